@@ -1,0 +1,44 @@
+# The commands a newcomer needs; each sets up what it needs by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo cluster test lint bench format clean
+
+# The virtual environment, made anew when the dependencies change.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "drakkar needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": name a newer one with `make PYTHON=python3.12 ...`")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	touch $@
+
+# A type checker wants to see the folders under the names they are installed by.
+.types: Makefile
+	mkdir -p .types/drakkar
+	for room in handlers transport actors; do ln -sfn ../../$$room .types/drakkar/$$room; done
+	touch .types
+
+demo: $(VENV)/ready
+	$(BIN)/python -m examples.kv_demo
+
+cluster: $(VENV)/ready
+	$(BIN)/python -m examples.kv_demo --keep-running
+
+lint: $(VENV)/ready .types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p drakkar.handlers -p drakkar.transport -p drakkar.actors
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/ready
+	$(BIN)/python -m tests.benchmarks.commits --json bench.json
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .types build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json

@@ -1,0 +1,334 @@
+"""What nodes say to each other, and the states they can be in (thesis figures 3.1, 4.1, 6.1)."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar, Final, Self, cast
+
+from drakkar.handlers.errors import HandlerTableError
+
+__all__ = ["Entry", "EntryKind", "HardState", "Membership", "Message", "MessageType", "Snapshot", "State"]
+
+
+class State(IntEnum):
+    """The six states of a replica: what it may do, and so the first key of the handler table."""
+
+    FOLLOWER = 0
+    PRE_CANDIDATE = 1
+    """Asks whether it could win, before it disturbs anybody with a new term (thesis §9.6)."""
+    CANDIDATE = 2
+    LEADER = 3
+    OBSERVER = 4
+    """Receives the log, never votes or counts (thesis §4.2.1, there a non-voting server)."""
+    WITNESS = 5
+    """Votes and counts, but keeps no commands: it knows only that entries exist (thesis §11.7.2)."""
+
+
+class _Numbered(type):
+    """Makes `MessageType` iterable and indexable by name, as an enum is."""
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(tuple(cast("type[MessageType]", cls).known.values()))
+
+    def __len__(cls) -> int:
+        return len(cast("type[MessageType]", cls).known)
+
+    def __getitem__(cls, name: str) -> Any:
+        for known in cast("type[MessageType]", cls).known.values():
+            if known.name == name:
+                return known
+        raise KeyError(name)
+
+
+class MessageType(int, metaclass=_Numbered):
+    """The type of a message: an integer with a name, and so the second key of the handler table.
+
+    An enum that users extend: `MessageType.define("audit.ping", 1000)` adds one. `MessageType(12)` is the
+    known type of that number (`ValueError` if there is none), `MessageType["REPLICATE"]` the one of that name.
+
+    Types are process-wide; define yours when your module is imported, from any one thread.
+    """
+
+    name: str
+    known: ClassVar[dict[int, "MessageType"]] = {}
+    FIRST_FREE: ClassVar[int] = 1000
+
+    LOCAL_TICK: ClassVar["MessageType"]
+    ELECTION: ClassVar["MessageType"]
+    LEADER_HEARTBEAT: ClassVar["MessageType"]
+    CONFIG_CHANGE_EVENT: ClassVar["MessageType"]
+    NO_OP: ClassVar["MessageType"]
+    PING: ClassVar["MessageType"]
+    PONG: ClassVar["MessageType"]
+    PROPOSE: ClassVar["MessageType"]
+    SNAPSHOT_STATUS: ClassVar["MessageType"]
+    UNREACHABLE: ClassVar["MessageType"]
+    CHECK_QUORUM: ClassVar["MessageType"]
+    BATCHED_READ_INDEX: ClassVar["MessageType"]
+    REPLICATE: ClassVar["MessageType"]
+    REPLICATE_RESP: ClassVar["MessageType"]
+    REQUEST_VOTE: ClassVar["MessageType"]
+    REQUEST_VOTE_RESP: ClassVar["MessageType"]
+    INSTALL_SNAPSHOT: ClassVar["MessageType"]
+    HEARTBEAT: ClassVar["MessageType"]
+    HEARTBEAT_RESP: ClassVar["MessageType"]
+    READ_INDEX: ClassVar["MessageType"]
+    READ_INDEX_RESP: ClassVar["MessageType"]
+    QUIESCE: ClassVar["MessageType"]
+    SNAPSHOT_RECEIVED: ClassVar["MessageType"]
+    LEADER_TRANSFER: ClassVar["MessageType"]
+    TIMEOUT_NOW: ClassVar["MessageType"]
+    RATE_LIMIT: ClassVar["MessageType"]
+    REQUEST_PRE_VOTE: ClassVar["MessageType"]
+    REQUEST_PRE_VOTE_RESP: ClassVar["MessageType"]
+    LOG_QUERY: ClassVar["MessageType"]
+
+    def __new__(cls, number: int) -> Self:
+        known = cls.known.get(number)
+        if known is None:
+            raise ValueError(
+                f"{number!r} is no known message type: define it with MessageType.define(name, number)"
+            )
+        return cast("Self", known)
+
+    @classmethod
+    def _add(cls, name: str, number: int) -> "MessageType":
+        added = int.__new__(cls, number)
+        added.name = name
+        cls.known[number] = added
+        return added
+
+    @classmethod
+    def define(cls, name: str, number: int) -> "MessageType":
+        """Add a message type of your own, and return it.
+
+        `number` is from 1000 to 65535 and goes over the wire, so all hosts must agree on it; `name` is for
+        people. Defining the same pair again returns the same type.
+
+        Raises `HandlerTableError` where the number or the name is taken by another type.
+        """
+        if not cls.FIRST_FREE <= number <= 0xFFFF:
+            raise HandlerTableError(
+                f"message type {name!r} has number {number}: your own types are numbered {cls.FIRST_FREE} to 65535"
+            )
+        same_name = next((known for known in cls.known.values() if known.name == name), None)
+        same_number = cls.known.get(number)
+        if same_name is None and same_number is None:
+            return cls._add(name, number)
+        if same_name is same_number and same_number is not None:
+            return same_number
+        taken = same_number if same_number is not None else same_name
+        raise HandlerTableError(f"message type {name!r} = {number} clashes with {taken!r}: choose another")
+
+    def __repr__(self) -> str:
+        return f"{self.name}({int(self)})"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+
+# Dragonboat's numbers, in its order.
+_BUILT_IN: Final = (
+    "LOCAL_TICK ELECTION LEADER_HEARTBEAT CONFIG_CHANGE_EVENT NO_OP PING PONG PROPOSE SNAPSHOT_STATUS "
+    "UNREACHABLE CHECK_QUORUM BATCHED_READ_INDEX REPLICATE REPLICATE_RESP REQUEST_VOTE REQUEST_VOTE_RESP "
+    "INSTALL_SNAPSHOT HEARTBEAT HEARTBEAT_RESP READ_INDEX READ_INDEX_RESP QUIESCE SNAPSHOT_RECEIVED "
+    "LEADER_TRANSFER TIMEOUT_NOW RATE_LIMIT REQUEST_PRE_VOTE REQUEST_PRE_VOTE_RESP LOG_QUERY"
+).split()
+for _number, _name in enumerate(_BUILT_IN):
+    setattr(MessageType, _name, MessageType._add(_name, _number))
+
+
+class EntryKind(IntEnum):
+    """What an entry is for. Only COMMAND and SESSION reach the state machine."""
+
+    COMMAND = 0
+    NO_OP = 1
+    """The empty entry with which a leader begins its term (thesis §6.4)."""
+    CONFIG_CHANGE = 2
+    SESSION = 3
+    """A command, or the opening or closing of a session, under a client's series number (thesis §6.3)."""
+    METADATA = 4
+    """Stands for an entry whose content a witness does not keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the log.
+
+    `origin` and `key` say who proposed it: a number that the proposing replica drew for its present life, and
+    the proposal's number within it. Zero: nobody waits for it. They let the proposer recognise its own entry
+    when it is applied, whichever leader logged it.
+    """
+
+    index: int = 0
+    term: int = 0
+    kind: EntryKind = EntryKind.COMMAND
+    payload: bytes = b""
+    origin: int = 0
+    key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What a replica must remember across a crash (thesis figure 3.1), plus how far the log was committed."""
+
+    term: int = 0
+    vote: int = 0
+    """The replica voted for in `term`; 0 is nobody."""
+    commit: int = 0
+    """A lower bound, kept to save work at a restart; it is not needed for safety."""
+
+
+_NO_ADDRESSES: Final[Mapping[int, str]] = {}
+
+
+def _ids(members: Collection[int]) -> frozenset[int]:
+    return members if isinstance(members, frozenset) else frozenset(members)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who belongs to a shard, and in which role (thesis chapter 4).
+
+    Roles may be given as any collection of replica ids, or as a mapping from ids to addresses.
+    `outgoing` is the old set of voters while a joint change is on its way (thesis §4.3).
+    """
+
+    voters: Collection[int] = frozenset()
+    observers: Collection[int] = frozenset()
+    witnesses: Collection[int] = frozenset()
+    outgoing: Collection[int] = frozenset()
+    """Voters of the old half; empty when no joint change is on its way."""
+    outgoing_witnesses: Collection[int] = frozenset()
+    """Which of `outgoing` are witnesses, so that the old half is restored in its roles."""
+    next_observers: Collection[int] = frozenset()
+    """Voters of the old half that become observers on leaving it."""
+    auto_leave: bool = False
+    """The leader leaves the joint state by itself as soon as it may."""
+    removed: Collection[int] = frozenset()
+    """Ids that were removed, and are never used again."""
+    change_id: int = 0
+    """The index of the entry that made this membership; ordered changes must name it."""
+    addresses: Mapping[int, str] = field(default_factory=lambda: _NO_ADDRESSES)
+
+    def __post_init__(self) -> None:
+        addresses = dict(self.addresses)
+        for role in (
+            "voters",
+            "observers",
+            "witnesses",
+            "outgoing",
+            "outgoing_witnesses",
+            "next_observers",
+            "removed",
+        ):
+            members: Collection[int] = getattr(self, role)
+            if isinstance(members, Mapping):
+                addresses.update(members)
+            object.__setattr__(self, role, _ids(members))
+        object.__setattr__(self, "addresses", addresses)
+
+    @property
+    def joint(self) -> bool:
+        """A joint change is on its way: elections and commits need both halves (thesis §4.3)."""
+        return bool(self.outgoing)
+
+    @property
+    def electorate(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The two sets that must each agree by majority; the second is empty unless the change is joint.
+
+        Witnesses count as voters, observers never do.
+        """
+        return frozenset(self.voters) | frozenset(self.witnesses), frozenset(self.outgoing)
+
+    @property
+    def everybody(self) -> frozenset[int]:
+        """All replicas that receive the log."""
+        return frozenset().union(self.voters, self.observers, self.witnesses, self.outgoing)
+
+    def is_voter(self, replica: int) -> bool:
+        """Whether `replica` may be elected: a voter, of either half, that is no witness."""
+        return replica in self.voters or (replica in self.outgoing and not self.is_witness(replica))
+
+    def is_witness(self, replica: int) -> bool:
+        """Whether `replica` is to be sent no commands."""
+        return replica in self.witnesses or replica in self.outgoing_witnesses
+
+    def state_of(self, replica: int) -> State:
+        """The state in which `replica` starts."""
+        if self.is_witness(replica):
+            return State.WITNESS
+        if replica in self.observers:
+            return State.OBSERVER
+        return State.FOLLOWER
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a state machine up to `index`, and the membership there (thesis §5.1).
+
+    The core looks at the first three and `witness` alone. `payload` is whatever the host needs to find or hold
+    the content: a file's name, or for small ones the content itself.
+    """
+
+    index: int = 0
+    term: int = 0
+    membership: Membership = field(default_factory=Membership)
+    payload: bytes = b""
+    witness: bool = False
+    """Has no content, only what a witness needs."""
+    size: int = 0
+    """Bytes of content, where the host knows it."""
+
+    def __bool__(self) -> bool:
+        return self.index > 0
+
+
+@dataclass(slots=True)
+class Message:
+    """One message between replicas of a shard, or from a host to its own replica.
+
+    A message is never changed once it was sent or stepped. Zero in a number means "none": there is no replica 0,
+    and log and terms begin at 1. `entries` is a sequence of `Entry`; `payload` is free for message types of your
+    own, of anything that CBOR encodes without tags.
+
+    On the wire, `shard` says which replica of the receiving host is meant; the core leaves it to its host.
+    """
+
+    type: MessageType
+    to: int = 0
+    sender: int = 0
+    shard: int = 0
+    term: int = 0
+    log_term: int = 0
+    log_index: int = 0
+    commit: int = 0
+    reject: bool = False
+    hint: int = 0
+    hint_high: int = 0
+    entries: Sequence[Entry] = ()
+    snapshot: Snapshot | None = None
+    payload: Any = None
+
+    def __str__(self) -> str:
+        """One line with only the fields that say something, for traces and logs of bounded length."""
+        parts = [f"{self.sender}->{self.to} {self.type}"]
+        for name in ("shard", "term", "log_index", "log_term", "commit", "hint", "hint_high"):
+            if value := getattr(self, name):
+                parts.append(f"{name}={value}")
+        if self.reject:
+            parts.append("reject")
+        if self.entries:
+            parts.append(f"entries={len(self.entries)}")
+        if self.snapshot is not None:
+            parts.append(f"snapshot={self.snapshot.index}/{self.snapshot.term}")
+        if self.payload is not None:
+            text = repr(self.payload)
+            parts.append("payload=" + (text if len(text) <= 60 else text[:57] + "..."))
+        return " ".join(parts)

@@ -4,16 +4,20 @@ from typing import Any
 
 __all__ = [
     "ActorFailed",
+    "AlreadySet",
     "ConfigError",
     "CorruptData",
+    "DeadlockError",
     "DrakkarError",
     "HandlerTableError",
+    "LoopError",
     "MembershipRejected",
     "NotLeader",
     "OutcomeUnknown",
     "ProtocolViolation",
     "ReplicaStopped",
     "RequestDropped",
+    "StorageFailed",
     "SystemBusy",
     "TransferInProgress",
     "TransportError",
@@ -94,8 +98,29 @@ class ActorFailed(DrakkarError):
     outcome_known = False
 
 
+class AlreadySet(DrakkarError, RuntimeError):
+    """The caller's fault: the future holds an outcome already. Where two may race to set it, use `try_set`."""
+
+
+class DeadlockError(DrakkarError, RuntimeError):
+    """The caller's fault: to wait here would stop the very thread that is waited for. Await it, or use a callback."""
+
+
+class LoopError(DrakkarError, RuntimeError):
+    """The loop does not run: it was not started, is stopping, or has ended. Names the loop and what to do."""
+
+
 class CorruptData(DrakkarError):
     """Stored data does not match its checksum, or contradicts itself. Names the file and the index."""
+
+
+class StorageFailed(DrakkarError):
+    """The disk failed a write, so nothing that waits for it, or comes later, becomes durable until a restart.
+
+    What was being written may or may not be found there; whatever was reported durable is.
+    """
+
+    outcome_known = False
 
 
 class TransportError(DrakkarError):

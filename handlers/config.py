@@ -1,0 +1,329 @@
+"""The options of one replica: what each means, its unit, its bounds and its default.
+
+What a whole host shares is no replica's option and stands at the host: the length of a tick, directories,
+addresses, TLS, the queues between threads, numbers of workers. How the log is stored, and written beside the
+core, is no option at all: `Ready` is always handed out once and reported back later.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from random import Random
+from typing import Any, Final, Literal, get_args
+
+from drakkar.handlers.errors import ConfigError
+
+__all__ = ["RaftConfig", "ReadMode"]
+
+_log: Final = logging.getLogger(__name__)
+
+ReadMode = Literal["safe", "lease"]
+
+_LARGEST: Final = (1 << 63) - 1
+"""CBOR, LMDB keys and other languages' peers all hold it in a signed word."""
+
+_MIB: Final = 1 << 20
+
+_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+    "replica_id": (1, _LARGEST),
+    "shard_id": (0, _LARGEST),
+    "election_ticks": (1, _LARGEST),
+    "heartbeat_ticks": (1, _LARGEST),
+    "min_election_ticks": (0, _LARGEST),
+    "max_election_ticks": (0, _LARGEST),
+    "priority": (-_LARGEST - 1, _LARGEST),
+    "snapshot_entries": (0, _LARGEST),
+    "compaction_overhead": (0, _LARGEST),
+    "max_in_mem_log_bytes": (0, _LARGEST),
+    "max_message_bytes": (0, _LARGEST),
+    "max_apply_bytes": (0, _LARGEST),
+    "max_uncommitted_bytes": (0, _LARGEST),
+    "max_inflight_messages": (1, _LARGEST),
+    "max_inflight_bytes": (0, _LARGEST),
+    "apply_unpersisted_limit": (0, _LARGEST),
+    "max_pending_reads": (1, _LARGEST),
+}
+"""From and to, both allowed, of every option that is a number; rules between options stand in the checks below."""
+
+_SMALLEST_LOG: Final = 129
+"""Dragonboat's least limit of the log in memory: one byte beside the 128 that an entry takes there."""
+
+_CALM_RATIO: Final = 10
+"""Thesis §3.9 wants broadcasts an order of magnitude faster than elections."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaftConfig:
+    """How one replica behaves. Immutable; checked when it is made.
+
+    Only `replica_id` has no default. Sizes in bytes count `ENTRY_OVERHEAD` for each entry beside its payload.
+    Numbers are at most 2**63 - 1, which serves as "no limit" where 0 means something else.
+
+    Raises `ConfigError` for a value of the wrong type or out of bounds, and for options that exclude each other;
+    it names the option, the value and what to write instead.
+    """
+
+    replica_id: int
+    """Who this replica is within its shard: 1 to 2**63 - 1. An id that was removed is never used again."""
+
+    shard_id: int = 1
+    """The group of replicas that it belongs to: any number from 0 on. Default 1."""
+
+    election_ticks: int = 10
+    """T, the election timeout in ticks: more than 2 * `heartbeat_ticks`, better at least ten times. Default 10.
+
+    A follower that hears nothing campaigns after T to 2T ticks, drawn anew each time; a leader that hears from no
+    majority for T ticks steps down; a leadership transfer is given up after T. Should be equal on all replicas.
+    """
+
+    heartbeat_ticks: int = 1
+    """Ticks between two heartbeats of a leader: 1 or more. Default 1."""
+
+    min_election_ticks: int = 0
+    """Least election timeout that is drawn, in ticks: T or more; 0, the default, is T."""
+
+    max_election_ticks: int = 0
+    """End of the draw, in ticks, itself not drawn: above `min_election_ticks`; 0, the default, is 2T.
+
+    Unequal ranges let some replicas campaign before others; an equal one for all makes split votes likely.
+    """
+
+    check_quorum: bool = True
+    """A leader that hears from no majority for T ticks steps down, and a follower that hears its leader refuses
+    to vote (thesis §6.2, §4.2.3). Default on: a leader that is cut off should not keep its clients waiting.
+    """
+
+    pre_vote: bool = True
+    """Ask whether an election could be won before starting one (thesis §9.6). Default on.
+
+    Keeps a replica that comes back from a partition from deposing a leader that works. Should be equal on all
+    replicas of a shard.
+    """
+
+    read_mode: ReadMode = "safe"
+    """How linearizable reads are made sure of: "safe" or "lease". Default "safe".
+
+    "safe" asks a majority whether the leader still is one (thesis §6.4). "lease" trusts clocks instead (§6.4.1):
+    faster, needs `check_quorum`, and is wrong where a process is paused or clocks drift.
+    """
+
+    priority: int = 0
+    """Who should lead, of replicas with logs of equal length: -2**63 to 2**63 - 1, higher is preferred. Default 0.
+
+    A voter refuses a candidate of lower priority than its own, unless the candidate's log is longer (raft-rs).
+    """
+
+    is_observer: bool = False
+    """Join without a vote: receive the log, count for nothing. Not together with `is_witness`. Default off."""
+
+    is_witness: bool = False
+    """Vote and count, but keep no commands (thesis §11.7.2). Not together with `is_observer`. Default off."""
+
+    quiesce: bool = False
+    """Fall silent after 20T ticks without requests and at most an election timeout more, until one comes. Default
+    off; useful for thousands of idle shards. Works only if all replicas of the shard have it.
+    """
+
+    ordered_config_change: bool = False
+    """A membership change must name the change that it follows, so that two operators cannot cross each other.
+    Default off. Must be equal on all replicas of a shard, since each of them judges it.
+    """
+
+    snapshot_entries: int = 0
+    """Take a snapshot each time that so many entries were applied: 0 or more; 0, the default, is never.
+
+    Must be 0 for a witness, which has nothing to save.
+    """
+
+    compaction_overhead: int = 0
+    """Entries to keep behind a snapshot: 0 or more. Default 0.
+
+    A follower that lags by no more than these is sent entries, which is cheaper than the whole snapshot.
+    """
+
+    disable_auto_compactions: bool = False
+    """Give the storage's room back only on request, not after each snapshot. Default off."""
+
+    max_in_mem_log_bytes: int = 0
+    """Refuse proposals while more bytes of the log wait to be applied, here or at a follower: 129 or more.
+
+    0, the default, is no limit. Once over the limit, proposals are taken again below 70 percent of it.
+    """
+
+    max_message_bytes: int = _MIB
+    """Bytes of entries in one message: 0 or more; 0 is one entry a message. One entry always fits. Default 1 MiB.
+
+    Large enough that a message's fixed costs vanish, small enough that it holds a heartbeat up for about 10 ms
+    on a 1 Gbit/s line, a tenth of a tick.
+    """
+
+    max_apply_bytes: int = _MIB
+    """Bytes of committed entries handed to the state machine at once: 0 or more. One entry always fits.
+
+    0 is as `max_message_bytes`, which is then what the attribute says. Default 1 MiB: the workers are shared, so
+    that a batch that takes long to apply delays other shards.
+    """
+
+    max_uncommitted_bytes: int = 0
+    """A leader refuses proposals while its own, with the new ones, have more payload than so many bytes that are
+    not applied: 0 or more; 0, the default, is no limit.
+
+    A log in which nothing waits takes a proposal of any size. Overhead does not count here, so that proposals
+    without a payload always pass. raft-rs wants no less than `max_message_bytes`; nothing depends on that.
+    """
+
+    max_inflight_messages: int = 256
+    """Messages with entries that a leader sends to a peer ahead of its answers: 1 or more. Default 256."""
+
+    max_inflight_bytes: int = 0
+    """Bytes of entries that a leader sends to a peer ahead of its answers: `max_message_bytes` or more.
+
+    0, the default, is no limit but `max_inflight_messages`.
+    """
+
+    disable_proposal_forwarding: bool = False
+    """A follower refuses proposals, rather than forward them to its leader. Default off."""
+
+    disable_config_change_validation: bool = False
+    """A leader logs membership changes unchecked, also two at a time. Default off; for tests and for those who
+    check before they propose.
+    """
+
+    step_down_on_removal: bool = True
+    """A leader that is removed, or loses its vote, becomes a follower when the change is applied (thesis §4.2.2).
+    Default on; off, it goes on leading a shard that it does not belong to until it is stopped.
+    """
+
+    skip_commit_broadcast: bool = False
+    """Let followers learn a new commit index with the next entries or heartbeat, not at once. Default off.
+
+    Saves messages where followers serve no reads; a follower's answers come later (raft-rs).
+    """
+
+    batch_append: bool = False
+    """Join entries to a message for the same peer that has not left yet, if they follow it. Default off (raft-rs).
+    """
+
+    apply_unpersisted_limit: int = 0
+    """Entries that a leader may apply ahead of its own disk, once a majority holds them durably: 0 or more.
+
+    0, the default, applies only what is durable here. More lowers latency where the leader's disk is the slow one
+    (raft-rs).
+    """
+
+    notify_commit: bool = False
+    """Tell a proposal's future as soon as it is committed, before it is applied. Default off."""
+
+    wait_ready: bool = False
+    """Starting the replica waits until it has applied again what it knew as committed. Default off."""
+
+    group_commit: bool = False
+    """Commit only what replicas of at least two groups hold, where groups are assigned (raft-rs). Default off."""
+
+    max_pending_reads: int = 4096
+    """Reads that may wait for a majority's answer or a leader's first commit: 1 or more. Default 4096.
+
+    One more is refused.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _BOUNDS:
+                _check_number(field.name, value)
+            elif field.type is bool:
+                _check_switch(field.name, value)
+        if self.read_mode not in get_args(ReadMode):
+            raise ConfigError("read_mode", self.read_mode, "must be 'safe' or 'lease'")
+        _check_clock(self)
+        _check_role(self)
+        _check_sizes(self)
+        if self.max_apply_bytes == 0:
+            object.__setattr__(self, "max_apply_bytes", self.max_message_bytes)
+
+    @property
+    def election_range(self) -> tuple[int, int]:
+        """From where to where election timeouts are drawn, in ticks; the end is not drawn."""
+        return (
+            self.min_election_ticks or self.election_ticks,
+            self.max_election_ticks or 2 * self.election_ticks,
+        )
+
+    def randomized_timeout(self, random: Random) -> int:
+        """Draw an election timeout in ticks, each of `election_range` equally likely (thesis §3.4)."""
+        return random.randrange(*self.election_range)
+
+
+def _check_number(option: str, value: Any) -> None:
+    low, high = _BOUNDS[option]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(
+            option, value, f"must be an integer from {low} to {high}, not {type(value).__name__}"
+        )
+    if not low <= value <= high:
+        raise ConfigError(option, value, f"must be from {low} to {high}")
+
+
+def _check_switch(option: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(option, value, f"must be True or False, not {type(value).__name__}")
+
+
+def _check_clock(config: RaftConfig) -> None:
+    ticks, heartbeat = config.election_ticks, config.heartbeat_ticks
+    if ticks <= 2 * heartbeat:
+        raise ConfigError(
+            "election_ticks",
+            ticks,
+            f"must be more than 2 * heartbeat_ticks = {2 * heartbeat}, or one lost heartbeat causes an election; "
+            f"take {_CALM_RATIO * heartbeat} or more",
+        )
+    low, high = config.election_range
+    if low < ticks:
+        raise ConfigError("min_election_ticks", low, f"must be 0 or at least election_ticks = {ticks}")
+    if high <= low:
+        raise ConfigError(
+            "max_election_ticks",
+            config.max_election_ticks,
+            f"timeouts are drawn from {low} to below {high} ticks, which is empty: make it {low + 1} or more",
+        )
+    if ticks < _CALM_RATIO * heartbeat:
+        _log.warning(
+            "replica %d of shard %d: election_ticks=%d is less than %d * heartbeat_ticks=%d: a few lost heartbeats "
+            "cause an election",
+            config.replica_id,
+            config.shard_id,
+            ticks,
+            _CALM_RATIO,
+            heartbeat,
+        )
+
+
+def _check_role(config: RaftConfig) -> None:
+    if config.is_observer and config.is_witness:
+        raise ConfigError(
+            "is_witness", True, "not together with is_observer: a witness votes, an observer does not"
+        )
+    if config.is_witness and config.snapshot_entries:
+        raise ConfigError(
+            "snapshot_entries", config.snapshot_entries, "must be 0 for a witness, which has nothing to save"
+        )
+    if config.read_mode == "lease" and not config.check_quorum:
+        raise ConfigError(
+            "read_mode", config.read_mode, "needs check_quorum=True, which is what makes a leader's lease end"
+        )
+
+
+def _check_sizes(config: RaftConfig) -> None:
+    if 0 < config.max_in_mem_log_bytes < _SMALLEST_LOG:
+        raise ConfigError(
+            "max_in_mem_log_bytes",
+            config.max_in_mem_log_bytes,
+            f"must be 0 (no limit) or at least {_SMALLEST_LOG}, so that one entry fits",
+        )
+    if 0 < config.max_inflight_bytes < config.max_message_bytes:
+        raise ConfigError(
+            "max_inflight_bytes",
+            config.max_inflight_bytes,
+            f"must be 0 (no limit) or at least max_message_bytes = {config.max_message_bytes}",
+        )

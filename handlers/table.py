@@ -1,0 +1,279 @@
+"""`HandlerTable`: what a node does with a message, by the state it is in. For any protocol; Raft's is in `matrix`.
+
+Every cell of the table is declared: a handler, `Ignore` (legal, counted, changes nothing) or `Never` (no correct
+peer can cause it), the last two with their reason. An undeclared cell is a forgotten one, and `check` refuses it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeAlias
+
+from drakkar.handlers.errors import HandlerTableError
+from drakkar.handlers.messages import MessageType
+
+__all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Undeclared"]
+
+Handler: TypeAlias = Callable[[Any, Any], None]
+"""`handler(node, message)`: changes the node's state and queues what is to be done; it does no I/O itself."""
+
+Wrapper: TypeAlias = Callable[[Any, Any, Handler], None]
+"""`wrapper(node, message, inner)`: calls `inner(node, message)` when, and if, it wants the old handler to run."""
+
+Guard: TypeAlias = Callable[[Any, Any], bool | None]
+"""`guard(node, message)`: runs before dispatch, in every state. Returning `SWALLOW` ends the message there."""
+
+SWALLOW: Final = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Legal here, counted, and changes nothing."""
+
+    because: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """No correct peer can cause this: if it happens, someone has a bug. Counted, and changes nothing."""
+
+    because: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Undeclared:
+    """Nobody said what happens here, so `check` refuses the table."""
+
+    because: str = "undeclared"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+Cell: TypeAlias = Handler | Ignore | Never | Undeclared
+
+_UNKNOWN: Final = Ignore("a message type that this table does not know")
+_UNDECLARED: Final = Undeclared()
+
+
+class _Row(dict[MessageType, Cell]):
+    """One state's cells. A type that has no row at all is ignored and counted, never a `KeyError`."""
+
+    def __missing__(self, _type: MessageType) -> Cell:
+        return _UNKNOWN
+
+
+class Picture(str):
+    """Text that shows itself as it is, at the interactive prompt too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class HandlerTable:
+    """`table[state][type]` is a cell: a handler, or a falsy `Ignore`, `Never` or `Undeclared`.
+
+    Build one from a literal (see `matrix`), or cell by cell:
+
+        class Light(IntEnum):
+            RED = 0
+            GREEN = 1
+
+        PRESS = MessageType.define("light.press", 1200)
+        table = HandlerTable(Light)
+
+        @table.on(PRESS, Light.RED)
+        def turn_green(node, message):
+            node.state = Light.GREEN
+
+        table.ignore(PRESS, Light.GREEN, because="it is green already")
+        table.check()
+
+    Not thread-safe: fill it before its node starts, or from that node's own loop.
+    """
+
+    def __init__(
+        self, states: Iterable[Any], rows: Iterable[tuple[Any, ...]] = (), guards: Iterable[Guard] = ()
+    ) -> None:
+        """Declare the states, and optionally rows of `(type, cell, cell, …)` with one cell for each state."""
+        self.states: tuple[Any, ...] = tuple(states)
+        self.guards: list[Guard] = list(guards)
+        """Run in this order before dispatch. Those of a built-in table come first, so yours may rely on them."""
+        self._rows: dict[Any, _Row] = {state: _Row() for state in self.states}
+        self._sealed: dict[tuple[Any, MessageType], str] = {}
+        for type_, *cells in rows:
+            if len(cells) != len(self.states):
+                raise HandlerTableError(
+                    f"the row of {type_} has {len(cells)} cells for {len(self.states)} states"
+                )
+            for state, cell in zip(self.states, cells, strict=True):
+                self._rows[state][type_] = cell
+                if isinstance(cell, Never):
+                    self._sealed[state, type_] = cell.because
+
+    def __getitem__(self, state: Any) -> dict[MessageType, Cell]:
+        return self._rows[state]
+
+    @property
+    def types(self) -> tuple[MessageType, ...]:
+        """The message types that have a row, by number."""
+        return tuple(sorted({type_ for row in self._rows.values() for type_ in row}))
+
+    def cells(self) -> Iterator[tuple[Any, MessageType, Cell]]:
+        """Every cell: its state, its message type, and what stands in it."""
+        for type_ in self.types:
+            for state in self.states:
+                yield state, type_, self._rows[state].get(type_, _UNDECLARED)
+
+    def copy(self) -> Self:
+        """A table of its own, to extend without changing this one.
+
+        mine = raft_handlers().copy()
+        mine.wrap(MessageType.REPLICATE)(count_replications)
+        """
+        twin = type(self)(self.states, guards=self.guards)
+        twin._rows = {state: _Row(row) for state, row in self._rows.items()}
+        twin._sealed = dict(self._sealed)
+        return twin
+
+    def on(self, type_: MessageType, *states: Any) -> Callable[[Handler], Handler]:
+        """Fill cells with the decorated handler; without states, all the row's cells that may be filled.
+
+        @table.on(AUDIT_PING, State.LEADER)
+        def answer(raft, message):
+            raft.send(Message(AUDIT_PONG, to=message.sender))
+        """
+
+        def fill(handler: Handler) -> Handler:
+            for state in self._choose(states):
+                if states or (state, type_) not in self._sealed:
+                    self._rows[state][type_] = handler
+            return handler
+
+        return fill
+
+    def wrap(self, type_: MessageType, *states: Any) -> Callable[[Wrapper], Wrapper]:
+        """Put the decorated function around the handlers in these cells; without states, around all in the row.
+
+            @table.wrap(MessageType.REPLICATE, State.FOLLOWER)
+            def count(raft, message, inner):
+                seen[message.sender] += 1
+                inner(raft, message)
+
+        Raises `HandlerTableError` where there is no handler to wrap.
+        """
+
+        def fill(wrapper: Wrapper) -> Wrapper:
+            filled = [state for state in self._choose(states) if self._rows[state][type_]]
+            if not filled or (states and len(filled) != len(states)):
+                empty = ", ".join(state.name for state in self._choose(states) if state not in filled)
+                raise HandlerTableError(
+                    f"wrap({type_}): no handler stands in {empty or 'any state'}; fill the cell with `on` instead"
+                )
+            for state in filled:
+                self._rows[state][type_] = _around(wrapper, self._rows[state][type_])
+            return wrapper
+
+        return fill
+
+    def guard(self, guard: Guard) -> Guard:
+        """Add a check that runs before dispatch in every state; it may return `SWALLOW` to end the message.
+
+        @table.guard
+        def only_from_peers(raft, message):
+            return SWALLOW if message.sender == 9 else None
+        """
+        self.guards.append(guard)
+        return guard
+
+    def ignore(self, type_: MessageType, *states: Any, because: str = "of no use in this state") -> None:
+        """Declare cells whose messages are legal, counted, and change nothing; without states, the whole row.
+
+        table.ignore(AUDIT_PING, State.OBSERVER, because="observers are not audited")
+        """
+        for state in self._choose(states):
+            self._rows[state][type_] = Ignore(because)
+
+    def impossible(
+        self, type_: MessageType, *states: Any, because: str = "no correct peer sends it here"
+    ) -> None:
+        """Declare cells that no correct peer can reach, and that must stay empty; without states, the whole row.
+
+        table.impossible(AUDIT_PONG, State.WITNESS, because="a witness asks nobody")
+        """
+        for state in self._choose(states):
+            self._rows[state][type_] = Never(because)
+            self._sealed[state, type_] = because
+
+    def check(self) -> None:
+        """Refuse a table that has a hole, or a handler where the protocol says that none may stand.
+
+        Raises `HandlerTableError`, which names every such cell and what to do about it.
+        """
+        faults = [
+            f"{type_} in {state.name} is undeclared: use on, ignore or impossible"
+            for state, type_, cell in self.cells()
+            if isinstance(cell, Undeclared)
+        ]
+        faults += [
+            f"{type_} in {state.name} has a handler, but must stay empty: {because}"
+            for (state, type_), because in self._sealed.items()
+            if self._rows[state][type_]
+        ]
+        if faults:
+            raise HandlerTableError("the handler table is not whole: " + "; ".join(faults))
+
+    def describe(self) -> str:
+        """The whole matrix as text: a line for each message type, a column for each state, then the reasons."""
+        reasons: dict[Cell, str] = {}
+        rows = [["", *(state.name for state in self.states)]]
+        for type_ in self.types:
+            cells = (self._rows[state].get(type_, _UNDECLARED) for state in self.states)
+            rows.append([str(type_), *(_label(cell, reasons) for cell in cells)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        notes = [f"{mark:>4} {cell.because}" for cell, mark in reasons.items() if not callable(cell)]
+        guards = ["", "before dispatch: " + ", ".join(map(_name, self.guards))] if self.guards else []
+        return Picture("\n".join(line.rstrip() for line in [*lines, "", *notes, *guards]))
+
+    def _choose(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        for state in states:
+            if state not in self._rows:
+                known = ", ".join(known.name for known in self.states)
+                raise HandlerTableError(f"{state!r} is no state of this table; its states are {known}")
+        return states or self.states
+
+
+def _around(wrapper: Wrapper, inner: Any) -> Handler:
+    def wrapped(node: Any, message: Any) -> None:
+        wrapper(node, message, inner)
+
+    wrapped.__name__ = f"{_name(wrapper)}({_name(inner)})"
+    wrapped.__module__ = ""
+    return wrapped
+
+
+def _name(function: Any) -> str:
+    """`election.grant_vote` for a handler of that module: it reads as a phrase."""
+    name: str = getattr(function, "__name__", type(function).__name__)
+    module = str(getattr(function, "__module__", "")).rpartition(".")[2]
+    return f"{module}.{name}" if module else name
+
+
+def _label(cell: Cell, reasons: dict[Cell, str]) -> str:
+    """A handler's name, or a mark with a number under which its reason is listed."""
+    if isinstance(cell, Undeclared):
+        return "?"
+    if isinstance(cell, Ignore | Never):
+        mark = "-" if isinstance(cell, Ignore) else "x"
+        return reasons.setdefault(cell, f"{mark}{len(reasons) + 1}")
+    return _name(cell)

@@ -1,0 +1,129 @@
+"""The guards: what is settled before the table is asked, for every state alike (thesis §3.3).
+
+After them a handler may assume that the message is for this replica, that whoever answers is a member, and that
+the terms agree.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.table import SWALLOW
+
+if TYPE_CHECKING:
+    from drakkar.handlers.raft import Raft
+
+__all__ = ["reconcile_terms", "refuse_misdelivered", "refuse_strangers"]
+
+VOTE_REQUESTS: Final = frozenset({MessageType.REQUEST_VOTE, MessageType.REQUEST_PRE_VOTE})
+
+# Only the leader of a term sends these. TIMEOUT_NOW and READ_INDEX_RESP prove a leader too, but add nothing.
+FROM_LEADER: Final = frozenset({MessageType.REPLICATE, MessageType.HEARTBEAT, MessageType.INSTALL_SNAPSHOT})
+
+# From this replica's own host, or requests, which carry no term.
+WITHOUT_TERM: Final = frozenset(
+    {
+        MessageType.LOCAL_TICK,
+        MessageType.ELECTION,
+        MessageType.LEADER_HEARTBEAT,
+        MessageType.CONFIG_CHANGE_EVENT,
+        MessageType.PROPOSE,
+        MessageType.SNAPSHOT_STATUS,
+        MessageType.UNREACHABLE,
+        MessageType.CHECK_QUORUM,
+        MessageType.BATCHED_READ_INDEX,
+        MessageType.READ_INDEX,
+        MessageType.QUIESCE,
+        MessageType.SNAPSHOT_RECEIVED,
+        MessageType.LEADER_TRANSFER,
+        MessageType.LOG_QUERY,
+        MessageType.PING,
+        MessageType.PONG,
+        MessageType.NO_OP,
+    }
+)
+
+# Answers and reports mean something only from a member.
+FROM_MEMBERS: Final = frozenset(
+    {
+        MessageType.REPLICATE_RESP,
+        MessageType.REQUEST_VOTE_RESP,
+        MessageType.REQUEST_PRE_VOTE_RESP,
+        MessageType.HEARTBEAT_RESP,
+        MessageType.READ_INDEX_RESP,
+        MessageType.UNREACHABLE,
+        MessageType.SNAPSHOT_STATUS,
+        MessageType.RATE_LIMIT,
+    }
+)
+
+
+def refuse_misdelivered(raft: "Raft", message: Message) -> bool | None:
+    """A message for another replica, or one that lacks the term it must have, would skip the rules below."""
+    if message.to not in (0, raft.id) and message.type is not MessageType.LOG_QUERY:
+        raft.fault("addressed to another replica")
+        return SWALLOW
+    if not message.term and message.type not in WITHOUT_TERM and message.type < MessageType.FIRST_FREE:
+        raft.fault("without a term")
+        return SWALLOW
+    return None
+
+
+def refuse_strangers(raft: "Raft", message: Message) -> bool | None:
+    """Answers of replicas that are no members, or no more, count for nothing.
+
+    A replica that has not learnt its membership yet takes READ_INDEX_RESP from anybody: it knows nobody.
+    """
+    if message.type in FROM_MEMBERS and raft.progress and message.sender not in raft.progress:
+        raft.fault("answer from a stranger")
+        return SWALLOW
+    return None
+
+
+def reconcile_terms(raft: "Raft", message: Message) -> bool | None:
+    """Thesis §3.3: a newer term is adopted, an older one is refused. Here are also the exceptions."""
+    if not message.term or message.term == raft.term:
+        return None
+    if message.term < raft.term:
+        return _refuse_older(raft, message)
+    if message.type in VOTE_REQUESTS and _in_lease(raft) and not _is_transfer(message):
+        return SWALLOW
+    if not _asks_ahead(message):
+        _adopt(raft, message)
+    return None
+
+
+def _in_lease(raft: "Raft") -> bool:
+    """Thesis §4.2.3: whoever hears a leader regularly does not let others disturb it.
+
+    A leader hears itself, so that it is protected too.
+    """
+    return raft.check_quorum and bool(raft.leader_id) and raft.election_elapsed < raft.config.election_ticks
+
+
+def _is_transfer(message: Message) -> bool:
+    """The leader itself asked for this election (thesis §3.10), so its lease is no reason against it."""
+    return message.type is MessageType.REQUEST_VOTE and message.hint == message.sender != 0
+
+
+def _asks_ahead(message: Message) -> bool:
+    """Pre-votes carry the term that would be, not one that is (thesis §9.6). A refusal carries a real one."""
+    granted = message.type is MessageType.REQUEST_PRE_VOTE_RESP and not message.reject
+    return message.type is MessageType.REQUEST_PRE_VOTE or granted
+
+
+def _adopt(raft: "Raft", message: Message) -> None:
+    leader = message.sender if message.type in FROM_LEADER else 0
+    # Dragonboat's rule: a request alone does not put off our own election. A replica with slow ticks would be
+    # pushed back by every other candidate and never have its turn. A vote that is granted resets the timer.
+    raft.become_follower(message.term, leader, keep_timer=message.type is MessageType.REQUEST_VOTE)
+
+
+def _refuse_older(raft: "Raft", message: Message) -> bool:
+    if message.type is MessageType.REQUEST_PRE_VOTE:
+        # Raises the sender's term: else an old log of a high term and a new log of a low term block each other.
+        raft.reply(message, MessageType.REQUEST_PRE_VOTE_RESP, term=raft.term, reject=True)
+    elif message.type in FROM_LEADER and (raft.check_quorum or raft.config.pre_vote):
+        # A replica that raised its term while it was cut off: nobody listens to its votes inside the lease, and it
+        # does not listen to the leader. This makes the leader step down, and a fresh election follows.
+        raft.reply(message, MessageType.NO_OP)
+    return SWALLOW

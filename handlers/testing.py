@@ -1,0 +1,319 @@
+"""For tests of protocols and of handlers of your own: `drain` one replica, or run a `Cluster` in memory.
+
+A scenario in ten lines:
+
+    from drakkar.handlers.testing import Cluster
+
+    def test_a_leader_that_was_cut_off_takes_over_what_the_new_one_committed():
+        cluster = Cluster(3, seed=1)
+        cluster.elect(1)
+        cluster.isolate(1)
+        cluster.propose(1, b"lost")            # reaches nobody
+        cluster.elect(2)
+        cluster.propose(2, b"kept")
+        cluster.heal()
+        cluster.tick(2)                        # heartbeats tell 1 that its term is over
+        assert cluster.applied(1) == [b"kept"]
+
+Everything is deterministic: the same calls with the same seed give the same messages in the same order.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from drakkar.handlers.config import RaftConfig
+from drakkar.handlers.log import MemoryLog
+from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot, State
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady
+from drakkar.handlers.table import HandlerTable
+
+__all__ = ["Cluster", "Drained", "Node", "drain"]
+
+
+class Drained(list[Message]):
+    """The messages that a replica sent, and beside them what else it handed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.committed: list[Entry] = []
+        self.reads: list[ReadReady] = []
+        self.dropped: list[Dropped] = []
+        self.changes: list[Changed] = []
+        self.log_query: LogQueryResult | None = None
+
+
+def drain(raft: Raft) -> Drained:
+    """Persist and apply at once all that `raft` hands out, until there is nothing more; return its messages.
+
+    What it hands out beside them hangs on the result: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`.
+    A `MemoryLog` that the replica was started from is written too, so that a restart from it is a real one.
+    """
+    out = Drained()
+    while raft.has_ready:
+        ready = raft.ready()
+        if isinstance(raft.log.storage, MemoryLog):
+            raft.log.storage.save(ready)
+        out += ready.messages
+        raft.persisted(ready)
+        out += ready.messages_after_save
+        if ready.snapshot is not None:
+            raft.applied(ready.snapshot.index)
+        if ready.committed:
+            out.committed += ready.committed
+            raft.applied(ready.committed.runs[-1].last)
+        out.reads += ready.reads
+        out.dropped += ready.dropped
+        out.changes += ready.changes
+        out.log_query = ready.log_query or out.log_query
+    return out
+
+
+class Node:
+    """One replica of a `Cluster`: its core, its disk, and what its state machine has applied."""
+
+    def __init__(self, log: MemoryLog, make: Callable[[MemoryLog], Raft]) -> None:
+        self.log = log
+        self.make = make
+        self.raft = make(log)
+        self.up = True
+        self.applied: list[Entry] = []
+        self.reads: list[ReadReady] = []
+        self.dropped: list[Dropped] = []
+        self.changes: list[Changed] = []
+
+    def drain(self) -> list[Message]:
+        """Persist and apply what there is; keep what was applied, and return the messages."""
+        out = drain(self.raft)
+        self.applied += out.committed
+        self.reads += out.reads
+        self.dropped += out.dropped
+        self.changes += out.changes
+        return out
+
+    def restart(self) -> None:
+        """Begin anew from the disk; the state machine replays its log."""
+        self.raft = self.make(self.log)
+        self.applied.clear()
+        self.up = True
+
+
+class Cluster:
+    """A shard in memory: replicas 1, 2, 3 …, a network that can be broken, and a clock turned by hand.
+
+    `deliver` runs until the network is quiet; `elect`, `propose`, `tick` and the like deliver too, unless the
+    cluster was made with `auto_deliver=False`. `faults(...)` lets the network lose, duplicate and reorder messages;
+    `check` asserts what must always hold, and is called whenever messages were delivered.
+    """
+
+    def __init__(
+        self,
+        members: int | Membership = 3,
+        *,
+        seed: int = 0,
+        handlers: HandlerTable | None = None,
+        logs: dict[int, MemoryLog] | None = None,
+        auto_deliver: bool = True,
+        **config: Any,
+    ) -> None:
+        """`members` is a number of voters or a `Membership`; `config` are options of `RaftConfig` for all.
+
+        `logs` gives some replicas a log to start from; the others start empty.
+        """
+        self.random = Random(seed)
+        self.handlers = handlers
+        self.config = config
+        self.auto_deliver = auto_deliver
+        self.membership = members if isinstance(members, Membership) else Membership(range(1, members + 1))
+        self.network: deque[Message] = deque()
+        self.lost: list[Message] = []
+        """Messages that the network did not deliver, newest last."""
+        self.seen: list[Message] = []
+        """All messages that were delivered, newest last."""
+        self._cut: set[tuple[int, int]] = set()
+        self._loss = self._duplication = self._reordering = 0.0
+        self._leaders: dict[int, int] = {}
+        self._committed: dict[int, tuple[int, bytes]] = {}
+        self.nodes: dict[int, Node] = {}
+        for replica in sorted(self.membership.everybody):
+            self.add(replica, (logs or {}).get(replica))
+
+    def add(self, replica: int, log: MemoryLog | None = None, **config: Any) -> Node:
+        """A further replica. Without a log it knows nobody, and waits to be told by a leader."""
+        if log is None:
+            known = self.membership if replica in self.membership.everybody else Membership()
+            log = MemoryLog(membership=known)
+        options = {**self.config, **config}
+
+        def make(log: MemoryLog) -> Raft:
+            return Raft(
+                RaftConfig(replica_id=replica, **options),
+                log,
+                handlers=self.handlers.copy() if self.handlers is not None else None,
+                random=Random(self.random.random()),
+            )
+
+        self.nodes[replica] = Node(log, make)
+        return self.nodes[replica]
+
+    def __getitem__(self, replica: int) -> Raft:
+        """The core of a replica."""
+        return self.nodes[replica].raft
+
+    @property
+    def leader(self) -> Raft | None:
+        """The leader of the highest term, if one is up."""
+        leaders = [node.raft for node in self.nodes.values() if node.up and node.raft.state is State.LEADER]
+        return max(leaders, key=lambda raft: raft.term, default=None)
+
+    def applied(self, replica: int) -> list[bytes]:
+        """The commands that a replica's state machine has applied, in order."""
+        return [entry.payload for entry in self.nodes[replica].applied if entry.kind == EntryKind.COMMAND]
+
+    def terms(self, replica: int) -> list[int]:
+        """The terms of a replica's log, from its first entry on: `[1, 1, 2]`."""
+        log = self[replica].log
+        return [entry.term for entry in log.entries(log.first_index, log.last_index + 1)]
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def step(self, replica: int, message: Message) -> None:
+        """Hand a message to a replica, as its host would."""
+        if self.nodes[replica].up:
+            self.nodes[replica].raft.step(message)
+        self._settle()
+
+    def elect(self, replica: int) -> None:
+        """Let a replica campaign now, its own lease and those of all others being over."""
+        for node in self.nodes.values():
+            node.raft.election_elapsed = max(node.raft.election_elapsed, node.raft.config.election_ticks)
+        self.step(replica, Message(MessageType.ELECTION, sender=replica))
+
+    def propose(self, replica: int, *payloads: bytes, kind: EntryKind = EntryKind.COMMAND) -> None:
+        """Propose commands at a replica, in one batch."""
+        entries = tuple(Entry(kind=kind, payload=payload) for payload in payloads)
+        self.step(replica, Message(MessageType.PROPOSE, sender=replica, entries=entries))
+
+    def read(self, replica: int, context: int) -> None:
+        """Ask for a linearizable read at a replica; its index appears in `nodes[replica].reads`."""
+        self.step(replica, Message(MessageType.READ_INDEX, hint=context))
+
+    def transfer(self, replica: int, target: int) -> None:
+        """Ask, at a replica, for `target` to become leader."""
+        self.step(replica, Message(MessageType.LEADER_TRANSFER, hint=target))
+
+    def tick(self, count: int = 1, *replicas: int) -> None:
+        """Let time pass, for all replicas or for those named."""
+        for _ in range(count):
+            for replica in replicas or tuple(self.nodes):
+                if self.nodes[replica].up:
+                    self.nodes[replica].raft.tick()
+            self._settle()
+
+    def compact(self, replica: int, index: int) -> None:
+        """Let a replica take a snapshot at `index` and forget its log up to there."""
+        raft, log = self[replica], self.nodes[replica].log
+        snapshot = Snapshot(index, raft.log.term(index), raft.membership)
+        raft.snapshot_taken(snapshot)
+        raft.compact(index)
+        log.compact(index)
+        log.snapshot = snapshot
+        log.membership = snapshot.membership
+
+    def crash(self, replica: int) -> None:
+        """Stop a replica; what it has not made durable is lost, and so are messages to it."""
+        self.nodes[replica].up = False
+
+    def restart(self, replica: int) -> None:
+        """Start a replica again from its disk."""
+        self.nodes[replica].restart()
+
+    # -- the network --------------------------------------------------------------------------------------------
+
+    def cut(self, one: int, other: int) -> None:
+        """No message passes between these two any more."""
+        self._cut |= {(one, other), (other, one)}
+
+    def cut_one_way(self, sender: int, receiver: int) -> None:
+        """No message passes from `sender` to `receiver` any more."""
+        self._cut.add((sender, receiver))
+
+    def isolate(self, *replicas: int) -> None:
+        """No message passes between these and all others."""
+        for one in replicas:
+            for other in self.nodes:
+                if other not in replicas:
+                    self.cut(one, other)
+
+    def heal(self) -> None:
+        """All messages pass again, and none is lost, duplicated or reordered."""
+        self._cut.clear()
+        self.faults()
+
+    def faults(self, *, loss: float = 0.0, duplication: float = 0.0, reordering: float = 0.0) -> None:
+        """From now on, the probability that a message is lost, delivered twice, or overtaken by others."""
+        self._loss, self._duplication, self._reordering = loss, duplication, reordering
+
+    def deliver(self, limit: int = 100_000) -> int:
+        """Deliver until the network is quiet; returns how many messages arrived.
+
+        Raises `AssertionError` after `limit` messages: two replicas that answer each other for ever.
+        """
+        arrived = 0
+        self._collect()
+        while self.network:
+            arrived += self.deliver_one()
+            assert arrived <= limit, f"{limit} messages did not bring the network to rest; next: {self.network[0]}"
+        self.check()
+        return arrived
+
+    def deliver_one(self) -> bool:
+        """Deliver, or lose, the next message; True if it arrived."""
+        if self._reordering and self.random.random() < self._reordering:
+            self.network.rotate(-self.random.randrange(len(self.network)))
+        message = self.network.popleft()
+        if self._duplication and self.random.random() < self._duplication:
+            self.network.append(replace(message))
+        node = self.nodes.get(message.to)
+        broken = (message.sender, message.to) in self._cut or (self._loss and self.random.random() < self._loss)
+        if node is None or not node.up or broken:
+            self.lost.append(message)
+            return False
+        self.seen.append(message)
+        node.raft.step(replace(message))
+        self.network.extend(node.drain())
+        return True
+
+    def _collect(self) -> None:
+        for node in self.nodes.values():
+            if node.up:
+                self.network.extend(node.drain())
+
+    def _settle(self) -> None:
+        if self.auto_deliver:
+            self.deliver()
+        else:
+            self._collect()
+
+    # -- what must always hold ----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert election safety, state machine safety and the order of the indexes (thesis figure 3.2)."""
+        for replica, node in self.nodes.items():
+            raft = node.raft
+            if raft.state is State.LEADER:
+                first = self._leaders.setdefault(raft.term, replica)
+                assert first == replica, f"term {raft.term} has two leaders: {first} and {replica}"
+            assert raft.log.applied <= raft.log.committed <= raft.log.last_index, f"indexes out of order: {raft!r}"
+            self._check_applied(replica, node.applied)
+
+    def _check_applied(self, replica: int, applied: Iterable[Entry]) -> None:
+        for entry in applied:
+            first = self._committed.setdefault(entry.index, (entry.term, entry.payload))
+            ours = (entry.term, entry.payload)
+            assert first == ours or entry.kind == EntryKind.METADATA, (
+                f"replica {replica} applied {ours} at {entry.index}, where {first} was applied before"
+            )

@@ -20,17 +20,20 @@ _log: Final = logging.getLogger(__name__)
 ReadMode = Literal["safe", "lease"]
 
 _LARGEST: Final = (1 << 63) - 1
-"""CBOR, LMDB keys and other languages' peers all hold it in a signed word."""
+"""Fits a signed word of 64 bits, wherever it is stored or sent."""
+
+_MOST_TICKS: Final = 1_000_000
+"""More than a day of the usual ticks: whoever wants more has probably written milliseconds."""
 
 _MIB: Final = 1 << 20
 
 _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "replica_id": (1, _LARGEST),
     "shard_id": (0, _LARGEST),
-    "election_ticks": (1, _LARGEST),
-    "heartbeat_ticks": (1, _LARGEST),
-    "min_election_ticks": (0, _LARGEST),
-    "max_election_ticks": (0, _LARGEST),
+    "election_ticks": (1, _MOST_TICKS),
+    "heartbeat_ticks": (1, _MOST_TICKS),
+    "min_election_ticks": (0, _MOST_TICKS),
+    "max_election_ticks": (0, _MOST_TICKS),
     "priority": (-_LARGEST - 1, _LARGEST),
     "snapshot_entries": (0, _LARGEST),
     "compaction_overhead": (0, _LARGEST),
@@ -49,7 +52,7 @@ _SMALLEST_LOG: Final = 129
 """Dragonboat's least limit of the log in memory: one byte beside the 128 that an entry takes there."""
 
 _CALM_RATIO: Final = 10
-"""Thesis §3.9 wants broadcasts an order of magnitude faster than elections."""
+"""Dragonboat's advice; thesis §3.9 wants a broadcast to be an order of magnitude faster than an election timeout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +60,7 @@ class RaftConfig:
     """How one replica behaves. Immutable; checked when it is made.
 
     Only `replica_id` has no default. Sizes in bytes count `ENTRY_OVERHEAD` for each entry beside its payload.
-    Numbers are at most 2**63 - 1, which serves as "no limit" where 0 means something else.
+    Numbers are at most 2**63 - 1, which serves as "no limit" where 0 means something else; ticks at most a million.
 
     Raises `ConfigError` for a value of the wrong type or out of bounds, and for options that exclude each other;
     it names the option, the value and what to write instead.
@@ -120,8 +123,9 @@ class RaftConfig:
     """Vote and count, but keep no commands (thesis §11.7.2). Not together with `is_observer`. Default off."""
 
     quiesce: bool = False
-    """Fall silent after 20T ticks without requests and at most an election timeout more, until one comes. Default
-    off; useful for thousands of idle shards. Works only if all replicas of the shard have it.
+    """Fall silent after 20T ticks without requests, until one comes. Default off.
+
+    Useful for thousands of idle shards. Works only if all replicas of the shard have it.
     """
 
     ordered_config_change: bool = False

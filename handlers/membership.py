@@ -80,7 +80,7 @@ class ConfigChange:
     change_id: int = 0
     """The `Membership.change_id` that whoever asks has seen; checked where changes are ordered."""
     initialize: bool = False
-    """Part of a shard's first membership, so not ordered."""
+    """The shard's first membership, whole: it replaces whatever a replica took for it."""
 
     @property
     def joint(self) -> bool:
@@ -255,6 +255,8 @@ def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membersh
 
 
 def _changed(membership: Membership, change: ConfigChange) -> Membership:
+    if change.initialize:
+        return _first(change)
     if not change.changes:
         return leave_joint(membership)
     for one in change.changes:
@@ -269,6 +271,15 @@ def _changed(membership: Membership, change: ConfigChange) -> Membership:
         one.replica: one.address for one in change.changes if one.address and one.replica in after.everybody
     }
     return replace(after, addresses={**after.addresses, **added})
+
+
+def _first(change: ConfigChange) -> Membership:
+    """The shard's first membership, which stands at the head of its log, so that whoever joins learns it."""
+    draft = _Draft.of(Membership())
+    for one in change.changes:
+        draft.make(one)
+    addresses = {one.replica: one.address for one in change.changes}
+    return draft.finish(Membership(addresses=addresses))
 
 
 def _check(membership: Membership, change: Change, *, joint: bool) -> None:

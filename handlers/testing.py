@@ -142,10 +142,8 @@ class Cluster:
             self.add(replica, (logs or {}).get(replica))
 
     def add(self, replica: int, log: MemoryLog | None = None, **config: Any) -> Node:
-        """A further replica. Without a log it knows nobody, and waits to be told by a leader."""
-        if log is None:
-            known = self.membership if replica in self.membership.everybody else Membership()
-            log = MemoryLog(membership=known)
+        """A further replica. Without a log it knows the first membership, and waits for a leader to send it more."""
+        log = log or MemoryLog(membership=self.membership)
         options = {**self.config, **config}
 
         def make(log: MemoryLog) -> Raft:

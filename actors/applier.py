@@ -1,0 +1,127 @@
+"""The last step of a proposal's journey: from committed entries to the state machine, and back with results."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from drakkar.actors.futures import ActorFuture
+from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.workers import WorkerPool
+from drakkar.handlers.entries import Entries, Run
+from drakkar.handlers.errors import ActorFailed
+from drakkar.handlers.messages import EntryKind
+
+__all__ = ["Applied", "Applier"]
+
+Applied: TypeAlias = tuple[int, list[tuple[Run, Sequence[Any]]]]
+"""The last index that was applied, and the results of the runs that this host proposed."""
+Query: TypeAlias = tuple[Any, ActorFuture[Any]]
+
+_COMMAND = int(EntryKind.COMMAND)
+
+
+class Applier:
+    """One replica's state machine, and what waits for it.
+
+    Batches and queries take effect in the order in which they come. All methods are for the loop's thread; the
+    state machine itself is touched by one thread at a time, a worker's or, where it never blocks, the loop's.
+    """
+
+    def __init__(
+        self,
+        machine: StateMachine,
+        origin: int,
+        pool: WorkerPool,
+        report: Callable[[Applied | BaseException], None],
+    ) -> None:
+        """`report` is called after each batch: at once where the state machine never blocks, else on a worker."""
+        self.machine = machine
+        self._origin = origin
+        self._pool = pool
+        self._report = report
+        self._waiting: deque[Entries | list[Query]] = deque()
+        self._lock = threading.Lock()
+        self._busy = False
+        self._failed: BaseException | None = None
+
+    def apply(self, entries: Entries) -> None:
+        """Apply committed entries, which follow on those given before."""
+        self._do(entries)
+
+    def query(self, queries: list[Query]) -> None:
+        """Answer questions, from the state after all that was given before."""
+        self._do(queries)
+
+    def stop(self, error: Exception) -> None:
+        """Answer what waits with `error`, and take nothing more."""
+        self._failed = self._failed or error
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        for work in waiting:
+            if isinstance(work, list):
+                for _, future in work:
+                    future.try_fail(error)
+
+    def _do(self, work: Entries | list[Query]) -> None:
+        if self._failed is not None:
+            if isinstance(work, list):
+                for _, future in work:
+                    future.try_fail(ActorFailed(f"the state machine has failed: {self._failed}"))
+            return
+        if not self.machine.blocks:
+            self._work(work)
+            return
+        with self._lock:
+            self._waiting.append(work)
+            idle, self._busy = not self._busy, True
+        if idle:
+            self._pool.submit(self._work_on_worker)
+
+    def _work_on_worker(self) -> None:
+        """Do one piece of work, and go to the back of the queue with the rest: other replicas wait there too."""
+        with self._lock:
+            work = self._waiting.popleft() if self._waiting else None
+        if work is not None:
+            self._work(work)
+        with self._lock:
+            self._busy = bool(self._waiting)
+        if self._busy:
+            self._pool.submit(self._work_on_worker)
+
+    def _work(self, work: Entries | list[Query]) -> None:
+        if isinstance(work, list):
+            for query, future in work:
+                self._answer(query, future)
+            return
+        if self._failed is not None:
+            return
+        try:
+            results = [(run, self._apply(run)) for run in work.runs]
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the state machine's, and ends the replica
+            self._failed = error
+            self._report(error)
+            return
+        mine = [(run, answers) for run, answers in results if run.origin == self._origin]
+        self._report((work.runs[-1].last, mine))
+
+    def _apply(self, run: Run) -> Sequence[Any]:
+        if run.plain:
+            results = self.machine.apply_many(run.payloads)
+            if len(results) != len(run.payloads):
+                raise ValueError(f"apply_many gave {len(results)} results for {len(run.payloads)} commands")
+            return results
+        return [
+            self.machine.apply(payload) if kind == _COMMAND else None
+            for kind, payload in zip(run.kinds, run.payloads, strict=True)
+        ]
+
+    def _answer(self, query: Any, future: ActorFuture[Any]) -> None:
+        if future.done:  # its deadline passed while it waited
+            return
+        try:
+            answer = self.machine.query(query)
+        except Exception as error:  # noqa: BLE001  # it goes to whoever asked
+            future.try_fail(error)
+        else:
+            future.try_set(answer)

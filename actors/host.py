@@ -1,0 +1,454 @@
+"""`NodeHost`: everything that the replicas of one machine share."""
+
+import logging
+import os
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pykka
+import trio
+
+from drakkar.actors.data_dir import DataDir
+from drakkar.actors.deaths import ActorDied, watch
+from drakkar.actors.events import ReplicaEnded
+from drakkar.actors.log_records import Bootstrap
+from drakkar.actors.log_store import LmdbLogStore, LogStore, MemoryLogStore, Save, StoredLog, StoreStatus
+from drakkar.actors.loop import TrioLoop
+from drakkar.actors.node import Itself, NodeActor
+from drakkar.actors.proposals import ProposalQueue
+from drakkar.actors.replica import Replica
+from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.workers import WorkerPool
+from drakkar.handlers.config import RaftConfig
+from drakkar.handlers.entries import Run
+from drakkar.handlers.errors import ConfigError, DrakkarError, ReplicaStopped, SystemBusy
+from drakkar.handlers.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, State
+from drakkar.handlers.table import HandlerTable
+from drakkar.transport.tcp import Options, PeerStatus, TcpTransport, parse_address
+from drakkar.transport.tls import TlsConfig
+
+__all__ = ["NodeHost"]
+
+logger = logging.getLogger(__name__)
+
+HOST_DEFAULTS: Final[Mapping[str, Any]] = {
+    # One message to a peer for all that a turn of the node brought.
+    "batch_append": True,
+    # What a leader without a quorum, or with a slow state machine, may pile up.
+    "max_uncommitted_bytes": 64 << 20,
+    "max_in_mem_log_bytes": 64 << 20,
+}
+"""Options of `RaftConfig` that differ where a real host runs the replica."""
+
+
+class NodeHost:
+    """A host of replicas: its loop, its transport, its log store and its workers. A context manager.
+
+        with NodeHost("10.0.0.1:7000", data_dir="data") as host:
+            counter = host.start_replica(Counter, shard_id=1, replica_id=1, members={1: "10.0.0.1:7000", …})
+
+    It starts when it is made. Its methods may be called from any thread but its own loop's, since they wait.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        deployment_id: str = "default",
+        listen_address: str | None = None,
+        tick_interval: float = 0.1,
+        tls: TlsConfig | None = None,
+        workers: int = 4,
+        max_waiting_commands: int = 10_000,
+        max_waiting_bytes: int = 64 << 20,
+        max_command_bytes: int = 8 << 20,
+        transport_options: Options | None = None,
+    ) -> None:
+        """Open the data directory, and listen.
+
+        `address`: "host:port", by which the other hosts know and reach this one; port 0 takes a free one.
+        `data_dir`: where the logs are kept; None keeps everything in memory, for tests.
+        `deployment_id`: hosts talk only to those of the same deployment.
+        `listen_address`: where to listen, if that is something else than `address`.
+        `tick_interval`: seconds, from 0.001 to 60; elections and heartbeats are counted in ticks.
+        `tls`: certificates for mutual TLS between the hosts.
+        `workers`: threads, from 1 to 64, that all state machines which may block share.
+        `max_waiting_commands`, `max_waiting_bytes`: what may wait at each replica before it refuses with `SystemBusy`.
+        `max_command_bytes`: the size of one command, at most.
+
+        Raises `ConfigError` for an option out of its bounds and a data directory that cannot be used, and
+        `TransportError` for an address that is none, or is taken. Nothing is left running then.
+        """
+        _check_number("tick_interval", tick_interval, 0.001, 60.0)
+        _check_number("workers", workers, 1, 64)
+        _check_number("max_waiting_commands", max_waiting_commands, 1, 1 << 30)
+        _check_number("max_waiting_bytes", max_waiting_bytes, 1, 1 << 40)
+        _check_number("max_command_bytes", max_command_bytes, 1, 32 << 20)
+        parse_address(address)
+        self.tick_interval = tick_interval
+        self.deployment_id = deployment_id
+        self._max_command_bytes = max_command_bytes
+        self._queue_bounds = {"max_commands": max_waiting_commands, "max_bytes": max_waiting_bytes}
+        self.counters: Counter[str] = Counter()
+        """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
+        self._lock = threading.Lock()
+        self._nodes: dict[int, tuple[NodeActor, Replica]] = {}
+        self._subscribers: list[Any] = []
+        self._stopped = False
+
+        self._transport = TcpTransport(
+            address,
+            deliver=self._deliver,
+            unreachable=self._report_unreachable,
+            deployment_id=deployment_id,
+            listen_address=listen_address,
+            tls=tls,
+            options=transport_options,
+        )
+        self._undo: list[Callable[[], None]] = []
+        try:
+            self._open(data_dir, workers, address)
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self, data_dir: str | os.PathLike[str] | None, workers: int, address: str) -> None:
+        self._store: LogStore
+        if data_dir is None:
+            self._store = MemoryLogStore()
+        else:
+            directory = DataDir.open(Path(data_dir), deployment_id=self.deployment_id, address=address)
+            self._undo.append(directory.close)
+            self._store = LmdbLogStore(directory.directory("log"))
+        self._undo.append(self._store.close)
+        self._pool = WorkerPool(workers)
+        self._undo.append(self._pool.stop)
+        self._loop = TrioLoop(f"drakkar-{address}").start()
+        self._undo.append(self._loop.stop)
+        self._loop.call(self._listen, timeout=30)
+
+    async def _listen(self) -> None:
+        """Start the transport and the clock as tasks; raises what keeps it from listening."""
+        listening = trio.Event()
+        failure: list[BaseException] = []
+
+        class Started:
+            def started(self, _address: str = "") -> None:
+                listening.set()
+
+        def fail(error: BaseException) -> None:
+            failure.append(error)
+            listening.set()
+
+        async def serve() -> None:
+            try:
+                await self._transport.serve(task_status=Started())
+            except DrakkarError as error:
+                fail(error)
+
+        self._loop.spawn(serve, name="transport", on_crash=fail)
+        await listening.wait()
+        if failure:
+            raise failure[0]
+        self._loop.spawn(self._tick, name="ticks")
+
+    # -- its life -----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<NodeHost {self.address}>"
+
+    def stop(self) -> None:
+        """Stop all replicas, and let go of the port and the data directory. Stopping again does nothing."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+        self._close()
+
+    def _close(self) -> None:
+        """Undo what was opened, the last first; one failure does not keep the others from being undone."""
+        failures = []
+        while self._undo:
+            try:
+                self._undo.pop()()
+            except Exception as error:
+                logger.exception("%r could not be stopped cleanly", self)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    @property
+    def address(self) -> str:
+        """By which the other hosts know this one."""
+        return self._transport.address
+
+    @property
+    def store_status(self) -> StoreStatus:
+        """The figures of the log store."""
+        return self._store.status
+
+    def peers(self) -> dict[str, PeerStatus]:
+        """How it stands with the other hosts, by address."""
+        peers: dict[str, PeerStatus] = self._loop.call(self._transport.peers, timeout=10)
+        return peers
+
+    # -- replicas -----------------------------------------------------------------------------------------------
+
+    def start_replica(
+        self,
+        state_machine: Callable[[], StateMachine],
+        *,
+        shard_id: int,
+        replica_id: int,
+        members: Mapping[int, str] | None = None,
+        join: bool = False,
+        role: State | None = None,
+        config: RaftConfig | Mapping[str, Any] | None = None,
+        handlers: HandlerTable | None = None,
+    ) -> Replica:
+        """Start, or start again, the replica of a shard on this host.
+
+        `state_machine`: a `StateMachine` class, or any function that makes one.
+        `members`: the shard's first voters, all of them and this one, by replica id: the same on every host. May be
+        left out at a restart. `join`: enter a shard that exists, whose leader tells the members.
+        `role`: `State.OBSERVER` or `State.WITNESS` for one that joins as such.
+        `config`: a `RaftConfig`, or a mapping of its options that differ from the defaults.
+        `handlers`: a table of your own, made from `raft_handlers()`.
+
+        Raises `ConfigError` where members, role or options contradict one another or what was recorded at the first
+        start, `CorruptData` for a damaged log, and `HandlerTableError`.
+        """
+        options = _config(config, shard_id, replica_id, role)
+        with self._lock:
+            if self._stopped:
+                raise ReplicaStopped(f"{self!r} was stopped: make a new one")
+            if shard_id in self._nodes:
+                raise ConfigError("shard_id", shard_id, f"runs already on {self!r}: stop that replica first")
+        storage = self._stored(options, members or {}, _name(state_machine), join=join)
+        node = self._start_node(options, storage, state_machine(), handlers)
+        replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
+        with self._lock:
+            self._nodes[shard_id] = (node, replica)
+        watch(node.actor_ref, lambda died: self._bury(shard_id, replica_id, died))
+        return replica
+
+    def _start_node(
+        self, options: RaftConfig, storage: StoredLog, machine: StateMachine, handlers: HandlerTable | None
+    ) -> NodeActor:
+        # pykka's `start` returns a ref alone, and a ref's actor is found by asking it.
+        ref = NodeActor.start(
+            options,
+            storage,
+            machine,
+            services=self,
+            pool=self._pool,
+            origin=secrets.randbits(62) | 1,
+            proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
+            handlers=handlers,
+            loop=self._loop,
+        )
+        node: NodeActor = ref.ask(Itself(), timeout=30)  # type: ignore[assignment]
+        return node
+
+    def replica(self, shard_id: int) -> Replica:
+        """Return the replica of a shard on this host. Raises `ConfigError` where there is none."""
+        with self._lock:
+            found = self._nodes.get(shard_id)
+        if found is None:
+            raise ConfigError("shard_id", shard_id, f"has no replica on {self!r}: start one first")
+        return found[1]
+
+    def _bury(self, shard_id: int, replica_id: int, died: ActorDied) -> None:
+        with self._lock:
+            self._nodes.pop(shard_id, None)
+        self.announce(ReplicaEnded(shard_id, replica_id, died.reason))
+
+    def subscribe(self, ref: pykka.ActorRef[Any]) -> None:
+        """Tell an actor of this host's events: see `events`. One that cannot take them is told no more."""
+        with self._lock:
+            self._subscribers = [*self._subscribers, ref]
+
+    # -- the first start and the restart ------------------------------------------------------------------------
+
+    def _stored(
+        self, options: RaftConfig, members: Mapping[int, str], machine: str, *, join: bool
+    ) -> StoredLog:
+        shard, replica = options.shard_id, options.replica_id
+        log = self._store.open(shard, replica)
+        if log is None:
+            self._check_members(replica, members, join=join)
+            membership = Membership(voters=members)
+            self._store.bootstrap(shard, replica, Bootstrap(membership, join=join, state_machine=machine))
+            log = self._store.open(shard, replica)
+            assert log is not None, "it was just made"
+        else:
+            _check_record(log.bootstrap, members, machine, replica, join=join)
+        if not log.bootstrap.join and not log.last_index:
+            self._write_first_entry(shard, replica, log.bootstrap.membership)
+        return log
+
+    def _check_members(self, replica: int, members: Mapping[int, str], *, join: bool) -> None:
+        if join and members:
+            raise ConfigError(
+                "members", dict(members), "one that joins is told the members by the leader: leave them out"
+            )
+        if not join and not members:
+            raise ConfigError(
+                "members", {}, f"replica {replica} starts for the first time: name all members, or join=True"
+            )
+        if join:
+            return
+        if replica not in members:
+            raise ConfigError(
+                "members", dict(members), f"must contain replica {replica} itself, at {self.address}"
+            )
+        if members[replica] != self.address:
+            raise ConfigError(
+                "members", dict(members), f"replica {replica} is this host, whose address is {self.address}"
+            )
+        for id_, address in members.items():
+            if type(id_) is not int or id_ < 1:
+                raise ConfigError(
+                    "members", dict(members), f"{id_!r} is no replica id, which is a whole number from 1 up"
+                )
+            parse_address(address)
+        if len({address.strip().lower() for address in members.values()}) < len(members):
+            raise ConfigError("members", dict(members), "two members have the same address")
+
+    def _write_first_entry(self, shard: int, replica: int, membership: Membership) -> None:
+        """The log begins with the first membership, the same on all hosts, so that who joins later learns it."""
+        changes = tuple(
+            Change(ChangeType.ADD_VOTER, id_, membership.addresses[id_]) for id_ in sorted(membership.voters)
+        )
+        payload = ConfigChange(changes, initialize=True).encode()
+        run = Run(1, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
+        written: "pykka.Future[BaseException | None]" = pykka.ThreadingFuture()
+        self._store.save(Save(shard, replica, HardState(term=1, commit=1), [run], done=written.set))
+        error = written.get(timeout=60)
+        if error is not None:
+            raise error
+
+    # -- what the nodes and the transport need, in the loop ------------------------------------------------------
+
+    def send(self, address: str, messages: Sequence[Message]) -> None:
+        """For the nodes: send messages to another host, in the loop's thread."""
+        self._transport.send(address, messages)
+
+    def save(self, save: Save) -> None:
+        """For the nodes: make it durable."""
+        self._store.save(save)
+
+    def announce(self, event: object) -> None:
+        """For the nodes: tell the subscribers."""
+        for ref in self._subscribers:
+            try:
+                ref.tell(event)
+            except (pykka.ActorDeadError, SystemBusy) as error:
+                self.counters["events lost"] += 1
+                logger.warning("%s is told no more events: %s", ref, error)
+                with self._lock:
+                    self._subscribers = [other for other in self._subscribers if other is not ref]
+
+    def _deliver(self, messages: list[Message]) -> None:
+        for message in messages:
+            found = self._nodes.get(message.shard)
+            if found is None:
+                self.counters["messages for shards that are not here"] += 1
+                continue
+            try:
+                found[0].actor_ref.tell(message)
+            except (SystemBusy, pykka.ActorDeadError):
+                self.counters["messages for nodes that could not take them"] += 1
+
+    def _report_unreachable(self, address: str) -> None:
+        for node, _ in list(self._nodes.values()):
+            for replica, known in node.raft.membership.addresses.items():
+                if known == address:
+                    self._tell(node, Message(MessageType.UNREACHABLE, sender=replica))
+
+    async def _tick(self) -> None:
+        """A stalled host does not make up for the ticks that it missed: it would elect before it has listened."""
+        due = trio.current_time() + self.tick_interval
+        while True:
+            await trio.sleep_until(due)
+            due = max(due + self.tick_interval, trio.current_time())
+            for node, _ in list(self._nodes.values()):
+                if not node.tick_waits:
+                    node.tick_waits = True
+                    self._tell(node, Message(MessageType.LOCAL_TICK))
+
+    def _tell(self, node: NodeActor, message: Message) -> None:
+        try:
+            node.actor_ref.tell(message)
+        except SystemBusy:
+            node.tick_waits = False
+            self.counters["messages for nodes that could not take them"] += 1
+        except pykka.ActorDeadError:
+            logger.debug("%s ended a moment ago", node)
+
+
+def _config(
+    config: RaftConfig | Mapping[str, Any] | None, shard_id: int, replica_id: int, role: State | None
+) -> RaftConfig:
+    if isinstance(config, RaftConfig):
+        if (config.shard_id, config.replica_id) != (shard_id, replica_id):
+            raise ConfigError(
+                "config",
+                (config.shard_id, config.replica_id),
+                f"is for another replica than {(shard_id, replica_id)}",
+            )
+        return config
+    options = {**HOST_DEFAULTS, **(config or {})}
+    if role is not None:
+        if role not in (State.FOLLOWER, State.OBSERVER, State.WITNESS):
+            raise ConfigError("role", role, "a replica starts as FOLLOWER, OBSERVER or WITNESS")
+        options |= {"is_observer": role is State.OBSERVER, "is_witness": role is State.WITNESS}
+    try:
+        return RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
+    except TypeError as error:
+        raise ConfigError(
+            "config", dict(options), f"has an option that RaftConfig does not know: {error}"
+        ) from error
+
+
+def _check_record(
+    record: Bootstrap, members: Mapping[int, str], machine: str, replica: int, *, join: bool
+) -> None:
+    """At a restart everything must agree with what was recorded at the first start, or be left out."""
+    if record.join and members:
+        raise ConfigError(
+            "members", dict(members), f"replica {replica} joined its shard: leave the members out"
+        )
+    if join and not record.join:
+        raise ConfigError("join", join, f"replica {replica} is one of the first members: leave it out")
+    recorded = dict(record.membership.addresses)
+    if members and dict(members) != recorded:
+        raise ConfigError("members", dict(members), f"replica {replica} was first started with {recorded}")
+    if record.state_machine != machine:
+        raise ConfigError(
+            "state_machine", machine, f"the log of replica {replica} was written for {record.state_machine!r}"
+        )
+
+
+def _name(state_machine: Callable[[], StateMachine]) -> str:
+    return getattr(state_machine, "__name__", type(state_machine).__name__)
+
+
+def _check_number(option: str, value: Any, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ConfigError(option, value, f"must be a number from {least} to {most}")

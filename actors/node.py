@@ -1,0 +1,487 @@
+"""`NodeActor`: a mailbox around `Raft.step`, and the hands that do what `Raft.ready` asks for.
+
+    inbox ─► the table ─► ready() ─┬─► transport                                      messages
+                                   ├─► log store ─► persisted() ─► transport          messages_after_save
+                                   └─► state machine ─► applied() ─► futures
+
+One turn of the actor is one batch: the messages that wait are stepped, the proposals that wait become one append, and
+what comes of it is handed out together. Nothing here waits.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, ClassVar, Protocol
+
+import pykka
+
+from drakkar.actors.applier import Applied, Applier
+from drakkar.actors.events import LeaderChanged, MembershipChanged
+from drakkar.actors.futures import ActorFuture
+from drakkar.actors.log_store import Save
+from drakkar.actors.proposals import PendingProposals, ProposalQueue
+from drakkar.actors.read_requests import ReadRequest, ReadRequests
+from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.table_actor import TableActor
+from drakkar.actors.workers import WorkerPool
+from drakkar.handlers.config import RaftConfig
+from drakkar.handlers.entries import Entries
+from drakkar.handlers.errors import (
+    ActorFailed,
+    DrakkarError,
+    MembershipRejected,
+    NotLeader,
+    OutcomeUnknown,
+    ReplicaStopped,
+    RequestDropped,
+    SystemBusy,
+    TransferInProgress,
+)
+from drakkar.handlers.log import Storage
+from drakkar.handlers.messages import EntryKind, Message, MessageType, State
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.ready import Changed, Dropped, Ready, Refusal
+from drakkar.handlers.table import HandlerTable
+
+__all__ = ["Itself", "NodeActor", "Services", "StaleRead", "Status", "TransferRequest"]
+
+logger = logging.getLogger(__name__)
+
+
+class Services(Protocol):
+    """What a host does for its nodes. All of it is called in the loop's thread and never blocks."""
+
+    def send(self, address: str, messages: Sequence[Message]) -> None:
+        """Send messages to the host at `address`."""
+
+    def save(self, save: Save) -> None:
+        """Make it durable; raises `SystemBusy` when too much waits."""
+
+    def announce(self, event: object) -> None:
+        """Tell those who subscribed to the host's events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a replica stands, as of a moment ago."""
+
+    shard_id: int
+    replica_id: int
+    state: State
+    term: int
+    leader_id: int
+    """0: no leader is known."""
+    commit: int
+    applied: int
+    first_index: int
+    last_index: int
+    voters: tuple[int, ...]
+    observers: tuple[int, ...]
+    witnesses: tuple[int, ...]
+    addresses: dict[int, str]
+    pending_proposals: int
+    pending_reads: int
+    match: dict[int, int]
+    """At a leader: how far each replica is known to hold the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """Ask for `target` to become leader; `future` is set once this replica sees it lead."""
+
+    target: int
+    future: ActorFuture[Any]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class StaleRead:
+    """A question for the state machine as it is here and now."""
+
+    query: Any
+    future: ActorFuture[Any]
+
+
+class Itself:
+    """Ask a node for itself: for the host that started it."""
+
+
+class _Wake:
+    """Proposals wait in the queue."""
+
+
+WAKE = _Wake()
+
+
+class NodeActor(TableActor):
+    """One replica of one shard. `state` and `handlers` are its Raft's."""
+
+    inbox_capacity: ClassVar[int] = 50_000
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        storage: Storage,
+        machine: StateMachine,
+        *,
+        services: Services,
+        pool: WorkerPool,
+        origin: int,
+        proposals: Callable[[Callable[[], None]], ProposalQueue],
+        handlers: HandlerTable | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`origin` is a number of 63 random bits; `proposals` makes the queue that clients put into."""
+        self.raft = Raft(config, storage, handlers=handlers, random=Random(origin))
+        super().__init__(state=self.raft.state, handlers=self.raft.handlers, **kwargs)
+        self.queue = proposals(self._wake)
+        self.tick_waits = False
+        """A tick is in the inbox; the host hands no other one over meanwhile."""
+        self._services = services
+        self._applier = Applier(machine, origin, pool, self._report_applied)
+        self._pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
+        self._reads = ReadRequests(origin, patience=config.election_ticks, ask=self._ask_read)
+        self._transfers: list[TransferRequest] = []
+        self._reports: deque[Callable[[], None]] = deque()
+        self._unsaved: deque[tuple[Ready, int]] = deque()
+        """Handed out and not yet durable, with the tick of it; in order."""
+        self._stalled: Ready | None = None
+        """What the store had no room for; nothing else goes out before it."""
+        self._stalled_since = 0
+        self._age = 0
+        """Ticks of the host's clock, counted even while the disk hangs."""
+        self._hung = False
+        self._known_leader = (0, 0)
+        self._undeliverable = 0
+        self._actions: dict[type, Callable[[Any], Any]] = {
+            Message: self._step,
+            _Wake: lambda _: None,
+            Itself: lambda _: self,
+            ReadRequest: self._reads.add,
+            StaleRead: lambda read: self._applier.query([(read.query, read.future)]),
+            TransferRequest: self._on_transfer,
+        }
+
+    def __str__(self) -> str:
+        return f"replica {self.raft.id} of shard {self.raft.config.shard_id}"
+
+    # -- the inbox ----------------------------------------------------------------------------------------------
+
+    def on_receive(self, message: Any) -> Any:
+        """Step a message of the protocol, or take a request of the host's."""
+        action = self._actions.get(type(message))
+        if action is None:
+            return super().on_receive(message)
+        return action(message)
+
+    def _step(self, message: Message) -> None:
+        if message.type is MessageType.LOCAL_TICK:
+            self._tick()
+        else:
+            self.raft.step(message)
+
+    def after_batch(self) -> None:
+        """Propose what waits, and hand out what came of the whole batch."""
+        self._take_reports()
+        self._propose()
+        self._reads.start(self.raft.ticks)
+        self._hand_out()
+        self._notice()
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self.tick_waits = False
+        now = time.monotonic()
+        self._pending.expire(now)
+        self._reads.expire(now, self.raft.ticks)
+        self._expire_transfers(now)
+        if not self._disk_hangs():
+            self.raft.tick()
+
+    def _disk_hangs(self) -> bool:
+        """A write that takes longer than an election timeout: then this host is as good as dead, and must not lead.
+
+        Writes are off the loop, so a leader whose disk hangs would go on sending heartbeats, and nobody else would
+        be elected. It steps down, and counts no ticks until the write is through: it neither leads nor campaigns.
+        """
+        self._age += 1
+        since = [self._stalled_since] if self._stalled is not None else []
+        since += [age for _, age in list(self._unsaved)[:1]]
+        hangs = bool(since) and self._age - min(since) > self.raft.config.election_ticks
+        if hangs and not self._hung:
+            logger.error("%s: the disk has not finished a write for an election timeout", self)
+            if self.raft.state is State.LEADER:
+                self.raft.become_follower(self.raft.term, 0)
+        self._hung = hangs
+        return hangs
+
+    # -- what comes in from clients -----------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        proposals = self.queue.take()
+        if not proposals:
+            return
+        if self.raft.rate_limit.limited:
+            busy = SystemBusy(
+                "the state machine, here or on a follower, is too far behind: wait and propose again"
+            )
+            for proposal in proposals:
+                proposal.future.try_fail(busy)
+            return
+        for run in self._pending.add(proposals, time.monotonic()):
+            self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
+
+    def _ask_read(self, hint: int, hint_high: int) -> None:
+        self.raft.step(Message(MessageType.READ_INDEX, sender=self.raft.id, hint=hint, hint_high=hint_high))
+
+    def _on_transfer(self, request: TransferRequest) -> None:
+        if self.raft.state not in (State.FOLLOWER, State.LEADER):
+            request.future.try_fail(
+                NotLeader(self.raft.id, detail="an election is going on, so there is no leader")
+            )
+            return
+        self._transfers.append(request)
+        self.raft.step(Message(MessageType.LEADER_TRANSFER, sender=self.raft.id, hint=request.target))
+        self._settle_transfers()
+
+    # -- what goes out ------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Do what `Raft.ready` asks for, until it asks for nothing more or the store has no room."""
+        if self._stalled is not None and not self._do(self._stalled):
+            return
+        while self.raft.has_ready:
+            ready = self.raft.ready()
+            self._send(ready.messages)
+            if not self._do(ready):
+                return
+        self._answer_reads()
+
+    def _do(self, ready: Ready) -> bool:
+        """Save, apply and report; False where the store is full, and everything waits until it has room."""
+        if not self._save(ready):
+            if self._stalled is None:
+                self._stalled, self._stalled_since = ready, self._age
+            return False
+        self._stalled = None
+        if ready.committed:
+            self._applier.apply(ready.committed)
+        for read in ready.reads:
+            self._reads.confirmed(read)
+        for dropped in ready.dropped:
+            self._on_dropped(dropped)
+        for change in ready.changes:
+            self._on_changed(change)
+        return True
+
+    def _save(self, ready: Ready) -> bool:
+        if not ready.must_save:
+            # Nothing to write, or only how far the log is committed, which can be learned anew.
+            if self._unsaved:
+                self._unsaved.append((ready, self._age))
+            else:
+                self._complete(ready)
+            return True
+        raft = self.raft
+        order = Save(
+            raft.config.shard_id,
+            raft.id,
+            ready.hard_state,
+            ready.entries.runs,
+            ready.snapshot,
+            done=lambda error: self._call_soon(lambda: self._on_saved(ready, error)),
+        )
+        try:
+            self._services.save(order)
+        except SystemBusy:
+            return False
+        self._unsaved.append((ready, self._age))
+        return True
+
+    def _on_saved(self, saved: Ready, error: BaseException | None) -> None:
+        if error is not None:
+            raise ActorFailed(f"{self} stops, since its log could not be made durable: {error}") from error
+        while self._unsaved and self._unsaved[0][0].number <= saved.number:
+            self._complete(self._unsaved.popleft()[0])
+        while self._unsaved and not self._unsaved[0][0].must_save:
+            self._complete(self._unsaved.popleft()[0])
+
+    def _complete(self, ready: Ready) -> None:
+        self.raft.persisted(ready)
+        self._send(ready.messages_after_save)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        if not messages or self._hung:
+            return
+        letters: dict[str, list[Message]] = {}
+        addresses = self.raft.membership.addresses
+        for message in messages:
+            address = addresses.get(message.to)
+            if address is None:
+                self._undeliverable += 1
+            elif address in letters:
+                letters[address].append(message)
+            else:
+                letters[address] = [message]
+        for address, letter in letters.items():
+            self._services.send(address, letter)
+
+    # -- what comes back ----------------------------------------------------------------------------------------
+
+    def _call_soon(self, report: Callable[[], None]) -> None:
+        """Have something done in this actor's turn, asked for by a thread of the store's or of a state machine's.
+
+        Not by the inbox, which may be full: these reports must not be lost, and what causes them is bounded.
+        """
+        self._reports.append(report)
+        self._wake()
+
+    def _wake(self) -> None:
+        # A full inbox has its turn coming, in which the reports and proposals are seen as well.
+        with contextlib.suppress(SystemBusy, pykka.ActorDeadError):
+            self.actor_ref.tell(WAKE)
+
+    def _take_reports(self) -> None:
+        while self._reports:
+            self._reports.popleft()()
+
+    def _report_applied(self, outcome: Applied | BaseException) -> None:
+        """From the applier: on the loop if the state machine never blocks, else on a worker's thread."""
+        if self.actor_loop.in_loop():
+            self._on_applied(outcome)
+        else:
+            self._call_soon(lambda: self._on_applied(outcome))
+
+    def _on_applied(self, outcome: Applied | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            raise ActorFailed(f"{self} stops, since its state machine failed: {outcome!r:.200}") from outcome
+        index, results = outcome
+        self.raft.applied(index)
+        for run, answers in results:
+            if run.plain:
+                self._pending.applied(run, answers)
+                continue
+            # Membership changes are answered when the core reports them.
+            for place, kind in enumerate(run.kinds):
+                if kind == EntryKind.COMMAND:
+                    self._pending.resolve(run.key + place, answers[place])
+
+    def _answer_reads(self) -> None:
+        due = self._reads.due(self.raft.log.applied)
+        if due:
+            self._applier.query([(request.query, request.future) for request in due])
+
+    def _on_dropped(self, dropped: Dropped) -> None:
+        error = self._error_for(dropped.because)
+        if dropped.type is MessageType.READ_INDEX:
+            self._reads.dropped(dropped.origin, error)
+        elif dropped.type is MessageType.LEADER_TRANSFER:
+            for request in [each for each in self._transfers if each.target == dropped.key]:
+                request.future.try_fail(error)
+                self._transfers.remove(request)
+        elif dropped.origin == self._pending.origin:
+            self._pending.dropped(dropped.key, dropped.count, error)
+
+    def _error_for(self, because: Refusal) -> DrakkarError:
+        if because in (Refusal.NO_LEADER, Refusal.CAMPAIGNING, Refusal.STEPPED_DOWN):
+            return NotLeader(self.raft.id, self.raft.leader_id, because.value)
+        if because is Refusal.TRANSFERRING:
+            return TransferInProgress("the leader is handing its office over: propose again in a moment")
+        if because in (Refusal.TOO_MANY_UNCOMMITTED, Refusal.TOO_MANY_READS):
+            return SystemBusy(f"{because.value}: wait a little and repeat it")
+        if because in (Refusal.CHANGE_PENDING, Refusal.CHANGE_INVALID):
+            return MembershipRejected(because.value)
+        return RequestDropped(because.value)
+
+    def _on_changed(self, change: Changed) -> None:
+        if change.origin == self._pending.origin:
+            if change.rejected:
+                self._pending.dropped(change.key, 1, MembershipRejected(change.rejected))
+            else:
+                self._pending.resolve(change.key, change.membership)
+        if not change.rejected:
+            self._services.announce(
+                MembershipChanged(self.raft.config.shard_id, self.raft.id, change.membership)
+            )
+
+    # -- who leads ----------------------------------------------------------------------------------------------
+
+    def _notice(self) -> None:
+        """Tell of a new leader, once the batch is done."""
+        self.state = self.raft.state
+        now = (self.raft.term, self.raft.leader_id)
+        if now != self._known_leader:
+            self._known_leader = now
+            self._services.announce(LeaderChanged(self.raft.config.shard_id, self.raft.id, *now))
+            self._settle_transfers()
+
+    def _settle_transfers(self) -> None:
+        for request in [each for each in self._transfers if each.target == self.raft.leader_id]:
+            request.future.try_set(request.target)
+            self._transfers.remove(request)
+
+    def _expire_transfers(self, now: float) -> None:
+        for request in [each for each in self._transfers if each.deadline <= now]:
+            request.future.try_fail(
+                OutcomeUnknown(
+                    f"replica {request.target} was not seen to lead by the deadline; it may do so yet"
+                )
+            )
+            self._transfers.remove(request)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def on_stop(self) -> None:
+        """Leave nobody waiting."""
+        self._leave_nobody_waiting(f"{self} was stopped")
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave nobody waiting, and say why."""
+        self._leave_nobody_waiting(f"{self} failed: {exception_value!r:.200}")
+
+    def _leave_nobody_waiting(self, why: str) -> None:
+        stopped = ReplicaStopped(why)
+        self.queue.close(stopped)
+        self._pending.fail_all(
+            OutcomeUnknown(f"{why}, before the outcome was known: it may be committed yet")
+        )
+        self._reads.fail_all(stopped)
+        self._applier.stop(stopped)
+        for request in self._transfers:
+            request.future.try_fail(stopped)
+
+    # -- for any thread -----------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Where the replica stands. May be called from any thread: what it reads is replaced, never half changed."""
+        raft, log, membership = self.raft, self.raft.log, self.raft.membership
+        leads = raft.state is State.LEADER
+        return Status(
+            shard_id=raft.config.shard_id,
+            replica_id=raft.id,
+            state=raft.state,
+            term=raft.term,
+            leader_id=raft.leader_id,
+            commit=log.committed,
+            applied=log.applied,
+            first_index=log.first_index,
+            last_index=log.last_index,
+            voters=tuple(sorted(membership.voters)),
+            observers=tuple(sorted(membership.observers)),
+            witnesses=tuple(sorted(membership.witnesses)),
+            addresses=dict(membership.addresses),
+            pending_proposals=len(self._pending) + len(self.queue),
+            pending_reads=len(self._reads),
+            match={replica: peer.match for replica, peer in list(raft.progress.items())} if leads else {},
+        )

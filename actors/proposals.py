@@ -1,0 +1,240 @@
+"""Proposals on their way: from the client's thread into the log, and their results back into its futures."""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from drakkar.actors.futures import ActorFuture
+from drakkar.handlers.entries import Run
+from drakkar.handlers.errors import OutcomeUnknown, ReplicaStopped, SystemBusy
+
+__all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
+
+NO_DEADLINE: Final = float("inf")
+
+
+class Proposal(NamedTuple):
+    """Commands that a client waits for together; `single` futures get the one result, others the list."""
+
+    commands: Sequence[bytes]
+    future: ActorFuture[Any]
+    deadline: float
+    single: bool
+    kinds: bytes = b""
+
+
+class ProposalQueue:
+    """What clients have proposed and the node has not yet taken: any thread puts, the loop takes all at once."""
+
+    def __init__(self, wake: Callable[[], None], *, max_commands: int, max_bytes: int) -> None:
+        self._wake = wake
+        self._max_commands, self._max_bytes = max_commands, max_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[Proposal] = []
+        self._commands = self._bytes = 0
+        self._closed: Exception | None = None
+        self.refused = 0
+        """Proposals that found it full."""
+
+    def put(self, proposal: Proposal) -> None:
+        """Add a proposal, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
+        commands = proposal.commands
+        count, size = len(commands), sum(map(len, commands))
+        with self._lock:
+            refusal = self._closed
+            if refusal is None and self._waiting and self._is_full(count, size):
+                self.refused += 1
+                refusal = SystemBusy(
+                    f"{self._commands} commands of {self._bytes} bytes wait for this replica, and its bounds are "
+                    f"{self._max_commands} and {self._max_bytes}: wait a little and propose again"
+                )
+            if refusal is None:
+                self._waiting.append(proposal)
+                self._commands += count
+                self._bytes += size
+                first = len(self._waiting) == 1
+        if refusal is not None:
+            proposal.future.try_fail(refusal)
+        elif first:
+            self._wake()
+
+    def _is_full(self, count: int, size: int) -> bool:
+        return self._commands + count > self._max_commands or self._bytes + size > self._max_bytes
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self) -> list[Proposal]:
+        """Take all that wait. In the loop's thread."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            self._commands = self._bytes = 0
+        return taken
+
+    def close(self, error: Exception) -> None:
+        """Refuse what waits, and all that comes, with `error`: none of it was logged."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._closed = error
+        for proposal in waiting:
+            proposal.future.try_fail(error)
+
+
+class _Batch:
+    """Proposals that went into the log together, under consecutive keys."""
+
+    __slots__ = ("count", "deadline", "first", "items", "outcomes")
+
+    def __init__(self, first: int, items: list[Proposal], count: int) -> None:
+        self.first, self.items, self.count = first, items, count
+        self.deadline = min(item.deadline for item in items)
+        self.outcomes: dict[int, Any] = {}
+        """Results that came in part, by their place in the batch."""
+
+
+class _Dropped(NamedTuple):
+    error: Exception
+
+
+class PendingProposals:
+    """What was proposed here and is not answered yet. For the loop's thread.
+
+    The log carries each proposal's origin, a number that is this replica's alone in its present life, and its key;
+    so a proposal is recognised when it is applied, whichever leader logged it.
+    """
+
+    def __init__(self, origin: int, *, max_run_bytes: int) -> None:
+        self.origin = origin
+        self._max_run_bytes = max_run_bytes
+        self._next_key = 1
+        self._batches: dict[int, _Batch] = {}
+        self._firsts: list[int] = []
+
+    def __len__(self) -> int:
+        return sum(batch.count for batch in self._batches.values())
+
+    def add(self, proposals: Iterable[Proposal], now: float) -> list[Run]:
+        """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out."""
+        runs: list[Run] = []
+        items: list[Proposal] = []
+        payloads: list[bytes] = []
+        kinds = bytearray()
+        size = 0
+        for proposal in proposals:
+            if proposal.deadline <= now:
+                proposal.future.try_fail(
+                    ReplicaStopped("its deadline passed before the replica could take it")
+                )
+                continue
+            if size > self._max_run_bytes:
+                runs.append(self._run(items, payloads, bytes(kinds)))
+                items, payloads, kinds, size = [], [], bytearray(), 0
+            items.append(proposal)
+            if proposal.kinds:
+                kinds += bytes(len(payloads) - len(kinds)) + proposal.kinds
+            payloads += proposal.commands
+            if kinds:
+                kinds += bytes(len(payloads) - len(kinds))
+            size += sum(map(len, proposal.commands))
+        if items:
+            runs.append(self._run(items, payloads, bytes(kinds)))
+        return runs
+
+    def _run(self, items: list[Proposal], payloads: list[bytes], kinds: bytes) -> Run:
+        first = self._next_key
+        self._next_key += len(payloads)
+        self._batches[first] = _Batch(first, items, len(payloads))
+        self._firsts.append(first)
+        return Run(0, 0, payloads, kinds, self.origin, first)
+
+    def applied(self, run: Run, results: Sequence[Any]) -> None:
+        """The entries of `run` were applied with these results."""
+        batch = self._batches.get(run.key)
+        if batch is not None and batch.count == len(results) and not batch.outcomes:
+            self._forget(batch)
+            _settle(batch.items, results)
+        else:
+            self._note(run.key, results)
+
+    def dropped(self, key: int, count: int, error: Exception) -> None:
+        """These proposals surely have no effect."""
+        self._note(key, [_Dropped(error)] * count)
+
+    def resolve(self, key: int, result: Any) -> None:
+        """One proposal has its result, by another way than the state machine."""
+        self._note(key, [result])
+
+    def _note(self, key: int, outcomes: Sequence[Any]) -> None:
+        for offset, outcome in enumerate(outcomes):
+            batch = self._holder(key + offset)
+            if batch is None:
+                continue
+            batch.outcomes.setdefault(key + offset - batch.first, outcome)
+            if len(batch.outcomes) == batch.count:
+                self._forget(batch)
+                _settle(batch.items, [batch.outcomes[place] for place in range(batch.count)])
+
+    def _holder(self, key: int) -> _Batch | None:
+        at = bisect_right(self._firsts, key) - 1
+        batch = self._batches[self._firsts[at]] if at >= 0 else None
+        return batch if batch is not None and key < batch.first + batch.count else None
+
+    def _forget(self, batch: _Batch) -> None:
+        del self._batches[batch.first]
+        self._firsts.remove(batch.first)
+
+    def expire(self, now: float) -> None:
+        """Answer those whose deadline has passed; they may be committed yet."""
+        for batch in [batch for batch in self._batches.values() if batch.deadline <= now]:
+            error = OutcomeUnknown(
+                "no answer by its deadline: it may or may not have been committed, and may be yet; read the state "
+                "before proposing it again"
+            )
+            for item in batch.items:
+                if item.deadline <= now:
+                    item.future.try_fail(error)
+            open_ = [item.deadline for item in batch.items if not item.future.done]
+            if open_:
+                batch.deadline = min(open_)
+            else:
+                self._forget(batch)
+
+    def fail_all(self, error: Exception) -> None:
+        """The replica is over: what it proposed may be committed yet, by the others."""
+        batches, self._batches, self._firsts = self._batches, {}, []
+        for batch in batches.values():
+            for item in batch.items:
+                item.future.try_fail(error)
+
+
+def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
+    """Give every proposal its part of the results."""
+    place = 0
+    for item in items:
+        if item.single:
+            result = results[place]
+            place += 1
+            if type(result) is _Dropped:
+                item.future.try_fail(result.error)
+            else:
+                item.future.try_set(result)
+            continue
+        part = list(results[place : place + len(item.commands)])
+        place += len(item.commands)
+        lost = next((one for one in part if type(one) is _Dropped), None)
+        if lost is None:
+            item.future.try_set(part)
+        else:
+            item.future.try_fail(_what_became_of(part, lost))
+
+
+def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:
+    done = sum(type(one) is not _Dropped for one in part)
+    if not done:
+        return lost.error
+    return OutcomeUnknown(
+        f"{done} of {len(part)} commands were applied, and the others surely not: {lost.error}"
+    )

@@ -1,0 +1,177 @@
+"""`Replica`: the client's handle on one replica of this host."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pykka
+
+from drakkar.actors.futures import ActorFuture
+from drakkar.actors.node import NodeActor, StaleRead, Status, TransferRequest
+from drakkar.actors.proposals import Proposal
+from drakkar.actors.read_requests import ReadRequest
+from drakkar.handlers.errors import ConfigError, ReplicaStopped, RequestDropped
+from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
+from drakkar.handlers.messages import EntryKind
+
+__all__ = ["Replica"]
+
+DEFAULT_TIMEOUT = 5.0
+
+
+class Replica:
+    """A replica that this host runs. All methods may be called from any thread, and none of them blocks.
+
+    What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every one is
+    answered by its `timeout`, in seconds, whatever happens. How it may fail tells what became of the request:
+
+    - `NotLeader`, `SystemBusy`, `TransferInProgress`, or any other `RequestDropped`, and `ReplicaStopped`: surely nothing;
+    - `OutcomeUnknown`: it may or may not have been committed, and may be yet.
+    """
+
+    def __init__(self, ref: pykka.ActorRef[NodeActor], node: NodeActor, *, max_command_bytes: int) -> None:
+        """Made by `NodeHost.start_replica`."""
+        self.ref = ref
+        """The node actor's ref; `ref.proxy().handlers` is its table."""
+        self._node = node
+        self._max_command_bytes = max_command_bytes
+        self.shard_id = node.raft.config.shard_id
+        self.replica_id = node.raft.id
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.replica_id} of shard {self.shard_id}>"
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+        """Have a command applied by all replicas; the result is that of this host's state machine.
+
+        The future is set when the command is durable on a majority and applied here. Any replica takes proposals:
+        one that does not lead sends them on to the leader.
+        """
+        future: ActorFuture[Any] = ActorFuture()
+        if self._fits((command,), future):
+            self._node.queue.put(Proposal((command,), future, time.monotonic() + timeout, single=True))
+        return future
+
+    def propose_many(
+        self, commands: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> ActorFuture[list[Any]]:
+        """Propose commands together, which is much cheaper than one by one; the future has the list of results.
+
+        They stay in order, and next to one another unless a leader changes meanwhile.
+        """
+        future: ActorFuture[list[Any]] = ActorFuture()
+        commands = list(commands)
+        if not commands:
+            future.set([])
+        elif self._fits(commands, future):
+            self._node.queue.put(Proposal(commands, future, time.monotonic() + timeout, single=False))
+        return future
+
+    def _fits(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
+        for command in commands:
+            if type(command) is not bytes:
+                future.fail(
+                    ConfigError("command", type(command).__name__, "a command is bytes: encode it first")
+                )
+                return False
+            if len(command) > self._max_command_bytes:
+                future.fail(
+                    RequestDropped(
+                        f"a command of {len(command)} bytes is larger than {self._max_command_bytes}: make it "
+                        "smaller, or raise the host's max_command_bytes"
+                    )
+                )
+                return False
+        return True
+
+    # -- reads --------------------------------------------------------------------------------------------------
+
+    def read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+        """Ask the state machine, linearizably: the answer reflects all that was committed before the call.
+
+        Costs a round of heartbeats, which the reads of one moment share, and no write (thesis §6.4). Any replica
+        answers, from its own state machine.
+        """
+        future: ActorFuture[Any] = ActorFuture()
+        self._tell(ReadRequest(query, future, time.monotonic() + timeout), future)
+        return future
+
+    def stale_read(self, query: Any) -> ActorFuture[Any]:
+        """Ask the state machine as it is here and now: free, and as far behind as this replica may be."""
+        future: ActorFuture[Any] = ActorFuture()
+        self._tell(StaleRead(query, future), future)
+        return future
+
+    # -- who leads, and who belongs -----------------------------------------------------------------------------
+
+    def transfer_leadership(self, target: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
+        """Let `target`, a voter, become leader; the future is set, with its id, once this replica sees it lead.
+
+        Proposals are refused with `TransferInProgress` meanwhile, an election timeout at most (thesis §3.10).
+        """
+        future: ActorFuture[int] = ActorFuture()
+        self._tell(TransferRequest(target, future, time.monotonic() + timeout), future)
+        return future
+
+    def add_replica(
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> ActorFuture[Any]:
+        """Add a voter, or promote an observer; the future has the new `Membership`."""
+        return self.change_membership([Change(ChangeType.ADD_VOTER, replica_id, address)], timeout=timeout)
+
+    def add_observer(
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> ActorFuture[Any]:
+        """Add a replica that receives everything and never votes."""
+        return self.change_membership([Change(ChangeType.ADD_OBSERVER, replica_id, address)], timeout=timeout)
+
+    def add_witness(
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> ActorFuture[Any]:
+        """Add a replica that votes and keeps no commands."""
+        return self.change_membership([Change(ChangeType.ADD_WITNESS, replica_id, address)], timeout=timeout)
+
+    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+        """Remove a replica for good: its id is never used again."""
+        return self.change_membership([Change(ChangeType.REMOVE, replica_id)], timeout=timeout)
+
+    def change_membership(
+        self,
+        changes: Sequence[Change],
+        *,
+        transition: Transition = Transition.AUTO,
+        change_id: int = 0,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> ActorFuture[Any]:
+        """Change several replicas at once, by joint consensus (thesis §4.3); the future has the new `Membership`.
+
+        `change_id` is the one of the membership that the change was made for, where changes are ordered. Fails with
+        `MembershipRejected`, which names the rule, or why it cannot be now.
+        """
+        future: ActorFuture[Any] = ActorFuture()
+        payload = ConfigChange(tuple(changes), transition, change_id).encode()
+        kinds = bytes([EntryKind.CONFIG_CHANGE])
+        self._node.queue.put(
+            Proposal((payload,), future, time.monotonic() + timeout, single=True, kinds=kinds)
+        )
+        return future
+
+    # -- itself -------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Where the replica stands, as of a moment ago. Returns at once."""
+        return self._node.status()
+
+    def stop(self, *, timeout: float = 10.0) -> None:
+        """Stop this replica; the others of its shard go on. Blocks until it has stopped; not from the loop."""
+        self.ref.stop(timeout=timeout)
+
+    def _tell(self, request: Any, future: ActorFuture[Any]) -> None:
+        try:
+            self.ref.tell(request)
+        except pykka.ActorDeadError:
+            future.fail(ReplicaStopped(f"{self!r} has stopped"))
+        except RequestDropped as busy:
+            future.fail(busy)

@@ -1,0 +1,86 @@
+"""A few worker actors that all replicas of a host share, for whatever may take long."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+
+from drakkar.actors.futures import brief
+
+__all__ = ["WorkerPool"]
+
+logger = logging.getLogger(__name__)
+
+Job = Callable[[], None]
+
+
+class _Worker(pykka.ThreadingActor):
+    """Does one job at a time, and then asks its pool for more."""
+
+    use_daemon_thread = True  # a state machine that hangs must not keep the process from ending
+
+    def __init__(self, pool: "WorkerPool") -> None:
+        super().__init__()
+        self._pool = pool
+
+    def on_receive(self, message: Job) -> None:
+        job: Job | None = message
+        while job is not None:
+            try:
+                job()
+            except Exception:
+                # A job reports its own errors; this one is ours. The other replicas still need the worker.
+                logger.exception("a job failed without a report: %s", brief(job))
+            job = self._pool._next(self)
+
+
+class WorkerPool:
+    """Runs jobs on `size` threads, in the order in which they were submitted.
+
+    Whoever submits has at most one job in here at a time, so that its own jobs stay in order, none of them holds up
+    another's for longer than it takes, and the queue is bounded by the number of replicas. From any thread.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._waiting: deque[Job] = deque()
+        self._refs = [_Worker.start(self) for _ in range(size)]
+        self._idle: deque[pykka.ActorRef[Any]] = deque(self._refs)
+
+    def submit(self, job: Job) -> None:
+        """Run `job()` on a worker, soon."""
+        self._waiting.append(job)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._waiting and self._idle:
+            try:
+                worker = self._idle.popleft()
+            except IndexError:  # another thread was faster, and its worker will ask for more
+                return
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                self._idle.append(worker)
+                continue
+            worker.tell(job)
+
+    def _next(self, worker: _Worker) -> Job | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            self._idle.append(worker.actor_ref)
+            # A job that was submitted just before that found nobody idle.
+            self._dispatch()
+            return None
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Let the workers end. One that is still busy after `timeout` seconds is left to itself, and logged."""
+        for ref in self._refs:
+            try:
+                ref.stop(timeout=timeout)
+            except pykka.Timeout:
+                logger.error(
+                    "a state machine still works after %s seconds: its worker is left behind", timeout
+                )

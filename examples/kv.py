@@ -1,0 +1,428 @@
+r"""A key-value store on several hosts that speaks Redis: one host of it.
+
+    python -m examples.kv --replica 1 --data-dir d1 --redis 10.0.0.1:6379 \
+        --members 1=10.0.0.1:7001,2=10.0.0.2:7001,3=10.0.0.3:7001
+
+and the same with the other two numbers on the other two machines. Then talk to any of them, as to a Redis server.
+`make cluster` runs three on this machine.
+
+From top to bottom: the state machine, which is all that a replicated application has to write; one host of it;
+the command line.
+"""
+
+import argparse
+import logging
+import re
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from errno import EADDRINUSE
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import cbor2
+import trio
+from drakkar.actors import NodeHost, StateMachine
+from drakkar.handlers.config import RaftConfig
+from drakkar.handlers.errors import ConfigError, DrakkarError
+
+from examples.resp import OK, Failure, Reply, integer
+from examples.resp_commands import Limits
+from examples.resp_front import Front
+
+# -- The state machine ------------------------------------------------------------------------------------------
+
+
+class KeyValue(StateMachine):
+    """The same commands in the same order, so the same keys and values on every host.
+
+    Whatever is wrong with a command is a reply to whoever sent it; an exception would stop the replica. Nothing
+    here may differ between hosts: no clock, no chance, no local setting.
+    """
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+
+    def apply(self, command: bytes) -> Reply:
+        """Change the state by one command of the log."""
+        name, *arguments = cbor2.loads(command)
+        return self._COMMANDS[name](self, *arguments)
+
+    def query(self, query: Sequence[Sequence[Any]]) -> list[Reply]:
+        """Answer several questions, all about the same state."""
+        return [self._COMMANDS[name](self, *arguments) for name, *arguments in query]
+
+    # -- Writes
+
+    def _set(self, key: bytes, value: bytes, *options: str) -> Reply:
+        before = self.data.get(key)
+        if not (("NX" in options and before is not None) or ("XX" in options and before is None)):
+            self.data[key] = value
+            return before if "GET" in options else OK
+        return before if "GET" in options else None
+
+    def _mset(self, *pairs: bytes) -> Reply:
+        self.data.update(zip(pairs[::2], pairs[1::2], strict=True))
+        return OK
+
+    def _del(self, *keys: bytes) -> Reply:
+        before = len(self.data)
+        for key in keys:
+            self.data.pop(key, None)
+        return before - len(self.data)
+
+    def _incr(self, key: bytes, amount: int) -> Reply:
+        before = integer(self.data.get(key, b"0"))
+        if before is None:
+            return Failure(
+                "ERR value is not an integer or out of range: only one of 64 bits can be counted up"
+            )
+        after = before + amount
+        if not -(1 << 63) <= after < 1 << 63:
+            return Failure(f"ERR increment or decrement would overflow: {after} has no place in 64 bits")
+        self.data[key] = b"%d" % after
+        return after
+
+    def _append(self, key: bytes, value: bytes, limit: int) -> Reply:
+        longer = self.data.get(key, b"") + value
+        if len(longer) > limit:
+            return Failure(
+                f"ERR the value would have {len(longer)} bytes, over the limit of {limit}: "
+                "begin another key, or start all hosts with a larger --max-value"
+            )
+        self.data[key] = longer
+        return len(longer)
+
+    def _flush_all(self) -> Reply:
+        self.data = {}
+        return OK
+
+    def _exec(self, *commands: bytes) -> Reply:
+        """Several at once: nothing comes between them, and nobody sees a half."""
+        return [self.apply(command) for command in commands]
+
+    # -- Reads
+
+    def _get(self, key: bytes) -> Reply:
+        return self.data.get(key)
+
+    def _mget(self, *keys: bytes) -> Reply:
+        return [self.data.get(key) for key in keys]
+
+    def _exists(self, *keys: bytes) -> Reply:
+        return sum(key in self.data for key in keys)
+
+    def _dbsize(self) -> Reply:
+        return len(self.data)
+
+    def _keys(self, pattern: bytes) -> Reply:
+        fits = glob(pattern).fullmatch
+        return [key for key in self.data if fits(key)]
+
+    _COMMANDS: Final[Mapping[str, Callable[..., Reply]]] = {
+        "SET": _set,
+        "MSET": _mset,
+        "DEL": _del,
+        "INCR": _incr,
+        "APPEND": _append,
+        "FLUSHALL": _flush_all,
+        "EXEC": _exec,
+        "GET": _get,
+        "MGET": _mget,
+        "EXISTS": _exists,
+        "DBSIZE": _dbsize,
+        "KEYS": _keys,
+    }
+
+    # -- Snapshots: blocks of keys and values, each behind its length
+
+    def save(self, sink: BinaryIO) -> None:
+        """Write the whole state."""
+        block: list[bytes] = []
+        size = 0
+        for pair in self.data.items():
+            block += pair
+            size += len(pair[0]) + len(pair[1])
+            if size > _BLOCK:
+                _write_block(sink, block)
+                block, size = [], 0
+        if block:
+            _write_block(sink, block)
+        _write_block(sink, [])
+
+    def load(self, source: BinaryIO) -> None:
+        """Begin again from what `save` wrote."""
+        self.data = {}
+        while block := _read_block(source):
+            self._mset(*block)
+
+
+_BLOCK: Final = 256 << 10
+_LENGTH: Final = struct.Struct(">I")
+
+
+def _write_block(sink: BinaryIO, block: list[bytes]) -> None:
+    encoded = cbor2.dumps(block)
+    sink.write(_LENGTH.pack(len(encoded)) + encoded)
+
+
+def _read_block(source: BinaryIO) -> list[bytes]:
+    (length,) = _LENGTH.unpack(source.read(_LENGTH.size))
+    block: list[bytes] = cbor2.loads(source.read(length))
+    return block
+
+
+def glob(pattern: bytes) -> re.Pattern[bytes]:
+    r"""Translate a pattern as Redis means it: `*`, `?`, `[abc]`, `[^a-c]`, and `\` before what is meant literally.
+
+    Each `*` takes as little as it can and never reconsiders, which finds the same keys in linear time.
+    """
+    parts: list[bytes] = [b""]
+    for token in _TOKEN.findall(pattern):
+        if token == b"*":
+            parts.append(b"")
+        else:
+            parts[-1] += _translated(token)
+    first, *middle = parts
+    if not middle:
+        return re.compile(first, re.DOTALL)
+    *middle, last = middle
+    between = b"".join(b"(?>.*?%b)" % part for part in middle if part)
+    return re.compile(b"%b%b.*%b" % (first, between, last), re.DOTALL)
+
+
+_TOKEN: Final = re.compile(rb"\*|\?|\[\^?(?:\\.|[^\]\\])*\]|\\?.", re.DOTALL)
+_RANGE: Final = re.compile(rb"(\\.|.)(?:-(.))?", re.DOTALL)
+
+
+def _translated(token: bytes) -> bytes:
+    if token == b"?":
+        return b"."
+    if token[:1] == b"[" and len(token) > 1:
+        return _translated_class(token[1:-1])
+    return re.escape(token[-1:])
+
+
+def _translated_class(body: bytes) -> bytes:
+    others = body[:1] == b"^"
+    ranges = b""
+    for one, end in _RANGE.findall(body[others:]):
+        low, high = sorted((one[-1:], end or one[-1:]))
+        ranges += re.escape(low) + b"-" + re.escape(high)
+    if not ranges:
+        return b"." if others else b"(?!)"
+    return b"[%b%b]" % (b"^" if others else b"", ranges)
+
+
+# -- One host ---------------------------------------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Run one host until SIGINT or SIGTERM. Prints one line when it takes clients."""
+    redis: Address = options.redis
+    listeners = await listen(redis)
+    redis = redis._replace(port=listeners[0].socket.getsockname()[1])
+    raft: str = options.members[options.replica]
+    # Starting and stopping block, while this loop has nothing else to do.
+    with NodeHost(raft, data_dir=options.data_dir, deployment_id=options.deployment) as host:
+        replica = host.start_replica(
+            KeyValue,
+            shard_id=1,
+            replica_id=options.replica,
+            members=options.members,
+            config=RaftConfig(replica_id=options.replica, **RAFT_OPTIONS),
+        )
+        about = {"tcp_port": redis.port, "replica": options.replica, "raft_address": raft}
+        front = Front(replica, options.limits, about)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(front.serve, listeners)
+                print(f"ready: replica {options.replica}, redis on {redis}, raft on {raft}", flush=True)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+
+
+async def listen(where: Address) -> list[trio.SocketListener]:
+    """Open the port that clients connect to. Raises `ConfigError` where it cannot be had."""
+    try:
+        return await trio.open_tcp_listeners(where.port, host=where.host)
+    except OSError as error:
+        remedy = (
+            "stop what uses it, or choose another port"
+            if error.errno == EADDRINUSE
+            else "choose another address"
+        )
+        raise ConfigError(
+            "--redis", str(where), f"cannot listen there, {error.strerror}: {remedy}"
+        ) from error
+
+
+RAFT_OPTIONS: Final[Mapping[str, Any]] = {
+    # A snapshot now and then, so that neither the log nor a restart grows without end; a follower that was away
+    # for less than the overhead is sent entries, which is cheaper than the whole state.
+    "snapshot_entries": 100_000,
+    "compaction_overhead": 20_000,
+}
+
+# -- The command line -------------------------------------------------------------------------------------------
+
+LARGEST_VALUE: Final = 4 << 20
+
+
+def address(text: str, *, least_port: int = 1) -> Address:
+    """Read HOST:PORT, or [HOST]:PORT where the host is an IPv6 address."""
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: write HOST:PORT, as in 10.0.0.1:6379")
+    port = int(match[3])
+    if not least_port <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: the port {port} is not between {least_port} and 65535")
+    return Address(match[1] or match[2], port)
+
+
+def redis_address(text: str) -> Address:
+    """Read an address whose port may be 0: any that is free."""
+    return address(text, least_port=0)
+
+
+def replica_id(text: str) -> int:
+    """Read the number of a replica."""
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no replica: write a number from 1 on")
+    return int(text)
+
+
+def members(text: str) -> dict[int, str]:
+    """Read the members of the cluster, their numbers and addresses."""
+    known: dict[int, str] = {}
+    for member in text.split(","):
+        number, separator, where = member.partition("=")
+        if not separator:
+            raise argparse.ArgumentTypeError(
+                f"{member!r} in {text!r} is no member: write NUMBER=HOST:PORT, as in 1=10.0.0.1:7001"
+            )
+        replica = replica_id(number.strip())
+        if replica in known:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} names replica {replica} twice: give each its own number"
+            )
+        known[replica] = str(address(where.strip()))
+        if len(set(known.values())) < len(known):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} names {where} twice: give each replica its own address"
+            )
+    return known
+
+
+def between(low: float, high: float, kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Read a number within bounds."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = high + 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}: choose one")
+        return number
+
+    return read
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line. Ends the process with status 2 and a message where it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="kv",
+        description="One host of a replicated key-value store that speaks Redis.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--replica", type=replica_id, required=True, metavar="N", help="which of the members this host is")
+    add(
+        "--members",
+        type=members,
+        required=True,
+        metavar="1=HOST:PORT,...",
+        help="all hosts and where they talk to each other; the same list on each",
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where this host keeps its log; made if missing",
+    )
+    add(
+        "--redis",
+        type=redis_address,
+        required=True,
+        metavar="HOST:PORT",
+        help="where clients connect; port 0: any",
+    )
+    add(
+        "--deployment",
+        default="kv",
+        metavar="NAME",
+        help="hosts of another name are not talked to (default: kv)",
+    )
+    defaults = Limits()
+    add(
+        "--max-value",
+        type=between(1, LARGEST_VALUE, int),
+        default=defaults.max_value,
+        metavar="BYTES",
+        help="the largest key or value; the same on each host (default: %(default)s)",
+    )
+    add(
+        "--max-clients",
+        type=between(1, 100_000, int),
+        default=defaults.max_clients,
+        metavar="N",
+        help="connections at once (default: %(default)s)",
+    )
+    add(
+        "--timeout",
+        type=between(0.1, 3600, float),
+        default=defaults.timeout,
+        metavar="SECONDS",
+        help="how long a command may wait for a leader (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    if options.replica not in options.members:
+        known = ", ".join(map(str, options.members))
+        parser.error(
+            f"--replica {options.replica} is not among --members, which has {known}: add it, or choose one"
+        )
+    options.limits = Limits(options.max_value, options.max_clients, options.timeout)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one host, and tell how it ended: 0 when it was asked to stop, 1 for trouble, 2 for a wrong option."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Until it listens for signals, both that ask to stop are the same.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        trio.run(serve, options)
+    except KeyboardInterrupt:
+        return 0
+    except (DrakkarError, OSError) as error:
+        print(f"kv: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

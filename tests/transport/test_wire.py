@@ -1,0 +1,649 @@
+"""Frames and messages as bytes: what goes in comes out, and nothing else ever does."""
+
+import struct
+import time
+import zlib
+from typing import Any
+
+import cbor2
+import pytest
+from drakkar.handlers.entries import Entries, Run
+from drakkar.handlers.errors import TransportError
+from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot
+from drakkar.transport import wire
+from drakkar.transport.wire import (
+    CONTROL_LIMIT,
+    FRAME_LIMIT,
+    HEADER_SIZE,
+    LOCAL_TYPES,
+    PAYLOAD_LIMIT,
+    SMALL_FRAME_LIMIT,
+    Decoded,
+    FrameError,
+    FrameKind,
+    FrameReader,
+    Hello,
+    decode_hello,
+    decode_messages,
+    decode_reason,
+    encode_frame,
+    encode_hello,
+    encode_messages,
+    encode_reason,
+    loads_strict,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TOP = (1 << 64) - 1
+AUDIT = MessageType.define("wire.audit", 61_000)
+NETWORK_TYPES = [kind for kind in MessageType if kind not in LOCAL_TYPES]
+NUMBERS = ("to", "sender", "shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
+
+
+def sent(*messages: Message) -> Decoded:
+    """What a peer makes of these messages."""
+    frames = [frame for data in encode_messages(messages) for frame in FrameReader().feed(data)]
+    assert {frame.kind for frame in frames} <= {FrameKind.MESSAGES}
+    parts = [decode_messages(frame.body) for frame in frames]
+    dropped = (sum(part[at] for part in parts) for at in (1, 2, 3))
+    return Decoded([message for part in parts for message in part.messages], *dropped)
+
+
+# ---- strategies
+
+numbers = st.one_of(st.integers(0, TOP), st.sampled_from([0, 1, 23, 24, 255, 256, 1 << 32, TOP]))
+ids = st.integers(1, TOP)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    payloads = draw(st.lists(st.binary(max_size=40), min_size=1, max_size=6))
+    kinds = draw(st.one_of(st.just(b""), st.binary(min_size=len(payloads), max_size=len(payloads))))
+    kinds = bytes(kind % len(EntryKind) for kind in kinds)
+    first, term, origin, key = (draw(st.integers(0, 1 << 40)) for _ in range(4))
+    return Run(first, term, payloads, kinds, origin, key)
+
+
+entries = st.one_of(
+    st.just(()),
+    st.lists(runs(), max_size=3).map(Entries),
+    st.lists(st.builds(Entry, index=ids, term=ids, payload=st.binary(max_size=9)), max_size=3).map(tuple),
+)
+members = st.frozensets(ids, max_size=4)
+memberships = st.builds(
+    Membership,
+    voters=members,
+    observers=members,
+    witnesses=members,
+    outgoing=members,
+    outgoing_witnesses=members,
+    next_observers=members,
+    auto_leave=st.booleans(),
+    removed=members,
+    change_id=numbers,
+    addresses=st.dictionaries(ids, st.text(max_size=12), max_size=4),
+)
+snapshots = st.builds(
+    Snapshot, index=numbers, term=numbers, membership=memberships, payload=st.binary(max_size=60),
+    witness=st.booleans(), size=numbers,
+)  # fmt: skip
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(-(1 << 64), TOP), st.floats(allow_nan=False), st.text(max_size=9),
+    st.binary(max_size=9),
+)  # fmt: skip
+keys = st.one_of(st.text(max_size=5), st.integers(-(1 << 31) + 1, (1 << 31) - 1))
+payloads = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
+    max_leaves=8,
+)
+messages = st.builds(
+    Message,
+    type=st.sampled_from(NETWORK_TYPES),
+    sender=ids,
+    **{name: numbers for name in NUMBERS if name != "sender"},
+    reject=st.booleans(),
+    entries=entries,
+    snapshot=st.one_of(st.none(), snapshots),
+    payload=payloads,
+)
+
+
+# ---- there and back
+
+
+@settings(max_examples=300)
+@given(st.lists(messages, min_size=1, max_size=4))
+def test_messages_arrive_as_they_were_sent(batch: list[Message]) -> None:
+    assert sent(*batch) == (batch, 0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", NETWORK_TYPES, ids=str)
+def test_every_type_and_field_crosses(kind: MessageType) -> None:
+    fields: dict[str, Any] = {name: at + 1 for at, name in enumerate(NUMBERS)}
+    message = Message(
+        kind,
+        **fields,
+        reject=True,
+        entries=(Entry(5, 2, EntryKind.CONFIG_CHANGE, b"one", 9, 1), Entry(6, 2, payload=b"two")),
+        snapshot=Snapshot(4, 2, Membership({1: "a:1", 2: "b:2"}, removed={3}, change_id=3), b"file", size=99),
+        payload={"why": ["because", 1.5, None]},
+    )
+    assert sent(message).messages == [message]
+
+
+def test_the_same_run_is_encoded_once_for_all_peers_and_the_disk() -> None:
+    run = Run(1, 1, [b"x" * 100] * 10)
+    stored = run.encode()
+    parts = [
+        wire.pack(Message(MessageType.REPLICATE, to=to, sender=1, entries=Entries([run]))).bulk
+        for to in (2, 3)
+    ]
+    assert all(part[0] is stored for part in parts)
+
+
+def test_a_message_may_have_very_many_runs() -> None:
+    """As when two followers pass on what clients propose to them, by turns."""
+    many = Message(
+        MessageType.REPLICATE,
+        sender=1,
+        entries=Entries([Run(at, 1, [b"x"], origin=at % 2, key=at) for at in range(1, 70_000)]),
+    )
+    (message,) = sent(many).messages
+    assert isinstance(message.entries, Entries)
+    assert [(run.first, run.key) for run in message.entries.runs] == [(at, at) for at in range(1, 70_000)]
+
+
+def test_a_received_run_keeps_the_bytes_in_which_it_came() -> None:
+    run = Run(1, 1, [b"x" * 100] * 10)
+    (message,) = sent(Message(MessageType.REPLICATE, sender=1, entries=Entries([run]))).messages
+    assert isinstance(message.entries, Entries)
+    assert message.entries.runs[0]._encoded == run.encode()
+
+
+def test_many_messages_are_cut_into_frames_that_the_receiver_accepts() -> None:
+    batch = [Message(MessageType.HEARTBEAT, to=at, sender=1, hint=TOP, hint_high=TOP) for at in range(5000)]
+    frames = encode_messages(batch)
+    assert len(frames) > 1
+    assert sent(*batch).messages == batch
+
+
+def test_bulk_is_cut_into_frames_within_the_limit() -> None:
+    limit = 1 << 17
+    batch = [
+        Message(MessageType.REPLICATE, to=at, sender=1, entries=(Entry(1, 1, payload=bytes(50_000)),))
+        for at in range(5)
+    ]
+    frames = encode_messages(batch, limit)
+    read = [frame for data in frames for frame in FrameReader(limit).feed(data)]
+    assert len(read) == 3
+    assert [m for frame in read for m in decode_messages(frame.body).messages] == batch
+
+
+# ---- what cannot be sent says so where it is sent
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        pytest.param(Message(AUDIT, sender=1, payload={1, 2}), "set is no type", id="a set"),
+        pytest.param(Message(AUDIT, sender=1, payload=[object()]), "object is no type", id="an object"),
+        pytest.param(Message(AUDIT, sender=1, payload=1 << 64), "64 bits", id="a big number"),
+        pytest.param(Message(AUDIT, sender=1, payload={(1, 2): 3}), "key", id="a tuple as key"),
+        pytest.param(Message(AUDIT, sender=1, payload={1 << 40: 3}), "key", id="a big key"),
+        pytest.param(Message(AUDIT, sender=1, payload={True: 3}), "key", id="a boolean as key"),
+        pytest.param(
+            Message(AUDIT, sender=1, payload=bytes(PAYLOAD_LIMIT)), "send bulk as entries", id="too long"
+        ),
+        pytest.param(Message(AUDIT, sender=1, term=-1), "not from 0", id="a negative term"),
+        pytest.param(Message(AUDIT, sender=1, hint=1 << 64), "not from 0", id="a hint of 65 bits"),
+        pytest.param(Message(AUDIT, sender=1, reject=1), "no boolean", id="a number for reject"),  # type: ignore[arg-type]
+        pytest.param(
+            Message(AUDIT, sender=1, snapshot=Snapshot(1, 1, Membership(removed=range(TOP - 9000, TOP)))),
+            "fewer members",
+            id="too many members",
+        ),
+        pytest.param(
+            Message(AUDIT, sender=1, entries=(Entry(1, 1, payload=bytes(FRAME_LIMIT)),)),
+            "fewer entries",
+            id="too big",
+        ),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_with_a_remedy(message: Message, text: str) -> None:
+    with pytest.raises(TransportError) as caught:
+        encode_messages([message])
+    assert text in str(caught.value)
+    assert not isinstance(caught.value, FrameError)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_payload_that_contains_itself_is_refused() -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(TransportError, match="payload cannot be sent"):
+        encode_messages([Message(AUDIT, sender=1, payload=cycle)])
+
+
+# ---- what is dropped
+
+
+@pytest.mark.parametrize("kind", sorted(LOCAL_TYPES), ids=lambda kind: MessageType(kind).name)
+def test_local_types_are_dropped_and_counted(kind: MessageType) -> None:
+    kept = Message(MessageType.HEARTBEAT, sender=1)
+    assert sent(Message(kind, sender=1, entries=(Entry(1, 1),)), kept) == ([kept], 0, 1, 0)
+
+
+def test_messages_without_a_sender_are_dropped_and_counted() -> None:
+    kept = Message(MessageType.HEARTBEAT, sender=1)
+    assert sent(Message(MessageType.HEARTBEAT), kept) == ([kept], 0, 0, 1)
+
+
+def test_unknown_types_are_dropped_and_counted_and_their_entries_skipped() -> None:
+    unknown, kept = message_row(type=64_999, runs=2), message_row(runs=1)
+    run = Run(1, 1, [b"x"]).encode()
+    decoded = decode_messages(body([unknown, kept], lengths(1, 2) + b"???" + lengths(len(run)) + run))
+    assert decoded[1:] == (1, 0, 0)
+    assert decoded.messages == [
+        Message(MessageType.HEARTBEAT, to=2, sender=1, entries=(Entry(1, 1, payload=b"x"),))
+    ]
+
+
+# ---- hostile bodies
+
+
+def body(control: Any, bulk: bytes = b"") -> bytes:
+    """The body of a MESSAGES frame, made by hand."""
+    data = control if isinstance(control, bytes) else cbor2.dumps(control)
+    return struct.pack(">I", len(data)) + data + bulk
+
+
+def lengths(*runs: int) -> bytes:
+    """What stands before the runs of a message."""
+    return struct.pack(f">{len(runs)}I", *runs)
+
+
+def message_row(**fields: Any) -> list[Any]:
+    """A heartbeat as it travels, with some of its fields changed."""
+    row: dict[str, Any] = {
+        "type": int(MessageType.HEARTBEAT), "to": 2, "sender": 1, "shard": 0, "term": 0, "log_term": 0, "log_index": 0,
+        "commit": 0, "reject": False, "hint": 0, "hint_high": 0, "runs": 0, "snapshot": None, "payload": None,
+    }  # fmt: skip
+    return list((row | fields).values())
+
+
+def snapshot_row(**fields: Any) -> list[Any]:
+    row: dict[str, Any] = {
+        "index": 1,
+        "term": 1,
+        "size": 0,
+        "witness": False,
+        "length": 0,
+        "members": member_row(),
+    }
+    return list((row | fields).values())
+
+
+def member_row(**fields: Any) -> list[Any]:
+    names = (
+        "voters",
+        "observers",
+        "witnesses",
+        "outgoing",
+        "outgoing_witnesses",
+        "next_observers",
+        "removed",
+    )
+    roles: dict[str, Any] = {name: [] for name in names}
+    return list((roles | {"auto_leave": False, "change_id": 0, "addresses": []} | fields).values())
+
+
+def test_the_rows_made_by_hand_are_good_where_nothing_is_changed() -> None:
+    assert decode_messages(body([message_row(snapshot=snapshot_row(members=member_row()))])).messages
+
+
+BAD_NUMBERS = [-1, 1.0, "1", b"1", None, True, [1], 1 << 64]
+BAD_ROWS = [
+    *[(name, message_row(**{name: bad})) for name in ("type", *NUMBERS) for bad in BAD_NUMBERS],
+    *[("type", message_row(type=bad)) for bad in (1 << 16, TOP)],
+    *[("reject", message_row(reject=bad)) for bad in (0, None, "no")],
+    *[("runs", message_row(runs=bad)) for bad in (*BAD_NUMBERS, 1, TOP)],
+    *[("payload", message_row(payload=bad)) for bad in (1, "text", [], {}, bytes(PAYLOAD_LIMIT + 1))],
+    *[("snapshot", message_row(snapshot=bad)) for bad in (1, [], snapshot_row()[:-1], [*snapshot_row(), 0])],
+    *[
+        (f"snapshot {name}", message_row(snapshot=snapshot_row(**{name: bad})))
+        for name in ("index", "term", "size", "length")
+        for bad in BAD_NUMBERS
+    ],
+    *[("witness", message_row(snapshot=snapshot_row(witness=bad))) for bad in (0, None)],
+    *[
+        (f"membership {name}", message_row(snapshot=snapshot_row(members=member_row(**{name: bad}))))
+        for name, bads in {
+            "voters": (1, None, [-1], ["1"], [1, 1], [[1]]),
+            "removed": ({}, [1.0], [7, 7]),
+            "auto_leave": (0, None),
+            "change_id": (-1, None, "0"),
+            "addresses": (
+                {},
+                [1],
+                [[1]],
+                [[1, 2]],
+                [["1", "a:1"]],
+                [[1, "a:1"], [1, "b:1"]],
+                [[1, "a:1", 0]],
+            ),
+        }.items()
+        for bad in bads
+    ],
+    ("members", message_row(snapshot=snapshot_row(members=member_row()[:-1]))),
+    ("too short", message_row()[:-1]),
+    ("too long", [*message_row(), 0]),
+    ("no list", {"type": 1}),
+    ("no row", 7),
+]
+
+
+@pytest.mark.parametrize("row", [row for _, row in BAD_ROWS], ids=[name for name, _ in BAD_ROWS])
+def test_a_field_of_wrong_type_or_range_is_malformed(row: Any) -> None:
+    with pytest.raises(FrameError):
+        decode_messages(body([row]))
+
+
+TAGS = [0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43_000, 55_799, 12_345]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("content", [1, [], [[]], b"\x01", "2013-10-12"], ids=repr)
+def test_no_tag_is_decoded(tag: int, content: Any) -> None:
+    tagged = cbor2.dumps(cbor2.CBORTag(tag, content))
+    for data in (tagged, b"\x81" + tagged, b"\xa1\x61k" + tagged):
+        with pytest.raises(FrameError, match="tags are not allowed"):
+            loads_strict(data, 16)
+
+
+def test_a_tag_in_a_payload_is_malformed() -> None:
+    bignum = cbor2.dumps(1 << 70)
+    with pytest.raises(FrameError, match="tags"):
+        decode_messages(body([message_row(payload=bignum)]))
+
+
+HOSTILE = {
+    "nesting bomb": b"\x81" * 50_000 + b"\x00",
+    "indefinite list": b"\x9f\x00\xff",
+    "indefinite string": b"\x5f\x41a\xff",
+    "list of 2**62 items": b"\x9b\x40\x00\x00\x00\x00\x00\x00\x00",
+    "map of 2**62 items": b"\xbb\x40\x00\x00\x00\x00\x00\x00\x00",
+    "string of 2**62 bytes": b"\x5b\x40\x00\x00\x00\x00\x00\x00\x00",
+    "number as key": b"\x81\xa1\x01\x01",
+    "duplicate keys": b"\x81\xa2\x61a\x01\x61a\x02",
+    "undefined": b"\x81\xf7",
+    "simple value": b"\x81\xf8\x63",
+    "text that is no UTF-8": b"\x81\x61\xff",
+    "reserved length": b"\x81\x1c",
+    "a break": b"\x81\xff",
+    "nothing": b"",
+    "only half": b"\x82\x01",
+    "no list": b"\x01",
+    "a byte too many": b"\x80\x00",
+}
+
+
+@pytest.mark.parametrize("control", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_control_is_malformed(control: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_messages(body(control))
+
+
+HOSTILE_PAYLOADS = {
+    "nesting bomb": b"\x81" * 4000 + b"\x00",
+    "tuple as key": b"\xa1\x82\x01\x02\x01",
+    "big number as key": b"\xa1\x1b\x00\x00\x00\x01\x00\x00\x00\x00\x01",
+    "float as key": b"\xa1\xf9\x3c\x00\x01",
+    "bytes as key": b"\xa1\x41a\x01",
+    "duplicate keys": b"\xa2\x01\x01\x01\x02",
+    "undefined": b"\xf7",
+    "simple value": b"\xf8\x63",
+    "trailing byte": b"\x01\x01",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("payload", HOSTILE_PAYLOADS.values(), ids=HOSTILE_PAYLOADS)
+def test_a_hostile_payload_is_malformed(payload: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_messages(body([message_row(payload=payload)]))
+
+
+def test_colliding_keys_are_refused_before_they_are_decoded() -> None:
+    """300 KB of them would keep the decoder busy for seconds."""
+    modulus = (1 << 61) - 1
+    colliding = b"\x81\xb9\x4e\x20" + b"".join(
+        cbor2.dumps((at << 8) * modulus) + b"\x00" for at in range(20_000)
+    )
+    assert len(colliding) > 250_000
+    for hostile in (body(colliding), body([message_row(payload=colliding)])):
+        started = time.process_time()
+        with pytest.raises(FrameError, match=str(CONTROL_LIMIT)):
+            decode_messages(hostile)
+        assert time.process_time() - started < 0.1
+
+
+def test_the_worst_control_part_that_is_decoded_costs_little() -> None:
+    full = (CONTROL_LIMIT - 20) // 6
+    floods = {
+        "maps": b"\x99" + full.to_bytes(2) + b"\xa0" * full,
+        "string keys": b"\x81\xb9" + full.to_bytes(2) + b"".join(b"\x64%04x\x00" % at for at in range(full)),
+        "payloads": cbor2.dumps(
+            [message_row(payload=b"\xb9\x07\xd0" + b"".join(b"\x82\x01\x00\x00" for _ in range(2000)))] * 7
+        ),
+    }
+    for control in floods.values():
+        assert len(control) <= CONTROL_LIMIT
+        started = time.process_time()
+        with pytest.raises(FrameError):
+            decode_messages(body(control))
+        assert time.process_time() - started < 0.1
+
+
+def test_a_control_part_longer_than_its_frame_is_malformed() -> None:
+    with pytest.raises(FrameError, match="control part"):
+        decode_messages(struct.pack(">I", 100) + b"\x80")
+    with pytest.raises(FrameError, match="no control part"):
+        decode_messages(b"\x00\x00")
+
+
+def test_bulk_that_belongs_to_no_message_is_malformed() -> None:
+    with pytest.raises(FrameError, match="belong to no message"):
+        decode_messages(body([message_row()], b"x"))
+
+
+def test_bulk_that_is_too_short_is_malformed() -> None:
+    with pytest.raises(FrameError, match="shorter"):
+        decode_messages(body([message_row(runs=1)], lengths(10) + b"x" * 9))
+    with pytest.raises(FrameError, match="shorter"):
+        decode_messages(body([message_row(snapshot=snapshot_row(length=10))], b"x" * 9))
+
+
+BAD_RUNS = {
+    "no CBOR": b"\xff" * 8,
+    "a map": b"\xa0",
+    "five columns": cbor2.dumps([1, 1, b"", 0, 0]),
+    "no payloads": cbor2.dumps([1, 1, b"", 0, 0, []]),
+    "text for a payload": cbor2.dumps([1, 1, b"", 0, 0, ["x"]]),
+    "a list for a payload": cbor2.dumps([1, 1, b"", 0, 0, [[]]]),
+    "a negative term": cbor2.dumps([1, -1, b"", 0, 0, [b"x"]]),
+    "a kind that is none": cbor2.dumps([1, 1, b"\x63", 0, 0, [b"x"]]),
+    "nesting": cbor2.dumps([1, 1, b"", 0, 0, [[[[[b"x"]]]]]]),
+    "indefinite": b"\x9f\x01\x01\x40\x00\x00\x81\x41x\xff",
+}
+
+
+@pytest.mark.parametrize("run", BAD_RUNS.values(), ids=BAD_RUNS)
+def test_a_run_that_is_none_is_malformed(run: bytes) -> None:
+    with pytest.raises(FrameError, match="entries of a message"):
+        decode_messages(body([message_row(runs=1)], lengths(len(run)) + run))
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decoded_or_malformed(data: bytes) -> None:
+    for decode in (
+        decode_messages,
+        lambda body: decode_hello(memoryview(body)),
+        lambda b: decode_messages(body(b)),
+    ):
+        try:
+            decode(data)
+        except FrameError:
+            continue
+
+
+@settings(max_examples=200)
+@given(messages, st.data())
+def test_a_changed_body_is_decoded_or_malformed(message: Message, data: st.DataObject) -> None:
+    """As if somebody who can compute checksums had changed it."""
+    (frame,) = FrameReader().feed(encode_messages([message])[0])
+    changed = bytearray(frame.body)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode_messages(bytes(changed))
+    except FrameError:
+        return
+    for survivor in decoded.messages:
+        assert decode_messages(FrameReader().feed(encode_messages([survivor])[0])[0].body).messages == [
+            survivor
+        ]
+
+
+# ---- frames
+
+
+def two_frames() -> tuple[bytes, list[tuple[int, bytes]]]:
+    (first,) = encode_messages(
+        [Message(MessageType.HEARTBEAT, sender=1, entries=(Entry(1, 1, payload=b"abc" * 50),))]
+    )
+    expected = [
+        (int(FrameKind.MESSAGES), first[HEADER_SIZE:]),
+        (int(FrameKind.PING), b""),
+        (200, b"later kinds"),
+    ]
+    return first + encode_frame(FrameKind.PING) + encode_frame(200, b"later ", b"kinds"), expected
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, HEADER_SIZE, HEADER_SIZE + 1, 100, 10_000])
+def test_frames_are_found_however_the_stream_is_cut(piece: int) -> None:
+    stream, expected = two_frames()
+    reader = FrameReader()
+    found = []
+    for at in range(0, len(stream), piece):
+        found += [(frame.kind, bytes(frame.body)) for frame in reader.feed(stream[at : at + piece])]
+    assert found == expected
+
+
+def test_a_frame_of_full_size_in_small_pieces_is_put_together_in_linear_time() -> None:
+    data = encode_frame(FrameKind.MESSAGES, bytes(16 << 20))
+    reader = FrameReader()
+    started = time.process_time()
+    found = [frame for at in range(0, len(data), 1024) for frame in reader.feed(data[at : at + 1024])]
+    assert [len(frame.body) for frame in found] == [16 << 20]
+    assert time.process_time() - started < 2
+
+
+def test_a_frame_of_the_limit_passes_and_one_byte_more_does_not() -> None:
+    assert FrameReader(1000).feed(encode_frame(FrameKind.MESSAGES, bytes(1000)))
+    with pytest.raises(FrameError, match="1001 bytes, and 1000 are allowed"):
+        FrameReader(1000).feed(encode_frame(FrameKind.MESSAGES, bytes(1001)))
+
+
+def header(kind: int = 2, length: int = 0, magic: bytes = b"DK", framing: int = 1) -> bytes:
+    start = struct.pack(">2sBBII", magic, framing, kind, length, zlib.crc32(b""))
+    return start + struct.pack(">I", zlib.crc32(start))
+
+
+def test_the_header_made_by_hand_is_good() -> None:
+    assert FrameReader().feed(header())
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        pytest.param(header(length=FRAME_LIMIT + 1), "are allowed", id="longer than allowed"),
+        pytest.param(header(length=0xFFFFFFFF), "are allowed", id="huge"),
+        pytest.param(header(magic=b"XX"), "no Drakkar host", id="magic"),
+        pytest.param(header(framing=2), "upgrade the older host", id="framing version"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "no Drakkar host", id="a browser"),
+        pytest.param(
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20), "no Drakkar host", id="TLS"
+        ),
+    ],
+)
+def test_a_header_that_is_none_is_refused_before_anything_is_waited_for(data: bytes, text: str) -> None:
+    with pytest.raises(FrameError, match=text):
+        FrameReader().feed(data[:HEADER_SIZE])
+
+
+def test_a_flipped_bit_anywhere_is_noticed_as_soon_as_the_frame_is_there() -> None:
+    (frame,) = encode_messages(
+        [Message(MessageType.REPLICATE, sender=1, entries=(Entry(1, 1, payload=b"abc"),))]
+    )
+    for bit in range(len(frame) * 8):
+        flipped = bytearray(frame)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(FrameError):
+            FrameReader().feed(bytes(flipped))
+
+
+# ---- the introduction
+
+HELLO = Hello((1, 7), "prod", "[::1]:7000", "db-1:7000", frozenset({"streams", "actors"}))
+
+
+def hello_body(frame: bytes) -> memoryview:
+    ((kind, inner),) = FrameReader(SMALL_FRAME_LIMIT).feed(frame)
+    assert kind == FrameKind.HELLO
+    return inner
+
+
+def test_a_hello_arrives_as_it_was_sent() -> None:
+    assert decode_hello(hello_body(encode_hello(HELLO))) == HELLO
+
+
+def test_fields_that_a_later_version_appends_to_a_hello_are_passed_over() -> None:
+    row = [1, 9, "prod", "a:1", "b:1", [], "what is yet to come", 42]
+    assert decode_hello(memoryview(cbor2.dumps(row))) == Hello((1, 9), "prod", "a:1", "b:1")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        [1, 0, "d", "a:1", "b:1"],
+        [1, -1, "d", "a:1", "b:1", []],
+        [1, 0, b"d", "a:1", "b:1", []],
+        [1, 0, "d", 7, "b:1", []],
+        [1, 0, "d", "a:1", None, []],
+        [1, 0, "d", "a:1", "b:1", "streams"],
+        [1, 0, "d", "a:1", "b:1", [1]],
+        ["1", 0, "d", "a:1", "b:1", []],
+    ],
+    ids=repr,
+)
+def test_a_hello_with_wrong_fields_is_malformed(row: Any) -> None:
+    with pytest.raises(FrameError):
+        decode_hello(memoryview(cbor2.dumps(row)))
+
+
+def test_a_hello_too_long_to_be_read_is_refused_by_the_sender() -> None:
+    with pytest.raises(TransportError, match="shorten the deployment id"):
+        encode_hello(Hello((1, 0), "x" * SMALL_FRAME_LIMIT, "a:1", "b:1"))
+
+
+def test_a_reason_arrives_fit_to_be_logged_whoever_wrote_it() -> None:
+    def reason(frame: bytes) -> str:
+        return decode_reason(FrameReader(SMALL_FRAME_LIMIT).feed(frame)[0].body)
+
+    assert reason(encode_reason("wrong version")) == "wrong version"
+    assert len(reason(encode_reason("é" * 100_000))) < SMALL_FRAME_LIMIT
+    assert reason(encode_frame(FrameKind.REFUSED, b"two\nlines\x1b[31m\xff")) == "two?lines?[31m\ufffd"

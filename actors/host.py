@@ -12,7 +12,6 @@ from typing import Any, Final, Self
 
 import pykka
 import trio
-
 from drakkar.actors.data_dir import DataDir
 from drakkar.actors.deaths import ActorDied, watch
 from drakkar.actors.events import ReplicaEnded
@@ -337,7 +336,7 @@ class NodeHost:
         )
         payload = ConfigChange(changes, initialize=True).encode()
         run = Run(1, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
-        written: "pykka.Future[BaseException | None]" = pykka.ThreadingFuture()
+        written: pykka.Future[BaseException | None] = pykka.ThreadingFuture()
         self._store.save(Save(shard, replica, HardState(term=1, commit=1), [run], done=written.set))
         error = written.get(timeout=60)
         if error is not None:

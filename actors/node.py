@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 import pykka
-
 from drakkar.actors.applier import Applied, Applier
 from drakkar.actors.events import LeaderChanged, MembershipChanged
 from drakkar.actors.futures import ActorFuture
@@ -443,12 +442,12 @@ class NodeActor(TableActor):
 
     def on_failure(
         self,
-        exception_type: type[BaseException] | None,
-        exception_value: BaseException | None,
-        traceback: TracebackType | None,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
         """Leave nobody waiting, and say why."""
-        self._leave_nobody_waiting(f"{self} failed: {exception_value!r:.200}")
+        self._leave_nobody_waiting(f"{self} failed: {error!r:.200}")
 
     def _leave_nobody_waiting(self, why: str) -> None:
         stopped = ReplicaStopped(why)

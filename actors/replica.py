@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pykka
-
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.node import NodeActor, StaleRead, Status, TransferRequest
 from drakkar.actors.proposals import Proposal

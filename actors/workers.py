@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pykka
-
 from drakkar.actors.futures import brief
 
 __all__ = ["WorkerPool"]
@@ -81,6 +80,6 @@ class WorkerPool:
             try:
                 ref.stop(timeout=timeout)
             except pykka.Timeout:
-                logger.error(
+                logger.exception(
                     "a state machine still works after %s seconds: its worker is left behind", timeout
                 )

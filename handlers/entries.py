@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Self, overload
 
 import cbor2
-
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Entry, EntryKind
 

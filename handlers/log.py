@@ -11,7 +11,7 @@ grows with the length of the log.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from drakkar.handlers.entries import Entries, Run
@@ -102,8 +102,7 @@ class _Window:
 
     def cut(self, index: int) -> None:
         """Drop `index` and all after it."""
-        if index <= self.first:
-            self.first = index
+        self.first = min(index, self.first)
         while self.runs and self.firsts[-1] >= index:
             self.firsts.pop()
             self.bytes -= self.runs.pop().size
@@ -221,7 +220,8 @@ class RaftLog:
         self._window = _Window(storage.last_index + 1)
         self._last = storage.last_index
         self._last_term = storage.term(self._last)
-        self.committed = max(storage.hard_state.commit, self._marker[0])
+        # A commit index need not be flushed, so that the snapshot may know of more.
+        self.committed = max(storage.hard_state.commit, self.snapshot.index, self._marker[0])
         if self.committed > self._last:
             raise CorruptData(
                 f"commit index {self.committed} lies beyond the last entry {self._last}: the log was cut off or "

@@ -13,7 +13,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import cbor2
-
 from drakkar.handlers import reads, replication
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
@@ -239,19 +238,20 @@ def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membersh
     """The membership after a CONFIG_CHANGE entry, or the rule that it breaks. The same on every replica."""
     try:
         change = ConfigChange.decode(entry.payload)
-        if (
-            config.ordered_config_change
-            and not change.initialize
-            and change.change_id != membership.change_id
-        ):
-            raise MembershipRejected(
-                f"it was made for membership {change.change_id}, but {membership.change_id} is in effect: "
-                "read the membership and try again"
-            )
+        if config.ordered_config_change:
+            _check_order(membership, change)
         after = _changed(membership, change)
     except (MembershipRejected, CorruptData) as rejection:
         return str(rejection)
     return replace(after, change_id=entry.index)
+
+
+def _check_order(membership: Membership, change: ConfigChange) -> None:
+    if not change.initialize and change.change_id != membership.change_id:
+        raise MembershipRejected(
+            f"it was made for membership {change.change_id}, but {membership.change_id} is in effect: "
+            "read the membership and try again"
+        )
 
 
 def _changed(membership: Membership, change: ConfigChange) -> Membership:

@@ -84,6 +84,7 @@ class MessageType(int, metaclass=_Numbered):
     LOG_QUERY: ClassVar["MessageType"]
 
     def __new__(cls, number: int) -> Self:
+        """Look up the known type of that number. Raises `ValueError` where there is none."""
         known = cls.known.get(number)
         if known is None:
             raise ValueError(
@@ -134,12 +135,37 @@ class MessageType(int, metaclass=_Numbered):
 
 
 # Dragonboat's numbers, in its order.
-_BUILT_IN: Final = (
-    "LOCAL_TICK ELECTION LEADER_HEARTBEAT CONFIG_CHANGE_EVENT NO_OP PING PONG PROPOSE SNAPSHOT_STATUS "
-    "UNREACHABLE CHECK_QUORUM BATCHED_READ_INDEX REPLICATE REPLICATE_RESP REQUEST_VOTE REQUEST_VOTE_RESP "
-    "INSTALL_SNAPSHOT HEARTBEAT HEARTBEAT_RESP READ_INDEX READ_INDEX_RESP QUIESCE SNAPSHOT_RECEIVED "
-    "LEADER_TRANSFER TIMEOUT_NOW RATE_LIMIT REQUEST_PRE_VOTE REQUEST_PRE_VOTE_RESP LOG_QUERY"
-).split()
+_BUILT_IN: Final = [
+    "LOCAL_TICK",
+    "ELECTION",
+    "LEADER_HEARTBEAT",
+    "CONFIG_CHANGE_EVENT",
+    "NO_OP",
+    "PING",
+    "PONG",
+    "PROPOSE",
+    "SNAPSHOT_STATUS",
+    "UNREACHABLE",
+    "CHECK_QUORUM",
+    "BATCHED_READ_INDEX",
+    "REPLICATE",
+    "REPLICATE_RESP",
+    "REQUEST_VOTE",
+    "REQUEST_VOTE_RESP",
+    "INSTALL_SNAPSHOT",
+    "HEARTBEAT",
+    "HEARTBEAT_RESP",
+    "READ_INDEX",
+    "READ_INDEX_RESP",
+    "QUIESCE",
+    "SNAPSHOT_RECEIVED",
+    "LEADER_TRANSFER",
+    "TIMEOUT_NOW",
+    "RATE_LIMIT",
+    "REQUEST_PRE_VOTE",
+    "REQUEST_PRE_VOTE_RESP",
+    "LOG_QUERY",
+]
 for _number, _name in enumerate(_BUILT_IN):
     setattr(MessageType, _name, MessageType._add(_name, _number))
 
@@ -319,9 +345,8 @@ class Message:
     def __str__(self) -> str:
         """One line with only the fields that say something, for traces and logs of bounded length."""
         parts = [f"{self.sender}->{self.to} {self.type}"]
-        for name in ("shard", "term", "log_index", "log_term", "commit", "hint", "hint_high"):
-            if value := getattr(self, name):
-                parts.append(f"{name}={value}")
+        numbers = ("shard", "term", "log_index", "log_term", "commit", "hint", "hint_high")
+        parts += [f"{name}={value}" for name in numbers if (value := getattr(self, name))]
         if self.reject:
             parts.append("reject")
         if self.entries:

@@ -16,6 +16,7 @@ from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.limits import RateLimit
 from drakkar.handlers.log import RaftLog, Storage
+from drakkar.handlers.matrix import raft_handlers
 from drakkar.handlers.messages import (
     Entry,
     EntryKind,
@@ -26,7 +27,6 @@ from drakkar.handlers.messages import (
     Snapshot,
     State,
 )
-from drakkar.handlers.matrix import raft_handlers
 from drakkar.handlers.progress import Progress
 from drakkar.handlers.quiesce import Quiesce
 from drakkar.handlers.reads import ReadQueue

@@ -250,4 +250,4 @@ def _holds_lease(raft: "Raft") -> bool:
     start = quorum.joint_committed(
         raft.electorate, lambda replica: raft.ticks if replica == raft.id else stamps.get(replica, 0)
     )
-    return 0 < start and raft.ticks - start < timeout - 1 - -(-timeout // 10)
+    return start > 0 and raft.ticks - start < timeout - 1 - -(-timeout // 10)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from drakkar.handlers.raft import Raft
 
 __all__ = [
-    "append",
     "announce_commit",
+    "append",
     "append_as_follower",
     "beat",
     "broadcast",

@@ -264,7 +264,9 @@ class Cluster:
         self._collect()
         while self.network:
             arrived += self.deliver_one()
-            assert arrived <= limit, f"{limit} messages did not bring the network to rest; next: {self.network[0]}"
+            assert arrived <= limit, (
+                f"{limit} messages did not bring the network to rest; next: {self.network[0]}"
+            )
         self.check()
         return arrived
 
@@ -276,7 +278,9 @@ class Cluster:
         if self._duplication and self.random.random() < self._duplication:
             self.network.append(replace(message))
         node = self.nodes.get(message.to)
-        broken = (message.sender, message.to) in self._cut or (self._loss and self.random.random() < self._loss)
+        broken = (message.sender, message.to) in self._cut or (
+            self._loss and self.random.random() < self._loss
+        )
         if node is None or not node.up or broken:
             self.lost.append(message)
             return False
@@ -305,7 +309,9 @@ class Cluster:
             if raft.state is State.LEADER:
                 first = self._leaders.setdefault(raft.term, replica)
                 assert first == replica, f"term {raft.term} has two leaders: {first} and {replica}"
-            assert raft.log.applied <= raft.log.committed <= raft.log.last_index, f"indexes out of order: {raft!r}"
+            assert raft.log.applied <= raft.log.committed <= raft.log.last_index, (
+                f"indexes out of order: {raft!r}"
+            )
             self._check_applied(replica, node.applied)
 
     def _check_applied(self, replica: int, applied: Iterable[Entry]) -> None:

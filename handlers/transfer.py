@@ -1,5 +1,7 @@
-"""Leadership transfer (thesis §3.10): the leader stops taking proposals, brings its successor up to date, and asks it
-to campaign at once."""
+"""Leadership transfer (thesis §3.10).
+
+The leader stops taking proposals, brings its successor up to date, and asks it to campaign at once.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -30,7 +30,7 @@ from drakkar.handlers.messages import HardState, Membership, Snapshot
 __all__ = ["Draft", "LogState", "RefusedReplica"]
 
 
-class RefusedReplica(Exception):  # noqa: N818  # never leaves the store
+class RefusedReplica(Exception):  # never leaves the store
     """What is on disk of this replica is corrupt, so that the changes to it cannot be made."""
 
     def __init__(self, key: ReplicaKey, error: CorruptData) -> None:

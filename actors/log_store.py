@@ -37,7 +37,7 @@ from drakkar.handlers.errors import (
     StorageFailed,
     SystemBusy,
 )
-from drakkar.handlers.messages import HardState, Snapshot
+from drakkar.handlers.messages import HardState, Membership, Snapshot
 
 __all__ = [
     "Bootstrap",
@@ -195,15 +195,30 @@ class StoredLog:
     def __init__(self, disk: Disk, key: ReplicaKey, replica: _Replica) -> None:
         """Made by `LogStore.open`."""
         self._disk, self._key, self._replica = disk, key, replica
-        state = self._state()
-        self.bootstrap: Bootstrap = state.bootstrap
-        """How the replica began."""
-        self.hard_state: HardState = _clamped(key, state)
-        """As it was when the log was opened, like the next two; its commit index lies within the log."""
-        self.snapshot: Snapshot = state.snapshot
-        self.membership = state.membership
         # The last run that was read: the next page, or the term before it, is often in it too.
         self._recent: tuple[int, Run] | None = None
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How the replica began."""
+        return self._state().bootstrap
+
+    @property
+    def hard_state(self) -> HardState:
+        """As last made durable, with a commit index that lies within the log: it is only a lower bound."""
+        state = self._state()
+        known = state.hard_state
+        return HardState(known.term, known.vote, min(max(known.commit, state.marker[0]), state.last))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest one; index 0 is none."""
+        return self._state().snapshot
+
+    @property
+    def membership(self) -> Membership:
+        """As of the snapshot, or the initial one."""
+        return self._state().membership
 
     @property
     def first_index(self) -> int:
@@ -425,6 +440,14 @@ class LogStore:
         known = self._replicas.get(key)
         if known is None:
             return None
+        if known.state is not None and known.state.hard_state.commit > known.state.last:
+            _logger.warning(
+                "%s: the commit index %d lies beyond the last entry %d and is lowered to it: entries may have been lost; "
+                "if the disk was restored from a copy, remove this replica and add a new one",
+                _named(key),
+                known.state.hard_state.commit,
+                known.state.last,
+            )
         known.log = StoredLog(self._disk, key, known)
         return known.log
 
@@ -729,20 +752,6 @@ def _bounded_key(shard: int, replica: int) -> ReplicaKey:
 
 def _change_nothing(_draft: Draft) -> None:
     pass
-
-
-def _clamped(key: ReplicaKey, state: LogState) -> HardState:
-    """Return the hard state with a commit index that the log holds: it is a lower bound, and may be flushed late."""
-    term, vote, commit = state.hard_state.term, state.hard_state.vote, state.hard_state.commit
-    if commit > state.last:
-        _logger.warning(
-            "%s: the commit index %d lies beyond the last entry %d and is lowered to it: entries may have been lost; if "
-            "the disk was restored from a copy, remove this replica and add a new one",
-            _named(key),
-            commit,
-            state.last,
-        )
-    return HardState(term, vote, min(max(commit, state.marker[0]), state.last))
 
 
 def _named(key: ReplicaKey) -> str:

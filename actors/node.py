@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import pykka
 from drakkar.actors.applier import Applied, Applier
@@ -50,6 +50,10 @@ from drakkar.handlers.table import HandlerTable
 __all__ = ["Itself", "NodeActor", "Services", "StaleRead", "Status", "TransferRequest"]
 
 logger = logging.getLogger(__name__)
+
+
+_PORTIONS: Final = 2
+"""Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
 
 
 class Services(Protocol):
@@ -252,14 +256,21 @@ class NodeActor(TableActor):
     # -- what goes out ------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        """Do what `Raft.ready` asks for, until it asks for nothing more or the store has no room."""
+        """Do what `Raft.ready` asks for, until it asks for nothing more or the store has no room.
+
+        A long log to apply is taken in portions, so that others on the loop have their turn.
+        """
         if self._stalled is not None and not self._do(self._stalled):
             return
-        while self.raft.has_ready:
+        portions = 0
+        while self.raft.has_ready and portions < _PORTIONS:
             ready = self.raft.ready()
+            portions += bool(ready.committed)
             self._send(ready.messages)
             if not self._do(ready):
                 return
+        if portions == _PORTIONS:
+            self._wake()
         self._answer_reads()
 
     def _do(self, ready: Ready) -> bool:

@@ -302,7 +302,9 @@ class TrioActor(pykka.Actor):
             envelope = waiting.popleft()
             message = envelope.message
             if type(message) is _ActorStop:
+                waiting.appendleft(envelope)  # so that it is answered even if the hook fails
                 self.after_batch()
+                waiting.popleft()
                 self._stop(envelope.reply_to)
                 return
             if envelope.reply_to is None:
@@ -311,6 +313,7 @@ class TrioActor(pykka.Actor):
                 self._answer(message, envelope.reply_to)
             if not waiting or now() >= until:
                 break
+        del envelope, message  # the traceback in `_answer` may hold this frame too
         self.after_batch()
 
     def _handle_receive(self, message: Any) -> Any:
@@ -325,8 +328,12 @@ class TrioActor(pykka.Actor):
         except Exception as error:
             logger.info("%s answers %s with an exception", self, _what(message), exc_info=True)
             _reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
+            # The error's traceback holds this frame, which must not hold the error's future in turn: else nobody could
+            # tell that it was thrown away.
+            del reply_to
         except BaseException as error:
             _reply_error(reply_to, self._crashed(error, "while it handled the message"))
+            del reply_to
             raise
         else:
             _reply(reply_to, answer)

@@ -16,16 +16,23 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import cbor2
 import trio
-from drakkar.actors import NodeHost, StateMachine
-from drakkar.handlers.config import RaftConfig
-from drakkar.handlers.errors import ConfigError, DrakkarError
+from drakkar.actors import (
+    ActorDied,
+    ActorFuture,
+    ConfigError,
+    DrakkarError,
+    NodeHost,
+    ReplicaStopped,
+    StateMachine,
+    watch,
+)
 
 from examples.resp import OK, Failure, Reply, integer
 from examples.resp_commands import Limits
@@ -234,23 +241,39 @@ async def serve(options: argparse.Namespace) -> None:
     listeners = await listen(redis)
     redis = redis._replace(port=listeners[0].socket.getsockname()[1])
     raft: str = options.members[options.replica]
+    limits: Limits = options.limits
     # Starting and stopping block, while this loop has nothing else to do.
-    with NodeHost(raft, data_dir=options.data_dir, deployment_id=options.deployment) as host:
+    with NodeHost(
+        raft,
+        data_dir=options.data_dir,
+        deployment_id=options.deployment,
+        # Beside keys and values, a command holds a few bytes for each.
+        max_command_bytes=limits.max_command + (1 << 20),
+    ) as host:
         replica = host.start_replica(
-            KeyValue,
-            shard_id=1,
-            replica_id=options.replica,
-            members=options.members,
-            config=RaftConfig(replica_id=options.replica, **RAFT_OPTIONS),
+            KeyValue, shard_id=1, replica_id=options.replica, members=options.members, config=RAFT_OPTIONS
         )
-        about = {"tcp_port": redis.port, "replica": options.replica, "raft_address": raft}
-        front = Front(replica, options.limits, about)
+        died: ActorFuture[ActorDied] = ActorFuture()
+        watch(replica.ref, died.try_set)
+        front = Front(
+            replica, limits, {"tcp_port": redis.port, "replica": options.replica, "raft_address": raft}
+        )
+        death = None
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(front.serve, listeners)
+                nursery.start_soon(stop_when_told, signals, nursery.cancel_scope)
                 print(f"ready: replica {options.replica}, redis on {redis}, raft on {raft}", flush=True)
-                await anext(signals)
+                death = await died
                 nursery.cancel_scope.cancel()
+    if death is not None:
+        raise ReplicaStopped(f"replica {options.replica} ended, and this process with it: {death.reason}")
+
+
+async def stop_when_told(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    """Cancel what runs in `scope` at the first signal."""
+    await anext(signals)
+    scope.cancel()
 
 
 async def listen(where: Address) -> list[trio.SocketListener]:
@@ -277,7 +300,7 @@ RAFT_OPTIONS: Final[Mapping[str, Any]] = {
 
 # -- The command line -------------------------------------------------------------------------------------------
 
-LARGEST_VALUE: Final = 4 << 20
+LARGEST_VALUE: Final = 2 << 20
 
 
 def address(text: str, *, least_port: int = 1) -> Address:

@@ -34,6 +34,8 @@ class Limits:
     max_clients: int = 1000
     timeout: float = 5.0
     """Seconds after which a command is answered, with an error if need be. A new leader is found well within."""
+    attempt: float = 2.0
+    """Seconds after which a write that was sent to a leader, and of which nothing is heard, is called unknown."""
 
     @property
     def max_command(self) -> int:

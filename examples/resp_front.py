@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby, islice
+from math import inf
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
@@ -41,14 +42,20 @@ MAX_REQUEST: Final = 32 << 20
 MAX_BUFFERED: Final = 128 << 20
 """Bytes of unfinished requests, over all connections."""
 
+MAX_BATCH: Final = 1 << 20
+"""Bytes of commands that travel together; a larger command travels alone."""
+
+MAX_KEYS: Final = 10_000
+"""Keys that are read together."""
+
 
 class Replica(Protocol):
     """What the front needs of a `drakkar.actors.Replica`."""  # Its futures can be awaited.
 
-    def propose_many(self, commands: list[bytes], timeout: float) -> Awaitable[list[Any]]:
+    def propose_many(self, commands: list[bytes], *, timeout: float) -> Awaitable[list[Any]]:
         """Have the commands applied, in order; the results."""
 
-    def read(self, query: Any, timeout: float) -> Awaitable[Any]:
+    def read(self, query: Any, *, timeout: float) -> Awaitable[Any]:
         """Ask the state machine, once it is up to date."""
 
     def status(self) -> Any:
@@ -72,11 +79,17 @@ class _Order:
 class Lane:
     """Carries what all connections want at the same moment, in few requests that each hold much.
 
-    Each of `width` carriers takes all that waits, up to `max_weight`, and comes back with the replies. A request
-    that surely had no effect is repeated, less and less often, until its deadline: while a leader is elected,
-    clients see a pause instead of errors.
+    `WIDTH` requests are on their way at a time, and each takes all that waits, up to `max_weight`. One that takes
+    longer than `PATIENCE`, because its leader is gone, gives its place to another, so that nobody has to wait for
+    it but those who are in it; `MOST` is the bound on these.
+
+    A request that surely had no effect is repeated, less and less often, until its deadline: while a leader is
+    elected, clients see a pause instead of errors.
     """
 
+    WIDTH: Final = 4
+    PATIENCE: Final = 0.25
+    MOST: Final = 64
     REPEAT_AFTER: Final = 0.01
     REPEAT_AT_LEAST_EVERY: Final = 0.16
 
@@ -84,41 +97,43 @@ class Lane:
         self,
         request: Callable[[list[Any], float], Awaitable[list[Reply]]],
         *,
-        timeout: float,
+        limits: Limits,
         max_weight: int,
         may_repeat: tuple[type[DrakkarError], ...],
-        width: int = 4,
     ) -> None:
-        self._request, self._timeout, self._max_weight = request, timeout, max_weight
-        self._may_repeat, self._width = may_repeat, width
+        """`request(items, timeout)` answers as many items; `may_repeat` are the errors that leave no trace."""
+        self._request, self._limits, self._max_weight = request, limits, max_weight
+        self._may_repeat = may_repeat
         self._orders: deque[_Order] = deque()
-        self._idle = trio.lowlevel.ParkingLot()
+        self._ordered = trio.lowlevel.ParkingLot()
+        self._under_way: list[float] = []
+        self._returned = trio.lowlevel.ParkingLot()
 
     async def order(self, items: list[Any]) -> list[Reply]:
         """Have `items` answered, in order. What goes wrong is in the replies, as a `Failure` for each."""
-        placed = _Order(items, sum(map(len, items)), trio.current_time() + self._timeout)
+        placed = _Order(items, sum(map(len, items)), trio.current_time() + self._limits.timeout)
         self._orders.append(placed)
-        self._idle.unpark()
+        self._ordered.unpark()
         await placed.done.wait()
         return placed.replies
 
     async def run(self) -> None:
         """Carry until cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(self._width):
-                nursery.start_soon(self._carry)
+            while True:
+                while not self._orders:
+                    await self._ordered.park()
+                await self._wait_for_a_place()
+                nursery.start_soon(self._carry, list(self._take()))
 
-    async def _carry(self) -> None:
+    async def _wait_for_a_place(self) -> None:
         while True:
-            while not self._orders:
-                await self._idle.park()
-            orders = list(self._take())
-            replies = iter(
-                await self._deliver([item for order in orders for item in order.items], orders[0].deadline)
-            )
-            for order in orders:
-                order.replies = list(islice(replies, len(order.items)))
-                order.done.set()
+            lately = trio.current_time() - self.PATIENCE
+            recent = [began for began in self._under_way if began > lately]
+            if len(recent) < self.WIDTH and len(self._under_way) < self.MOST:
+                return
+            with trio.move_on_at(min(recent, default=inf) + self.PATIENCE):
+                await self._returned.park()
 
     def _take(self) -> Iterator[_Order]:
         weight = 0
@@ -127,15 +142,29 @@ class Lane:
             weight += order.weight
             yield order
 
+    async def _carry(self, orders: list[_Order]) -> None:
+        began = trio.current_time()
+        self._under_way.append(began)
+        items = [item for order in orders for item in order.items]
+        replies = iter(await self._deliver(items, orders[0].deadline))
+        for order in orders:
+            order.replies = list(islice(replies, len(order.items)))
+            order.done.set()
+        self._under_way.remove(began)
+        self._returned.unpark()
+
     async def _deliver(self, items: list[Any], deadline: float) -> list[Reply]:
         pause = self.REPEAT_AFTER
         while True:
             remaining = deadline - trio.current_time()
             try:
-                return await self._request(items, max(remaining, self.REPEAT_AFTER))
+                return await self._request(items, min(max(remaining, pause), self._limits.attempt))
             except DrakkarError as error:
                 if remaining <= pause or not isinstance(error, self._may_repeat):
                     return [_failure(error)] * len(items)
+            except Exception:  # noqa: BLE001  # a lane that stops leaves all clients waiting
+                _log.exception("a request of %d items failed", len(items))
+                return [Failure("ERR this host failed to answer: its log says why")] * len(items)
             await trio.sleep(pause)
             pause = min(2 * pause, self.REPEAT_AT_LEAST_EVERY)
 
@@ -193,15 +222,15 @@ class Front:
     ) -> None:
         self.replica, self.limits, self.about = replica, limits or Limits(), dict(about or {})
         self._writes = Lane(
-            replica.propose_many,
-            timeout=self.limits.timeout,
-            max_weight=self.limits.max_command,
+            lambda commands, timeout: replica.propose_many(commands, timeout=timeout),
+            limits=self.limits,
+            max_weight=MAX_BATCH,
             may_repeat=(RequestDropped,),
         )
         self._reads = Lane(
-            replica.read,
-            timeout=self.limits.timeout,
-            max_weight=10_000,
+            lambda queries, timeout: replica.read(queries, timeout=timeout),
+            limits=self.limits,
+            max_weight=MAX_KEYS,
             may_repeat=(RequestDropped, OutcomeUnknown),
         )
         self._lanes: Mapping[Kind, tuple[Lane, int]] = {

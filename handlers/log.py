@@ -230,6 +230,9 @@ class RaftLog:
         self.applied = self.snapshot.index
         self.applying = self.applied
         """Handed to the state machine; `applied` follows when it reports back."""
+        self._unapplied: deque[tuple[int, int]] = deque()
+        self._unapplied_bytes = 0
+        """Handed to the state machine, and not reported back: (last index, bytes) of each portion."""
         self.stable = self.handed = self._last
         self._writes: deque[list[int]] = deque()  # [number of the write, last index it still makes durable]
 
@@ -414,6 +417,8 @@ class RaftLog:
         self._window = _Window(snapshot.index + 1)
         self._last, self._last_term = self._marker
         self.committed = self.applying = snapshot.index
+        self._unapplied.clear()
+        self._unapplied_bytes = 0
         self.handed = snapshot.index
         self.stable = 0
         for write in self._writes:
@@ -450,6 +455,10 @@ class RaftLog:
         """Whether `take_unsaved` would find something."""
         return self.handed < self._last or self._unhanded_snapshot is not None
 
+    def may_apply(self, limit: int, ahead: int = 0) -> bool:
+        """Whether `take_committed` would find something."""
+        return self.appliable(ahead) > self.applying and self._unapplied_bytes < limit
+
     def appliable(self, ahead: int = 0) -> int:
         """The last index that may be applied now: committed, and durable here but for `ahead` entries."""
         if self.pending_snapshot is not None:
@@ -457,18 +466,25 @@ class RaftLog:
         return min(self.committed, self.stable + ahead)
 
     def take_committed(self, limit: int, ahead: int = 0) -> list[Run]:
-        """The next entries to apply: at most `limit` bytes, but at least one; handed out once."""
-        high = self.appliable(ahead)
-        if high <= self.applying:
+        """The next entries to apply: at most `limit` bytes, but at least one; handed out once.
+
+        None while the state machine has as much before it: a slow one must not be buried.
+        """
+        if not self.may_apply(limit, ahead):
             return []
-        runs = self.runs(self.applying + 1, high + 1, limit)
+        runs = self.runs(self.applying + 1, self.appliable(ahead) + 1, limit)
         self.applying = runs[-1].last
+        size = sum(run.size for run in runs)
+        self._unapplied.append((self.applying, size))
+        self._unapplied_bytes += size
         return runs
 
     def applied_to(self, index: int) -> None:
         """The state machine applied, or loaded, all up to `index`."""
         self.applied = max(self.applied, index)
         self.applying = max(self.applying, index)
+        while self._unapplied and self._unapplied[0][0] <= index:
+            self._unapplied_bytes -= self._unapplied.popleft()[1]
         if self.pending_snapshot is not None and index >= self.pending_snapshot.index:
             self.pending_snapshot = None
         self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)

@@ -392,7 +392,7 @@ class Raft:
             self._messages
             or self._appends_due
             or self.log.has_unsaved()
-            or self.log.appliable(ahead) > self.log.applying
+            or self.log.may_apply(self.config.max_apply_bytes, ahead)
             or self._handed_state != HardState(self.term, self.vote, self.log.committed)
             or self._reads_ready
             or self._dropped

@@ -67,7 +67,8 @@ def replica(
     members = membership or Membership(voters, observers, witnesses)
     elected = state in (State.CANDIDATE, State.LEADER)
     if term is None:
-        term = (terms[-1] if terms else 0) + elected
+        last = terms[-1] if terms else 0
+        term = (last.term if isinstance(last, Entry) else last) + elected
     log = disk(terms, term=term - elected, vote=vote, commit=commit, membership=members, snapshot=snapshot)
     options = {**DEFAULTS, **config}
     if state is State.PRE_CANDIDATE:
@@ -154,6 +155,18 @@ def ticks_until_campaign(raft, limit=100):
         if of_type(tick(raft), MessageType.REQUEST_VOTE, MessageType.REQUEST_PRE_VOTE):
             return count
     return 0
+
+
+def hear(raft, *messages):
+    """Step messages of peers or of the host; returns what it sends."""
+    for message in messages:
+        raft.step(message)
+    return drain(raft)
+
+
+def terms_of(raft):
+    """The terms of its log, from the first entry that it holds on."""
+    return [entry.term for entry in raft.log.entries(raft.log.first_index, raft.log.last_index + 1)]
 
 
 # -- what is said ------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 import pytest
-
 from drakkar.handlers import config as module
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.errors import ConfigError, DrakkarError

@@ -6,12 +6,11 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
 from drakkar.handlers.entries import ENTRY_OVERHEAD, Entries, Run
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Entry, EntryKind
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 # A shared machine may stand still for a moment: that is no failure.
 patient = settings(deadline=None, max_examples=200)

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 
 import pytest
-
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot, State
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
+from drakkar.handlers.progress import Inflight, Progress, ProgressState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from drakkar.handlers.progress import Inflight, Progress, ProgressState
 
 PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT
 

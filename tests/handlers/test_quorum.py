@@ -4,9 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, combinations, permutations, product
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
 from drakkar.handlers.quorum import (
     INFINITY,
     Vote,
@@ -19,6 +16,8 @@ from drakkar.handlers.quorum import (
     majority,
     tally,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 PENDING, WON, LOST = Vote.PENDING, Vote.WON, Vote.LOST
 

@@ -140,7 +140,7 @@ def test_the_same_run_is_encoded_once_for_all_peers_and_the_disk() -> None:
         wire.pack(Message(MessageType.REPLICATE, to=to, sender=1, entries=Entries([run]))).bulk
         for to in (2, 3)
     ]
-    assert all(part[0] is stored for part in parts)
+    assert all(part[1] is stored for part in parts)
 
 
 def test_a_message_may_have_very_many_runs() -> None:

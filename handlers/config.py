@@ -188,7 +188,7 @@ class RaftConfig:
     disable_proposal_forwarding: bool = False
     """A follower refuses proposals, rather than forward them to its leader. Default off."""
 
-    disable_config_change_validation: bool = False
+    disable_conf_change_validation: bool = False
     """A leader logs membership changes unchecked, also two at a time. Default off; for tests and for those who
     check before they propose.
     """

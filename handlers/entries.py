@@ -6,9 +6,10 @@ or count up along a run, so that only the payloads are a list. The bytes of an e
 stores and sends, and what the followers store again.
 """
 
+import io
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Self, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn, Self, overload
 
 import cbor2
 from drakkar.handlers.errors import CorruptData
@@ -130,15 +131,40 @@ class Run:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The run of these bytes. Raises `CorruptData` where they are none."""
+        source = io.BytesIO(data)
         try:
-            columns = cbor2.loads(data, max_depth=3, allow_indefinite=False)
+            columns = cbor2.CBORDecoder(
+                source, semantic_decoders=_NO_TAGS, max_depth=3, allow_indefinite=False
+            ).decode()
         except (cbor2.CBORDecodeError, ValueError, OverflowError) as error:
             raise CorruptData(f"a run of {len(data)} bytes is no CBOR: {error}") from error
+        if source.tell() != len(data):
+            raise CorruptData(f"{len(data) - source.tell()} bytes follow a run")
         _check_columns(columns)
         first, term, kinds, origin, key, payloads = columns
         run = cls(first, term, payloads, kinds, origin, key)
         run._encoded = data
         return run
+
+
+class _EveryTag(Mapping[int, Callable[..., Any]]):
+    """Has a decoder for every tag, which refuses it: cbor2 decodes big numbers and references by itself otherwise."""
+
+    def __getitem__(self, tag: int) -> Callable[..., Any]:
+        return _refuse_tag
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+
+def _refuse_tag(*_: Any) -> NoReturn:
+    raise ValueError("tags are not allowed")
+
+
+_NO_TAGS: Final = _EveryTag()
 
 
 def _check_columns(columns: Any) -> None:
@@ -151,6 +177,8 @@ def _check_columns(columns: Any) -> None:
             raise CorruptData(f"a run's {name} is not a number of 64 bits")
     if type(payloads) is not list or not payloads or set(map(type, payloads)) != {bytes}:
         raise CorruptData("a run's payloads are not a list of byte strings")
+    if max(first, key) + len(payloads) > 1 << 64:
+        raise CorruptData("a run's last index or key is above 64 bits")
     if type(kinds) is not bytes or (kinds and (len(kinds) != len(payloads) or max(kinds) >= len(_KINDS))):
         raise CorruptData("a run's kinds do not match its payloads")
 

@@ -457,7 +457,8 @@ class RaftLog:
 
     def may_apply(self, limit: int, ahead: int = 0) -> bool:
         """Whether `take_committed` would find something."""
-        return self.appliable(ahead) > self.applying and self._unapplied_bytes < limit
+        free = not self._unapplied or self._unapplied_bytes < limit
+        return free and self.appliable(ahead) > self.applying
 
     def appliable(self, ahead: int = 0) -> int:
         """The last index that may be applied now: committed, and durable here but for `ahead` entries."""

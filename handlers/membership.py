@@ -344,7 +344,7 @@ def describe(membership: Membership) -> str:
 
 def reason_to_refuse(raft: "Raft", payload: bytes) -> Refusal | None:
     """Why a leader does not log this change; what only its rules forbid is found out when it is applied."""
-    if raft.config.disable_config_change_validation:
+    if raft.config.disable_conf_change_validation:
         return None
     if raft.pending_change_index > raft.log.applied:
         return Refusal.CHANGE_PENDING

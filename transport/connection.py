@@ -119,7 +119,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if not value > 0:
+            if type(value) not in {int, float} or not value > 0:
                 raise ConfigError(name, value, "give a number above 0")
         # More than that does not fit the length field.
         if not 1 << 16 <= self.frame_limit < 1 << 32:
@@ -262,6 +262,15 @@ class Connection:
         self._counters.received_bytes += len(data)
         return self._reader.feed(bytes(data))
 
+    async def secure(self) -> None:
+        """Show and check certificates, where the connection has TLS."""
+        if not isinstance(self.stream, trio.SSLStream):
+            return
+        try:
+            await self.stream.do_handshake()
+        except (OSError, trio.BrokenResourceError) as error:
+            raise network_error(error) from error
+
     async def introduction(self) -> Hello:
         """Wait for the first frame, which says who the other is; then frames of full size are welcome.
 
@@ -319,6 +328,10 @@ def network_error(error: BaseException) -> TransportError:
             cause = cause.__cause__
         else:
             break
+    if isinstance(cause, ssl.SSLEOFError):
+        return RefusedError(
+            "TLS: the other side hung up; it may not trust the certificate that was shown to it"
+        )
     if isinstance(cause, ssl.SSLError):
         return RefusedError(f"TLS: {getattr(cause, 'verify_message', '') or cause.reason or cause}")
     return TransportError(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

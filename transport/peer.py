@@ -35,6 +35,7 @@ from drakkar.transport.connection import (
 from drakkar.transport.wire import (
     Frame,
     FrameKind,
+    Hello,
     Packed,
     batches,
     decode_reason,
@@ -206,7 +207,7 @@ class Peer:
         self._unreachable(self.address)
 
     def _drop_queue(self) -> None:
-        """Forget what waited for a peer that is away: by the time it is back, the protocol has newer things to say."""
+        """Forget what waited for a peer that is away: when it is back, the protocol will have newer things to say."""
         self._counters.dropped += len(self._queue)
         self._queue.clear()
         self._queued_bytes = 0
@@ -318,7 +319,6 @@ class Peer:
                 connection = await self._connect()
             except TransportError as error:
                 self._counters.connect_failures += 1
-                self._drop_queue()
                 await self._fail("cannot reach", error)
             else:
                 await self._use(connection)
@@ -363,12 +363,26 @@ class Peer:
 
     async def _introduce(self, connection: Connection) -> None:
         identity, patience = self._identity(), self._options.connect_timeout
+        await connection.secure()
         await connection.send(encode_hello(identity.hello(self.address)), patience)
-        owner = await connection.introduction()
+        owner = await self._answer(connection)
         if objection := identity.objection_to_owner(owner, self.address):
             await connection.send(encode_reason(objection), patience)
             raise RefusedError(objection)
         self._features = owner.features
+
+    async def _answer(self, connection: Connection) -> Hello:
+        try:
+            return await connection.introduction()
+        except RefusedError:
+            raise
+        except TransportError as error:
+            if self._tls is None:
+                raise
+            # The certificate is looked at only now, and TLS tells whoever showed it nothing but this.
+            raise TransportError(
+                f"{error}; it may not trust the certificate of this host: see its log"
+            ) from error
 
     async def _use(self, connection: Connection) -> None:
         """Write and read until the connection is lost, or the peer no longer used."""
@@ -401,10 +415,10 @@ class Peer:
             both.cancel()
 
     async def _fail(self, what: str, error: TransportError) -> None:
-        """Tell everybody who wants to know, and wait a little."""
-        refused = isinstance(error, RefusedError)
+        """Forget what waited, tell everybody who wants to know, and wait a little."""
+        self._drop_queue()
         delay = self._backoff.next()
-        if refused:
+        if isinstance(error, RefusedError):
             delay = self._options.backoff_refused * self._random.uniform(0.5, 1.0)
         self._counters.blame(error)
         # Said once, and not at every attempt, until it changes.

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 import trio
-from drakkar.handlers.errors import TransportError
+from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.connection import (
     Connection,
@@ -26,6 +26,7 @@ from drakkar.transport.connection import (
 from drakkar.transport.peer import Peer, PeerStatus
 from drakkar.transport.tls import TlsConfig
 from drakkar.transport.wire import (
+    FIRST_FREE_KIND,
     PROTOCOL_VERSION,
     Decoded,
     Frame,
@@ -60,11 +61,13 @@ class TcpTransport:
     `address` tells which, once `serve` has started.
 
     `deliver` is called with the messages that came, in order; `unreachable` with the address of a peer each time that
-    messages to it were lost or may have been: also from within `send`. Both must return soon and raise nothing.
+    messages to it were lost, or may have been: when a connection is lost or cannot be made, and what waited for it is
+    gone too, and, from within `send`, when messages are dropped. Both must return soon and raise nothing.
     `frames` has receivers for further kinds of frames, called with the sender's address and the body, which has to be
     copied if it is to be kept.
 
-    Raises `TransportError` for an address that is none, and `ConfigError` for TLS files that are no good.
+    Raises `TransportError` for an address that is none, and `ConfigError` for a kind of frame that is not free and for
+    TLS files that are no good.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class TcpTransport:
         self._listen_address = listen_address or address
         self._deliver, self._on_unreachable = deliver, unreachable
         self._frames = dict(frames or {})
+        for kind in self._frames:
+            _check_kind(kind)
         self._server_tls: ssl.SSLContext | None = tls.server_context() if tls else None
         self._client_tls: ssl.SSLContext | None = tls.client_context() if tls else None
         self._random = random or Random()
@@ -127,7 +132,11 @@ class TcpTransport:
         return self._peer(address).offer(messages)
 
     def send_frame(self, address: str, kind: int, body: bytes) -> bool:
-        """Queue a frame of a kind of your own, in order with the messages; False if it was dropped."""
+        """Queue a frame of a kind of your own, in order with the messages; return whether there was room for it.
+
+        Raises `ConfigError` for a kind that is not from 16 to 255, and `TransportError` for a body that is too long.
+        """
+        _check_kind(kind)
         if len(body) > self.options.frame_limit:
             raise TransportError(
                 f"a frame of {len(body)} bytes is longer than {self.options.frame_limit}: send it in parts"
@@ -242,6 +251,7 @@ class TcpTransport:
         # Those who did not say who they are take no places from those who did.
         if self._strangers > limit:
             raise full
+        await connection.secure()
         guest = await connection.introduction()
         if objection := self._identity.objection_to_guest(guest):
             raise RefusedError(objection)
@@ -336,6 +346,11 @@ class TcpTransport:
         if blamed:
             with trio.move_on_after(1), suppress(TransportError):
                 await connection.send(encode_reason(str(error)), 1)
+
+
+def _check_kind(kind: int) -> None:
+    if not FIRST_FREE_KIND <= kind <= 0xFF:
+        raise ConfigError("kind of frame", kind, f"number your own from {FIRST_FREE_KIND} to 255")
 
 
 def _name_of(stream: trio.SocketStream) -> str:

@@ -33,6 +33,7 @@ from drakkar.handlers.messages import Membership, Message, MessageType, Snapshot
 
 __all__ = [
     "CONTROL_LIMIT",
+    "FIRST_FREE_KIND",
     "FRAME_LIMIT",
     "HEADER_SIZE",
     "LOCAL_TYPES",
@@ -75,6 +76,7 @@ _MAGIC: Final = b"DK"
 _FRAMING: Final = 1
 _START: Final = struct.Struct(">2sBBII")
 _CHECKSUM: Final = struct.Struct(">I")
+FIRST_FREE_KIND: Final = 16
 HEADER_SIZE: Final = _START.size + _CHECKSUM.size
 
 _LIST_HEAD: Final = 5
@@ -190,7 +192,10 @@ def _check_payload(value: Any) -> None:
 
 
 class FrameKind(IntEnum):
-    """What a frame is for. A kind that the receiver does not know is counted and dropped."""
+    """What a frame is for; kinds from 16 to 255 are for whoever builds on this.
+
+    A kind that the receiver does not know is counted and dropped.
+    """
 
     HELLO = 1
     """The first frame in each direction: who speaks, and to whom."""

@@ -1076,13 +1076,23 @@ def log_store_work(what: str, done: Callable[[BaseException | None], None]) -> o
 def test_a_name_used_again_never_finds_what_its_predecessor_left(
     on_disk: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_lmdb, "_TRIMMED_AT_ONCE", 1)
     on_disk.begin()
     on_disk.save(*(run(index, 1) for index in range(1, 101)))
-    on_disk.store.remove(1, 1)
-    check(on_disk.begin(), [], 1, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(log_lmdb.LmdbDisk, "_trim_one", lambda *_arguments: 0)
+        patch.setattr(on_disk.store, "_trims", {})
+        on_disk.store._closed = True  # so that nothing is trimmed between two requests
+        for work in (Draft.remove, lambda draft: draft.bootstrap(RECORD)):
+            on_disk.store._do([_Work((1, 1), work, _raise)])
+        on_disk.store._closed = False
+    check(on_disk.log(), [], 1, 0)
     assert on_disk.save(run(1, 2, 5)) is None
+    assert on_disk.save(run(3, 1, 5)) is None
+    on_disk.save(run(3, 1, 6))
+    check(on_disk.log(), of(run(1, 2, 5), run(3, 1, 6)), 1, 0)
     on_disk.restart()
+    on_disk.save(run(3, 1, 5))
+    on_disk.store.compact(1, 1, 0)
     check(on_disk.log(), of(run(1, 2, 5)), 1, 0)
 
 

@@ -16,6 +16,7 @@ from drakkar.handlers import (
     MessageType,
     Raft,
     RaftConfig,
+    Snapshot,
     State,
 )
 from drakkar.handlers.testing import Cluster, drain
@@ -240,6 +241,14 @@ def append(sender, term, previous=(0, 0), terms=(), commit=0, **fields):
         entries=new,
         commit=commit,
         **fields,
+    )
+
+
+def install(sender, term, last=(1, 1), members=(1, 2, 3), **fields):
+    """A leader's snapshot up to `last`, an (index, term)."""
+    membership = members if isinstance(members, Membership) else Membership(members)
+    return Message(
+        MessageType.INSTALL_SNAPSHOT, sender=sender, term=term, snapshot=Snapshot(*last, membership), **fields
     )
 
 

@@ -363,6 +363,25 @@ class TestWhatIsDurable:
         log.saved(1)
         assert log.stable == 1
 
+    def test_behind_a_snapshot_nothing_is_durable_though_the_log_before_it_was_longer(self):
+        """L7: entry 3 of the leader's log stands where an entry 3 of ours was durable."""
+        log = log_of(1, 1, 1)
+        log.restore(Snapshot(2, 2))
+        log.append(Run(3, 2, [b"x"]))
+        log.take_unsaved(1)
+        assert log.stable < 3
+        log.saved(1)
+        assert log.stable == 3
+
+    def test_an_entry_that_was_applied_ahead_of_the_disk_is_held_until_it_is_durable(self):
+        """`apply_unpersisted_limit`: peers may still need what the disk does not have yet."""
+        log = log_of(1, 1, stored=0, cache_bytes=0)
+        log.take_unsaved(1)
+        log.commit_to(2)
+        log.take_committed(UNLIMITED, 2)
+        log.applied_to(2)
+        assert log.entries(1, 3) == run_of(1, 1, 1)
+
 
 class TestWhatMayBeApplied:
     """D15: a snapshot at 3, entries 4 to 6, of which 4 is durable and 5 committed."""
@@ -413,16 +432,31 @@ class TestWhatMayBeApplied:
         ],
     )
     def test_a_bound_of_bytes_makes_pages(self, limit, pages):
-        """D16: `max_apply_bytes`; an entry of one byte counts 17."""
-        raft = replica(term=1, max_apply_bytes=limit, max_message_bytes=limit)
-        raft.step(append(2, 1, (0, 0), [1] * 4, commit=4))
+        """Sheet part 12, `max_apply_bytes`: at least one entry passes. An entry of one byte counts 17."""
+        log = log_of(1, 1, 1, 1, commit=4)
         seen = []
-        while raft.has_ready:
-            ready = raft.ready()
-            raft.persisted(ready)
-            if ready.committed:
-                seen.append([entry.index for entry in ready.committed])
+        while page := [entry.index for entry in Entries(log.take_committed(limit))]:
+            seen.append(page)
+            log.applied_to(page[-1])
         assert seen == pages
+
+    @pytest.mark.parametrize(
+        ("applied", "given"),
+        [pytest.param(0, [], id="none of it"), pytest.param(2, [5, 6], id="a page of it")],
+    )
+    def test_a_slow_state_machine_is_given_no_more_than_the_bound_at_a_time(self, applied, given):
+        """D16: what was handed out and not applied yet counts."""
+        log = log_of(*[1] * 8, commit=8)
+        pages = [[entry.index for entry in Entries(log.take_committed(40))] for _ in range(3)]
+        assert pages == [[1, 2], [3, 4], []]
+        log.applied_to(applied)
+        assert [entry.index for entry in Entries(log.take_committed(40))] == given
+
+    def test_a_replica_goes_on_where_messages_and_batches_are_bounded_to_one_entry(self):
+        """D16: both bounds 0."""
+        raft = replica(term=1, max_apply_bytes=0, max_message_bytes=0)
+        out = hear(raft, append(2, 1, (0, 0), [1] * 4, commit=4))
+        assert [entry.index for entry in out.committed] == [1, 2, 3, 4]
 
 
 class TestCompaction:
@@ -504,6 +538,8 @@ class LogModel(RuleBasedStateMachine):
         self.base, self.base_term, self.mine = 0, 0, []
         self.writes, self.number, self.drawn = deque(), 0, 0
         self.committed = self.applied = self.given = 0
+        self.pages = []
+        """Last index and size of what was given to be applied."""
 
     @property
     def last(self):
@@ -567,12 +603,16 @@ class LogModel(RuleBasedStateMachine):
 
     @rule(limit=st.integers(0, 60), ahead=st.integers(0, 2))
     def committed_entries_are_given(self, limit, ahead):
-        given = list(Entries(self.log.take_committed(limit, ahead)))
-        assert given == self.mine[self.given - self.base : self.given - self.base + len(given)]
-        assert (
-            given or self.log.pending_snapshot or self.given >= min(self.committed, self.log.stable + ahead)
+        waiting = sum(size for last, size in self.pages if last > self.applied)
+        room = not waiting or waiting < limit
+        there = self.log.pending_snapshot is None and self.given < min(
+            self.committed, self.log.stable + ahead
         )
-        self.given += len(given)
+        given = self.log.take_committed(limit, ahead)
+        assert Entries(given) == self.mine[self.given - self.base :][: len(Entries(given))]
+        assert bool(given) == (room and there)
+        self.given += len(Entries(given))
+        self.pages.append((self.given, sum(run.size for run in given)))
 
     @rule(part=st.floats(0, 1))
     def some_is_applied(self, part):
@@ -604,6 +644,7 @@ class LogModel(RuleBasedStateMachine):
         self.log.restore(Snapshot(index, term))
         self.base, self.base_term, self.mine = index, term, []
         self.committed = self.given = index
+        self.pages.clear()
 
     @rule()
     def the_process_crashes(self):
@@ -613,6 +654,7 @@ class LogModel(RuleBasedStateMachine):
         self.base_term = self.disk.term(self.base)
         self.committed = max(self.disk.hard_state.commit, self.base)
         self.applied = self.given = self.log.snapshot.index
+        self.pages.clear()
         assert self.log.stable == self.last
 
     @invariant()

@@ -14,6 +14,7 @@ from tests.handlers.support import (
     append,
     beat_answer,
     heartbeat,
+    install,
     of_type,
     pre_vote,
     pre_vote_request,
@@ -54,17 +55,10 @@ def one_of_each(**options):
     return [in_role(role, **options) for role in ROLES]
 
 
-def snapshot_message(sender, term):
-    raft = replica()
-    return Message(
-        M.INSTALL_SNAPSHOT, sender=sender, term=term, snapshot=Snapshot(1, 1, membership=raft.membership)
-    )
-
-
 LEADER_TYPES = [
     pytest.param(heartbeat, id="HEARTBEAT"),
     pytest.param(append, id="REPLICATE"),
-    pytest.param(snapshot_message, id="INSTALL_SNAPSHOT"),
+    pytest.param(install, id="INSTALL_SNAPSHOT"),
 ]
 
 # -- a newer term ---------------------------------------------------------------------------------------------------

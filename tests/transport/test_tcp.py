@@ -326,6 +326,14 @@ def test_a_frame_longer_than_the_limit_is_refused_to_its_sender() -> None:
         host.transport.send_frame("127.0.0.1:1", 100, bytes(70_000))
 
 
+@pytest.mark.parametrize("kind", [0, int(FrameKind.PONG), 256])
+def test_a_kind_of_frame_that_is_not_free_is_refused(kind: int) -> None:
+    with pytest.raises(ConfigError, match="from 16 to 255"):
+        Host(frames={kind: print})
+    with pytest.raises(ConfigError, match="from 16 to 255"):
+        Host().transport.send_frame("127.0.0.1:1", kind, b"")
+
+
 # ---- peers that come and go
 
 
@@ -417,7 +425,7 @@ async def test_a_peer_that_is_not_used_any_more_is_forgotten() -> None:
 
 
 @on_loop
-async def test_a_thousand_peers_that_nobody_answers_for_do_not_delay_one_that_answers() -> None:
+async def test_hundreds_of_peers_that_are_away_do_not_delay_one_that_answers() -> None:
     a, b = Host(), Host()
     async with running(a, b):
         for port in range(1, 300):
@@ -516,9 +524,13 @@ async def test_a_message_longer_than_the_queue_passes_when_nothing_else_waits() 
 async def test_a_peer_that_never_reads_is_given_up_after_the_send_timeout() -> None:
     a = Host(options=Options(send_timeout=0.05, keepalive=60))
     async with listening(welcome_and_say_nothing) as stuck, running(a):
-        await until(lambda: a.send(stuck, bulk(1 << 20)) or a.counters.lost)
+        await until(lambda: a.counters.lost or a.send(stuck, bulk(1 << 20)))
         await until(lambda: a.counters.lost)
-        assert "took nothing" in a.transport.peers()[stuck].error
+        status = a.transport.peers()[stuck]
+        assert "took nothing" in status.error
+        # What is stale by now is not sent when it comes back.
+        assert (status.queued_messages, status.queued_bytes) == (0, 0)
+        assert a.counters.dropped > 0
 
 
 @on_loop

@@ -1,0 +1,1 @@
+"""How many durable commits a second, and how soon: see `commits`."""

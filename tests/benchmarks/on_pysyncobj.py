@@ -1,0 +1,100 @@
+"""PySyncObj as the target of a load: the established Raft library in Python, tuned as well as it can be.
+
+What it promises differs from what Drakkar promises, and so the table says which journal was measured:
+
+- As it ships, its journal is a file mapped into memory, and nothing makes the system write it to the disk: it outlives
+  the process and not the machine. 0.3 has no option for that.
+- So a second variant flushes the journal (msync) before anything leaves the host, by a transport of the benchmark's
+  own. Then what a host acknowledges, and what a leader counts, is durable, as in Drakkar; all that came in one turn of
+  its loop shares a flush.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
+from pysyncobj.transport import TCPTransport
+
+from tests.benchmarks.load import Done
+
+
+class _FlushingTransport(TCPTransport):
+    """Sends nothing before the journal is on disk."""
+
+    def send(self, node: Any, message: Any) -> Any:
+        self._syncObj.flush_journal()
+        return super().send(node, message)
+
+
+class _CountingObject(SyncObj):
+    """Counts its commands."""
+
+    def __init__(self, address: str, partners: list[str], conf: SyncObjConf, transport: type) -> None:
+        self._flushed = 0
+        self._count = 0
+        super().__init__(address, partners, conf, transportClass=transport)
+
+    @replicated
+    def apply(self, command: bytes) -> int:
+        """Count one."""
+        self._count += 1
+        return self._count
+
+    def flush_journal(self) -> None:
+        """Make what was added to the journal durable."""
+        journal = self._SyncObj__raftLog
+        end = journal._FileJournal__currentOffset
+        if end != self._flushed:
+            journal.flush()
+            self._flushed = end
+
+
+class PySyncObjTarget:
+    """One host of three. `flush` chooses the variant; the rest are options of `SyncObjConf`."""
+
+    def __init__(
+        self,
+        replica_id: int,
+        members: Mapping[int, str],
+        data_dir: str,
+        flush: bool = False,
+        **options: Any,
+    ) -> None:
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        conf = SyncObjConf(
+            journalFile=str(Path(data_dir) / "journal"),
+            # Neither system takes snapshots here.
+            logCompactionMinEntries=1 << 30,
+            logCompactionMinTime=1 << 30,
+            **options,
+        )
+        partners = [address for replica, address in members.items() if replica != replica_id]
+        transport = _FlushingTransport if flush else TCPTransport
+        self._object = _CountingObject(members[replica_id], partners, conf, transport)
+
+    def leads(self) -> bool:
+        """Tell whether this host leads."""
+        return bool(self._object._isLeader() and self._object.isReady())
+
+    def propose(self, commands: Sequence[bytes], done: Done) -> None:
+        """Propose a command."""
+        (command,) = commands
+
+        def answered(_result: Any, error: int) -> None:
+            failed = error != FAIL_REASON.SUCCESS
+            done(RuntimeError(f"FAIL_REASON {error}") if failed else None)
+
+        self._object.apply(command, callback=answered)
+
+    def propose_and_wait(self, command: bytes) -> None:
+        """Propose a command, and block until it is applied."""
+        self._object.apply(command, sync=True, timeout=10)
+
+    def counters(self) -> dict[str, Any]:
+        """Tell what may explain the figures."""
+        return {}
+
+    def stop(self) -> None:
+        """Stop the host."""
+        self._object.destroy_synchronous()

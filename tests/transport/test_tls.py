@@ -1,0 +1,288 @@
+"""Mutual TLS: who has no certificate of the authority is not talked to."""
+
+import logging
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.messages import Entry, Message, MessageType
+from drakkar.transport.tcp import Options, TcpTransport, parse_address
+from drakkar.transport.tls import TlsConfig
+from drakkar.transport.wire import FrameKind, Hello, encode_frame, encode_hello
+
+
+class Files:
+    """The files of one authority, and of hosts that it vouches for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        self.folder = folder
+        self.ca = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(self.ca)
+
+    def config(self, name: str = "127.0.0.1", **changed: object) -> TlsConfig:
+        issued = self.authority.issue_cert(name)
+        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return TlsConfig(**{"ca": self.ca, "cert": cert, "key": key} | changed)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("theirs"))
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged as a warning."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+QUICK = Options(backoff_first=0.01, backoff_last=0.02)
+MESSAGE = Message(MessageType.REPLICATE, sender=1, entries=(Entry(1, 1, payload=bytes(1 << 20)),))
+
+
+class Host:
+    def __init__(self, tls: TlsConfig | None, options: Options = QUICK) -> None:
+        self.received: list[Message] = []
+        self.lost: list[str] = []
+        self.transport = TcpTransport(
+            "127.0.0.1:0",
+            deliver=self.received.extend,
+            unreachable=self.lost.append,
+            tls=tls,
+            options=options,
+        )
+
+
+async def exchange(a: Host, b: Host) -> None:
+    """Let a send to b until it is there, or a is told that it cannot."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for host in (a, b):
+                await nursery.start(host.transport.serve)
+            a.transport.send(b.transport.address, [MESSAGE])
+            while not (b.received or (a.lost and b.transport.counters.refused)):  # noqa: ASYNC110  # nobody tells
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+
+def test_hosts_of_one_authority_exchange_messages(ours: Files) -> None:
+    a, b = Host(ours.config()), Host(ours.config())
+    trio.run(exchange, a, b)
+    assert b.received == [MESSAGE]
+    assert a.lost == []
+
+
+def test_what_travels_is_encrypted(ours: Files) -> None:
+    """Somebody who is between the two sees neither the deployment nor a payload."""
+    seen = bytearray()
+
+    async def relay(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                seen.extend(data)
+                await sink.send_all(data)
+
+    async def scenario() -> None:
+        a, b = Host(ours.config()), Host(ours.config())
+        secret = Message(MessageType.HEARTBEAT, sender=1, payload="very secret")
+
+        async def between(guest: trio.SocketStream) -> None:
+            host, port = parse_address(b.transport._listen_address)
+            async with await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
+                both.start_soon(relay, guest, owner)
+                both.start_soon(relay, owner, guest)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                where = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+                (probe,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                behind = f"127.0.0.1:{probe.socket.getsockname()[1]}"
+                await probe.aclose()
+                b.transport = TcpTransport(
+                    where,
+                    listen_address=behind,
+                    deliver=b.received.extend,
+                    unreachable=print,
+                    tls=ours.config(),
+                )
+                nursery.start_soon(trio.serve_listeners, between, [listener])
+                for host in (a, b):
+                    await nursery.start(host.transport.serve)
+                a.transport.send(where, [secret])
+                while not b.received:  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+    assert len(seen) > 1000
+    assert b"secret" not in seen
+    assert b"default" not in seen
+
+
+def test_a_host_of_another_authority_is_not_talked_to_and_both_sides_say_why(
+    ours: Files, theirs: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Host(ours.config()), Host(theirs.config())
+    trio.run(exchange, a, b)
+    assert b.received == []
+    assert a.transport.counters.refused == 1
+    mine, its = sorted(said(caplog))
+    assert "cannot reach" in mine
+    assert "self-signed certificate" in mine
+    assert "may not trust the certificate" in its
+
+
+def test_a_host_of_another_authority_is_not_let_in_and_both_sides_say_why(
+    ours: Files, theirs: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although it trusts ours."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours.ca.read_bytes() + theirs.ca.read_bytes())
+    a, b = Host(theirs.config(ca=both)), Host(ours.config())
+    trio.run(exchange, a, b)
+    assert b.received == []
+    assert b.transport.counters.accepted == 0
+    mine, its = sorted(said(caplog))
+    assert "cannot reach" in mine
+    assert "may not trust the certificate of this host" in mine
+    assert "self-signed certificate" in its
+
+
+def test_who_shows_no_certificate_is_refused(ours: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Even one that trusts our authority."""
+
+    async def scenario() -> None:
+        b = Host(ours.config())
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                address = await nursery.start(b.transport.serve)
+                host, port = parse_address(address)
+                nameless = ssl.create_default_context(cafile=str(ours.ca))
+                async with await trio.open_tcp_stream(host, port) as stream:
+                    secure = trio.SSLStream(stream, nameless, server_hostname=host)
+                    await secure.send_all(encode_hello(Hello((1, 0), "default", "10.0.0.9:1", address)))
+                    with pytest.raises(trio.BrokenResourceError):
+                        await secure.receive_some()
+                while not b.transport.counters.refused:  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.001)
+                assert b.transport.counters.accepted == 0
+                nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+    assert any("PEER_DID_NOT_RETURN_A_CERTIFICATE" in text for text in said(caplog))
+
+
+def test_who_speaks_no_tls_is_refused(ours: Files) -> None:
+    a, b = Host(None), Host(ours.config())
+    trio.run(exchange, a, b)
+    assert b.received == []
+    assert b.transport.counters.refused + b.transport.counters.malformed >= 1
+
+
+def test_who_is_dialed_must_have_a_certificate_for_the_name(
+    ours: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Host(ours.config()), Host(ours.config("db-2.example"))
+    trio.run(exchange, a, b)
+    assert b.received == []
+    assert any("IP address mismatch" in text for text in said(caplog))
+
+
+def test_the_name_is_not_checked_where_that_is_asked_for(ours: Files) -> None:
+    a, b = Host(ours.config(check_hostname=False)), Host(ours.config("db-2.example"))
+    trio.run(exchange, a, b)
+    assert b.received == [MESSAGE]
+
+
+def test_a_tls_host_answers_pings_and_notices_silence(ours: Files) -> None:
+    quick = Options(keepalive=0.02, answer_timeout=0.5)
+
+    async def scenario() -> None:
+        a, b = Host(ours.config(), quick), Host(ours.config(), quick)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for host in (a, b):
+                    await nursery.start(host.transport.serve)
+                a.transport.send(b.transport.address, [MESSAGE])
+                while True:
+                    await trio.sleep(0.001)
+                    status = a.transport.peers()[b.transport.address]
+                    if status.rtt is not None and a.transport.counters.received_bytes > 500:
+                        break
+                assert a.transport.counters.lost == 0
+                nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+
+
+# ---- files
+
+
+def test_a_missing_file_is_named(ours: Files) -> None:
+    good = ours.config()
+    for option in ("ca", "cert", "key"):
+        config = ours.config(**{option: ours.folder / "nowhere.pem"})
+        for make in (config.server_context, config.client_context):
+            with pytest.raises(ConfigError) as caught:
+                make()
+            assert caught.value.option == f"tls.{option}"
+            assert "nowhere.pem" in str(caught.value)
+            assert "No such file" in str(caught.value)
+    assert good.server_context().verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_file_of_the_wrong_kind_is_named(ours: Files, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.pem"
+    junk.write_text("this is no certificate")
+    for option in ("ca", "cert", "key"):
+        with pytest.raises(ConfigError) as caught:
+            ours.config(**{option: junk}).server_context()
+        assert caught.value.option == f"tls.{option}"
+        assert "junk.pem" in str(caught.value)
+
+
+def test_a_key_of_another_certificate_is_named(ours: Files, theirs: Files) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ours.config(key=theirs.config().key).client_context()
+    assert caught.value.option == "tls.key"
+    assert "KEY_VALUES_MISMATCH" in str(caught.value)
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_the_password(
+    ours: Files, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    plain = serialization.load_pem_private_key(Path(ours.config().key).read_bytes(), password=None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ConfigError, match="not encrypted"):
+        ours.config(key=locked).client_context()
+
+
+def test_a_transport_with_bad_files_is_not_made(ours: Files, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tls\.ca"):
+        Host(ours.config(ca=tmp_path / "nowhere.pem"))
+
+
+def test_a_frame_is_no_client_hello() -> None:
+    """What `test_who_speaks_no_tls_is_refused` relies on: neither protocol is taken for the other."""
+    assert encode_frame(FrameKind.PING)[:1] != b"\x16"

@@ -10,6 +10,7 @@ from typing import Any, Final
 from zlib import crc32
 
 import cbor2
+from drakkar.handlers import cbor
 from drakkar.handlers.errors import ConfigError, CorruptData
 from drakkar.handlers.messages import HardState, Membership, Snapshot
 
@@ -161,9 +162,9 @@ def _membership_of(columns: list[Any]) -> Membership:
 
 def _columns(content: bytes, what: str, *types: type) -> list[Any]:
     try:
-        columns = cbor2.loads(content)
-    except (cbor2.CBORDecodeError, ValueError, OverflowError) as error:
-        raise CorruptData(f"a {what} of {len(content)} bytes is no CBOR: {error}") from error
+        columns = cbor.loads(content, max_depth=8)
+    except ValueError as error:
+        raise CorruptData(f"a {what} cannot be decoded: {error}") from error
     return _checked(columns, what, types)
 
 

@@ -460,13 +460,15 @@ class LogStore:
         self._wait(_bounded_key(shard, replica), Draft.remove, timeout)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Make all that waits durable, and close the files. Closing again does nothing.
+        """Take no more, make all that waits durable, and close the files. Closing again does nothing.
 
         Raises `OutcomeUnknown` when it takes longer than `timeout` seconds: the disk hangs, and what waits may or
         may not become durable yet.
         """
         self._refuse_worker()
         if self._writer is not None:
+            with self._lock:
+                self._closed = True
             self._writer.stop(block=False)
         elif self._claim(timeout):
             self._finish()

@@ -14,14 +14,22 @@ __all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
 NO_DEADLINE: Final = float("inf")
 
 
-class Proposal(NamedTuple):
+class Proposal:
     """Commands that a client waits for together; `single` futures get the one result, others the list."""
 
-    commands: Sequence[bytes]
-    future: ActorFuture[Any]
-    deadline: float
-    single: bool
-    kinds: bytes = b""
+    # Not a NamedTuple: every command makes one, and a tuple with names takes twice as long to make.
+    __slots__ = ("commands", "deadline", "future", "kinds", "single")
+
+    def __init__(
+        self,
+        commands: Sequence[bytes],
+        future: ActorFuture[Any],
+        deadline: float,
+        single: bool,
+        kinds: bytes = b"",
+    ) -> None:
+        self.commands, self.future, self.deadline = commands, future, deadline
+        self.single, self.kinds = single, kinds
 
 
 class ProposalQueue:
@@ -40,27 +48,30 @@ class ProposalQueue:
     def put(self, proposal: Proposal) -> None:
         """Add a proposal, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
         commands = proposal.commands
-        count, size = len(commands), sum(map(len, commands))
+        count = len(commands)
+        size = len(commands[0]) if count == 1 else sum(map(len, commands))
         with self._lock:
+            waiting = self._waiting
+            count += self._commands
+            size += self._bytes
             refusal = self._closed
-            if refusal is None and self._waiting and self._is_full(count, size):
-                self.refused += 1
-                refusal = SystemBusy(
-                    f"{self._commands} commands of {self._bytes} bytes wait for this replica, and its bounds are "
-                    f"{self._max_commands} and {self._max_bytes}: wait a little and propose again"
-                )
+            if refusal is None and waiting and (count > self._max_commands or size > self._max_bytes):
+                refusal = self._busy()
             if refusal is None:
-                self._waiting.append(proposal)
-                self._commands += count
-                self._bytes += size
-                first = len(self._waiting) == 1
+                waiting.append(proposal)
+                self._commands, self._bytes = count, size
+                first = len(waiting) == 1
         if refusal is not None:
             proposal.future.try_fail(refusal)
         elif first:
             self._wake()
 
-    def _is_full(self, count: int, size: int) -> bool:
-        return self._commands + count > self._max_commands or self._bytes + size > self._max_bytes
+    def _busy(self) -> SystemBusy:
+        self.refused += 1
+        return SystemBusy(
+            f"{self._commands} commands of {self._bytes} bytes wait for this replica, and its bounds are "
+            f"{self._max_commands} and {self._max_bytes}: wait a little and propose again"
+        )
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -330,6 +330,7 @@ class TrioActor(pykka.Actor):
             _reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
             # The error's traceback holds this frame, which must not hold the error's future in turn: else nobody could
             # tell that it was thrown away.
+            del reply_to
         except BaseException as error:
             _reply_error(reply_to, self._crashed(error, "while it handled the message"))
             del reply_to

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -38,6 +38,7 @@ from examples.kv import between
 
 HOSTS: Final = (1, 2, 3)
 ROOT: Final = Path(__file__).resolve().parents[1]
+ALSO_CTRL_C: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -59,6 +60,7 @@ class Host:
     process: subprocess.Popen[str] | None = None
     killed: bool = False
     _ready: threading.Event = field(default_factory=threading.Event)
+    _listener: threading.Thread | None = None
 
     @property
     def log(self) -> Path:
@@ -84,22 +86,30 @@ class Host:
                 stderr=log,
                 text=True,
             )
-        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+        assert self.process.stdout is not None
+        self._listener = threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True)
+        self._listener.start()
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("ready:"):
-                self._ready.set()
+    def _listen(self, said: IO[str]) -> None:
+        with said:
+            for line in said:
+                if line.startswith("ready:"):
+                    self._ready.set()
         # At the end of its output nobody needs to wait any longer.
         self._ready.set()
 
+    @property
+    def ready(self) -> bool:
+        """It said that it takes clients. Raises `DemoError` where it ended instead."""
+        if self._ready.is_set() and not self.running:
+            raise DemoError(f"host {self.replica} ended: {self.last_words()}")
+        return self._ready.is_set()
+
     def wait_until_ready(self, seconds: float = 20.0) -> None:
-        """Wait for the line that says that it takes clients. Raises `DemoError` if it does not come."""
-        in_time = self._ready.wait(seconds)
-        if not in_time or not self.running:
-            trouble = "ended" if in_time else f"is not ready after {seconds:.0f} s"
-            raise DemoError(f"host {self.replica} {trouble}: {self.last_words()}")
+        """Wait until it is ready. Raises `DemoError` if that takes longer."""
+        self._ready.wait(seconds)
+        if not self.ready:
+            raise DemoError(f"host {self.replica} is not ready after {seconds:.0f} s: {self.last_words()}")
 
     def last_words(self) -> str:
         """Read the end of the log."""
@@ -118,20 +128,24 @@ class Host:
 
     def kill(self) -> None:
         """End the process at once, as a power failure does."""
-        assert self.process is not None
         self.killed = True
-        self.process.kill()
-        self.process.wait()
+        self._end(0)
 
-    def stop(self, seconds: float = 5.0) -> None:
+    def stop(self) -> None:
         """Ask the process to end, and see that it does."""
-        if self.process is None:
-            return
-        self.process.terminate()
+        if self.process is not None:
+            self.process.terminate()
+            self._end(5)
+
+    def _end(self, seconds: float) -> None:
+        assert self.process is not None
+        assert self._listener is not None
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.process.kill()
+            self.process.wait()
+        self._listener.join()
 
     def client(self, timeout: float) -> "redis.Redis":
         """Make a client that reports trouble instead of trying again by itself."""
@@ -175,13 +189,20 @@ class Cluster:
 
     def stop(self) -> None:
         """End all processes, whatever else is pressed meanwhile."""
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(each, signal.SIG_IGN)
-        for host in self.hosts.values():
-            if host.process is not None:
-                host.process.terminate()
-        for host in self.hosts.values():
-            host.stop()
+        with undisturbed(), ThreadPoolExecutor(len(self.hosts)) as pool:
+            for ending in [pool.submit(host.stop) for host in self.hosts.values()]:
+                ending.result()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal end what must be finished."""
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, *ALSO_CTRL_C)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def free_ports(count: int) -> list[int]:
@@ -567,13 +588,12 @@ def bring_back(stage: Stage, replica: int) -> None:
     goal = max(seen.commit for n in HOSTS if (seen := stage.watch.sight(n)))
     host.start()
     stage.screen.say(f"host {replica} is started again, from {host.data_dir.name}")
-    host.wait_until_ready()
 
     def caught_up() -> bool:
         seen = stage.watch.sight(replica)
-        return seen is not None and seen.applied >= goal
+        return host.ready and seen is not None and seen.applied >= goal
 
-    if not stage.screen.show(f"host {replica} catches up", 20, caught_up):
+    if not stage.screen.show(f"host {replica} catches up", 25, caught_up):
         raise DemoError(f"host {replica} has not applied entry {goal} after 20 s: {host.last_words()}")
     stage.screen.say(
         f"host {replica} has caught up, {time.monotonic() - began:.1f} s after its start", "bold green"
@@ -706,7 +726,12 @@ def ports(base: int | None) -> list[int]:
 def directory(options: argparse.Namespace) -> Iterator[Path]:
     """Provide where data and logs go."""
     if options.data_dir is not None:
-        options.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            options.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DemoError(
+                f"--data-dir {options.data_dir}: {error.strerror}: name another directory"
+            ) from error
         yield options.data_dir.resolve()
         return
     made = Path(tempfile.mkdtemp(prefix="drakkar-kv-"))
@@ -736,7 +761,7 @@ def play(options: argparse.Namespace) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo. Returns 0 only if it went well: every acknowledged write is on every host."""
     options = parse(arguments)
-    for each in (signal.SIGTERM, signal.SIGHUP):
+    for each in ALSO_CTRL_C:
         signal.signal(each, signal.default_int_handler)
     try:
         return 0 if play(options) else 1

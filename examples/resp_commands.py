@@ -94,13 +94,15 @@ class RefusedError(Exception):
 
 
 def _check_sizes(limits: Limits, *arguments: bytes) -> None:
-    for argument in arguments:
-        if len(argument) > limits.max_value:
-            raise RefusedError(
-                f"ERR a key or value of {len(argument)} bytes is over the limit of {limits.max_value}: "
-                "send a smaller one, or start all hosts with a larger --max-value"
-            )
-    if (total := sum(map(len, arguments))) > limits.max_command:
+    # Mostly all of them together are within the bound of one.
+    if (total := sum(map(len, arguments))) <= limits.max_value:
+        return
+    if (longest := max(map(len, arguments))) > limits.max_value:
+        raise RefusedError(
+            f"ERR a key or value of {longest} bytes is over the limit of {limits.max_value}: "
+            "send a smaller one, or start all hosts with a larger --max-value"
+        )
+    if total > limits.max_command:
         raise RefusedError(
             f"ERR {total} bytes of keys and values are over the limit of {limits.max_command} for one command: "
             "split it into several"
@@ -113,6 +115,8 @@ _SET_OPTIONS: Final = frozenset({b"NX", b"XX", b"GET"})
 
 def _set(limits: Limits, key: bytes, value: bytes, *options: bytes) -> list[Any]:
     _check_sizes(limits, key, value)
+    if not options:
+        return ["SET", key, value]
     chosen = {option.upper() for option in options}
     if expiry := chosen & _EXPIRY:
         raise RefusedError(

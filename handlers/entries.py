@@ -6,12 +6,12 @@ or count up along a run, so that only the payloads are a list. The bytes of an e
 stores and sends, and what the followers store again.
 """
 
-import io
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn, Self, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Self, overload
 
 import cbor2
+from drakkar.handlers import cbor
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Entry, EntryKind
 
@@ -131,40 +131,15 @@ class Run:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The run of these bytes. Raises `CorruptData` where they are none."""
-        source = io.BytesIO(data)
         try:
-            columns = cbor2.CBORDecoder(
-                source, semantic_decoders=_NO_TAGS, max_depth=3, allow_indefinite=False
-            ).decode()
-        except (cbor2.CBORDecodeError, ValueError, OverflowError) as error:
-            raise CorruptData(f"a run of {len(data)} bytes is no CBOR: {error}") from error
-        if source.tell() != len(data):
-            raise CorruptData(f"{len(data) - source.tell()} bytes follow a run")
+            columns = cbor.loads(data, max_depth=3)
+        except ValueError as error:
+            raise CorruptData(f"a run cannot be decoded: {error}") from error
         _check_columns(columns)
         first, term, kinds, origin, key, payloads = columns
         run = cls(first, term, payloads, kinds, origin, key)
         run._encoded = data
         return run
-
-
-class _EveryTag(Mapping[int, Callable[..., Any]]):
-    """Has a decoder for every tag, which refuses it: cbor2 decodes big numbers and references by itself otherwise."""
-
-    def __getitem__(self, tag: int) -> Callable[..., Any]:
-        return _refuse_tag
-
-    def __len__(self) -> int:
-        return 0
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
-
-
-def _refuse_tag(*_: Any) -> NoReturn:
-    raise ValueError("tags are not allowed")
-
-
-_NO_TAGS: Final = _EveryTag()
 
 
 def _check_columns(columns: Any) -> None:

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import cbor2
-from drakkar.handlers import reads, replication
+from drakkar.handlers import cbor, reads, replication
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import CorruptData, MembershipRejected
@@ -95,9 +95,7 @@ class ConfigChange:
     def decode(cls, payload: bytes) -> "ConfigChange":
         """The change of a payload. Raises `CorruptData` where it is none."""
         try:
-            transition, change_id, initialize, changes = cbor2.loads(
-                payload, max_depth=4, allow_indefinite=False
-            )
+            transition, change_id, initialize, changes = cbor.loads(payload, max_depth=4)
             return cls(
                 tuple(
                     Change(ChangeType(kind), _id(replica), str(address)) for kind, replica, address in changes
@@ -106,7 +104,7 @@ class ConfigChange:
                 _id(change_id),
                 bool(initialize),
             )
-        except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise CorruptData(f"{len(payload)} bytes are no membership change: {error}") from error
 
 

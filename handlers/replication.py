@@ -61,8 +61,8 @@ def log_proposal(raft: "Raft", ask: Message) -> None:
     if refusal is not None:
         _drop(raft, ask, refusal)
         return
-    runs = [_checked(raft, ask, run) if _CHANGE in run.kinds else run for run in entries.runs]
-    raft.uncommitted_bytes += entries.payload_bytes
+    runs = _without_surplus_changes(raft, ask, entries)
+    raft.uncommitted_bytes += sum(run.payload_bytes for run in runs)
     raft.append_entries(runs)
     broadcast(raft)
 
@@ -77,15 +77,24 @@ def _reason_to_refuse(raft: "Raft", entries: Entries) -> Refusal | None:
     return None
 
 
-def _checked(raft: "Raft", ask: Message, run: Run) -> Run:
+def _without_surplus_changes(raft: "Raft", ask: Message, entries: Entries) -> list[Run]:
     """Thesis §4.1: one membership change at a time. One too many becomes an empty entry, and is reported."""
+    runs, first = [], raft.log.last_index + 1
+    for run in entries.runs:
+        runs.append(_checked(raft, ask, run, first) if _CHANGE in run.kinds else run)
+        first += len(run)
+    return runs
+
+
+def _checked(raft: "Raft", ask: Message, run: Run, first: int) -> Run:
+    """The run as it may be logged from index `first` on."""
     kinds, payloads = bytearray(run.kinds), list(run.payloads)
     for at, kind in enumerate(run.kinds):
         if kind != EntryKind.CONFIG_CHANGE:
             continue
         refusal = membership.reason_to_refuse(raft, payloads[at])
         if refusal is None:
-            raft.pending_change_index = raft.log.last_index + 1 + at
+            raft.pending_change_index = first + at
             continue
         key = run.key + at if run.origin else 0
         lost = Run(0, 0, [payloads[at]], _CHANGE, run.origin, key)
@@ -149,15 +158,21 @@ def send_now(raft: "Raft", replica: int, *, even_empty: bool = True) -> bool:
     peer = raft.progress.get(replica)
     if peer is None or raft.state is not State.LEADER or peer.paused:
         return False
-    previous = peer.next - 1
-    previous_term = raft.log.term(previous)
-    if previous < raft.log.first_index - 1 or (previous and not previous_term):
+    previous_term = _term_before(raft, peer)
+    if previous_term is None:
         return snapshot.send(raft, replica, peer)
     entries = raft.log.entries(peer.next, raft.log.last_index + 1, raft.config.max_message_bytes)
     if not entries and not even_empty:
         return False
     _send_append(raft, replica, peer, previous_term, entries)
     return True
+
+
+def _term_before(raft: "Raft", peer: Progress) -> int | None:
+    """The term of the entry before the first that the peer needs; None where it is compacted away."""
+    previous = peer.next - 1
+    term = raft.log.term(previous)
+    return None if previous < raft.log.first_index - 1 or (previous and not term) else term
 
 
 def _send_append(raft: "Raft", replica: int, peer: Progress, previous_term: int, entries: Entries) -> None:
@@ -383,11 +398,20 @@ def count_beat(raft: "Raft", answer: Message) -> None:
     peer.learned_commit(answer.commit)
     reads.note_lease(raft, answer)
     if peer.state is ProgressState.REPLICATE and peer.inflight.full:
-        _send_append(raft, answer.sender, peer, raft.log.term(peer.next - 1), Entries())
+        _send_empty(raft, answer.sender, peer)
     elif peer.match < raft.log.last_index or peer.state is ProgressState.PROBE:
         send(raft, answer.sender)
     if answer.hint or answer.hint_high:
         reads.count_confirmation(raft, answer)
+
+
+def _send_empty(raft: "Raft", replica: int, peer: Progress) -> None:
+    """Its answer shows what was lost. Without the term before it, it would show nothing."""
+    previous_term = _term_before(raft, peer)
+    if previous_term is None:
+        snapshot.send(raft, replica, peer)
+    else:
+        _send_append(raft, replica, peer, previous_term, Entries())
 
 
 def lose_peer(raft: "Raft", report: Message) -> None:

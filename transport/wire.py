@@ -18,15 +18,15 @@ it, never encoded again. All else is the control part, and it is small. That is 
 a few hundred kilobytes of CBOR made for the purpose can keep a decoder busy for seconds.
 """
 
-import io
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import cbor2
+from drakkar.handlers import cbor
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import CorruptData, TransportError
 from drakkar.handlers.messages import Membership, Message, MessageType, Snapshot
@@ -113,56 +113,12 @@ class FrameError(TransportError):
 # ---- CBOR in a strict profile
 
 
-class _EveryTag(Mapping[int, Callable[..., Any]]):
-    """Has a decoder for every tag, and it refuses.
-
-    cbor2 asks its `tag_hook` only about tags that it does not know; dates, big numbers, regular expressions, shared
-    and string references it decodes by itself, unless there is a decoder for them here.
-    """
-
-    def __getitem__(self, tag: int) -> Callable[..., Any]:
-        return _refuse_tag
-
-    def __len__(self) -> int:
-        return 0
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
-
-
-def _refuse_tag(*_: Any) -> NoReturn:
-    raise ValueError("tags are not allowed")
-
-
-_NO_TAGS: Final = _EveryTag()
-
-
 def loads_strict(data: bytes | memoryview, max_depth: int, *, plain_keys: bool = True) -> Any:
-    """Decode one value that is all of `data`, in the profile in which hosts talk.
-
-    No tags (so no dates, no big numbers, no references), nothing of indefinite length, no duplicate keys, at most
-    `max_depth` lists in each other, no byte left over. With `plain_keys` the keys of maps are strings; without, they
-    are whatever is hashable, so the caller checks them, and limits the length of `data` first: hashes of numbers can
-    be made to collide.
-
-    Raises `FrameError` where `data` is anything else.
-    """
-    source = io.BytesIO(data)
+    """`cbor.loads`, of what came from a peer. Raises `FrameError`."""
     try:
-        value = cbor2.CBORDecoder(
-            source,
-            semantic_decoders=_NO_TAGS,
-            max_depth=max_depth,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=plain_keys,
-        ).decode()
-    except (cbor2.CBORDecodeError, ValueError, OverflowError, TypeError) as error:
-        because = error.__cause__ or error
-        raise FrameError(f"{len(data)} bytes are no CBOR that hosts speak: {because}") from error
-    if source.tell() != len(data):
-        raise FrameError(f"{len(data) - source.tell()} bytes follow the CBOR value")
-    return value
+        return cbor.loads(data, max_depth, plain_keys=plain_keys)
+    except ValueError as error:
+        raise FrameError(str(error)) from error
 
 
 _SCALARS: Final = frozenset({type(None), bool, float, str, bytes})

@@ -159,7 +159,7 @@ def test_a_directory_of_another_format_is_refused_untouched(tmp_path: Path) -> N
 def test_an_identity_that_cannot_be_read_is_refused_untouched(tmp_path: Path, content: str) -> None:
     (tmp_path / "IDENTITY").write_bytes(content.encode("latin-1"))
     before = picture(tmp_path)
-    with pytest.raises((CorruptData, ConfigError), match="IDENTITY|format"):
+    with pytest.raises((CorruptData, ConfigError), match=r"IDENTITY|format"):
         take(tmp_path)
     assert picture(tmp_path) == before
 

@@ -1011,9 +1011,13 @@ def test_the_map_grows_as_often_as_it_must_while_others_read(tmp_path: Path) -> 
     host.store.close()
 
 
-def stored_keys(directory: Path) -> list[int]:
+def stored_keys(directory: Path, table: bytes = b"log") -> list[bytes]:
     with lmdb.open(str(directory), max_dbs=2) as env, env.begin() as txn:
-        return [int.from_bytes(key[16:]) for key, _ in txn.cursor(env.open_db(b"log", txn))]
+        return [key for key, _ in txn.cursor(env.open_db(table, txn))]
+
+
+def stored_indexes(directory: Path) -> list[int]:
+    return [int.from_bytes(key[16:]) for key in stored_keys(directory)]
 
 
 def test_compacted_entries_are_deleted_little_by_little(
@@ -1030,32 +1034,24 @@ def test_compacted_entries_are_deleted_little_by_little(
         on_disk.store.open(1, 1)
     assert on_disk.store.status.commits - before >= 10
     on_disk.store.close()
-    assert stored_keys(tmp_path / "log") == list(range(96, 102))
+    assert stored_indexes(tmp_path / "log") == list(range(96, 102))
 
 
 @pytest.mark.parametrize("leave", ["compact", "remove"])
 def test_what_a_stop_left_undeleted_is_deleted_in_the_next_life(
     on_disk: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: str
 ) -> None:
+    on_disk.begin()
+    on_disk.begin(2, 1)
+    on_disk.save(*(run(index, 1) for index in range(1, 101)))
     with monkeypatch.context() as patch:
-        patch.setattr(log_lmdb.LmdbDisk, "_trim", lambda _self, _txn, trims: dict(trims))
-        on_disk.begin()
-        on_disk.begin(2, 1)
-        on_disk.save(*(run(index, 1) for index in range(1, 101)))
-        waiter = Waiter()
-
-        def close_the_queue(_error: BaseException | None) -> None:
-            on_disk.store._closed = True
-            waiter(None)
-
+        patch.setattr(log_lmdb.LmdbDisk, "_trim_one", lambda *_arguments: 0)
         if leave == "compact":
             on_disk.store.compact(1, 1, 95)
         else:
-            on_disk.store._enqueue(log_store_work("remove", lambda _error: None))
-        on_disk.store._enqueue(log_store_work("nothing", close_the_queue), bounded=False)
-        waiter.wait()
+            on_disk.store.remove(1, 1)
         on_disk.store.close()
-    assert stored_keys(tmp_path / "log") == list(range(1, 101))
+    assert stored_indexes(tmp_path / "log") == list(range(1, 101))
     on_disk.restart()
     if leave == "compact":
         check(on_disk.log(), of(run(96, 5)), 96, 1)
@@ -1063,37 +1059,26 @@ def test_what_a_stop_left_undeleted_is_deleted_in_the_next_life(
         assert on_disk.store.open(1, 1) is None
         assert on_disk.store.replicas() == [(2, 1)]
     on_disk.store.close()
-    assert stored_keys(tmp_path / "log") == (list(range(96, 101)) if leave == "compact" else [])
+    assert stored_indexes(tmp_path / "log") == (list(range(96, 101)) if leave == "compact" else [])
+    if leave == "remove":
+        assert not [key for key in stored_keys(tmp_path / "log", b"meta") if key.startswith(key_of())]
 
 
-def log_store_work(what: str, done: Callable[[BaseException | None], None]) -> object:
-    from drakkar.actors.log_state import Draft
-    from drakkar.actors.log_store import _Work
-
-    return _Work((1, 1), Draft.remove if what == "remove" else lambda _draft: None, done)
-
-
-def test_a_name_used_again_never_finds_what_its_predecessor_left(
+def test_a_name_used_again_never_loses_to_what_its_predecessor_left(
     on_disk: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_disk.begin()
     on_disk.save(*(run(index, 1) for index in range(1, 101)))
     with monkeypatch.context() as patch:
+        # The deletion of the first replica's log is always put off.
         patch.setattr(log_lmdb.LmdbDisk, "_trim_one", lambda *_arguments: 0)
-        patch.setattr(on_disk.store, "_trims", {})
-        on_disk.store._closed = True  # so that nothing is trimmed between two requests
-        for work in (Draft.remove, lambda draft: draft.bootstrap(RECORD)):
-            on_disk.store._do([_Work((1, 1), work, _raise)])
-        on_disk.store._closed = False
-    check(on_disk.log(), [], 1, 0)
-    assert on_disk.save(run(1, 2, 5)) is None
-    assert on_disk.save(run(3, 1, 5)) is None
-    on_disk.save(run(3, 1, 6))
-    check(on_disk.log(), of(run(1, 2, 5), run(3, 1, 6)), 1, 0)
-    on_disk.restart()
-    on_disk.save(run(3, 1, 5))
-    on_disk.store.compact(1, 1, 0)
-    check(on_disk.log(), of(run(1, 2, 5)), 1, 0)
+        on_disk.store.remove(1, 1)
+        check(on_disk.begin(), [], 1, 0)
+        assert on_disk.save(run(1, 2, 5), run(3, 1, 6)) is None
+    for _ in range(2):
+        assert on_disk.save(hard=HardState(on_disk.log().hard_state.term + 1)) is None
+        check(on_disk.log(), of(run(1, 2, 5), run(3, 1, 6)), 1, 0)
+        on_disk.restart()
 
 
 def test_opening_reads_the_ends_of_a_log_of_a_million_entries(
@@ -1115,7 +1100,7 @@ def test_opening_reads_the_ends_of_a_log_of_a_million_entries(
     assert len(read) == 3, "the run that was just read is remembered"
 
 
-def test_a_remembered_run_is_forgotten_when_it_is_cut(host: Host) -> None:
+def test_a_remembered_run_is_forgotten_when_it_is_replaced(host: Host) -> None:
     host.begin()
     host.save(run(1, 9, 1))
     host.restart()
@@ -1123,6 +1108,10 @@ def test_a_remembered_run_is_forgotten_when_it_is_cut(host: Host) -> None:
     assert log.runs(5, 6, UNLIMITED)[0].term == 1
     host.save(run(4, 6, 2))
     assert log.runs(5, 6, UNLIMITED)[0].term == 2
+    host.save(run(7, 3, 3), snapshot=Snapshot(6, 2, MEMBERS))
+    assert log.runs(7, 8, UNLIMITED)[0].term == 3
+    host.save(run(8, 3, 4), snapshot=Snapshot(7, 2, MEMBERS))
+    assert log.runs(8, 9, UNLIMITED)[0].term == 4
 
 
 # -- when what is on disk is damaged --------------------------------------------------------------------------------
@@ -1135,6 +1124,7 @@ def tampering(directory: Path, table: bytes) -> Iterator["lmdb.Transaction[bytes
 
 
 def key_of(first: int | None = None, kind: bytes = b"") -> bytes:
+    """The key of a run, of a record, or what all of shard 1 replica 1 begin with."""
     return (1).to_bytes(8) + (1).to_bytes(8) + (kind if first is None else first.to_bytes(8))
 
 

@@ -30,11 +30,6 @@ FIXED = {"min_election_ticks": T, "max_election_ticks": T + 1}
 """Options with which every timeout that is drawn is `T`."""
 
 
-def entries(*terms):
-    """Commands of these terms, without indexes."""
-    return tuple(Entry(term=term, payload=b"%d" % number) for number, term in enumerate(terms, 1))
-
-
 def disk(terms=(), *, term=None, vote=0, commit=0, membership=None, snapshot=None):
     """A log to start from; its term is that of its last entry unless given."""
     given = tuple(item if isinstance(item, Entry) else Entry(term=item, payload=b"x") for item in terms)

@@ -74,17 +74,20 @@ class TestTheWindow:
         raft = replica(
             state=State.LEADER, max_inflight_messages=3, max_message_bytes=2048, max_inflight_bytes=9000
         )
+        raft.progress[2].become_probe()
+        probes = []
         for number in range(1, 23):
-            propose(raft, b"x" * (5000 if 11 <= number <= 16 else 1000))
+            probes += to(2, propose(raft, b"x" * (5000 if 11 <= number <= 16 else 1000)))
+        assert probes == [2], "the empty entry and the first proposal, then it waits"
         batches = []
-        sent = hear(raft, ack(2, 1, 0))
+        sent = hear(raft, ack(2, 1, 2))
         while sizes := to(2, sent):
             batches.append([size for size in sizes if size])
             last = [m for m in of_type(sent, T.REPLICATE) if m.to == 2 and m.entries][-1]
             sent = hear(raft, ack(2, 1, last.entries[-1].index))
             if raft.progress[2].match == raft.log.last_index:
                 break
-        assert batches == [[2, 2, 2], [2, 2, 1], [1, 1], [1, 1], [1, 2, 2], [2]]
+        assert batches == [[2, 2, 2], [2, 1, 1], [1, 1], [1, 1], [1, 2, 2], [2]]
 
     def test_a_capacity_of_zero_pauses_a_peer_until_it_is_raised(self):
         """F7 (raft-rs)."""
@@ -201,6 +204,7 @@ class TestUncommittedBytes:
         shard.propose(1, b"x" * 10)
         shard.elect(2)
         shard.heal()
+        shard.tick()
         shard.propose(2, b"y" * 10)
         assert shard.applied(2) == [b"y" * 10]
         assert [shard[n].uncommitted_bytes for n in (1, 2, 3)] == [0, 0, 0]

@@ -193,8 +193,20 @@ class TestCommitting:
         ready = raft.ready()
         raft.step(ack(2, 1, 6))
         assert (raft.progress[1].match, raft.log.committed) == (0, 0)
+        raft.step(Message(T.PROPOSE, entries=(Entry(payload=b"later"),)))
         raft.persisted(ready)
         assert (raft.progress[1].match, raft.progress[1].next, raft.log.committed) == (6, 7, 6)
+
+    def test_what_a_new_leader_had_not_saved_as_follower_does_not_count_either(self):
+        """INV10: it won while its disk was slow."""
+        raft = replica(voters=(1, 2), term=1)
+        raft.step(append(2, 1, (0, 0), [1, 1]))
+        slow = raft.ready()
+        raft.step(Message(T.ELECTION))
+        raft.step(vote(2, 2))
+        assert (raft.state, raft.progress[1].match) == (State.LEADER, 0)
+        raft.persisted(slow)
+        assert raft.progress[1].match == 2
 
     def test_a_majority_of_others_commits_what_is_not_durable_here(self):
         """Thesis §10.2.1; but it is not applied here before it is (sheet part 6)."""

@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from drakkar.actors.futures import ActorFuture
+from drakkar.actors.futures import ActorFuture, brief
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.entries import Entries, Run
-from drakkar.handlers.errors import ActorFailed
+from drakkar.handlers.errors import ActorFailed, ReplicaStopped
 from drakkar.handlers.messages import EntryKind
 
 __all__ = ["Applied", "Applier"]
@@ -44,6 +44,14 @@ class Applier:
         self._lock = threading.Lock()
         self._busy = False
         self._failed: BaseException | None = None
+        self._asked = 0
+        self._answered = 0
+        """Written by whoever has the state machine, one thread at a time."""
+
+    @property
+    def unanswered(self) -> int:
+        """Questions that wait for the state machine, or that it has not answered yet."""
+        return self._asked - self._answered
 
     def apply(self, entries: Entries) -> None:
         """Apply committed entries, which follow on those given before."""
@@ -51,23 +59,20 @@ class Applier:
 
     def query(self, queries: list[Query]) -> None:
         """Answer questions, from the state after all that was given before."""
+        self._asked += len(queries)
         self._do(queries)
 
     def stop(self, error: Exception) -> None:
-        """Answer what waits with `error`, and take nothing more."""
+        """Refuse what waits, and all that comes, because of `error`."""
         self._failed = self._failed or error
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
         for work in waiting:
-            if isinstance(work, list):
-                for _, future in work:
-                    future.try_fail(error)
+            self._refuse(work)
 
     def _do(self, work: Entries | list[Query]) -> None:
         if self._failed is not None:
-            if isinstance(work, list):
-                for _, future in work:
-                    future.try_fail(ActorFailed(f"the state machine has failed: {self._failed}"))
+            self._refuse(work)
             return
         if not self.machine.blocks:
             self._work(work)
@@ -85,16 +90,27 @@ class Applier:
         if work is not None:
             self._work(work)
         with self._lock:
-            self._busy = bool(self._waiting)
-        if self._busy:
+            # Once it is false, the loop may submit the next piece to another worker: it must not be looked at again.
+            more = self._busy = bool(self._waiting)
+        if more:
             self._pool.submit(self._work_on_worker)
 
+    def _refuse(self, work: Entries | list[Query]) -> None:
+        """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
+        if not isinstance(work, list):
+            return
+        ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
+        for _, future in work:
+            future.try_fail(ended)
+
     def _work(self, work: Entries | list[Query]) -> None:
+        if self._failed is not None:
+            self._refuse(work)
+            return
         if isinstance(work, list):
             for query, future in work:
                 self._answer(query, future)
-            return
-        if self._failed is not None:
+            self._answered += len(work)
             return
         try:
             results = [(run, self._apply(run)) for run in work.runs]
@@ -123,5 +139,10 @@ class Applier:
             answer = self.machine.query(query)
         except Exception as error:  # noqa: BLE001  # it goes to whoever asked
             future.try_fail(error)
+        except BaseException as error:  # noqa: BLE001  # neither the asker nor the worker must be ended by a SystemExit
+            failed = ActorFailed(f"the state machine answered a query by raising {brief(error)}")
+            failed.__cause__ = error
+            failed.outcome_known = True  # it was a question
+            future.try_fail(failed)
         else:
             future.try_set(answer)

@@ -77,7 +77,7 @@ class Obituary:
         if self.end.done:
             new(self.end)
         elif self._watches.setdefault(_identity(watcher), new) is new:
-            if False:
+            if len(self._watches) >= self._sweep_at:
                 self._sweep()
             self.end.add_done_callback(new)
 

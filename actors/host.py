@@ -15,6 +15,7 @@ import trio
 from drakkar.actors.data_dir import DataDir
 from drakkar.actors.deaths import ActorDied, watch
 from drakkar.actors.events import ReplicaEnded
+from drakkar.actors.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.log_records import Bootstrap
 from drakkar.actors.log_store import LmdbLogStore, LogStore, MemoryLogStore, Save, StoredLog, StoreStatus
 from drakkar.actors.loop import TrioLoop
@@ -25,11 +26,12 @@ from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
-from drakkar.handlers.errors import ConfigError, DrakkarError, ReplicaStopped, SystemBusy
+from drakkar.handlers.errors import ConfigError, ReplicaStopped, SystemBusy, TransportError
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange
 from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, State
 from drakkar.handlers.table import HandlerTable
-from drakkar.transport.tcp import Options, PeerStatus, TcpTransport, parse_address
+from drakkar.transport.connection import canonical, parse_address
+from drakkar.transport.tcp import Options, PeerStatus, TcpTransport
 from drakkar.transport.tls import TlsConfig
 
 __all__ = ["NodeHost"]
@@ -67,6 +69,7 @@ class NodeHost:
         workers: int = 4,
         max_waiting_commands: int = 10_000,
         max_waiting_bytes: int = 64 << 20,
+        max_waiting_reads: int = 10_000,
         max_command_bytes: int = 8 << 20,
         transport_options: Options | None = None,
     ) -> None:
@@ -79,26 +82,30 @@ class NodeHost:
         `tick_interval`: seconds, from 0.001 to 60; elections and heartbeats are counted in ticks.
         `tls`: certificates for mutual TLS between the hosts.
         `workers`: threads, from 1 to 64, that all state machines which may block share.
-        `max_waiting_commands`, `max_waiting_bytes`: what may wait at each replica before it refuses with `SystemBusy`.
+        `max_waiting_commands`, `max_waiting_bytes`: what may wait at each replica before it refuses with `SystemBusy`;
+        `max_waiting_reads`: reads without an answer, likewise.
         `max_command_bytes`: the size of one command, at most.
 
         Raises `ConfigError` for an option out of its bounds and a data directory that cannot be used, and
         `TransportError` for an address that is none, or is taken. Nothing is left running then.
         """
         _check_number("tick_interval", tick_interval, 0.001, 60.0)
-        _check_number("workers", workers, 1, 64)
-        _check_number("max_waiting_commands", max_waiting_commands, 1, 1 << 30)
-        _check_number("max_waiting_bytes", max_waiting_bytes, 1, 1 << 40)
-        _check_number("max_command_bytes", max_command_bytes, 1, 32 << 20)
-        parse_address(address)
+        _check_count("workers", workers, 64)
+        _check_count("max_waiting_commands", max_waiting_commands, 1 << 30)
+        _check_count("max_waiting_bytes", max_waiting_bytes, 1 << 40)
+        _check_count("max_waiting_reads", max_waiting_reads, 1 << 30)
+        _check_count("max_command_bytes", max_command_bytes, 32 << 20)
+        _check_address(address, data_dir)
         self.tick_interval = tick_interval
         self.deployment_id = deployment_id
         self._max_command_bytes = max_command_bytes
         self._queue_bounds = {"max_commands": max_waiting_commands, "max_bytes": max_waiting_bytes}
+        self._max_waiting_reads = max_waiting_reads
         self.counters: Counter[str] = Counter()
         """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
         self._lock = threading.Lock()
         self._nodes: dict[int, tuple[NodeActor, Replica]] = {}
+        self._starting: set[int] = set()
         self._subscribers: list[Any] = []
         self._stopped = False
 
@@ -120,13 +127,19 @@ class NodeHost:
 
     def _open(self, data_dir: str | os.PathLike[str] | None, workers: int, address: str) -> None:
         self._store: LogStore
+        self._directory: DataDir | None = None
         if data_dir is None:
             self._store = MemoryLogStore()
         else:
-            directory = DataDir.open(Path(data_dir), deployment_id=self.deployment_id, address=address)
-            self._undo.append(directory.close)
-            self._store = LmdbLogStore(directory.directory("log"))
-        self._undo.append(self._store.close)
+            self._directory = DataDir.open(
+                Path(data_dir), deployment_id=self.deployment_id, address=canonical(address)
+            )
+            try:
+                self._store = LmdbLogStore(self._directory.directory("log"))
+            except BaseException:
+                self._directory.close()
+                raise
+        self._undo.append(self._close_store)
         self._pool = WorkerPool(workers)
         self._undo.append(self._pool.stop)
         self._loop = TrioLoop(f"drakkar-{address}").start()
@@ -135,27 +148,24 @@ class NodeHost:
 
     async def _listen(self) -> None:
         """Start the transport and the clock as tasks; raises what keeps it from listening."""
-        listening = trio.Event()
-        failure: list[BaseException] = []
+        listening: ActorFuture[str] = ActorFuture()
 
         class Started:
-            def started(self, _address: str = "") -> None:
-                listening.set()
+            def started(self, address: str = "") -> None:
+                listening.set(address)
 
         def fail(error: BaseException) -> None:
-            failure.append(error)
-            listening.set()
+            if not listening.try_fail(error):
+                logger.critical("%r hears and tells nobody any more: restart it", self, exc_info=error)
 
         async def serve() -> None:
             try:
                 await self._transport.serve(task_status=Started())
-            except DrakkarError as error:
-                fail(error)
+            except TransportError as error:
+                fail(error)  # a port that is taken, say, is no crash
 
         self._loop.spawn(serve, name="transport", on_crash=fail)
-        await listening.wait()
-        if failure:
-            raise failure[0]
+        await listening
         self._loop.spawn(self._tick, name="ticks")
 
     # -- its life -----------------------------------------------------------------------------------------------
@@ -172,7 +182,13 @@ class NodeHost:
         return f"<NodeHost {self.address}>"
 
     def stop(self) -> None:
-        """Stop all replicas, and let go of the port and the data directory. Stopping again does nothing."""
+        """Stop all replicas, and let go of the port and the data directory. Stopping again does nothing.
+
+        Takes a moment, and half a minute at most, where a disk or a state machine hangs. Raises `OutcomeUnknown` where
+        the disk hangs: this process keeps the data directory then, since a write may come through yet. Raises
+        `DeadlockError` in the host's own loop.
+        """
+        forbid_waiting(f"stop() of {self!r}", "call it in another thread")
         with self._lock:
             if self._stopped:
                 return
@@ -190,6 +206,12 @@ class NodeHost:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def _close_store(self) -> None:
+        """Let the next process have the data directory only when this one surely writes to it no more."""
+        self._store.close()
+        if self._directory is not None:
+            self._directory.close()
 
     @property
     def address(self) -> str:
@@ -233,18 +255,30 @@ class NodeHost:
         start, `CorruptData` for a damaged log, and `HandlerTableError`.
         """
         options = _config(config, shard_id, replica_id, role)
+        # What the caller got wrong is found before anything is recorded.
+        machine = _made(state_machine)
+        if handlers is not None:
+            handlers.check()
+        self._reserve(shard_id)
+        try:
+            storage = self._stored(options, members or {}, type(machine).__name__, join=join)
+            node = self._start_node(options, storage, machine, handlers)
+            replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
+            with self._lock:
+                self._nodes[shard_id] = (node, replica)
+        finally:
+            with self._lock:
+                self._starting.discard(shard_id)
+        watch(node.actor_ref, lambda died: self._bury(shard_id, replica_id, died))
+        return replica
+
+    def _reserve(self, shard_id: int) -> None:
         with self._lock:
             if self._stopped:
                 raise ReplicaStopped(f"{self!r} was stopped: make a new one")
-            if shard_id in self._nodes:
+            if shard_id in self._nodes or shard_id in self._starting:
                 raise ConfigError("shard_id", shard_id, f"runs already on {self!r}: stop that replica first")
-        storage = self._stored(options, members or {}, _name(state_machine), join=join)
-        node = self._start_node(options, storage, state_machine(), handlers)
-        replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
-        with self._lock:
-            self._nodes[shard_id] = (node, replica)
-        watch(node.actor_ref, lambda died: self._bury(shard_id, replica_id, died))
-        return replica
+            self._starting.add(shard_id)
 
     def _start_node(
         self, options: RaftConfig, storage: StoredLog, machine: StateMachine, handlers: HandlerTable | None
@@ -258,6 +292,7 @@ class NodeHost:
             pool=self._pool,
             origin=secrets.randbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
+            max_waiting_reads=self._max_waiting_reads,
             handlers=handlers,
             loop=self._loop,
         )
@@ -290,7 +325,7 @@ class NodeHost:
         shard, replica = options.shard_id, options.replica_id
         log = self._store.open(shard, replica)
         if log is None:
-            self._check_members(replica, members, join=join)
+            self._check_members(options, members, join=join)
             membership = Membership(voters=members)
             self._store.bootstrap(shard, replica, Bootstrap(membership, join=join, state_machine=machine))
             log = self._store.open(shard, replica)
@@ -301,7 +336,8 @@ class NodeHost:
             self._write_first_entry(shard, replica, log.bootstrap.membership)
         return log
 
-    def _check_members(self, replica: int, members: Mapping[int, str], *, join: bool) -> None:
+    def _check_members(self, options: RaftConfig, members: Mapping[int, str], *, join: bool) -> None:
+        replica = options.replica_id
         if join and members:
             raise ConfigError(
                 "members", dict(members), "one that joins is told the members by the leader: leave them out"
@@ -312,22 +348,18 @@ class NodeHost:
             )
         if join:
             return
+        if options.is_observer or options.is_witness:
+            role = "OBSERVER" if options.is_observer else "WITNESS"
+            raise ConfigError("role", role, "the first members are voters: start this one with join=True")
         if replica not in members:
             raise ConfigError(
                 "members", dict(members), f"must contain replica {replica} itself, at {self.address}"
             )
-        if members[replica] != self.address:
+        _check_addresses(members)
+        if canonical(members[replica]) != canonical(self.address):
             raise ConfigError(
                 "members", dict(members), f"replica {replica} is this host, whose address is {self.address}"
             )
-        for id_, address in members.items():
-            if type(id_) is not int or id_ < 1:
-                raise ConfigError(
-                    "members", dict(members), f"{id_!r} is no replica id, which is a whole number from 1 up"
-                )
-            parse_address(address)
-        if len({address.strip().lower() for address in members.values()}) < len(members):
-            raise ConfigError("members", dict(members), "two members have the same address")
 
     def _write_first_entry(self, shard: int, replica: int, membership: Membership) -> None:
         """The log begins with the first membership, the same on all hosts, so that who joins later learns it."""
@@ -363,14 +395,17 @@ class NodeHost:
                 with self._lock:
                     self._subscribers = [other for other in self._subscribers if other is not ref]
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, address: str, messages: list[Message]) -> None:
         for message in messages:
             found = self._nodes.get(message.shard)
             if found is None:
                 self.counters["messages for shards that are not here"] += 1
                 continue
+            node = found[0]
+            if message.sender not in node.raft.membership.addresses:
+                node.note_address(message.sender, address)
             try:
-                found[0].actor_ref.tell(message)
+                node.actor_ref.tell(message)
             except (SystemBusy, pykka.ActorDeadError):
                 self.counters["messages for nodes that could not take them"] += 1
 
@@ -388,17 +423,18 @@ class NodeHost:
             due = max(due + self.tick_interval, trio.current_time())
             for node, _ in list(self._nodes.values()):
                 if not node.tick_waits:
-                    node.tick_waits = True
-                    self._tell(node, Message(MessageType.LOCAL_TICK))
+                    node.tick_waits = self._tell(node, Message(MessageType.LOCAL_TICK))
 
-    def _tell(self, node: NodeActor, message: Message) -> None:
+    def _tell(self, node: NodeActor, message: Message) -> bool:
         try:
             node.actor_ref.tell(message)
         except SystemBusy:
-            node.tick_waits = False
             self.counters["messages for nodes that could not take them"] += 1
+            return False
         except pykka.ActorDeadError:
             logger.debug("%s ended a moment ago", node)
+            return False
+        return True
 
 
 def _config(
@@ -411,6 +447,8 @@ def _config(
                 (config.shard_id, config.replica_id),
                 f"is for another replica than {(shard_id, replica_id)}",
             )
+        if role is not None:
+            raise ConfigError("role", role, "a RaftConfig says itself what the replica is: leave it out")
         return config
     options = {**HOST_DEFAULTS, **(config or {})}
     if role is not None:
@@ -444,10 +482,42 @@ def _check_record(
         )
 
 
-def _name(state_machine: Callable[[], StateMachine]) -> str:
-    return getattr(state_machine, "__name__", type(state_machine).__name__)
+def _made(state_machine: Callable[[], StateMachine]) -> StateMachine:
+    machine = state_machine() if callable(state_machine) else None
+    if not isinstance(machine, StateMachine):
+        raise ConfigError(
+            "state_machine",
+            brief(state_machine),
+            "must be a StateMachine class, or a function that makes one",
+        )
+    return machine
+
+
+def _check_addresses(members: Mapping[int, str]) -> None:
+    addresses = set()
+    for id_, address in members.items():
+        if type(id_) is not int or not 0 < id_ < 1 << 63:
+            raise ConfigError(
+                "members", dict(members), f"{id_!r} is no replica id, which is a whole number from 1 up"
+            )
+        addresses.add(canonical(address))
+    if len(addresses) < len(members):
+        raise ConfigError("members", dict(members), "two members have the same address")
+
+
+def _check_address(address: str, data_dir: object) -> None:
+    _, port = parse_address(address)
+    if port == 0 and data_dir is not None:
+        raise ConfigError(
+            "address", address, "the others must find a host with a data directory again: name its port"
+        )
 
 
 def _check_number(option: str, value: Any, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ConfigError(option, value, f"must be a number from {least} to {most}")
+
+
+def _check_count(option: str, value: Any, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigError(option, value, f"must be a whole number from 1 to {most}")

@@ -180,14 +180,11 @@ class LmdbDisk:
         return self._run(key, bytes(cursor.key()), memoryview(cursor.value()))
 
     def _run(self, key: ReplicaKey, stored_key: bytes, value: memoryview) -> Run:
-        first = records.first_of(stored_key)
         try:
-            run = Run.decode(records.unseal(stored_key, value))
+            return Run.decode(records.unseal(stored_key, value))
         except CorruptData as error:
+            first = records.first_of(stored_key)
             raise self._corrupt(key, f"the run of entries from {first} on: {error}") from error
-        if run.first != first:
-            raise self._corrupt(key, f"{run} is stored as the run of entries from {first} on")
-        return run
 
     def _records_of(
         self, txn: "lmdb.Transaction[memoryview]", key: ReplicaKey | None = None

@@ -149,15 +149,18 @@ def _membership_columns(membership: Membership) -> list[Any]:
         membership.auto_leave,
         sorted(membership.removed),
         membership.change_id,
-        dict(membership.addresses),
+        # Pairs, since the keys of a map are strings wherever hosts speak CBOR.
+        [[replica, membership.addresses[replica]] for replica in sorted(membership.addresses)],
     ]
 
 
-_MEMBERSHIP_TYPES: Final = (list, list, list, list, list, list, bool, list, int, dict)
+_MEMBERSHIP_TYPES: Final = (list, list, list, list, list, list, bool, list, int, list)
 
 
 def _membership_of(columns: list[Any]) -> Membership:
-    return Membership(*_checked(columns, "membership", _MEMBERSHIP_TYPES))
+    fields = _checked(columns, "membership", _MEMBERSHIP_TYPES)
+    fields[-1] = dict(_checked(pair, "member's address", (int, str)) for pair in fields[-1])
+    return Membership(*fields)
 
 
 def _columns(content: bytes, what: str, *types: type) -> list[Any]:

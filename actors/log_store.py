@@ -60,8 +60,8 @@ Done = Callable[[BaseException | None], None]
 RUN_OVERHEAD: Final = 512
 """Bytes that a run counts beside its entries where reads are limited.
 
-To read even the shortest run takes 7 µs. A page of 1 MiB in runs of one small entry would so hold up the loop, and
-every heartbeat of the host, for more than 200 ms; counted like this, it is less than 20.
+To read even the shortest run takes some 10 µs. A page of 1 MiB in runs of one small entry would so hold up the loop,
+and every heartbeat of the host, for some 300 ms; counted like this, it is 20.
 """
 
 _WAKE: Final = "wake"
@@ -379,8 +379,14 @@ class LogStore:
         if index < log.first_index:
             return
         term = log.term(index)
-        self._enqueue(_Work(key, lambda draft: draft.compact(index, term), _logged(key, "compaction")))
+        before = known.floor
+        # First, or a reader on another thread could find entries missing that are deleted already.
         known.floor = (index, term)
+        try:
+            self._enqueue(_Work(key, lambda draft: draft.compact(index, term), _logged(key, "compaction")))
+        except DrakkarError:
+            known.floor = before
+            raise
 
     def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
         """Keep a snapshot that was taken here, as the newest; the log stays as it is.

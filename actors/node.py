@@ -24,7 +24,7 @@ from drakkar.actors.events import LeaderChanged, MembershipChanged
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.log_store import Save
 from drakkar.actors.proposals import PendingProposals, ProposalQueue
-from drakkar.actors.read_requests import ReadRequest, ReadRequests
+from drakkar.actors.read_requests import ReadRequest, ReadRequests, RequestQueue
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.table_actor import TableActor
 from drakkar.actors.workers import WorkerPool
@@ -42,18 +42,25 @@ from drakkar.handlers.errors import (
     TransferInProgress,
 )
 from drakkar.handlers.log import Storage
-from drakkar.handlers.messages import EntryKind, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, HardState, Message, MessageType, State
 from drakkar.handlers.raft import Raft
 from drakkar.handlers.ready import Changed, Dropped, Ready, Refusal
 from drakkar.handlers.table import HandlerTable
 
-__all__ = ["Itself", "NodeActor", "Services", "StaleRead", "Status", "TransferRequest"]
+__all__ = ["Itself", "NodeActor", "Services", "Status", "TransferRequest"]
 
 logger = logging.getLogger(__name__)
 
 
 _PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
+
+_MOST_PENDING: Final = 1 << 20
+"""Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
+
+_MOST_TRANSFERS: Final = 1_000
+_MOST_STRANGERS: Final = 100
+"""Addresses to remember of replicas that the membership does not list."""
 
 
 class Services(Protocol):
@@ -102,14 +109,6 @@ class TransferRequest:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class StaleRead:
-    """A question for the state machine as it is here and now."""
-
-    query: Any
-    future: ActorFuture[Any]
-
-
 class Itself:
     """Ask a node for itself: for the host that started it."""
 
@@ -136,13 +135,24 @@ class NodeActor(TableActor):
         pool: WorkerPool,
         origin: int,
         proposals: Callable[[Callable[[], None]], ProposalQueue],
+        max_waiting_reads: int = 10_000,
         handlers: HandlerTable | None = None,
         **kwargs: Any,
     ) -> None:
-        """`origin` is a number of 63 random bits; `proposals` makes the queue that clients put into."""
+        """`origin` is a number of 63 random bits; `proposals` makes the queue that clients put into.
+
+        Raises `HandlerTableError`, `ConfigError` and `CorruptData` as `Raft` does.
+        """
         self.raft = Raft(config, storage, handlers=handlers, random=Random(origin))
         super().__init__(state=self.raft.state, handlers=self.raft.handlers, **kwargs)
         self.queue = proposals(self._wake)
+        self.requests: RequestQueue[ReadRequest | TransferRequest] = RequestQueue(
+            self._wake, max_requests=max_waiting_reads
+        )
+        """Reads and transfers that clients ask for."""
+        self.undeliverable = 0
+        """Messages for replicas whose address is not known."""
+        self._max_reads = max_waiting_reads
         self.tick_waits = False
         """A tick is in the inbox; the host hands no other one over meanwhile."""
         self._services = services
@@ -159,15 +169,14 @@ class NodeActor(TableActor):
         self._age = 0
         """Ticks of the host's clock, counted even while the disk hangs."""
         self._hung = False
+        self._state_due: HardState | None = None
+        """Handed out and not worth a write of its own: it goes with the next one."""
         self._known_leader = (0, 0)
-        self._undeliverable = 0
+        self._strangers: dict[int, str] = {}
         self._actions: dict[type, Callable[[Any], Any]] = {
             Message: self._step,
             _Wake: lambda _: None,
             Itself: lambda _: self,
-            ReadRequest: self._reads.add,
-            StaleRead: lambda read: self._applier.query([(read.query, read.future)]),
-            TransferRequest: self._on_transfer,
         }
 
     def __str__(self) -> str:
@@ -176,7 +185,7 @@ class NodeActor(TableActor):
     # -- the inbox ----------------------------------------------------------------------------------------------
 
     def on_receive(self, message: Any) -> Any:
-        """Step a message of the protocol, or take a request of the host's."""
+        """Step a message of the protocol; others go the way of unexpected ones."""
         action = self._actions.get(type(message))
         if action is None:
             return super().on_receive(message)
@@ -185,13 +194,24 @@ class NodeActor(TableActor):
     def _step(self, message: Message) -> None:
         if message.type is MessageType.LOCAL_TICK:
             self._tick()
-        else:
+        elif not self._hung:  # else what it answers would pile up behind the disk
             self.raft.step(message)
 
+    def note_address(self, replica: int, address: str) -> None:
+        """A message of `replica` came from that host. In the loop's thread.
+
+        One that joins must answer a leader that it does not know of yet.
+        """
+        strangers = self._strangers
+        if replica not in strangers and len(strangers) >= _MOST_STRANGERS:
+            del strangers[next(iter(strangers))]
+        strangers[replica] = address
+
     def after_batch(self) -> None:
-        """Propose what waits, and hand out what came of the whole batch."""
+        """Take what clients ask, and hand out what came of the whole batch."""
         self._take_reports()
         self._propose()
+        self._take_requests()
         self._reads.start(self.raft.ticks)
         self._hand_out()
         self._notice()
@@ -214,13 +234,16 @@ class NodeActor(TableActor):
         be elected. It steps down, and counts no ticks until the write is through: it neither leads nor campaigns.
         """
         self._age += 1
-        since = [self._stalled_since] if self._stalled is not None else []
-        since += [age for _, age in list(self._unsaved)[:1]]
-        hangs = bool(since) and self._age - min(since) > self.raft.config.election_ticks
+        since = self._stalled_since if self._stalled is not None else self._age
+        if self._unsaved:
+            since = min(since, self._unsaved[0][1])
+        hangs = self._age - since > self.raft.config.election_ticks
         if hangs and not self._hung:
             logger.error("%s: the disk has not finished a write for an election timeout", self)
             if self.raft.state is State.LEADER:
                 self.raft.become_follower(self.raft.term, 0)
+        elif self._hung and not hangs:
+            logger.warning("%s: the disk writes again", self)
         self._hung = hangs
         return hangs
 
@@ -230,24 +253,75 @@ class NodeActor(TableActor):
         proposals = self.queue.take()
         if not proposals:
             return
-        if self.raft.rate_limit.limited:
-            busy = SystemBusy(
-                "the state machine, here or on a follower, is too far behind: wait and propose again"
-            )
+        refusal = self._unfit() or self._too_busy()
+        if refusal is not None:
             for proposal in proposals:
-                proposal.future.try_fail(busy)
+                proposal.future.try_fail(refusal)
             return
         for run in self._pending.add(proposals, time.monotonic()):
             self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
+
+    def _unfit(self) -> RequestDropped | None:
+        """Why this replica can take no request at all, if so."""
+        if self._hung:
+            return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
+        if self.raft.state is State.WITNESS:
+            return RequestDropped(f"{self} is a witness, which keeps no commands: ask another replica")
+        return None
+
+    def _too_busy(self) -> SystemBusy | None:
+        if self.raft.rate_limit.limited:
+            return SystemBusy(
+                "the state machine, here or on a follower, is too far behind: wait and propose again"
+            )
+        if len(self._pending) >= _MOST_PENDING:
+            return SystemBusy(
+                f"{len(self._pending)} commands are on their way: wait for some, and propose again"
+            )
+        return None
+
+    def _take_requests(self) -> None:
+        requests = self.requests.take()
+        if not requests:
+            return
+        unfit = self._unfit()
+        stale: list[ReadRequest] = []
+        for request in requests:
+            if unfit is not None:
+                request.future.try_fail(unfit)
+            elif isinstance(request, TransferRequest):
+                self._on_transfer(request)
+            elif len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
+                request.future.try_fail(
+                    SystemBusy(
+                        f"{self._max_reads} reads wait for an answer already: wait a little and ask again"
+                    )
+                )
+            elif request.stale:
+                stale.append(request)
+            else:
+                self._reads.add(request)
+        if stale:
+            self._query(stale)
+
+    def _query(self, reads: list[ReadRequest]) -> None:
+        self._applier.query([(read.query, read.future) for read in reads])
+        self._reads.asked(reads)
 
     def _ask_read(self, hint: int, hint_high: int) -> None:
         self.raft.step(Message(MessageType.READ_INDEX, sender=self.raft.id, hint=hint, hint_high=hint_high))
 
     def _on_transfer(self, request: TransferRequest) -> None:
         if self.raft.state not in (State.FOLLOWER, State.LEADER):
-            request.future.try_fail(
-                NotLeader(self.raft.id, detail="an election is going on, so there is no leader")
+            what = (
+                "an observer has no say in who leads: ask a voter"
+                if self.raft.state is State.OBSERVER
+                else "an election is going on, so there is no leader: wait and repeat it"
             )
+            request.future.try_fail(NotLeader(self.raft.id, self.raft.leader_id, what))
+            return
+        if len(self._transfers) >= _MOST_TRANSFERS:
+            request.future.try_fail(SystemBusy("too many transfers are asked for: wait for one"))
             return
         self._transfers.append(request)
         self.raft.step(Message(MessageType.LEADER_TRANSFER, sender=self.raft.id, hint=request.target))
@@ -293,6 +367,7 @@ class NodeActor(TableActor):
     def _save(self, ready: Ready) -> bool:
         if not ready.must_save:
             # Nothing to write, or only how far the log is committed, which can be learned anew.
+            self._state_due = ready.hard_state or self._state_due
             if self._unsaved:
                 self._unsaved.append((ready, self._age))
             else:
@@ -302,7 +377,9 @@ class NodeActor(TableActor):
         order = Save(
             raft.config.shard_id,
             raft.id,
-            ready.hard_state,
+            # Whoever holds a membership change must also know, after a crash, that the one before it is committed:
+            # else it might campaign among members of long ago. So what is known goes with what is written.
+            ready.hard_state or self._state_due,
             ready.entries.runs,
             ready.snapshot,
             done=lambda error: self._call_soon(lambda: self._on_saved(ready, error)),
@@ -311,6 +388,7 @@ class NodeActor(TableActor):
             self._services.save(order)
         except SystemBusy:
             return False
+        self._state_due = None
         self._unsaved.append((ready, self._age))
         return True
 
@@ -332,15 +410,20 @@ class NodeActor(TableActor):
         letters: dict[str, list[Message]] = {}
         addresses = self.raft.membership.addresses
         for message in messages:
-            address = addresses.get(message.to)
+            address = addresses.get(message.to) or self._strangers.get(message.to)
             if address is None:
-                self._undeliverable += 1
+                self._count_undeliverable(message)
             elif address in letters:
                 letters[address].append(message)
             else:
                 letters[address] = [message]
         for address, letter in letters.items():
             self._services.send(address, letter)
+
+    def _count_undeliverable(self, message: Message) -> None:
+        self.undeliverable += 1
+        level = logging.DEBUG if self.undeliverable > 1 else logging.INFO
+        logger.log(level, "%s does not know the address of %d: dropped %s", self, message.to, message)
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
@@ -385,7 +468,7 @@ class NodeActor(TableActor):
     def _answer_reads(self) -> None:
         due = self._reads.due(self.raft.log.applied)
         if due:
-            self._applier.query([(request.query, request.future) for request in due])
+            self._query(due)
 
     def _on_dropped(self, dropped: Dropped) -> None:
         error = self._error_for(dropped.because)
@@ -448,7 +531,8 @@ class NodeActor(TableActor):
     # -- the end ------------------------------------------------------------------------------------------------
 
     def on_stop(self) -> None:
-        """Leave nobody waiting."""
+        """Leave nobody waiting, and let the log know how far it is committed."""
+        self._save_state_due()
         self._leave_nobody_waiting(f"{self} was stopped")
 
     def on_failure(
@@ -460,9 +544,18 @@ class NodeActor(TableActor):
         """Leave nobody waiting, and say why."""
         self._leave_nobody_waiting(f"{self} failed: {error!r:.200}")
 
+    def _save_state_due(self) -> None:
+        """Not needed for anything but a quicker restart, so nobody waits for it."""
+        if self._state_due is not None:
+            config = self.raft.config
+            order = Save(config.shard_id, config.replica_id, self._state_due, done=lambda _: None)
+            with contextlib.suppress(DrakkarError):
+                self._services.save(order)
+
     def _leave_nobody_waiting(self, why: str) -> None:
         stopped = ReplicaStopped(why)
         self.queue.close(stopped)
+        self.requests.close(stopped)
         self._pending.fail_all(
             OutcomeUnknown(f"{why}, before the outcome was known: it may be committed yet")
         )
@@ -492,6 +585,6 @@ class NodeActor(TableActor):
             witnesses=tuple(sorted(membership.witnesses)),
             addresses=dict(membership.addresses),
             pending_proposals=len(self._pending) + len(self.queue),
-            pending_reads=len(self._reads),
+            pending_reads=len(self._reads) + len(self.requests),
             match={replica: peer.match for replica, peer in list(raft.progress.items())} if leads else {},
         )

@@ -1,13 +1,13 @@
 """Proposals on their way: from the client's thread into the log, and their results back into its futures."""
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from drakkar.actors.futures import ActorFuture
 from drakkar.handlers.entries import Run
-from drakkar.handlers.errors import OutcomeUnknown, ReplicaStopped, SystemBusy
+from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
 
 __all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
 
@@ -123,9 +123,11 @@ class PendingProposals:
         self._next_key = 1
         self._batches: dict[int, _Batch] = {}
         self._firsts: list[int] = []
+        self._commands = 0
 
     def __len__(self) -> int:
-        return sum(batch.count for batch in self._batches.values())
+        """How many commands; may be asked from any thread."""
+        return self._commands
 
     def add(self, proposals: Iterable[Proposal], now: float) -> list[Run]:
         """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out."""
@@ -137,11 +139,11 @@ class PendingProposals:
         for proposal in proposals:
             if proposal.deadline <= now:
                 proposal.future.try_fail(
-                    ReplicaStopped("its deadline passed before the replica could take it")
+                    RequestDropped("its deadline passed before the replica took it, which is busy: repeat it")
                 )
                 continue
             if size > self._max_run_bytes:
-                runs.append(self._run(items, payloads, bytes(kinds)))
+                runs += self._note_batch(items, payloads, bytes(kinds), size)
                 items, payloads, kinds, size = [], [], bytearray(), 0
             items.append(proposal)
             if proposal.kinds:
@@ -151,15 +153,30 @@ class PendingProposals:
                 kinds += bytes(len(payloads) - len(kinds))
             size += sum(map(len, proposal.commands))
         if items:
-            runs.append(self._run(items, payloads, bytes(kinds)))
+            runs += self._note_batch(items, payloads, bytes(kinds), size)
         return runs
 
-    def _run(self, items: list[Proposal], payloads: list[bytes], kinds: bytes) -> Run:
+    def _note_batch(self, items: list[Proposal], payloads: list[bytes], kinds: bytes, size: int) -> list[Run]:
         first = self._next_key
-        self._next_key += len(payloads)
-        self._batches[first] = _Batch(first, items, len(payloads))
+        count = len(payloads)
+        self._next_key += count
+        self._batches[first] = _Batch(first, items, count)
         self._firsts.append(first)
-        return Run(0, 0, payloads, kinds, self.origin, first)
+        self._commands += count
+        whole = Run(0, 0, payloads, kinds, self.origin, first)
+        # As a rule it fits. A large `propose_many` does not, and one message could not carry it to the leader.
+        return [whole] if size <= 2 * self._max_run_bytes else self._cut(whole)
+
+    def _cut(self, whole: Run) -> list[Run]:
+        """The same proposals in runs of bounded size, but of at least one command."""
+        runs: list[Run] = []
+        begin, size = 0, 0
+        for at, payload in enumerate(whole.payloads):
+            if size and size + len(payload) > self._max_run_bytes:
+                runs.append(_part(whole, begin, at))
+                begin, size = at, 0
+            size += len(payload)
+        return [*runs, _part(whole, begin, len(whole))]
 
     def applied(self, run: Run, results: Sequence[Any]) -> None:
         """The entries of `run` were applied with these results."""
@@ -195,19 +212,19 @@ class PendingProposals:
 
     def _forget(self, batch: _Batch) -> None:
         del self._batches[batch.first]
-        self._firsts.remove(batch.first)
+        self._commands -= batch.count
+        at = bisect_left(self._firsts, batch.first)
+        del self._firsts[at]
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; they may be committed yet."""
+        error: OutcomeUnknown | None = None
         for batch in [batch for batch in self._batches.values() if batch.deadline <= now]:
-            error = OutcomeUnknown(
+            error = error or OutcomeUnknown(
                 "no answer by its deadline: it may or may not have been committed, and may be yet; read the state "
                 "before proposing it again"
             )
-            for item in batch.items:
-                if item.deadline <= now:
-                    item.future.try_fail(error)
-            open_ = [item.deadline for item in batch.items if not item.future.done]
+            open_ = _settle_what_is_known(batch, now, error)
             if open_:
                 batch.deadline = min(open_)
             else:
@@ -215,10 +232,13 @@ class PendingProposals:
 
     def fail_all(self, error: Exception) -> None:
         """The replica is over: what it proposed may be committed yet, by the others."""
-        batches, self._batches, self._firsts = self._batches, {}, []
+        batches, self._batches, self._firsts, self._commands = self._batches, {}, [], 0
         for batch in batches.values():
-            for item in batch.items:
-                item.future.try_fail(error)
+            _settle_what_is_known(batch, NO_DEADLINE, error)
+
+
+def _part(run: Run, begin: int, end: int) -> Run:
+    return Run(0, 0, run.payloads[begin:end], run.kinds[begin:end], run.origin, run.key + begin)
 
 
 def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
@@ -233,13 +253,35 @@ def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
             else:
                 item.future.try_set(result)
             continue
-        part = list(results[place : place + len(item.commands)])
-        place += len(item.commands)
-        lost = next((one for one in part if type(one) is _Dropped), None)
-        if lost is None:
-            item.future.try_set(part)
+        end = place + len(item.commands)
+        _settle_list(item, list(results[place:end]))
+        place = end
+
+
+def _settle_list(item: Proposal, part: list[Any]) -> None:
+    lost = next((one for one in part if type(one) is _Dropped), None)
+    if lost is None:
+        item.future.try_set(part)
+    else:
+        item.future.try_fail(_what_became_of(part, lost))
+
+
+def _settle_what_is_known(batch: _Batch, now: float, error: Exception) -> list[float]:
+    """Answer the proposals all of whose outcomes are known, fail the late ones; the deadlines of those left over."""
+    left: list[float] = []
+    place = 0
+    for item in batch.items:
+        places = range(place, place + len(item.commands))
+        place = places.stop
+        if item.future.done:
+            continue
+        if all(each in batch.outcomes for each in places):
+            _settle([item], [batch.outcomes[each] for each in places])
+        elif item.deadline <= now:
+            item.future.try_fail(error)
         else:
-            item.future.try_fail(_what_became_of(part, lost))
+            left.append(item.deadline)
+    return left
 
 
 def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:

@@ -1,14 +1,15 @@
 """Linearizable reads on their way: many at a time share one round of the leader (thesis §6.4)."""
 
+import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from drakkar.actors.futures import ActorFuture
-from drakkar.handlers.errors import RequestDropped
+from drakkar.handlers.errors import RequestDropped, SystemBusy
 from drakkar.handlers.ready import ReadReady
 
-__all__ = ["ReadRequest", "ReadRequests"]
+__all__ = ["ReadRequest", "ReadRequests", "RequestQueue"]
 
 _ROUNDS: Final = 4
 """Rounds on their way at a time. What comes meanwhile shares the next one, so that load makes them larger, not more."""
@@ -20,6 +21,66 @@ class ReadRequest(NamedTuple):
     query: Any
     future: ActorFuture[Any]
     deadline: float
+    stale: bool = False
+    """The state as it is here and now will do."""
+
+
+class _Request(Protocol):
+    @property
+    def future(self) -> ActorFuture[Any]: ...
+
+
+R = TypeVar("R", bound=_Request)
+
+
+class RequestQueue(Generic[R]):
+    """What clients ask and the node has not yet taken: any thread puts, the loop takes all at once.
+
+    Not the inbox, which the other hosts share: they must be heard, however much clients ask.
+    """
+
+    def __init__(self, wake: Callable[[], None], *, max_requests: int) -> None:
+        self._wake = wake
+        self._max = max_requests
+        self._lock = threading.Lock()
+        self._waiting: list[R] = []
+        self._closed: Exception | None = None
+        self.refused = 0
+        """Requests that found it full."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, request: R) -> None:
+        """Add a request, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
+        with self._lock:
+            waiting = len(self._waiting)
+            refusal = self._closed
+            if refusal is None and waiting >= self._max:
+                self.refused += 1
+                refusal = SystemBusy(f"{waiting} requests wait for this replica: wait a little and ask again")
+            if refusal is None:
+                self._waiting.append(request)
+        if refusal is not None:
+            request.future.try_fail(refusal)
+        elif not waiting:
+            self._wake()
+
+    def take(self) -> list[R]:
+        """Take all that wait. In the loop's thread."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return taken
+
+    def close(self, error: Exception) -> None:
+        """Refuse what waits, and all that comes, with `error`."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._closed = error
+        for request in waiting:
+            request.future.try_fail(error)
 
 
 class _Round:
@@ -44,14 +105,19 @@ class ReadRequests:
         self._ask = ask
         self._waiting: deque[ReadRequest] = deque()
         self._rounds: dict[int, _Round] = {}
+        self._asked: deque[ReadRequest] = deque()
+        """Reads that the state machine was asked, and has perhaps answered since."""
         self._number = 0
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())
+        """How many wait for the leader's word, or for the state that they are to see. From any thread."""
+        return self._count
 
     def add(self, request: ReadRequest) -> None:
         """Let a read wait for the next round."""
         self._waiting.append(request)
+        self._count += 1
 
     def start(self, tick: int) -> None:
         """Start a round for all that wait, unless enough are on their way."""
@@ -71,44 +137,64 @@ class ReadRequests:
             each.index = ready.index
 
     def due(self, applied: int) -> list[ReadRequest]:
-        """Take the reads whose state is reached."""
+        """Take the reads whose state is reached, for the state machine to answer."""
         reached = [
             number
             for number, each in self._rounds.items()
             if each.index is not None and each.index <= applied
         ]
-        return [request for number in reached for request in self._rounds.pop(number).requests]
+        due = [request for number in reached for request in self._rounds.pop(number).requests]
+        self._count -= len(due)
+        return due
+
+    def asked(self, requests: Iterable[ReadRequest]) -> None:
+        """Mind the deadlines of reads that the state machine was asked: it may take its time."""
+        self._asked += [request for request in requests if not request.future.done]
 
     def dropped(self, number: int, error: Exception) -> None:
         """A round was refused."""
         each = self._rounds.pop(number, None)
-        for request in each.requests if each is not None else ():
-            request.future.try_fail(error)
+        if each is not None:
+            self._count -= len(each.requests)
+            for request in each.requests:
+                request.future.try_fail(error)
 
     def expire(self, now: float, tick: int) -> None:
         """Answer those whose deadline has passed, and ask again for those that were left without an answer."""
-        late = RequestDropped(
-            "no answer by the read's deadline: a leader, or this replica's applying, is slow; repeat it"
-        )
-        self._waiting = deque(request for request in self._waiting if not _is_over(request, now, late))
+        self._asked = deque(_still_open(self._asked, now))
+        self._waiting = deque(_still_open(self._waiting, now))
         for number, each in list(self._rounds.items()):
-            each.requests = [request for request in each.requests if not _is_over(request, now, late)]
+            each.requests = _still_open(each.requests, now)
             if not each.requests:
                 del self._rounds[number]
             elif each.index is None and tick - each.asked_at >= self._patience:
                 del self._rounds[number]
                 self._begin(each.requests, tick)
+        self._count = len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())
 
     def fail_all(self, error: Exception) -> None:
         """The replica is over."""
-        for request in self._waiting:
-            request.future.try_fail(error)
         for number in list(self._rounds):
             self.dropped(number, error)
+        for request in (*self._waiting, *self._asked):
+            request.future.try_fail(error)
         self._waiting.clear()
+        self._asked.clear()
+        self._count = 0
 
 
-def _is_over(request: ReadRequest, now: float, error: Exception) -> bool:
-    if request.deadline <= now:
-        request.future.try_fail(error)
-    return request.future.done
+def _still_open(requests: Iterable[ReadRequest], now: float) -> list[ReadRequest]:
+    """Those without an answer, but for those whose time is over, which are told so."""
+    late: RequestDropped | None = None
+    still_open = []
+    for request in requests:
+        if request.future.done:
+            continue
+        if request.deadline > now:
+            still_open.append(request)
+            continue
+        late = late or RequestDropped(
+            "no answer by the read's deadline: the leader, or this replica's state machine, is slow; repeat it"
+        )
+        request.future.try_fail(late)
+    return still_open

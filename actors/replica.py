@@ -1,28 +1,30 @@
 """`Replica`: the client's handle on one replica of this host."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pykka
 from drakkar.actors.futures import ActorFuture
-from drakkar.actors.node import NodeActor, StaleRead, Status, TransferRequest
+from drakkar.actors.node import NodeActor, Status, TransferRequest
 from drakkar.actors.proposals import Proposal
 from drakkar.actors.read_requests import ReadRequest
-from drakkar.handlers.errors import ConfigError, ReplicaStopped, RequestDropped
+from drakkar.handlers.errors import ConfigError, DrakkarError, RequestDropped
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.messages import EntryKind
+from drakkar.transport.tcp import parse_address
 
 __all__ = ["Replica"]
 
-DEFAULT_TIMEOUT = 5.0
+DEFAULT_TIMEOUT: Final = 5.0
+_ADDITIONS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
 
 
 class Replica:
     """A replica that this host runs. All methods may be called from any thread, and none of them blocks.
 
     What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every one is
-    answered by its `timeout`, in seconds, whatever happens. How it may fail tells what became of the request:
+    answered by its `timeout`, in seconds and to within a tick, whatever happens. How it fails tells what became of it:
 
     - `NotLeader`, `SystemBusy`, `TransferInProgress`, or any other `RequestDropped`, and `ReplicaStopped`: surely nothing;
     - `OutcomeUnknown`: it may or may not have been committed, and may be yet.
@@ -50,7 +52,7 @@ class Replica:
         """
         future: ActorFuture[Any] = ActorFuture()
         if self._fits((command,), future):
-            self._node.queue.put(Proposal((command,), future, time.monotonic() + timeout, single=True))
+            self._node.queue.put(Proposal((command,), future, _deadline(timeout), single=True))
         return future
 
     def propose_many(
@@ -65,7 +67,7 @@ class Replica:
         if not commands:
             future.set([])
         elif self._fits(commands, future):
-            self._node.queue.put(Proposal(commands, future, time.monotonic() + timeout, single=False))
+            self._node.queue.put(Proposal(commands, future, _deadline(timeout), single=False))
         return future
 
     def _fits(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
@@ -94,13 +96,13 @@ class Replica:
         answers, from its own state machine.
         """
         future: ActorFuture[Any] = ActorFuture()
-        self._tell(ReadRequest(query, future, time.monotonic() + timeout), future)
+        self._node.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
-    def stale_read(self, query: Any) -> ActorFuture[Any]:
+    def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
         """Ask the state machine as it is here and now: free, and as far behind as this replica may be."""
         future: ActorFuture[Any] = ActorFuture()
-        self._tell(StaleRead(query, future), future)
+        self._node.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
         return future
 
     # -- who leads, and who belongs -----------------------------------------------------------------------------
@@ -111,7 +113,10 @@ class Replica:
         Proposals are refused with `TransferInProgress` meanwhile, an election timeout at most (thesis §3.10).
         """
         future: ActorFuture[int] = ActorFuture()
-        self._tell(TransferRequest(target, future, time.monotonic() + timeout), future)
+        if _is_id(target):
+            self._node.requests.put(TransferRequest(target, future, _deadline(timeout)))
+        else:
+            future.fail(ConfigError("target", target, "must be a replica id, a whole number from 1 up"))
         return future
 
     def add_replica(
@@ -150,11 +155,14 @@ class Replica:
         `MembershipRejected`, which names the rule, or why it cannot be now.
         """
         future: ActorFuture[Any] = ActorFuture()
+        try:
+            _check_changes(changes, self._node.raft.membership.addresses)
+        except DrakkarError as error:
+            future.fail(error)
+            return future
         payload = ConfigChange(tuple(changes), transition, change_id).encode()
         kinds = bytes([EntryKind.CONFIG_CHANGE])
-        self._node.queue.put(
-            Proposal((payload,), future, time.monotonic() + timeout, single=True, kinds=kinds)
-        )
+        self._node.queue.put(Proposal((payload,), future, _deadline(timeout), single=True, kinds=kinds))
         return future
 
     # -- itself -------------------------------------------------------------------------------------------------
@@ -167,10 +175,25 @@ class Replica:
         """Stop this replica; the others of its shard go on. Blocks until it has stopped; not from the loop."""
         self.ref.stop(timeout=timeout)
 
-    def _tell(self, request: Any, future: ActorFuture[Any]) -> None:
-        try:
-            self.ref.tell(request)
-        except pykka.ActorDeadError:
-            future.fail(ReplicaStopped(f"{self!r} has stopped"))
-        except RequestDropped as busy:
-            future.fail(busy)
+
+def _deadline(timeout: float) -> float:
+    if not timeout >= 0:  # a NaN is none either, and would never pass
+        raise ConfigError("timeout", timeout, "must be a number of seconds, 0 or more")
+    return time.monotonic() + timeout
+
+
+def _is_id(replica: Any) -> bool:
+    return type(replica) is int and 0 < replica < 1 << 63
+
+
+def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
+    """What is logged is logged for good, so an address that is none must not come so far."""
+    for change in changes:
+        if not _is_id(change.replica):
+            raise ConfigError("replica_id", change.replica, "must be a whole number from 1 up")
+        if type(change.address) is not str:
+            raise ConfigError("address", change.address, "must be a text, 'host:port'")
+        if change.address:
+            parse_address(change.address)
+        elif change.type in _ADDITIONS and change.replica not in known:
+            raise ConfigError("address", "", f"say where the new replica {change.replica} is to be found")

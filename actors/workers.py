@@ -1,6 +1,8 @@
 """A few worker actors that all replicas of a host share, for whatever may take long."""
 
+import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -29,8 +31,9 @@ class _Worker(pykka.ThreadingActor):
         while job is not None:
             try:
                 job()
-            except Exception:
-                # A job reports its own errors; this one is ours. The other replicas still need the worker.
+            except BaseException:
+                # A job reports its own errors; this one is ours. The other replicas still need the worker, and pykka
+                # would stop every actor of the process for a SystemExit.
                 logger.exception("a job failed without a report: %s", brief(job))
             job = self._pool._next(self)
 
@@ -63,7 +66,9 @@ class WorkerPool:
             except IndexError:
                 self._idle.append(worker)
                 continue
-            worker.tell(job)
+            # Where the pool is being stopped, nobody waits for the job any more.
+            with contextlib.suppress(pykka.ActorDeadError):
+                worker.tell(job)
 
     def _next(self, worker: _Worker) -> Job | None:
         try:
@@ -75,11 +80,16 @@ class WorkerPool:
             return None
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Let the workers end. One that is still busy after `timeout` seconds is left to itself, and logged."""
-        for ref in self._refs:
+        """Let the workers end. Those still busy after `timeout` seconds are left to themselves, and logged."""
+        until = time.monotonic() + timeout
+        stopped = [ref.stop(block=False) for ref in self._refs]
+        left = 0
+        for future in stopped:
             try:
-                ref.stop(timeout=timeout)
+                future.get(timeout=max(0.0, until - time.monotonic()))
             except pykka.Timeout:
-                logger.exception(
-                    "a state machine still works after %s seconds: its worker is left behind", timeout
-                )
+                left += 1
+        if left:
+            logger.error(
+                "%d state machines still work after %s seconds: their workers are left behind", left, timeout
+            )

@@ -59,7 +59,8 @@ class Host:
     members: str
     process: subprocess.Popen[str] | None = None
     killed: bool = False
-    _ready: threading.Event = field(default_factory=threading.Event)
+    _ready: bool = False
+    _news: threading.Event = field(default_factory=threading.Event)
     _listener: threading.Thread | None = None
 
     @property
@@ -69,8 +70,8 @@ class Host:
 
     def start(self) -> None:
         """Start the process, without waiting for it."""
-        self._ready.clear()
-        self.killed = False
+        self._news.clear()
+        self._ready = self.killed = False
         options = {
             "--replica": str(self.replica),
             "--members": self.members,
@@ -94,20 +95,21 @@ class Host:
         with said:
             for line in said:
                 if line.startswith("ready:"):
-                    self._ready.set()
-        # At the end of its output nobody needs to wait any longer.
-        self._ready.set()
+                    self._ready = True
+                    self._news.set()
+        # At the end of its output, nobody needs to wait any longer.
+        self._news.set()
 
     @property
     def ready(self) -> bool:
         """It said that it takes clients. Raises `DemoError` where it ended instead."""
-        if self._ready.is_set() and not self.running:
+        if self._news.is_set() and not self._ready:
             raise DemoError(f"host {self.replica} ended: {self.last_words()}")
-        return self._ready.is_set()
+        return self._ready
 
     def wait_until_ready(self, seconds: float = 20.0) -> None:
         """Wait until it is ready. Raises `DemoError` if that takes longer."""
-        self._ready.wait(seconds)
+        self._news.wait(seconds)
         if not self.ready:
             raise DemoError(f"host {self.replica} is not ready after {seconds:.0f} s: {self.last_words()}")
 
@@ -128,28 +130,27 @@ class Host:
 
     def kill(self) -> None:
         """End the process at once, as a power failure does."""
+        assert self.process is not None
         self.killed = True
-        self._end(0)
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
         """Ask the process to end, and see that it does."""
-        if self.process is not None:
-            self.process.terminate()
-            self._end(5)
-
-    def _end(self, seconds: float) -> None:
-        assert self.process is not None
-        assert self._listener is not None
+        if self.process is None:
+            return
+        self.process.terminate()
         try:
-            self.process.wait(seconds)
+            self.process.wait(5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._listener.join()
+            self.kill()
+        if self._listener is not None:
+            self._listener.join()
 
     def client(self, timeout: float) -> "redis.Redis":
         """Make a client that reports trouble instead of trying again by itself."""
         return redis.Redis(
+            host="127.0.0.1",
             port=self.redis_port,
             socket_timeout=timeout,
             socket_connect_timeout=1.0,
@@ -747,11 +748,13 @@ def directory(options: argparse.Namespace) -> Iterator[Path]:
 def play(options: argparse.Namespace) -> bool:
     """Run the hosts, and what is to happen with them."""
     ledger = Ledger()
+    console = Console()
+    console.print("three hosts are started")
     with (
         directory(options) as data_dir,
         Cluster(data_dir, ports(options.redis_base), ports(options.raft_base)) as cluster,
         Watch(cluster) as watch,
-        Screen(Console(), cluster, watch, None if options.keep_running else ledger) as screen,
+        Screen(console, cluster, watch, None if options.keep_running else ledger) as screen,
     ):
         if options.keep_running:
             keep_running(screen, cluster)

@@ -47,7 +47,10 @@ class ChangeType(IntEnum):
     """In a joint change also demotes a voter, which becomes an observer on leaving."""
     ADD_WITNESS = 3
     UPDATE = 4
-    """Changes no role."""
+    """Changes nothing."""
+
+
+_ADDS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
 
 
 class Transition(IntEnum):
@@ -257,18 +260,18 @@ def _changed(membership: Membership, change: ConfigChange) -> Membership:
         return _first(change)
     if not change.changes:
         return leave_joint(membership)
+    addresses = dict(membership.addresses)
     for one in change.changes:
         _check(membership, one, joint=change.joint)
+        _note_address(addresses, one)
     if change.joint:
         after = enter_joint(
             membership, change.changes, auto_leave=change.transition is not Transition.EXPLICIT
         )
     else:
         after = simple(membership, change.changes)
-    added = {
-        one.replica: one.address for one in change.changes if one.address and one.replica in after.everybody
-    }
-    return replace(after, addresses={**after.addresses, **added})
+    known = {replica: address for replica, address in addresses.items() if replica in after.everybody}
+    return replace(after, addresses=known)
 
 
 def _first(change: ConfigChange) -> Membership:
@@ -283,11 +286,10 @@ def _first(change: ConfigChange) -> Membership:
 def _check(membership: Membership, change: Change, *, joint: bool) -> None:
     """Dragonboat's rules for one replica. A joint change may also demote a voter, and repeat what is so already."""
     who, type_ = change.replica, change.type
-    if type_ in (ChangeType.REMOVE, ChangeType.UPDATE):
+    if type_ not in _ADDS:
         return
     if who in membership.removed:
         raise MembershipRejected(f"replica {who} was removed, and ids are never used again: choose a new one")
-    _check_address(membership, change)
     is_witness, is_voter = membership.is_witness(who), who in membership.voters
     if is_witness or (type_ is ChangeType.ADD_WITNESS and (is_voter or who in membership.observers)):
         raise MembershipRejected(
@@ -301,17 +303,19 @@ def _check(membership: Membership, change: Change, *, joint: bool) -> None:
         raise MembershipRejected(f"replica {who} is an observer already")
 
 
-def _check_address(membership: Membership, change: Change) -> None:
-    if not change.address:
+def _note_address(addresses: dict[int, str], change: Change) -> None:
+    """An address belongs to one replica, which keeps it; also among those that are added together."""
+    if change.type not in _ADDS or not change.address:
         return
     wanted = _clean(change.address)
-    for replica, address in membership.addresses.items():
+    for replica, address in addresses.items():
         if replica == change.replica and _clean(address) != wanted:
             raise MembershipRejected(
                 f"replica {replica} has address {address}, which cannot become {change.address}"
             )
         if replica != change.replica and _clean(address) == wanted:
             raise MembershipRejected(f"address {change.address} belongs to replica {replica} already")
+    addresses.setdefault(change.replica, change.address)
 
 
 def _clean(address: str) -> str:
@@ -366,9 +370,18 @@ def change_membership(raft: "Raft", event: Message) -> None:
     if isinstance(event.payload, Membership):
         _switch(raft, event.payload)
     elif event.hint:
-        draft = _Draft.of(raft.membership)
+        _switch_as_told(raft, event)
+
+
+def _switch_as_told(raft: "Raft", event: Message) -> None:
+    draft = _Draft.of(raft.membership)
+    try:
         draft.make(Change(ChangeType(event.hint_high), event.hint))
-        _switch(raft, draft.finish(raft.membership))
+        after = draft.finish(raft.membership)
+    except (ValueError, MembershipRejected):
+        raft.fault("a membership change that its host should have refused")
+        return
+    _switch(raft, after)
 
 
 def _switch(raft: "Raft", after: Membership) -> None:
@@ -386,7 +399,8 @@ def _switch(raft: "Raft", after: Membership) -> None:
         replication.announce_commit(raft)
     else:
         for peer in raft.peers:
-            replication.send(raft, peer, even_empty=False)
+            # Where a new peer stands is not known before it answers, so it is asked at once.
+            replication.send(raft, peer, even_empty=not raft.progress[peer].match)
 
 
 def _retire(raft: "Raft", after: Membership) -> None:

@@ -29,16 +29,15 @@ def send(raft: "Raft", replica: int, peer: Progress) -> bool:
 def install(raft: "Raft", message: Message) -> None:
     """Thesis §5.3: take the leader's snapshot in place of a log that ends before it."""
     snapshot = message.snapshot
-    if snapshot is None or not snapshot or not snapshot.term:
-        raft.fault("a snapshot without index or term")
+    if snapshot is None or not snapshot or not 0 < snapshot.term <= message.term:
+        raft.fault("a snapshot without index, or of a term that its leader cannot know")
         return
     raft.heard_leader(message.sender)
-    if _wanted(raft, snapshot):
-        _restore(raft, snapshot)
-        index = raft.log.last_index
-    else:
-        index = raft.log.committed
-    raft.reply(message, MessageType.REPLICATE_RESP, log_index=index, commit=raft.log.committed)
+    if _fits(raft, snapshot):
+        _take_in(raft, snapshot)
+    # Up to there, which is the snapshot's end if it was taken in, our log agrees with the leader's; behind it may not.
+    known = raft.log.committed
+    raft.reply(message, MessageType.REPLICATE_RESP, log_index=known, commit=known)
 
 
 def install_as_follower(raft: "Raft", message: Message) -> None:
@@ -47,7 +46,8 @@ def install_as_follower(raft: "Raft", message: Message) -> None:
     install(raft, message)
 
 
-def _wanted(raft: "Raft", snapshot: Snapshot) -> bool:
+def _fits(raft: "Raft", snapshot: Snapshot) -> bool:
+    """Whether it is news, and of a shard in which this replica can be what it is."""
     membership = snapshot.membership
     if snapshot.index <= raft.log.committed:
         return False
@@ -56,10 +56,6 @@ def _wanted(raft: "Raft", snapshot: Snapshot) -> bool:
         return False
     if not _role_fits(raft, snapshot):
         raft.fault("a snapshot that changes a role as no membership change can")
-        return False
-    if raft.log.matches(snapshot.index, snapshot.term):
-        # All of it is here already, and now known to be committed: no need to throw the log away.
-        raft.log.commit_to(snapshot.index)
         return False
     return True
 
@@ -72,7 +68,11 @@ def _role_fits(raft: "Raft", snapshot: Snapshot) -> bool:
     return (raft.resting_state is State.WITNESS) == membership.is_witness(raft.id)
 
 
-def _restore(raft: "Raft", snapshot: Snapshot) -> None:
+def _take_in(raft: "Raft", snapshot: Snapshot) -> None:
+    if raft.log.matches(snapshot.index, snapshot.term):
+        # All of it is here already, and now known to be committed: no need to throw the log away.
+        raft.log.commit_to(snapshot.index)
+        return
     raft.log.restore(snapshot)
     raft.switch_membership(snapshot.membership)
     raft.reset_progress()
@@ -80,8 +80,11 @@ def _restore(raft: "Raft", snapshot: Snapshot) -> None:
 
 def recovered(raft: "Raft", message: Message) -> None:
     """The state machine has loaded a snapshot: its membership is in effect (thesis §5.1)."""
-    if message.snapshot is not None:
-        raft.switch_membership(message.snapshot.membership)
+    if message.snapshot is None:
+        return
+    raft.switch_membership(message.snapshot.membership)
+    if raft.state is State.LEADER and not raft.membership.is_voter(raft.id):
+        raft.become_follower(raft.term, 0)
 
 
 def note_status(raft: "Raft", report: Message) -> None:

@@ -37,7 +37,7 @@ def begin(raft: "Raft", ask: Message) -> None:
             _refuse(raft, ask, Refusal.ALREADY_LEADER)
         raft.transfer_target = 0
         return
-    # A voter in both views (§4.3), for it has to win in both; and able to lead, which a witness is not.
+    # Of either half of a joint membership (§4.3): who wins needs both majorities, but need not belong to both.
     if not target or not raft.membership.is_voter(target):
         _refuse(raft, ask, Refusal.BAD_TARGET)
         return
@@ -45,17 +45,18 @@ def begin(raft: "Raft", ask: Message) -> None:
         return
     raft.transfer_target = target
     raft.election_elapsed = 0
-    replication.send(raft, target)
-    hand_over_when_caught_up(raft, target)
+    if not hand_over_when_caught_up(raft, target):
+        replication.send(raft, target)
 
 
-def hand_over_when_caught_up(raft: "Raft", replica: int) -> None:
-    """A successor that lacks entries would only lose the election."""
+def hand_over_when_caught_up(raft: "Raft", replica: int) -> bool:
+    """True if the successor was asked to campaign. One that lacks entries would only lose the election."""
     peer = raft.progress.get(replica)
     if replica != raft.transfer_target or peer is None or peer.match != raft.log.last_index:
-        return
+        return False
     raft.reads.lease_revoked = True
     raft.send(Message(MessageType.TIMEOUT_NOW, to=replica))
+    return True
 
 
 def time_out_now(raft: "Raft", message: Message) -> None:

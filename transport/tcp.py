@@ -60,7 +60,7 @@ class TcpTransport:
     if that is something else: behind a NAT, or "0.0.0.0:7000" for all interfaces. Port 0 takes a free one, and
     `address` tells which, once `serve` has started.
 
-    `deliver` is called with the messages that came, in order; `unreachable` with the address of a peer each time that
+    `deliver` is called with the sender's address and the messages that came, in order; `unreachable` with the address of a peer each time that
     messages to it were lost, or may have been: when a connection is lost or cannot be made, and what waited for it is
     gone too, and, from within `send`, when messages are dropped. Both must return soon and raise nothing.
     `frames` has receivers for further kinds of frames, called with the sender's address and the body, which has to be
@@ -74,7 +74,7 @@ class TcpTransport:
         self,
         address: str,
         *,
-        deliver: Callable[[list[Message]], None],
+        deliver: Callable[[str, list[Message]], None],
         unreachable: Callable[[str], None],
         deployment_id: str = "default",
         listen_address: str | None = None,
@@ -283,7 +283,7 @@ class TcpTransport:
         decoded = 0
         for frame in frames:
             if decoded > _TURN_BYTES:
-                messages = self._hand_over(messages)
+                messages = self._hand_over(guest, messages)
                 decoded = 0
                 await trio.lowlevel.checkpoint()
             decoded += len(frame.body)
@@ -293,15 +293,15 @@ class TcpTransport:
                 pong = encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES]))
                 await connection.send(pong, self.options.send_timeout)
             else:
-                messages = self._hand_over(messages)
+                messages = self._hand_over(guest, messages)
                 self._other(frame, guest)
-        self._hand_over(messages)
+        self._hand_over(guest, messages)
 
-    def _hand_over(self, messages: list[Message]) -> list[Message]:
+    def _hand_over(self, guest: Hello, messages: list[Message]) -> list[Message]:
         """Deliver messages; return an empty list for those that follow."""
         if messages:
             self.counters.received += len(messages)
-            self._deliver(messages)
+            self._deliver(guest.address, messages)
         return []
 
     def _decoded(self, body: memoryview, guest: Hello) -> list[Message]:

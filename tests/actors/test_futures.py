@@ -462,15 +462,29 @@ def test_the_function_of_a_derived_future_runs_once_even_if_it_returns_none():
 
 
 def test_the_function_of_a_derived_future_runs_once_for_all_threads():
-    source, calls, start = ActorFuture(), [], threading.Barrier(4)
-    mapped = source.map(lambda value: calls.append(value) or value)
+    class CountingLock:
+        def __init__(self):
+            self.lock, self.arrived = threading.Lock(), []
+            self.release = self.lock.release
 
-    def get():
-        start.wait(PATIENCE)
-        assert mapped.get(timeout=PATIENCE) == 5
+        def acquire(self, timeout):
+            self.arrived.append(threading.get_ident())
+            return self.lock.acquire(timeout=timeout)
 
-    threads = [in_thread(get) for _ in range(4)]
+    def slow(value):
+        assert go_on.wait(PATIENCE)
+        calls.append(value)
+
+    source, calls, go_on = ActorFuture(), [], threading.Event()
+    mapped = source.map(slow)
+    mapped._outcome.lock = lock = CountingLock()
     source.set(5)
+    threads = [in_thread(lambda: mapped.get(timeout=PATIENCE)) for _ in range(4)]
+    deadline = time.monotonic() + PATIENCE
+    while len(lock.arrived) < 4:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.001)
+    go_on.set()
     for thread in threads:
         thread.join(PATIENCE)
     assert calls == [5]

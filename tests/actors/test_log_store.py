@@ -269,30 +269,33 @@ def test_one_save_may_hold_several_runs_and_cut_in_the_middle_of_one(host: Host)
     assert host.log().hard_state == HardState(4, 2, 6)
 
 
-def test_pages_of_every_limit_give_all_entries_in_order(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("size", "limits"),
+    [
+        pytest.param(1, [*range(120), 300, 500, 600, 1100, 1200, UNLIMITED], id="small entries"),
+        pytest.param(100, [0, *range(400, 4000, 37), UNLIMITED], id="large entries"),
+    ],
+)
+def test_pages_of_every_limit_give_all_entries_in_order(host: Host, size: int, limits: list[int]) -> None:
     """L9: a store that returns more or fewer entries than asked for."""
     host.begin()
-    runs = [run(1, 5, 1), run(6, 1, 1, size=40), run(7, 3, 2), run(10, 1, 3), run(11, 6, 3)]
+    shapes = [(1, 5, 1, size), (6, 1, 1, 10 * size), (7, 3, 2, size), (10, 1, 3, size), (11, 6, 3, size)]
+    runs = [run(*shape) for shape in shapes]
     assert host.save(*runs) is None
     host.restart()
     log, expected = host.log(), of(*runs)
     sizes = [Entries.of([entry]).size for entry in expected]
-    for limit in [*range(120), 300, 500, 600, 1100, 1200, UNLIMITED]:
-        low, paged = 1, []
-        while low < 17:
-            page = log.runs(low, 17, limit)
+    for limit in limits:
+        paged: list[Entry] = []
+        while len(paged) < 16:
+            page = log.runs(len(paged) + 1, 17, limit)
             found = list(Entries(page))
-            assert found, limit
-            assert len(found) == 1 or sum(piece.size for piece in page) <= limit
-            # It may stop early for two reasons only: no room for the next entry, or for the overhead of a run.
-            taken, following = sum(piece.size for piece in page), low - 1 + len(found)
-            if following < 16:
-                assert (
-                    taken + sizes[following] > limit
-                    or taken + RUN_OVERHEAD * len(page) >= limit - sizes[following]
-                )
+            taken = sum(piece.size for piece in page)
+            assert found
+            assert len(found) == 1 or taken <= limit
             paged += found
-            low = found[-1].index + 1
+            # It stops early where there is no room for the next entry, counting something for each run.
+            assert len(paged) == 16 or taken + sizes[len(paged)] + RUN_OVERHEAD * len(page) > limit
         assert paged == expected
 
 
@@ -803,6 +806,20 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(
     host.store.close()
 
 
+def test_a_refused_compaction_leaves_the_log_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(lambda: LmdbLogStore(tmp_path / "log", max_queue_saves=1))
+    host.begin()
+    host.save(run(1, 5))
+    log = host.log()
+    with held_commits(host.store, monkeypatch):
+        with pytest.raises(SystemBusy):
+            host.store.compact(1, 1, 3)
+        check(log, of(run(1, 5)), 1, 0)
+    host.store.close()
+
+
 def test_stopping_all_actors_makes_durable_what_waits(on_disk: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     on_disk.begin()
     waiter = Waiter()
@@ -818,13 +835,13 @@ def test_stopping_all_actors_makes_durable_what_waits(on_disk: Host, monkeypatch
 
 
 def test_closing_stores_leaves_no_thread(tmp_path: Path) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(20):
         LmdbLogStore(tmp_path / "log").close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("_LogWriter"):
-            thread.join(WAIT)
-    assert threading.active_count() == before
+    added = set(threading.enumerate()) - before
+    for thread in added:
+        thread.join(WAIT)
+    assert not [thread for thread in added if thread.is_alive()]
 
 
 # -- when the disk fails ------------------------------------------------------------------------------------------
@@ -1098,6 +1115,18 @@ def test_opening_reads_the_ends_of_a_log_of_a_million_entries(
     assert log.term(500_000) == 1
     assert log.term(499_999) == 1
     assert len(read) == 3, "the run that was just read is remembered"
+
+
+def test_terms_of_what_was_written_in_this_life_are_known_without_reading(
+    on_disk: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk.begin()
+    on_disk.save(run(1, 4, 1), run(5, 4, 2), run(9, 4, 3))
+    on_disk.save(run(7, 2, 4), run(9, 2, 5))
+    on_disk.store.compact(1, 1, 5)
+    log = on_disk.log()
+    monkeypatch.setattr(log, "_read", lambda *_arguments: pytest.fail("it was read from the disk"))
+    assert [log.term(index) for index in range(4, 12)] == [0, 2, 2, 4, 4, 5, 5, 0]
 
 
 def test_a_remembered_run_is_forgotten_when_it_is_replaced(host: Host) -> None:

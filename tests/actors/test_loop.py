@@ -146,29 +146,39 @@ def test_a_loop_cannot_be_stopped_from_within(loop):
         loop.call(loop.stop)
 
 
-def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels_the_tasks():
+def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels_the_tasks(monkeypatch):
+    monkeypatch.setattr("drakkar.actors.loop._SLICE", 1e-9)  # one turn between two checkpoints
+
     class Last(Recorder):
+        batch = 1  # so that the newest, with twenty-one messages, needs as many turns
+
         def on_stop(self):
-            self._seen.append(f"{self.name} stopped")
+            self._seen.append("stopped")
 
     async def task():
         try:
             await trio.sleep_forever()
         finally:
-            seen.append("task cancelled")
+            order.append("task cancelled")
 
-    seen = []
+    order = []
     with TrioLoop() as loop:
         loop.spawn(task)
         gate = Gate()
         Held.start(loop=loop).tell(gate)
-        refs = [Last.start(seen, loop=loop) for _ in range(3)]
-        for number, ref in enumerate(refs):
-            ref._actor_weakref().name = number
-            ref.tell(f"{number} told")
+        for number in range(3):
+            ref = Last.start([], loop=loop)
+            watch(ref, lambda _, ref=ref, number=number: order.append((number, ref.seen)))
+            ref.seen = ref._actor_weakref()._seen
+            for _ in range(10 * number + 1):
+                ref.tell("told")
         gate.opened.set()
-    assert seen[:3] == ["0 told", "1 told", "2 told"]
-    assert seen[3:] == ["2 stopped", "1 stopped", "0 stopped", "task cancelled"]
+    assert order == [
+        (2, ["told"] * 21 + ["stopped"]),
+        (1, ["told"] * 11 + ["stopped"]),
+        (0, ["told", "stopped"]),
+        "task cancelled",
+    ]
 
 
 def test_a_stop_that_takes_too_long_says_what_it_waits_for_and_can_be_repeated():
@@ -729,8 +739,7 @@ def test_the_hook_runs_after_on_start_and_before_on_stop(loop, held):
 
 
 def test_a_turn_ends_early_when_its_time_is_up(loop, monkeypatch):
-    monkeypatch.setattr("drakkar.actors.loop._SLICE", 0.0)
-    monkeypatch.setattr(TrioLoop, "_run_round", one_turn_without_time)
+    monkeypatch.setattr("drakkar.actors.loop._SLICE", 1e-9)
     seen = []
     ref = Batches.start(seen, loop=loop)
     for _ in range(5):
@@ -738,11 +747,6 @@ def test_a_turn_ends_early_when_its_time_is_up(loop, monkeypatch):
     ref.ask("y", timeout=PATIENCE)
     ref.stop()
     assert set(batches_of(seen)) <= {0, 1}
-
-
-def one_turn_without_time(self):
-    if self._ready:
-        self._ready.popleft()._take_turn(time.perf_counter())
 
 
 def test_a_saturated_actor_starves_neither_actors_nor_tasks(loop):

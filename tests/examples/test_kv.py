@@ -1,11 +1,14 @@
 """The key-value example: its state machine, its Redis front, its command line."""
 
 import io
+import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +21,8 @@ import trio
 import trio.testing
 from drakkar.handlers.errors import NotLeader, OutcomeUnknown, ReplicaStopped, SystemBusy
 from drakkar.handlers.messages import State
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from examples.kv import KeyValue, glob
 from examples.resp import OK, Failure, ProtocolError, Requests, pieces
@@ -218,6 +223,16 @@ def test_what_is_no_request_breaks_the_conversation(stream, complaint):
     assert complaint in str(requests.broken)
 
 
+@pytest.mark.parametrize("size", range(1, 12))
+def test_a_claim_of_too_many_parts_is_noticed_however_it_is_cut(size):
+    requests = Requests(limit=100_000)
+    claim = b"*1000000000\r\n"
+    for at in range(0, len(claim), size):
+        if requests.broken is None:
+            assert requests.feed(claim[at : at + size]) == []
+    assert "parts" in str(requests.broken)
+
+
 def test_requests_before_the_broken_one_are_found():
     requests = Requests(limit=1000)
     assert requests.feed(wire(b"PING") + b"!garbage\r\n") == [[b"PING"]]
@@ -386,6 +401,30 @@ def test_a_lane_carries_no_more_at_once_than_its_weight_allows():
                     nursery.start_soon(lane.run)
                 nursery.cancel_scope.cancel()
             assert sorted(count for _, count in replica.asked) in ([1, 2, 2, 9], [1, 1, 1, 2, 9])
+
+    trio.run(main)
+
+
+def test_a_request_that_is_stuck_does_not_hold_up_the_others():
+    async def main() -> None:
+        stuck = trio.Event()
+
+        async def request(items: list[bytes], timeout: float) -> list[Any]:  # noqa: ASYNC109
+            if items == [b"stuck"]:
+                stuck.set()
+                await trio.sleep(timeout)
+                raise OutcomeUnknown("nothing was heard of it")
+            return items
+
+        lane = Lane(request, limits=Limits(attempt=20), max_weight=1, may_repeat=())
+        lane.WIDTH = 1  # type: ignore[misc]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lane.run)
+            nursery.start_soon(lane.order, [b"stuck"])
+            await stuck.wait()
+            with trio.fail_after(10):
+                assert await lane.order([b"other"]) == [b"other"]
+            nursery.cancel_scope.cancel()
 
     trio.run(main)
 
@@ -649,12 +688,12 @@ def test_the_redis_package_drives_it():
                 assert "get" in client.command()
                 assert client.config_get("save") == {"save": ""}
                 with client.pipeline(transaction=False) as pipe:
-                    for number in range(5000):
+                    for number in range(500):
                         pipe.set(f"n{number}", number).get(f"n{number}")
                     replies = pipe.execute()
                 with client.pipeline() as transaction:
                     assert transaction.set("t", "1").get("t").incr("t").execute() == [True, b"1", 2]
-                assert replies[1::2] == [b"%d" % number for number in range(5000)]
+                assert replies[1::2] == [b"%d" % number for number in range(500)]
                 with pytest.raises(redis.ResponseError, match="not an integer"):
                     client.incr("c")
 
@@ -726,3 +765,124 @@ def test_a_taken_redis_port_is_named(tmp_path):
     assert where in ended.stderr
     assert "choose another port" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+# -- One host, as a process
+
+
+class OneHost:
+    """A cluster of one, in a process of its own."""
+
+    def __init__(self, data_dir: Path, raft_port: int, *options: str, program: str = "") -> None:
+        start = ("-c", program) if program else ("-m", "examples.kv")
+        where = {
+            "--replica": "1",
+            "--members": f"1=127.0.0.1:{raft_port}",
+            "--data-dir": str(data_dir),
+            "--redis": "127.0.0.1:0",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, *start, *chain.from_iterable(where.items()), *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> redis.Redis:
+        assert self.process.stdout is not None
+        ready = self.process.stdout.readline()
+        found = re.search(r"ready: replica 1, redis on 127.0.0.1:(\d+), raft on 127.0.0.1:\d+", ready)
+        assert found, (ready, self.end())
+        return redis.Redis(
+            host="127.0.0.1", port=int(found[1]), socket_timeout=20, retry=Retry(NoBackoff(), 0)
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.end()
+
+    def end(self) -> tuple[int, str]:
+        _, complaint = self.process.communicate(timeout=30)
+        return self.process.returncode, complaint
+
+
+@pytest.fixture
+def raft_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_what_was_acknowledged_is_there_after_the_process_ended(tmp_path, raft_port, asked):
+    host = OneHost(tmp_path / "d", raft_port)
+    with host as client, client:
+        assert client.set("a", "1")
+        assert client.append("a", "2") == 2
+        host.process.send_signal(asked)
+        status, complaint = host.end()
+    assert status == (-asked if asked == signal.SIGKILL else 0)
+    assert "Traceback" not in complaint
+    with OneHost(tmp_path / "d", raft_port) as client, client:
+        assert client.get("a") == b"12"
+
+
+def test_a_host_whose_replica_fails_says_so_and_ends(tmp_path, raft_port):
+    program = (
+        "import sys; from examples import kv\n"
+        "def fail(*_): raise RuntimeError('the state machine broke')\n"
+        "kv.KeyValue.apply = fail\n"
+        "sys.exit(kv.main(sys.argv[1:]))"
+    )
+    host = OneHost(tmp_path / "d", raft_port, program=program)
+    with host as client, client:
+        with pytest.raises(redis.RedisError):
+            client.set("a", "1")
+        status, complaint = host.end()
+    assert status == 1
+    assert "kv: error: replica 1 ended" in complaint
+    assert "the state machine broke" in complaint
+
+
+def test_a_data_directory_of_somebody_else_is_refused(tmp_path, raft_port):
+    ours, foreign, file = tmp_path / "ours", tmp_path / "foreign", tmp_path / "file"
+    host = OneHost(ours, raft_port)
+    with host as client, client:
+        assert client.ping()
+        host.process.terminate()
+        assert host.end()[0] == 0
+    foreign.mkdir()
+    (foreign / "diary").write_text("private")
+    file.write_text("private")
+    for directory, options, complaint in (
+        (ours, ("--deployment", "other"), "'other'"),
+        (foreign, (), "diary"),
+        (file, (), "is a file"),
+    ):
+        status, said = OneHost(directory, raft_port, *options).end()
+        assert status == 1
+        assert "kv: error:" in said
+        assert complaint in said
+        assert str(directory) in said
+        assert "Traceback" not in said
+    assert (foreign / "diary").read_text() == file.read_text() == "private"
+
+
+def test_a_taken_raft_port_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, said = OneHost(tmp_path / "d", port).end()
+    assert status == 1
+    assert f"127.0.0.1:{port}" in said
+    assert "taken" in said
+    assert "Traceback" not in said
+
+
+def test_a_command_that_finds_no_leader_is_answered_and_the_connection_goes_on(tmp_path, raft_port):
+    alone = ("--members", f"1=127.0.0.1:{raft_port},2=127.0.0.1:1", "--timeout", "0.3")
+    with OneHost(tmp_path / "d", raft_port, *alone) as client, client:
+        for _ in range(2):
+            with pytest.raises(redis.ResponseError, match="not executed"):
+                client.set("a", "1")
+        assert client.ping()
+        assert client.info()["leader"] == 0

@@ -51,6 +51,7 @@ class Demo:
             text=True,
         )
         self.said: list[str] = []
+        self._silent = False
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -61,11 +62,16 @@ class Demo:
             with self._more:
                 self.said.append(line)
                 self._more.notify_all()
+        with self._more:
+            self._silent = True
+            self._more.notify_all()
 
     def wait_for(self, words: str, seconds: float = 60.0) -> str:
         with self._more:
-            assert self._more.wait_for(lambda: any(words in line for line in self.said), seconds), self.said
-            return next(line for line in self.said if words in line)
+            self._more.wait_for(lambda: self._silent or any(words in line for line in self.said), seconds)
+            found = [line for line in self.said if words in line]
+        assert found, f"{words!r} was not said, but {self.said}; ended: {self._silent and self.end()}"
+        return found[0]
 
     def end(self, seconds: float = 60.0) -> tuple[int, str]:
         """Wait until it has ended; its exit status, and what it complained about."""

@@ -178,7 +178,7 @@ class TestHowItEnds:
         shard.lost.clear()
         shard.crash(3)
         shard.heal()
-        shard[1].progress[3].heard()
+        shard.step(1, Message(T.UNREACHABLE, sender=3))
         shard.propose(1, b"x")
         assert shard[1].progress[3].state is SNAPSHOT
         assert of_type(shard.lost, T.INSTALL_SNAPSHOT)
@@ -193,7 +193,7 @@ class TestHowItEnds:
         shard = shard_with_a_laggard()
         shard.heal()
         shard.cut_one_way(3, 1)
-        shard[1].progress[3].heard()
+        shard.step(1, Message(T.UNREACHABLE, sender=3))
         shard.propose(1, b"x")
         assert shard[3].log.first_index > 1
         shard.step(1, status(3))
@@ -246,6 +246,14 @@ class TestReceiving:
         raft = replica(terms=[1, 1, 1, 1], term=1, commit=3)
         [answer] = hear(raft, install(2, 1, snap(index, 1)))
         assert (answer.log_index, answer.reject, terms_of(raft)) == (answered, False, [1, 1, 1, 1])
+
+    def test_an_old_one_does_not_bring_back_what_was_compacted_away(self):
+        """L1, V3: its entries cannot even be compared any more."""
+        raft = replica(term=1)
+        hear(raft, install(2, 1, snap(5, 1)), append(2, 1, (5, 1), [1], commit=6))
+        [answer] = hear(raft, install(2, 1, snap(3, 1)))
+        assert answer.log_index == 6
+        assert (raft.log.first_index, raft.log.last_index, raft.log.committed) == (6, 6, 6)
 
     def test_one_whose_last_entry_is_here_only_moves_the_commit_index(self):
         """H8: no need to throw the log away."""
@@ -384,6 +392,16 @@ class TestReceiving:
         assert not raft.ready().committed
         raft.applied(9)
         assert [e.index for e in raft.ready().committed] == [10]
+
+    def test_entries_that_were_on_their_way_to_the_disk_before_it_do_not_count_after_it(self):
+        """S4 and L7: the same indexes stand there again, not yet durable."""
+        raft = replica(term=1)
+        raft.step(append(2, 1, (0, 0), [1] * 4))
+        before = raft.ready()
+        raft.step(install(3, 2, snap(2, 2)))
+        raft.step(append(3, 2, (2, 2), [2, 2]))
+        raft.persisted(before)
+        assert raft.log.stable < 3
 
     def test_a_replica_that_restarts_before_it_is_durable_has_its_old_log(self):
         """S4, V7."""

@@ -15,6 +15,7 @@ import pytest
 import trio
 from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Entry, Message, MessageType
+from drakkar.transport import peer
 from drakkar.transport.connection import canonical
 from drakkar.transport.peer import Backoff
 from drakkar.transport.tcp import Options, TcpTransport, parse_address
@@ -76,7 +77,7 @@ class Host:
     def counters(self) -> Any:
         return self.transport.counters
 
-    def deliver(self, messages: list[Message]) -> None:
+    def deliver(self, _address: str, messages: list[Message]) -> None:
         self.received += messages
         self.batches.append(messages)
 
@@ -273,6 +274,17 @@ async def test_an_idle_connection_takes_a_message_within_the_call() -> None:
 
 
 @on_loop
+async def test_what_is_more_than_one_write_follows_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "_WRITE_BYTES", 1000)
+    a, b = Host(), Host()
+    async with running(a, b):
+        a.send(b, heartbeat(0))
+        await until(lambda: b.received)
+        a.send(b, *(bulk(900, number) for number in range(1, 20)))
+        await until(lambda: len(b.received) == 20)
+
+
+@on_loop
 async def test_a_message_of_many_megabytes_arrives_whole() -> None:
     a, b = Host(), Host()
     async with running(a, b):
@@ -309,7 +321,7 @@ async def test_frames_of_other_kinds_reach_whoever_asked_for_them_in_order_with_
     seen: list[Any] = []
     b = Host(
         frames={100: lambda sender, body: seen.append((sender, bytes(body)))},
-        deliver=lambda messages: seen.extend(message.term for message in messages),
+        deliver=lambda _, messages: seen.extend(message.term for message in messages),
     )
     a = Host()
     async with running(a, b):
@@ -582,6 +594,16 @@ async def test_pings_keep_an_idle_connection_and_measure_the_round_trip() -> Non
         received = b.counters.received_bytes
         await until(lambda: b.counters.received_bytes > received + 100)
         assert a.connected(b)
+    assert (a.counters.lost, a.counters.connects) == (0, 1)
+
+
+@on_loop
+async def test_a_busy_connection_has_its_pings_too() -> None:
+    quick = Options(keepalive=0.02, answer_timeout=0.3)
+    a, b = Host(options=quick), Host(options=quick)
+    async with running(a, b):
+        pongs = 40 * len(encode_frame(FrameKind.PONG, bytes(8)))
+        await until(lambda: a.send(b) or a.counters.received_bytes > pongs)
     assert (a.counters.lost, a.counters.connects) == (0, 1)
 
 
@@ -883,7 +905,7 @@ async def test_much_that_comes_at_once_leaves_the_loop_turns_for_others() -> Non
             turns += 1
             await trio.lowlevel.checkpoint()
 
-    a.transport._deliver = lambda _: seen.add(turns)
+    a.transport._deliver = lambda *_: seen.add(turns)
     async with running(a) as nursery:
         guest = await Stranger.introduced(a)
         nursery.start_soon(somebody_else)
@@ -900,7 +922,7 @@ async def test_much_that_comes_at_once_leaves_the_loop_turns_for_others() -> Non
 async def test_a_host_that_fails_to_take_a_message_is_logged_and_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def deliver(messages: list[Message]) -> None:
+    def deliver(_address: str, messages: list[Message]) -> None:
         if messages[0].term == 13:
             raise ZeroDivisionError("a bug")
         got.extend(messages)

@@ -57,7 +57,7 @@ class Host:
         self.lost: list[str] = []
         self.transport = TcpTransport(
             "127.0.0.1:0",
-            deliver=self.received.extend,
+            deliver=lambda _, messages: self.received.extend(messages),
             unreachable=self.lost.append,
             tls=tls,
             options=options,
@@ -113,7 +113,7 @@ def test_what_travels_is_encrypted(ours: Files) -> None:
                 b.transport = TcpTransport(
                     where,
                     listen_address=behind,
-                    deliver=b.received.extend,
+                    deliver=lambda _, messages: b.received.extend(messages),
                     unreachable=print,
                     tls=ours.config(),
                 )

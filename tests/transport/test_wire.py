@@ -362,6 +362,30 @@ def test_no_tag_is_decoded(tag: int, content: Any) -> None:
             loads_strict(data, 16)
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        pytest.param(b"\x9f\x01\xff", "indefinite", id="a list"),
+        pytest.param(b"\xbf\x61k\x01\xff", "indefinite", id="a map"),
+        pytest.param(b"\x5f\x41a\xff", "indefinite", id="bytes"),
+        pytest.param(b"\x7f\x61a\xff", "indefinite", id="text"),
+        pytest.param(b"\xa1\x01\x01", "map key", id="a number as key"),
+        pytest.param(b"\xa1\x82\x01\x02\x01", "map key", id="a tuple as key"),
+        pytest.param(b"\xa2\x61a\x01\x61a\x02", "Duplicate", id="a key twice"),
+        pytest.param(b"\x01\x02", "1 bytes follow", id="a second value"),
+        pytest.param(b"\x81\x81\x81\x81\x01", "depth", id="a list too deep"),
+    ],
+)
+def test_what_the_strict_profile_forbids_is_malformed_wherever_it_stands(data: bytes, text: str) -> None:
+    with pytest.raises(FrameError, match=text):
+        loads_strict(data, 3)
+
+
+def test_a_payload_that_is_too_long_is_not_even_decoded() -> None:
+    with pytest.raises(FrameError, match="at most 8192 bytes"):
+        decode_messages(body([message_row(payload=cbor2.dumps(bytes(PAYLOAD_LIMIT)))]))
+
+
 def test_a_tag_in_a_payload_is_malformed() -> None:
     bignum = cbor2.dumps(1 << 70)
     with pytest.raises(FrameError, match="tags"):

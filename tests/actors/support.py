@@ -1,0 +1,237 @@
+"""Small tools of the host tests: waiting with a limit, state machines with a handle, three hosts on loopback."""
+
+import random
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+
+import pykka
+from drakkar.actors.host import NodeHost
+from drakkar.actors.state_machine import StateMachine
+from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
+
+PATIENCE = 20.0
+"""Seconds after which a test is stuck."""
+
+TICK = 0.02
+"""Seconds a tick in most tests: an election takes 0.2 to 0.4 s then."""
+
+_PORTS = range(15_000, 32_000)
+"""Below the ports that the kernel gives to outgoing connections.
+
+Who dials a free port of its own machine again and again may be given that very port for its own end, is then connected
+with itself, and whoever listened there before finds it taken.
+"""
+
+
+def free_addresses(count):
+    """Addresses on loopback that nobody listens on at this moment, and that differ."""
+    addresses = []
+    with ExitStack() as stack:
+        while len(addresses) < count:
+            listener = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                listener.bind(("127.0.0.1", random.choice(_PORTS)))
+                addresses.append("127.0.0.1:%d" % listener.getsockname()[1])
+    return addresses
+
+
+def until(condition, patience=PATIENCE):
+    """Wait until something holds that nobody tells of, and return what it is."""
+    deadline = time.monotonic() + patience
+    pause = threading.Event()
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        pause.wait(0.005)
+    return value
+
+
+def settled(future, patience=PATIENCE):
+    """Wait for an outcome: the value, or the exception."""
+    try:
+        return future.get(timeout=patience)
+    except pykka.Timeout:
+        raise
+    except Exception as error:  # noqa: BLE001  # it is the outcome
+        return error
+
+
+class Ledger(StateMachine):
+    """Remembers all commands, in order; answers each by its number. The query None asks for all, a number for one."""
+
+    def __init__(self):
+        self.commands = []
+
+    def apply(self, command):
+        self.commands.append(command)
+        return len(self.commands)
+
+    def query(self, query):
+        return list(self.commands) if query is None else self.commands[query]
+
+    def save(self, sink):
+        raise NotImplementedError
+
+    def load(self, source):
+        raise NotImplementedError
+
+
+class InlineLedger(Ledger):
+    """As `Ledger`, on the loop."""
+
+    blocks = False
+
+
+class Gated(Ledger):
+    """As `Ledger`, but waits at a gate where it is told to; made by a test, which keeps the handle."""
+
+    def __init__(self, *, apply_waits=False, query_waits=False):
+        super().__init__()
+        self.apply_waits, self.query_waits = apply_waits, query_waits
+        self.arrived = threading.Event()
+        self.gate = threading.Event()
+
+    def _wait(self):
+        self.arrived.set()
+        assert self.gate.wait(PATIENCE)
+
+    def apply(self, command):
+        if self.apply_waits:
+            self._wait()
+        return super().apply(command)
+
+    def query(self, query):
+        if self.query_waits:
+            self._wait()
+        return super().query(query)
+
+
+class Failing(Ledger):
+    """Fails where it is told to, with what it is told to."""
+
+    def __init__(self, where, error):
+        super().__init__()
+        self.where, self.error = where, error
+
+    def apply(self, command):
+        if self.where == "apply" and command == b"fail":
+            raise self.error
+        return super().apply(command)
+
+    def query(self, query):
+        if self.where == "query":
+            raise self.error
+        return super().query(query)
+
+
+class InlineFailing(Failing):
+    """As `Failing`, on the loop."""
+
+    blocks = False
+
+
+class Notices(pykka.ThreadingActor):
+    """Keeps what it is told, for a test to look at."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+        self._changed = threading.Condition()
+
+    def on_receive(self, message):
+        with self._changed:
+            self.events.append(message)
+            self._changed.notify_all()
+
+    def wait_for(self, wanted, patience=PATIENCE):
+        """Return the first event for which `wanted(event)` holds. From the test's thread."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: [each for each in self.events if wanted(each)], patience)
+        assert found, f"it did not come; what came: {self.events}"
+        return found[0]
+
+
+class Hosts:
+    """Hosts on loopback that know of each other; a context manager that stops them."""
+
+    def __init__(self, count=3, *, data=None, tick_interval=TICK, **options):
+        self.addresses = free_addresses(count)
+        self.data = data
+        self.options = {"tick_interval": tick_interval, **options}
+        self.hosts = {}
+        self.replicas = {}
+
+    @property
+    def members(self):
+        return dict(enumerate(self.addresses, start=1))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for number in list(self.hosts):
+            self.stop(number)
+
+    def __getitem__(self, number):
+        return self.replicas[number]
+
+    def start(self, number, **options):
+        data = None if self.data is None else self.data / str(number)
+        host = NodeHost(self.addresses[number - 1], data, **{**self.options, **options})
+        self.hosts[number] = host
+        return host
+
+    def stop(self, number):
+        self.replicas.pop(number, None)
+        self.hosts.pop(number).stop()
+
+    def run(self, machine=Ledger, *, shard_id=1, numbers=None, **options):
+        """Start a replica of a shard on every host, or on some, and return them by number."""
+        started = {}
+        for number in numbers or self.members:
+            if number not in self.hosts:
+                self.start(number)
+            started[number] = self.hosts[number].start_replica(
+                machine, shard_id=shard_id, replica_id=number, members=self.members, **options
+            )
+        self.replicas.update(started)
+        return started
+
+    def leader(self, replicas=None):
+        """Wait until a replica leads that most others follow, and return its number."""
+        replicas = self.replicas if replicas is None else replicas
+
+        def led():
+            known = [replica.status() for replica in replicas.values()]
+            for status in known:
+                followers = [one for one in known if (one.leader_id, one.term) == (status.replica_id, status.term)]
+                if 2 * len(followers) > len(status.voters) and status.replica_id in replicas:
+                    return status.replica_id
+            return None
+
+        return until(led)
+
+    def others(self, number):
+        return [other for other in sorted(self.replicas) if other != number]
+
+
+def commit(replica, command, patience=PATIENCE):
+    """Propose until it is committed. Only for commands that may be applied twice, where an outcome is unknown."""
+    deadline = time.monotonic() + patience
+    while True:
+        outcome = settled(replica.propose(command, timeout=2.0))
+        if not isinstance(outcome, DrakkarError):
+            return outcome
+        assert time.monotonic() < deadline, outcome
+        assert outcome.outcome_known or isinstance(outcome, OutcomeUnknown), outcome
+
+
+def contents(replica, patience=PATIENCE):
+    """Read all commands of a ledger, until the read succeeds."""
+
+    def read():
+        outcome = settled(replica.read(None, timeout=2.0))
+        return None if isinstance(outcome, DrakkarError) else (outcome,)
+
+    return until(read, patience)[0]

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias, TypeVar, cast
 
 import pykka
-import sniffio
 import trio
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
@@ -392,7 +391,7 @@ class ActorFuture(pykka.Future[T]):
     __iter__ = __await__
 
     async def _arrive(self) -> T:
-        if sniffio.current_async_library() == "trio":
+        if trio.lowlevel.in_trio_task():
             await trio.lowlevel.checkpoint()
             park, in_worker = _park_in_trio, _trio_worker
         else:

@@ -416,7 +416,7 @@ def test_a_request_that_is_stuck_does_not_hold_up_the_others():
                 raise OutcomeUnknown("nothing was heard of it")
             return items
 
-        lane = Lane(request, limits=Limits(attempt=20), max_weight=1, may_repeat=())
+        lane = Lane(request, limits=Limits(timeout=60, attempt=60), max_weight=1, may_repeat=())
         lane.WIDTH = 1  # type: ignore[misc]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lane.run)

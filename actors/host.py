@@ -214,6 +214,11 @@ class NodeHost:
             self._directory.close()
 
     @property
+    def loop(self) -> TrioLoop:
+        """The loop on which the replicas live; `spawn` tasks that serve them there, which never block or compute."""
+        return self._loop
+
+    @property
     def address(self) -> str:
         """By which the other hosts know this one."""
         return self._transport.address

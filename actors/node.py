@@ -220,6 +220,7 @@ class NodeActor(TableActor):
 
     def _tick(self) -> None:
         self.tick_waits = False
+        self._take_reports()  # before the disk is judged
         now = time.monotonic()
         self._pending.expire(now)
         self._reads.expire(now, self.raft.ticks)

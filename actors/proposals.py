@@ -3,15 +3,14 @@
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from drakkar.actors.futures import ActorFuture
 from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
 
 __all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
-
-NO_DEADLINE: Final = float("inf")
 
 
 class Proposal:
@@ -94,20 +93,47 @@ class ProposalQueue:
             proposal.future.try_fail(error)
 
 
+class _Dropped(NamedTuple):
+    error: Exception
+
+
 class _Batch:
     """Proposals that went into the log together, under consecutive keys."""
 
-    __slots__ = ("count", "deadline", "first", "items", "outcomes")
+    __slots__ = ("count", "deadline", "first", "items", "parts")
 
     def __init__(self, first: int, items: list[Proposal], count: int) -> None:
         self.first, self.items, self.count = first, items, count
         self.deadline = min(item.deadline for item in items)
-        self.outcomes: dict[int, Any] = {}
-        """Results that came in part, by their place in the batch."""
+        self.parts: _Parts | None = None
+        """Where outcomes come in part; as a rule they come all at once."""
 
 
-class _Dropped(NamedTuple):
-    error: Exception
+class _Parts:
+    """Outcomes that come one by one, by their place in the batch; a proposal is answered with its last one."""
+
+    __slots__ = ("_items", "_missing", "_outcomes", "_starts")
+
+    def __init__(self, items: list[Proposal]) -> None:
+        self._items = items
+        self._missing = [len(item.commands) for item in items]
+        self._starts = list(accumulate(self._missing[:-1], initial=0))
+        self._outcomes: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def note(self, place: int, outcome: Any) -> None:
+        """The first outcome of a place counts."""
+        if place in self._outcomes:
+            return
+        self._outcomes[place] = outcome
+        at = bisect_right(self._starts, place) - 1
+        self._missing[at] -= 1
+        if not self._missing[at]:
+            start = self._starts[at]
+            item = self._items[at]
+            _settle([item], [self._outcomes[start + each] for each in range(len(item.commands))])
 
 
 class PendingProposals:
@@ -181,7 +207,7 @@ class PendingProposals:
     def applied(self, run: Run, results: Sequence[Any]) -> None:
         """The entries of `run` were applied with these results."""
         batch = self._batches.get(run.key)
-        if batch is not None and batch.count == len(results) and not batch.outcomes:
+        if batch is not None and batch.count == len(results) and batch.parts is None:
             self._forget(batch)
             _settle(batch.items, results)
         else:
@@ -200,10 +226,11 @@ class PendingProposals:
             batch = self._holder(key + offset)
             if batch is None:
                 continue
-            batch.outcomes.setdefault(key + offset - batch.first, outcome)
-            if len(batch.outcomes) == batch.count:
+            if batch.parts is None:
+                batch.parts = _Parts(batch.items)
+            batch.parts.note(key + offset - batch.first, outcome)
+            if len(batch.parts) == batch.count:
                 self._forget(batch)
-                _settle(batch.items, [batch.outcomes[place] for place in range(batch.count)])
 
     def _holder(self, key: int) -> _Batch | None:
         at = bisect_right(self._firsts, key) - 1
@@ -224,7 +251,10 @@ class PendingProposals:
                 "no answer by its deadline: it may or may not have been committed, and may be yet; read the state "
                 "before proposing it again"
             )
-            open_ = _settle_what_is_known(batch, now, error)
+            for item in batch.items:
+                if item.deadline <= now:
+                    item.future.try_fail(error)
+            open_ = [item.deadline for item in batch.items if not item.future.done]
             if open_:
                 batch.deadline = min(open_)
             else:
@@ -234,7 +264,8 @@ class PendingProposals:
         """The replica is over: what it proposed may be committed yet, by the others."""
         batches, self._batches, self._firsts, self._commands = self._batches, {}, [], 0
         for batch in batches.values():
-            _settle_what_is_known(batch, NO_DEADLINE, error)
+            for item in batch.items:
+                item.future.try_fail(error)
 
 
 def _part(run: Run, begin: int, end: int) -> Run:
@@ -264,24 +295,6 @@ def _settle_list(item: Proposal, part: list[Any]) -> None:
         item.future.try_set(part)
     else:
         item.future.try_fail(_what_became_of(part, lost))
-
-
-def _settle_what_is_known(batch: _Batch, now: float, error: Exception) -> list[float]:
-    """Answer the proposals all of whose outcomes are known, fail the late ones; the deadlines of those left over."""
-    left: list[float] = []
-    place = 0
-    for item in batch.items:
-        places = range(place, place + len(item.commands))
-        place = places.stop
-        if item.future.done:
-            continue
-        if all(each in batch.outcomes for each in places):
-            _settle([item], [batch.outcomes[each] for each in places])
-        elif item.deadline <= now:
-            item.future.try_fail(error)
-        else:
-            left.append(item.deadline)
-    return left
 
 
 def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:

@@ -16,7 +16,7 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -47,6 +47,8 @@ class KeyValue(StateMachine):
     Whatever is wrong with a command is a reply to whoever sent it; an exception would stop the replica. Nothing
     here may differ between hosts: no clock, no chance, no local setting.
     """
+
+    blocks = False  # each command is a look into a dictionary
 
     def __init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
@@ -235,14 +237,13 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-async def serve(options: argparse.Namespace) -> None:
+def serve(options: argparse.Namespace) -> None:
     """Run one host until SIGINT or SIGTERM. Prints one line when it takes clients."""
-    redis: Address = options.redis
-    listeners = await listen(redis)
-    redis = redis._replace(port=listeners[0].socket.getsockname()[1])
     raft: str = options.members[options.replica]
     limits: Limits = options.limits
-    # Starting and stopping block, while this loop has nothing else to do.
+    ended: ActorFuture[ActorDied | None] = ActorFuture()
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, lambda *_: ended.try_set(None))
     with NodeHost(
         raft,
         data_dir=options.data_dir,
@@ -250,30 +251,21 @@ async def serve(options: argparse.Namespace) -> None:
         # Beside keys and values, a command holds a few bytes for each.
         max_command_bytes=limits.max_command + (1 << 20),
     ) as host:
+        # On the host's own loop: between a client's socket and the replica there is no other thread to wait for.
+        listeners = host.loop.call(listen, options.redis)
+        redis = options.redis._replace(port=listeners[0].socket.getsockname()[1])
         replica = host.start_replica(
             KeyValue, shard_id=1, replica_id=options.replica, members=options.members, config=RAFT_OPTIONS
         )
-        died: ActorFuture[ActorDied] = ActorFuture()
-        watch(replica.ref, died.try_set)
+        watch(replica.ref, ended.try_set)
         front = Front(
             replica, limits, {"tcp_port": redis.port, "replica": options.replica, "raft_address": raft}
         )
-        death = None
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(front.serve, listeners)
-                nursery.start_soon(stop_when_told, signals, nursery.cancel_scope)
-                print(f"ready: replica {options.replica}, redis on {redis}, raft on {raft}", flush=True)
-                death = await died
-                nursery.cancel_scope.cancel()
-    if death is not None:
-        raise ReplicaStopped(f"replica {options.replica} ended, and this process with it: {death.reason}")
-
-
-async def stop_when_told(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Cancel what runs in `scope` at the first signal."""
-    await anext(signals)
-    scope.cancel()
+        host.loop.spawn(front.serve, listeners, on_crash=ended.try_fail)
+        print(f"ready: replica {options.replica}, redis on {redis}, raft on {raft}", flush=True)
+        death = ended.get()
+        if death is not None:
+            raise ReplicaStopped(f"replica {options.replica} ended, and this process with it: {death.reason}")
 
 
 async def listen(where: Address) -> list[trio.SocketListener]:
@@ -438,7 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Until it listens for signals, both that ask to stop are the same.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        trio.run(serve, options)
+        serve(options)
     except KeyboardInterrupt:
         return 0
     except (DrakkarError, OSError) as error:

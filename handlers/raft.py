@@ -135,7 +135,6 @@ class Raft:
         self._changes: list[Changed] = []
         self._numbers = 0
         self._handed_state = log.hard_state
-        self._saved_vote = (self.term, self.vote)
         self._unsaved_votes: list[tuple[int, tuple[int, int]]] = []
         self._appends_due: dict[int, bool] = {}
         self.reset_progress()

@@ -42,7 +42,7 @@ WITHOUT_TERM: Final = frozenset(
     }
 )
 
-# Answers and reports mean something only from a member.
+# Answers and reports mean something only from a member, and only a member may ask for another leader.
 FROM_MEMBERS: Final = frozenset(
     {
         MessageType.REPLICATE_RESP,
@@ -52,6 +52,7 @@ FROM_MEMBERS: Final = frozenset(
         MessageType.READ_INDEX_RESP,
         MessageType.UNREACHABLE,
         MessageType.SNAPSHOT_STATUS,
+        MessageType.LEADER_TRANSFER,
         MessageType.RATE_LIMIT,
     }
 )
@@ -73,10 +74,12 @@ def refuse_strangers(raft: "Raft", message: Message) -> bool | None:
 
     A replica that has not learnt its membership yet takes READ_INDEX_RESP from anybody: it knows nobody.
     """
-    if message.type in FROM_MEMBERS and raft.progress and message.sender not in raft.progress:
-        raft.fault("answer from a stranger")
-        return SWALLOW
-    return None
+    if message.type not in FROM_MEMBERS or not raft.progress or message.sender in raft.progress:
+        return None
+    if message.type is MessageType.LEADER_TRANSFER and message.sender in (0, raft.id):
+        return None  # its own host may always ask
+    raft.fault("answer from a stranger")
+    return SWALLOW
 
 
 def reconcile_terms(raft: "Raft", message: Message) -> bool | None:

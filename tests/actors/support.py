@@ -33,7 +33,7 @@ def free_addresses(count):
             listener = stack.enter_context(socket.socket())
             with suppress(OSError):
                 listener.bind(("127.0.0.1", random.choice(_PORTS)))
-                addresses.append("127.0.0.1:%d" % listener.getsockname()[1])
+                addresses.append(f"127.0.0.1:{listener.getsockname()[1]}")
     return addresses
 
 
@@ -205,7 +205,9 @@ class Hosts:
         def led():
             known = [replica.status() for replica in replicas.values()]
             for status in known:
-                followers = [one for one in known if (one.leader_id, one.term) == (status.replica_id, status.term)]
+                followers = [
+                    one for one in known if (one.leader_id, one.term) == (status.replica_id, status.term)
+                ]
                 if 2 * len(followers) > len(status.voters) and status.replica_id in replicas:
                     return status.replica_id
             return None

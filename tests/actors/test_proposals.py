@@ -231,6 +231,7 @@ def test_what_was_applied_is_told_even_if_its_neighbours_were_lost():
     applied, lost = proposal(b"a", b"b"), proposal(b"c", deadline=1.0)
     (run,) = waiting.add([applied, lost], 0.0)
     waiting.applied(run.slice(run.first, run.first + 2), [b"A", b"B"])
+    assert outcome(applied.future) == [b"A", b"B"], "it need not wait for its neighbours"
     waiting.expire(1.0)
     assert (outcome(applied.future), outcome(lost.future)) == ([b"A", b"B"], OutcomeUnknown)
     assert len(waiting) == 0
@@ -354,6 +355,7 @@ class Journey(RuleBasedStateMachine):
             answer = outcome(each.proposal.future)
             if answer is None:
                 assert each.first not in self.answers
+                assert self._answer(each) is None, "all of it is known"
                 continue
             if each.first not in self.answers:
                 self.answers[each.first] = self._answer(each)

@@ -238,6 +238,11 @@ def test_postponed_reads_are_told_when_the_leader_steps_down():
     read(raft, (7, 0))
     raft.step(heartbeat(2, 2))
     assert refusals(drain(raft)) == [((7, 0), Refusal.STEPPED_DOWN)]
+    campaign(raft)
+    raft.step(vote(3, 3))
+    raft.step(ack(3, 3, 2))
+    assert of_type(drain(raft), M.READ_INDEX_RESP) == []
+    assert len(raft.reads) == 0
 
 
 # -- elsewhere ------------------------------------------------------------------------------------------------------------------
@@ -414,6 +419,16 @@ def test_a_context_that_this_host_repeats_gets_a_round_of_its_own():
     assert answers(confirm(raft, 3, second)) == [(1, (7, 0))]
 
 
+def test_a_copy_of_another_replicas_read_gets_a_round_of_its_own_however_late_it_comes():
+    """asks R2: what a leader remembers is bounded, and the network's memory is not known."""
+    raft = leader(max_pending_reads=1)
+    names = []
+    for context in (7, 8, 9, 10, 11, 12, 7):
+        names.append(round_of(read(raft, (context, 0), sender=3)))
+        confirm(raft, 2, names[-1])
+    assert len(set(names)) == len(names)
+
+
 def test_two_replicas_may_use_the_same_context():
     """asks R2: neither confirms, nor hides, the other's read."""
     raft = leader()
@@ -525,6 +540,7 @@ def test_inside_its_lease_a_leader_asks_nobody():
     assert served_by_lease(raft)
     raft = leader(check_quorum=True)
     hear_all(raft)
+    raft.step(beat_answer(2, 1, log_index=raft.ticks))
     assert not served_by_lease(raft)
 
 

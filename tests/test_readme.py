@@ -1,0 +1,62 @@
+"""What the README shows is what there is."""
+
+import re
+import socket
+import threading
+from contextlib import ExitStack
+
+from drakkar.actors import NodeHost
+from drakkar.handlers import State
+
+from tests import readme
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def test_the_matrix_is_the_one_in_the_code():
+    shown = readme.BLOCK.search(readme.README.read_text())
+    assert shown is not None
+    assert shown[0] == readme.matrix(), "run `python -m tests.readme`"
+
+
+def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
+    """Run as it stands, but for the addresses; the other two hosts run the same class."""
+    text, _ = readme.snippets()
+    addresses = {number: f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
+    for number, address in addresses.items():
+        text = text.replace(f"10.0.0.{number}:7000", address)
+    text = text.replace('data_dir="data"', f"data_dir={str(tmp_path / '1')!r}")
+    class_, script = re.split(r"\n\n\n(?=members)", text)
+    scope: dict = {}
+    exec(class_, scope)  # noqa: S102  # that is the point
+
+    with ExitStack() as stack:
+        for number in (2, 3):
+            host = stack.enter_context(NodeHost(addresses[number], data_dir=tmp_path / str(number)))
+            host.start_replica(scope["Counter"], shard_id=1, replica_id=number, members=addresses)
+        # The first host has just been started when it is asked, so it waits for a leader, as a reader would.
+        script = script.replace("    print(counter.propose", "    wait(counter)\n    print(counter.propose", 1)
+        scope["wait"] = wait_for_a_leader
+        exec(script, scope)  # noqa: S102
+    assert capsys.readouterr().out == "5\n5\n"
+
+
+def wait_for_a_leader(replica) -> None:
+    pause = threading.Event()
+    while not replica.status().leader_id:
+        pause.wait(0.02)
+
+
+def test_the_example_of_an_extended_table_runs():
+    _, text = readme.snippets()
+    scope: dict = {}
+    exec(text, scope)  # noqa: S102
+    table = scope["table"]
+    assert table[State.FOLLOWER][scope["AUDIT_PING"]] is scope["answer"]
+    assert not table[State.FOLLOWER][scope["AUDIT_PONG"]]

@@ -152,6 +152,8 @@ class NodeActor(TableActor):
         """Reads and transfers that clients ask for."""
         self.undeliverable = 0
         """Messages for replicas whose address is not known."""
+        self.unheard = 0
+        """Messages that came while the disk hung."""
         self._max_reads = max_waiting_reads
         self.tick_waits = False
         """A tick is in the inbox; the host hands no other one over meanwhile."""
@@ -194,7 +196,9 @@ class NodeActor(TableActor):
     def _step(self, message: Message) -> None:
         if message.type is MessageType.LOCAL_TICK:
             self._tick()
-        elif not self._hung:  # else what it answers would pile up behind the disk
+        elif self._hung:
+            self.unheard += 1  # what it answers would pile up behind the disk
+        else:
             self.raft.step(message)
 
     def note_address(self, replica: int, address: str) -> None:
@@ -212,7 +216,8 @@ class NodeActor(TableActor):
         self._take_reports()
         self._propose()
         self._take_requests()
-        self._reads.start(self.raft.ticks)
+        if not self._must_wait_for_a_leader():
+            self._reads.start(self.raft.ticks)
         self._hand_out()
         self._notice()
 
@@ -222,8 +227,10 @@ class NodeActor(TableActor):
         self.tick_waits = False
         self._take_reports()  # before the disk is judged
         now = time.monotonic()
+        no_leader = NotLeader(self.raft.id, 0, "no leader was known by the deadline: repeat it")
+        self.queue.expire(now, no_leader)
         self._pending.expire(now)
-        self._reads.expire(now, self.raft.ticks)
+        self._reads.expire(now, self.raft.ticks, None if self.raft.leader_id else no_leader)
         self._expire_transfers(now)
         if not self._disk_hangs():
             self.raft.tick()
@@ -251,6 +258,8 @@ class NodeActor(TableActor):
     # -- what comes in from clients -----------------------------------------------------------------------------
 
     def _propose(self) -> None:
+        if self._must_wait_for_a_leader():
+            return
         proposals = self.queue.take()
         if not proposals:
             return
@@ -261,6 +270,10 @@ class NodeActor(TableActor):
             return
         for run in self._pending.add(proposals, time.monotonic()):
             self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
+
+    def _must_wait_for_a_leader(self) -> bool:
+        """Requests wait for a leader as long as their deadline allows, in the queues that bound them."""
+        return not self.raft.leader_id and self._unfit() is None
 
     def _unfit(self) -> RequestDropped | None:
         """Why this replica can take no request at all, if so."""
@@ -406,7 +419,7 @@ class NodeActor(TableActor):
         self._send(ready.messages_after_save)
 
     def _send(self, messages: Sequence[Message]) -> None:
-        if not messages or self._hung:
+        if not messages:
             return
         letters: dict[str, list[Message]] = {}
         addresses = self.raft.membership.addresses
@@ -474,7 +487,10 @@ class NodeActor(TableActor):
     def _on_dropped(self, dropped: Dropped) -> None:
         error = self._error_for(dropped.because)
         if dropped.type is MessageType.READ_INDEX:
-            self._reads.dropped(dropped.origin, error)
+            if isinstance(error, NotLeader):
+                self._reads.postpone(dropped.origin)
+            else:
+                self._reads.dropped(dropped.origin, error)
         elif dropped.type is MessageType.LEADER_TRANSFER:
             for request in [each for each in self._transfers if each.target == dropped.key]:
                 request.future.try_fail(error)

@@ -84,6 +84,17 @@ class ProposalQueue:
             self._commands = self._bytes = 0
         return taken
 
+    def expire(self, now: float, error: Exception) -> None:
+        """Answer those whose deadline has passed with `error`: they were never logged. In the loop's thread."""
+        with self._lock:
+            late = [proposal for proposal in self._waiting if proposal.deadline <= now]
+            if late:
+                self._waiting = [proposal for proposal in self._waiting if proposal.deadline > now]
+                left = [command for proposal in self._waiting for command in proposal.commands]
+                self._commands, self._bytes = len(left), sum(map(len, left))
+        for proposal in late:
+            proposal.future.try_fail(error)
+
     def close(self, error: Exception) -> None:
         """Refuse what waits, and all that comes, with `error`: none of it was logged."""
         with self._lock:

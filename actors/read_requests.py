@@ -151,6 +151,12 @@ class ReadRequests:
         """Mind the deadlines of reads that the state machine was asked: it may take its time."""
         self._asked += [request for request in requests if not request.future.done]
 
+    def postpone(self, number: int) -> None:
+        """There is no leader to ask: a round's reads wait for the next one."""
+        each = self._rounds.pop(number, None)
+        if each is not None:
+            self._waiting.extendleft(reversed(each.requests))
+
     def dropped(self, number: int, error: Exception) -> None:
         """A round was refused."""
         each = self._rounds.pop(number, None)
@@ -159,15 +165,18 @@ class ReadRequests:
             for request in each.requests:
                 request.future.try_fail(error)
 
-    def expire(self, now: float, tick: int) -> None:
-        """Answer those whose deadline has passed, and ask again for those that were left without an answer."""
-        self._asked = deque(_still_open(self._asked, now))
-        self._waiting = deque(_still_open(self._waiting, now))
+    def expire(self, now: float, tick: int, no_leader: RequestDropped | None) -> None:
+        """Answer those whose deadline has passed; if there is a leader, ask again for those it has not answered."""
+        late = RequestDropped(
+            "no answer by the read's deadline: the leader, or this replica's state machine, is slow; repeat it"
+        )
+        self._asked = deque(_still_open(self._asked, now, late))
+        self._waiting = deque(_still_open(self._waiting, now, no_leader or late))
         for number, each in list(self._rounds.items()):
-            each.requests = _still_open(each.requests, now)
+            each.requests = _still_open(each.requests, now, late)
             if not each.requests:
                 del self._rounds[number]
-            elif each.index is None and tick - each.asked_at >= self._patience:
+            elif no_leader is None and each.index is None and tick - each.asked_at >= self._patience:
                 del self._rounds[number]
                 self._begin(each.requests, tick)
         self._count = len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())
@@ -183,18 +192,14 @@ class ReadRequests:
         self._count = 0
 
 
-def _still_open(requests: Iterable[ReadRequest], now: float) -> list[ReadRequest]:
-    """Those without an answer, but for those whose time is over, which are told so."""
-    late: RequestDropped | None = None
+def _still_open(requests: Iterable[ReadRequest], now: float, late: RequestDropped) -> list[ReadRequest]:
+    """Those without an answer, but for those whose time is over, which are told `late`."""
     still_open = []
     for request in requests:
         if request.future.done:
             continue
         if request.deadline > now:
             still_open.append(request)
-            continue
-        late = late or RequestDropped(
-            "no answer by the read's deadline: the leader, or this replica's state machine, is slow; repeat it"
-        )
-        request.future.try_fail(late)
+        else:
+            request.future.try_fail(late)
     return still_open

@@ -107,7 +107,9 @@ class RaftConfig:
     """How linearizable reads are made sure of: "safe" or "lease". Default "safe".
 
     "safe" asks a majority whether the leader still is one (thesis §6.4). "lease" trusts clocks instead (§6.4.1):
-    faster, needs `check_quorum`, and is wrong where a process is paused or clocks drift.
+    faster, needs `check_quorum`, and may read old data where a process is paused, or where the clocks of two hosts
+    drift apart by more than a tenth. Must be equal on all replicas of a shard: those that restart refuse to vote
+    for T ticks, since they cannot remember whose lease they have confirmed.
     """
 
     priority: int = 0

@@ -208,7 +208,7 @@ class RaftLog:
     """
 
     def __init__(self, storage: Storage, *, cache_bytes: int = 64 << 20) -> None:
-        """Continue where `storage` stands. Raises `CorruptData` where its commit index lies outside of it."""
+        """Continue where `storage` stands. Raises `CorruptData` where it has a gap, or lacks what is committed."""
         self.storage = storage
         self.cache_bytes = cache_bytes
         self.snapshot = storage.snapshot
@@ -220,6 +220,11 @@ class RaftLog:
         self._window = _Window(storage.last_index + 1)
         self._last = storage.last_index
         self._last_term = storage.term(self._last)
+        if self._marker[0] > self.snapshot.index:
+            raise CorruptData(
+                f"entries {self.snapshot.index + 1} to {self._marker[0]} are in neither the snapshot nor the log: "
+                "remove this replica and add a new one in its place"
+            )
         # A commit index need not be flushed, so that the snapshot may know of more.
         self.committed = max(storage.hard_state.commit, self.snapshot.index, self._marker[0])
         if self.committed > self._last:
@@ -510,5 +515,9 @@ def check_compaction(index: int, first: int, last: int) -> None:
     """Refuse to compact what is not there, or is still needed."""
     if not first <= index <= last:
         raise ConfigError(
-            "compaction index", index, f"entries {first} to {last} can be compacted; choose one of these"
+            "compaction index",
+            index,
+            f"entries {first} to {last} can be compacted; choose one of these"
+            if first <= last
+            else f"no entries can be compacted before a snapshot of {first} or later is taken",
         )

@@ -351,10 +351,13 @@ def reason_to_refuse(raft: "Raft", payload: bytes) -> Refusal | None:
     if raft.pending_change_index > raft.log.applied:
         return Refusal.CHANGE_PENDING
     try:
-        leaves = not ConfigChange.decode(payload).changes
+        change = ConfigChange.decode(payload)
     except CorruptData:
         return None
-    return None if leaves == raft.membership.joint else Refusal.CHANGE_INVALID
+    leaves = not change.changes
+    # The first membership stands on every disk before there is a leader; later it would bypass all rules.
+    valid = leaves == raft.membership.joint and not change.initialize
+    return None if valid else Refusal.CHANGE_INVALID
 
 
 def change_membership(raft: "Raft", event: Message) -> None:

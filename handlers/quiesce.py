@@ -27,6 +27,8 @@ _NO_ACTIVITY: Final = frozenset(
     }
 )
 _BEATS: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})
+# If those who campaign fell asleep, a shard that was torn apart would stay without a leader when it is whole again.
+_RESTLESS: Final = frozenset({State.PRE_CANDIDATE, State.CANDIDATE})
 
 
 class Quiesce:
@@ -47,17 +49,17 @@ class Quiesce:
     def tick(self, raft: "Raft") -> bool:
         """A tick has passed; True if it is a quiesced one. Falls asleep when idle, and tells the other voters."""
         self._now += 1
-        if self.on and not self.quiesced and self._now - self._idle_since > self.threshold:
+        if self._may_enter(raft) and self._now - self._idle_since > self.threshold:
             self._enter()
             for voter in raft.voters:
                 if voter != raft.id:
                     raft.send(Message(MessageType.QUIESCE, to=voter))
         return self.quiesced
 
-    def asked(self) -> None:
+    def asked(self, raft: "Raft") -> None:
         """Another replica fell asleep. One that has just woken up has a reason, and stays awake."""
         just_left = self._left_at is not None and self._now - self._left_at < self.threshold
-        if self.on and not self.quiesced and not just_left:
+        if self._may_enter(raft) and not just_left:
             self._enter()
 
     def note(self, raft: "Raft", message: Message) -> None:
@@ -74,6 +76,9 @@ class Quiesce:
         if message.type not in _BEATS or message.hint or message.hint_high:
             return False
         return not self.quiesced or self._now - self._entered_at < self.settling
+
+    def _may_enter(self, raft: "Raft") -> bool:
+        return self.on and not self.quiesced and raft.state not in _RESTLESS
 
     def _enter(self) -> None:
         self.quiesced = True
@@ -92,6 +97,6 @@ class Quiesce:
 def mind_quiesce(raft: "Raft", message: Message) -> None:
     """A guard: every message tells something about whether the shard is idle."""
     if message.type is MessageType.QUIESCE and message.sender in raft.progress:
-        raft.quiesce.asked()
+        raft.quiesce.asked(raft)
     else:
         raft.quiesce.note(raft, message)

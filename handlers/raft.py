@@ -15,7 +15,7 @@ from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.limits import RateLimit
-from drakkar.handlers.log import RaftLog, Storage
+from drakkar.handlers.log import RaftLog, Storage, check_compaction
 from drakkar.handlers.matrix import raft_handlers
 from drakkar.handlers.messages import (
     Entry,
@@ -110,6 +110,8 @@ class Raft:
         self.progress: dict[int, Progress] = {}
         self.votes: dict[int, bool] = {}
         self.ticks = 0
+        self.no_votes_before = self._end_of_forgotten_lease()
+        """The tick until which votes are refused, as before the restart a leader's lease may have been confirmed."""
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.randomized_timeout = config.randomized_timeout(self.random)
@@ -148,6 +150,10 @@ class Raft:
                 raise ConfigError("role", wanted.name, f"the membership lists replica {self.id} as {listed}")
             return State.FOLLOWER if promoted else wanted
         return listed if listed is not None else State.FOLLOWER
+
+    def _end_of_forgotten_lease(self) -> int:
+        took_part = self.term > 0
+        return self.config.election_ticks if took_part and self.config.read_mode == "lease" else 0
 
     def __repr__(self) -> str:
         return f"<Raft {self.id} {self.state.name} term={self.term} vote={self.vote} leader={self.leader_id} {self.log!r}>"
@@ -465,8 +471,10 @@ class Raft:
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which a snapshot holds. The host drops them from its store as well.
 
-        Raises `ConfigError` where `index` is not applied, or gone already.
+        Raises `ConfigError` where `index` is beyond the last snapshot, or gone already: a peer that needs what is
+        in neither could never catch up.
         """
+        check_compaction(index, self.log.first_index, self.log.snapshot.index)
         self.log.compact(index)
 
     def snapshot_taken(self, snapshot: Snapshot) -> None:

@@ -261,7 +261,6 @@ def _well_formed(raft: "Raft", message: Message) -> bool:
             raft.fault("entries that do not follow one another")
             return False
         index, term = run.last, run.term
-    message.entries = entries
     return True
 
 

@@ -51,7 +51,9 @@ def _fits(raft: "Raft", snapshot: Snapshot) -> bool:
     membership = snapshot.membership
     if snapshot.index <= raft.log.committed:
         return False
-    if raft.id not in membership.everybody and raft.id not in membership.removed:
+    # One that joins need not be listed: it was added behind the snapshot. A member is, or was removed.
+    known = membership.everybody | frozenset(membership.removed)
+    if raft.id in raft.membership.everybody and raft.id not in known:
         raft.fault("a snapshot of a shard without this replica")
         return False
     if not _role_fits(raft, snapshot):
@@ -79,8 +81,11 @@ def _take_in(raft: "Raft", snapshot: Snapshot) -> None:
 
 
 def recovered(raft: "Raft", message: Message) -> None:
-    """The state machine has loaded a snapshot: its membership is in effect (thesis §5.1)."""
-    if message.snapshot is None:
+    """The state machine has loaded a snapshot: its membership is in effect (thesis §5.1).
+
+    A late report changes nothing: what was applied behind the snapshot may have changed the membership since.
+    """
+    if message.snapshot is None or message.snapshot.index < raft.log.applied:
         return
     raft.switch_membership(message.snapshot.membership)
     if raft.state is State.LEADER and not raft.membership.is_voter(raft.id):

@@ -59,12 +59,20 @@ FROM_MEMBERS: Final = frozenset(
 
 
 def refuse_misdelivered(raft: "Raft", message: Message) -> bool | None:
-    """A message for another replica, or one that lacks the term it must have, would skip the rules below."""
+    """A message for another replica, or one that lacks the term it must have, would skip the rules below.
+
+    Nor is anybody its own peer: whoever followed, or answered, itself would do so for ever.
+    """
     if message.to not in (0, raft.id) and message.type is not MessageType.LOG_QUERY:
         raft.fault("addressed to another replica")
         return SWALLOW
-    if not message.term and message.type not in WITHOUT_TERM and message.type < MessageType.FIRST_FREE:
+    if message.type in WITHOUT_TERM or message.type >= MessageType.FIRST_FREE:
+        return None
+    if not message.term:
         raft.fault("without a term")
+        return SWALLOW
+    if message.sender == raft.id:
+        raft.fault("from this replica to itself")
         return SWALLOW
     return None
 
@@ -83,8 +91,12 @@ def refuse_strangers(raft: "Raft", message: Message) -> bool | None:
 
 
 def reconcile_terms(raft: "Raft", message: Message) -> bool | None:
-    """Thesis §3.3: a newer term is adopted, an older one is refused. Here are also the exceptions."""
-    if not message.term or message.term == raft.term:
+    """Thesis §3.3: a newer term is adopted, an older one is refused. Here are also the exceptions.
+
+    Messages of your own types take no part: they tell their term, but change nobody's, since the rules that protect
+    a leader (§4.2.3) could not judge them.
+    """
+    if not message.term or message.term == raft.term or message.type >= MessageType.FIRST_FREE:
         return None
     if message.term < raft.term:
         return _refuse_older(raft, message)
@@ -98,9 +110,13 @@ def reconcile_terms(raft: "Raft", message: Message) -> bool | None:
 def _in_lease(raft: "Raft") -> bool:
     """Thesis §4.2.3: whoever hears a leader regularly does not let others disturb it.
 
-    A leader hears itself, so that it is protected too.
+    A leader hears itself, so that it is protected too. A replica that was just started may have heard a leader
+    that still serves reads by its lease.
     """
-    return raft.check_quorum and bool(raft.leader_id) and raft.election_elapsed < raft.config.election_ticks
+    if not raft.check_quorum:
+        return False
+    hears_leader = bool(raft.leader_id) and raft.election_elapsed < raft.config.election_ticks
+    return hears_leader or raft.ticks < raft.no_votes_before
 
 
 def _is_transfer(message: Message) -> bool:

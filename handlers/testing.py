@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.log import MemoryLog
@@ -32,6 +32,9 @@ from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady
 from drakkar.handlers.table import HandlerTable
 
 __all__ = ["Cluster", "Drained", "Node", "drain"]
+
+_SNAPSHOT_REPORT_TICKS: Final = 10
+"""Dragonboat's delay of the report, so that the receiver's own answer usually comes first."""
 
 
 class Drained(list[Message]):
@@ -187,7 +190,9 @@ class Cluster:
     def elect(self, replica: int) -> None:
         """Let a replica campaign now, its own lease and those of all others being over."""
         for node in self.nodes.values():
-            node.raft.election_elapsed = max(node.raft.election_elapsed, node.raft.config.election_ticks)
+            raft = node.raft
+            raft.election_elapsed = max(raft.election_elapsed, raft.config.election_ticks)
+            raft.ticks = max(raft.ticks, raft.no_votes_before)
         self.step(replica, Message(MessageType.ELECTION, sender=replica))
 
     def propose(self, replica: int, *payloads: bytes, kind: EntryKind = EntryKind.COMMAND) -> None:
@@ -283,11 +288,22 @@ class Cluster:
         )
         if node is None or not node.up or broken:
             self.lost.append(message)
+            self._report(message, reject=True)
             return False
         self.seen.append(message)
         node.raft.step(replace(message))
+        self._report(message, reject=False)
         self.network.extend(node.drain())
         return True
+
+    def _report(self, message: Message, *, reject: bool) -> None:
+        """A transport says how the sending of a snapshot ended, later than the receiver itself would."""
+        sender = self.nodes.get(message.sender)
+        if message.type is MessageType.INSTALL_SNAPSHOT and sender is not None and sender.up:
+            delay = _SNAPSHOT_REPORT_TICKS
+            sender.raft.step(
+                Message(MessageType.SNAPSHOT_STATUS, sender=message.to, reject=reject, hint=delay)
+            )
 
     def _collect(self) -> None:
         for node in self.nodes.values():

@@ -238,12 +238,35 @@ def test_a_timeout_that_is_none_is_refused(node, timeout):
             call()
 
 
-def test_without_a_leader_a_proposal_is_refused_at_once(node):
+@pytest.mark.parametrize("ask", [lambda r: r.propose(b"a", timeout=0.01), lambda r: r.read(None, timeout=0.01)])
+def test_without_a_leader_a_request_waits_for_one_until_its_deadline(node, ask):
     one = node(members=THREE)
-    outcome = settled(one.replica.propose(b"a"))
+    future = ask(one.replica)
+    one.settle()
+    assert not future.done
+
+    def expired():
+        one.tick()
+        return future.done
+
+    until(expired)
+    outcome = settled(future)
     assert type(outcome) is NotLeader
     assert outcome.outcome_known
-    assert "no leader is known" in str(outcome)
+    assert "no leader was known" in str(outcome)
+
+
+def test_what_waited_for_a_leader_goes_to_it_once_it_is_known(node):
+    one = node(members=THREE)
+    waiting = one.replica.propose(b"a")
+    reading = one.replica.read(None)
+    one.settle()
+    assert not one.services.sent
+    one.follow(leader=2, term=5)
+    one.settle()
+    assert {M.PROPOSE, M.READ_INDEX} <= {message.type for _, message in one.services.sent}
+    assert not waiting.done
+    assert not reading.done
 
 
 def test_a_follower_sends_proposals_on_and_applies_what_comes_back(node):
@@ -429,10 +452,8 @@ def test_a_read_whose_round_is_lost_is_asked_again_under_a_new_name(node):
     assert settled(read) == []
 
 
-def test_a_read_without_an_answer_fails_by_its_deadline_and_a_refused_one_at_once(node):
-    one = node(members=THREE)
-    assert type(settled(one.replica.read(None))) is NotLeader
-    one.follow(term=5)
+def test_a_read_without_an_answer_fails_by_its_deadline(node):
+    one = node(members=THREE).follow(term=5)
     read = one.replica.read(None, timeout=0.01)
 
     def expired():
@@ -1053,6 +1074,6 @@ def test_a_pool_stops_by_its_deadline_though_all_its_workers_hang(caplog):
 def test_errors_of_the_library_are_what_clients_get(node):
     """Whoever proposes can tell by the class whether it may be sent again."""
     one = node(members=THREE)
-    outcome = settled(one.replica.propose(b"a"))
+    outcome = settled(one.replica.propose(bytes(100 << 20)))
     assert isinstance(outcome, DrakkarError)
     assert outcome.outcome_known

@@ -1,67 +1,70 @@
-"""One host of a benchmark's cluster: a process that takes orders, a JSON object a line, and answers each by one.
+"""One host of a benchmark's cluster: a process that takes orders, a JSON object a line, and answers each by another.
 
-{"do": "leads"}                            -> {"leads": true}
-{"do": "cpu"}                              -> {"seconds": 1.5}, of CPU time so far
-{"do": "run", "load": {"in_flight": 64, …}} -> {"figures": {…}}
-{"do": "stop"}                             -> {"profile": {…}}, and it ends
+    {"system": "drakkar", "replica": 1, …}      -> {"started": true}
+    {"do": "leads"}                             -> {"leads": true}
+    {"do": "cpu"}                               -> {"cpu": 1.5}, the seconds of CPU time that it took so far
+    {"do": "run", "load": {"in_flight": 64, …}} -> {"figures": {…}}, or {"error": "…"}
+    {"do": "stop"}                              -> {"profile": {…}}, and it ends
 
-It is told who it is by one more such line, the first: the system, its options, the members and the data directory.
 The load runs in this process, as it would in an application that embeds the library.
 """
 
+import importlib
 import json
 import sys
-from collections.abc import Callable
+from dataclasses import asdict
 from time import process_time
 from typing import Any, Final
 
 from tests.benchmarks.load import Load, LoadError, run
-from tests.benchmarks.on_drakkar import DrakkarTarget
-from tests.benchmarks.on_pysyncobj import PySyncObjTarget
-from tests.benchmarks.profiler import Profiler
+from tests.benchmarks.sampler import Sampler
 
-SYSTEMS: Final[dict[str, Callable[..., Any]]] = {"drakkar": DrakkarTarget, "pysyncobj": PySyncObjTarget}
+_TARGETS: Final = {
+    "drakkar": ("tests.benchmarks.on_drakkar", "DrakkarTarget"),
+    "pysyncobj": ("tests.benchmarks.on_pysyncobj", "PySyncObjTarget"),
+}
 
 
 def main() -> None:
     """Obey until told to stop, or until the orders end because whoever gives them has ended."""
     who = json.loads(sys.stdin.readline())
-    profiler = Profiler() if who["profile"] else None
-    if profiler:
-        profiler.start()
+    module, name = _TARGETS[who["system"]]
     members = {int(replica): address for replica, address in who["members"].items()}
-    target = SYSTEMS[who["system"]](who["replica"], members, who["data_dir"], **who["options"])
+    target = getattr(importlib.import_module(module), name)(
+        who["replica"], members, who["data_dir"], **who["options"]
+    )
+    sampler = Sampler() if who["profile"] else None
     try:
-        _obey(target)
+        _say({"started": True})
+        _obey(target, sampler)
     finally:
         target.stop()
-    _say({"profile": profiler.report() if profiler else {}})
+    _say({"profile": sampler.report() if sampler else {}})
 
 
-def _obey(target: Any) -> None:
-    _say({"started": True})
+def _obey(target: Any, sampler: Sampler | None) -> None:
+    if sampler is not None:
+        sampler.start()
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "stop":
-            return
+            break
         _say(_answer(target, order))
+    if sampler is not None:
+        sampler.stop()
 
 
 def _answer(target: Any, order: dict[str, Any]) -> dict[str, Any]:
-    if order["do"] == "leads":
-        return {"leads": target.leads()}
-    if order["do"] == "cpu":
-        return {"seconds": process_time()}
-    before = target.counters()
-    try:
-        figures = run(target, Load.of(order["load"]))
-    except LoadError as error:
-        return {"error": str(error)}
-    after = target.counters()
-    return {
-        "figures": figures.as_dict(),
-        "counters": {name: after[name] - before[name] for name in after},
-    }
+    match order["do"]:
+        case "leads":
+            return {"leads": target.leads()}
+        case "cpu":
+            return {"cpu": process_time()}
+        case _:
+            try:
+                return {"figures": asdict(run(target, Load(**order["load"])))}
+            except LoadError as error:
+                return {"error": str(error)}
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -9,13 +9,13 @@ A closed loop: it measures what the system can do, and waits rather than pile up
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 Client = Literal["waiting", "calling", "threaded"]
-Done = Callable[[Exception | None], None]
+Done = Callable[[BaseException | None], None]
 
 COMMAND: Final = b"sixteen bytes..."
 
@@ -54,42 +54,26 @@ class Load:
         """Seconds that are not measured: connections, caches and windows are filled meanwhile."""
         return self.seconds / 5
 
-    @classmethod
-    def of(cls, order: dict[str, Any]) -> "Load":
-        """Make it of what `asdict` made of one."""
-        return cls(**order)
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What came of it."""
 
     commits: int
+    """Commands answered in the time that was measured."""
     seconds: float
+    """How long that was."""
     p50: float
-    """Milliseconds, like the next two."""
+    """Milliseconds from proposing to the answer, like the next two."""
     p99: float
     worst: float
+    answered: int
+    """Commands answered at all, the warm-up and the end included."""
 
     @property
     def rate(self) -> float:
-        """Commits a second."""
+        """Commands a second."""
         return self.commits / self.seconds
-
-    @classmethod
-    def of(cls, times: list[float], seconds: float, batch: int) -> "Figures":
-        """Sum up how many seconds each answer took."""
-        if not times:
-            raise LoadError(f"nothing was answered within {seconds:.1f} s")
-        ordered = sorted(times)
-        p50, p99, worst = (
-            1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.99, 1.0)
-        )
-        return cls(len(ordered) * batch, seconds, p50, p99, worst)
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
 
 
 def run(target: Target, load: Load) -> Figures:
@@ -99,70 +83,78 @@ def run(target: Target, load: Load) -> Figures:
     return _Outstanding(target, load).run()
 
 
+def _figures(times: list[float], seconds: float, load: Load, answered: int) -> Figures:
+    if not times:
+        raise LoadError(f"nothing was answered within {seconds:.1f} s")
+    times.sort()
+    p50, p99, worst = (1000 * times[min(int(part * len(times)), len(times) - 1)] for part in (0.5, 0.99, 1))
+    return Figures(len(times) * load.batch, seconds, p50, p99, worst, answered * load.batch)
+
+
 def _one_after_the_other(target: Target, load: Load) -> Figures:
     if (load.in_flight, load.batch) != (1, 1):
         raise LoadError(f"a waiting client has one command in flight, and not {load.in_flight}")
     times: list[float] = []
+    answered = 0
     now = perf_counter()
     begin = now + load.warm_up
-    end = begin + load.seconds
-    while now < end:
-        began = now
+    while now < begin + load.seconds:
+        before = now
         try:
             target.propose_and_wait(COMMAND)
         except Exception as error:
             raise LoadError(f"a command failed: {error!r}") from error
         now = perf_counter()
-        if began >= begin:
-            times.append(now - began)
-    return Figures.of(times, now - begin, 1)
+        answered += 1
+        if before >= begin:
+            times.append(now - before)
+    return _figures(times, now - begin, load, answered)
 
 
 class _Outstanding:
     """Clients that each have one answer outstanding."""
 
     def __init__(self, target: Target, load: Load) -> None:
-        self._load = load
         self.propose = target.propose
         self.times: list[float] = []
-        """What is measured lands here; until then, and afterwards, in a list that nobody reads."""
+        """Where the clients write what they measure."""
         self.open = True
-        self._error: Exception | None = None
-        self._lock = threading.Lock()
-        self._all_done = threading.Event()
+        """Whether they shall go on."""
         self._answered: SimpleQueue[_Client | None] = SimpleQueue()
-        calls_back = load.client == "calling"
-        kind = _Client if calls_back else _ThreadedClient
+        self.hand_over = self._answered.put
+        self._load = load
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        kind = _ThreadedClient if load.client == "threaded" else _Client
         self._clients = [kind(self, [COMMAND] * load.batch) for _ in range(load.in_flight // load.batch)]
         self._running = len(self._clients)
-        self.answered = self._answered.put
 
     def run(self) -> Figures:
         proposer = threading.Thread(target=self._propose_again, name="client", daemon=True)
         proposer.start()
         for client in self._clients:
             client.propose()
-        self._all_done.wait(self._load.warm_up)
-        began, measured = perf_counter(), []
-        self.times = measured
-        self._all_done.wait(self._load.seconds)
-        self.times, seconds = [], perf_counter() - began
+        self._ended.wait(self._load.warm_up)
+        warm, self.times, began = self.times, [], perf_counter()
+        self._ended.wait(self._load.seconds)
+        measured, self.times, seconds = self.times, [], perf_counter() - began
         self.open = False
-        answered = self._all_done.wait(ANSWERS_WITHIN)
-        self._answered.put(None)
+        all_answered = self._ended.wait(ANSWERS_WITHIN)
+        self.hand_over(None)
         proposer.join()
         if self._error is not None:
             raise LoadError(f"a command failed: {self._error!r}") from self._error
-        if not answered:
+        if not all_answered:
             raise LoadError(f"{self._running} answers did not come within {ANSWERS_WITHIN:.0f} s")
-        return Figures.of(measured, seconds, self._load.batch)
+        return _figures(measured, seconds, self._load, len(warm) + len(measured) + len(self.times))
 
     def _propose_again(self) -> None:
         while (client := self._answered.get()) is not None:
             client.propose()
 
-    def leave(self, error: Exception | None) -> None:
-        """One client proposes no more."""
+    def leave(self, error: BaseException | None) -> None:
+        """A client proposes no more; all stop where one of them failed."""
         with self._lock:
             self._running -= 1
             self._error = self._error or error
@@ -170,39 +162,39 @@ class _Outstanding:
         if error is not None:
             self.open = False
         if last:
-            self._all_done.set()
+            self._ended.set()
 
 
 class _Client:
     """Has one answer outstanding, and proposes again where it gets it."""
 
-    __slots__ = ("_all", "_began", "_commands")
+    __slots__ = ("_all", "_commands", "_since")
 
     def __init__(self, outstanding: _Outstanding, commands: list[bytes]) -> None:
         self._all, self._commands = outstanding, commands
-        self._began = 0.0
+        self._since = 0.0
 
     def propose(self) -> None:
-        self._began = perf_counter()
+        self._since = perf_counter()
         self._all.propose(self._commands, self._done)
 
-    def _done(self, error: Exception | None) -> None:
+    def _done(self, error: BaseException | None) -> None:
         everybody = self._all
         if error is None:
-            everybody.times.append(perf_counter() - self._began)
+            everybody.times.append(perf_counter() - self._since)
             if everybody.open:
-                self._again()
+                self._go_on()
                 return
         everybody.leave(error)
 
-    def _again(self) -> None:
+    def _go_on(self) -> None:
         self.propose()
 
 
 class _ThreadedClient(_Client):
-    """Proposes again in the client's thread."""
+    """Proposes again in the clients' thread."""
 
     __slots__ = ()
 
-    def _again(self) -> None:
-        self._all.answered(self)
+    def _go_on(self) -> None:
+        self._all.hand_over(self)

@@ -1,12 +1,14 @@
 """PySyncObj as the target of a load: the established Raft library in Python, tuned as well as it can be.
 
-What it promises differs from what Drakkar promises, and so the table says which journal was measured:
+What it promises differs from what Drakkar promises, so the table says which journal was measured:
 
-- As it ships, its journal is a file mapped into memory, and nothing makes the system write it to the disk: it outlives
-  the process and not the machine. 0.3 has no option for that.
+- As it ships, its journal is a file mapped into memory, and nothing makes the system write that to the disk: it
+  outlives the process, but not the machine. There is no option for it.
 - So a second variant flushes the journal (msync) before anything leaves the host, by a transport of the benchmark's
-  own. Then what a host acknowledges, and what a leader counts, is durable, as in Drakkar; all that came in one turn of
-  its loop shares a flush.
+  own. Then what a host acknowledges, and what a leader counts, is durable, as it is in Drakkar, and all that came in
+  one turn of its loop shares a flush. (Its file of term and vote is still not flushed.)
+
+Neither system takes snapshots during a run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,6 @@ class _CountingObject(SyncObj):
 
     @replicated
     def apply(self, command: bytes) -> int:
-        """Count one."""
         self._count += 1
         return self._count
 
@@ -58,15 +59,16 @@ class PySyncObjTarget:
         replica_id: int,
         members: Mapping[int, str],
         data_dir: str,
+        *,
         flush: bool = False,
         **options: Any,
     ) -> None:
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        Path(data_dir).mkdir()
+        never = 1 << 30
         conf = SyncObjConf(
             journalFile=str(Path(data_dir) / "journal"),
-            # Neither system takes snapshots here.
-            logCompactionMinEntries=1 << 30,
-            logCompactionMinTime=1 << 30,
+            logCompactionMinEntries=never,
+            logCompactionMinTime=never,
             **options,
         )
         partners = [address for replica, address in members.items() if replica != replica_id]
@@ -74,27 +76,19 @@ class PySyncObjTarget:
         self._object = _CountingObject(members[replica_id], partners, conf, transport)
 
     def leads(self) -> bool:
-        """Tell whether this host leads."""
         return bool(self._object._isLeader() and self._object.isReady())
 
     def propose(self, commands: Sequence[bytes], done: Done) -> None:
-        """Propose a command."""
+        """Propose one command; there is no way to propose several together."""
         (command,) = commands
 
-        def answered(_result: Any, error: int) -> None:
-            failed = error != FAIL_REASON.SUCCESS
-            done(RuntimeError(f"FAIL_REASON {error}") if failed else None)
+        def answered(_result: object, reason: int) -> None:
+            done(None if reason == FAIL_REASON.SUCCESS else RuntimeError(f"FAIL_REASON {reason}"))
 
         self._object.apply(command, callback=answered)
 
     def propose_and_wait(self, command: bytes) -> None:
-        """Propose a command, and block until it is applied."""
         self._object.apply(command, sync=True, timeout=10)
 
-    def counters(self) -> dict[str, Any]:
-        """Tell what may explain the figures."""
-        return {}
-
     def stop(self) -> None:
-        """Stop the host."""
         self._object.destroy_synchronous()

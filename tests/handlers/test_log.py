@@ -15,6 +15,8 @@ from drakkar.handlers import (
     MemoryLog,
     MessageType,
     ProtocolViolation,
+    Raft,
+    RaftConfig,
     Ready,
     Run,
     Snapshot,
@@ -461,10 +463,11 @@ class TestWhatMayBeApplied:
 
 class TestCompaction:
     def leader(self):
-        """A single voter that has applied 1000 entries."""
+        """A single voter that has applied 1000 entries, and has a snapshot of them."""
         raft = replica(voters=(1,), terms=[1] * 999)
         become_leader(raft)
         assert raft.log.applied == 1000
+        raft.snapshot_taken(Snapshot(1000, raft.term, raft.membership))
         return raft
 
     def test_each_compaction_leaves_the_rest(self):
@@ -488,6 +491,25 @@ class TestCompaction:
             ConfigError, match=f"compaction index={index}: entries {before + 1} to 1000 can be"
         ):
             raft.compact(index)
+
+    def test_what_no_snapshot_holds_cannot_be_compacted(self):
+        """A peer that lacks these entries could never catch up: neither the log nor a snapshot has them."""
+        raft = replica(voters=(1,), terms=[1] * 9)
+        become_leader(raft)
+        with pytest.raises(ConfigError, match="before a snapshot of 1 or later is taken"):
+            raft.compact(5)
+        raft.snapshot_taken(Snapshot(4, 1, raft.membership))
+        with pytest.raises(ConfigError, match="compaction index=5: entries 1 to 4 can be compacted"):
+            raft.compact(5)
+        raft.compact(4)
+        assert raft.log.first_index == 5
+
+    def test_a_disk_with_a_gap_between_snapshot_and_log_is_refused(self):
+        """Else the missing entries were skipped silently, and the replica's state would differ from the others'."""
+        log = disk([1] * 6, commit=6)
+        log.compact(4)
+        with pytest.raises(CorruptData, match="entries 1 to 4 are in neither the snapshot nor the log"):
+            Raft(RaftConfig(replica_id=1), log)
 
     def test_a_disk_refuses_it_too(self):
         log = disk([1, 1, 1])

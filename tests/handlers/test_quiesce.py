@@ -189,3 +189,15 @@ class TestWaking:
         assert raft.election_elapsed == 0
         tick(raft, TIMEOUT)
         assert raft.state is State.LEADER
+
+
+def test_a_shard_that_was_torn_apart_finds_a_leader_when_it_is_whole_again():
+    """INV26: replicas that campaign in vain do not fall asleep over it, even without a request that wakes them."""
+    group = cluster(3, quiesce=True, pre_vote=True)
+    group.isolate(1)
+    group.isolate(2)
+    group.tick(40 * TIMEOUT)
+    assert not any(group[each].quiesce.quiesced for each in (1, 2, 3))
+    group.heal()
+    group.tick(3 * TIMEOUT)
+    assert group.leader is not None

@@ -622,3 +622,42 @@ def test_an_append_of_a_newer_leader_ends_all_pending_reads():
     raft.step(append(2, 2))
     raft.step(beat_answer(3, 2, name))
     assert answers(drain(raft)) == []
+
+
+def leader_whose_follower_restarts():
+    """1 leads 2 and 3 by a lease that 2 alone has confirmed lately; then 2 restarts, and hears only 3."""
+    group = cluster(3, **{**LEASE, **FIXED})
+    group.elect(1)
+    group.tick(2)
+    group.cut(1, 3)
+    group.tick(T - 1)
+    group.crash(2)
+    group.restart(2)
+    group.cut(1, 2)
+    return group
+
+
+def test_a_restarted_follower_grants_no_vote_while_a_lease_may_last_that_it_has_forgotten():
+    """§6.4.1: it confirmed the lease just before, so another leader could commit what reads at the old one miss."""
+    group = leader_whose_follower_restarts()
+    group.tick(2, 3)
+    group.propose(3, b"new")
+    assert group[2].log.committed == 1
+    group.read(1, 77)
+    assert [ready.index for ready in group.nodes[1].reads] == [1], "by the lease, which holds"
+
+
+def test_a_restarted_follower_votes_again_once_the_lease_is_over():
+    group = leader_whose_follower_restarts()
+    group.tick(3 * T)
+    assert group.leader is not None
+    assert group.leader.id != 1
+    group.read(1, 77)
+    assert not group.nodes[1].reads
+
+
+def test_without_leases_a_restarted_follower_votes_at_once():
+    raft = replica(term=3, check_quorum=True)
+    raft.step(Message(M.REQUEST_VOTE, sender=2, term=4, log_index=9, log_term=3))
+    [answer] = drain(raft)
+    assert (answer.type, answer.reject) == (M.REQUEST_VOTE_RESP, False)

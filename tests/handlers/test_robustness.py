@@ -23,7 +23,7 @@ from drakkar.handlers import (
 )
 from drakkar.handlers.progress import ProgressState
 from drakkar.handlers.testing import Cluster
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.handlers.support import DEFAULTS, replica
@@ -84,16 +84,20 @@ anything = st.builds(
 
 @st.composite
 def plausible(draw, term):
-    """As `anything`, but in the term, or the next, and from a member: it gets past the guards."""
+    """As `anything`, but in the term, or the next, from a member and about entries that are there.
+
+    It gets past the guards, and mostly past the checks of the handlers too.
+    """
     message = draw(anything)
-    first = message.log_index + 1
-    run = tuple(
-        replace(entry, index=first + at, term=min(term, 2)) for at, entry in enumerate(message.entries)
+    index, log_term = draw(
+        st.sampled_from([(0, 0), (1, 1), (2, 1), (3, 2), (message.log_index, message.log_term)])
     )
+    if draw(st.booleans()):
+        follow = (replace(entry, index=index + 1 + at, term=2) for at, entry in enumerate(message.entries))
+        message = replace(message, entries=tuple(follow))
     ahead = message.type is T.REQUEST_PRE_VOTE or draw(st.integers(0, 9)) == 0
-    return replace(
-        message, to=1, sender=draw(st.sampled_from([2, 3, 4])), term=term + ahead, entries=run, payload=None
-    )
+    sender = draw(st.sampled_from([2, 3, 4]))
+    return replace(message, to=1, sender=sender, term=term + ahead, log_index=index, log_term=log_term)
 
 
 def in_state(state, seed, **options):
@@ -148,9 +152,8 @@ class Watch:
         for message in messages:
             assert message.sender == self.raft.id, "INV23"
             assert message.to != self.raft.id, f"to itself: {message}"
-            assert message.term <= self.raft.term + (
-                message.type in (T.REQUEST_PRE_VOTE, T.REQUEST_PRE_VOTE_RESP)
-            )
+            if message.type is not T.REQUEST_PRE_VOTE_RESP:  # names the term that it was asked about
+                assert message.term <= self.raft.term + (message.type is T.REQUEST_PRE_VOTE)
 
 
 def host(raft, watch, random):
@@ -194,13 +197,18 @@ options = st.fixed_dictionaries(
         "group_commit": st.booleans(),
     }
 )
-patient = settings(deadline=None, max_examples=40)
+patient = settings(
+    deadline=None,
+    max_examples=15,
+    # A few messages are short enough to read; making them fewer can take minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 
 
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
 class TestOneReplica:
     @given(
-        messages=st.lists(anything, min_size=1, max_size=8), given_options=options, seed=st.integers(0, 99)
+        messages=st.lists(anything, min_size=1, max_size=6), given_options=options, seed=st.integers(0, 99)
     )
     @patient
     def test_anything_at_all(self, state, messages, given_options, seed):
@@ -212,7 +220,7 @@ class TestOneReplica:
     def test_what_gets_past_the_guards(self, state, data, given_options, seed):
         """N9: in its own term, from members, with entries that follow one another."""
         raft = in_state(state, seed, **given_options)
-        messages = data.draw(st.lists(plausible(raft.term), min_size=1, max_size=8))
+        messages = data.draw(st.lists(plausible(raft.term), min_size=1, max_size=6))
         live(raft, messages, seed)
 
 
@@ -220,8 +228,8 @@ class TestOneReplica:
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
 def test_an_empty_message_of_every_type_from_everybody(state, type_):
     """Each cell once, from nobody, itself, members and strangers, with and without a term."""
-    for sender in (0, 1, 2, 4, 9):
-        for term in (0, 1, 2, 3, 9):
+    for sender in (0, 1, 2, 9):
+        for term in (0, 3):
             live(in_state(state, 0), [Message(type_, sender=sender, to=1, term=term)], 1)
 
 

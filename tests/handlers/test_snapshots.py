@@ -321,6 +321,48 @@ class TestReceiving:
         assert shard[3].state is State.OBSERVER
         assert shard[3].log.committed == shard[1].log.committed == 2
 
+    @pytest.mark.parametrize("type_", [ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS])
+    @pytest.mark.parametrize("knows", [Membership(), ALL], ids=["nobody", "the first members"])
+    def test_a_replica_that_joins_takes_one_from_before_it_was_added(self, type_, knows):
+        """Else it would be sent that snapshot, and refuse it, until a newer one happens to be taken."""
+        shard = cluster(3)
+        shard.elect(1)
+        shard.propose(1, b"x")
+        shard.compact(1, 2)
+        shard.add(
+            4,
+            MemoryLog(membership=knows),
+            is_observer=type_ is ChangeType.ADD_OBSERVER,
+            is_witness=type_ is ChangeType.ADD_WITNESS,
+        )
+        change = ConfigChange((Change(type_, 4),))
+        shard.propose(1, change.encode(), kind=EntryKind.CONFIG_CHANGE)
+        shard.tick(3)
+        assert shard[4].log.applied == shard[1].log.committed == 3
+        assert shard[4].membership == shard[1].membership
+        assert shard[4].state is shard[1].membership.state_of(4)
+        assert shard[1].progress[4].state is REPLICATE
+
+    @pytest.mark.parametrize("answer_lost", [False, True])
+    def test_the_network_of_a_cluster_reports_what_became_of_one(self, answer_lost):
+        """As a transport does; else a peer whose snapshot, or whose answer, was lost would wait for ever."""
+        shard = cluster(3)
+        shard.elect(1)
+        shard.isolate(3)
+        shard.propose(1, b"x")
+        shard.compact(1, 2)
+        shard.heal()
+        shard.cut_one_way(3, 1) if answer_lost else shard.cut_one_way(1, 3)
+        shard[1].progress[3].active = True
+        shard[1].progress[3].become_snapshot(2)
+        shard[1].send(Message(T.INSTALL_SNAPSHOT, to=3, snapshot=shard[1].log.snapshot))
+        shard.deliver()
+        assert standing_of(shard[1], 3)[0] is SNAPSHOT
+        shard.heal()
+        shard.tick(12)
+        assert standing_of(shard[1], 3)[0] is REPLICATE
+        assert shard[3].log.applied == 2
+
     def test_a_replica_that_was_removed_learns_it(self):
         """Sheet part 7, Rec."""
         raft = replica(term=1, **FIXED)
@@ -466,6 +508,17 @@ class TestMembershipInSnapshots:
         raft = replica(3, voters=(1, 2), observers=(3,), term=1, leader=1)
         hear(raft, Message(T.SNAPSHOT_RECEIVED, snapshot=snap(5, 1)))
         assert (raft.state, raft.leader_id, sorted(raft.progress)) == (State.FOLLOWER, 1, [1, 2, 3])
+
+    def test_a_late_report_of_loading_does_not_undo_later_changes(self):
+        """Else the replica would count a quorum of a membership that is long past."""
+        shard = cluster(3)
+        shard.elect(1)
+        shard.compact(1, 1)
+        old = shard[1].log.snapshot
+        change = ConfigChange((Change(ChangeType.REMOVE, 3),))
+        shard.propose(1, change.encode(), kind=EntryKind.CONFIG_CHANGE)
+        shard.step(1, Message(T.SNAPSHOT_RECEIVED, snapshot=old))
+        assert sorted(shard[1].membership.voters) == [1, 2]
 
     def test_a_leader_that_it_does_not_list_steps_down(self):
         """Sheet part 7: FOLLOWER, no leader."""

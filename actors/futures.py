@@ -162,7 +162,13 @@ class ActorFuture(pykka.Future[T]):
 
     def try_set(self, value: T | None = None) -> bool:
         """As `set`, for those who race with a deadline: returns False, and changes nothing, if they come late."""
-        return self._settle((value,))
+        # As in `set`, without a call: every proposal's answer comes this way.
+        outcome = (value,)
+        if self.__dict__.setdefault("_outcome", outcome) is not outcome:
+            return False
+        if self._callbacks is not None:
+            self._call_back()
+        return True
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Give it an exception, as `sys.exc_info()` describes one; by default the one that is being handled.
@@ -284,13 +290,16 @@ class ActorFuture(pykka.Future[T]):
         What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, which only
         `get()` or `await` runs.
         """
+        if not isinstance(self._outcome, _Hook):  # the common case, first
+            self._notify(fn)
+            return
         if self._is_opaque:
             raise DrakkarError(
                 f"{self!r} finds its value by a function when get() is called, so it can call nobody back: "
                 "await it, or add the callback to the future that its function reads"
             )
         pending = self._pending()
-        if pending is None or pending is self:
+        if pending is None:
             self._notify(fn)
         else:
             # One source after the other: when the last is there, nothing is pending.

@@ -330,6 +330,8 @@ class NodeHost:
         shard, replica = options.shard_id, options.replica_id
         log = self._store.open(shard, replica)
         if log is None:
+            if not join:
+                self._check_alone(shard, replica)
             self._check_members(options, members, join=join)
             membership = Membership(voters=members)
             self._store.bootstrap(shard, replica, Bootstrap(membership, join=join, state_machine=machine))
@@ -340,6 +342,16 @@ class NodeHost:
         if not log.bootstrap.join and not log.last_index:
             self._write_first_entry(shard, replica, log.bootstrap.membership)
         return log
+
+    def _check_alone(self, shard: int, replica: int) -> None:
+        """Two replicas on one machine would be lost together, so most likely the numbers are mixed up."""
+        others = [other for held, other in self._store.replicas() if held == shard]
+        if others:
+            raise ConfigError(
+                "replica_id",
+                replica,
+                f"this host's data directory holds replica {others[0]} of shard {shard}: start that",
+            )
 
     def _check_members(self, options: RaftConfig, members: Mapping[int, str], *, join: bool) -> None:
         replica = options.replica_id

@@ -268,7 +268,7 @@ class NodeActor(TableActor):
             for proposal in proposals:
                 proposal.future.try_fail(refusal)
             return
-        for run in self._pending.add(proposals, time.monotonic()):
+        for run in self._pending.add(proposals, time.monotonic(), self.raft.term):
             self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
 
     def _must_wait_for_a_leader(self) -> bool:
@@ -478,6 +478,7 @@ class NodeActor(TableActor):
             for place, kind in enumerate(run.kinds):
                 if kind == EntryKind.COMMAND:
                     self._pending.resolve(run.key + place, answers[place])
+        self._pending.overtaken(self.raft.log.term(index))
 
     def _answer_reads(self) -> None:
         due = self._reads.due(self.raft.log.applied)

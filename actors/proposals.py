@@ -17,7 +17,7 @@ class Proposal:
     """Commands that a client waits for together; `single` futures get the one result, others the list."""
 
     # Not a NamedTuple: every command makes one, and a tuple with names takes twice as long to make.
-    __slots__ = ("commands", "deadline", "future", "kinds", "single")
+    __slots__ = ("commands", "deadline", "future", "kinds", "single", "size")
 
     def __init__(
         self,
@@ -29,6 +29,8 @@ class Proposal:
     ) -> None:
         self.commands, self.future, self.deadline = commands, future, deadline
         self.single, self.kinds = single, kinds
+        self.size = len(commands[0]) if single else sum(map(len, commands))
+        """Bytes of all commands."""
 
 
 class ProposalQueue:
@@ -46,13 +48,10 @@ class ProposalQueue:
 
     def put(self, proposal: Proposal) -> None:
         """Add a proposal, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
-        commands = proposal.commands
-        count = len(commands)
-        size = len(commands[0]) if count == 1 else sum(map(len, commands))
         with self._lock:
             waiting = self._waiting
-            count += self._commands
-            size += self._bytes
+            count = self._commands + len(proposal.commands)
+            size = self._bytes + proposal.size
             refusal = self._closed
             if refusal is None and waiting and (count > self._max_commands or size > self._max_bytes):
                 refusal = self._busy()
@@ -90,8 +89,8 @@ class ProposalQueue:
             late = [proposal for proposal in self._waiting if proposal.deadline <= now]
             if late:
                 self._waiting = [proposal for proposal in self._waiting if proposal.deadline > now]
-                left = [command for proposal in self._waiting for command in proposal.commands]
-                self._commands, self._bytes = len(left), sum(map(len, left))
+                self._commands = sum(len(proposal.commands) for proposal in self._waiting)
+                self._bytes = sum(proposal.size for proposal in self._waiting)
         for proposal in late:
             proposal.future.try_fail(error)
 
@@ -111,10 +110,10 @@ class _Dropped(NamedTuple):
 class _Batch:
     """Proposals that went into the log together, under consecutive keys."""
 
-    __slots__ = ("count", "deadline", "first", "items", "parts")
+    __slots__ = ("count", "deadline", "first", "items", "parts", "term")
 
-    def __init__(self, first: int, items: list[Proposal], count: int) -> None:
-        self.first, self.items, self.count = first, items, count
+    def __init__(self, first: int, items: list[Proposal], count: int, term: int) -> None:
+        self.first, self.items, self.count, self.term = first, items, count, term
         self.deadline = min(item.deadline for item in items)
         self.parts: _Parts | None = None
         """Where outcomes come in part; as a rule they come all at once."""
@@ -158,6 +157,7 @@ class PendingProposals:
         self.origin = origin
         self._max_run_bytes = max_run_bytes
         self._next_key = 1
+        self._term = 0
         self._batches: dict[int, _Batch] = {}
         self._firsts: list[int] = []
         self._commands = 0
@@ -166,8 +166,12 @@ class PendingProposals:
         """How many commands; may be asked from any thread."""
         return self._commands
 
-    def add(self, proposals: Iterable[Proposal], now: float) -> list[Run]:
-        """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out."""
+    def add(self, proposals: Iterable[Proposal], now: float, term: int) -> list[Run]:
+        """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out.
+
+        `term` is that of the leader to which they go.
+        """
+        self._term = term
         runs: list[Run] = []
         items: list[Proposal] = []
         payloads: list[bytes] = []
@@ -188,7 +192,7 @@ class PendingProposals:
             payloads += proposal.commands
             if kinds:
                 kinds += bytes(len(payloads) - len(kinds))
-            size += sum(map(len, proposal.commands))
+            size += proposal.size
         if items:
             runs += self._note_batch(items, payloads, bytes(kinds), size)
         return runs
@@ -197,7 +201,7 @@ class PendingProposals:
         first = self._next_key
         count = len(payloads)
         self._next_key += count
-        self._batches[first] = _Batch(first, items, count)
+        self._batches[first] = _Batch(first, items, count, self._term)
         self._firsts.append(first)
         self._commands += count
         whole = Run(0, 0, payloads, kinds, self.origin, first)
@@ -253,6 +257,23 @@ class PendingProposals:
         self._commands -= batch.count
         at = bisect_left(self._firsts, batch.first)
         del self._firsts[at]
+
+    def overtaken(self, term: int) -> None:
+        """An entry of `term` was applied: what went to leaders of older terms, and was not applied, is lost.
+
+        Terms never fall along the log, so nothing that those leaders logged can follow. What was sent on to one of
+        them may be under way yet, and be logged by its next leader, so the outcome is not quite known.
+        """
+        if not self._firsts or self._batches[self._firsts[0]].term >= term:
+            return
+        error = OutcomeUnknown(
+            "the leader that it was proposed to was replaced, most likely before it was committed; read the state "
+            "before proposing it again"
+        )
+        for batch in [batch for batch in self._batches.values() if batch.term < term]:
+            self._forget(batch)
+            for item in batch.items:
+                item.future.try_fail(error)
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; they may be committed yet."""

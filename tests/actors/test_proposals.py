@@ -141,9 +141,9 @@ def pending(max_run_bytes=1 << 20):
 
 def test_proposals_of_one_moment_become_one_run_with_keys_of_their_own():
     waiting = pending()
-    (run,) = waiting.add([proposal(b"a"), proposal(b"b", b"c")], 0.0)
+    (run,) = waiting.add([proposal(b"a"), proposal(b"b", b"c")], 0.0, term=1)
     assert (run.payloads, run.origin, run.key, run.plain) == ([b"a", b"b", b"c"], ORIGIN, 1, True)
-    (run,) = waiting.add([proposal(b"d")], 0.0)
+    (run,) = waiting.add([proposal(b"d")], 0.0, term=1)
     assert (run.payloads, run.key) == ([b"d"], 4)
     assert len(waiting) == 4
 
@@ -151,33 +151,46 @@ def test_proposals_of_one_moment_become_one_run_with_keys_of_their_own():
 def test_a_single_proposal_gets_its_result_and_a_list_gets_a_list():
     waiting = pending()
     one, many, alone = proposal(b"a"), proposal(b"b", b"c"), proposal(b"d", single=False)
-    (run,) = waiting.add([one, many, alone], 0.0)
+    (run,) = waiting.add([one, many, alone], 0.0, term=1)
     waiting.applied(run, results_of(run))
     assert (outcome(one.future), outcome(many.future), outcome(alone.future)) == (b"A", [b"B", b"C"], [b"D"])
     assert len(waiting) == 0
 
 
+def test_what_a_replaced_leader_did_not_get_applied_is_answered_when_the_next_ones_entry_is():
+    waiting = pending()
+    old, new = proposal(b"a"), proposal(b"b")
+    waiting.add([old], 0.0, term=1)
+    waiting.add([new], 0.0, term=2)
+    waiting.overtaken(1)
+    assert not old.future.done
+    waiting.overtaken(2)
+    assert outcome(old.future) is OutcomeUnknown
+    assert not new.future.done
+    assert len(waiting) == 1
+
+
 def test_a_membership_change_is_marked_where_it_stands():
     waiting = pending()
-    (run,) = waiting.add([proposal(b"a", b"b"), proposal(b"change", kinds=CHANGE), proposal(b"c")], 0.0)
+    (run,) = waiting.add([proposal(b"a", b"b"), proposal(b"change", kinds=CHANGE), proposal(b"c")], 0.0, term=1)
     assert run.kinds == bytes([0, 0, EntryKind.CONFIG_CHANGE, 0])
-    (plain,) = waiting.add([proposal(b"d")], 0.0)
+    (plain,) = waiting.add([proposal(b"d")], 0.0, term=1)
     assert plain.plain
 
 
 def test_a_proposal_whose_time_is_over_is_not_logged():
     waiting = pending()
     late, in_time = proposal(b"late", deadline=5.0), proposal(b"in time", deadline=5.1)
-    (run,) = waiting.add([late, in_time], 5.0)
+    (run,) = waiting.add([late, in_time], 5.0, term=1)
     assert run.payloads == [b"in time"]
     assert outcome(late.future) is RequestDropped
-    assert waiting.add([proposal(b"late", deadline=1.0)], 5.0) == []
+    assert waiting.add([proposal(b"late", deadline=1.0)], 5.0, term=1) == []
 
 
 def test_a_large_list_goes_out_in_runs_of_bounded_size_and_comes_back_as_one():
     waiting = pending(max_run_bytes=10)
     large = proposal(*[b"%04d" % number for number in range(20)], b"change" * 5)
-    runs = waiting.add([proposal(b"a"), large], 0.0)
+    runs = waiting.add([proposal(b"a"), large], 0.0, term=1)
     assert [payload for run in runs for payload in run.payloads] == [b"a", *large.commands]
     assert all(run.payload_bytes <= 10 or len(run) == 1 for run in runs)
     assert [run.key for run in runs] == [
@@ -192,10 +205,10 @@ def test_a_large_list_goes_out_in_runs_of_bounded_size_and_comes_back_as_one():
 
 def test_runs_are_joined_up_to_the_bound_and_a_change_stays_where_it_is_when_a_run_is_cut():
     waiting = pending(max_run_bytes=4)
-    runs = waiting.add([proposal(b"abc"), proposal(b"de"), proposal(b"f")], 0.0)
+    runs = waiting.add([proposal(b"abc"), proposal(b"de"), proposal(b"f")], 0.0, term=1)
     assert [run.payloads for run in runs] == [[b"abc", b"de"], [b"f"]]
     big = [b"x" * 3] * 4
-    runs = waiting.add([proposal(*big), proposal(b"change", kinds=CHANGE), proposal(*big)], 0.0)
+    runs = waiting.add([proposal(*big), proposal(b"change", kinds=CHANGE), proposal(*big)], 0.0, term=1)
     kinds = [kind for run in runs for kind in (run.kinds or bytes(len(run)))]
     assert kinds.index(EntryKind.CONFIG_CHANGE) == [p for run in runs for p in run.payloads].index(b"change")
 
@@ -203,7 +216,7 @@ def test_runs_are_joined_up_to_the_bound_and_a_change_stays_where_it_is_when_a_r
 def test_a_leader_that_logs_half_of_a_run_leaves_the_outcome_of_the_list_unknown():
     waiting = pending()
     many, one = proposal(b"a", b"b", b"c"), proposal(b"d")
-    (run,) = waiting.add([many, one], 0.0)
+    (run,) = waiting.add([many, one], 0.0, term=1)
     waiting.applied(Run(9, 2, run.payloads[:2], b"", ORIGIN, run.key), [b"A", b"B"])
     assert not many.future.done
     waiting.dropped(run.key + 2, 2, SystemBusy("no room"))
@@ -215,7 +228,7 @@ def test_a_leader_that_logs_half_of_a_run_leaves_the_outcome_of_the_list_unknown
 def test_a_deadline_concerns_only_the_proposal_that_has_it():
     waiting = pending()
     short, long_ = proposal(b"a", deadline=1.0), proposal(b"b", deadline=2.0)
-    (run,) = waiting.add([short, long_], 0.0)
+    (run,) = waiting.add([short, long_], 0.0, term=1)
     waiting.expire(0.9)
     assert not short.future.done
     waiting.expire(1.0)
@@ -229,7 +242,7 @@ def test_a_deadline_concerns_only_the_proposal_that_has_it():
 def test_what_was_applied_is_told_even_if_its_neighbours_were_lost():
     waiting = pending()
     applied, lost = proposal(b"a", b"b"), proposal(b"c", deadline=1.0)
-    (run,) = waiting.add([applied, lost], 0.0)
+    (run,) = waiting.add([applied, lost], 0.0, term=1)
     waiting.applied(run.slice(run.first, run.first + 2), [b"A", b"B"])
     assert outcome(applied.future) == [b"A", b"B"], "it need not wait for its neighbours"
     waiting.expire(1.0)
@@ -241,7 +254,7 @@ def test_what_was_applied_is_told_even_if_its_neighbours_were_lost():
 def test_what_is_not_known_here_is_passed_over(key):
     waiting = pending()
     mine = proposal(b"a", b"b")
-    waiting.add([mine], 0.0)
+    waiting.add([mine], 0.0, term=1)
     waiting.applied(Run(5, 1, [b"x"], b"", ORIGIN, key), [b"X"])
     waiting.resolve(key, "other")
     waiting.dropped(key, 1, SystemBusy("other"))
@@ -283,7 +296,7 @@ class Journey(RuleBasedStateMachine):
     )
     def propose(self, lists):
         proposals = [proposal(*commands, deadline=self.now + patience) for commands, patience in lists]
-        runs = self.pending.add(proposals, self.now)
+        runs = self.pending.add(proposals, self.now, 1)
         for each in proposals:
             if each.deadline <= self.now:
                 assert outcome(each.future) is RequestDropped

@@ -174,6 +174,8 @@ class NodeActor(TableActor):
         self._state_due: HardState | None = None
         """Handed out and not worth a write of its own: it goes with the next one."""
         self._known_leader = (0, 0)
+        self._applied_term = self._settled_term = 0
+        """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
         self._strangers: dict[int, str] = {}
         self._actions: dict[type, Callable[[Any], Any]] = {
             Message: self._step,
@@ -354,22 +356,37 @@ class NodeActor(TableActor):
         while self.raft.has_ready and portions < _PORTIONS:
             ready = self.raft.ready()
             portions += bool(ready.committed)
-            self._send(ready.messages)
             if not self._do(ready):
                 return
         if portions == _PORTIONS:
             self._wake()
         self._answer_reads()
+        self._give_up_overtaken()
+
+    def _give_up_overtaken(self) -> None:
+        """Once all that was applied has been told, which for membership changes takes one `Ready` more."""
+        if self._applied_term > self._settled_term and not self.raft.has_ready:
+            self._settled_term = self._applied_term
+            self._pending.overtaken(self._applied_term)
 
     def _do(self, ready: Ready) -> bool:
-        """Save, apply and report; False where the store is full, and everything waits until it has room."""
+        """Save, send, apply and report; False where the store is full, and everything waits until it has room.
+
+        The write is ordered first, as it takes longest and runs beside the rest. Then entries go out, so that the
+        others write them meanwhile; but whoever waits for a result has it before others hear that it is committed.
+        """
         if not self._save(ready):
             if self._stalled is None:
                 self._stalled, self._stalled_since = ready, self._age
             return False
         self._stalled = None
+        results_first = ready.committed and not any(message.entries for message in ready.messages)
+        if not results_first:
+            self._send(ready.messages)
         if ready.committed:
             self._applier.apply(ready.committed)
+        if results_first:
+            self._send(ready.messages)
         for read in ready.reads:
             self._reads.confirmed(read)
         for dropped in ready.dropped:
@@ -478,7 +495,7 @@ class NodeActor(TableActor):
             for place, kind in enumerate(run.kinds):
                 if kind == EntryKind.COMMAND:
                     self._pending.resolve(run.key + place, answers[place])
-        self._pending.overtaken(self.raft.log.term(index))
+        self._applied_term = self.raft.log.term(index)
 
     def _answer_reads(self) -> None:
         due = self._reads.due(self.raft.log.applied)

@@ -322,13 +322,7 @@ class RaftLog:
 
     def unapplied_change(self) -> bool:
         """Whether a committed membership change waits to be applied: this node's quorum may be out of date."""
-        low = self.applied + 1
-        while low <= self.committed:
-            page = self.runs(low, self.committed + 1, _PAGE)
-            if any(_CHANGE in run.kinds for run in page):
-                return True
-            low = page[-1].last + 1
-        return False
+        return any(True for _ in self.changes(self.applied + 1, self.committed + 1))
 
     def changes(self, low: int, high: int) -> Iterator[Entry]:
         """The membership changes among the entries `low` up to, but without, `high`."""

@@ -253,11 +253,11 @@ def _accept(raft: "Raft", message: Message, index: int) -> None:
 
 
 def _well_formed(raft: "Raft", message: Message) -> bool:
-    """Guaranteed from here on: indexes follow without a gap, terms never fall, and none is newer than the leader's."""
+    """Guaranteed from here on: indexes follow without a gap, and terms never fall."""
     index, term = message.log_index, message.log_term
     entries = Entries.of(message.entries)
     for run in entries.runs:
-        if run.first != index + 1 or not term <= run.term <= message.term or not run.term:
+        if run.first != index + 1 or run.term < max(term, 1):
             raft.fault("entries that do not follow one another")
             return False
         index, term = run.last, run.term

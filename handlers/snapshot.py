@@ -83,9 +83,11 @@ def _take_in(raft: "Raft", snapshot: Snapshot) -> None:
 def recovered(raft: "Raft", message: Message) -> None:
     """The state machine has loaded a snapshot: its membership is in effect (thesis §5.1).
 
-    A late report changes nothing: what was applied behind the snapshot may have changed the membership since.
+    A late report changes nothing: what was applied behind the snapshot may have changed the membership since. Nor
+    does another replica's, as the type also goes between hosts.
     """
-    if message.snapshot is None or message.snapshot.index < raft.log.applied:
+    foreign = message.sender not in (0, raft.id)
+    if foreign or message.snapshot is None or message.snapshot.index < raft.log.applied:
         return
     raft.switch_membership(message.snapshot.membership)
     if raft.state is State.LEADER and not raft.membership.is_voter(raft.id):

@@ -217,8 +217,15 @@ class Cluster:
             self._settle()
 
     def compact(self, replica: int, index: int) -> None:
-        """Let a replica take a snapshot at `index` and forget its log up to there."""
+        """Let a replica take a snapshot at `index` and forget its log up to there.
+
+        Not where a later membership change is applied already: the present membership is not that of `index`.
+        """
         raft, log = self[replica], self.nodes[replica].log
+        later = [change.index for change in raft.log.changes(index + 1, raft.log.applied + 1)]
+        assert not later, (
+            f"membership changes are applied at {later}: take the snapshot at {later[-1]} or later"
+        )
         snapshot = Snapshot(index, raft.log.term(index), raft.membership)
         raft.snapshot_taken(snapshot)
         raft.compact(index)

@@ -396,6 +396,14 @@ class TestInALeader:
             EntryKind.NO_OP,
         ]
 
+    def test_nobody_replaces_the_whole_membership_of_a_shard_that_runs(self):
+        """L4: what is marked as the first membership would bypass every rule, INV15 among them."""
+        raft = leader_of(1, 2, 3)
+        out = propose(raft, change("v9", initialize=True).encode(), kind=EntryKind.CONFIG_CHANGE)
+        assert [d.because for d in out.dropped] == [Refusal.CHANGE_INVALID]
+        acknowledge_all(raft)
+        assert describe(raft.membership) == "(1 2 3)"
+
     def test_a_rejected_change_is_reported_and_frees_the_way(self):
         """Sheet part 10."""
         raft = leader_of(1, 2, 3)

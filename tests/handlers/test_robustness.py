@@ -199,7 +199,7 @@ options = st.fixed_dictionaries(
 )
 patient = settings(
     deadline=None,
-    max_examples=15,
+    max_examples=8,
     # A few messages are short enough to read; making them fewer can take minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
@@ -227,10 +227,9 @@ class TestOneReplica:
 @pytest.mark.parametrize("type_", BUILT_IN, ids=str)
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
 def test_an_empty_message_of_every_type_from_everybody(state, type_):
-    """Each cell once, from nobody, itself, members and strangers, with and without a term."""
-    for sender in (0, 1, 2, 9):
-        for term in (0, 3):
-            live(in_state(state, 0), [Message(type_, sender=sender, to=1, term=term)], 1)
+    """Each cell once, from itself, a member and a stranger, with and without a term."""
+    for sender in (1, 2, 9):
+        live(in_state(state, 0), [Message(type_, sender=sender, to=1, term=term) for term in (0, 3)], 1)
 
 
 class TestAShard:

@@ -520,6 +520,12 @@ class TestMembershipInSnapshots:
         shard.step(1, Message(T.SNAPSHOT_RECEIVED, snapshot=old))
         assert sorted(shard[1].membership.voters) == [1, 2]
 
+    def test_what_another_replica_loaded_is_not(self):
+        """O3, sheet part 1, Rec: the core takes SNAPSHOT_RECEIVED from its own host alone."""
+        raft = replica(term=1)
+        hear(raft, Message(T.SNAPSHOT_RECEIVED, sender=2, snapshot=snap(5, 1, Membership((2, 3)))))
+        assert raft.membership == ALL
+
     def test_a_leader_that_it_does_not_list_steps_down(self):
         """Sheet part 7: FOLLOWER, no leader."""
         raft = replica(state=State.LEADER)
@@ -559,3 +565,16 @@ class TestTaking:
         hear(raft, heartbeat(2, 1, commit=5))
         assert raft.log.committed == 5
         acknowledge_all(leader())
+
+
+def test_a_cluster_takes_no_snapshot_with_the_membership_of_a_later_time():
+    """S5 (matrixone PR23281), in the tool that tests are made with."""
+    shard = cluster(3)
+    shard.elect(1)
+    shard.propose(
+        1, ConfigChange((Change(ChangeType.ADD_OBSERVER, 4),)).encode(), kind=EntryKind.CONFIG_CHANGE
+    )
+    with pytest.raises(AssertionError, match=r"membership changes are applied at \[2\]"):
+        shard.compact(1, 1)
+    shard.compact(1, 2)
+    assert shard[1].log.snapshot.membership.observers == {4}

@@ -177,6 +177,7 @@ class NodeActor(TableActor):
         self._applied_term = self._settled_term = 0
         """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
         self._strangers: dict[int, str] = {}
+        self._broken: BaseException | None = None
         self._actions: dict[type, Callable[[Any], Any]] = {
             Message: self._step,
             _Wake: lambda _: None,
@@ -201,7 +202,12 @@ class NodeActor(TableActor):
         elif self._hung:
             self.unheard += 1  # what it answers would pile up behind the disk
         else:
-            self.raft.step(message)
+            try:
+                self.raft.step(message)
+            except BaseException as error:
+                # Half of what it does may be done. Somebody who asked is told, but that does not make it whole.
+                self._broken = error
+                raise
 
     def note_address(self, replica: int, address: str) -> None:
         """A message of `replica` came from that host. In the loop's thread.
@@ -215,6 +221,10 @@ class NodeActor(TableActor):
 
     def after_batch(self) -> None:
         """Take what clients ask, and hand out what came of the whole batch."""
+        if self._broken is not None:
+            raise ActorFailed(
+                f"{self} stops, since a handler failed: {self._broken!r:.200}"
+            ) from self._broken
         self._take_reports()
         self._propose()
         self._take_requests()

@@ -34,16 +34,18 @@ def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
     text = text.replace('data_dir="data"', f"data_dir={str(tmp_path / '1')!r}")
     class_, script = re.split(r"\n\n\n(?=members)", text)
     scope: dict = {}
-    exec(class_, scope)  # noqa: S102  # that is the point
+    exec(class_, scope)  # that is the point
 
     with ExitStack() as stack:
         for number in (2, 3):
             host = stack.enter_context(NodeHost(addresses[number], data_dir=tmp_path / str(number)))
             host.start_replica(scope["Counter"], shard_id=1, replica_id=number, members=addresses)
         # The first host has just been started when it is asked, so it waits for a leader, as a reader would.
-        script = script.replace("    print(counter.propose", "    wait(counter)\n    print(counter.propose", 1)
+        script = script.replace(
+            "    print(counter.propose", "    wait(counter)\n    print(counter.propose", 1
+        )
         scope["wait"] = wait_for_a_leader
-        exec(script, scope)  # noqa: S102
+        exec(script, scope)
     assert capsys.readouterr().out == "5\n5\n"
 
 
@@ -56,7 +58,7 @@ def wait_for_a_leader(replica) -> None:
 def test_the_example_of_an_extended_table_runs():
     _, text = readme.snippets()
     scope: dict = {}
-    exec(text, scope)  # noqa: S102
+    exec(text, scope)
     table = scope["table"]
     assert table[State.FOLLOWER][scope["AUDIT_PING"]] is scope["answer"]
     assert not table[State.FOLLOWER][scope["AUDIT_PONG"]]

@@ -1,6 +1,7 @@
 """What both ends of a connection have in common: addresses, the introduction, frames with deadlines."""
 
 import ipaddress
+import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -226,10 +227,10 @@ def _dotted(version: tuple[int, int]) -> str:
 class Connection:
     """Frames over a stream, with deadlines; every fault of peer or network becomes a `TransportError`."""
 
-    def __init__(self, stream: trio.abc.Stream, counters: Counters, frame_limit: int, fd: int = -1) -> None:
+    def __init__(self, stream: trio.abc.Stream, counters: Counters, frame_limit: int) -> None:
         self.stream = stream
-        self.fd = fd
-        """The socket, where bytes may be written to it as they are; else -1."""
+        self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        """The socket, where bytes may be read from it and written to it as they are; else -1."""
         self._counters = counters
         self._frame_limit = frame_limit
         self._reader = FrameReader(SMALL_FRAME_LIMIT)
@@ -254,13 +255,25 @@ class Connection:
             frames, self._pending = self._pending, []
             return frames
         try:
-            data = await self.stream.receive_some(_RECEIVE_BYTES)
+            data = await self._some_bytes()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise network_error(error) from error
         if not data:
             raise TransportError("the other side closed the connection")
         self._counters.received_bytes += len(data)
         return self._reader.feed(bytes(data))
+
+    async def _some_bytes(self) -> bytes | bytearray:
+        if self.fd < 0:
+            return await self.stream.receive_some(_RECEIVE_BYTES)
+        # The stream itself would look for bytes before it waits for some. Whoever has just read all there was looks in
+        # vain, at the price of a system call and an exception for each message.
+        while True:
+            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                return os.read(self.fd, _RECEIVE_BYTES)
+            except BlockingIOError:  # the system was wrong, which it may be
+                continue
 
     async def secure(self) -> None:
         """Show and check certificates, where the connection has TLS."""

@@ -348,12 +348,10 @@ class Peer:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
             raise network_error(error) from error
-        if self._tls is None:
-            fd = stream.socket.fileno()
-            connection = Connection(stream, self._counters, self._options.frame_limit, fd)
-        else:
+        secure: trio.abc.Stream = stream
+        if self._tls is not None:
             secure = trio.SSLStream(stream, self._tls, server_hostname=host, https_compatible=True)
-            connection = Connection(secure, self._counters, self._options.frame_limit)
+        connection = Connection(secure, self._counters, self._options.frame_limit)
         try:
             await self._introduce(connection)
         except BaseException:

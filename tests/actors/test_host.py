@@ -260,9 +260,21 @@ def test_changes_of_leader_under_load_lose_and_repeat_nothing(in_memory):
 # -- Where there is no quorum
 
 
+def test_requests_may_come_before_there_is_a_leader_and_wait_for_one(in_memory):
+    in_memory.run()
+    futures = [in_memory[number].propose(b"%d" % number, timeout=PATIENCE) for number in in_memory.members]
+    reads = [in_memory[number].read(None, timeout=PATIENCE) for number in in_memory.members]
+    assert sorted(settled(future) for future in futures) == [1, 2, 3]
+    assert all(isinstance(settled(read), list) for read in reads)
+
+
 def test_a_host_without_the_others_refuses_for_lack_of_a_leader(in_memory):
     in_memory.run(numbers=[1])
-    for future in (in_memory[1].propose(b"a", timeout=0.3), in_memory[1].read(None, timeout=0.3), in_memory[1].transfer_leadership(2)):
+    for future in (
+        in_memory[1].propose(b"a", timeout=0.3),
+        in_memory[1].read(None, timeout=0.3),
+        in_memory[1].transfer_leadership(2),
+    ):
         outcome = settled(future)
         assert type(outcome) is NotLeader
         assert outcome.outcome_known
@@ -281,7 +293,7 @@ def test_a_leader_that_lost_its_followers_does_not_know_what_becomes_of_its_last
     assert time.monotonic() - began < 5
     # A leader that hears from nobody is none for long.
     until(lambda: in_memory[leader].status().leader_id == 0)
-    assert type(settled(in_memory[leader].propose(b"refused"))) is NotLeader
+    assert type(settled(in_memory[leader].propose(b"refused", timeout=0.1))) is NotLeader
     assert settled(in_memory[leader].stale_read(None)) == [b"before"]
 
 
@@ -389,6 +401,18 @@ def test_stopping_again_does_nothing_and_a_stopped_host_starts_no_replica(in_mem
         host.start_replica(Ledger, shard_id=1, replica_id=1, members=in_memory.members)
     with pytest.raises(LoopError):
         host.peers()
+
+
+def test_a_host_stops_cleanly_after_an_application_has_stopped_all_its_actors(on_disk):
+    on_disk.run()
+    commit(on_disk[on_disk.leader()], b"x")
+    replica = on_disk[1]
+    pykka.ActorRegistry.stop_all(timeout=PATIENCE)
+    assert type(settled(replica.propose(b"late"))) is ReplicaStopped
+    for number in on_disk.members:
+        on_disk.stop(number)
+    on_disk.run()
+    assert contents(on_disk[on_disk.leader()]) == [b"x"]
 
 
 def test_a_host_refuses_to_stop_in_its_own_loop_and_goes_on(in_memory):
@@ -902,7 +926,7 @@ def test_a_host_joins_as_observer_is_promoted_and_others_leave_one_by_one(tmp_pa
         joined = hosts.start(4).start_replica(
             Ledger, shard_id=1, replica_id=4, join=True, role=State.OBSERVER
         )
-        assert type(settled(joined.propose(b"x"))) is NotLeader
+        assert type(settled(joined.propose(b"x", timeout=0.1))) is NotLeader
         membership = change(lambda: hosts[leader].add_observer(4, hosts.addresses[3]))
         assert (membership.voters, membership.observers) == ({1, 2, 3}, {4})
         until(lambda: settled(joined.stale_read(None)) == written)

@@ -47,6 +47,7 @@ from tests.actors.support import PATIENCE, Failing, Gated, InlineFailing, Inline
 M = MessageType
 T = 10
 ORIGIN = 1234567
+CHANGE = bytes([EntryKind.CONFIG_CHANGE])
 ALONE = {1: "one:1"}
 THREE = {1: "one:1", 2: "two:2", 3: "three:3"}
 
@@ -238,7 +239,9 @@ def test_a_timeout_that_is_none_is_refused(node, timeout):
             call()
 
 
-@pytest.mark.parametrize("ask", [lambda r: r.propose(b"a", timeout=0.01), lambda r: r.read(None, timeout=0.01)])
+@pytest.mark.parametrize(
+    "ask", [lambda r: r.propose(b"a", timeout=0.01), lambda r: r.read(None, timeout=0.01)]
+)
 def test_without_a_leader_a_request_waits_for_one_until_its_deadline(node, ask):
     one = node(members=THREE)
     future = ask(one.replica)
@@ -280,6 +283,30 @@ def test_a_follower_sends_proposals_on_and_applies_what_comes_back(node):
     placed = Entries([run.placed(1, 5)])
     one.tell(M.REPLICATE, sender=2, term=5, entries=placed, commit=2)
     assert settled(many) == [1, 2]
+
+
+def test_what_went_to_a_leader_that_was_replaced_is_given_up_when_the_next_ones_entries_are_applied(node):
+    one = node(members=THREE).follow(leader=2, term=5)
+    kept, lost = one.replica.propose(b"kept"), None
+    one.settle()
+    lost = one.replica.propose(b"lost")
+    change = one.replica.remove_replica(2)
+    one.settle()
+    runs = [message.entries.runs[0] for message in one.services.messages(M.PROPOSE)]
+    assert [each for run in runs for each in run.payloads][:2] == [b"kept", b"lost"]
+    changes = next(run for run in runs if run.kinds)
+    at = changes.kinds.index(EntryKind.CONFIG_CHANGE)
+    logged = [
+        runs[0].slice(0, 1).placed(1, 5),
+        Run(2, 5, [changes.payloads[at]], CHANGE, ORIGIN, changes.key + at),
+        Run(3, 6, [b""], bytes([EntryKind.NO_OP])),
+    ]
+    one.tell(M.REPLICATE, sender=3, term=6, entries=Entries(logged), commit=3)
+    one.settle()
+    assert settled(kept) == 1
+    assert type(settled(lost)) is OutcomeUnknown
+    assert "was replaced" in str(lost.outcome()[1])
+    assert settled(change).voters == {1, 3}
 
 
 @pytest.mark.parametrize(
@@ -701,6 +728,15 @@ def test_a_handler_of_ones_own_that_fails_ends_this_node_loudly_and_no_other(nod
     assert isinstance(settled(read), ReplicaStopped) or settled(read) == []
     assert "a bug in a handler" in caplog.text
     assert settled(other.replica.propose(b"a")) == 1
+
+
+def test_whoever_asks_for_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
+    one = node(members=THREE)
+    with pytest.raises(ProtocolViolation):
+        one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=PATIENCE)
+    assert isinstance(one.reason().__cause__, ProtocolViolation)
+    assert one.services.sent == []
+    assert type(settled(one.replica.propose(b"a"))) is ReplicaStopped
 
 
 def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):

@@ -172,7 +172,9 @@ def test_what_a_replaced_leader_did_not_get_applied_is_answered_when_the_next_on
 
 def test_a_membership_change_is_marked_where_it_stands():
     waiting = pending()
-    (run,) = waiting.add([proposal(b"a", b"b"), proposal(b"change", kinds=CHANGE), proposal(b"c")], 0.0, term=1)
+    (run,) = waiting.add(
+        [proposal(b"a", b"b"), proposal(b"change", kinds=CHANGE), proposal(b"c")], 0.0, term=1
+    )
     assert run.kinds == bytes([0, 0, EntryKind.CONFIG_CHANGE, 0])
     (plain,) = waiting.add([proposal(b"d")], 0.0, term=1)
     assert plain.plain

@@ -30,7 +30,8 @@ _ATTEMPTS: Final = 3
 def main(arguments: list[str] | None = None) -> int:
     """Measure, or profile, and return the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    # A file has no width, and a table must not be cut off in it.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     base = options.data_dir or ROOT / "build"
     base.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=base))

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -46,16 +47,25 @@ def machine(directory: Path) -> dict[str, Any]:
         "fdatasync_ms": round(fdatasync_ms(directory), 3),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        **{name: metadata.version(name) for name in _LIBRARIES},
+        **{name: _version(name) for name in _LIBRARIES},
     }
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def show(results: Results, about: dict[str, Any], console: Console) -> None:
     """Print the table, what its words mean, and how it stands with the figures to reach."""
-    table = Table(title="Durable commits: three processes on this machine, commands of 16 bytes")
-    table.add_column("system")
-    for name in ("in flight", "commits/s", "p50 ms", "p99 ms", "CPU µs", "x flushed", "x not flushed"):
-        table.add_column(name, justify="right")
+    title = "Durable commits: three processes on this machine, commands of 16 bytes"
+    table = Table(title=title, box=SIMPLE, pad_edge=False, title_justify="left")
+    table.add_column("in flight", justify="right")
+    table.add_column("", no_wrap=True)
+    for name in ("commits/s", "p50 ms", "p99 ms", "CPU µs", "x flushed", "x not"):
+        table.add_column(name, justify="right", no_wrap=True)
     in_flight = 0
     for row in results.rounds:
         if row.in_flight != in_flight or row.what:
@@ -70,8 +80,8 @@ def show(results: Results, about: dict[str, Any], console: Console) -> None:
 def _cells(results: Results, row: Row) -> list[str]:
     summary = results.summary(row)
     return [
-        f"{row.system}: {row.what}" if row.what else row.system,
         str(row.in_flight),
+        f"{row.system}, {row.what}" if row.what else row.system,
         f"{summary.rate:,.0f}",
         f"{summary.p50:.2f}",
         f"{summary.p99:.2f}",
@@ -92,7 +102,7 @@ def _notes(results: Results, about: dict[str, Any]) -> list[str]:
     systems = dict.fromkeys(row.system for row in results.rounds)
     return [
         f"Medians of {count} rounds. CPU is what all three processes together take for one command.",
-        "x flushed, x not flushed: how many times the commits/s of PySyncObj in the same round, with its journal so.",
+        "x flushed, x not: how many times the commits/s of PySyncObj in the same round, with its journal flushed or not.",
         *(f"{system}: {DURABILITY[system]}." for system in systems),
         ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
         *(f"Repeated: {why}" for why in results.repeated),

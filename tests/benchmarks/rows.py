@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from tests.benchmarks.load import Client, Figures, Load
 
-FLUSHED: Final = "PySyncObj, journal flushed"
-UNFLUSHED: Final = "PySyncObj, journal not flushed"
+FLUSHED: Final = "PySyncObj, flushed"
+UNFLUSHED: Final = "PySyncObj, not flushed"
 
 DURABILITY: Final[Mapping[str, str]] = {
     "Drakkar": "each command is on disk (fsync) on two of three hosts before it is answered",
@@ -68,10 +68,10 @@ ROWS: Final = (
     *_others(64, "calling", _IN_BATCHES),
     Row("Drakkar", 1000),
     *_others(1000, "calling", _IN_BATCHES),
-    Row("Drakkar", 1000, "proposed by another thread", client="threaded"),
-    Row("Drakkar", 1000, "state machine on a worker", options={"apply_on": "worker"}),
-    Row("Drakkar", 1000, "ten lists of a hundred", batch=100),
-    Row("Drakkar", 64, "proposed to a follower", at_leader=False),
+    Row("Drakkar", 1000, "from another thread", client="threaded"),
+    Row("Drakkar", 1000, "applied on a worker", options={"apply_on": "worker"}),
+    Row("Drakkar", 1000, "ten lists of 100", batch=100),
+    Row("Drakkar", 64, "through a follower", at_leader=False),
 )
 
 

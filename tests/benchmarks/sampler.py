@@ -22,7 +22,10 @@ class Sampler:
     """Samples all threads but its own between `start` and `stop`."""
 
     def __init__(self) -> None:
+        self.looks = 0
+        """How often all threads were looked at."""
         self._threads: dict[str, _Samples] = {}
+        self._patience = sys.getswitchinterval()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
 
@@ -32,12 +35,13 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
+        """End, and leave the interpreter as it was."""
         self._stop.set()
         self._thread.join()
+        sys.setswitchinterval(self._patience)
 
     def report(self, top: int = 40) -> dict[str, str]:
-        """Return a table for each thread."""
+        """Return a table for each thread, after `stop`."""
         return {name: samples.table(top) for name, samples in self._threads.items()}
 
     def _sample(self) -> None:
@@ -46,6 +50,7 @@ class Sampler:
             for ident, frame in sys._current_frames().items():
                 if ident in names and ident != threading.get_ident():
                     self._threads.setdefault(names[ident], _Samples()).add(frame)
+            self.looks += 1
 
 
 class _Samples:

@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "drakkar needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": name a newer one with `make PYTHON=python3.12 ...`")'
+	$(PYTHON) -c 'import ensurepip' || (echo "$(PYTHON) cannot make virtual environments: on Debian, install python3-venv"; exit 1)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	touch $@

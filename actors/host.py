@@ -466,6 +466,7 @@ def _config(
             )
         if role is not None:
             raise ConfigError("role", role, "a RaftConfig says itself what the replica is: leave it out")
+        _warn_of_idle_options(config)
         return config
     options = {**HOST_DEFAULTS, **(config or {})}
     if role is not None:
@@ -473,11 +474,28 @@ def _config(
             raise ConfigError("role", role, "a replica starts as FOLLOWER, OBSERVER or WITNESS")
         options |= {"is_observer": role is State.OBSERVER, "is_witness": role is State.WITNESS}
     try:
-        return RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
+        made = RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
     except TypeError as error:
         raise ConfigError(
             "config", dict(options), f"has an option that RaftConfig does not know: {error}"
         ) from error
+    _warn_of_idle_options(made)
+    return made
+
+
+def _warn_of_idle_options(config: RaftConfig) -> None:
+    """Nobody shall believe that snapshots are taken: the host does not act on these options yet."""
+    for option in (
+        "snapshot_entries",
+        "compaction_overhead",
+        "disable_auto_compactions",
+        "notify_commit",
+        "wait_ready",
+    ):
+        if getattr(config, option):
+            logger.warning(
+                "%s=%r has no effect yet: this host keeps the whole log", option, getattr(config, option)
+            )
 
 
 def _check_record(

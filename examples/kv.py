@@ -255,7 +255,7 @@ def serve(options: argparse.Namespace) -> None:
         listeners = host.loop.call(listen, options.redis)
         redis = options.redis._replace(port=listeners[0].socket.getsockname()[1])
         replica = host.start_replica(
-            KeyValue, shard_id=1, replica_id=options.replica, members=options.members, config=RAFT_OPTIONS
+            KeyValue, shard_id=1, replica_id=options.replica, members=options.members
         )
         watch(replica.ref, ended.try_set)
         front = Front(
@@ -282,13 +282,6 @@ async def listen(where: Address) -> list[trio.SocketListener]:
             "--redis", str(where), f"cannot listen there, {error.strerror}: {remedy}"
         ) from error
 
-
-RAFT_OPTIONS: Final[Mapping[str, Any]] = {
-    # A snapshot now and then, so that neither the log nor a restart grows without end; a follower that was away
-    # for less than the overhead is sent entries, which is cheaper than the whole state.
-    "snapshot_entries": 100_000,
-    "compaction_overhead": 20_000,
-}
 
 # -- The command line -------------------------------------------------------------------------------------------
 

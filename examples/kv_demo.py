@@ -10,6 +10,7 @@ From top to bottom: the hosts, the writers, the watchers, the screen, and the st
 import argparse
 import contextlib
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -41,6 +42,10 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 ALSO_CTRL_C: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
+PHASE: Final = 8.0
+"""Seconds of load before the kill, as a rule."""
+
+
 class DemoError(Exception):
     """The demo cannot go on; the text says why, and what to do."""
 
@@ -68,19 +73,24 @@ class Host:
         """Where the process writes its errors."""
         return self.data_dir.with_suffix(".log")
 
-    def start(self) -> None:
-        """Start the process, without waiting for it."""
-        self._news.clear()
-        self._ready = self.killed = False
+    @property
+    def command(self) -> list[str]:
+        """What starts the process, from the repository's root."""
         options = {
             "--replica": str(self.replica),
             "--members": self.members,
             "--data-dir": str(self.data_dir),
             "--redis": f"127.0.0.1:{self.redis_port}",
         }
+        return [sys.executable, "-m", "examples.kv", *chain.from_iterable(options.items())]
+
+    def start(self) -> None:
+        """Start the process, without waiting for it."""
+        self._news.clear()
+        self._ready = self.killed = False
         with self.log.open("a") as log:
             self.process = subprocess.Popen(  # noqa: S603  # our own program, and options that we chose
-                [sys.executable, "-m", "examples.kv", *chain.from_iterable(options.items())],
+                self.command,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -531,6 +541,7 @@ class Stage:
 def tell(stage: Stage, options: argparse.Namespace) -> bool:
     """Load, kill, restart, check. Returns whether all that was acknowledged is on all hosts."""
     screen, ledger = stage.screen, stage.ledger
+    say_ports(screen, stage.cluster)
     leader = wait_for_leader(stage)
     with writing(stage.cluster, ledger, options.writers, options.pipeline):
         screen.say(
@@ -586,7 +597,7 @@ def bring_back(stage: Stage, replica: int) -> None:
     """Start a killed host from its data directory, and wait until it has what it missed."""
     host = stage.cluster.hosts[replica]
     began = time.monotonic()
-    goal = max(seen.commit for n in HOSTS if (seen := stage.watch.sight(n)))
+    goal = max((seen.commit for n in HOSTS if (seen := stage.watch.sight(n))), default=0)
     host.start()
     stage.screen.say(f"host {replica} is started again, from {host.data_dir.name}")
 
@@ -595,7 +606,7 @@ def bring_back(stage: Stage, replica: int) -> None:
         return host.ready and seen is not None and seen.applied >= goal
 
     if not stage.screen.show(f"host {replica} catches up", 25, caught_up):
-        raise DemoError(f"host {replica} has not applied entry {goal} after 20 s: {host.last_words()}")
+        raise DemoError(f"host {replica} has not applied entry {goal} after 25 s: {host.last_words()}")
     stage.screen.say(
         f"host {replica} has caught up, {time.monotonic() - began:.1f} s after its start", "bold green"
     )
@@ -610,7 +621,12 @@ def check(stage: Stage) -> dict[int, int]:
         stage.screen.show(
             "looking for every write", 60, lambda: all(count.done() for count in counts.values())
         )
-        return {n: count.result() for n, count in counts.items()}
+        try:
+            return {n: count.result() for n, count in counts.items()}
+        except redis.RedisError as error:
+            raise DemoError(
+                f"not every host answers, so nothing is shown of what it holds: {error}"
+            ) from error
 
 
 def missing(host: Host, ledger: Ledger) -> int:
@@ -645,14 +661,23 @@ def conclude(stage: Stage, rate: float, pause: float, lost: Mapping[int, int]) -
         say(f"all {count:,} acknowledged writes are there, on all three hosts", "bold green")
 
 
-def keep_running(screen: Screen, cluster: Cluster) -> None:
-    """Show the hosts until Ctrl-C."""
+def say_ports(screen: Screen, cluster: Cluster) -> None:
+    """Say how to talk to the hosts."""
     ports = [host.redis_port for host in cluster.hosts.values()]
     screen.say(
-        f"talk to any of them: redis-cli -p {ports[0]}, redis-benchmark -t set,get -P 16 -p {ports[1]}; Ctrl-C ends"
+        f"talk to any of them: redis-cli -p {ports[0]}, -p {ports[1]} or -p {ports[2]}; or redis-benchmark -t set,get"
     )
+
+
+def keep_running(screen: Screen, cluster: Cluster) -> None:
+    """Show the hosts until Ctrl-C."""
+    say_ports(screen, cluster)
     for host in cluster.hosts.values():
-        screen.say(f"host {host.replica}: data in {host.data_dir}, log in {host.log}", "")
+        screen.say(
+            f"host {host.replica}: data in {host.data_dir}, log in {host.log}; kill it, and start it again with"
+        )
+        screen.say("  " + shlex.join(host.command), "")
+    screen.say("Ctrl-C ends")
     while True:
         screen.show("running until Ctrl-C", 3600, alone=False)
 
@@ -696,7 +721,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--seconds",
         type=between(1, 600, float),
-        default=8.0,
+        default=PHASE,
         help="of load before the kill (default: %(default)s)",
     )
     add(
@@ -758,7 +783,20 @@ def play(options: argparse.Namespace) -> bool:
     ):
         if options.keep_running:
             keep_running(screen, cluster)
+        limit_time(options.seconds)
         return tell(Stage(screen, cluster, watch, ledger), options)
+
+
+def limit_time(seconds: float) -> None:
+    """End the demo within a minute, or what longer phases add to that, whatever hangs."""
+
+    def end(*_: object) -> None:
+        raise DemoError(
+            "it did not end within its time: the machine is very slow, or something hangs; look into the logs"
+        )
+
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(55 + round(max(0, 2 * (seconds - PHASE))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

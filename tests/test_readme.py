@@ -2,7 +2,6 @@
 
 import re
 import socket
-import threading
 from contextlib import ExitStack
 
 from drakkar.actors import NodeHost
@@ -40,19 +39,8 @@ def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
         for number in (2, 3):
             host = stack.enter_context(NodeHost(addresses[number], data_dir=tmp_path / str(number)))
             host.start_replica(scope["Counter"], shard_id=1, replica_id=number, members=addresses)
-        # The first host has just been started when it is asked, so it waits for a leader, as a reader would.
-        script = script.replace(
-            "    print(counter.propose", "    wait(counter)\n    print(counter.propose", 1
-        )
-        scope["wait"] = wait_for_a_leader
         exec(script, scope)
     assert capsys.readouterr().out == "5\n5\n"
-
-
-def wait_for_a_leader(replica) -> None:
-    pause = threading.Event()
-    while not replica.status().leader_id:
-        pause.wait(0.02)
 
 
 def test_the_example_of_an_extended_table_runs():

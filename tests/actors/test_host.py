@@ -1053,3 +1053,8 @@ def test_an_ordinary_life_logs_no_error(hosts, caplog, level):
         for number in list(hosts.hosts):
             hosts.stop(number)
     assert [record for record in caplog.records if record.levelno >= level] == []
+
+
+def test_options_that_the_host_does_not_act_on_yet_are_warned_of(in_memory, caplog):
+    in_memory.run(numbers=[1], config={"snapshot_entries": 100})
+    assert "snapshot_entries=100 has no effect yet" in caplog.text

@@ -599,6 +599,7 @@ def test_a_closed_store_takes_and_gives_nothing(host: Host) -> None:
 def test_the_core_starts_from_a_stored_log(host: Host) -> None:
     host.begin()
     host.save(run(1, 5, 1), run(6, 5, 2), hard=HardState(2, 1, 8))
+    host.store.record_snapshot(1, 1, Snapshot(3, 1, MEMBERS))
     host.store.compact(1, 1, 3)
     host.restart()
     core = RaftLog(host.log())

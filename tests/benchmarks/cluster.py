@@ -87,8 +87,8 @@ class Cluster:
         directory.mkdir(parents=True)
         members = dict(zip(REPLICAS, _free_addresses(len(REPLICAS)), strict=True))
         self.leader = 0
-        self.profiles: dict[int, dict[str, str]] = {}
-        """By replica and thread, once they have stopped."""
+        self.profiles: dict[int, str] = {}
+        """By replica, once they have stopped."""
         self._hosts: dict[int, Host] = {}
         for replica in REPLICAS:
             who = {

@@ -112,7 +112,7 @@ def _attempt(row: Row, seconds: float, directory: Path) -> Round:
 
 
 def profile(in_flight: int, seconds: float, directory: Path, console: Console) -> None:
-    """Show where the time of the leader's threads goes, and that of a follower's."""
+    """Show where the time of the leader's loop goes, and that of a follower's."""
     row = Row("Drakkar", in_flight, client="waiting" if in_flight == 1 else "calling")
     with Cluster(row.module, row.options, directory / "cluster", profile=True) as cluster:
         figures, cpu = cluster.run(row.load(seconds))
@@ -120,10 +120,9 @@ def profile(in_flight: int, seconds: float, directory: Path, console: Console) -
         f"{_name(row)}: {figures.rate:,.0f} commits/s, {cpu:.1f} µs of CPU each, while it was watched"
     )
     follower = next(replica for replica in cluster.profiles if replica != cluster.leader)
-    for role, replica in (("leader", cluster.leader), ("a follower", follower)):
-        for thread, table in cluster.profiles[replica].items():
-            console.rule(f"{role}: {thread}")
-            console.print(table, highlight=False, markup=False, soft_wrap=True)
+    for role, replica in (("the leader", cluster.leader), ("a follower", follower)):
+        console.rule(f"The loop of {role}")
+        console.print(cluster.profiles[replica], highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     {"do": "leads"}                             -> {"leads": true}
     {"do": "cpu"}                               -> {"cpu": 1.5}, the seconds of CPU time that it took so far
     {"do": "run", "load": {"in_flight": 64, …}} -> {"figures": {…}}, or {"error": "…"}
-    {"do": "stop"}                              -> {"profile": {…}}, and it ends
+    {"do": "stop"}                              -> {"profile": "…"}, and it ends
 
 The load runs in this process, as it would in an application that embeds the library.
 """
@@ -17,7 +17,7 @@ from time import process_time
 from typing import Any, Final
 
 from tests.benchmarks.load import Load, LoadError, run
-from tests.benchmarks.sampler import Sampler
+from tests.benchmarks.profiler import LoopProfiler
 
 _TARGETS: Final = {
     "drakkar": ("tests.benchmarks.on_drakkar", "DrakkarTarget"),
@@ -28,30 +28,28 @@ _TARGETS: Final = {
 def main() -> None:
     """Obey until told to stop, or until the orders end because whoever gives them has ended."""
     who = json.loads(sys.stdin.readline())
+    profiler = LoopProfiler() if who["profile"] else None
+    if profiler is not None:
+        profiler.start()
     module, name = _TARGETS[who["system"]]
     members = {int(replica): address for replica, address in who["members"].items()}
     target = getattr(importlib.import_module(module), name)(
         who["replica"], members, who["data_dir"], **who["options"]
     )
-    sampler = Sampler() if who["profile"] else None
     try:
         _say({"started": True})
-        _obey(target, sampler)
+        _obey(target)
     finally:
         target.stop()
-    _say({"profile": sampler.report() if sampler else {}})
+    _say({"profile": profiler.report() if profiler else ""})
 
 
-def _obey(target: Any, sampler: Sampler | None) -> None:
-    if sampler is not None:
-        sampler.start()
+def _obey(target: Any) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "stop":
-            break
+            return
         _say(_answer(target, order))
-    if sampler is not None:
-        sampler.stop()
 
 
 def _answer(target: Any, order: dict[str, Any]) -> dict[str, Any]:

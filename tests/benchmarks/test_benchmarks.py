@@ -16,7 +16,6 @@ from tests.benchmarks.cluster import Cluster
 from tests.benchmarks.commits import main
 from tests.benchmarks.load import COMMAND, Client, Done, Figures, Load, LoadError, run
 from tests.benchmarks.rows import FLUSHED, ROWS, Results, Round, Row
-from tests.benchmarks.sampler import Sampler
 
 SHORT = 0.2
 
@@ -147,14 +146,13 @@ def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.C
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"], "the logs were left behind"
 
 
-def test_a_profile_names_the_threads_and_what_they_do(
+def test_a_profile_shows_the_loops_of_the_leader_and_a_follower(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--profile", "64", "--seconds", "0.5", "--data-dir", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert "leader: drakkar-127.0.0.1" in shown
-    assert "a follower: drakkar-127.0.0.1" in shown
-    assert "NodeActor.after_batch" in shown
+    _, leader, follower = capsys.readouterr().out.split("The loop of ")
+    assert "proposals.py" in leader, "proposals are taken by the leader's loop"
+    assert "wire.py" in follower, "messages are decoded by a follower's loop"
 
 
 def test_to_measure_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,18 +192,3 @@ def test_the_report_says_whether_the_figures_to_reach_were_reached(
     report.show(results, {"cores": 2}, Console(file=shown, width=120))
     assert shown.getvalue().count("NOT reached") == verdicts.count(False)
     assert json.loads(json.dumps(report.as_json(results, {}, {})))["to_reach"][0]["reached"] is verdicts[0]
-
-
-def test_the_sampler_sees_a_busy_function_by_its_thread() -> None:
-    sampler = Sampler()
-
-    def spin() -> None:
-        while sampler.looks < 20:
-            sum(range(1000))
-
-    busy = threading.Thread(target=spin, name="busy")
-    busy.start()
-    sampler.start()
-    busy.join()
-    sampler.stop()
-    assert "spin" in sampler.report()["busy"]

@@ -22,6 +22,7 @@ __all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
 
 UNLIMITED: Final = 1 << 62
 _PAGE: Final = 1 << 20
+_RUN_OVERHEAD: Final = 320
 _CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
 
 
@@ -67,6 +68,11 @@ class Storage(Protocol):
         ...
 
 
+def _weight(run: Run) -> int:
+    """Bytes that a run takes in memory, about: one of a single short command is mostly its own objects."""
+    return run.size + _RUN_OVERHEAD
+
+
 class _Window:
     """Consecutive runs, found by index. The mechanics of the log, without any of its rules."""
 
@@ -85,7 +91,7 @@ class _Window:
     def append(self, run: Run) -> None:
         self.runs.append(run)
         self.firsts.append(run.first)
-        self.bytes += run.size
+        self.bytes += _weight(run)
 
     def at(self, index: int) -> Run:
         return self.runs[bisect_right(self.firsts, index) - 1]
@@ -105,7 +111,7 @@ class _Window:
         self.first = min(index, self.first)
         while self.runs and self.firsts[-1] >= index:
             self.firsts.pop()
-            self.bytes -= self.runs.pop().size
+            self.bytes -= _weight(self.runs.pop())
         if self.runs and self.runs[-1].last >= index:
             whole = self.runs[-1]
             self.runs[-1] = kept = whole.slice(whole.first, index)
@@ -115,7 +121,7 @@ class _Window:
         """Forget whole runs up to `index`, oldest first, until at most `limit` bytes are held."""
         count = 0
         while count < len(self.runs) and self.bytes > limit and self.runs[count].last <= index:
-            self.bytes -= self.runs[count].size
+            self.bytes -= _weight(self.runs[count])
             count += 1
         if count:
             self.first = self.runs[count - 1].last + 1

@@ -137,7 +137,7 @@ class Raft:
         self._changes: list[Changed] = []
         self._numbers = 0
         self._handed_state = log.hard_state
-        self._unsaved_votes: list[tuple[int, tuple[int, int]]] = []
+        self._unsaved_votes: list[int] = []
         self._appends_due: dict[int, bool] = {}
         self.reset_progress()
 
@@ -412,7 +412,7 @@ class Raft:
         ready.hard_state = state
         if (state.term, state.vote) != (self._handed_state.term, self._handed_state.vote):
             ready.must_save = True
-            self._unsaved_votes.append((ready.number, (state.term, state.vote)))
+            self._unsaved_votes.append(ready.number)
         self._handed_state = state
 
     def _hand_out_messages(self, ready: Ready) -> None:
@@ -427,7 +427,7 @@ class Raft:
 
     def persisted(self, ready: Ready) -> None:
         """What `ready` asked to save, and all that was asked before, is durable. In order, once for each."""
-        while self._unsaved_votes and self._unsaved_votes[0][0] <= ready.number:
+        while self._unsaved_votes and self._unsaved_votes[0] <= ready.number:
             self._unsaved_votes.pop(0)
         self.log.saved(ready.number)
         if self.state is State.LEADER:

@@ -714,3 +714,19 @@ class LogModel(RuleBasedStateMachine):
 
 TestAPlainListBesideIt = LogModel.TestCase
 TestAPlainListBesideIt.settings = patient
+
+
+def test_a_log_of_single_short_commands_does_not_outgrow_its_bound_by_what_holds_them():
+    """A run of one short command is mostly its own objects, so these are counted where memory is bounded."""
+    storage = MemoryLog(membership=[1])
+    log = RaftLog(storage, cache_bytes=10_000)
+    for index in range(1, 101):
+        log.append(Run(index, 1, [b"x"]))
+        snapshot, runs = log.take_unsaved(index)
+        assert snapshot is None
+        storage._window.append(runs[0])
+        log.saved(index)
+        log.commit_to(index)
+        log.applied_to(index)
+    assert len(log._window.runs) < 40
+    assert [entry.index for entry in log.entries(1, 101)] == list(range(1, 101))

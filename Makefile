@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo cluster test lint bench format clean
+.PHONY: demo cluster test sim lint bench format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -33,6 +33,11 @@ lint: $(VENV)/ready .types
 
 test: lint
 	$(BIN)/python -m pytest
+
+# make sim SEEDS=100000, or make sim SEED=7 to replay one.
+SEEDS ?= 1000
+sim: $(VENV)/ready
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(FIRST),--first $(FIRST)) --coverage
 
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.commits --json bench.json

@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from drakkar.actors.compression import decode
 from drakkar.actors.futures import ActorFuture, brief
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.entries import Entries, Run
-from drakkar.handlers.errors import ActorFailed, ReplicaStopped
+from drakkar.handlers.errors import ActorFailed, CorruptData, ReplicaStopped
 from drakkar.handlers.messages import EntryKind
 
 __all__ = ["Applied", "Applier"]
@@ -19,6 +20,7 @@ Applied: TypeAlias = tuple[int, list[tuple[Run, Sequence[Any]]]]
 Query: TypeAlias = tuple[Any, ActorFuture[Any]]
 
 _COMMAND = int(EntryKind.COMMAND)
+_ENCODED = int(EntryKind.ENCODED)
 
 
 class Applier:
@@ -128,9 +130,19 @@ class Applier:
                 raise ValueError(f"apply_many gave {len(results)} results for {len(run.payloads)} commands")
             return results
         return [
-            self.machine.apply(payload) if kind == _COMMAND else None
-            for kind, payload in zip(run.kinds, run.payloads, strict=True)
+            self.machine.apply(payload) if kind == _COMMAND else self._apply_other(run, place, kind)
+            for place, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True))
         ]
+
+    def _apply_other(self, run: Run, place: int, kind: int) -> Any:
+        """One at a time, since what was encoded may be large; membership changes and the like are the core's."""
+        if kind != _ENCODED:
+            return None
+        try:
+            command = decode(run.payloads[place])
+        except CorruptData as error:
+            raise CorruptData(f"entry {run.first + place}: {error}") from error
+        return self.machine.apply(command)
 
     def _answer(self, query: Any, future: ActorFuture[Any]) -> None:
         if future.done:  # its deadline passed while it waited

@@ -58,6 +58,9 @@ _PORTIONS: Final = 2
 _MOST_PENDING: Final = 1 << 20
 """Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
 
+_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED)})
+"""The kinds of entries that the state machine answers."""
+
 _MOST_TRANSFERS: Final = 1_000
 _MOST_STRANGERS: Final = 100
 """Addresses to remember of replicas that the membership does not list."""
@@ -137,9 +140,12 @@ class NodeActor(TableActor):
         proposals: Callable[[Callable[[], None]], ProposalQueue],
         max_waiting_reads: int = 10_000,
         handlers: HandlerTable | None = None,
+        now: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         """`origin` is a number of 63 random bits; `proposals` makes the queue that clients put into.
+
+        `now` is the clock of the requests' deadlines, in seconds.
 
         Raises `HandlerTableError`, `ConfigError` and `CorruptData` as `Raft` does.
         """
@@ -158,10 +164,12 @@ class NodeActor(TableActor):
         self.tick_waits = False
         """A tick is in the inbox; the host hands no other one over meanwhile."""
         self._services = services
+        self._now = now
         self._applier = Applier(machine, origin, pool, self._report_applied)
         self._pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
         self._reads = ReadRequests(origin, patience=config.election_ticks, ask=self._ask_read)
-        self._transfers: list[TransferRequest] = []
+        self._transfers: list[tuple[TransferRequest, int]] = []
+        """What clients wait for, each with the term in which they asked."""
         self._reports: deque[Callable[[], None]] = deque()
         self._unsaved: deque[tuple[Ready, int]] = deque()
         """Handed out and not yet durable, with the tick of it; in order."""
@@ -238,7 +246,7 @@ class NodeActor(TableActor):
     def _tick(self) -> None:
         self.tick_waits = False
         self._take_reports()  # before the disk is judged
-        now = time.monotonic()
+        now = self._now()
         no_leader = NotLeader(self.raft.id, 0, "no leader was known by the deadline: repeat it")
         self.queue.expire(now, no_leader)
         self._pending.expire(now)
@@ -280,7 +288,7 @@ class NodeActor(TableActor):
             for proposal in proposals:
                 proposal.future.try_fail(refusal)
             return
-        for run in self._pending.add(proposals, time.monotonic(), self.raft.term):
+        for run in self._pending.add(proposals, self._now(), self.raft.term):
             self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
 
     def _must_wait_for_a_leader(self) -> bool:
@@ -349,7 +357,7 @@ class NodeActor(TableActor):
         if len(self._transfers) >= _MOST_TRANSFERS:
             request.future.try_fail(SystemBusy("too many transfers are asked for: wait for one"))
             return
-        self._transfers.append(request)
+        self._transfers.append((request, self.raft.term))
         self.raft.step(Message(MessageType.LEADER_TRANSFER, sender=self.raft.id, hint=request.target))
         self._settle_transfers()
 
@@ -498,12 +506,12 @@ class NodeActor(TableActor):
         index, results = outcome
         self.raft.applied(index)
         for run, answers in results:
-            if run.plain:
+            if run.plain or _COMMANDS.issuperset(run.kinds):
                 self._pending.applied(run, answers)
                 continue
             # Membership changes are answered when the core reports them.
             for place, kind in enumerate(run.kinds):
-                if kind == EntryKind.COMMAND:
+                if kind in _COMMANDS:
                     self._pending.resolve(run.key + place, answers[place])
         self._applied_term = self.raft.log.term(index)
 
@@ -520,9 +528,7 @@ class NodeActor(TableActor):
             else:
                 self._reads.dropped(dropped.origin, error)
         elif dropped.type is MessageType.LEADER_TRANSFER:
-            for request in [each for each in self._transfers if each.target == dropped.key]:
-                request.future.try_fail(error)
-                self._transfers.remove(request)
+            self._fail_transfers(lambda request, _: request.target == dropped.key, error)
         elif dropped.origin == self._pending.origin:
             self._pending.dropped(dropped.key, dropped.count, error)
 
@@ -531,6 +537,8 @@ class NodeActor(TableActor):
             return NotLeader(self.raft.id, self.raft.leader_id, because.value)
         if because is Refusal.TRANSFERRING:
             return TransferInProgress("the leader is handing its office over: propose again in a moment")
+        if because is Refusal.TRANSFER_TIMED_OUT:
+            return OutcomeUnknown(f"{because.value}; it may be elected yet")
         if because in (Refusal.TOO_MANY_UNCOMMITTED, Refusal.TOO_MANY_READS):
             return SystemBusy(f"{because.value}: wait a little and repeat it")
         if because in (Refusal.CHANGE_PENDING, Refusal.CHANGE_INVALID):
@@ -560,18 +568,30 @@ class NodeActor(TableActor):
             self._settle_transfers()
 
     def _settle_transfers(self) -> None:
-        for request in [each for each in self._transfers if each.target == self.raft.leader_id]:
-            request.future.try_set(request.target)
-            self._transfers.remove(request)
+        """Whoever leads now, the transfers that an older leader was asked for are over."""
+        if not self._transfers:
+            return
+        leader, term = self.raft.leader_id, self.raft.term
+        for request, _ in self._transfers:
+            if request.target == leader:
+                request.future.try_set(leader)
+        elected = RequestDropped(
+            f"replica {leader} was elected in its place: ask again, if it still shall lead"
+        )
+        self._fail_transfers(lambda _, asked_in: leader > 0 and asked_in < term, elected)
 
     def _expire_transfers(self, now: float) -> None:
-        for request in [each for each in self._transfers if each.deadline <= now]:
-            request.future.try_fail(
-                OutcomeUnknown(
-                    f"replica {request.target} was not seen to lead by the deadline; it may do so yet"
-                )
-            )
-            self._transfers.remove(request)
+        if not self._transfers:
+            return
+        late = OutcomeUnknown("the target was not seen to lead by the deadline; it may do so yet")
+        self._fail_transfers(lambda request, _: request.deadline <= now, late)
+
+    def _fail_transfers(self, over: Callable[[TransferRequest, int], bool], error: Exception) -> None:
+        """Answer those that are over, and forget them and those that are answered."""
+        for request, asked_in in self._transfers:
+            if over(request, asked_in):
+                request.future.try_fail(error)
+        self._transfers = [each for each in self._transfers if not each[0].future.done]
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -606,8 +626,7 @@ class NodeActor(TableActor):
         )
         self._reads.fail_all(stopped)
         self._applier.stop(stopped)
-        for request in self._transfers:
-            request.future.try_fail(stopped)
+        self._fail_transfers(lambda *_: True, stopped)
 
     # -- for any thread -----------------------------------------------------------------------------------------
 

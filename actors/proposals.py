@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from drakkar.actors.compression import encode
 from drakkar.actors.futures import ActorFuture
 from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
@@ -31,6 +32,11 @@ class Proposal:
         self.single, self.kinds = single, kinds
         self.size = len(commands[0]) if single else sum(map(len, commands))
         """Bytes of all commands."""
+
+    def compress(self) -> None:
+        """Let those of its commands that gain by it travel compressed."""
+        self.commands, self.kinds = encode(self.commands)
+        self.size = sum(map(len, self.commands))
 
 
 class ProposalQueue:

@@ -38,6 +38,8 @@ class Replica:
         self._max_command_bytes = max_command_bytes
         self.shard_id = node.raft.config.shard_id
         self.replica_id = node.raft.id
+        compresses = node.raft.config.entry_compression != "none"
+        self._put = self._put_compressed if compresses else node.queue.put
 
     def __repr__(self) -> str:
         return f"<Replica {self.replica_id} of shard {self.shard_id}>"
@@ -52,7 +54,7 @@ class Replica:
         """
         future: ActorFuture[Any] = ActorFuture()
         if self._fits((command,), future):
-            self._node.queue.put(Proposal((command,), future, _deadline(timeout), single=True))
+            self._put(Proposal((command,), future, _deadline(timeout), single=True))
         return future
 
     def propose_many(
@@ -67,8 +69,13 @@ class Replica:
         if not commands:
             future.set([])
         elif self._fits(commands, future):
-            self._node.queue.put(Proposal(commands, future, _deadline(timeout), single=False))
+            self._put(Proposal(commands, future, _deadline(timeout), single=False))
         return future
+
+    def _put_compressed(self, proposal: Proposal) -> None:
+        """In the client's thread, as it takes its time."""
+        proposal.compress()
+        self._node.queue.put(proposal)
 
     def _fits(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
         for command in commands:
@@ -110,7 +117,9 @@ class Replica:
     def transfer_leadership(self, target: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
         """Let `target`, a voter, become leader; the future is set, with its id, once this replica sees it lead.
 
-        Proposals are refused with `TransferInProgress` meanwhile, an election timeout at most (thesis §3.10).
+        Proposals are refused with `TransferInProgress` meanwhile, an election timeout at most (thesis §3.10). It fails
+        as soon as the leader, here or elsewhere, refuses it or gives it up, and when somebody else is elected; to ask
+        for the present leader calls off a transfer that is on its way.
         """
         future: ActorFuture[int] = ActorFuture()
         if _is_id(target):

@@ -5,7 +5,7 @@ A tick is an event like any other. A process that stalls counts no ticks, and do
 
 from typing import TYPE_CHECKING
 
-from drakkar.handlers import limits, membership, quorum
+from drakkar.handlers import limits, membership, quorum, transfer
 from drakkar.handlers.messages import Message, MessageType
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def tick_leader(raft: "Raft", tick: Message) -> None:
             raft.step(Message(MessageType.CHECK_QUORUM, sender=raft.id))
         if raft.leader_id != raft.id:
             return
-        # A transfer that took longer than an election would have has failed (thesis §3.10).
-        raft.transfer_target = 0
+    transfer.tick(raft)
     _beat(raft)
     membership.leave_when_due(raft)
     for peer in raft.peers:

@@ -13,11 +13,12 @@ from typing import Any, Final, Literal, get_args
 
 from drakkar.handlers.errors import ConfigError
 
-__all__ = ["RaftConfig", "ReadMode"]
+__all__ = ["Compression", "RaftConfig", "ReadMode"]
 
 _log: Final = logging.getLogger(__name__)
 
 ReadMode = Literal["safe", "lease"]
+Compression = Literal["none", "zlib"]
 
 _LARGEST: Final = (1 << 63) - 1
 """Fits a signed word of 64 bits, wherever it is stored or sent."""
@@ -226,6 +227,14 @@ class RaftConfig:
     group_commit: bool = False
     """Commit only what replicas of at least two groups hold, where groups are assigned (raft-rs). Default off."""
 
+    entry_compression: Compression = "none"
+    """Whether this replica's host compresses the commands that are proposed at it: "none" or "zlib". Default "none".
+
+    Those that gain by it travel and are stored compressed, and every replica decodes them before it applies them,
+    whatever its own option says. Pays for large commands of text over slow lines; it costs the proposing thread, and
+    whoever applies them, 2 to 10 ms a megabyte.
+    """
+
     max_pending_reads: int = 4096
     """Reads that may wait for a majority's answer or a leader's first commit: 1 or more. Default 4096.
 
@@ -239,8 +248,8 @@ class RaftConfig:
                 _check_number(field.name, value)
             elif field.type is bool:
                 _check_switch(field.name, value)
-        if self.read_mode not in get_args(ReadMode):
-            raise ConfigError("read_mode", self.read_mode, "must be 'safe' or 'lease'")
+        _check_choice("read_mode", self.read_mode, get_args(ReadMode))
+        _check_choice("entry_compression", self.entry_compression, get_args(Compression))
         _check_clock(self)
         _check_role(self)
         _check_sizes(self)
@@ -273,6 +282,11 @@ def _check_number(option: str, value: Any) -> None:
 def _check_switch(option: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(option, value, f"must be True or False, not {type(value).__name__}")
+
+
+def _check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(option, value, f"must be {' or '.join(map(repr, choices))}")
 
 
 def _check_clock(config: RaftConfig) -> None:

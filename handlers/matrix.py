@@ -29,6 +29,7 @@ GUARDS: Final = (
     refuse_misdelivered,
     refuse_strangers,
     replication.hear_refusal,
+    transfer.hear_refusal,
     reconcile_terms,
     mind_quiesce,
 )

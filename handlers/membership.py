@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import cbor2
-from drakkar.handlers import cbor, reads, replication
+from drakkar.handlers import cbor, reads, replication, transfer
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import CorruptData, MembershipRejected
@@ -116,8 +116,6 @@ def _id(number: int) -> int:
         raise ValueError(f"{number!r} is no id")
     return number
 
-
-LEAVE: Final = ConfigChange().encode()
 
 # -- the rules, as functions of memberships ----------------------------------------------------------------------
 
@@ -322,6 +320,21 @@ def _clean(address: str) -> str:
     return address.strip().lower()
 
 
+def may_become(role: State, after: State) -> bool:
+    """Whether a membership change may turn one role into the other: whoever is a witness stays one (dragonboat)."""
+    return role is after or State.WITNESS not in (role, after)
+
+
+def misfit(replica: int, role: State, after: State) -> str:
+    """Why a replica of one role cannot be what its shard lists it as, and what to do about it."""
+    witness = after is State.WITNESS
+    return (
+        f"replica {replica} cannot become {after.name} from {role.name}: the shard has it as "
+        f"{'a witness' if witness else 'no witness'}. If it has just joined, start it with is_witness={witness}; "
+        "otherwise remove it, and add a new replica"
+    )
+
+
 def describe(membership: Membership) -> str:
     """`(1 2 3)&&(1) observers(4) next(5) auto-leave`, for logs and tests."""
 
@@ -396,7 +409,7 @@ def _switch(raft: "Raft", after: Membership) -> None:
     if not was_leader:
         return
     if not after.is_voter(raft.transfer_target):
-        raft.transfer_target = 0
+        transfer.give_up(raft, Refusal.BAD_TARGET)
     reads.recount(raft)
     if replication.commit(raft):
         replication.announce_commit(raft)
@@ -411,10 +424,25 @@ def _retire(raft: "Raft", after: Membership) -> None:
     replication.broadcast(raft)
     raft.send_due_appends()
     raft.switch_membership(after)
-    if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
-        raft.become_follower(raft.term, 0)
-    elif replication.commit(raft):
+    retire_when_due(raft)
+    if raft.state is State.LEADER and replication.commit(raft):
         replication.announce_commit(raft)
+
+
+def retire_when_due(raft: "Raft") -> None:
+    """A leader that lost its vote steps down, but not before there is an heir.
+
+    A witness may hold entries that none of the remaining voters has: then nobody could ever win its vote.
+    """
+    if raft.state is not State.LEADER or raft.membership.is_voter(raft.id):
+        return
+    if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
+        witnesses = raft.membership.witnesses or raft.membership.outgoing_witnesses
+        voters = (
+            raft.progress[replica] for replica in raft.voters if not raft.membership.is_witness(replica)
+        )
+        if not witnesses or any(voter.match == raft.log.last_index for voter in voters):
+            raft.become_follower(raft.term, 0)
 
 
 def leave_when_due(raft: "Raft") -> None:
@@ -426,6 +454,8 @@ def leave_when_due(raft: "Raft") -> None:
     due = raft.state is State.LEADER and raft.membership.joint and raft.membership.auto_leave
     if not due or raft.transfer_target or raft.pending_change_index > raft.log.applied:
         return
-    raft.append_entries([Run(0, 0, [LEAVE], bytes([EntryKind.CONFIG_CHANGE]))])
+    # It names the change that it follows, or it would be rejected, again and again, where changes are ordered.
+    leave = ConfigChange(change_id=raft.membership.change_id).encode()
+    raft.append_entries([Run(0, 0, [leave], bytes([EntryKind.CONFIG_CHANGE]))])
     raft.pending_change_index = raft.log.last_index
     replication.broadcast(raft)

@@ -171,7 +171,7 @@ for _number, _name in enumerate(_BUILT_IN):
 
 
 class EntryKind(IntEnum):
-    """What an entry is for. Only COMMAND and SESSION reach the state machine."""
+    """What an entry is for. Only COMMAND, ENCODED and SESSION reach the state machine."""
 
     COMMAND = 0
     NO_OP = 1
@@ -181,6 +181,8 @@ class EntryKind(IntEnum):
     """A command, or the opening or closing of a session, under a client's series number (thesis §6.3)."""
     METADATA = 4
     """Stands for an entry whose content a witness does not keep."""
+    ENCODED = 5
+    """A command that its proposer has compressed; hosts decode it before they apply it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +325,11 @@ class Message:
     A message is never changed once it was sent or stepped. Zero in a number means "none": there is no replica 0,
     and log and terms begin at 1. `entries` is a sequence of `Entry`; `payload` is free for message types of your
     own, of anything that CBOR encodes without tags.
+
+    What `hint` and `hint_high` mean depends on the type. In a REPLICATE_RESP that rejects, `hint` says where to try
+    next, with the term there in `log_term`; with a `hint_high` it rejects nothing but asks for a snapshot up to that
+    index or beyond, and `hint` and `log_term` name the last entry held. With `reject`, PROPOSE and LEADER_TRANSFER are
+    their own refusals, on the way back to who sent them on.
 
     On the wire, `shard` says which replica of the receiving host is meant; the core leaves it to its host.
     """

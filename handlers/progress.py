@@ -9,7 +9,7 @@ is silent is slow, cut off or gone. So each peer is in one of three states, as i
 
     PROBE     -> REPLICATE  an accept shows where the logs agree
     REPLICATE -> PROBE      a rejection, or a connection that failed: what was sent ahead may be lost
-    either    -> SNAPSHOT   the entry that the peer needs next is compacted away
+    either    -> SNAPSHOT   the entry that the peer needs next is compacted away, or it asked for a snapshot
     SNAPSHOT  -> PROBE      the transport says that the snapshot was delivered, or that it failed
     SNAPSHOT  -> REPLICATE  the peer's own accept says that it has caught up
 
@@ -110,6 +110,7 @@ class Progress:
         "next",
         "pending_snapshot",
         "probe_sent",
+        "requested_snapshot",
         "sent_commit",
         "state",
     )
@@ -133,6 +134,8 @@ class Progress:
         """Heard from since the last CheckQuorum; only an active peer is sent a snapshot."""
         self.pending_snapshot = 0
         """The index of the snapshot on its way, 0 for none."""
+        self.requested_snapshot = 0
+        """The index that a snapshot must reach which the peer asks for, 0 for none (raft-rs)."""
         self.probe_sent = False
         """In PROBE: a message with entries is out, so wait for an answer or a heartbeat's."""
         self.inflight = Inflight(max_inflight_messages, max_inflight_bytes)
@@ -181,6 +184,7 @@ class Progress:
         """
         assert index > 0, "a snapshot has an index"
         self._enter(ProgressState.SNAPSHOT, index)
+        self._note_request(self.requested_snapshot)
 
     def accepted(self, index: int) -> bool:
         """Note that the peer holds all entries up to `index`, durably. Returns whether that is news.
@@ -218,6 +222,23 @@ class Progress:
         self._forget_sent_commit()
         return True
 
+    def asked(self, index: int) -> None:
+        """Note that the peer asks for a snapshot up to `index` or beyond, and takes in nothing else meanwhile.
+
+        So what was sent ahead is lost, and the rejection that carries the request is none: `next` steps back to no
+        hint. A peer that asks says so in every answer, so that one without a request takes it back: 0.
+        """
+        self._note_request(index)
+        if not self.requested_snapshot:
+            return
+        self.probe_sent = False
+        if self.state is ProgressState.REPLICATE:
+            self.become_probe()
+
+    def _note_request(self, index: int) -> None:
+        """What is on its way already is not asked for again."""
+        self.requested_snapshot = index if index > self.pending_snapshot else 0
+
     def sent(self, count: int, size: int) -> None:
         """Note that a message went out with the `count` entries from `next` on, of `size` bytes together.
 
@@ -234,9 +255,13 @@ class Progress:
             self.inflight.add(self.next - 1, size)
 
     def heard(self) -> None:
-        """Note an answer to a heartbeat: the peer is there, so a probe that is still unanswered counts as lost."""
+        """Note an answer to a heartbeat: the peer is there, so a probe that is still unanswered counts as lost.
+
+        Nor does it ask for a snapshot any more, or it would have answered so.
+        """
         self.active = True
         self.probe_sent = False
+        self.requested_snapshot = 0
 
     def unreachable(self) -> None:
         """Note that the connection failed, so that what was sent ahead may be lost.
@@ -258,6 +283,7 @@ class Progress:
             self.pending_snapshot = 0
         self.become_probe()
         self.probe_sent = True
+        self.requested_snapshot = 0  # a peer that still wants one will say so
 
     def delay_status(self, ticks: int, rejected: bool) -> None:
         """Let `snapshot_done(rejected)` come into force `ticks` from now, unless the peer's own answer is faster.
@@ -303,7 +329,9 @@ class Progress:
             parts.append(f"{'failed' if rejected else 'delivered'}-in={ticks}")
         if self.inflight:
             parts.append(f"inflight={self.inflight.count}/{self.inflight.bytes}B")
-        numbers = ((name, getattr(self, name)) for name in ("sent_commit", "commit", "group"))
+        numbers = (
+            (name, getattr(self, name)) for name in ("requested_snapshot", "sent_commit", "commit", "group")
+        )
         parts.extend(f"{name}={value}" for name, value in numbers if value)
         parts.extend(flag for flag in ("paused", "active") if getattr(self, flag))
         return " ".join(parts)

@@ -24,6 +24,7 @@ __all__ = [
     "joint_committed",
     "joint_tally",
     "majority",
+    "spans_groups",
     "tally",
 ]
 
@@ -170,6 +171,11 @@ def _group_committed(
     if all(map(group, voters)):
         return plain
     return min(map(match, voters))
+
+
+def spans_groups(electorate: Electorate, group: Callable[[int], int]) -> bool:
+    """Whether the voters of each set stand in two groups or more; an empty set is no obstacle."""
+    return all(len({group(voter) for voter in voters} - {0}) > 1 for voters in electorate if voters)
 
 
 def describe(electorate: Electorate, match: Callable[[int], int]) -> str:

@@ -5,12 +5,13 @@ Nothing is done inside: no clock is read, no byte is sent. Who answers what stan
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
 from drakkar.handlers import membership as members
-from drakkar.handlers import replication
+from drakkar.handlers import replication, transfer
+from drakkar.handlers import snapshot as snapshots
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
@@ -32,6 +33,7 @@ from drakkar.handlers.quiesce import Quiesce
 from drakkar.handlers.reads import ReadQueue
 from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
 from drakkar.handlers.table import SWALLOW, HandlerTable
+from drakkar.handlers.transfer import Transfer
 
 __all__ = ["Raft"]
 
@@ -115,7 +117,11 @@ class Raft:
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.randomized_timeout = config.randomized_timeout(self.random)
-        self.transfer_target = NOBODY
+        self.requested_snapshot = 0
+        """The index up to which, or beyond, this replica waits for a snapshot that it asked for; 0 for none."""
+        self.groups: dict[int, int] = {}
+        """The groups that were assigned, by replica; see `assign_groups`."""
+        self.transfer_target, self.transfer = NOBODY, Transfer()
         self.is_transfer_target = False
         self.pending_change_index = 0
         self.uncommitted_bytes = 0
@@ -147,7 +153,11 @@ class Raft:
             wanted = State.WITNESS if self.config.is_witness else State.OBSERVER
             promoted = wanted is State.OBSERVER and listed is State.FOLLOWER
             if listed not in (wanted, None) and not promoted:
-                raise ConfigError("role", wanted.name, f"the membership lists replica {self.id} as {listed}")
+                raise ConfigError(
+                    "role",
+                    wanted.name,
+                    f"the membership lists replica {self.id} as {listed.name}: leave is_observer and is_witness out",
+                )
             return State.FOLLOWER if promoted else wanted
         return listed if listed is not None else State.FOLLOWER
 
@@ -244,6 +254,11 @@ class Raft:
         progress = self.progress.get(replica)
         return progress.match if progress is not None else 0
 
+    def group_of(self, replica: int) -> int:
+        """Where `replica` stands, for group commit; 0 is nowhere."""
+        progress = self.progress.get(replica)
+        return progress.group if progress is not None else 0
+
     # -- changes of state ---------------------------------------------------------------------------------------
 
     def heard_leader(self, leader: int) -> None:
@@ -264,6 +279,7 @@ class Raft:
         """Ask around whether an election could be won. Term and vote stay (thesis §9.6)."""
         self._leave_for(State.PRE_CANDIDATE)
         self._reset(self.term)
+        self.requested_snapshot = 0
         self.state = State.PRE_CANDIDATE
         self.leader_id = NOBODY
 
@@ -294,14 +310,15 @@ class Raft:
 
     def _reset(self, term: int) -> None:
         """What every change of state begins with."""
+        transfer.step_down(self, term)
         if term != self.term:
             self.term = term
             self.vote = NOBODY
+            self.requested_snapshot = 0
         self.votes = {}
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.randomized_timeout = self.config.randomized_timeout(self.random)
-        self.transfer_target = NOBODY
         self.pending_change_index = 0
         self.uncommitted_bytes = 0
         self.rate_limit.reset()
@@ -312,27 +329,23 @@ class Raft:
 
     def reset_progress(self) -> None:
         """Forget what was known of the peers: nothing is, in a new term."""
-        self.progress = {replica: self.new_progress() for replica in sorted(self.membership.everybody)}
+        self.progress = {
+            replica: self.new_progress(replica, active=replica == self.id)
+            for replica in sorted(self.membership.everybody)
+        }
         if self.id in self.progress:
-            self.progress[self.id] = own = self.new_progress(active=True)
-            own.accepted(self.log.stable)
+            self.progress[self.id].accepted(self.log.stable)
 
     def switch_membership(self, after: Membership) -> None:
         """Another membership is in effect: who is sent the log, and what this replica itself may do."""
         listed = after.everybody
         role = after.state_of(self.id) if self.id in listed else self.resting_state
-        if (
-            State.WITNESS in {role, self.resting_state}
-            and role is not self.resting_state
-            and self.membership.everybody
-        ):
-            raise ProtocolViolation(
-                f"replica {self.id} cannot become {role.name} from {self.resting_state.name}"
-            )
+        if not members.may_become(self.resting_state, role):
+            raise ProtocolViolation(members.misfit(self.id, self.resting_state, role))
         self.membership = after
         # A new peer counts as active, or it would be sent no snapshot, and could cost the leader its quorum.
         known = self.progress
-        self.progress = {id_: known.get(id_) or self.new_progress(active=True) for id_ in sorted(listed)}
+        self.progress = {id_: known.get(id_) or self.new_progress(id_, active=True) for id_ in sorted(listed)}
         if role is not self.resting_state:
             self.resting_state = role
             if self.state in RESTING:
@@ -340,14 +353,16 @@ class Raft:
             elif role is not State.FOLLOWER:
                 self.become_follower(self.term, NOBODY)
 
-    def new_progress(self, *, active: bool = False) -> Progress:
-        """What is known of a peer that was not heard yet."""
-        return Progress(
+    def new_progress(self, replica: int, *, active: bool = False) -> Progress:
+        """What is known of a replica that was not heard yet."""
+        progress = Progress(
             next=self.log.last_index + 1,
             max_inflight_messages=self.config.max_inflight_messages,
             max_inflight_bytes=self.config.max_inflight_bytes,
             active=active,
         )
+        progress.group = self.groups.get(replica, 0)
+        return progress
 
     # -- the leader's log ---------------------------------------------------------------------------------------
 
@@ -429,8 +444,9 @@ class Raft:
         """What `ready` asked to save, and all that was asked before, is durable. In order, once for each."""
         while self._unsaved_votes and self._unsaved_votes[0] <= ready.number:
             self._unsaved_votes.pop(0)
+        stable = self.log.stable
         self.log.saved(ready.number)
-        if self.state is State.LEADER:
+        if self.state is State.LEADER and self.log.stable > stable:
             replication.count_own(self)
 
     def applied(self, index: int) -> None:
@@ -488,3 +504,64 @@ class Raft:
             )
         if snapshot.index > self.log.snapshot.index:
             self.log.snapshot = snapshot
+            for peer in self.peers:
+                if self.progress[peer].requested_snapshot:
+                    replication.send(self, peer)
+
+    @property
+    def snapshot_wanted(self) -> int:
+        """The index that a peer wants a snapshot to reach, which none does yet; 0 for none. For a leader's host."""
+        wanted = max((peer.requested_snapshot for peer in self.progress.values()), default=0)
+        return wanted if wanted > self.log.snapshot.index else 0
+
+    # -- what an operator may ask for -----------------------------------------------------------------------------
+
+    def request_snapshot(self) -> None:
+        """Ask the leader for its snapshot, though the log would do (raft-rs): where the state machine's state is lost.
+
+        It must reach the last entry held here. Until it has come, no entries are taken in; asking again changes
+        nothing. The request ends with the term, and with a campaign of this replica.
+
+        Raises `RequestDropped`, which says why, at a leader, without one, while another snapshot is not loaded yet,
+        and where the last entry is not of the current term.
+        """
+        snapshots.request(self)
+
+    def forget_leader(self) -> None:
+        """Do as if no leader were known, so that this replica may vote, and pre-vote, inside its lease (etcd).
+
+        For an operator who knows that the leader is gone. The next message of a leader tells of it again. Changes
+        nothing at a leader, nor where reads rely on leases.
+        """
+        if self.state is not State.LEADER and self.config.read_mode != "lease":
+            self.leader_id = NOBODY
+
+    def assign_groups(self, groups: Mapping[int, int]) -> None:
+        """Say to which group each of these replicas belongs, for `group_commit`; 0 is none (raft-rs).
+
+        Replicas that are not named keep theirs, over changes of leadership too, until this one restarts; any of them
+        may lead, so tell them all. Raises `ConfigError` for what is no replica or no group; then nothing is changed.
+        """
+        for replica, group in groups.items():
+            _check_whole("replica id", replica, 1)
+            _check_whole("group", group, 0)
+        self.groups.update(groups)
+        for replica, progress in self.progress.items():
+            progress.group = self.groups.get(replica, 0)
+        if self.state is State.LEADER:
+            replication.commit_and_announce(self)
+
+    def groups_consistent(self) -> bool | None:
+        """Whether all that is committed is on a majority in two groups, so that the loss of one group loses nothing.
+
+        Only a leader that has applied an entry of its term knows, and only where groups are in use: else None.
+        """
+        in_use = self.config.group_commit and any(map(self.group_of, self.voters))
+        if self.state is not State.LEADER or not in_use or self.log.term(self.log.applied) != self.term:
+            return None
+        return replication.groups_agree(self)
+
+
+def _check_whole(name: str, number: Any, least: int) -> None:
+    if type(number) is not int or not least <= number < 1 << 63:
+        raise ConfigError(name, number, f"must be a whole number from {least} to 2**63 - 1")

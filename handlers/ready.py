@@ -11,7 +11,10 @@ __all__ = ["Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusa
 
 
 class Refusal(Enum):
-    """Why a request was dropped. It surely has no effect, and may be repeated."""
+    """Why a request was dropped. It surely has no effect, and may be repeated.
+
+    But for a transfer that was given up: if its target was asked to campaign before, it may win an election yet.
+    """
 
     NO_LEADER = "no leader is known"
     CAMPAIGNING = "an election is going on"
@@ -25,16 +28,24 @@ class Refusal(Enum):
     STEPPED_DOWN = "the leader stepped down"
     BAD_TARGET = "the target of the transfer is no voter"
     ALREADY_LEADER = "the target of the transfer leads already"
+    TRANSFER_TIMED_OUT = "the target of the transfer did not take over within an election timeout"
+    TRANSFER_REPLACED = "a transfer to another target took its place"
+    TRANSFER_CALLED_OFF = "the transfer was called off"
     QUERY_PENDING = "the answer of another log query was not collected yet"
+
+    @classmethod
+    def named(cls, name: object) -> "Refusal":
+        """The reason of that name, which came from another host; NO_LEADER for one of a later version."""
+        return cls[name] if isinstance(name, str) and name in cls.__members__ else cls.NO_LEADER
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A request that this replica, or the leader that it was sent on to, did not take.
+    """A request that this replica, or the leader that it was sent on to, did not take or has given up.
 
     For a PROPOSE, `origin`, `key` and `count` name the proposals: those with the keys `key`..`key + count - 1`.
     For a READ_INDEX they are the read's context (`origin` is its hint, `key` its hint_high).
-    For a LEADER_TRANSFER, `key` is the target.
+    For a LEADER_TRANSFER, `key` is the target; it also comes when a transfer that was begun is given up.
     """
 
     type: MessageType

@@ -18,11 +18,14 @@ __all__ = [
     "append_as_follower",
     "beat",
     "broadcast",
+    "commit",
+    "commit_and_announce",
     "count_ack",
     "count_beat",
     "follow_beat",
     "follow_beat_as_follower",
     "forward_proposal",
+    "groups_agree",
     "hear_refusal",
     "log_proposal",
     "lose_peer",
@@ -68,7 +71,7 @@ def log_proposal(raft: "Raft", ask: Message) -> None:
 
 
 def _reason_to_refuse(raft: "Raft", entries: Entries) -> Refusal | None:
-    if raft.id not in raft.progress:
+    if not raft.membership.is_voter(raft.id):
         return Refusal.NOT_A_MEMBER
     if raft.transfer_target:
         return Refusal.TRANSFERRING
@@ -127,8 +130,7 @@ def hear_refusal(raft: "Raft", message: Message) -> bool | None:
     """A guard: the leader did not take a proposal that we sent on, so whoever asked us is told."""
     if message.type is not MessageType.PROPOSE or not message.reject:
         return None
-    name = message.payload
-    because = Refusal[name] if isinstance(name, str) and name in Refusal.__members__ else Refusal.NO_LEADER
+    because = Refusal.named(message.payload)
     raft.drop(Dropped(MessageType.PROPOSE, because, message.hint, message.hint_high, message.log_index))
     return SWALLOW
 
@@ -153,19 +155,31 @@ def send(raft: "Raft", replica: int, *, even_empty: bool = True) -> None:
 def send_now(raft: "Raft", replica: int, *, even_empty: bool = True) -> bool:
     """Send one peer the entries from `next` on, up to the size limit; True if a message went out.
 
-    Where they, or the term before them, are compacted away, a snapshot goes instead.
+    Where they, or the term before them, are compacted away, a snapshot goes instead; nothing but a snapshot goes to
+    a peer that asked for one.
     """
     peer = raft.progress.get(replica)
     if peer is None or raft.state is not State.LEADER or peer.paused:
         return False
+    if peer.requested_snapshot:
+        return snapshot.send_requested(raft, replica, peer)
     previous_term = _term_before(raft, peer)
     if previous_term is None:
         return snapshot.send(raft, replica, peer)
-    entries = raft.log.entries(peer.next, raft.log.last_index + 1, raft.config.max_message_bytes)
+    entries = raft.log.entries(peer.next, _end_for(raft, replica), raft.config.max_message_bytes)
     if not entries and not even_empty:
         return False
     _send_append(raft, replica, peer, previous_term, entries)
     return True
+
+
+def _end_for(raft: "Raft", replica: int) -> int:
+    """Behind the last entry that the peer may know.
+
+    A witness may only know what some voter surely keeps. If it alone remembered an entry, nobody whose log is shorter
+    could win its vote, and it cannot lead itself: a shard that needs its vote would stay without a leader.
+    """
+    return (raft.log.stable if raft.membership.is_witness(replica) else raft.log.last_index) + 1
 
 
 def _term_before(raft: "Raft", peer: Progress) -> int | None:
@@ -212,6 +226,9 @@ def append(raft: "Raft", message: Message) -> None:
         return
     raft.heard_leader(message.sender)
     log = raft.log
+    if raft.requested_snapshot:
+        snapshot.repeat_request(raft)
+        return
     if message.log_index < log.committed:
         # An old copy: all of it up to the commit index surely is here already, and nothing is cut off.
         _accept(raft, message, log.committed)
@@ -268,6 +285,9 @@ def follow_beat(raft: "Raft", beat: Message) -> None:
     """The leader is alive. Its commit index is clipped to what it knows us to hold, so all of it is committed."""
     raft.heard_leader(beat.sender)
     raft.log.commit_to(beat.commit)
+    if raft.requested_snapshot:
+        snapshot.repeat_request(raft)
+        return
     raft.reply(
         beat,
         MessageType.HEARTBEAT_RESP,
@@ -295,6 +315,10 @@ def count_ack(raft: "Raft", ack: Message) -> None:
         return
     peer.active = True
     peer.learned_commit(ack.commit)
+    if ack.reject and ack.hint_high:
+        snapshot.note_request(raft, ack, peer)
+        return
+    peer.asked(0)
     if ack.reject:
         _step_back(raft, ack, peer)
     else:
@@ -323,33 +347,47 @@ def _step_forward(raft: "Raft", ack: Message, peer: Progress) -> None:
     elif peer.state is ProgressState.SNAPSHOT and peer.match + 1 >= raft.log.first_index:
         # It has caught up to where the log can take over, by this snapshot or by an earlier one.
         peer.become_replicate()
-    if commit(raft):
-        announce_commit(raft)
+    commit_and_announce(raft)
     if was_paused or peer.lacks_commit(raft.log.committed):
         send(raft, ack.sender, even_empty=peer.lacks_commit(raft.log.committed))
     _send_all(raft, ack.sender)
     transfer.hand_over_when_caught_up(raft, ack.sender)
+    membership.retire_when_due(raft)
 
 
 def count_own(raft: "Raft") -> None:
     """The leader's own copy counts once it is durable (thesis §10.2.1)."""
     own = raft.progress.get(raft.id)
-    if own is not None and own.accepted(raft.log.stable) and commit(raft):
-        announce_commit(raft)
+    if own is not None and own.accepted(raft.log.stable):
+        commit_and_announce(raft)
+    if raft.membership.witnesses or raft.membership.outgoing_witnesses:
+        for peer in raft.peers:
+            if raft.membership.is_witness(peer):
+                send(raft, peer, even_empty=False)
 
 
 def commit(raft: "Raft") -> bool:
     """Thesis §3.6.2: what a majority holds is committed, if it is of this term; and all before it with it."""
     if raft.config.group_commit:
-        index = quorum.group_committed(
-            raft.electorate, raft.match_of, lambda replica: raft.progress[replica].group
-        )
+        index = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
     else:
         index = quorum.joint_committed(raft.electorate, raft.match_of)
     # By counting, only an entry of this term: an older one may be on a majority, and be replaced yet (figure 3.7).
     if index > raft.log.last_index or raft.log.term(index) != raft.term:
         return False
     return raft.log.commit_to(index)
+
+
+def groups_agree(raft: "Raft") -> bool:
+    """Whether there are two groups in each half of the electorate, and both hold all that is committed (raft-rs)."""
+    held = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
+    return quorum.spans_groups(raft.electorate, raft.group_of) and held >= raft.log.committed
+
+
+def commit_and_announce(raft: "Raft") -> None:
+    """Something was learnt of a replica, so that more may be on a majority than was known."""
+    if commit(raft):
+        announce_commit(raft)
 
 
 def announce_commit(raft: "Raft") -> None:

@@ -1,14 +1,32 @@
-"""Snapshots in the core (thesis chapter 5): when one is sent, and whether one is accepted."""
+"""Snapshots in the core (thesis chapter 5): when one is sent, and whether one is accepted.
+
+A replica may ask its leader for one (raft-rs' request), where its state machine has lost its state, say. Until it has
+one that reaches its last entry it takes in nothing else, and each of its answers repeats the request. The snapshot
+drops no entry that it has acknowledged: there is none beyond.
+"""
 
 from typing import TYPE_CHECKING
 
+from drakkar.handlers import membership as members
+from drakkar.handlers import replication, transfer
+from drakkar.handlers.errors import ProtocolViolation, RequestDropped
 from drakkar.handlers.messages import Message, MessageType, Snapshot, State
 from drakkar.handlers.progress import Progress, ProgressState
 
 if TYPE_CHECKING:
     from drakkar.handlers.raft import Raft
 
-__all__ = ["install", "install_as_follower", "note_status", "recovered", "send"]
+__all__ = [
+    "install",
+    "install_as_follower",
+    "note_request",
+    "note_status",
+    "recovered",
+    "repeat_request",
+    "request",
+    "send",
+    "send_requested",
+]
 
 
 def send(raft: "Raft", replica: int, peer: Progress) -> bool:
@@ -24,6 +42,75 @@ def send(raft: "Raft", replica: int, peer: Progress) -> bool:
     peer.become_snapshot(snapshot.index)
     raft.send(Message(MessageType.INSTALL_SNAPSHOT, to=replica, snapshot=snapshot))
     return False
+
+
+def send_requested(raft: "Raft", replica: int, peer: Progress) -> bool:
+    """A peer that asked for a snapshot is sent one as soon as the host has taken one that reaches far enough."""
+    if raft.log.snapshot.index >= peer.requested_snapshot:
+        return send(raft, replica, peer)
+    return False
+
+
+# -- asking for one ------------------------------------------------------------------------------------------------
+
+
+def request(raft: "Raft") -> None:
+    """Ask the leader for a snapshot. Raises `RequestDropped`, which says why, where that cannot be now."""
+    refusal = _reason_not_to_ask(raft)
+    if refusal:
+        raise RequestDropped(f"replica {raft.id} cannot ask for a snapshot now: {refusal}")
+    if not raft.requested_snapshot:
+        raft.requested_snapshot = raft.log.last_index
+        repeat_request(raft)
+
+
+def _reason_not_to_ask(raft: "Raft") -> str:
+    if raft.state is State.LEADER:
+        return "it leads, so there is nobody to ask; transfer the leadership first"
+    if not raft.leader_id:
+        return "no leader is known; wait for one and ask again"
+    if raft.log.pending_snapshot is not None:
+        return f"the snapshot of {raft.log.pending_snapshot.index} is not loaded yet; wait for it"
+    if raft.log.last_term != raft.term:
+        # Whether the leader has the same last entry is not known yet.
+        return f"no entry of the leader's term {raft.term} has come yet; wait for one and ask again"
+    return ""
+
+
+def repeat_request(raft: "Raft") -> None:
+    """A rejection that carries the request, and says what we hold: our last entry is one of this leader's own."""
+    raft.send(
+        Message(
+            MessageType.REPLICATE_RESP,
+            to=raft.leader_id,
+            reject=True,
+            log_index=raft.log.committed,
+            log_term=raft.log.last_term,
+            hint=raft.log.last_index,
+            hint_high=raft.requested_snapshot,
+            commit=raft.log.committed,
+        )
+    )
+
+
+def note_request(raft: "Raft", ask: Message, peer: Progress) -> None:
+    """A peer asks for a snapshot up to `hint_high` or beyond. What it holds counts as if it had accepted it.
+
+    Otherwise the snapshot might have to wait for a commit that waits for this very peer.
+    """
+    if max(ask.hint, ask.hint_high) > raft.log.last_index:
+        raft.fault("asked for a snapshot of what was never sent")
+        return
+    holds_ours = ask.log_term == raft.term and raft.log.matches(ask.hint, ask.log_term)
+    news = holds_ours and peer.accepted(ask.hint)
+    peer.asked(ask.hint_high)
+    if news:
+        replication.commit_and_announce(raft)
+        transfer.hand_over_when_caught_up(raft, ask.sender)
+    replication.send(raft, ask.sender)
+
+
+# -- taking one in -------------------------------------------------------------------------------------------------
 
 
 def install(raft: "Raft", message: Message) -> None:
@@ -49,33 +136,35 @@ def install_as_follower(raft: "Raft", message: Message) -> None:
 def _fits(raft: "Raft", snapshot: Snapshot) -> bool:
     """Whether it is news, and of a shard in which this replica can be what it is."""
     membership = snapshot.membership
-    if snapshot.index <= raft.log.committed:
+    if snapshot.index <= raft.log.committed and not _asked_for(raft, snapshot):
         return False
     # One that joins need not be listed: it was added behind the snapshot. A member is, or was removed.
     known = membership.everybody | frozenset(membership.removed)
-    if raft.id in raft.membership.everybody and raft.id not in known:
+    joins = raft.id not in raft.membership.everybody
+    if not joins and raft.id not in known:
         raft.fault("a snapshot of a shard without this replica")
         return False
-    if not _role_fits(raft, snapshot):
-        raft.fault("a snapshot that changes a role as no membership change can")
-        return False
-    return True
-
-
-def _role_fits(raft: "Raft", snapshot: Snapshot) -> bool:
-    """A witness stays one, and nobody becomes one. Observers are promoted; joint changes may demote a voter."""
-    membership = snapshot.membership
-    if raft.id not in membership.everybody:
+    role = membership.state_of(raft.id) if raft.id in membership.everybody else raft.resting_state
+    if members.may_become(raft.resting_state, role):
         return True
-    return (raft.resting_state is State.WITNESS) == membership.is_witness(raft.id)
+    if joins:
+        # It was started in another role than it was added in: it would be sent this for ever, and never take it.
+        raise ProtocolViolation(members.misfit(raft.id, raft.resting_state, role))
+    raft.fault("a snapshot that changes a role as no membership change can")
+    return False
+
+
+def _asked_for(raft: "Raft", snapshot: Snapshot) -> bool:
+    return 0 < raft.requested_snapshot <= snapshot.index
 
 
 def _take_in(raft: "Raft", snapshot: Snapshot) -> None:
-    if raft.log.matches(snapshot.index, snapshot.term):
+    if raft.log.matches(snapshot.index, snapshot.term) and not _asked_for(raft, snapshot):
         # All of it is here already, and now known to be committed: no need to throw the log away.
         raft.log.commit_to(snapshot.index)
         return
     raft.log.restore(snapshot)
+    raft.requested_snapshot = 0
     raft.switch_membership(snapshot.membership)
     raft.reset_progress()
 

@@ -146,9 +146,12 @@ class HandlerTable:
     def on(self, type_: MessageType, *states: Any) -> Callable[[Handler], Handler]:
         """Fill cells with the decorated handler; without states, all the row's cells that may be filled.
 
-        @table.on(AUDIT_PING, State.LEADER)
-        def answer(raft, message):
-            raft.send(Message(AUDIT_PONG, to=message.sender))
+            @table.on(AUDIT_PING, State.LEADER)
+            def answer(raft, message):
+                raft.send(Message(AUDIT_PONG, to=message.sender))
+
+        The cells of the other states still have to be declared, by a handler of their own, `ignore` or `impossible`:
+        `check` refuses a row that is filled in part.
         """
 
         def fill(handler: Handler) -> Handler:

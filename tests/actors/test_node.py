@@ -618,6 +618,60 @@ def test_a_transfer_to_nobody_is_refused(node, target, error):
     assert type(settled(one.replica.transfer_leadership(target))) is error
 
 
+def test_a_transfer_that_takes_too_long_fails_long_before_its_deadline(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(3)
+    future = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    one.tick(T - 1)
+    assert not future.done
+    one.tell(M.HEARTBEAT_RESP, sender=3, term=1)
+    one.tick()
+    outcome = settled(future)
+    assert type(outcome) is OutcomeUnknown
+    assert "did not take over within an election timeout; it may be elected yet" in str(outcome)
+    assert one.replica.status().state is State.LEADER
+
+
+def test_a_transfer_that_another_one_replaces_fails_at_once(node):
+    one = node(members=THREE).lead()
+    replaced = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    called_off = one.replica.transfer_leadership(3, timeout=1000.0)
+    one.settle()
+    assert "a transfer to another target took its place" in str(settled(replaced))
+    assert settled(one.replica.transfer_leadership(1)) == 1
+    assert "the transfer was called off" in str(settled(called_off))
+
+
+def test_a_transfer_that_the_leader_elsewhere_refuses_fails_at_once(node):
+    one = node(members=THREE).follow(leader=2)
+    future, other = (one.replica.transfer_leadership(target, timeout=1000.0) for target in (9, 3))
+    one.settle()
+    assert [message.hint for message in one.services.messages(M.LEADER_TRANSFER)] == [9, 3]
+    one.tell(M.LEADER_TRANSFER, sender=2, reject=True, hint=9, payload="BAD_TARGET")
+    outcome = settled(future)
+    assert type(outcome) is RequestDropped
+    assert "no voter" in str(outcome)
+    assert not other.done
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_transfer_fails_when_somebody_else_is_elected(node, leads):
+    one = node(members=THREE)
+    if leads:
+        one.lead()
+        one.acknowledge(2, 3)
+    else:
+        one.follow(leader=3, term=1)
+    future = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    one.tell(M.NO_OP, sender=2, term=2)
+    assert not future.done, "2 may be the one who wins this term"
+    one.tell(M.HEARTBEAT, sender=3, term=2)
+    assert "replica 3 was elected in its place" in str(settled(future))
+
+
 def test_a_transfer_to_whoever_leads_already_is_done(node):
     one = node().lead()
     assert settled(one.replica.transfer_leadership(1)) == 1

@@ -257,7 +257,7 @@ class TestHostileBytes:
             pytest.param(encoded(payloads=[b"a", 7]), id="a payload that is a number"),
             pytest.param(encoded(kinds=b"\x00"), id="a kind too few"),
             pytest.param(encoded(kinds=b"\x00\x00\x00"), id="a kind too many"),
-            pytest.param(encoded(kinds=b"\x00\x05"), id="an unknown kind"),
+            pytest.param(encoded(kinds=b"\x00\x06"), id="an unknown kind"),
             pytest.param(encoded(kinds="ab"), id="kinds that are text"),
             pytest.param(encoded(kinds=[0, 0]), id="kinds that are a list"),
             pytest.param(b"\x81" * 100_000 + b"\x00", id="lists in lists"),

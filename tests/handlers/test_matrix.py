@@ -23,6 +23,7 @@ from drakkar.handlers import (
     testing,
 )
 from drakkar.handlers.matrix import GUARDS, RAFT
+from drakkar.handlers.raft import Raft
 from drakkar.handlers.testing import drain
 
 from tests.handlers.support import replica, standing
@@ -424,7 +425,7 @@ def test_the_example_in_its_docstring_runs(documented):
         "IntEnum": IntEnum,
         "Message": Message,
         "MessageType": MessageType,
-        "Raft": testing.Raft,
+        "Raft": Raft,
         "SWALLOW": SWALLOW,
         "State": State,
         "config": RaftConfig(replica_id=1),

@@ -950,3 +950,12 @@ class TestRolesOfPeers:
         acknowledge_all(raft)
         assert raft.progress[3] is before
         assert before.state is ProgressState.REPLICATE
+
+
+def test_leaving_a_joint_membership_names_the_change_that_it_follows():
+    # Else it would be rejected where changes are ordered, and proposed again, for ever.
+    shard = cluster(3, ordered_config_change=True)
+    shard.elect(1)
+    ask_shard(shard, 1, "v4 r2", Transition.IMPLICIT)
+    assert not shard[1].membership.joint
+    assert shard[1].log.last_index < 10

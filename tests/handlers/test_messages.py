@@ -236,6 +236,7 @@ def test_the_numbers_on_disk_and_wire_stay_what_they_are() -> None:
         ("CONFIG_CHANGE", 2),
         ("SESSION", 3),
         ("METADATA", 4),
+        ("ENCODED", 5),
     ]
     assert [state.name for state in sorted(State)] == [
         "FOLLOWER",

@@ -8,8 +8,10 @@ from drakkar.handlers import (
     Change,
     ChangeType,
     ConfigChange,
+    ConfigError,
     EntryKind,
     Membership,
+    MemoryLog,
     Message,
     MessageType,
     ProtocolViolation,
@@ -226,3 +228,72 @@ def test_onlookers_receive_no_requests_that_they_could_not_answer():
     group.elect(1)
     assert group[1].state is LEADER
     assert {message.to for message in of_type(group.lost, M.REQUEST_VOTE, M.REQUEST_PRE_VOTE)} == set()
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["by the log", "by a snapshot"])
+@pytest.mark.parametrize(
+    ("added", "started", "remedy"),
+    [
+        pytest.param(ChangeType.ADD_WITNESS, {}, "is_witness=True", id="a witness as a voter"),
+        pytest.param(
+            ChangeType.ADD_WITNESS, {"is_observer": True}, "is_witness=True", id="a witness as an observer"
+        ),
+        pytest.param(
+            ChangeType.ADD_VOTER, {"is_witness": True}, "is_witness=False", id="a voter as a witness"
+        ),
+    ],
+)
+def test_one_that_joins_in_another_role_than_it_was_added_in_is_told_how_to_start(
+    added, started, remedy, compacted
+):
+    """What it is sent is not what it needs; it would wait for ever, or apply what lacks all content."""
+    group = cluster(3)
+    group.elect(1)
+    change = ConfigChange((Change(added, 4),)).encode()
+    group.propose(1, change, kind=EntryKind.CONFIG_CHANGE)
+    if compacted:
+        group.compact(1, group[1].log.applied)
+    group.add(4, MemoryLog(membership=group.membership), **started)
+    with pytest.raises(ProtocolViolation, match=f"If it has just joined, start it with {remedy}"):
+        group.tick(3)
+
+
+def test_one_that_starts_in_another_role_than_it_has_is_told_which():
+    with pytest.raises(
+        ConfigError, match=r"lists replica 1 as FOLLOWER: leave is_observer and is_witness out"
+    ):
+        replica(is_witness=True)
+
+
+# What a witness may know: it remembers entries but cannot lead, so that it must not be the only one who does
+
+
+@pytest.mark.parametrize("batch_append", [False, True])
+def test_a_witness_is_sent_nothing_that_its_leader_might_forget(batch_append):
+    raft = replica(membership=Membership((1, 2), (), (3,)), batch_append=batch_append)
+    campaign(raft)
+    raft.step(vote(2, raft.term))
+    ready = raft.ready()
+    entries = {message.to for message in ready.messages if message.entries}
+    raft.persisted(ready)
+    entries |= {message.to for message in ready.messages_after_save if message.entries}
+    assert 3 not in entries
+    assert [message.to for message in drain(raft) if message.entries and message.to == 3] == [3]
+
+
+def test_a_removed_leader_leads_until_a_voter_has_all_that_a_witness_may_know():
+    shard = cluster(Membership((1, 2), (), (3,)))
+    shard.elect(1)
+    shard.cut(1, 2)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 1),)))
+    # The witness and the leader have committed its removal; the voter that remains knows nothing of it.
+    assert shard[1].state is LEADER
+    assert 1 not in shard[1].membership.voters
+    shard.propose(1, b"too late")
+    assert b"too late" not in shard.applied(1)
+    shard.heal()
+    shard.tick(2)
+    assert shard[1].state is FOLLOWER
+    shard.elect(2)
+    assert shard[2].state is LEADER
+    assert 1 in shard[2].membership.removed

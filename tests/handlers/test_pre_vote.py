@@ -1,7 +1,7 @@
 """Asking whether an election could be won before starting one (thesis §9.6), so that nobody is disturbed in vain.
 
-Scenarios B of the fact sheet, and the bugs E1 to E11 that bit other implementations. The sheet's B13, a follower that
-is told to forget its leader, is etcd's own message, which this protocol does not have.
+Scenarios B of the fact sheet, and the bugs E1 to E11 that bit other implementations. A follower is told to forget its
+leader (the sheet's B13) by a call, where etcd has a message.
 """
 
 from random import Random
@@ -16,6 +16,7 @@ from tests.handlers.support import (
     campaign,
     cluster,
     disk,
+    hear,
     heartbeat,
     of_type,
     pre_vote,
@@ -254,6 +255,54 @@ def test_those_who_do_not_hear_it_any_more_answer(setup, silence):
     tick(raft, silence)
     raft.step(pre_vote_request(3, 6, 9, 5))
     assert [(answer.to, answer.reject) for answer in drain(raft)] == [(3, False)]
+
+
+@pytest.mark.parametrize(
+    "role", [{}, {"voters": (1, 3), "observers": (2,)}, {"voters": (1, 3), "witnesses": (2,)}]
+)
+def test_whoever_forgets_its_leader_votes_inside_its_lease(role):
+    """B13, etcd's: an operator who knows that the leader is gone need not wait. A log that is behind is refused."""
+    raft = replica(2, terms=[1, 1], leader=1, **BOTH, **role)
+    assert hear(raft, pre_vote_request(3, 2, 2, 1)) == []
+    raft.forget_leader()
+    assert raft.leader_id == 0
+    (behind,) = hear(raft, pre_vote_request(3, 2, 1, 1))
+    (granted,) = hear(raft, pre_vote_request(3, 2, 2, 1))
+    assert (behind.reject, granted.reject) == (True, False)
+    (elected,) = hear(raft, vote_request(3, 2, 2, 1))
+    assert (elected.reject, raft.vote) == (False, 3)
+
+
+def test_the_leader_that_was_forgotten_is_known_again_by_its_next_heartbeat():
+    raft = replica(2, term=1, leader=1, check_quorum=True)
+    raft.forget_leader()
+    hear(raft, heartbeat(1, 1))
+    assert raft.leader_id == 1
+    assert hear(raft, vote_request(3, 2)) == []
+
+
+def test_a_shard_elects_another_while_one_of_them_still_hears_the_leader():
+    """B13 as a story: 2 has just heard 1."""
+    group = cluster(3, pre_vote=True, check_quorum=True)
+    group.elect(1)
+    group.tick()
+    group[2].forget_leader()
+    group.cut(1, 3)
+    hup(group, 3)
+    assert (group[3].state, group[3].term, group[2].vote) == (LEADER, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("setup", "leader"),
+    [
+        pytest.param({"state": LEADER}, 1, id="a leader"),
+        pytest.param({"leader": 2, "read_mode": "lease", "check_quorum": True}, 2, id="leases of reads"),
+    ],
+)
+def test_where_a_leader_cannot_be_forgotten(setup, leader):
+    raft = replica(term=1, **setup)
+    raft.forget_leader()
+    assert raft.leader_id == leader
 
 
 def test_a_pre_candidate_forgets_its_leader_and_so_does_not_defend_it():

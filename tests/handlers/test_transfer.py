@@ -72,6 +72,12 @@ def leader_with_laggard(**options):
     return raft
 
 
+def tick_out(raft):
+    """One tick, with all that it brings."""
+    raft.tick()
+    return drain(raft)
+
+
 def pending(raft):
     """Whether a transfer is on its way: then proposals are refused (thesis §3.10)."""
     return refusals(propose(raft, b"probe")) == [Refusal.TRANSFERRING]
@@ -153,7 +159,7 @@ def test_a_transfer_to_the_leader_itself_calls_it_off(sender):
     transfer(raft, 3)
     assert pending(raft)
     out = transfer(raft, 1, sender)
-    assert (out, refusals(out)) == ([], [])
+    assert (out, refusals(out), out.dropped[0].key) == ([], [Refusal.TRANSFER_CALLED_OFF], 3)
     assert standing(raft) == (LEADER, 1, 1, 1)
     assert not pending(raft)
 
@@ -162,7 +168,9 @@ def test_another_target_replaces_the_first():
     """J11."""
     raft = leader_with_laggard()
     transfer(raft, 3)
-    assert routes(transfer(raft, 2)) == [(M.TIMEOUT_NOW, 2)]
+    out = transfer(raft, 2)
+    assert routes(out) == [(M.TIMEOUT_NOW, 2)]
+    assert [(dropped.because, dropped.key) for dropped in out.dropped] == [(Refusal.TRANSFER_REPLACED, 3)]
     raft.step(ack(3, 1, 2))
     assert of_type(drain(raft), M.TIMEOUT_NOW) == []
 
@@ -191,7 +199,7 @@ def test_a_transfer_has_one_election_timeout():
     transfer(raft, 3)
     tick(raft, T - 1)
     assert pending(raft)
-    tick(raft)
+    assert refusals(tick_out(raft)) == [Refusal.TRANSFER_TIMED_OUT]
     assert not pending(raft)
     assert standing(raft) == (LEADER, 1, 1, 1)
 
@@ -206,12 +214,68 @@ def test_a_transfer_keeps_no_leader_in_office_without_a_quorum():
     assert standing(raft) == (FOLLOWER, 1, 1, 0)
 
 
+def test_alternating_targets_do_not_put_off_the_question_for_a_quorum():
+    """Thesis §6.2: a leader that nobody hears steps down, whatever its operators ask for meanwhile."""
+    raft = leader_with_laggard(check_quorum=True)
+    propose(raft, b"y")
+    for number in range(2 * T):
+        transfer(raft, 2 + number % 2)
+        tick(raft)
+    assert raft.state is FOLLOWER
+    assert not raft.transfer_target
+
+
+def test_whoever_sent_a_request_on_is_told_that_it_is_refused_or_given_up():
+    """INV22: at the host that asked, not at the leader's."""
+    raft = leader_with_laggard()
+    (refused,) = transfer(raft, 9, sender=2)
+    assert (refused.type, refused.to, refused.reject, refused.hint) == (M.LEADER_TRANSFER, 2, True, 9)
+    transfer(raft, 3, sender=2)
+    transfer(raft, 3, sender=3)
+    transfer(raft, 3)
+    tick(raft, T - 1)
+    out = tick_out(raft)
+    told = [(message.to, message.payload) for message in of_type(out, M.LEADER_TRANSFER)]
+    assert told == [(2, "TRANSFER_TIMED_OUT"), (3, "TRANSFER_TIMED_OUT")]
+    assert refusals(out) == [Refusal.TRANSFER_TIMED_OUT]
+
+
+@pytest.mark.parametrize("state", [FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER], ids=lambda state: state.name)
+def test_the_host_that_asked_hears_of_a_refusal_in_every_state(state):
+    raft = replica(state=state, term=4)
+    raft.step(Message(M.LEADER_TRANSFER, sender=2, reject=True, hint=9, payload="BAD_TARGET"))
+    out = drain(raft)
+    assert [(dropped.type, dropped.because, dropped.key) for dropped in out.dropped] == [
+        (M.LEADER_TRANSFER, Refusal.BAD_TARGET, 9)
+    ]
+    assert (out, raft.transfer_target) == ([], 0)
+
+
+def test_a_leader_that_makes_way_for_its_successor_does_not_call_the_transfer_lost():
+    """Part 9: the newer term most likely is the target's; who leads next tells what became of it."""
+    raft = leader()
+    transfer(raft, 2)
+    raft.step(vote_request(2, 2, 1, 1, hint=2))
+    assert (standing(raft), raft.transfer_target) == ((FOLLOWER, 2, 2, 0), 0)
+    assert refusals(drain(raft)) == []
+
+
+def test_a_leader_that_steps_down_within_its_term_gives_the_transfer_up():
+    raft = leader()
+    transfer(raft, 2)
+    raft.step(Message(M.CHECK_QUORUM))
+    assert refusals(drain(raft)) == []
+    raft.step(Message(M.CHECK_QUORUM))
+    assert (raft.state, refusals(drain(raft))) == (FOLLOWER, [Refusal.STEPPED_DOWN])
+
+
 def test_a_vote_for_another_ends_the_transfer():
     """J8."""
     raft = leader_with_laggard()
     transfer(raft, 3)
     raft.step(vote_request(2, 2, 2, 1))
     assert standing(raft) == (FOLLOWER, 2, 2, 0)
+    assert refusals(drain(raft)) == [Refusal.STEPPED_DOWN], "3 was not even asked to campaign"
     raft.step(heartbeat(2, 2))
     assert (raft.leader_id, raft.transfer_target) == (2, 0)
 
@@ -222,6 +286,7 @@ def test_a_target_that_is_no_voter_any_more_ends_the_transfer(change):
     raft = leader_with_laggard()
     transfer(raft, 3)
     raft.step(Message(M.CONFIG_CHANGE_EVENT, hint=3, hint_high=change))
+    assert refusals(drain(raft)) == [Refusal.BAD_TARGET]
     assert raft.state is LEADER
     assert not pending(raft)
 
@@ -326,6 +391,13 @@ def test_a_follower_sends_the_request_on_to_its_leader():
     raft = replica(id_=2, term=5, leader=1)
     (sent,) = transfer(raft, 3)
     assert (sent.type, sent.to, sent.hint, sent.term) == (M.LEADER_TRANSFER, 1, 3, 0)
+
+
+def test_a_request_is_not_sent_on_twice():
+    """Two replicas that each take the other for the leader would play tennis with it."""
+    raft = replica(id_=2, term=5, leader=1)
+    (sent,) = transfer(raft, 3, sender=3)
+    assert (sent.to, sent.reject, sent.payload) == (3, True, "NO_LEADER")
 
 
 def test_a_follower_without_a_leader_says_so():

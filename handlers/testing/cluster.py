@@ -1,24 +1,6 @@
-"""For tests of protocols and of handlers of your own: `drain` one replica, or run a `Cluster` in memory.
+"""`drain` one replica, or tell a story about a `Cluster` of them."""
 
-A scenario in ten lines:
-
-    from drakkar.handlers.testing import Cluster
-
-    def test_a_leader_that_was_cut_off_takes_over_what_the_new_one_committed():
-        cluster = Cluster(3, seed=1)
-        cluster.elect(1)
-        cluster.isolate(1)
-        cluster.propose(1, b"lost")            # reaches nobody
-        cluster.elect(2)
-        cluster.propose(2, b"kept")
-        cluster.heal()
-        cluster.tick(2)                        # heartbeats tell 1 that its term is over
-        assert cluster.applied(1) == [b"kept"]
-
-Everything is deterministic: the same calls with the same seed give the same messages in the same order.
-"""
-
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
@@ -26,10 +8,13 @@ from typing import Any, Final
 
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.log import MemoryLog
+from drakkar.handlers.membership import ConfigChange
 from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.raft import Raft
 from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady
 from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.testing.plan import draw_plan
+from drakkar.handlers.testing.storm import run_storm
 
 __all__ = ["Cluster", "Drained", "Node", "drain"]
 
@@ -137,6 +122,7 @@ class Cluster:
         self.seen: list[Message] = []
         """All messages that were delivered, newest last."""
         self._cut: set[tuple[int, int]] = set()
+        self._dropping: Counter[MessageType] = Counter()
         self._loss = self._duplication = self._reordering = 0.0
         self._leaders: dict[int, int] = {}
         self._committed: dict[int, tuple[int, bytes]] = {}
@@ -200,6 +186,10 @@ class Cluster:
         entries = tuple(Entry(kind=kind, payload=payload) for payload in payloads)
         self.step(replica, Message(MessageType.PROPOSE, sender=replica, entries=entries))
 
+    def change(self, replica: int, change: ConfigChange) -> None:
+        """Propose a membership change at a replica. Start a replica that it adds with `add`."""
+        self.propose(replica, change.encode(), kind=EntryKind.CONFIG_CHANGE)
+
     def read(self, replica: int, context: int) -> None:
         """Ask for a linearizable read at a replica; its index appears in `nodes[replica].reads`."""
         self.step(replica, Message(MessageType.READ_INDEX, hint=context))
@@ -261,7 +251,12 @@ class Cluster:
     def heal(self) -> None:
         """All messages pass again, and none is lost, duplicated or reordered."""
         self._cut.clear()
+        self._dropping.clear()
         self.faults()
+
+    def drop_next(self, type_: MessageType, count: int = 1) -> None:
+        """Lose the next message of a type, or the next `count` of them."""
+        self._dropping[type_] += count
 
     def faults(self, *, loss: float = 0.0, duplication: float = 0.0, reordering: float = 0.0) -> None:
         """From now on, the probability that a message is lost, delivered twice, or overtaken by others."""
@@ -293,6 +288,9 @@ class Cluster:
         broken = (message.sender, message.to) in self._cut or (
             self._loss and self.random.random() < self._loss
         )
+        if self._dropping[message.type] > 0:
+            self._dropping[message.type] -= 1
+            broken = True
         if node is None or not node.up or broken:
             self.lost.append(message)
             self._report(message, reject=True)
@@ -322,6 +320,42 @@ class Cluster:
             self.deliver()
         else:
             self._collect()
+
+    # -- under all faults ---------------------------------------------------------------------------------------
+
+    def storm(
+        self,
+        seeds: Iterable[int] = range(100),
+        *,
+        traffic: Callable[[Raft, Random], None] | None = None,
+        check: Callable[[dict[int, Raft]], None] | None = None,
+        membership: bool = True,
+    ) -> Counter[str]:
+        """Let faults loose on shards like this one, a schedule for each seed, and check them after every step.
+
+        Messages are lost, doubled, delayed and reordered, links and hosts fail and come back, disks, state machines
+        and clocks run slow; leaders are transferred, snapshots taken and, unless `membership` is False, members
+        changed. The shards have this cluster's size, handlers and options; options that it does not set are drawn.
+
+        `traffic(raft, random)` is called now and then with the core of a replica, to step or send messages of yours.
+        `check(rafts)` is called after every step with the cores that are up, by replica id; raise `AssertionError`
+        there. Returns how often each rare thing happened.
+
+        Raises `Violation` for the first schedule that breaks one of Raft's invariants, or yours; its text has the
+        schedule, cut down as far as it still fails, and what happened. This cluster itself is left alone.
+        """
+        happened: Counter[str] = Counter()
+        for seed in seeds:
+            plan = draw_plan(
+                seed,
+                voters=len(self.membership.voters),
+                observers=len(self.membership.observers),
+                witnesses=len(self.membership.witnesses),
+                config=self.config,
+                membership=membership,
+            )
+            happened += run_storm(plan, self.handlers, traffic, check)
+        return happened
 
     # -- what must always hold ----------------------------------------------------------------------------------
 

@@ -1,0 +1,365 @@
+"""A host made of nothing but the core: it does what `Ready` says, with a simulated disk and state machine."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, Protocol
+
+from drakkar.handlers.config import RaftConfig
+from drakkar.handlers.entries import Run
+from drakkar.handlers.log import MemoryLog
+from drakkar.handlers.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.messages import (
+    Entry,
+    EntryKind,
+    HardState,
+    Membership,
+    Message,
+    MessageType,
+    Snapshot,
+    State,
+)
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.ready import ReadReady, Ready
+from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.testing.simulation import UNITS_A_SECOND, Answer, SimulatedHost, Simulation
+
+__all__ = ["CommandList", "CoreHost", "Machine"]
+
+
+class Machine(Protocol):
+    """A state machine of a simulated host."""
+
+    def apply(self, command: bytes) -> Any:
+        """The result of a command."""
+
+    def query(self, query: Any) -> Any:
+        """The answer to a question."""
+
+    def save(self) -> bytes:
+        """The whole state."""
+
+    def load(self, state: bytes) -> None:
+        """Take over a state that was saved."""
+
+
+class CommandList:
+    """Knows the commands that it was given, and answers how many there are."""
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+
+    def apply(self, command: bytes) -> int:
+        """How many commands there are now."""
+        self.commands.append(command)
+        return len(self.commands)
+
+    def query(self, _query: Any) -> int:
+        """How many commands there are."""
+        return len(self.commands)
+
+    def save(self) -> bytes:
+        """All commands, in hexadecimal, a line each."""
+        return "\n".join(command.hex() for command in self.commands).encode()
+
+    def load(self, state: bytes) -> None:
+        """Begin anew with these."""
+        self.commands = [bytes.fromhex(line) for line in state.decode().splitlines()]
+
+
+class CoreHost(SimulatedHost):
+    """Writes, sends and applies what its core hands out, in the order that `Ready` prescribes."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        replica: int,
+        role: State | None = None,
+        *,
+        config: RaftConfig | None = None,
+        handlers: HandlerTable | None = None,
+        machine: Callable[[], Machine] = CommandList,
+    ) -> None:
+        super().__init__(simulation, replica)
+        self.config = config or config_of(simulation, replica, role)
+        self.handlers = handlers
+        self._make_machine = machine
+        self.machine = machine()
+        members = simulation.first_members
+        joins = role is not None
+        self.log = (
+            MemoryLog() if joins else MemoryLog([first_entry(members)], HardState(term=1, commit=1), members)
+        )
+        self._unsaved: deque[Ready] = deque()
+        self._to_apply: deque[Snapshot | list[Run]] = deque()
+        self._applying = False
+        self._state_due: HardState | None = None
+        self._snapshot_due = 0
+        self._origin = self._number = 0
+        self._waiting: dict[int, Answer] = {}
+        self._reads: dict[int, tuple[Any, Answer, int | None]] = {}
+
+    @property
+    def storage(self) -> MemoryLog:
+        """The log as it is on the simulated disk."""
+        return self.log
+
+    # -- its life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a life from what is durable; the state machine begins with the newest snapshot."""
+        simulation = self.simulation
+        self.raft = Raft(
+            self.config,
+            self.log,
+            handlers=self.handlers.copy() if self.handlers is not None else None,
+            random=Random(simulation.random.random()),
+        )
+        self._origin = simulation.random.getrandbits(62) | 1
+        self.machine = self._make_machine()
+        if self.log.snapshot and not self.log.snapshot.witness:
+            self.machine.load(self.log.snapshot.payload)
+        self._unsaved.clear()
+        self._to_apply.clear()
+        self._applying = False
+        self._state_due = None
+        self._snapshot_due = 0
+
+    def stop(self) -> None:
+        """Whoever waits learns nothing."""
+        waiting = [*self._waiting.values(), *(answer for _, answer, _ in self._reads.values())]
+        self._waiting.clear()
+        self._reads.clear()
+        for answer in waiting:
+            answer("unknown", "the host crashed")
+
+    def leftovers(self) -> Iterable[str]:
+        """Requests without an answer."""
+        for name, held in (("unsaved", self._unsaved), ("to apply", self._to_apply)):
+            if held:
+                yield f"{name} {len(held)}"
+
+    # -- what comes in ----------------------------------------------------------------------------------------------
+
+    def receive(self, messages: list[Message]) -> None:
+        """Step them, and do what comes of it."""
+        for message in messages:
+            if message.type is MessageType.LOCAL_TICK:
+                self.raft.tick()
+            else:
+                self.raft.step(message)
+        self._hand_out()
+
+    def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
+        """Ask for something: "propose" a command, "change" the membership, or "read".
+
+        `answer` is called once: with "done" and the result, with "refused" (surely without effect), or with
+        "unknown" when the host crashes or `seconds` have passed.
+        """
+        self._number += 1
+        number = self._number
+        if kind == "read":
+            self._reads[number] = (content, answer, None)
+            ask = Message(MessageType.READ_INDEX, sender=self.id, hint=number, hint_high=self._origin)
+        else:
+            self._waiting[number] = answer
+            what = EntryKind.CONFIG_CHANGE if kind == "change" else EntryKind.COMMAND
+            entry = Entry(kind=what, payload=content, origin=self._origin, key=number)
+            ask = Message(MessageType.PROPOSE, sender=self.id, entries=(entry,))
+        self.simulation.after(round(seconds * UNITS_A_SECOND), self._expire, number)
+        self.receive([ask])
+        self.simulation.turned(self)
+
+    def _expire(self, number: int) -> None:
+        answer = self._waiting.pop(number, None)
+        if answer is None and number in self._reads:
+            answer = self._reads.pop(number)[1]
+        if answer is not None:
+            answer("unknown", "no answer by the deadline")
+
+    def transfer(self, target: int) -> None:
+        """Ask for another leader."""
+        self.receive([Message(MessageType.LEADER_TRANSFER, sender=self.id, hint=target)])
+        self.simulation.turned(self)
+
+    # -- what goes out ------------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        raft = self.raft
+        while raft.has_ready:
+            ready = raft.ready()
+            self._save(ready)
+            self.simulation.send(self, ready.messages)
+            if ready.snapshot is not None:
+                self._to_apply.append(ready.snapshot)
+            if ready.committed:
+                self._to_apply.append(list(ready.committed.runs))
+            for read in ready.reads:
+                self._confirmed(read)
+            for dropped in ready.dropped:
+                self._drop(dropped.type, dropped.origin, dropped.key, dropped.count, dropped.because.value)
+        self._apply_next()
+        self._answer_reads()
+
+    def _save(self, ready: Ready) -> None:
+        if not ready.must_save:
+            self._state_due = ready.hard_state or self._state_due
+            if self._unsaved:
+                self._unsaved.append(ready)
+            else:
+                self._complete(ready)
+            return
+        # What is known to be committed goes with what is written: whoever remembers a membership change must
+        # remember that the one before it is committed, or it could campaign among members of long ago.
+        state, self._state_due = ready.hard_state or self._state_due, None
+        self._unsaved.append(ready)
+        life = self.life
+
+        def done() -> None:
+            if life == self.life:
+                self._saved()
+
+        self.disk.write(lambda: self._keep(ready, state), done)
+
+    def _keep(self, ready: Ready, state: HardState | None) -> None:
+        self.log.save(Ready(hard_state=state, entries=ready.entries, snapshot=ready.snapshot))
+
+    def _saved(self) -> None:
+        self._complete(self._unsaved.popleft())
+        while self._unsaved and not self._unsaved[0].must_save:
+            self._complete(self._unsaved.popleft())
+        self._hand_out()
+        self.simulation.turned(self)
+
+    def _complete(self, ready: Ready) -> None:
+        self.raft.persisted(ready)
+        self.simulation.send(self, ready.messages_after_save)
+
+    # -- the state machine ----------------------------------------------------------------------------------------------
+
+    def _apply_next(self) -> None:
+        if self._to_apply and not self._applying:
+            self._applying = True
+            simulation = self.simulation
+            duration = simulation.random.randint(0, simulation.weather.apply) * self.apply_slowness
+            simulation.after(duration, self._apply, self.life)
+
+    def _apply(self, life: int) -> None:
+        if life != self.life:
+            return
+        self._applying = False
+        work = self._to_apply.popleft()
+        if isinstance(work, Snapshot):
+            if not work.witness:
+                self.machine.load(work.payload)
+            self.raft.applied(work.index)
+            self.raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=self.id, snapshot=work))
+        else:
+            for run in work:
+                self._apply_run(run)
+            self.raft.applied(work[-1].last)
+        self._hand_out()
+        self.simulation.turned(self)
+        if 0 < self.config.snapshot_entries <= self.raft.log.applied - self.raft.log.snapshot.index:
+            self.snapshot(self.config.compaction_overhead)
+
+    def _apply_run(self, run: Run) -> None:
+        for index in range(run.first, run.last + 1):
+            is_command = run.kind(index) == EntryKind.COMMAND
+            result = self.machine.apply(run.payloads[index - run.first]) if is_command else None
+            if run.origin == self._origin:
+                answer = self._waiting.pop(run.key + index - run.first, None)
+                if answer is not None:
+                    answer("done", result)
+
+    def _confirmed(self, read: ReadReady) -> None:
+        number, origin = read.context
+        if origin == self._origin and number in self._reads:
+            query, answer, _ = self._reads[number]
+            self._reads[number] = (query, answer, read.index)
+
+    def _answer_reads(self) -> None:
+        applied = self.raft.log.applied
+        due = [number for number, (_, _, at) in self._reads.items() if at is not None and at <= applied]
+        for number in due:
+            query, answer, _ = self._reads.pop(number)
+            answer("done", self.machine.query(query))
+
+    def _drop(self, type_: MessageType, origin: int, key: int, count: int, because: str) -> None:
+        if type_ is MessageType.READ_INDEX:
+            found = self._reads.pop(origin, None) if key == self._origin else None
+            if found is not None:
+                found[1]("refused", because)
+        elif type_ is MessageType.PROPOSE and origin == self._origin:
+            for number in range(key, key + count):
+                answer = self._waiting.pop(number, None)
+                if answer is not None:
+                    answer("refused", because)
+
+    # -- snapshots --------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, overhead: int) -> None:
+        """Take a snapshot of what is applied and durable; when it is durable itself, compact the log behind it."""
+        raft = self.raft
+        index = raft.log.applied
+        late = index <= max(raft.log.snapshot.index, self._snapshot_due) or index > self.log.last_index
+        if late or self._applying or raft.log.pending_snapshot is not None:
+            return
+        self._snapshot_due = index
+        witness = raft.resting_state is State.WITNESS
+        state = b"" if witness else self.machine.save()
+        snapshot = Snapshot(index, raft.log.term(index), raft.membership, state, witness=witness)
+        life = self.life
+
+        def keep() -> None:
+            if snapshot.index > self.log.snapshot.index:
+                self.log.snapshot, self.log.membership = snapshot, snapshot.membership
+
+        def done() -> None:
+            if life == self.life and self.raft.log.snapshot.index < snapshot.index:
+                self._compact(snapshot, overhead)
+
+        self.disk.write(keep, done)
+
+    def _compact(self, snapshot: Snapshot, overhead: int) -> None:
+        self.raft.snapshot_taken(snapshot)
+        index = snapshot.index - overhead
+        if index >= self.raft.log.first_index and index >= self.log.first_index:
+            self.raft.compact(index)
+            self.log.compact(index)
+        self._hand_out()
+        self.simulation.turned(self)
+
+
+def first_entry(membership: Membership) -> Entry:
+    """The head of every log: the first membership, so that whoever joins later learns it."""
+    roles = (
+        (ChangeType.ADD_VOTER, membership.voters),
+        (ChangeType.ADD_OBSERVER, membership.observers),
+        (ChangeType.ADD_WITNESS, membership.witnesses),
+    )
+    changes = (
+        Change(type_, replica, membership.addresses[replica])
+        for type_, role in roles
+        for replica in sorted(role)
+    )
+    return Entry(1, 1, EntryKind.CONFIG_CHANGE, ConfigChange(tuple(changes), initialize=True).encode())
+
+
+_configs: dict[tuple[Any, ...], RaftConfig] = {}
+
+
+def config_of(simulation: Simulation, replica: int, role: State | None) -> RaftConfig:
+    """The options of one replica: made once, since the same are wanted again and again."""
+    members = simulation.first_members
+    options = {
+        **simulation.plan.config,
+        "is_witness": role is State.WITNESS or (role is None and replica in members.witnesses),
+        "is_observer": role is State.OBSERVER or (role is None and replica in members.observers),
+    }
+    if options["is_witness"]:
+        options["snapshot_entries"] = 0
+    key = (replica, *sorted(options.items()))
+    if key not in _configs:
+        _configs[key] = RaftConfig(replica_id=replica, **options)
+    return _configs[key]

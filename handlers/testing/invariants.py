@@ -1,0 +1,616 @@
+"""What must hold after every step of every replica, whatever happens (Raft paper figure 3, thesis figure 3.2).
+
+The checks see what no replica sees: all disks, all logs, and all that ever happened. Each is named, so that a test
+can say which of them a bug must trip. They only look; nothing that they do changes what happens next.
+"""
+
+from collections import Counter
+from typing import Any, Final, Protocol
+
+from drakkar.handlers import quorum
+from drakkar.handlers.entries import Run
+from drakkar.handlers.log import Storage
+from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, Snapshot, State
+from drakkar.handlers.progress import Progress, ProgressState
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.ready import Ready
+from drakkar.handlers.table import Never
+
+__all__ = ["Invariants", "Violation", "Witnessed"]
+
+M = MessageType
+
+LOCAL_ONLY: Final = frozenset(
+    {
+        M.LOCAL_TICK,
+        M.ELECTION,
+        M.LEADER_HEARTBEAT,
+        M.CONFIG_CHANGE_EVENT,
+        M.SNAPSHOT_STATUS,
+        M.UNREACHABLE,
+        M.CHECK_QUORUM,
+        M.BATCHED_READ_INDEX,
+        M.SNAPSHOT_RECEIVED,
+        M.LOG_QUERY,
+    }
+)
+TERMLESS: Final = frozenset({M.PROPOSE, M.READ_INDEX, M.LEADER_TRANSFER, M.QUIESCE})
+PRE_VOTES: Final = frozenset({M.REQUEST_PRE_VOTE, M.REQUEST_PRE_VOTE_RESP})
+CAMPAIGNING: Final = frozenset({State.PRE_CANDIDATE, State.CANDIDATE})
+ONLOOKERS: Final = frozenset({State.OBSERVER, State.WITNESS})
+LEADERS_ONLY: Final = frozenset({M.REPLICATE, M.HEARTBEAT, M.INSTALL_SNAPSHOT, M.READ_INDEX_RESP})
+ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.HEARTBEAT_RESP})
+KEPT_BY_WITNESSES: Final = frozenset({EntryKind.METADATA, EntryKind.CONFIG_CHANGE})
+
+EXPECTED_FAULTS: Final = frozenset({"answer from a stranger", "addressed to another replica"})
+"""What a late message after a membership change is counted as, with no bug anywhere."""
+
+
+class Violation(AssertionError):
+    """An invariant broke: `check` is its name."""
+
+    def __init__(self, check: str, what: str) -> None:
+        super().__init__(f"{check}: {what}")
+        self.check = check
+        self.what = what
+
+
+class Witnessed(Protocol):
+    """What the checks look at: one replica, its core in its present life, and what its disk holds."""
+
+    id: int
+    raft: Raft
+    up: bool
+
+    @property
+    def storage(self) -> Storage:
+        """What is durable, also while the replica is down."""
+        ...
+
+
+class _Seen:
+    """What was seen of one replica."""
+
+    __slots__ = (
+        "applied",
+        "applying",
+        "base",
+        "changes",
+        "committed",
+        "faults",
+        "first",
+        "heard",
+        "last",
+        "leading_since",
+        "membership",
+        "peers",
+        "settled",
+        "state",
+        "term",
+        "terms",
+        "transfer",
+        "transfer_since",
+        "vote",
+    )
+
+    def __init__(self, raft: Raft) -> None:
+        log = raft.log
+        self.state, self.term, self.vote = raft.state, raft.term, raft.vote
+        self.committed, self.applied, self.applying = log.committed, log.applied, log.applying
+        self.first, self.last = log.first_index, log.last_index
+        self.settled = log.committed  # when entries were handed out last
+        self.membership = raft.membership
+        self.faults = 0
+        # The log as it was handed out: the term before its first entry, and that of each one behind.
+        self.base = log.first_index - 1
+        self.terms = [log.term(index) for index in range(self.base, log.last_index + 1)]
+        self.changes = [entry.index for entry in log.changes(log.first_index, log.last_index + 1)]
+        self.transfer = self.transfer_since = self.leading_since = 0
+        self.heard: dict[int, int] = {}
+        self.peers: dict[int, tuple[int, int, ProgressState]] = {}
+
+    def term_at(self, index: int) -> int:
+        at = index - self.base
+        return self.terms[at] if 0 <= at < len(self.terms) else 0
+
+
+class Invariants:
+    """The checks of one simulated shard. Raises `Violation` from whichever call shows that one is broken."""
+
+    def __init__(self, replicas: dict[int, Any]) -> None:
+        """`replicas` are all that there are, by id: `Witnessed`; may grow."""
+        self.replicas: dict[int, Witnessed] = replicas
+        self.seen: dict[int, _Seen] = {}
+        self.happened: Counter[str] = Counter()
+        """How often each rare thing happened."""
+        self.leaders: dict[int, int] = {}
+        self.votes: dict[tuple[int, int], int] = {}
+        self.told_term: dict[int, int] = {}
+        self.entries: dict[tuple[int, int], tuple[int, int, bytes]] = {}
+        self.committed: list[int] = [0]
+        """The term of each committed entry, by index."""
+        self.memberships: dict[int, Membership] = {}
+        self.newest: Membership | None = None
+        """The newest membership that is in effect anywhere."""
+        self.reads: dict[tuple[int, int, int], int] = {}
+
+    # -- what the simulation reports ----------------------------------------------------------------------------
+
+    def started(self, replica: Witnessed) -> None:
+        """A replica begins a life, from its disk."""
+        raft = replica.raft
+        self.seen[replica.id] = seen = _Seen(raft)
+        if raft.term < self.told_term.get(replica.id, 0):
+            raise Violation("INV8 terms never fall", f"{raft!r} told of term {self.told_term[replica.id]}")
+        if len(self.committed) == 1 and seen.base == 0:
+            # The first membership stands, committed, at the head of each log.
+            self.committed += seen.terms[1 : seen.committed + 1]
+        self._check_prefix(raft, seen.committed)
+        self._forget_untold(raft)
+        previous = seen.terms[0]
+        for entry in raft.log.entries(seen.base + 1, seen.last + 1):
+            self._check_entry(raft, entry.index, entry.term, previous, entry.kind, entry.payload)
+            previous = entry.term
+        self._watch(replica)
+
+    def _forget_untold(self, raft: Raft) -> None:
+        """A term that a crash wiped out was known to nobody else, nor were the entries of its only voter."""
+        untold = [key for key in self.entries if key[1] > raft.term and self.leaders.get(key[1]) == raft.id]
+        for key in untold:
+            del self.entries[key]
+
+    def _watch(self, replica: Witnessed) -> None:
+        """See what the core is asked, and what it hands out, whoever its host is."""
+        raft = replica.raft
+        step, ready = raft.step, raft.ready
+
+        def watched_step(message: Message) -> None:
+            if message.type is M.READ_INDEX and message.sender in (0, replica.id):
+                self.reads[replica.id, message.hint, message.hint_high] = len(self.committed) - 1
+            step(message)
+
+        def watched_ready() -> Ready:
+            handed_out = ready()
+            self._check_handed_out(replica, handed_out)
+            return handed_out
+
+        raft.step = watched_step  # type: ignore[method-assign]
+        raft.ready = watched_ready  # type: ignore[method-assign]
+
+    def sent(self, replica: Witnessed, message: Message) -> None:
+        """A message leaves its host."""
+        type_ = message.type
+        if type_ >= M.FIRST_FREE:
+            return
+        if type_ in LOCAL_ONLY or message.sender != replica.id or message.to in (0, replica.id):
+            raise Violation("INV23 what may be sent", str(message))
+        if (not message.term) is not (type_ in TERMLESS):
+            raise Violation("INV23 what may be sent", f"its term is not as it must be: {message}")
+        if message.term and type_ not in PRE_VOTES:
+            self._check_durable(replica, message)
+        if type_ is M.HEARTBEAT:
+            self._check_beat(replica.raft, message)
+
+    def delivering(self, replica: Witnessed, message: Message) -> tuple[Any, ...] | None:
+        """A message is about to be stepped; give what is returned to `delivered`."""
+        raft = replica.raft
+        # Not the answers: they go to whoever asked, who may be something else by now.
+        current = message.type in LEADERS_ONLY and message.term == raft.term
+        if current and isinstance(raft.handlers[raft.state][message.type], Never):
+            raise Violation("INV19 a cell that cannot be reached", f"{raft!r} gets {message}")
+        if message.type is M.REQUEST_PRE_VOTE:
+            return raft.term, raft.vote, raft.log.last_index, raft.election_elapsed, raft.state
+        if message.type is M.REQUEST_VOTE:
+            protected = (
+                raft.check_quorum
+                and raft.leader_id
+                and raft.election_elapsed < raft.config.election_ticks
+                and not message.hint
+                and message.term > raft.term
+            )
+            return (raft.term,) if protected else None
+        if message.type in ANSWERS and message.term == raft.term:
+            self.seen[replica.id].heard[message.sender] = raft.ticks
+        return None
+
+    def delivered(self, replica: Witnessed, message: Message, before: tuple[Any, ...] | None) -> None:
+        """The message was stepped."""
+        if before is None:
+            return
+        raft = replica.raft
+        if message.type is M.REQUEST_PRE_VOTE:
+            # A candidate may learn from it that a membership change is committed, and give up.
+            elapsed = raft.election_elapsed if raft.state is before[-1] else before[3]
+            after = raft.term, raft.vote, raft.log.last_index, elapsed
+            if after != before[:4]:
+                raise Violation("INV16 a pre-vote changes nothing", f"{before} became {after} by {message}")
+        else:
+            self.happened["a vote was refused within the lease"] += 1
+            if raft.term != before[0]:
+                raise Violation(
+                    "INV20 a lease protects its leader", f"{raft!r} left term {before[0]} for {message}"
+                )
+
+    def ticked(self, replica: Witnessed) -> None:
+        """A tick has passed at a replica."""
+        raft, seen = replica.raft, self.seen[replica.id]
+        if raft.state is not State.LEADER or not raft.check_quorum or raft.quiesce.on:
+            return
+        oldest = raft.ticks - 2 * raft.config.election_ticks - 1
+        if seen.leading_since > oldest:
+            return
+        heard = [peer for peer, tick in seen.heard.items() if tick >= oldest]
+        if not quorum.has_quorum(raft.electorate, [raft.id, *heard]):
+            raise Violation(
+                "INV20 a leader without a quorum steps down", f"{raft!r} heard {seen.heard} at {raft.ticks}"
+            )
+
+    def turned(self, replica: Witnessed) -> None:
+        """A replica has done something."""
+        raft, seen = replica.raft, self.seen[replica.id]
+        log = raft.log
+        self._check_indexes(raft, seen)
+        self._check_vote(raft, seen)
+        if raft.membership is not seen.membership:
+            self._check_membership(raft, seen)
+        if raft.state is not seen.state or raft.term != seen.term:
+            self._check_transition(raft, seen)
+        if log.committed > seen.committed:
+            self._check_commit(raft, seen)
+        if raft.state is State.LEADER:
+            self._check_leader(raft, seen)
+        self._check_faults(raft, seen)
+        seen.state, seen.term, seen.vote = raft.state, raft.term, raft.vote
+        seen.committed, seen.applied = log.committed, log.applied
+        seen.first, seen.last = log.first_index, log.last_index
+        seen.membership = raft.membership
+
+    # -- one replica --------------------------------------------------------------------------------------------
+
+    def _check_indexes(self, raft: Raft, seen: _Seen) -> None:
+        log = raft.log
+        if log.committed < seen.committed:
+            raise Violation("INV6 the commit index never falls", f"{raft!r} had {seen.committed}")
+        if log.applied < seen.applied:
+            raise Violation("INV7 what is applied stays so", f"{raft!r} had applied {seen.applied}")
+        if not log.applied <= log.applying <= log.committed <= log.last_index:
+            raise Violation("INV7 applied, handed out, committed, last", f"{raft!r}, applying {log.applying}")
+        if log.first_index > log.last_index + 1 or log.first_index < seen.first:
+            raise Violation("INV24 the log has no gap", repr(raft))
+
+    def _check_vote(self, raft: Raft, seen: _Seen) -> None:
+        if raft.term < seen.term:
+            raise Violation("INV8 terms never fall", f"{raft!r} was at {seen.term}")
+        if raft.term == seen.term and seen.vote not in (0, raft.vote):
+            raise Violation("INV8 a vote stands for its term", f"{raft!r} had voted for {seen.vote}")
+
+    def _check_faults(self, raft: Raft, seen: _Seen) -> None:
+        faults = raft.faults.total()
+        if faults != seen.faults:
+            seen.faults = faults
+            unexpected = {what for what in raft.faults if what not in EXPECTED_FAULTS}
+            if unexpected:
+                raise Violation("INV19 no fault among correct replicas", f"{raft!r}: {sorted(unexpected)}")
+
+    def _check_transition(self, raft: Raft, seen: _Seen) -> None:
+        state = raft.state
+        if state in CAMPAIGNING:
+            self._check_campaign(raft, seen)
+        elif state is State.LEADER:
+            self._check_election(raft, seen)
+        if seen.state is State.LEADER and state is not State.LEADER:
+            self.happened["a leader stepped down" if raft.term == seen.term else "a leader was deposed"] += 1
+        if seen.state is State.PRE_CANDIDATE and state in (State.FOLLOWER, State.PRE_CANDIDATE):
+            self.happened["a pre-vote was not won"] += 1
+        if seen.state is State.CANDIDATE and state is not State.LEADER:
+            self.happened["an election was not won"] += 1
+
+    def _check_campaign(self, raft: Raft, seen: _Seen) -> None:
+        unapplied = [at for at in seen.changes if raft.log.applied < at <= raft.log.committed]
+        if unapplied or raft.log.pending_snapshot is not None:
+            raise Violation(
+                "INV18 nobody campaigns with an unapplied change", f"{raft!r}, changes at {unapplied}"
+            )
+        if raft.resting_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
+            raise Violation("INV17 only voters campaign", repr(raft))
+
+    def _check_election(self, raft: Raft, seen: _Seen) -> None:
+        first = self.leaders.setdefault(raft.term, raft.id)
+        if first != raft.id:
+            raise Violation("INV1 one leader a term", f"{first} and {raft.id} lead term {raft.term}")
+        if raft.resting_state in ONLOOKERS:
+            raise Violation("INV17 only voters lead", repr(raft))
+        self.happened["an election was won"] += 1
+        seen.leading_since = raft.ticks
+        seen.transfer = 0
+        seen.heard = {}
+        seen.peers = {}
+        self._check_complete(raft)
+
+    def _check_complete(self, raft: Raft) -> None:
+        """Logs match, so that the newest committed entry stands for all before it."""
+        last = len(self.committed) - 1
+        if raft.log.first_index - 1 <= last and raft.log.term(last) != self.committed[last]:
+            raise Violation(
+                "INV4 a leader has all that is committed",
+                f"{raft!r} has term {raft.log.term(last)} at {last}, where {self.committed[last]} is committed",
+            )
+
+    # -- the log ------------------------------------------------------------------------------------------------
+
+    def _check_handed_out(self, replica: Witnessed, ready: Ready) -> None:
+        raft, seen = replica.raft, self.seen[replica.id]
+        self.turned(replica)
+        if ready.snapshot is not None:
+            self._take_snapshot(raft, seen, ready.snapshot)
+        for run in ready.entries.runs:
+            self._take_run(raft, seen, run)
+        seen.settled = raft.log.committed
+        for run in ready.committed.runs:
+            self._check_applying(raft, seen, run)
+        for read in ready.reads:
+            asked = self.reads.pop((raft.id, *read.context), None)
+            if asked is not None and read.index < asked:
+                raise Violation(
+                    "INV21 a read sees all that was committed before it",
+                    f"{raft!r} reads at {read.index}, when {asked} was committed",
+                )
+
+    def _take_snapshot(self, raft: Raft, seen: _Seen, snapshot: Snapshot) -> None:
+        self.happened["a snapshot was installed"] += 1
+        if snapshot.index < seen.settled:
+            raise Violation("INV6 the commit index never falls", f"{raft!r} installs {snapshot.index}")
+        if self._committed_term(snapshot.index) != snapshot.term:
+            raise Violation("INV24 a snapshot holds what is committed", f"{raft!r} installs {snapshot}")
+        seen.base, seen.terms, seen.changes = snapshot.index, [snapshot.term], []
+        seen.applying = snapshot.index
+
+    def _take_run(self, raft: Raft, seen: _Seen, run: Run) -> None:
+        last = seen.base + len(seen.terms) - 1
+        if run.first <= last:
+            self._check_cut(raft, seen, run)
+        elif run.first != last + 1:
+            raise Violation("INV24 the log has no gap", f"{raft!r} hands out {run} behind {last}")
+        previous = seen.terms[-1]
+        if run.term < previous or run.term > raft.term:
+            raise Violation("INV3 terms never fall along a log", f"{raft!r}: {run} behind term {previous}")
+        for index in range(run.first, run.last + 1):
+            kind, payload = run.kind(index), run.payloads[index - run.first]
+            self._check_entry(raft, index, run.term, previous, kind, payload)
+            seen.terms.append(run.term)
+            previous = run.term
+            if kind == EntryKind.CONFIG_CHANGE:
+                self._check_single(raft, seen, index, run.term)
+                seen.changes.append(index)
+
+    def _check_cut(self, raft: Raft, seen: _Seen, run: Run) -> None:
+        self.happened["a conflict was cut off"] += 1
+        if run.first <= seen.settled:
+            raise Violation(
+                "INV14 what is committed is never cut off", f"{raft!r} cuts {run.first}, {seen.settled} is"
+            )
+        if seen.term_at(run.first) == run.term:
+            raise Violation("INV14 what agrees is left alone", f"{raft!r} writes {run.first} again")
+        if raft.state is State.LEADER and seen.state is State.LEADER and raft.term == seen.term:
+            raise Violation("INV2 a leader only appends", f"{raft!r} replaces {run.first}")
+        del seen.terms[run.first - seen.base :]
+        if seen.changes and seen.changes[-1] >= run.first:
+            self.happened["a membership change was cut off"] += 1
+            seen.changes = [at for at in seen.changes if at < run.first]
+
+    def _check_entry(
+        self, raft: Raft, index: int, term: int, previous: int, kind: EntryKind, payload: bytes
+    ) -> None:
+        if raft.resting_state is State.WITNESS:
+            if kind not in KEPT_BY_WITNESSES or (kind == EntryKind.METADATA and payload):
+                raise Violation(
+                    "INV17 a witness keeps no commands", f"{raft!r} stores {kind.name} at {index}"
+                )
+        elif kind == EntryKind.METADATA:
+            raise Violation("INV17 only witnesses do without commands", f"{raft!r} at {index}")
+        known = self.entries.get((index, term))
+        if known is None:
+            if kind != EntryKind.METADATA:
+                self.entries[index, term] = (previous, kind, payload)
+        elif known[0] != previous or (kind != EntryKind.METADATA and known[1:] != (kind, payload)):
+            raise Violation(
+                "INV3 logs match", f"{raft!r} has another entry {index} of term {term}, or before it"
+            )
+
+    def _check_single(self, raft: Raft, seen: _Seen, index: int, term: int) -> None:
+        """A leader adds no change while another is under way."""
+        open_ = [at for at in seen.changes if at > raft.log.applied]
+        if raft.state is State.LEADER and term == raft.term and open_:
+            raise Violation("INV15 one change at a time", f"{raft!r} logs one at {index}, open: {open_}")
+
+    def _check_applying(self, raft: Raft, seen: _Seen, run: Run) -> None:
+        if run.first != seen.applying + 1:
+            raise Violation(
+                "INV5 applied once and in order", f"{raft!r} applies {run} behind {seen.applying}"
+            )
+        seen.applying = run.last
+        for index in range(run.first, run.last + 1):
+            if self._committed_term(index) != run.term:
+                raise Violation(
+                    "INV5 all apply the same",
+                    f"{raft!r} applies {index} of term {run.term}, committed is {self._committed_term(index)}",
+                )
+            kind, payload = run.kind(index), run.payloads[index - run.first]
+            known = self.entries.get((index, run.term))
+            if kind != EntryKind.METADATA and known is not None and known[1:] != (kind, payload):
+                raise Violation("INV5 all apply the same", f"{raft!r} applies something else at {index}")
+
+    def _committed_term(self, index: int) -> int:
+        return self.committed[index] if index < len(self.committed) else 0
+
+    # -- commits ------------------------------------------------------------------------------------------------
+
+    def _check_prefix(self, raft: Raft, upto: int) -> None:
+        """What a replica takes for committed is what was committed."""
+        index = min(upto, len(self.committed) - 1)
+        if index >= raft.log.first_index - 1 and raft.log.term(index) != self.committed[index]:
+            raise Violation(
+                "INV5 what is committed stays so",
+                f"{raft!r} has term {raft.log.term(index)} at {index}, committed is {self.committed[index]}",
+            )
+
+    def _check_commit(self, raft: Raft, seen: _Seen) -> None:
+        self._check_prefix(raft, raft.log.committed)
+        new = raft.log.committed
+        if new < len(self.committed):
+            return
+        led = State.LEADER in (raft.state, seen.state) and raft.term == self.leaders_term(raft.id)
+        if not led:
+            raise Violation("INV11 leaders commit", f"{raft!r} commits what no leader has committed")
+        term = raft.log.term(new)
+        if term != raft.term:
+            raise Violation("INV11 counting commits the own term", f"{raft!r} commits {new} of term {term}")
+        if not self._is_held(raft.electorate, new, term) and not self._is_held(
+            seen.membership.electorate, new, term
+        ):
+            raise Violation(
+                "INV11 a majority holds it durably", f"{raft!r} commits {new}, on disk at {self._disks(new)}"
+            )
+        self.committed += [raft.log.term(index) for index in range(len(self.committed), new + 1)]
+        for other in self.replicas.values():
+            if other.up and other.raft.state is State.LEADER and other.raft.term > raft.term:
+                self._check_complete(other.raft)
+
+    def leaders_term(self, replica: int) -> int:
+        """The newest term that a replica led, or leads."""
+        return max((term for term, leader in self.leaders.items() if leader == replica), default=0)
+
+    def _is_held(self, electorate: tuple[frozenset[int], frozenset[int]], index: int, term: int) -> bool:
+        holders = [id_ for id_ in electorate[0] | electorate[1] if self._holds(id_, index, term)]
+        return quorum.has_quorum(electorate, holders)
+
+    def _holds(self, replica: int, index: int, term: int) -> bool:
+        """Whether the replica would still have the entry after a crash at this moment."""
+        known = self.replicas.get(replica)
+        if known is None:
+            return False
+        storage = known.storage
+        if index < storage.first_index:
+            return index < storage.first_index - 1 or storage.term(index) == term
+        return storage.term(index) == term
+
+    def _disks(self, index: int) -> dict[int, int]:
+        return {id_: known.storage.term(index) for id_, known in self.replicas.items()}
+
+    # -- a leader -----------------------------------------------------------------------------------------------
+
+    def _check_leader(self, raft: Raft, seen: _Seen) -> None:
+        if raft.log.last_index < seen.last and seen.state is State.LEADER and raft.term == seen.term:
+            raise Violation("INV2 a leader only appends", f"{raft!r} had {seen.last} entries")
+        for replica, peer in raft.progress.items():
+            known = seen.peers.get(replica)
+            now = (peer.match, peer.next, peer.state)
+            if now != known or peer.inflight:
+                self._check_peer(raft, replica, peer, known)
+                seen.peers[replica] = now
+        self._check_transfer(raft, seen)
+
+    def _check_peer(
+        self, raft: Raft, replica: int, peer: Progress, known: tuple[int, int, ProgressState] | None
+    ) -> None:
+        last = raft.log.last_index
+        if not peer.match < peer.next <= last + 1:
+            raise Violation("INV12 match < next <= last + 1", f"{raft!r} of {replica}: {peer}")
+        if known is not None:
+            if peer.match < known[0]:
+                raise Violation("INV12 match never falls", f"{raft!r} of {replica}: {peer}, was {known[0]}")
+            if known[2] is not peer.state:
+                self.happened[f"progress went from {known[2].name} to {peer.state.name}"] += 1
+        follows = peer.match >= raft.log.first_index and not self._has_left(replica, raft.term)
+        if follows and not self._holds(replica, peer.match, raft.log.term(peer.match)):
+            raise Violation("INV12 match is durable at the peer", f"{raft!r} of {replica}: {peer}")
+        if peer.state is not ProgressState.REPLICATE and peer.inflight:
+            raise Violation("INV13 only REPLICATE sends ahead", f"{raft!r} of {replica}: {peer}")
+        if (peer.pending_snapshot > 0) is not (peer.state is ProgressState.SNAPSHOT):
+            raise Violation("INV13 a snapshot is pending in SNAPSHOT", f"{raft!r} of {replica}: {peer}")
+        window = peer.inflight.indexes
+        if window and (window[0] <= peer.match or sorted(set(window)) != list(window)):
+            raise Violation("INV13 the window rises above match", f"{raft!r} of {replica}: {window}, {peer}")
+
+    def _has_left(self, replica: int, term: int) -> bool:
+        """Whether a replica follows a newer leader, which may have replaced what it held."""
+        known = self.replicas.get(replica)
+        return known is None or known.storage.hard_state.term > term
+
+    def _check_transfer(self, raft: Raft, seen: _Seen) -> None:
+        target = raft.transfer_target
+        if target and target == seen.transfer:
+            if raft.log.last_index != seen.last:
+                raise Violation("INV28 a transfer stops proposals", f"{raft!r} transfers to {target}")
+            if raft.ticks - seen.transfer_since > raft.config.election_ticks + 1:
+                raise Violation("INV28 a transfer ends in time", f"{raft!r} transfers to {target}")
+        elif target:
+            self.happened["a transfer began"] += 1
+            seen.transfer_since = raft.ticks
+        elif seen.transfer:
+            self.happened["a transfer was given up"] += 1
+        seen.transfer = target
+
+    # -- membership ---------------------------------------------------------------------------------------------
+
+    def _check_membership(self, raft: Raft, seen: _Seen) -> None:
+        after = raft.membership
+        if raft.state is State.LEADER:
+            seen.leading_since = raft.ticks  # another quorum is to be heard
+            seen.peers = {id_: known for id_, known in seen.peers.items() if id_ in raft.progress}
+        known = self.memberships.get(after.change_id)
+        if known is not None:
+            if known != after:
+                raise Violation(
+                    "V8 one membership an index", f"{raft!r} has {after}, elsewhere it is {known}"
+                )
+            return
+        self.memberships[after.change_id] = after
+        roles = (after.voters, after.observers, after.witnesses)
+        listed = [id_ for role in roles for id_ in role]
+        if not after.voters or len(set(listed)) != len(listed) or after.everybody & frozenset(after.removed):
+            raise Violation("INV25 a membership is sound", f"{raft!r}: {after}")
+        if self.newest is None or after.change_id > self.newest.change_id:
+            self.newest = after
+        if seen.membership.everybody and not _overlap(seen.membership, after):
+            raise Violation("INV15 successive quorums meet", f"{raft!r}: {seen.membership} to {after}")
+        if after.joint:
+            self.happened["a joint membership was entered"] += 1
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _check_durable(self, replica: Witnessed, message: Message) -> None:
+        """A crash right now must not make it untrue."""
+        state: HardState = replica.storage.hard_state
+        term, type_ = message.term, message.type
+        if state.term < term:
+            raise Violation("INV10 durable before it is told", f"the term of {message}: {state}")
+        self.told_term[replica.id] = max(term, self.told_term.get(replica.id, 0))
+        if type_ is M.REQUEST_VOTE or (type_ is M.REQUEST_VOTE_RESP and not message.reject):
+            vote = replica.id if type_ is M.REQUEST_VOTE else message.to
+            if state.term == term and state.vote != vote:
+                raise Violation("INV10 durable before it is told", f"the vote of {message}: {state}")
+            if self.votes.setdefault((replica.id, term), vote) != vote:
+                raise Violation("INV9 one vote a term", f"{message}, after {self.votes[replica.id, term]}")
+        elif type_ is M.REPLICATE_RESP and not message.reject:
+            storage = replica.storage
+            if message.log_index > storage.last_index:
+                raise Violation(
+                    "INV10 durable before it is told", f"{message}, the disk ends at {storage.last_index}"
+                )
+
+    def _check_beat(self, raft: Raft, message: Message) -> None:
+        peer = raft.progress.get(message.to)
+        leads = raft.state is State.LEADER and raft.term == message.term
+        if leads and peer is not None and message.commit > peer.match:
+            raise Violation("INV6 a heartbeat commits what matches", f"{message}: {peer}")
+
+
+def _overlap(before: Membership, after: Membership) -> bool:
+    """Whether each quorum of one has a replica in common with each of the other."""
+    (old, old_outgoing), (new, new_outgoing) = before.electorate, after.electorate
+    if new_outgoing:
+        return new_outgoing == old or (new, new_outgoing) == (old, old_outgoing)
+    if old_outgoing:
+        return new == old
+    return len(old ^ new) <= 1

@@ -1,0 +1,291 @@
+"""What a simulation does and when: drawn from a seed, written down, and cut down to what makes it fail."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from random import Random
+from typing import Any, Final, Self
+
+__all__ = ["CALM", "Event", "Plan", "Weather", "draw_faults", "draw_plan", "shrink"]
+
+TICK: Final = 10
+"""Units of simulated time between two ticks of a clock that runs as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What the network and the disks do all the time."""
+
+    loss: float = 0.0
+    """The part of messages that is lost."""
+    duplication: float = 0.0
+    """The part of messages that arrives twice."""
+    delay: float = 0.0
+    """The part of messages that takes ticks instead of a fraction of one."""
+    reordering: bool = False
+    """Messages may overtake one another on a link."""
+    disk: int = 2
+    """Units of time that a write takes, at most."""
+    apply: int = 2
+    """Units of time that a state machine takes for what it is given at once, at most."""
+
+
+CALM: Final = Weather()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens at a moment: a method of the simulation and what it is called with."""
+
+    time: int
+    kind: str
+    args: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.time:5} {self.kind}({', '.join(map(repr, self.args))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One schedule. The same plan always gives the same run; it can be written as JSON."""
+
+    seed: int = 0
+    """Of all that is not planned: delays, losses, election timeouts."""
+    voters: int = 3
+    observers: int = 0
+    witnesses: int = 0
+    ticks: int = 60
+    """How long things go wrong; then all is healed."""
+    weather: Weather = CALM
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `RaftConfig` for all replicas."""
+    events: tuple[Event, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Only lists, mappings, texts and numbers."""
+        return asdict(self) | {
+            "events": [[event.time, event.kind, list(event.args)] for event in self.events]
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The plan that `to_json` described."""
+        events = tuple(Event(time, kind, tuple(args)) for time, kind, args in data["events"])
+        return cls(**{**data, "weather": Weather(**data["weather"]), "events": events})
+
+    def __str__(self) -> str:
+        """A line for each thing that is out of the ordinary, for people."""
+        roles = f"{self.voters} voters, {self.observers} observers, {self.witnesses} witnesses"
+        weather = ", ".join(
+            f"{name}={value}" for name, value in asdict(self.weather).items() if value != getattr(CALM, name)
+        )
+        config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        head = f"seed {self.seed}; {roles}; {self.ticks} ticks; weather: {weather or 'calm'}; {config}"
+        return "\n".join([head, *map(str, self.events)])
+
+
+def draw_plan(
+    seed: int,
+    *,
+    voters: int | None = None,
+    observers: int | None = None,
+    witnesses: int | None = None,
+    ticks: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    membership: bool = True,
+) -> Plan:
+    """A plan for a seed; what is given is not drawn."""
+    random = Random(f"plan {seed}")
+    drawn_ticks = random.choice((15, 25, 40, 60))
+    ticks = drawn_ticks if ticks is None else ticks
+    options = _draw_config(random)
+    options.update(config or {})
+    drawn = (
+        random.choice((1, 2, 3, 3, 3, 3, 4, 5, 5)),
+        random.choice((0, 0, 0, 1)),
+        random.choice((0, 0, 0, 0, 1)),
+    )
+    plan = Plan(
+        seed,
+        voters=drawn[0] if voters is None else voters,
+        observers=drawn[1] if observers is None else observers,
+        witnesses=drawn[2] if witnesses is None else witnesses,
+        ticks=ticks,
+        weather=_draw_weather(random),
+        config=options,
+    )
+    return replace(plan, events=draw_faults(random, plan, membership=membership))
+
+
+def _draw_config(random: Random) -> dict[str, Any]:
+    check_quorum = random.random() < 0.75
+    options: dict[str, Any] = {
+        "election_ticks": random.choice((5, 5, 10)),
+        "pre_vote": random.random() < 0.75,
+        "check_quorum": check_quorum,
+    }
+    rare: list[tuple[float, str, Any]] = [
+        (0.5, "batch_append", True),
+        (0.2, "max_message_bytes", random.choice((0, 64))),
+        (0.2, "max_inflight_messages", random.choice((1, 2))),
+        (0.15, "max_uncommitted_bytes", 64),
+        (0.15, "apply_unpersisted_limit", 3),
+        (0.2, "skip_commit_broadcast", True),
+        (0.1, "max_apply_bytes", 1),
+        (0.1, "ordered_config_change", True),
+        (0.1, "disable_proposal_forwarding", True),
+        (0.1, "max_in_mem_log_bytes", 200),
+        (0.1, "max_pending_reads", 2),
+        (0.3, "snapshot_entries", random.choice((2, 5))),
+        (0.2, "compaction_overhead", 2),
+        (0.05, "quiesce", True),
+    ]
+    options.update({name: value for chance, name, value in rare if random.random() < chance})
+    if check_quorum and random.random() < 0.2:
+        options["read_mode"] = "lease"
+    return options
+
+
+def _draw_weather(random: Random) -> Weather:
+    return Weather(
+        loss=random.choice((0.0, 0.0, 0.02, 0.1, 0.3)),
+        duplication=random.choice((0.0, 0.0, 0.05, 0.3)),
+        delay=random.choice((0.0, 0.0, 0.02, 0.2)),
+        reordering=random.random() < 0.5,
+        disk=random.choice((1, 2, 5, 15)),
+        apply=random.choice((1, 2, 5, 15)),
+    )
+
+
+_FAULTS: Final = (
+    (6, "crash"),
+    (3, "isolate"),
+    (3, "partition"),
+    (2, "cut"),
+    (2, "flap"),
+    (2, "heal"),
+    (2, "freeze"),
+    (2, "clock"),
+    (2, "slow_disk"),
+    (2, "slow_apply"),
+    (4, "transfer"),
+    (5, "snapshot"),
+    (1, "query"),
+)
+"""What may go wrong, and how often beside the others."""
+
+
+def draw_faults(random: Random, plan: Plan, *, membership: bool = True) -> tuple[Event, ...]:
+    """Events that fit the plan, in the order of time."""
+    kinds = [(weight, kind) for weight, kind in _FAULTS if not _spoils_leases(plan, kind)]
+    if membership:
+        kinds.append((6, "change"))
+    weights = [weight for weight, _ in kinds]
+    events = []
+    for _ in range(max(1, plan.ticks // random.choice((2, 4, 8)))):
+        time = random.randrange(plan.ticks * TICK)
+        kind = random.choices(kinds, weights)[0][1]
+        events.append(Event(time, kind, _DRAW[kind](random, plan)))
+    return tuple(sorted(events, key=lambda event: event.time))
+
+
+def _spoils_leases(plan: Plan, kind: str) -> bool:
+    """Reads by a lease are for clocks that run alike and processes that do not stand still: it is their assumption."""
+    return plan.config.get("read_mode") == "lease" and kind in ("freeze", "clock")
+
+
+def _some(random: Random, plan: Plan) -> int:
+    """A replica; 0 is whoever leads then."""
+    return random.randrange(plan.voters + plan.observers + plan.witnesses + 1)
+
+
+def _ticks(random: Random, most: int) -> int:
+    return random.randrange(1, most * TICK)
+
+
+_DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
+    # Who, how much of the write that is under way is kept, and when it starts again.
+    "crash": lambda random, plan: (
+        _some(random, plan),
+        random.choice((0.0, 0.0, 0.5, 1.0)),
+        _ticks(random, 20),
+    ),
+    "isolate": lambda random, plan: (_some(random, plan), _ticks(random, 30)),
+    "partition": lambda random, _plan: (random.randrange(1 << 8), _ticks(random, 30)),
+    "cut": lambda random, plan: (
+        _some(random, plan),
+        _some(random, plan),
+        random.random() < 0.5,
+        _ticks(random, 30),
+    ),
+    "flap": lambda random, plan: (
+        _some(random, plan),
+        _some(random, plan),
+        _ticks(random, 2),
+        _ticks(random, 20),
+    ),
+    "heal": lambda _random, _plan: (),
+    "freeze": lambda random, plan: (_some(random, plan), _ticks(random, 15)),
+    "clock": lambda random, plan: (_some(random, plan), random.choice((3, 5, 20, 40)), _ticks(random, 20)),
+    "slow_disk": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
+    "slow_apply": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
+    "transfer": lambda random, plan: (_some(random, plan), _some(random, plan)),
+    "snapshot": lambda random, plan: (_some(random, plan), random.choice((0, 0, 3))),
+    "query": lambda random, plan: (_some(random, plan), random.randrange(1, 10), random.randrange(1, 10)),
+    "change": lambda random, plan: (_some(random, plan), random.randrange(1 << 16)),
+}
+
+
+# -- cutting down --------------------------------------------------------------------------------------------------
+
+
+def shrink(plan: Plan, fails: Callable[[Plan], bool], *, most_runs: int = 400) -> Plan:
+    """The smallest plan found that still fails: fewer events, a shorter time, calmer weather, plainer options.
+
+    `fails` runs a plan and tells whether it fails in the same way. The events are cut by delta debugging
+    (Zeller and Hildebrandt).
+    """
+    runs = 0
+
+    def tried(smaller: Plan) -> bool:
+        nonlocal runs
+        runs += 1
+        return runs <= most_runs and fails(smaller)
+
+    before = None
+    while plan != before and runs < most_runs:
+        before = plan
+        plan = _fewer_events(plan, tried)
+        for smaller in _plainer(plan):
+            candidate = smaller(plan)
+            if candidate != plan and tried(candidate):
+                plan = candidate
+    return plan
+
+
+def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
+    size = max(len(plan.events) // 2, 1)
+    while size:
+        at = 0
+        while at < len(plan.events):
+            fewer = replace(plan, events=plan.events[:at] + plan.events[at + size :])
+            if fails(fewer):
+                plan = fewer
+            else:
+                at += size
+        size //= 2
+    return plan
+
+
+def _plainer(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
+    last = plan.events[-1].time // TICK + 1 if plan.events else 1
+    yield lambda plan: replace(plan, ticks=min(plan.ticks, last))
+    for name in ("loss", "duplication", "delay", "reordering", "disk", "apply"):
+        yield lambda plan, name=name: replace(  # type: ignore[misc]
+            plan, weather=replace(plan.weather, **{name: getattr(CALM, name)})
+        )
+    for role in ("observers", "witnesses"):
+        yield lambda plan, role=role: replace(plan, **{role: 0})  # type: ignore[misc]
+    for option in plan.config:
+        yield lambda plan, option=option: replace(  # type: ignore[misc]
+            plan, config={name: value for name, value in plan.config.items() if name != option}
+        )

@@ -1,0 +1,675 @@
+"""A shard in simulated time: its network, disks and clocks are drawn from a seed, and break as a `Plan` says.
+
+    plan ─► events ──► the hosts do something ──► the invariants are checked ──► what they send, write and apply is
+               ▲                                                                 delivered, durable, done: later
+               └─────────────────────────────────────────────────────────────────────────┘
+
+Nothing here knows what a host is made of; `SimulatedHost` says what it must do. The same plan gives the same run, to
+the last message.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from itertools import count
+from random import Random
+from typing import Any, Final
+
+from drakkar.handlers.log import Storage
+from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
+from drakkar.handlers.messages import Membership, Message, MessageType, State
+from drakkar.handlers.progress import ProgressState
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.testing.invariants import Invariants, Violation
+from drakkar.handlers.testing.plan import CALM, TICK, Event, Plan
+
+__all__ = ["PROBE", "UNITS_A_SECOND", "Answer", "SimulatedDisk", "SimulatedHost", "Simulation"]
+
+_MOST_REPLICAS: Final = 9
+_SNAPSHOT_REPORT_TICKS: Final = 10
+_LONGEST_SNAPSHOT: Final = 15 * TICK
+"""Units of time that a snapshot travels, at most: it is large."""
+_SETTLING_ELECTIONS: Final = 60
+"""Election timeouts within which all must be well again once nothing goes wrong any more."""
+_ONCE: Final = frozenset({MessageType.PROPOSE})
+"""Never delivered twice: no transport repeats a request, and a copy of one would be another request."""
+
+
+UNITS_A_SECOND: Final = 10 * TICK
+PATIENCE: Final = 5.0
+"""Seconds that a request waits for its answer."""
+
+Answer = Callable[[str, Any], None]
+"""Called with "done" and the result, "refused" (surely without effect) and why, or "unknown" and why."""
+
+
+class SimulatedDisk:
+    """Writes of one host, in order: all that wait go together, take a while, and are then durable."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self._simulation = simulation
+        self.slowness = 1
+        self._waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._writing: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._life = 0
+
+    def write(self, keep: Callable[[], None], done: Callable[[], None]) -> None:
+        """`keep()` is called when it is durable, and then `done()`, unless the host has crashed meanwhile."""
+        self._waiting.append((keep, done))
+        if not self._writing:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._writing, self._waiting = self._waiting, []
+        simulation = self._simulation
+        duration = simulation.random.randint(1, simulation.weather.disk) * self.slowness
+        simulation.after(duration, self._end, self._life)
+
+    def _end(self, life: int) -> None:
+        if life != self._life:
+            return
+        written, self._writing = self._writing, []
+        for keep, done in written:
+            keep()
+            done()
+        if self._waiting and not self._writing and life == self._life:
+            self._begin()
+
+    def crash(self, kept: float) -> None:
+        """A part of what was being written is on disk, though nobody was told; the rest is lost."""
+        for keep, _ in self._writing[: round(kept * len(self._writing))]:
+            keep()
+        self._writing, self._waiting = [], []
+        self._life += 1
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being written."""
+        return not self._writing
+
+
+class SimulatedHost(ABC):
+    """One replica and what is around it. It acts only when it is called, and hands on what comes of it."""
+
+    raft: Raft
+    """The core in its present life."""
+
+    def __init__(self, simulation: "Simulation", replica: int) -> None:
+        self.simulation = simulation
+        self.id = replica
+        self.up = False
+        self.life = 0
+        self.frozen_until = 0
+        self.tick_every = TICK
+        self.apply_slowness = 1
+        self.disk = SimulatedDisk(simulation)
+
+    @property
+    @abstractmethod
+    def storage(self) -> Storage:
+        """What is durable, also while it is down."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin a life from what is durable."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The life is over: nobody is answered any more."""
+
+    @abstractmethod
+    def receive(self, messages: list[Message]) -> None:
+        """Messages arrived, or the host's transport or clock has something to say."""
+
+    @abstractmethod
+    def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
+        """Ask for something: "propose" a command, "change" the membership, or "read". See `Answer`."""
+
+    @abstractmethod
+    def transfer(self, target: int) -> None:
+        """Ask for another leader."""
+
+    @abstractmethod
+    def snapshot(self, overhead: int) -> None:
+        """Take a snapshot, and compact the log but for `overhead` entries, if the host can."""
+
+    def leftovers(self) -> Iterable[str]:
+        """What is still held although nothing is going on: nothing, if all is well."""
+        return ()
+
+
+class Simulation:
+    """One run of a plan. Its public methods are the events that a plan can name."""
+
+    def __init__(
+        self, plan: Plan, make_host: Callable[["Simulation", int, State | None], SimulatedHost]
+    ) -> None:
+        """`make_host(simulation, replica, role)` makes a host; `role` is None for one that is there from the start."""
+        self.plan = plan
+        self.random = Random(f"run {plan.seed}")
+        self.weather = plan.weather
+        self.now = 0
+        self.steps = 0
+        self.messages = 0
+        """Delivered so far."""
+        self.faults: Counter[str] = Counter()
+        """How often each fault happened."""
+        self.trace: deque[tuple[int, str, Any]] = deque(maxlen=4_000)
+        self.hosts: dict[int, SimulatedHost] = {}
+        self.invariants = Invariants(self.hosts)
+        self.over = False
+        """All is healed: nothing goes wrong any more."""
+        self._make_host = make_host
+        self._cells: Counter[tuple[str, str]] = Counter()
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._numbers = count()
+        self._cut: set[tuple[int, int]] = set()
+        self._links: dict[tuple[int, int], int] = {}
+        self._first = _first_members(plan)
+        self._finishers: list[Callable[[], bool]] = []
+
+    @property
+    def first_members(self) -> Membership:
+        """Who belongs to the shard at the start."""
+        return self._first
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def after(self, delay: int, function: Callable[..., None], *args: Any) -> None:
+        """Call a function `delay` units of time from now."""
+        heappush(self._queue, (self.now + delay, next(self._numbers), function, args))
+
+    def run(self) -> None:
+        """Run the plan, heal all, and see that the shard recovers. Raises `Violation`."""
+        for replica in sorted(self._first.everybody):
+            self._add(replica, None)
+        for event in self.plan.events:
+            heappush(self._queue, (event.time, next(self._numbers), self._happen, (event,)))
+        self._run_until(self.plan.ticks * TICK)
+        self._settle()
+
+    def _run_until(self, time: int) -> None:
+        queue = self._queue
+        while queue and queue[0][0] <= time:
+            self.now, _, function, args = heappop(queue)
+            function(*args)
+        self.now = time
+
+    def _happen(self, event: Event) -> None:
+        self.trace.append((self.now, "!", event))
+        self.faults[event.kind] += 1
+        getattr(self, event.kind)(*event.args)
+
+    def until_over(self, is_done: Callable[[], bool]) -> None:
+        """Do not end before `is_done()`."""
+        self._finishers.append(is_done)
+
+    # -- hosts ----------------------------------------------------------------------------------------------------
+
+    def _add(self, replica: int, role: State | None) -> SimulatedHost:
+        host = self.hosts[replica] = self._make_host(self, replica, role)
+        self._start(host)
+        return host
+
+    def _start(self, host: SimulatedHost) -> None:
+        host.life += 1
+        host.up = True
+        host.frozen_until = 0
+        self.trace.append((self.now, "^", host.id))
+        self._count_cells(host)
+        host.start()
+        self.invariants.started(host)
+        self.after(self.random.randint(1, TICK), self._tick, host, host.life)
+        self.turned(host)
+
+    def _stop(self, host: SimulatedHost, kept: float) -> None:
+        if host.up:
+            self.trace.append((self.now, "v", host.id))
+            host.up = False
+            host.life += 1
+            host.disk.crash(kept)
+            host.stop()
+
+    def _tick(self, host: SimulatedHost, life: int) -> None:
+        if life != host.life:
+            return
+        if host.frozen_until <= self.now:
+            self.steps += 1
+            host.receive([Message(MessageType.LOCAL_TICK, sender=host.id)])
+            if host.up:
+                self.invariants.ticked(host)
+            self.turned(host)
+        if life == host.life:
+            self.after(host.tick_every, self._tick, host, life)
+
+    def turned(self, host: SimulatedHost) -> None:
+        """A host has done something: see whether all is as it must be."""
+        if host.up:
+            self.invariants.turned(host)
+
+    def leader(self) -> SimulatedHost | None:
+        """Who leads the newest term, if anybody does."""
+        leading = [host for host in self.hosts.values() if host.up and host.raft.state is State.LEADER]
+        return max(leading, key=lambda host: host.raft.term, default=None)
+
+    def _who(self, replica: int) -> SimulatedHost | None:
+        return self.hosts.get(replica) if replica else self.leader()
+
+    def close(self) -> None:
+        """Stop all hosts."""
+        for host in self.hosts.values():
+            if host.up:
+                self._stop(host, 0.0)
+
+    def _count_cells(self, host: SimulatedHost) -> None:
+        if host.life > 1:
+            for (state, type_), times in host.raft.handled.items():
+                self._cells[state.name, str(type_)] += times
+
+    def cells(self) -> Counter[tuple[str, str]]:
+        """How often each cell of the handler tables was entered, by the names of state and message type."""
+        cells = Counter(self._cells)
+        for host in self.hosts.values():
+            cells.update(
+                {(state.name, str(type_)): times for (state, type_), times in host.raft.handled.items()}
+            )
+        return cells
+
+    # -- the network ------------------------------------------------------------------------------------------------
+
+    def send(self, host: SimulatedHost, messages: Iterable[Message]) -> None:
+        """Messages leave a host."""
+        for message in messages:
+            self.invariants.sent(host, message)
+            self._transmit(message)
+            twice = self.weather.duplication if message.type not in _ONCE else 0.0
+            if twice and self.random.random() < twice:
+                self.faults["duplicated message"] += 1
+                self._transmit(message)
+
+    def _transmit(self, message: Message) -> None:
+        random, weather = self.random, self.weather
+        if weather.loss and random.random() < weather.loss:
+            self.faults["lost message"] += 1
+            self._lose(message)
+            return
+        delay = random.randint(1, 3)
+        if weather.delay and random.random() < weather.delay:
+            self.faults["delayed message"] += 1
+            delay = random.randint(3, 5 * TICK)
+        if message.type is MessageType.INSTALL_SNAPSHOT:
+            delay += random.randint(0, _LONGEST_SNAPSHOT)
+        arrival = self.now + delay
+        if not weather.reordering:
+            link = (message.sender, message.to)
+            arrival = self._links[link] = max(arrival, self._links.get(link, 0))
+        heappush(self._queue, (arrival, next(self._numbers), self._deliver, (message,)))
+
+    def _deliver(self, message: Message) -> None:
+        host = self.hosts.get(message.to)
+        if host is None or not host.up or (message.sender, message.to) in self._cut:
+            self._lose(message)
+        elif host.frozen_until > self.now:
+            self.after(host.frozen_until - self.now, self._deliver, message)
+        else:
+            self.steps += 1
+            self.messages += 1
+            self.trace.append((self.now, ">", message))
+            invariants = self.invariants
+            before = invariants.delivering(host, message)
+            host.receive([message])
+            if host.up:
+                invariants.delivered(host, message, before)
+                self.turned(host)
+            self._report_snapshot(message, lost=False)
+
+    def _lose(self, message: Message) -> None:
+        self.trace.append((self.now, "x", message))
+        self._report_snapshot(message, lost=True)
+        # The transport may find out, and says so, or not.
+        if self.random.random() < 0.2:
+            self._report(message.sender, Message(MessageType.UNREACHABLE, sender=message.to))
+
+    def _report_snapshot(self, message: Message, *, lost: bool) -> None:
+        if message.type is MessageType.INSTALL_SNAPSHOT:
+            report = Message(
+                MessageType.SNAPSHOT_STATUS, sender=message.to, reject=lost, hint=_SNAPSHOT_REPORT_TICKS
+            )
+            self._report(message.sender, report)
+
+    def _report(self, replica: int, report: Message) -> None:
+        host = self.hosts.get(replica)
+        if host is not None and host.up:
+            self.after(1, self._hear_report, host, host.life, report)
+
+    def _hear_report(self, host: SimulatedHost, life: int, report: Message) -> None:
+        if life == host.life:
+            host.receive([report])
+            self.turned(host)
+
+    # -- what a plan can name: the network ----------------------------------------------------------------------------
+
+    def isolate(self, replica: int, ticks: int) -> None:
+        """Cut one replica off from all others, for a while."""
+        host = self._who(replica)
+        if host is not None:
+            others = [other for other in self.hosts if other != host.id]
+            self._cut_for(ticks, [link for other in others for link in ((host.id, other), (other, host.id))])
+
+    def partition(self, side: int, time: int) -> None:
+        """Cut all replicas into two groups, by the bits of `side`, for a while."""
+        one = [replica for replica in self.hosts if side >> (replica % 8) & 1]
+        other = [replica for replica in self.hosts if replica not in one]
+        self._cut_for(time, [link for a in one for b in other for link in ((a, b), (b, a))])
+
+    def cut(self, one: int, other: int, both: bool, time: int) -> None:
+        """Cut the link between two replicas, in one direction or in both."""
+        links = self._between(one, other)
+        self._cut_for(time, links if both else links[:1])
+
+    def flap(self, one: int, other: int, period: int, time: int) -> None:
+        """Cut and mend the link between two replicas again and again."""
+        links = self._between(one, other)
+        for begin in range(0, time, 2 * period):
+            self.after(begin, self._cut_for, period, links)
+
+    def _between(self, one: int, other: int) -> list[tuple[int, int]]:
+        first, second = self._who(one), self._who(other)
+        if first is None or second is None or first is second:
+            return []
+        return [(first.id, second.id), (second.id, first.id)]
+
+    def _cut_for(self, time: int, links: list[tuple[int, int]]) -> None:
+        if not self.over:
+            self._cut |= set(links)
+            self.after(time, self._mend, links)
+
+    def _mend(self, links: list[tuple[int, int]]) -> None:
+        self._cut -= set(links)
+
+    def heal(self) -> None:
+        """All links work again."""
+        self._cut.clear()
+
+    # -- what a plan can name: hosts ------------------------------------------------------------------------------------
+
+    def crash(self, replica: int, kept: float, time: int) -> None:
+        """Stop a replica at once, keep a part of the write that is under way, and start it again later."""
+        host = self._who(replica)
+        if host is not None and host.up:
+            self._stop(host, kept)
+            self.after(time, self._restart, host, host.life)
+
+    def _restart(self, host: SimulatedHost, life: int) -> None:
+        if life == host.life and not self._may_retire(host.id):
+            self._start(host)
+
+    def freeze(self, replica: int, time: int) -> None:
+        """Let a process stand still; what comes meanwhile waits for it."""
+        host = self._who(replica)
+        if host is not None:
+            host.frozen_until = max(host.frozen_until, self.now + time)
+
+    def clock(self, replica: int, every: int, time: int) -> None:
+        """Let a clock run fast or slow for a while: `every` units of time a tick instead of ten."""
+        self._set_for(time, replica, "tick_every", every, TICK)
+
+    def slow_disk(self, replica: int, factor: int, time: int) -> None:
+        """Let writes take longer for a while."""
+        host = self._who(replica)
+        if host is not None:
+            host.disk.slowness = factor
+            self.after(time, setattr, host.disk, "slowness", 1)
+
+    def slow_apply(self, replica: int, factor: int, time: int) -> None:
+        """Let a state machine take longer for a while."""
+        self._set_for(time, replica, "apply_slowness", factor, 1)
+
+    def _set_for(self, time: int, replica: int, name: str, value: int, usual: int) -> None:
+        host = self._who(replica)
+        if host is not None:
+            setattr(host, name, value)
+            self.after(time, setattr, host, name, usual)
+
+    # -- what a plan can name: requests ---------------------------------------------------------------------------------
+
+    def transfer(self, replica: int, target: int) -> None:
+        """Ask, at a replica, for another to lead."""
+        host, successor = self._who(replica), self._who(target)
+        if host is not None and successor is not None and self.is_awake(host):
+            host.transfer(successor.id)
+
+    def snapshot(self, replica: int, overhead: int) -> None:
+        """Let a replica take a snapshot and compact its log."""
+        host = self._who(replica)
+        if host is not None and self.is_awake(host):
+            host.snapshot(overhead)
+            self.turned(host)
+
+    def query(self, replica: int, first: int, count: int) -> None:
+        """Ask a replica for a part of its committed log."""
+        host = self._who(replica)
+        if host is not None and self.is_awake(host):
+            host.receive([Message(MessageType.LOG_QUERY, sender=first, to=first + count, hint=1 << 10)])
+            self.turned(host)
+
+    def change(self, replica: int, choice: int) -> None:
+        """Ask, at a replica, for a membership change that its membership allows; `choice` picks one."""
+        host = self._who(replica)
+        if host is None or not self.is_awake(host) or not host.raft.membership.voters:
+            return
+        change = _choose_change(Random(choice), host.raft.membership, self.hosts)
+        self.trace.append((self.now, "*", change))
+        for one in change.changes:
+            if one.replica not in self.hosts and one.type is not ChangeType.REMOVE:
+                self._add(one.replica, _ROLES[one.type])
+        host.submit("change", change.encode(), PATIENCE, _ignore)
+
+    def is_awake(self, host: SimulatedHost) -> bool:
+        """Whether it can be asked something now."""
+        return host.up and host.frozen_until <= self.now
+
+    # -- when nothing goes wrong any more ---------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Thesis §3.9: with a majority up, a shard that is left in peace elects, commits and converges."""
+        self.over = True
+        self.weather = CALM
+        self.heal()
+        for host in list(self.hosts.values()):
+            host.tick_every, host.apply_slowness, host.disk.slowness, host.frozen_until = TICK, 1, 1, 0
+            if not host.up:
+                self._start(host)
+        limit = _SETTLING_ELECTIONS * max(host.raft.config.election_ticks for host in self.hosts.values())
+        probed = False
+        for tick in range(limit):
+            self._retire()
+            if not probed and self._has_converged():
+                leader = self.leader()
+                assert leader is not None, "it has just converged"
+                probed = True
+                leader.submit("propose", PROBE, PATIENCE, _ignore)
+            elif probed and self._has_converged() and all(is_done() for is_done in self._finishers):
+                self.settled_after = tick
+                break
+            self._finish_joint_change()
+            self._run_for(1)
+        else:
+            raise Violation("INV26 left in peace, a shard converges", self._describe())
+        self._check_idle()
+        if any(host.raft.quiesce.on for host in self.hosts.values()):
+            self._check_quiesce()
+
+    settled_after = 0
+    """Ticks that it took to converge."""
+
+    def _may_retire(self, replica: int) -> bool:
+        """A removed replica is still needed until all members know that it is removed: it may know more than they."""
+        newest = self.invariants.newest
+        if newest is None or replica not in newest.removed:
+            return False
+        return all(host.raft.membership.change_id >= newest.change_id for host in self._members())
+
+    def _retire(self) -> None:
+        """A removed replica is stopped by its operator: without a vote it would ask for ever."""
+        for host in self.hosts.values():
+            leads = host.up and host.raft.state is State.LEADER
+            if host.up and not leads and self._may_retire(host.id):
+                self._stop(host, 1.0)
+
+    def _finish_joint_change(self) -> None:
+        """Whoever entered a joint membership explicitly leaves it at last."""
+        leader = self.leader()
+        if leader is None:
+            return
+        membership, log = leader.raft.membership, leader.raft.log
+        idle = leader.raft.pending_change_index <= log.applied and not leader.raft.transfer_target
+        if membership.joint and not membership.auto_leave and idle:
+            leave = ConfigChange(change_id=membership.change_id)
+            leader.submit("change", leave.encode(), PATIENCE, _ignore)
+
+    def _members(self) -> list[SimulatedHost]:
+        newest = self.invariants.newest or self._first
+        return [self.hosts[replica] for replica in sorted(newest.everybody)]
+
+    def _has_converged(self) -> bool:
+        leader = self.leader()
+        if leader is None or leader.raft.membership.joint or leader.raft.transfer_target:
+            return False
+        last = leader.raft.log.last_index
+        members = self._members()
+        if {host.id for host in members} != set(leader.raft.progress) or leader not in members:
+            return False
+        return all(
+            host.up
+            and host.raft.term == leader.raft.term
+            and host.raft.log.last_index == host.raft.log.committed == host.raft.log.applied == last
+            and host.raft.membership == leader.raft.membership
+            and leader.raft.progress[host.id].match == last
+            and (host is leader or leader.raft.progress[host.id].state is ProgressState.REPLICATE)
+            and host.disk.idle
+            for host in members
+        )
+
+    def _check_idle(self) -> None:
+        """Whatever waited has been answered or given up: nothing grows with what once happened."""
+        if any(True for host in self._members() for _ in _held(host)):
+            # Somebody may wait for an answer that was lost long ago: until the deadline.
+            self._run_until(self.now + round((PATIENCE + 1) * UNITS_A_SECOND))
+        for host in self._members():
+            held = ", ".join(_held(host))
+            if held:
+                raise Violation("V10 what waited is gone when all is idle", f"{host.raft!r}: {held}")
+
+    def _check_quiesce(self) -> None:
+        """Left idle, the shard falls silent, and wakes for the next request."""
+        quiesce = max((host.raft.quiesce for host in self._members()), key=lambda each: each.threshold)
+        self._run_for(quiesce.threshold + 3 * quiesce.settling)
+        terms, steps = [host.raft.term for host in self._members()], self.messages
+        self._run_for(quiesce.threshold // 2)
+        if self.messages != steps or terms != [host.raft.term for host in self._members()]:
+            raise Violation("INV27 an idle shard is silent", self._describe())
+        self.invariants.happened["a shard fell silent"] += 1
+        leader = self.leader()
+        assert leader is not None, "nobody stepped down"
+        last = leader.raft.log.last_index
+        leader.submit("propose", PROBE, PATIENCE, _ignore)
+        self._run_for(4 * leader.raft.config.election_ticks)
+        if not self._has_converged() or leader.raft.log.last_index == last:
+            raise Violation("INV27 a silent shard wakes", self._describe())
+
+    def _run_for(self, ticks: int) -> None:
+        self._run_until(self.now + ticks * TICK)
+
+    def _describe(self) -> str:
+        lines = [f"newest membership: {self.invariants.newest}"]
+        for host in self.hosts.values():
+            raft = host.raft
+            lines.append(f"{'up  ' if host.up else 'down'} {raft!r} elapsed={raft.election_elapsed}")
+            if raft.state is State.LEADER:
+                lines += [f"       {replica}: {peer}" for replica, peer in raft.progress.items()]
+        return "\n".join(lines)
+
+    def story(self, lines: int = 120) -> str:
+        """The newest part of what happened, a line each."""
+        marks = {
+            "!": "", ">": "", "x": "lost: ", "^": "starts: ", "v": "stops: ", "*": "change: ", "?": "client: ",
+        }  # fmt: skip
+        newest = list(self.trace)[-lines:]
+        return "\n".join(f"{time:6} {marks[mark]}{what}" for time, mark, what in newest)
+
+
+PROBE: Final = b"probe"
+"""A command of no consequence, proposed when all is well again."""
+
+
+def _ignore(_outcome: str, _value: Any) -> None:
+    pass
+
+
+_ROLES: Final = {
+    ChangeType.ADD_VOTER: State.FOLLOWER,
+    ChangeType.ADD_OBSERVER: State.OBSERVER,
+    ChangeType.ADD_WITNESS: State.WITNESS,
+}
+
+
+def _held(host: SimulatedHost) -> Iterable[str]:
+    raft = host.raft
+    yield from host.leftovers()
+    if len(raft.reads):
+        yield f"{len(raft.reads)} reads"
+    if raft.uncommitted_bytes:
+        yield f"{raft.uncommitted_bytes} uncommitted bytes"
+    for replica, peer in raft.progress.items():
+        if peer.inflight:
+            yield f"the window of {replica}"
+
+
+def _first_members(plan: Plan) -> Membership:
+    numbers = iter(range(1, plan.voters + plan.observers + plan.witnesses + 1))
+    roles = [[next(numbers) for _ in range(size)] for size in (plan.voters, plan.observers, plan.witnesses)]
+    voters, observers, witnesses = ({replica: address(replica) for replica in role} for role in roles)
+    return Membership(voters, observers, witnesses)
+
+
+def address(replica: int) -> str:
+    """Of the host of a replica."""
+    return f"host-{replica}:1"
+
+
+def _choose_change(random: Random, membership: Membership, known: Iterable[int]) -> ConfigChange:
+    """Some change that is allowed, as a rule; some are not, and must be refused."""
+    fresh = (replica for replica in range(1, _MOST_REPLICAS + 1) if replica not in known)
+    count = random.choice((1, 1, 1, 2, 3))
+    changes = [_choose_one(random, membership, fresh) for _ in range(count)]
+    change_id = membership.change_id
+    if membership.joint and not membership.auto_leave:
+        return ConfigChange(change_id=change_id)
+    unique = {one.replica: one for one in changes if one is not None}
+    transition = random.choice(tuple(Transition)) if random.random() < 0.4 else Transition.AUTO
+    return ConfigChange(tuple(unique.values()), transition, change_id)
+
+
+def _choose_one(random: Random, membership: Membership, fresh: Iterable[int]) -> Change | None:
+    members, voters = sorted(membership.everybody), sorted(membership.voters)
+    observers = sorted(membership.observers)
+    kind = random.choice(("add", "add", "observe", "witness", "promote", "demote", "remove", "remove"))
+    if kind in ("add", "observe", "witness"):
+        replica = next(iter(fresh), None)
+        if replica is None:
+            return None
+        types = {
+            "add": ChangeType.ADD_VOTER,
+            "observe": ChangeType.ADD_OBSERVER,
+            "witness": ChangeType.ADD_WITNESS,
+        }
+        return Change(types[kind], replica, address(replica))
+    if kind == "promote" and observers:
+        replica = random.choice(observers)
+        return Change(ChangeType.ADD_VOTER, replica, address(replica))
+    if kind == "demote":
+        replica = random.choice(voters)
+        return Change(ChangeType.ADD_OBSERVER, replica, address(replica))
+    return Change(ChangeType.REMOVE, random.choice(members))

@@ -1,0 +1,61 @@
+"""The state machine that simulated clients talk to, and how they ask."""
+
+import io
+import json
+
+from drakkar.actors import StateMachine
+from drakkar.handlers.testing.simulation import PROBE
+
+
+class Registers(StateMachine):
+    """Registers by name. A command is [key, kind, argument]; what it answers is what `Register` says it may."""
+
+    def __init__(self):
+        self.values = {}
+
+    def apply(self, command):
+        if command == PROBE:
+            return None
+        key, kind, argument = json.loads(command)
+        old = self.values.get(key)
+        if kind == "put":
+            self.values[key] = argument
+            return old
+        if kind == "add":
+            self.values[key] = (old or "") + argument
+            return self.values[key]
+        expected, new = argument
+        if old == expected:
+            self.values[key] = new
+        return old == expected
+
+    def query(self, query):
+        return self.values.get(query)
+
+    def save(self, sink):
+        sink.write(json.dumps(self.values).encode())
+
+    def load(self, source):
+        self.values = json.loads(source.read())
+
+
+class OnLoop(Registers):
+    """The same on the host's loop."""
+
+    blocks = False
+
+
+class InBytes(Registers):
+    """The same for a host made of the core alone, which keeps its snapshots in memory."""
+
+    def save(self):
+        sink = io.BytesIO()
+        super().save(sink)
+        return sink.getvalue()
+
+    def load(self, state):
+        super().load(io.BytesIO(state))
+
+
+def command(key, kind, argument):
+    return json.dumps([key, kind, argument]).encode()

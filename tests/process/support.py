@@ -1,4 +1,4 @@
-"""Three hosts in three processes, clients that load them, and the judge of what the clients saw."""
+"""Hosts in processes of their own, clients that load three of them, and the judge of what the clients saw."""
 
 import itertools
 import json
@@ -21,11 +21,15 @@ TICK = 0.05
 
 
 class HostProcess:
-    """One host, as whoever gives the orders sees it. Its methods may be called from any thread."""
+    """One host, as whoever gives the orders sees it. Its methods may be called from any thread.
 
-    def __init__(self, replica, members, directory, slow_disk):
+    `within`: the command that starts another one, given after it, where this host is to live. `settings`: what else it
+    is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`.
+    """
+
+    def __init__(self, replica, members, directory, *, within=(), **settings):
         self.replica, self._members, self._directory = replica, members, directory
-        self._slow_disk = slow_disk
+        self._within, self._settings = within, settings
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._process = None
         self._numbers = itertools.count(1)
@@ -36,7 +40,7 @@ class HostProcess:
         """Start it, again if need be; `wait_started` returns when it listens."""
         with (self._directory / f"{self.replica}.log").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.process.host"],
+                [*self._within, sys.executable, "-m", "tests.process.host"],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -51,7 +55,7 @@ class HostProcess:
             "members": self._members,
             "data": str(self._directory / f"data-{self.replica}"),
             "tick": TICK,
-            "slow_disk": self._slow_disk,
+            **self._settings,
         }
         self._write(json.dumps(who))
 
@@ -125,21 +129,16 @@ class HostProcess:
 
     def close(self):
         """Whatever happened, it is gone afterwards."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
-            self.wait_killed()
+        if self._process is not None:
+            self.kill()  # nothing, where it has ended
+            self._end()
 
 
 class Cluster:
-    """Three of them; a context manager, which leaves no process behind.
+    """Several of them; a context manager, which leaves no process behind."""
 
-    `slow_disk`: seconds by which each write takes longer than it does by itself. What is acknowledged before it is
-    durable is then lost with a host that is killed.
-    """
-
-    def __init__(self, directory, *, slow_disk=0.0):
-        members = dict(enumerate(free_addresses(3), start=1))
-        self.hosts = {replica: HostProcess(replica, members, directory, slow_disk) for replica in members}
+    def __init__(self, hosts):
+        self.hosts = {host.replica: host for host in hosts}
 
     def __enter__(self):
         try:
@@ -178,14 +177,24 @@ class Cluster:
 
         return until(led)
 
-    def ledgers(self):
+    def contents(self):
         """What each host holds at last, by linearizable reads."""
 
         def read(host):
-            answer = host.ask("ledger")
+            answer = host.ask("read", query=None)
             return answer.get("value")
 
         return [until(lambda host=host: read(host)) for host in self.hosts.values()]
+
+
+def three_hosts(directory, *, slow_disk=0.0):
+    """Hosts on loopback that keep a ledger.
+
+    `slow_disk`: seconds by which each write takes longer than it does by itself. What is acknowledged before it is
+    durable is then lost with a host that is killed.
+    """
+    members = dict(enumerate(free_addresses(3), start=1))
+    return Cluster(HostProcess(replica, members, directory, slow_disk=slow_disk) for replica in members)
 
 
 @dataclass
@@ -260,7 +269,7 @@ class Load:
 
     def _do(self, host, what, command):
         began = time.monotonic()
-        answer = host.ask(what, command=command)
+        answer = host.ask(what, command=command, query="count")
         operation = Operation(what, command, began, time.monotonic(), answer)
         with self._lock:
             self.history.append(operation)

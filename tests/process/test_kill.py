@@ -3,19 +3,19 @@
 import pytest
 
 from tests.actors.support import until
-from tests.process.support import Cluster, Load, Operation, judge
+from tests.process.support import Load, Operation, judge, three_hosts
 
 
 @pytest.fixture
 def cluster(tmp_path, request):
-    with Cluster(tmp_path, slow_disk=getattr(request, "param", 0.0)) as cluster:
+    with three_hosts(tmp_path, slow_disk=getattr(request, "param", 0.0)) as cluster:
         cluster.leader()
         yield cluster
 
 
 def check(cluster, load):
     """All hosts hold the same, and what the clients saw fits it."""
-    first, *others = cluster.ledgers()
+    first, *others = cluster.contents()
     assert all(other == first for other in others)
     judge(load.history, first)
 
@@ -61,10 +61,10 @@ def test_a_leader_that_is_stopped_and_goes_on_has_missed_its_deposition(cluster)
 def test_hosts_that_end_in_good_order_start_again_where_they_were(cluster):
     with Load(cluster) as load:
         load.progress()
-    before = cluster.ledgers()
+    before = cluster.contents()
     assert [host.stop() for host in cluster.hosts.values()] == [0, 0, 0]
     cluster.start(*cluster.hosts)
-    assert cluster.ledgers() == before
+    assert cluster.contents() == before
     until(lambda: "value" in cluster.hosts[1].ask("propose", command="after"))
     judge(load.history, before[0])
 

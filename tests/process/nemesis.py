@@ -1,0 +1,135 @@
+"""Who breaks things, on a schedule drawn from one seed, and what there is to say about it afterwards."""
+
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+
+from tests.actors.support import until
+
+TIMES = 3
+"""How often each kind of fault happens at least."""
+SIZES = {1: 5, 2: 4, 3: 1, 5: 1}
+"""How many hosts a fault takes, and how often: mostly so few that the others can go on."""
+
+
+class Nemesis:
+    """Strikes at hosts for a while, one or two kinds of faults at a time, and heals them each time.
+
+    `faults`: by name, functions that take the numbers of some hosts and return a context manager: the fault lasts as
+    long as that.
+    """
+
+    def __init__(self, cluster, faults, random):
+        self._cluster, self._faults, self._random = cluster, faults, random
+        self._pause = threading.Event()
+        self._bag = []
+        self._began = time.monotonic()
+        self.counts = Counter()
+        self.schedule = []
+        """What it did, a line each, with the seconds since it began."""
+        self.leaderships = {}
+        """Who led, by term, as far as it was seen."""
+
+    def rage(self, seconds):
+        """Go on for so long, and until everything has happened that was to happen; all is healed in the end."""
+        self._began = time.monotonic()
+        self._note_leader()
+        while time.monotonic() < self._began + seconds or not self._done:
+            self._strike()
+            self._note_leader()
+            self._wait(0.2, 2.0)
+
+    @property
+    def _done(self):
+        return all(self.counts[name] >= TIMES for name in self._faults) and len(self.leaderships) > TIMES
+
+    def _strike(self):
+        names = self._draw(self._random.choice((1, 1, 2)))
+        with ExitStack() as faults:
+            for name in names:
+                victims = self._victims()
+                self._note(f"{name} {victims}")
+                faults.enter_context(self._faults[name](victims))
+                self.counts[name] += 1
+                self._wait(0.1, 1.0)
+            self._wait(0.0, 2.0)
+            self._note("heal")
+        self._note("healed")
+        self._wait(0.0, 0.5)
+
+    def _draw(self, count):
+        """Different kinds, each as often as the others in the long run."""
+        names = set()
+        while len(names) < min(count, len(self._faults)):
+            if not self._bag:
+                self._bag = self._random.sample(sorted(self._faults), len(self._faults))
+            names.add(self._bag.pop())
+        return sorted(names, key=lambda _: self._random.random())
+
+    def _victims(self):
+        """Some hosts, and in every other case the leader is one of them, if there is any."""
+        (size,) = self._random.choices(list(SIZES), list(SIZES.values()))
+        numbers = self._random.sample(sorted(self._cluster.hosts), len(self._cluster.hosts))
+        if self.leaderships and self._random.random() < 0.5:
+            leader = self.leaderships[max(self.leaderships)]
+            numbers.remove(leader)
+            numbers.insert(0, leader)
+        return numbers[:size]
+
+    def _note_leader(self):
+        """Find out who leads, once all is healed: that somebody does again is a thing to be seen, too."""
+
+        def led():
+            states = [host.ask("status")["value"] for host in self._cluster.hosts.values()]
+            newest = max(states, key=lambda state: (state["term"], state["leader"]))
+            return newest if newest["leader"] else None
+
+        state = until(led)
+        if state["term"] not in self.leaderships:
+            self._note(f"{state['leader']} leads in term {state['term']}")
+        assert self.leaderships.setdefault(state["term"], state["leader"]) == state["leader"], (
+            "two leaders in a term"
+        )
+
+    def _wait(self, least, most):
+        self._pause.wait(self._random.uniform(least, most))
+
+    def _note(self, what):
+        self.schedule.append(f"{time.monotonic() - self._began:7.2f} {what}")
+
+
+def process_faults(cluster):
+    """What can happen to processes."""
+
+    @contextmanager
+    def killed(numbers):
+        cluster.kill(*numbers)
+        yield
+        cluster.start(*numbers)
+
+    @contextmanager
+    def stopped(numbers):
+        for number in numbers:
+            cluster.hosts[number].pause()
+        yield
+        for number in numbers:
+            cluster.hosts[number].resume()
+
+    return {"kill": killed, "stop": stopped}
+
+
+def connection_faults(proxies):
+    """What can happen to connections on one machine."""
+
+    @contextmanager
+    def broken(numbers):
+        proxies.reset(numbers)
+        yield
+
+    return {"break": broken, "refuse": proxies.refusing, "freeze": proxies.frozen}
+
+
+def link_faults(network):
+    """What can happen to hosts that have a network."""
+    return {"cut": network.cut, "split": network.split}

@@ -1,0 +1,215 @@
+"""Five processes under faults of all kinds, with clients in others: what the clients saw is linearizable.
+
+`DRAKKAR_CHAOS_SECONDS` says how long, `DRAKKAR_CHAOS_SEED` from what seed the faults are drawn.
+"""
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.actors.support import PATIENCE, free_addresses, until
+from tests.process import namespaces
+from tests.process.client import KINDS, Client
+from tests.process.nemesis import TIMES, Nemesis, connection_faults, link_faults, process_faults
+from tests.process.proxy import Proxies
+from tests.process.support import ROOT, Cluster, HostProcess
+from tests.simulation.linearizability import Operation, check
+
+SEED = int(os.environ.get("DRAKKAR_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+SECONDS = float(os.environ.get("DRAKKAR_CHAOS_SECONDS") or 60)
+LINK_SECONDS = float(os.environ.get("DRAKKAR_CHAOS_SECONDS") or 25)
+SPARE = 180
+"""Seconds that a slow machine may take for all that is not chaos itself, and to make up for what did not happen."""
+
+HOSTS = range(1, 6)
+PROCESSES, THREADS = 3, 3
+
+
+class Clients:
+    """Processes with several clients each, who use all hosts; a context manager."""
+
+    def __init__(self, directory, doors):
+        self._doors = doors
+        self._files = [directory / f"history-{each}" for each in range(PROCESSES)]
+        self._log = directory / "clients.log"
+        self._processes = []
+
+    def __enter__(self):
+        with self._log.open("a") as log:
+            for number, file in enumerate(self._files):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.process.client"],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+                self._processes.append(process)
+                names = range(number * THREADS, (number + 1) * THREADS)
+                self._tell(process, doors=self._doors, clients=list(names), history=str(file))
+        return self
+
+    def _tell(self, process, **who):
+        process.stdin.write(json.dumps({**who, "seed": SEED, "pause": 0.02}) + "\n")
+        process.stdin.flush()
+
+    def end(self):
+        """Let them finish what they do; return their history."""
+        for process in self._processes:
+            process.stdin.close()
+        codes = [process.wait(PATIENCE) for process in self._processes]
+        assert not any(codes), f"clients failed:\n{self._log.read_text()}"
+        return [json.loads(line) for file in self._files for line in file.read_text().splitlines()]
+
+    def __exit__(self, *_):
+        for process in self._processes:
+            process.kill()
+            process.wait(PATIENCE)
+            process.stdin.close()
+
+
+def doors(directory):
+    return {number: str(directory / f"door-{number}") for number in HOSTS}
+
+
+@pytest.fixture
+def short():
+    """A directory with a short name: that of a Unix socket has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="drakkar-") as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def told(nemesis, cluster):
+    """Say on failure what happened."""
+    try:
+        yield
+    except BaseException:
+        print(f"DRAKKAR_CHAOS_SEED={SEED}", *nemesis.schedule, sep="\n")
+        for number, host in cluster.hosts.items():
+            print(f"-- the end of the log of host {number}", host.log(), sep="\n")
+        raise
+
+
+def survive(cluster, nemesis, seconds, directory, short):
+    """Have clients and the nemesis at the hosts together; judge what came of it."""
+    with told(nemesis, cluster):
+        with Clients(directory, doors(short)) as clients:
+            nemesis.rage(seconds)
+            history = clients.end()
+        judge(history)  # a wrong answer tells more than a host that is stuck because of it
+        history += last_words(cluster, doors(short), {each["key"] for each in history})
+        (directory / "history").write_text("".join(json.dumps(each) + "\n" for each in history))
+        judge(history)
+        expect_something(history, nemesis)
+
+
+def last_words(cluster, doors, keys):
+    """All is healed: every host writes and reads, and in the end all hold the same. Returns what that adds to the history."""
+    client = Client(PROCESSES * THREADS, doors)
+    attempts = itertools.count()
+    for each in HOSTS:
+        until(lambda host=each: done(client.do(host, "put", "last", f"the {next(attempts)}. attempt")))
+        until(lambda host=each: done(client.do(host, "get", "last")))
+    client.close()
+
+    invoked = time.monotonic()
+    contents = until(lambda: alike(cluster.contents()))
+    seen = {"client": client.name, "invoked": invoked, "returned": time.monotonic()}
+    seen |= {"host": "all", "kind": "get", "argument": None, "outcome": "done"}
+    return client.history + [{**seen, "key": key, "result": contents.get(key)} for key in sorted(keys)]
+
+
+def done(operation):
+    return operation["outcome"] == "done"
+
+
+def alike(contents):
+    """What all hold; what was proposed late and given up may still be on its way to some."""
+    first, *others = contents
+    return first if all(other == first for other in others) else None
+
+
+def judge(history):
+    check(operations(history))
+
+
+def operations(history):
+    """What the checker is to judge. What was refused is not there, so nobody may ever have seen it."""
+    for each in history:
+        if each["outcome"] != "refused":
+            argument = tuple(each["argument"]) if each["kind"] == "cas" else each["argument"]
+            yield Operation(
+                each["client"],
+                each["key"],
+                each["kind"],
+                argument,
+                each["result"] if done(each) else None,
+                each["invoked"],
+                each["returned"] if done(each) else None,
+            )
+
+
+def expect_something(history, nemesis):
+    """The test was worth its time."""
+    useful = [each for each in history if done(each)]
+    kinds = Counter(each["kind"] for each in useful)
+    hosts = Counter(each["host"] for each in useful)
+    outcomes = Counter(each["outcome"] for each in history)
+    print(SEED, dict(outcomes), dict(kinds), dict(nemesis.counts), f"{len(nemesis.leaderships)} leaders")
+    assert all(kinds[kind] >= 50 for kind in KINDS), kinds
+    assert all(hosts[number] >= 50 for number in HOSTS), hosts
+    assert sum(each["kind"] == "cas" and each["result"] for each in useful) >= 10
+    assert outcomes["unknown"], outcomes
+    assert all(count >= TIMES for count in nemesis.counts.values()), nemesis.counts
+    assert len(nemesis.leaderships) > TIMES, nemesis.leaderships
+
+
+@pytest.mark.timeout(SECONDS + SPARE)
+def test_five_processes_are_killed_stopped_and_disconnected_for_a_minute(tmp_path, short):
+    addresses = free_addresses(2 * len(HOSTS))
+    fronts, backs = (dict(zip(HOSTS, half, strict=True)) for half in (addresses[:5], addresses[5:]))
+    source = random.Random(SEED)
+    cluster = Cluster(
+        HostProcess(
+            number, fronts, tmp_path, listen=backs[number], machine="registers", door=doors(short)[number]
+        )
+        for number in HOSTS
+    )
+    with Proxies({number: (fronts[number], backs[number]) for number in HOSTS}, source) as proxies, cluster:
+        nemesis = Nemesis(cluster, {**process_faults(cluster), **connection_faults(proxies)}, source)
+        survive(cluster, nemesis, SECONDS, tmp_path, short)
+
+
+@pytest.mark.timeout(LINK_SECONDS + SPARE)
+def test_five_processes_with_networks_of_their_own_are_cut_off_from_one_another(tmp_path, short):
+    if reason := namespaces.why_not():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        network = stack.enter_context(namespaces.Network(HOSTS))
+        members = {number: network.address(number) for number in HOSTS}
+        cluster = stack.enter_context(
+            Cluster(
+                HostProcess(
+                    number,
+                    members,
+                    tmp_path,
+                    within=network.within(number),
+                    machine="registers",
+                    door=doors(short)[number],
+                )
+                for number in HOSTS
+            )
+        )
+        nemesis = Nemesis(cluster, link_faults(network), random.Random(SEED))
+        survive(cluster, nemesis, LINK_SECONDS, tmp_path, short)

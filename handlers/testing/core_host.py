@@ -1,7 +1,9 @@
 """A host made of nothing but the core: it does what `Ready` says, with a simulated disk and state machine."""
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any, Protocol
 
@@ -361,5 +363,18 @@ def config_of(simulation: Simulation, replica: int, role: State | None) -> RaftC
         options["snapshot_entries"] = 0
     key = (replica, *sorted(options.items()))
     if key not in _configs:
-        _configs[key] = RaftConfig(replica_id=replica, **options)
+        with _quietly():
+            _configs[key] = RaftConfig(replica_id=replica, **options)
     return _configs[key]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Options that are unwise for a real shard are what a simulation looks for: nobody needs to be warned."""
+    log = logging.getLogger("drakkar.handlers.config")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

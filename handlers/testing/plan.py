@@ -41,7 +41,7 @@ class Event:
     args: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.time:5} {self.kind}({', '.join(map(repr, self.args))})"
+        return f"{self.kind}({', '.join(map(repr, self.args))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Plan:
         )
         config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
         head = f"seed {self.seed}; {roles}; {self.ticks} ticks; weather: {weather or 'calm'}; {config}"
-        return "\n".join([head, *map(str, self.events)])
+        return "\n".join([head, *(f"{event.time:6} {event}" for event in self.events)])
 
 
 def draw_plan(
@@ -119,7 +119,7 @@ def draw_plan(
 def _draw_config(random: Random) -> dict[str, Any]:
     check_quorum = random.random() < 0.75
     options: dict[str, Any] = {
-        "election_ticks": random.choice((5, 5, 10)),
+        "election_ticks": random.choice((5, 5, 5, 10)),
         "pre_vote": random.random() < 0.75,
         "check_quorum": check_quorum,
     }

@@ -37,7 +37,7 @@ _ONCE: Final = frozenset({MessageType.PROPOSE})
 
 
 UNITS_A_SECOND: Final = 10 * TICK
-PATIENCE: Final = 5.0
+PATIENCE: Final = 2.0
 """Seconds that a request waits for its answer."""
 
 Answer = Callable[[str, Any], None]
@@ -460,7 +460,8 @@ class Simulation:
         if host is None or not self.is_awake(host) or not host.raft.membership.voters:
             return
         change = _choose_change(Random(choice), host.raft.membership, self.hosts)
-        self.trace.append((self.now, "*", change))
+        wanted = ", ".join(f"{one.type.name} {one.replica}" for one in change.changes) or "leave"
+        self.trace.append((self.now, "*", f"{wanted} ({change.transition.name})"))
         for one in change.changes:
             if one.replica not in self.hosts and one.type is not ChangeType.REMOVE:
                 self._add(one.replica, _ROLES[one.type])

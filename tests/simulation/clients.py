@@ -11,8 +11,6 @@ from tests.simulation.linearizability import Operation, check
 from tests.simulation.store import command
 
 KEYS = ("a", "b", "c")
-READER = -1
-"""The client that reads all registers at the end."""
 KINDS = ("put", "get", "get", "add", "cas")
 
 
@@ -46,7 +44,7 @@ class ShardSimulation(Simulation):
         self._busy = set()
         self._values = 0
         self._last = {}
-        self._readers = None
+        self._reads_all = False
         self.until_over(self._has_read_all)
 
     def request(self, client, replica, key, kind, seconds):
@@ -84,11 +82,12 @@ class ShardSimulation(Simulation):
 
     def _has_read_all(self):
         """At last every register is read once more, at each host that can."""
-        if self._readers is None:
-            self._readers = [(host.id, key) for host in self._members() for key in KEYS if can_read(host)]
-        while self._readers and READER not in self._busy:
-            self.request(READER, *self._readers.pop(), "get", 5.0)
-        return not self._readers and not self._busy
+        if not self._reads_all:
+            self._reads_all = True
+            readers = ((host.id, key) for host in self._members() if can_read(host) for key in KEYS)
+            for reader, (replica, key) in enumerate(readers):
+                self.request(-1 - reader, replica, key, "get", 2.0)
+        return not self._busy
 
     def run(self):
         super().run()

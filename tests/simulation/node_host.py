@@ -15,7 +15,7 @@ from drakkar.handlers.errors import DrakkarError, SystemBusy
 from drakkar.handlers.messages import EntryKind, HardState, Membership, MessageType
 from drakkar.handlers.testing.core_host import config_of, first_entry
 from drakkar.handlers.testing.invariants import Violation
-from drakkar.handlers.testing.simulation import UNITS_A_SECOND, SimulatedHost
+from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost
 
 from tests.simulation.store import OnLoop, Registers
 
@@ -233,7 +233,7 @@ class NodeHost(SimulatedHost):
     def transfer(self, target):
         future = ActorFuture()
         future.add_done_callback(lambda done: done.outcome())
-        self.node.requests.put(TransferRequest(target, future, self.now() + 5))
+        self.node.requests.put(TransferRequest(target, future, self.now() + PATIENCE))
         self._run()
         self.simulation.turned(self)
 

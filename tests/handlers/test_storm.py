@@ -1,0 +1,85 @@
+"""`Cluster.storm`, as somebody uses it who has handlers of their own, and the examples of its document."""
+
+import re
+from pathlib import Path
+
+import pytest
+from drakkar.handlers import Message, MessageType, State, raft_handlers
+from drakkar.handlers.testing import Cluster, Violation
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "testing.md"
+PING = MessageType.define("storm.ping", 1930)
+PONG = MessageType.define("storm.pong", 1931)
+
+
+def table_with_audit(answers):
+    table = raft_handlers()
+
+    @table.on(PING)
+    def answer(raft, message):
+        raft.send(Message(PONG, to=message.sender, payload=raft.log.committed))
+
+    @table.on(PONG)
+    def note(raft, message):
+        answers.append(message.payload)
+
+    return table
+
+
+def ask_all(raft, random):
+    for peer in raft.peers:
+        raft.send(Message(PING, to=peer))
+
+
+def test_messages_of_ones_own_travel_under_faults_and_harm_nobody():
+    answers = []
+    happened = Cluster(3, handlers=table_with_audit(answers)).storm(range(10), traffic=ask_all)
+    assert len(answers) > 50
+    assert happened["an election was won"] >= 10
+
+
+def test_a_handler_that_breaks_raft_is_caught_and_its_schedule_cut_down():
+    table = raft_handlers()
+
+    @table.wrap(MessageType.REQUEST_VOTE, State.FOLLOWER)
+    def grant_everybody(raft, message, inner):
+        raft.vote = 0
+        inner(raft, message)
+
+    with pytest.raises(Violation) as caught:
+        Cluster(3, handlers=table).storm(range(100))
+    assert caught.value.check.startswith(("INV1 ", "INV8", "INV9"))
+    assert "the schedule, cut down:" in str(caught.value)
+    assert "REQUEST_VOTE" in str(caught.value)
+
+
+def test_a_handler_that_raises_is_told_with_its_schedule():
+    table = raft_handlers()
+
+    @table.wrap(MessageType.HEARTBEAT, State.FOLLOWER)
+    def stumble(raft, message, inner):
+        raise LookupError("no such audit")
+
+    with pytest.raises(Violation, match="no such audit") as caught:
+        Cluster(3, handlers=table).storm(range(3))
+    assert caught.value.check == "LookupError"
+
+
+def test_an_invariant_of_ones_own_is_checked_after_every_step():
+    def nobody_leads(rafts):
+        assert all(raft.state is not State.LEADER for raft in rafts.values()), "somebody leads"
+
+    with pytest.raises(Violation, match="somebody leads"):
+        Cluster(3).storm(range(3), check=nobody_leads)
+
+
+def test_a_storm_leaves_members_alone_where_it_is_told_to():
+    happened = Cluster(3).storm(range(10), membership=False)
+    assert not happened["a joint membership was entered"]
+
+
+def test_the_documents_examples_run():
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL):
+        exec(example, names)  # it is what the test is about
+    assert names["happened"]

@@ -424,25 +424,45 @@ def _retire(raft: "Raft", after: Membership) -> None:
     replication.broadcast(raft)
     raft.send_due_appends()
     raft.switch_membership(after)
-    retire_when_due(raft)
-    if raft.state is State.LEADER and replication.commit(raft):
+    if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
+        raft.become_follower(raft.term, 0)
+    elif replication.commit(raft):
         replication.announce_commit(raft)
 
 
-def retire_when_due(raft: "Raft") -> None:
-    """A leader that lost its vote steps down, but not before there is an heir.
+def held_back(raft: "Raft", index: int) -> int:
+    """How far a leader may commit of what a majority holds, up to `index`: a change needs an heir.
 
-    A witness may hold entries that none of the remaining voters has: then nobody could ever win its vote.
+    A witness counts and votes, but cannot lead. If a change were committed by witnesses and by voters that it removes,
+    nobody could ever win the vote of a witness against its longer log. So one of the voters that remain must hold it;
+    and all of a leader's log that is to go itself.
     """
-    if raft.state is not State.LEADER or raft.membership.is_voter(raft.id):
-        return
-    if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
-        witnesses = raft.membership.witnesses or raft.membership.outgoing_witnesses
-        voters = (
-            raft.progress[replica] for replica in raft.voters if not raft.membership.is_witness(replica)
-        )
-        if not witnesses or any(voter.match == raft.log.last_index for voter in voters):
-            raft.become_follower(raft.term, 0)
+    if not _has_witnesses(raft.membership) or raft.pending_change_index <= raft.log.committed:
+        return index
+    for entry in raft.log.changes(raft.log.committed + 1, index + 1):
+        after = decide(raft.membership, entry, raft.config)
+        if isinstance(after, str):
+            continue
+        needed = entry.index if after.is_voter(raft.id) else raft.log.last_index
+        if not any(after.is_voter(heir) and raft.match_of(heir) >= needed for heir in after.everybody):
+            return entry.index - 1
+    return index
+
+
+def _has_witnesses(membership: Membership) -> bool:
+    return bool(membership.witnesses or membership.outgoing_witnesses)
+
+
+def retires(raft: "Raft") -> bool:
+    """A leader whose own vote is about to go takes no more proposals where there are witnesses: see `held_back`."""
+    log = raft.log
+    if raft.pending_change_index <= log.applied or not _has_witnesses(raft.membership):
+        return False
+    outcomes = (
+        decide(raft.membership, entry, raft.config)
+        for entry in log.changes(log.applied + 1, log.last_index + 1)
+    )
+    return any(not isinstance(after, str) and not after.is_voter(raft.id) for after in outcomes)
 
 
 def leave_when_due(raft: "Raft") -> None:

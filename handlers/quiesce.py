@@ -24,6 +24,7 @@ _NO_ACTIVITY: Final = frozenset(
         MessageType.ELECTION,
         MessageType.LEADER_HEARTBEAT,
         MessageType.CHECK_QUORUM,
+        MessageType.RATE_LIMIT,
     }
 )
 _BEATS: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})

@@ -73,6 +73,8 @@ def log_proposal(raft: "Raft", ask: Message) -> None:
 def _reason_to_refuse(raft: "Raft", entries: Entries) -> Refusal | None:
     if not raft.membership.is_voter(raft.id):
         return Refusal.NOT_A_MEMBER
+    if membership.retires(raft):
+        return Refusal.CHANGE_PENDING
     if raft.transfer_target:
         return Refusal.TRANSFERRING
     if limits.too_many_uncommitted(raft, entries.payload_bytes):
@@ -352,7 +354,6 @@ def _step_forward(raft: "Raft", ack: Message, peer: Progress) -> None:
         send(raft, ack.sender, even_empty=peer.lacks_commit(raft.log.committed))
     _send_all(raft, ack.sender)
     transfer.hand_over_when_caught_up(raft, ack.sender)
-    membership.retire_when_due(raft)
 
 
 def count_own(raft: "Raft") -> None:
@@ -372,8 +373,9 @@ def commit(raft: "Raft") -> bool:
         index = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
     else:
         index = quorum.joint_committed(raft.electorate, raft.match_of)
+    index = membership.held_back(raft, min(index, raft.log.last_index))
     # By counting, only an entry of this term: an older one may be on a majority, and be replaced yet (figure 3.7).
-    if index > raft.log.last_index or raft.log.term(index) != raft.term:
+    if raft.log.term(index) != raft.term:
         return False
     return raft.log.commit_to(index)
 

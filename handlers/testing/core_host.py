@@ -215,13 +215,7 @@ class CoreHost(SimulatedHost):
         # remember that the one before it is committed, or it could campaign among members of long ago.
         state, self._state_due = ready.hard_state or self._state_due, None
         self._unsaved.append(ready)
-        life = self.life
-
-        def done() -> None:
-            if life == self.life:
-                self._saved()
-
-        self.disk.write(lambda: self._keep(ready, state), done)
+        self.disk.write(lambda: self._keep(ready, state), self._saved)
 
     def _keep(self, ready: Ready, state: HardState | None) -> None:
         self.log.save(Ready(hard_state=state, entries=ready.entries, snapshot=ready.snapshot))
@@ -244,11 +238,9 @@ class CoreHost(SimulatedHost):
             self._applying = True
             simulation = self.simulation
             duration = simulation.random.randint(0, simulation.weather.apply) * self.apply_slowness
-            simulation.after(duration, self._apply, self.life)
+            simulation.later(self, duration, self._apply)
 
-    def _apply(self, life: int) -> None:
-        if life != self.life:
-            return
+    def _apply(self) -> None:
         self._applying = False
         work = self._to_apply.popleft()
         if isinstance(work, Snapshot):
@@ -311,14 +303,13 @@ class CoreHost(SimulatedHost):
         witness = raft.resting_state is State.WITNESS
         state = b"" if witness else self.machine.save()
         snapshot = Snapshot(index, raft.log.term(index), raft.membership, state, witness=witness)
-        life = self.life
 
         def keep() -> None:
             if snapshot.index > self.log.snapshot.index:
                 self.log.snapshot, self.log.membership = snapshot, snapshot.membership
 
         def done() -> None:
-            if life == self.life and self.raft.log.snapshot.index < snapshot.index:
+            if self.raft.log.snapshot.index < snapshot.index:
                 self._compact(snapshot, overhead)
 
         self.disk.write(keep, done)

@@ -4,16 +4,16 @@ The checks see what no replica sees: all disks, all logs, and all that ever happ
 can say which of them a bug must trip. They only look; nothing that they do changes what happens next.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from typing import Any, Final, Protocol
 
-from drakkar.handlers import quorum
 from drakkar.handlers.entries import Run
 from drakkar.handlers.log import Storage
 from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.progress import Progress, ProgressState
 from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import Ready
+from drakkar.handlers.ready import Dropped, Ready, Refusal
 from drakkar.handlers.table import Never
 
 __all__ = ["Invariants", "Violation", "Witnessed"]
@@ -129,10 +129,16 @@ class Invariants:
         self.entries: dict[tuple[int, int], tuple[int, int, bytes]] = {}
         self.committed: list[int] = [0]
         """The term of each committed entry, by index."""
+        self.committed_in: list[int] = [0]
+        """The term of the leader that committed it: never falls."""
         self.memberships: dict[int, Membership] = {}
         self.newest: Membership | None = None
         """The newest membership that is in effect anywhere."""
         self.reads: dict[tuple[int, int, int], int] = {}
+        self.asked_to_lead: set[tuple[int, int]] = set()
+        """The replicas that a leader asked to campaign at once, with its term."""
+        self.proposals: dict[tuple[int, int], int] = {}
+        """Where each proposal was applied, by origin and key; 0 if whoever made it was told that it is dropped."""
 
     # -- what the simulation reports ----------------------------------------------------------------------------
 
@@ -145,12 +151,19 @@ class Invariants:
         if len(self.committed) == 1 and seen.base == 0:
             # The first membership stands, committed, at the head of each log.
             self.committed += seen.terms[1 : seen.committed + 1]
+            self.committed_in += seen.terms[1 : seen.committed + 1]
         self._check_prefix(raft, seen.committed)
         self._forget_untold(raft)
         previous = seen.terms[0]
         for entry in raft.log.entries(seen.base + 1, seen.last + 1):
             self._check_entry(raft, entry.index, entry.term, previous, entry.kind, entry.payload)
             previous = entry.term
+        if len(seen.changes) > 1 and seen.committed < seen.changes[-2]:
+            # It would count the votes of members of long ago.
+            raise Violation(
+                "INV18 only the newest change is uncommitted",
+                f"{raft!r} starts with changes at {seen.changes}",
+            )
         self._watch(replica)
 
     def _forget_untold(self, raft: Raft) -> None:
@@ -158,16 +171,37 @@ class Invariants:
         untold = [key for key in self.entries if key[1] > raft.term and self.leaders.get(key[1]) == raft.id]
         for key in untold:
             del self.entries[key]
+        for term in [term for term, leader in self.leaders.items() if leader == raft.id and term > raft.term]:
+            del self.leaders[term]
 
     def _watch(self, replica: Witnessed) -> None:
         """See what the core is asked, and what it hands out, whoever its host is."""
         raft = replica.raft
-        step, ready = raft.step, raft.ready
+        step, ready, send, drop = raft.step, raft.ready, raft.send, raft.drop
 
         def watched_step(message: Message) -> None:
             if message.type is M.READ_INDEX and message.sender in (0, replica.id):
                 self.reads[replica.id, message.hint, message.hint_high] = len(self.committed) - 1
+            elif message.type is M.TIMEOUT_NOW:
+                self.asked_to_lead.add((replica.id, message.term))
             step(message)
+            if message.type is M.CONFIG_CHANGE_EVENT:
+                # A turn may apply several changes; each is to be seen.
+                self._check_membership(raft, self.seen[replica.id])
+
+        def watched_send(message: Message) -> None:
+            if message.type is M.TIMEOUT_NOW and message.to != raft.transfer_target:
+                raise Violation(
+                    "INV28 only the successor is asked to campaign", f"{raft!r} asks {message.to}"
+                )
+            if message.type is M.PROPOSE and message.reject:
+                self._check_refusal(raft, Refusal.named(message.payload))
+            send(message)
+
+        def watched_drop(dropped: Dropped) -> None:
+            if dropped.type is M.PROPOSE and dropped.entries:  # not what another replica has refused
+                self._check_refusal(raft, dropped.because)
+            drop(dropped)
 
         def watched_ready() -> Ready:
             handed_out = ready()
@@ -176,6 +210,13 @@ class Invariants:
 
         raft.step = watched_step  # type: ignore[method-assign]
         raft.ready = watched_ready  # type: ignore[method-assign]
+        raft.send = watched_send  # type: ignore[method-assign]
+        raft.drop = watched_drop  # type: ignore[method-assign]
+
+    @staticmethod
+    def _check_refusal(raft: Raft, because: Refusal) -> None:
+        if because is Refusal.TRANSFERRING and not raft.transfer_target:
+            raise Violation("INV28 only a transfer stops proposals", repr(raft))
 
     def sent(self, replica: Witnessed, message: Message) -> None:
         """A message leaves its host."""
@@ -202,7 +243,7 @@ class Invariants:
             return raft.term, raft.vote, raft.log.last_index, raft.election_elapsed, raft.state
         if message.type is M.REQUEST_VOTE:
             protected = (
-                raft.check_quorum
+                raft.config.check_quorum
                 and raft.leader_id
                 and raft.election_elapsed < raft.config.election_ticks
                 and not message.hint
@@ -234,13 +275,13 @@ class Invariants:
     def ticked(self, replica: Witnessed) -> None:
         """A tick has passed at a replica."""
         raft, seen = replica.raft, self.seen[replica.id]
-        if raft.state is not State.LEADER or not raft.check_quorum or raft.quiesce.on:
+        if raft.state is not State.LEADER or not raft.config.check_quorum or raft.quiesce.on:
             return
         oldest = raft.ticks - 2 * raft.config.election_ticks - 1
         if seen.leading_since > oldest:
             return
         heard = [peer for peer, tick in seen.heard.items() if tick >= oldest]
-        if not quorum.has_quorum(raft.electorate, [raft.id, *heard]):
+        if not _is_quorum(raft.membership, {raft.id, *heard}):
             raise Violation(
                 "INV20 a leader without a quorum steps down", f"{raft!r} heard {seen.heard} at {raft.ticks}"
             )
@@ -266,8 +307,7 @@ class Invariants:
             self._check_indexes(raft, seen)
             self._check_vote(raft, seen)
             self._check_faults(raft)
-            if raft.membership is not seen.membership:
-                self._check_membership(raft, seen)
+            self._check_membership(raft, seen)
             if raft.state is not seen.state or raft.term != seen.term:
                 self._check_transition(raft, seen)
             if log.committed > seen.committed:
@@ -329,8 +369,13 @@ class Invariants:
         first = self.leaders.setdefault(raft.term, raft.id)
         if first != raft.id:
             raise Violation("INV1 one leader a term", f"{first} and {raft.id} lead term {raft.term}")
-        if raft.resting_state in ONLOOKERS:
+        if raft.resting_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
             raise Violation("INV17 only voters lead", repr(raft))
+        electors = {raft.id} | {
+            id_ for (id_, term), vote in self.votes.items() if term == raft.term and vote == raft.id
+        }
+        if not _is_quorum(raft.membership, electors) and not _is_quorum(seen.membership, electors):
+            raise Violation("INV1 a majority elects", f"{raft!r}, by {electors} of {raft.membership}")
         self.happened["an election was won"] += 1
         seen.leading_since = raft.ticks
         seen.transfer = 0
@@ -339,8 +384,8 @@ class Invariants:
         self._check_complete(raft)
 
     def _check_complete(self, raft: Raft) -> None:
-        """Logs match, so that the newest committed entry stands for all before it."""
-        last = len(self.committed) - 1
+        """Logs match, so that the newest entry committed in an earlier term stands for all before it."""
+        last = bisect_left(self.committed_in, raft.term) - 1
         if raft.log.first_index - 1 <= last and raft.log.term(last) != self.committed[last]:
             raise Violation(
                 "INV4 a leader has all that is committed",
@@ -359,6 +404,12 @@ class Invariants:
         seen.settled = raft.log.committed
         for run in ready.committed.runs:
             self._check_applying(raft, seen, run)
+            self._check_applied_once(raft, run)
+        if ready.committed:
+            self._check_applying_durable(raft, ready.committed.runs[-1].last)
+        for dropped in ready.dropped:
+            if dropped.type is M.PROPOSE:
+                self._note_dropped(raft, dropped)
         for read in ready.reads:
             asked = self.reads.pop((raft.id, *read.context), None)
             if asked is not None and read.index < asked:
@@ -373,6 +424,9 @@ class Invariants:
             raise Violation("INV6 the commit index never falls", f"{raft!r} installs {snapshot.index}")
         if self._committed_term(snapshot.index) != snapshot.term:
             raise Violation("INV24 a snapshot holds what is committed", f"{raft!r} installs {snapshot}")
+        newest = max((change for change in self.memberships if change <= snapshot.index), default=0)
+        if snapshot.membership.change_id != newest:
+            raise Violation("INV24 a snapshot holds the newest membership", f"{raft!r} installs {snapshot}")
         seen.base, seen.terms, seen.changes = snapshot.index, [snapshot.term], []
         seen.applying = snapshot.index
 
@@ -451,6 +505,31 @@ class Invariants:
             if kind != EntryKind.METADATA and known is not None and known[1:] != (kind, payload):
                 raise Violation("INV5 all apply the same", f"{raft!r} applies something else at {index}")
 
+    def _check_applying_durable(self, raft: Raft, last: int) -> None:
+        if raft.state is State.LEADER:
+            last -= raft.config.apply_unpersisted_limit
+        if last >= raft.log.first_index and not self._holds(raft.id, last, raft.log.term(last)):
+            raise Violation("INV7 what is applied is durable", f"{raft!r} applies {last}")
+
+    def _check_applied_once(self, raft: Raft, run: Run) -> None:
+        """A witness does not know whose they are."""
+        for index in range(run.first, run.last + 1) if run.origin else ():
+            key = (run.origin, run.key + index - run.first)
+            if run.kind(index) == EntryKind.COMMAND and self.proposals.setdefault(key, index) != index:
+                raise Violation(
+                    "INV22 a proposal has one outcome",
+                    f"{raft!r} applies at {index} what was applied at {self.proposals[key]}, 0 being dropped",
+                )
+
+    def _note_dropped(self, raft: Raft, dropped: Dropped) -> None:
+        for key in range(dropped.key, dropped.key + dropped.count):
+            index = self.proposals.setdefault((dropped.origin, key), 0)
+            if index:
+                raise Violation(
+                    "INV22 a proposal has one outcome",
+                    f"{raft!r} drops what was applied at {index}: {dropped}",
+                )
+
     def _committed_term(self, index: int) -> int:
         return self.committed[index] if index < len(self.committed) else 0
 
@@ -470,30 +549,25 @@ class Invariants:
         new = raft.log.committed
         if new < len(self.committed):
             return
-        led = State.LEADER in (raft.state, seen.state) and raft.term == self.leaders_term(raft.id)
-        if not led:
+        # It may have lost its office in the very turn in which it committed.
+        office = raft.term if raft.state is State.LEADER else seen.term
+        if State.LEADER not in (raft.state, seen.state) or self.leaders.get(office) != raft.id:
             raise Violation("INV11 leaders commit", f"{raft!r} commits what no leader has committed")
         term = raft.log.term(new)
-        if term != raft.term:
+        if term != office:
             raise Violation("INV11 counting commits the own term", f"{raft!r} commits {new} of term {term}")
-        if not self._is_held(raft.electorate, new, term) and not self._is_held(
-            seen.membership.electorate, new, term
-        ):
+        if not self._is_held(raft.membership, new, term) and not self._is_held(seen.membership, new, term):
             raise Violation(
                 "INV11 a majority holds it durably", f"{raft!r} commits {new}, on disk at {self._disks(new)}"
             )
         self.committed += [raft.log.term(index) for index in range(len(self.committed), new + 1)]
+        self.committed_in += [office] * (len(self.committed) - len(self.committed_in))
         for other in self.replicas.values():
-            if other.up and other.raft.state is State.LEADER and other.raft.term > raft.term:
+            if other.up and other.raft.state is State.LEADER and other.raft.term > office:
                 self._check_complete(other.raft)
 
-    def leaders_term(self, replica: int) -> int:
-        """The newest term that a replica led, or leads."""
-        return max((term for term, leader in self.leaders.items() if leader == replica), default=0)
-
-    def _is_held(self, electorate: tuple[frozenset[int], frozenset[int]], index: int, term: int) -> bool:
-        holders = [id_ for id_ in electorate[0] | electorate[1] if self._holds(id_, index, term)]
-        return quorum.has_quorum(electorate, holders)
+    def _is_held(self, membership: Membership, index: int, term: int) -> bool:
+        return _is_quorum(membership, {id_ for id_ in self.replicas if self._holds(id_, index, term)})
 
     def _holds(self, replica: int, index: int, term: int) -> bool:
         """Whether the replica would still have the entry after a crash at this moment."""
@@ -565,7 +639,12 @@ class Invariants:
     # -- membership ---------------------------------------------------------------------------------------------
 
     def _check_membership(self, raft: Raft, seen: _Seen) -> None:
-        after = raft.membership
+        before, after = seen.membership, raft.membership
+        if after is before:
+            return
+        seen.membership = after
+        if after.change_id > raft.log.committed:
+            raise Violation("INV15 a change takes effect when it is committed", f"{raft!r}: {after}")
         if raft.state is State.LEADER:
             seen.leading_since = raft.ticks  # another quorum is to be heard
             seen.peers = {id_: known for id_, known in seen.peers.items() if id_ in raft.progress}
@@ -583,8 +662,8 @@ class Invariants:
             raise Violation("INV25 a membership is sound", f"{raft!r}: {after}")
         if self.newest is None or after.change_id > self.newest.change_id:
             self.newest = after
-        if seen.membership.everybody and not _overlap(seen.membership, after):
-            raise Violation("INV15 successive quorums meet", f"{raft!r}: {seen.membership} to {after}")
+        if before.everybody and not _overlap(before, after):
+            raise Violation("INV15 successive quorums meet", f"{raft!r}: {before} to {after}")
         if after.joint:
             self.happened["a joint membership was entered"] += 1
 
@@ -603,6 +682,8 @@ class Invariants:
                 raise Violation("INV10 durable before it is told", f"the vote of {message}: {state}")
             if self.votes.setdefault((replica.id, term), vote) != vote:
                 raise Violation("INV9 one vote a term", f"{message}, after {self.votes[replica.id, term]}")
+            if type_ is M.REQUEST_VOTE and message.hint and (replica.id, term - 1) not in self.asked_to_lead:
+                raise Violation("INV28 only who was asked campaigns at once", str(message))
         elif type_ is M.REPLICATE_RESP and not message.reject:
             storage = replica.storage
             if message.log_index > storage.last_index:
@@ -617,9 +698,18 @@ class Invariants:
             raise Violation("INV6 a heartbeat commits what matches", f"{message}: {peer}")
 
 
+def _halves(membership: Membership) -> tuple[set[int], set[int]]:
+    return {*membership.voters, *membership.witnesses}, set(membership.outgoing)
+
+
+def _is_quorum(membership: Membership, replicas: set[int]) -> bool:
+    """Counted anew: what the core counts with must not be its own judge."""
+    return all(2 * len(replicas & half) > len(half) for half in _halves(membership) if half)
+
+
 def _overlap(before: Membership, after: Membership) -> bool:
     """Whether each quorum of one has a replica in common with each of the other."""
-    (old, old_outgoing), (new, new_outgoing) = before.electorate, after.electorate
+    (old, old_outgoing), (new, new_outgoing) = _halves(before), _halves(after)
     if new_outgoing:
         return new_outgoing == old or (new, new_outgoing) == (old, old_outgoing)
     if old_outgoing:

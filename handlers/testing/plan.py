@@ -97,8 +97,9 @@ def draw_plan(
     random = Random(f"plan {seed}")
     drawn_ticks = random.choice((15, 25, 40, 60))
     ticks = drawn_ticks if ticks is None else ticks
-    options = _draw_config(random)
-    options.update(config or {})
+    options = _draw_config(random) | dict(config or {})
+    if not options["check_quorum"] and "read_mode" not in (config or {}):
+        options.pop("read_mode", None)  # which needs it
     drawn = (
         random.choice((1, 2, 3, 3, 3, 3, 4, 5, 5)),
         random.choice((0, 0, 0, 1)),

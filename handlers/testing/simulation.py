@@ -47,15 +47,15 @@ Answer = Callable[[str, Any], None]
 class SimulatedDisk:
     """Writes of one host, in order: all that wait go together, take a while, and are then durable."""
 
-    def __init__(self, simulation: "Simulation") -> None:
+    def __init__(self, simulation: "Simulation", host: "SimulatedHost") -> None:
         self._simulation = simulation
+        self._host = host
         self.slowness = 1
         self._waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._writing: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self._life = 0
 
     def write(self, keep: Callable[[], None], done: Callable[[], None]) -> None:
-        """`keep()` is called when it is durable, and then `done()`, unless the host has crashed meanwhile."""
+        """`keep()` is called when it is durable, and then `done()`; not when the host crashes before that."""
         self._waiting.append((keep, done))
         if not self._writing:
             self._begin()
@@ -64,16 +64,15 @@ class SimulatedDisk:
         self._writing, self._waiting = self._waiting, []
         simulation = self._simulation
         duration = simulation.random.randint(1, simulation.weather.disk) * self.slowness
-        simulation.after(duration, self._end, self._life)
+        simulation.later(self._host, duration, self._end)
 
-    def _end(self, life: int) -> None:
-        if life != self._life:
-            return
+    def _end(self) -> None:
         written, self._writing = self._writing, []
-        for keep, done in written:
+        for keep, _ in written:
             keep()
+        for _, done in written:
             done()
-        if self._waiting and not self._writing and life == self._life:
+        if self._waiting and not self._writing:
             self._begin()
 
     def crash(self, kept: float) -> None:
@@ -81,7 +80,6 @@ class SimulatedDisk:
         for keep, _ in self._writing[: round(kept * len(self._writing))]:
             keep()
         self._writing, self._waiting = [], []
-        self._life += 1
 
     @property
     def idle(self) -> bool:
@@ -103,7 +101,9 @@ class SimulatedHost(ABC):
         self.frozen_until = 0
         self.tick_every = TICK
         self.apply_slowness = 1
-        self.disk = SimulatedDisk(simulation)
+        self.disk = SimulatedDisk(simulation, self)
+        self.held: list[Message] = []
+        """What came while it was frozen: it finds all of it at once."""
 
     @property
     @abstractmethod
@@ -165,7 +165,7 @@ class Simulation:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = count()
         self._cut: set[tuple[int, int]] = set()
-        self._links: dict[tuple[int, int], int] = {}
+        self._links: dict[tuple[int, int, bool], int] = {}
         self._first = _first_members(plan)
         self._finishers: list[Callable[[], bool]] = []
 
@@ -179,6 +179,20 @@ class Simulation:
     def after(self, delay: int, function: Callable[..., None], *args: Any) -> None:
         """Call a function `delay` units of time from now."""
         heappush(self._queue, (self.now + delay, next(self._numbers), function, args))
+
+    def later(self, host: SimulatedHost, delay: int, function: Callable[..., None], *args: Any) -> None:
+        """Call a function of a host `delay` units of time from now: in its present life, and not while it is frozen."""
+        self.after(delay, self._if_alive, host, host.life, function, args)
+
+    def _if_alive(
+        self, host: SimulatedHost, life: int, function: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        if life != host.life:
+            return
+        if host.frozen_until > self.now:
+            self.after(host.frozen_until - self.now, self._if_alive, host, life, function, args)
+        else:
+            function(*args)
 
     def run(self) -> None:
         """Run the plan, heal all, and see that the shard recovers. Raises `Violation`."""
@@ -220,7 +234,7 @@ class Simulation:
         self._count_cells(host)
         host.start()
         self.invariants.started(host)
-        self.after(self.random.randint(1, TICK), self._tick, host, host.life)
+        self.later(host, self.random.randint(1, TICK), self._tick, host)
         self.turned(host)
 
     def _stop(self, host: SimulatedHost, kept: float) -> None:
@@ -228,20 +242,27 @@ class Simulation:
             self.trace.append((self.now, "v", host.id))
             host.up = False
             host.life += 1
+            for message in host.held:
+                self._lose(message)
+            host.held = []
             host.disk.crash(kept)
             host.stop()
 
-    def _tick(self, host: SimulatedHost, life: int) -> None:
-        if life != host.life:
-            return
-        if host.frozen_until <= self.now:
-            self.steps += 1
-            host.receive([Message(MessageType.LOCAL_TICK, sender=host.id)])
-            if host.up:
-                self.invariants.ticked(host)
-            self.turned(host)
-        if life == host.life:
-            self.after(host.tick_every, self._tick, host, life)
+    def _tick(self, host: SimulatedHost) -> None:
+        """Ticks that were missed are not made up for; what came meanwhile is heard first, in the same turn."""
+        self.steps += 1
+        messages, host.held = host.held, []
+        for message in messages:
+            self.trace.append((self.now, ">", message))
+            self.invariants.delivering(host, message)
+        self.messages += len(messages)
+        host.receive([*messages, Message(MessageType.LOCAL_TICK, sender=host.id)])
+        if host.up:
+            self.invariants.ticked(host)
+        self.turned(host)
+        for message in messages:
+            self._report_snapshot(message, lost=False)
+        self.later(host, host.tick_every, self._tick, host)
 
     def turned(self, host: SimulatedHost) -> None:
         """A host has done something: see whether all is as it must be."""
@@ -302,7 +323,8 @@ class Simulation:
             delay += random.randint(0, _LONGEST_SNAPSHOT)
         arrival = self.now + delay
         if not weather.reordering:
-            link = (message.sender, message.to)
+            # Snapshots have a connection of their own, and hold nothing else up.
+            link = (message.sender, message.to, message.type is MessageType.INSTALL_SNAPSHOT)
             arrival = self._links[link] = max(arrival, self._links.get(link, 0))
         heappush(self._queue, (arrival, next(self._numbers), self._deliver, (message,)))
 
@@ -310,8 +332,8 @@ class Simulation:
         host = self.hosts.get(message.to)
         if host is None or not host.up or (message.sender, message.to) in self._cut:
             self._lose(message)
-        elif host.frozen_until > self.now:
-            self.after(host.frozen_until - self.now, self._deliver, message)
+        elif host.frozen_until > self.now or host.held:
+            host.held.append(message)
         else:
             self.steps += 1
             self.messages += 1
@@ -341,12 +363,11 @@ class Simulation:
     def _report(self, replica: int, report: Message) -> None:
         host = self.hosts.get(replica)
         if host is not None and host.up:
-            self.after(1, self._hear_report, host, host.life, report)
+            self.later(host, 1, self._hear_report, host, report)
 
-    def _hear_report(self, host: SimulatedHost, life: int, report: Message) -> None:
-        if life == host.life:
-            host.receive([report])
-            self.turned(host)
+    def _hear_report(self, host: SimulatedHost, report: Message) -> None:
+        host.receive([report])
+        self.turned(host)
 
     # -- what a plan can name: the network ----------------------------------------------------------------------------
 
@@ -490,8 +511,12 @@ class Simulation:
                 leader = self.leader()
                 assert leader is not None, "it has just converged"
                 probed = True
-                leader.submit("propose", PROBE, PATIENCE, _ignore)
-            elif probed and self._has_converged() and all(is_done() for is_done in self._finishers):
+                leader.submit("propose", PROBE, PATIENCE, self._hear_probe)
+            elif (
+                self._answered == "done"
+                and self._has_converged()
+                and all(is_done() for is_done in self._finishers)
+            ):
                 self.settled_after = tick
                 break
             self._finish_joint_change()
@@ -502,6 +527,14 @@ class Simulation:
         if any(host.raft.quiesce.on for host in self.hosts.values()):
             self._check_quiesce()
 
+    _answered = ""
+
+    def _hear_probe(self, outcome: str, _value: Any) -> None:
+        self._answered = outcome
+        leader = self.leader()
+        if outcome != "done" and leader is not None:
+            self.after(TICK, leader.submit, "propose", PROBE, PATIENCE, self._hear_probe)
+
     settled_after = 0
     """Ticks that it took to converge."""
 
@@ -510,7 +543,14 @@ class Simulation:
         newest = self.invariants.newest
         if newest is None or replica not in newest.removed:
             return False
-        return all(host.raft.membership.change_id >= newest.change_id for host in self._members())
+        leader = self.leader()
+        members = self._members()
+        if leader is None or leader not in members or not leader.raft.has_committed_in_term:
+            return False
+        return all(
+            host.raft.membership.change_id >= newest.change_id and host.raft.term == leader.raft.term
+            for host in members
+        )
 
     def _retire(self) -> None:
         """A removed replica is stopped by its operator: without a vote it would ask for ever."""

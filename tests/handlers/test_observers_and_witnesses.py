@@ -281,14 +281,14 @@ def test_a_witness_is_sent_nothing_that_its_leader_might_forget(batch_append):
     assert [message.to for message in drain(raft) if message.entries and message.to == 3] == [3]
 
 
-def test_a_removed_leader_leads_until_a_voter_has_all_that_a_witness_may_know():
+def test_a_leader_that_is_to_go_leads_until_a_voter_has_all_that_a_witness_may_know():
     shard = cluster(Membership((1, 2), (), (3,)))
     shard.elect(1)
     shard.cut(1, 2)
     shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 1),)))
-    # The witness and the leader have committed its removal; the voter that remains knows nothing of it.
+    # The witness and the leader hold its removal; the voter that remains knows nothing of it.
     assert shard[1].state is LEADER
-    assert 1 not in shard[1].membership.voters
+    assert 1 in shard[1].membership.voters
     shard.propose(1, b"too late")
     assert b"too late" not in shard.applied(1)
     shard.heal()
@@ -297,3 +297,11 @@ def test_a_removed_leader_leads_until_a_voter_has_all_that_a_witness_may_know():
     shard.elect(2)
     assert shard[2].state is LEADER
     assert 1 in shard[2].membership.removed
+
+
+def test_a_change_that_leaves_the_leader_in_place_waits_for_nobody():
+    shard = cluster(Membership((1, 2), (), (3,)))
+    shard.elect(1)
+    shard.cut(1, 2)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 2),)))
+    assert shard[1].membership.voters == {1}

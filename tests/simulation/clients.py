@@ -59,6 +59,8 @@ class ShardSimulation(Simulation):
 
         def answer(outcome, value):
             self._busy.discard(client)
+            if client == "reader" and outcome != "done" and self._is_member(host):
+                self._readers.insert(0, (replica, key))
             self.trace.append((self.now, "?", f"client {client}: {outcome} {value}"))
             if outcome == "refused":
                 self.refused += 1

@@ -51,11 +51,7 @@ class SimulatedPool:
     def submit(self, job):
         simulation, host = self._host.simulation, self._host
         duration = simulation.random.randint(0, simulation.weather.apply) * host.apply_slowness
-        simulation.after(duration, self._do, job, host.life)
-
-    def _do(self, job, life):
-        if life == self._host.life:
-            self._host.on_thread(job)
+        simulation.later(host, duration, host.on_thread, job)
 
 
 class NodeHost(SimulatedHost):
@@ -191,17 +187,15 @@ class NodeHost(SimulatedHost):
             self.simulation.invariants.happened["the store had no room"] += 1
             raise SystemBusy("the store is full")
         self._writes += 1
-        life = self.life
 
         def keep():
             self._store.save(replace(save, done=self._must_succeed))
 
         def done():
-            if life == self.life:
-                self._writes -= 1
-                save.done(None)
-                self._run()
-                self.simulation.turned(self)
+            self._writes -= 1
+            save.done(None)
+            self._run()
+            self.simulation.turned(self)
 
         self.disk.write(keep, done)
 

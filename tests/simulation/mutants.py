@@ -1,0 +1,1480 @@
+"""Deliberate breaks of the protocol's rules, each with the checks of the simulator that it must trip.
+
+A mutant is what a bug would be: one rule less, or one wrong. It is put in by a wrapped handler, or in place of a rule,
+and taken out again. `find` runs schedules that make its situation frequent until one of them breaks.
+
+    @mutant("a vote is granted twice in a term", "INV8", "INV9")
+    def _(change):
+        @change.handlers.wrap(M.REQUEST_VOTE)
+        def forget(raft, message, inner): ...
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+from unittest import mock
+
+from drakkar.actors.applier import Applier
+from drakkar.actors.node import NodeActor
+from drakkar.actors.proposals import PendingProposals
+from drakkar.actors.read_requests import ReadRequests
+from drakkar.handlers import (
+    clock,
+    election,
+    membership,
+    quorum,
+    raft_handlers,
+    reads,
+    replication,
+    terms,
+    transfer,
+)
+from drakkar.handlers import (
+    raft as core,
+)
+from drakkar.handlers import (
+    snapshot as snapshots,
+)
+from drakkar.handlers.entries import Entries, Run
+from drakkar.handlers.log import RaftLog
+from drakkar.handlers.membership import Transition
+from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
+from drakkar.handlers.progress import Inflight, Progress
+from drakkar.handlers.quiesce import Quiesce
+from drakkar.handlers.quorum import Vote
+from drakkar.handlers.raft import Raft
+from drakkar.handlers.ready import ReadReady
+from drakkar.handlers.testing.core_host import CoreHost
+from drakkar.handlers.testing.plan import TICK, Event
+from drakkar.handlers.testing.simulation import _choose_change
+
+from tests.simulation import simulate
+from tests.simulation.store import InBytes
+
+M = MessageType
+BOTH = "both"
+
+MUTANTS = []
+
+
+class Changed:
+    """The rules as one mutant has them: `handlers`, and what is patched until it is undone."""
+
+    def __init__(self, undo):
+        self.handlers = raft_handlers()
+        self._undo = undo
+
+    def patch(self, target, name, replacement):
+        """Put something in a rule's place."""
+        self._undo.enter_context(mock.patch.object(target, name, replacement))
+
+    def around(self, target, name):
+        """Put the decorated function around a rule: it is given the old one first."""
+
+        def fill(wrapper):
+            inner = getattr(target, name)
+            self.patch(target, name, lambda *args, **options: wrapper(inner, *args, **options))
+            return wrapper
+
+        return fill
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A rule that is broken."""
+
+    name: str
+    checks: tuple[str, ...]
+    """How the names of the checks begin that may find it."""
+    change: Callable[[Changed], None]
+    hosts: str = BOTH
+    """"core", "node", or "both", which take turns."""
+    seeds: int = 150
+    """Schedules in which it must be found."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """To `plan_of`."""
+    weather: Mapping[str, Any] = field(default_factory=dict)
+    rig: Callable[[Random, Any], Any] | None = None
+    """Makes events that bring its situation about, in place of those that are drawn."""
+
+    def plan(self, seed):
+        """A schedule in which its situation is frequent."""
+        plan = simulate.plan_of(seed, **{"ticks": 25, **self.given})
+        if self.weather:
+            plan = replace(plan, weather=replace(plan.weather, **self.weather))
+        if self.rig is not None:
+            events = sorted(self.rig(Random(f"rig {seed}"), plan), key=lambda event: event.time)
+            plan = replace(plan, events=tuple(events))
+        return plan
+
+    def host(self, seed):
+        return simulate.host_of(seed) if self.hosts == BOTH else self.hosts
+
+    def run(self, seed):
+        """One schedule with the rule broken."""
+        with ExitStack() as undo:
+            changed = Changed(undo)
+            self.change(changed)
+            return simulate.run(self.plan(seed), self.host(seed), changed.handlers)
+
+    def find(self):
+        """The first seed that breaks, and what came of it; None if all goes well."""
+        for seed in range(self.seeds):
+            outcome = self.run(seed)
+            if outcome.check:
+                return seed, outcome
+        return None
+
+
+def mutant(name, *checks, **options):
+    """Register the decorated function, which breaks a rule."""
+
+    def register(change):
+        MUTANTS.append(Mutant(name, checks, change, **options))
+        return change
+
+    return register
+
+
+# -- what makes a situation frequent -------------------------------------------------------------------------------
+
+SWIFT = {"election_ticks": 5, "pre_vote": False, "check_quorum": False, "read_mode": "safe"}
+"""Elections come fast, and nothing holds them back."""
+QUICK = SWIFT | {"max_election_ticks": 8}
+"""Whoever misses its leader is the next one."""
+CLOSE = SWIFT | {"max_election_ticks": 6}
+"""All campaign at once."""
+GUARDED = {"election_ticks": 5, "pre_vote": False, "check_quorum": True, "read_mode": "safe"}
+LEASES = {"election_ticks": 5, "pre_vote": True, "check_quorum": True, "read_mode": "lease"}
+COMPACT = {"snapshot_entries": 2, "compaction_overhead": 0}
+
+STORMY = {"loss": 0.1, "duplication": 0.3, "delay": 0.2, "reordering": True}
+LATE = {"loss": 0.0, "duplication": 0.0, "delay": 0.5, "reordering": True, "disk": 2}
+CLEAR = {"loss": 0.0, "duplication": 0.0, "delay": 0.0, "reordering": False, "disk": 2, "apply": 2}
+
+TRIO = {"voters": 3, "observers": 0, "witnesses": 0, "ticks": 40}
+FIVE = TRIO | {"voters": 5}
+ONLOOKING = {"voters": 3, "observers": 1}
+WITNESSED = {"voters": 2, "witnesses": 1}
+
+LEADER = 0
+
+
+def _joint_choices():
+    """What takes two voters of five their vote, and leaves the joint membership only when somebody asks for it."""
+    five = Membership(range(1, 6))
+    for choice in range(4000):
+        change = _choose_change(Random(choice), five, five.voters)
+        losers = [one for one in change.changes if one.replica in five.voters]
+        if change.transition is Transition.EXPLICIT and len(losers) > 1:
+            yield choice
+
+
+JOINT = tuple(_joint_choices())
+
+
+def asked(random, plan, *kinds, every=3, patience=0.3, of_leader=0.0):
+    """Clients ask something of some replica all the time, at most so many units of time apart."""
+    time = 0
+    while time < plan.ticks * TICK:
+        time += random.randint(1, every)
+        replica = LEADER if random.random() < of_leader else random.choice(members(plan))
+        args = (random.randrange(12), replica, random.choice("ab"), random.choice(kinds), patience)
+        yield Event(time, "request", args)
+
+
+def now_and_then(random, plan, gap, kind, *args):
+    """An event, again and again, at most so many ticks apart; an argument may be a range to draw from."""
+    time = 0
+    while time < plan.ticks * TICK:
+        time += random.randint(1, gap * TICK)
+        drawn = tuple(random.choice(each) if isinstance(each, range | tuple) else each for each in args)
+        yield Event(time, kind, drawn)
+
+
+def members(plan):
+    return range(1, plan.voters + plan.observers + plan.witnesses + 1)
+
+
+def strife(random, plan):
+    """One leader after the other is cut off in the middle of its work, and comes back with what it has."""
+    yield from asked(random, plan, "put", "add", of_leader=0.7)
+    for time in range(80, plan.ticks * TICK, 100):
+        begin = time + random.randrange(50)
+        yield Event(begin, "isolate", (LEADER, random.randrange(70, 150)))
+        yield Event(
+            begin + random.randrange(50),
+            "crash",
+            (random.choice(members(plan)), 1.0, random.randrange(1, 60)),
+        )
+
+
+def restarts(random, plan):
+    """Replicas crash, and come back with what they have."""
+    yield from asked(random, plan, "add", "get", every=6)
+    yield from now_and_then(random, plan, 4, "crash", members(plan), 1.0, range(1, 30))
+
+
+def slow_strife(random, plan):
+    """The same where the disk of whoever is cut off is slow."""
+    for event in strife(random, plan):
+        if event.kind == "isolate":
+            yield Event(event.time - 1, "slow_disk", (LEADER, random.randrange(50, 100), 40))
+        yield event
+
+
+def contest(random, plan):
+    """Elections are close, and voters crash in the middle of them."""
+    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(10, 60))
+    yield from now_and_then(random, plan, 1, "crash", members(plan), 1.0, range(1, 10))
+
+
+def solitude(random, plan):
+    """Leaders are alone for longer than they may lead; clients ask them all the same."""
+    yield from asked(random, plan, "put", "get", "get", every=2)
+    yield from now_and_then(random, plan, 10, "isolate", LEADER, range(200, 300))
+
+
+def rivalry(random, plan):
+    """A leader loses one of its followers, which looks for another; clients read everywhere."""
+    yield from asked(random, plan, "put", every=40)
+    yield from asked(random, plan, "get", every=2)
+    yield from now_and_then(random, plan, 8, "cut", LEADER, members(plan), True, range(100, 200))
+
+
+def sluggishness(random, plan):
+    """State machines are behind what is committed; clients read everywhere."""
+    yield from asked(random, plan, "put", every=8)
+    yield from asked(random, plan, "get", every=4)
+    yield from now_and_then(random, plan, 4, "slow_apply", members(plan), (10, 30), range(50, 150))
+
+
+def succession(random, plan):
+    """Leaders are gone as soon as they have committed something; clients read everywhere."""
+    yield from asked(random, plan, "put", "get", "get", every=2)
+    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(10, 100))
+    yield from now_and_then(random, plan, 12, "crash", LEADER, 1.0, range(50, 100))
+
+
+def reform(random, plan):
+    """The membership changes all the time, and so do the leaders."""
+    yield from asked(random, plan, "put", every=8)
+    yield from now_and_then(random, plan, 2, "change", LEADER, range(1 << 16))
+    yield from now_and_then(random, plan, 12, "isolate", LEADER, range(10, 80))
+    yield from now_and_then(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
+
+
+def slow_reform(random, plan):
+    """The same where it takes long until a change is applied."""
+    yield from reform(random, plan)
+    yield from now_and_then(random, plan, 4, "slow_apply", members(plan), (20, 60), range(50, 150))
+
+
+def halves(random, plan):
+    """Leaders are lost while the membership is joint."""
+    yield from asked(random, plan, "put", every=6)
+    for event in now_and_then(random, plan, 12, "change", LEADER, JOINT):
+        yield event
+        yield Event(event.time + random.randint(20, 50), "isolate", (LEADER, random.randrange(60, 100)))
+
+
+def handovers(random, plan):
+    """Leaders are asked to hand over to somebody who is cut off before or after, or lags."""
+    yield from asked(random, plan, "put")
+    for event in now_and_then(random, plan, 8, "transfer", LEADER, members(plan)):
+        yield event
+        successor = event.args[1]
+        yield Event(
+            max(event.time + random.randint(-10, 8), 0), "isolate", (successor, random.randrange(20, 150))
+        )
+
+
+def laggards(random, plan):
+    """Replicas miss so much that only a snapshot helps."""
+    yield from asked(random, plan, "put", every=2, of_leader=0.5)
+    for time in range(100, plan.ticks * TICK, 50):
+        yield Event(
+            time + random.randrange(50), "isolate", (random.choice(members(plan)), random.randrange(15, 45))
+        )
+
+
+def slow_laggards(random, plan):
+    """The same where it takes long until the snapshot is loaded, and its sender leaves."""
+    for event in laggards(random, plan):
+        yield event
+        if event.kind == "isolate":
+            back = event.time + event.args[1]
+            yield Event(back - 1, "slow_apply", (event.args[0], random.randrange(50, 100), 150))
+            yield Event(back + random.randrange(30, 80), "isolate", (LEADER, random.randrange(60, 120)))
+
+
+def coup(random, plan):
+    """A leader hands over, and does not hear what comes of it."""
+    yield from asked(random, plan, "put", every=10, patience=0.2)
+    yield from asked(random, plan, "get", every=2, patience=0.2)
+    for event in now_and_then(random, plan, 15, "transfer", LEADER, members(plan)):
+        for other in members(plan):
+            yield Event(event.time, "cut", (other, LEADER, False, 100))
+        yield event
+
+
+def relapse(random, plan):
+    """A follower is cut off from its leader and looks for another, and who would refuse it restarts."""
+    yield from asked(random, plan, "get", every=4, patience=0.2)
+    for time in range(250, plan.ticks * TICK, 300):
+        lost, voter = random.sample(members(plan), 2)
+        yield Event(time, "cut", (LEADER, lost, True, 300))
+        back = time + random.randrange(150, 220)
+        yield Event(back, "cut", (voter, LEADER, True, 80))
+        yield Event(back, "crash", (voter, 1.0, 1))
+
+
+SWIFTLY = {"given": {"config": SWIFT}}
+IN_STRIFE = {"given": TRIO | {"config": QUICK}, "rig": strife}
+IN_CONTEST = {"given": {"voters": 5, "config": CLOSE}, "rig": contest}
+
+# -- votes and terms -----------------------------------------------------------------------------------------------
+
+
+@mutant("a vote is granted twice in a term", "INV8 a vote stands", **SWIFTLY)
+def _(change):
+    @change.handlers.wrap(M.REQUEST_VOTE)
+    def forget(raft, message, inner):
+        raft.vote = 0
+        inner(raft, message)
+
+
+@mutant("a vote is granted and not noted", "INV10", **SWIFTLY)
+def _(change):
+    @change.handlers.wrap(M.REQUEST_VOTE)
+    def forget(raft, message, inner):
+        before = raft.vote
+        inner(raft, message)
+        raft.vote = before
+
+
+@mutant("a vote is told before it is durable", "INV10", **SWIFTLY)
+def _(change):
+    @change.around(Raft, "_hand_out_messages")
+    def hurry(inner, raft, ready):
+        inner(raft, ready)
+        votes = [each for each in ready.messages_after_save if each.type is M.REQUEST_VOTE_RESP]
+        ready.messages += votes
+        ready.messages_after_save = [each for each in ready.messages_after_save if each not in votes]
+
+
+@mutant("a term is told before it is durable", "INV10", **SWIFTLY)
+def _(change):
+    @change.around(Raft, "_hand_out_messages")
+    def hurry(inner, raft, ready):
+        unsaved, raft._unsaved_votes = raft._unsaved_votes, []
+        inner(raft, ready)
+        raft._unsaved_votes = unsaved
+
+
+@mutant("a term without a vote is not saved", "INV10")
+def _(change):
+    @change.around(Raft, "_hand_out_state")
+    def spare(inner, raft, ready):
+        inner(raft, ready)
+        if ready.must_save and not raft.vote:
+            ready.must_save = False
+            raft._unsaved_votes.pop()
+
+
+@mutant("a restart forgets the vote", "INV9", **IN_CONTEST)
+def _(change):
+    @change.around(Raft, "__init__")
+    def forget(inner, raft, *args, **options):
+        inner(raft, *args, **options)
+        raft.vote = 0
+
+
+@mutant("a restart forgets the term", "INV8 terms never fall", **SWIFTLY)
+def _(change):
+    @change.around(Raft, "__init__")
+    def forget(inner, raft, *args, **options):
+        inner(raft, *args, **options)
+        raft.term, raft.vote = raft.log.last_term, 0
+
+
+@mutant("a candidate's log is not looked at", "INV4", **IN_STRIFE)
+def _(change):
+    change.patch(RaftLog, "is_up_to_date", lambda log, term, index: True)
+
+
+@mutant("of a candidate's log only the last term counts", "INV4", **IN_STRIFE)
+def _(change):
+    change.patch(RaftLog, "is_up_to_date", lambda log, term, index: term >= log.last_term)
+
+
+@mutant("of a candidate's log the index counts before the term", "INV4", **IN_STRIFE)
+def _(change):
+    def longer(log, term, index):
+        return (index, term) >= (log.last_index, log.last_term)
+
+    change.patch(RaftLog, "is_up_to_date", longer)
+
+
+@mutant("a pre-vote raises the term", "INV16", given={"config": {"pre_vote": True}})
+def _(change):
+    change.patch(terms, "_asks_ahead", lambda message: False)
+
+
+@mutant("a pre-vote is noted as a vote", "INV16", given={"config": {"pre_vote": True}})
+def _(change):
+    @change.handlers.wrap(M.REQUEST_PRE_VOTE)
+    def note(raft, message, inner):
+        inner(raft, message)
+        raft.vote = raft.vote or message.sender
+
+
+@mutant("a pre-vote puts the voter's own election off", "INV16", given={"config": {"pre_vote": True}})
+def _(change):
+    @change.handlers.wrap(M.REQUEST_PRE_VOTE, State.FOLLOWER)
+    def put_off(raft, message, inner):
+        inner(raft, message)
+        raft.election_elapsed = 0
+
+
+@mutant("a voter is counted twice", "INV1 a majority elects", given={"voters": 5}, weather=STORMY)
+def _(change):
+    def count(raft, answer):
+        raft.votes[-1 - len(raft.votes)] = not answer.reject
+        granted = sum(raft.votes.values())
+        return Vote.WON if granted >= quorum.majority(len(raft.voters)) else Vote.PENDING
+
+    change.patch(election, "_count", count)
+
+
+@mutant(
+    "votes of an earlier term count",
+    "INV1 a majority elects",
+    **IN_CONTEST,
+)
+def _(change):
+    @change.around(Raft, "_reset")
+    def keep(inner, raft, term):
+        votes = {voter: granted for voter, granted in raft.votes.items() if granted}
+        inner(raft, term)
+        raft.votes = votes
+
+
+@mutant(
+    "a late vote is counted in the next term",
+    "INV1 a majority elects",
+    **IN_CONTEST,
+    weather=LATE,
+)
+def _(change):
+    @change.around(terms, "_refuse_older")
+    def listen(inner, raft, message):
+        return None if message.type is M.REQUEST_VOTE_RESP else inner(raft, message)
+
+
+@mutant("a leader of an older term is followed", "INV8 terms never fall", **IN_STRIFE)
+def _(change):
+    @change.around(terms, "_refuse_older")
+    def listen(inner, raft, message):
+        return None if message.type in terms.FROM_LEADER else inner(raft, message)
+
+
+@mutant("a leader stays in office in a newer term", "INV26", **IN_STRIFE)
+def _(change):
+    @change.around(terms, "_adopt")
+    def stay(inner, raft, message):
+        if raft.state is not State.LEADER:
+            inner(raft, message)
+
+
+@mutant(
+    "half of the voters are taken for a majority",
+    "INV1 a majority elects",
+    given={"voters": 4, "config": SWIFT},
+)
+def _(change):
+    change.patch(quorum, "majority", lambda size: (size + 1) // 2)
+
+
+# -- who may be elected, and when ----------------------------------------------------------------------------------
+
+
+@mutant(
+    "a replica votes in its leader's lease", "INV20 a lease", given=TRIO | {"config": GUARDED}, rig=rivalry
+)
+def _(change):
+    change.patch(terms, "_in_lease", lambda raft: False)
+
+
+@mutant(
+    "CheckQuorum is off although it is configured", "INV20 a leader", given={"config": GUARDED}, rig=solitude
+)
+def _(change):
+    @change.handlers.on(M.CHECK_QUORUM, State.LEADER)
+    def nothing(raft, message):
+        pass
+
+
+@mutant(
+    "CheckQuorum counts whoever was heard once", "INV20 a leader", given={"config": GUARDED}, rig=solitude
+)
+def _(change):
+    @change.handlers.wrap(M.CHECK_QUORUM, State.LEADER)
+    def remember(raft, message, inner):
+        active = [peer for peer in raft.progress.values() if peer.active]
+        inner(raft, message)
+        for peer in active:
+            peer.active = True
+
+
+@mutant(
+    "a replica campaigns with an unapplied change",
+    "INV18 nobody campaigns",
+    "INV15 successive",
+    **SWIFTLY,
+    weather={"apply": 15},
+    rig=slow_reform,
+)
+def _(change):
+    change.patch(RaftLog, "unapplied_change", lambda log: False)
+
+
+@mutant(
+    "a replica campaigns before its snapshot is loaded",
+    "INV18 nobody campaigns",
+    given=TRIO | {"config": QUICK | COMPACT},
+    weather=CLEAR | {"apply": 5},
+    hosts="core",
+    rig=slow_laggards,
+)
+def _(change):
+    change.patch(
+        Raft,
+        "promotable",
+        property(lambda raft: raft.resting_state is State.FOLLOWER and raft.membership.is_voter(raft.id)),
+    )
+
+
+@mutant("a removed replica campaigns", "INV17", **SWIFTLY, rig=reform)
+def _(change):
+    change.patch(
+        Raft,
+        "promotable",
+        property(lambda raft: raft.resting_state is State.FOLLOWER and raft.log.pending_snapshot is None),
+    )
+
+
+def campaign_as(change, state):
+    """Let those who never campaign do so."""
+    change.patch(Raft, "promotable", property(lambda raft: raft.log.pending_snapshot is None))
+    change.patch(Raft, "_leave_for", lambda raft, state: None)
+
+    @change.handlers.on(M.LOCAL_TICK, state)
+    def run_for_office(raft, tick):
+        clock.tick_onlooker(raft, tick)
+        if raft.election_elapsed >= raft.randomized_timeout:
+            election.campaign(raft, tick)
+
+
+@mutant("an observer campaigns", "INV17", given={**ONLOOKING, "config": SWIFT})
+def _(change):
+    campaign_as(change, State.OBSERVER)
+
+
+@mutant("a witness campaigns", "INV17", given={**WITNESSED, "config": SWIFT})
+def _(change):
+    campaign_as(change, State.WITNESS)
+
+
+@mutant("a campaign that failed is never tried again", "INV26", given={"voters": 2})
+def _(change):
+    @change.handlers.wrap(M.LOCAL_TICK, State.PRE_CANDIDATE, State.CANDIDATE)
+    def wait(raft, tick, inner):
+        tick.reject = True
+        inner(raft, tick)
+
+
+# -- what is committed ---------------------------------------------------------------------------------------------
+
+
+@mutant("an entry of an older term is committed by counting", "INV11 counting", **IN_STRIFE)
+def _(change):
+    def commit(raft):
+        index = quorum.joint_committed(raft.electorate, raft.match_of)
+        return index <= raft.log.last_index and raft.log.commit_to(index)
+
+    change.patch(replication, "commit", commit)
+
+
+@mutant("a new leader commits all that it inherited", "INV11", **IN_STRIFE)
+def _(change):
+    @change.around(Raft, "become_leader")
+    def commit(inner, raft):
+        inherited = raft.log.last_index
+        inner(raft)
+        raft.log.commit_to(inherited)
+
+
+@mutant("a minority commits", "INV11 a majority", given={"voters": 5})
+def _(change):
+    change.patch(quorum, "committed", lambda voters, match: sorted(map(match, voters))[-2:][0])
+
+
+def commit_with(change, others):
+    """Let others count as well for what is committed."""
+
+    def commit(raft):
+        voters, outgoing = raft.electorate
+        index = quorum.joint_committed((voters | others(raft), outgoing), raft.match_of)
+        own = index <= raft.log.last_index and raft.log.term(index) == raft.term
+        return own and raft.log.commit_to(index)
+
+    change.patch(replication, "commit", commit)
+
+
+@mutant(
+    "observers count for what is committed",
+    "INV11 a majority",
+    given={"voters": 3, "observers": 2, "config": SWIFT},
+)
+def _(change):
+    commit_with(change, lambda raft: raft.membership.observers)
+
+
+@mutant("a removed voter counts as if it held everything", "INV11 a majority", rig=reform)
+def _(change):
+    @change.around(Raft, "match_of")
+    def trust(inner, raft, replica):
+        return inner(raft, replica) if replica in raft.progress else raft.log.last_index
+
+    commit_with(change, lambda raft: raft.membership.removed)
+
+
+@mutant("the leader's copy counts before it is durable", "INV11 a majority", "INV12 match is durable")
+def _(change):
+    @change.around(Raft, "append_entries")
+    def count(inner, raft, runs):
+        inner(raft, runs)
+        if raft.id in raft.progress:
+            raft.progress[raft.id].accepted(raft.log.last_index)
+
+
+@mutant("a leader tells its last entry as committed", "INV11 leaders commit")
+def _(change):
+    @change.around(Raft, "send")
+    def boast(inner, raft, message):
+        if message.type is M.REPLICATE:
+            message.commit = raft.log.last_index
+        inner(raft, message)
+
+
+@mutant("a heartbeat carries the leader's whole commit index", "INV6 a heartbeat")
+def _(change):
+    @change.around(Raft, "send")
+    def boast(inner, raft, message):
+        if message.type is M.HEARTBEAT:
+            message.commit = raft.log.committed
+        inner(raft, message)
+
+
+@mutant("a follower commits what it has not compared", "INV5 what is committed", "INV11", **IN_STRIFE)
+def _(change):
+    @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
+    def commit(raft, message, inner):
+        raft.log.commit_to(min(message.commit, raft.log.last_index))
+        inner(raft, message)
+
+
+@mutant("a commit index that comes with a vote is believed", "INV5", "INV11", **IN_STRIFE)
+def _(change):
+    def believe(raft, message):
+        if raft.state is not State.LEADER:
+            raft.log.commit_to(min(message.commit, raft.log.last_index))
+
+    change.patch(election, "learn_commit", believe)
+
+
+@mutant("a term begins without an empty entry", "INV26", "V10", **IN_STRIFE)
+def _(change):
+    @change.around(Raft, "append_entries")
+    def spare(inner, raft, runs):
+        if [run.kinds for run in runs] != [bytes([EntryKind.NO_OP])]:
+            inner(raft, runs)
+
+
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+@mutant("an accept is told before the entries are durable", "INV10", "INV12 match is durable")
+def _(change):
+    change.patch(core, "_BESIDE_THE_WRITE", core._BESIDE_THE_WRITE | {M.REPLICATE_RESP})
+
+
+@mutant("a late append cuts off what was acknowledged", "INV14 what agrees", "INV12", "INV11", weather=STORMY)
+def _(change):
+    @change.around(replication, "_take_in")
+    def cut(inner, raft, message):
+        entries = Entries.of(message.entries)
+        if entries and message.log_index >= raft.log.committed:
+            raft.log.replace_from(message.log_index + 1, entries)
+        inner(raft, message)
+
+
+@mutant("what is committed is cut off", "INV14 what is committed", "INV6", weather=STORMY)
+def _(change):
+    @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
+    def cut(raft, message, inner):
+        log, entries = raft.log, Entries.of(message.entries)
+        if entries and message.log_index < log.committed and log.matches(message.log_index, message.log_term):
+            committed, log.committed = log.committed, 0
+            log.replace_from(message.log_index + 1, entries)
+            log.committed = min(committed, log.last_index)
+        inner(raft, message)
+
+
+@mutant("the entry before an append is not compared", "INV3", "INV5", **IN_STRIFE)
+def _(change):
+    change.patch(RaftLog, "matches", lambda log, index, term: index <= log.last_index)
+
+
+@mutant(
+    "entries that contradict the leader's stay",
+    "INV5",
+    "INV10",
+    "INV11",
+    "INV12",
+    "V11",
+    "ProtocolViolation",
+    **IN_STRIFE,
+)
+def _(change):
+    @change.around(RaftLog, "conflict")
+    def overlook(inner, log, entries):
+        found = inner(log, entries)
+        return found if found > log.last_index else 0
+
+
+@mutant(
+    "a write of cut off entries confirms what stands there now",
+    "INV7 what is applied is durable",
+    "INV12",
+    "INV10",
+    given=TRIO | {"config": QUICK},
+    weather={"disk": 5},
+    rig=slow_strife,
+)
+def _(change):
+    @change.around(RaftLog, "_truncate")
+    def keep(inner, log, index):
+        writes = [list(write) for write in log._writes]
+        inner(log, index)
+        for write, before in zip(log._writes, writes, strict=True):
+            write[1] = before[1]
+
+
+@mutant("a new leader cuts off what it inherited", "INV2", "INV4", **IN_STRIFE)
+def _(change):
+    @change.around(Raft, "become_leader")
+    def cut(inner, raft):
+        if raft.log.last_index > raft.log.committed:
+            raft.log._truncate(raft.log.committed + 1)
+        inner(raft)
+
+
+@mutant("entries are applied before they are committed", "INV7 applied, handed out")
+def _(change):
+    change.patch(
+        RaftLog, "appliable", lambda log, ahead=0: log.applying if log.pending_snapshot else log.stable
+    )
+
+
+@mutant(
+    "entries are applied before they are durable",
+    "INV7 what is applied is durable",
+    given={"config": {"apply_unpersisted_limit": 0}},
+    weather={"disk": 15},
+)
+def _(change):
+    change.patch(
+        RaftLog, "appliable", lambda log, ahead=0: log.applying if log.pending_snapshot else log.committed
+    )
+
+
+@mutant("an entry is applied twice", "INV5 applied once")
+def _(change):
+    @change.around(RaftLog, "applied_to")
+    def repeat(inner, log, index):
+        inner(log, index)
+        if log.applying == index and log.pending_snapshot is None and index > log.first_index:
+            log.applying = index - 1
+
+
+# -- a leader and its peers ----------------------------------------------------------------------------------------
+
+
+@mutant("a late accept lowers match", "INV12 match never falls", weather=STORMY)
+def _(change):
+    @change.around(Progress, "accepted")
+    def lower(inner, peer, index):
+        news = inner(peer, index)
+        if not news and 0 < index < peer.match:
+            peer.match = index
+        return news
+
+
+@mutant("a rejection lowers next below match", "INV12 match < next", weather=STORMY)
+def _(change):
+    @change.around(Progress, "rejected")
+    def lower(inner, peer, rejected, hint):
+        news = inner(peer, rejected, hint)
+        if rejected == 0 or hint < peer.match:
+            peer.next = max(1, min(rejected, hint + 1))
+        return news
+
+
+@mutant("the window is never freed", "INV13 the window")
+def _(change):
+    change.patch(Inflight, "free_to", lambda window, index: None)
+
+
+@mutant(
+    "a full window is never probed",
+    "INV26",
+    given={"config": {"max_inflight_messages": 1}},
+    weather={"loss": 0.3},
+)
+def _(change):
+    change.patch(replication, "_send_empty", lambda raft, replica, peer: None)
+
+
+@mutant("an answered heartbeat does not unpause a peer", "INV26", weather={"loss": 0.3})
+def _(change):
+    def hear(peer):
+        peer.active = True
+
+    change.patch(Progress, "heard", hear)
+
+
+@mutant("a leader never probes after a loss", "INV26", weather={"loss": 0.3})
+def _(change):
+    change.patch(replication, "_step_back", lambda raft, ack, peer: None)
+
+
+@mutant("a peer that lags is not sent what it lacks", "INV26", weather={"loss": 0.3})
+def _(change):
+    @change.handlers.on(M.HEARTBEAT_RESP, State.LEADER)
+    def only_listen(raft, answer):
+        raft.progress[answer.sender].heard()
+        reads.count_confirmation(raft, answer)
+
+
+# -- snapshots -----------------------------------------------------------------------------------------------------
+
+
+@mutant(
+    "a snapshot lets the commit index go back",
+    "INV6",
+    "INV7",
+    given=TRIO | {"config": QUICK | COMPACT},
+    weather={"duplication": 0.5, "delay": 0.4, "reordering": True},
+    hosts="core",
+    rig=laggards,
+)
+def _(change):
+    def take_in(raft, snapshot):
+        raft.log.restore(snapshot)
+        raft.switch_membership(snapshot.membership)
+        raft.reset_progress()
+
+    change.patch(snapshots, "_fits", lambda raft, snapshot: True)
+    change.patch(snapshots, "_take_in", take_in)
+
+
+@mutant(
+    "what became of a snapshot is ignored",
+    "INV26",
+    given=TRIO | {"config": QUICK | COMPACT},
+    weather={"loss": 0.3},
+    hosts="core",
+    rig=laggards,
+)
+def _(change):
+    @change.handlers.on(M.SNAPSHOT_STATUS, State.LEADER)
+    def ignore(raft, report):
+        pass
+
+
+@mutant(
+    "the log is compacted before its snapshot is durable",
+    "CorruptData",
+    hosts="core",
+    given=TRIO | {"config": QUICK | COMPACT},
+    weather={"disk": 15},
+    rig=strife,
+)
+def _(change):
+    @change.around(CoreHost, "snapshot")
+    def hurry(inner, host, overhead):
+        write = host.disk.write
+
+        def compact_first(keep, done):
+            done()
+            write(keep, lambda: None)
+
+        with mock.patch.object(host.disk, "write", compact_first):
+            inner(host, overhead)
+
+
+@mutant(
+    "a snapshot holds the membership of an earlier one",
+    "INV24",
+    "INV19",
+    hosts="core",
+    given={"config": COMPACT},
+    rig=reform,
+)
+def _(change):
+    @change.around(CoreHost, "_compact")
+    def forget(inner, host, snapshot, overhead):
+        inner(host, replace(snapshot, membership=host.simulation.first_members), overhead)
+
+
+@mutant(
+    "a restart applies the log to what was applied already",
+    "NotLinearizable",
+    hosts="core",
+    given={"config": {"snapshot_entries": 0}},
+    rig=restarts,
+)
+def _(change):
+    @change.around(CoreHost, "start")
+    def keep(inner, host):
+        machine = host.machine
+        inner(host)
+        if host.log.snapshot.index == 0:
+            host.machine = machine
+
+
+# -- reads ---------------------------------------------------------------------------------------------------------
+
+
+@mutant(
+    "a read is served before the first commit of the term",
+    "INV21",
+    "NotLinearizable",
+    given={"config": SWIFT | {"skip_commit_broadcast": True, "heartbeat_ticks": 2}},
+    rig=succession,
+)
+def _(change):
+    change.patch(Raft, "has_committed_in_term", property(lambda raft: True))
+
+
+@mutant(
+    "a read is served without a word from the others",
+    "INV21",
+    "NotLinearizable",
+    given=TRIO | {"config": QUICK},
+    rig=solitude,
+)
+def _(change):
+    change.patch(reads, "_holds_lease", lambda raft: True)
+
+
+@mutant(
+    "a read is confirmed by any answer",
+    "INV21",
+    "NotLinearizable",
+    given=TRIO | {"config": QUICK},
+    weather=LATE,
+    rig=rivalry,
+)
+def _(change):
+    @change.handlers.wrap(M.HEARTBEAT_RESP, State.LEADER)
+    def confuse(raft, answer, inner):
+        answer.hint, answer.hint_high = raft.reads.newest
+        inner(raft, answer)
+
+
+@mutant("a follower confirms its reads itself", "INV21", "NotLinearizable", rig=succession)
+def _(change):
+    @change.handlers.on(M.READ_INDEX, State.FOLLOWER)
+    def confirm(raft, ask):
+        raft.release(ReadReady(raft.log.committed, (ask.hint, ask.hint_high)))
+
+
+@mutant(
+    "a read does not wait for the state that it is to see",
+    "NotLinearizable",
+    hosts="core",
+    weather={"apply": 5},
+    rig=sluggishness,
+)
+def _(change):
+    @change.around(CoreHost, "_answer_reads")
+    def hurry(inner, host):
+        host._reads = {
+            number: (query, answer, at if at is None else 0)
+            for number, (query, answer, at) in host._reads.items()
+        }
+        inner(host)
+
+
+@mutant(
+    "a node's read does not wait for the state that it is to see",
+    "NotLinearizable",
+    hosts="node",
+    weather={"apply": 5},
+    rig=sluggishness,
+)
+def _(change):
+    @change.around(ReadRequests, "due")
+    def hurry(inner, waiting, applied):
+        return inner(waiting, 1 << 62)
+
+
+@mutant(
+    "a lease is taken for granted",
+    "INV21",
+    "NotLinearizable",
+    given={"ticks": 40, "config": LEASES},
+    weather=CLEAR,
+    rig=solitude,
+)
+def _(change):
+    change.patch(reads, "_holds_lease", lambda raft: True)
+
+
+def last_confirmed(raft):
+    """The tick at which the newest heartbeat had left that a quorum answered."""
+    stamps = raft.reads.lease_stamps
+    return quorum.joint_committed(
+        raft.electorate, lambda replica: raft.ticks if replica == raft.id else stamps.get(replica, 0)
+    )
+
+
+@mutant(
+    "a lease outlasts the election timeout",
+    "INV21",
+    "NotLinearizable",
+    given={"ticks": 40, "config": LEASES},
+    weather=CLEAR,
+    rig=solitude,
+)
+def _(change):
+    def lasts(raft):
+        start = last_confirmed(raft)
+        return start > 0 and raft.ticks - start < 2 * raft.config.election_ticks
+
+    change.patch(reads, "_holds_lease", lasts)
+
+
+@mutant(
+    "a lease outlasts its leader's transfer",
+    "INV21",
+    "NotLinearizable",
+    given={"voters": 3, "ticks": 50, "config": LEASES},
+    weather=CLEAR,
+    rig=coup,
+)
+def _(change):
+    @change.around(reads, "_holds_lease")
+    def keep(inner, raft):
+        raft.reads.lease_revoked = False
+        return inner(raft)
+
+
+@mutant(
+    "a restart forgets the lease that was confirmed",
+    "INV21",
+    "NotLinearizable",
+    given=TRIO | {"ticks": 80, "config": LEASES | {"election_ticks": 10}},
+    weather=CLEAR,
+    rig=relapse,
+)
+def _(change):
+    change.patch(Raft, "_end_of_forgotten_lease", lambda raft: 0)
+
+
+@mutant(
+    "reads that came too early are never answered",
+    "V10",
+    "INV26",
+    given=TRIO | {"config": QUICK},
+    rig=rivalry,
+)
+def _(change):
+    change.patch(reads, "answer_postponed", lambda raft: None)
+
+
+# -- transfers -----------------------------------------------------------------------------------------------------
+
+
+@mutant("a transfer does not stop proposals", "INV28 a transfer stops", rig=handovers)
+def _(change):
+    @change.around(replication, "_reason_to_refuse")
+    def accept(inner, raft, entries):
+        target, raft.transfer_target = raft.transfer_target, 0
+        refusal = inner(raft, entries)
+        raft.transfer_target = target
+        return refusal
+
+
+@mutant("a transfer is never given up", "INV28 a transfer ends", rig=handovers)
+def _(change):
+    change.patch(transfer, "tick", lambda raft: None)
+
+
+@mutant(
+    "a transfer that was given up still lets its target campaign", "INV28 only the successor", rig=handovers
+)
+def _(change):
+    @change.around(transfer, "give_up")
+    def remember(inner, raft, because):
+        raft.once_wanted = raft.transfer_target or getattr(raft, "once_wanted", 0)
+        inner(raft, because)
+
+    @change.around(transfer, "hand_over_when_caught_up")
+    def hand_over(inner, raft, replica):
+        if replica == getattr(raft, "once_wanted", 0) and raft.match_of(replica) == raft.log.last_index:
+            raft.once_wanted = 0
+            raft.send(Message(M.TIMEOUT_NOW, to=replica))
+        return inner(raft, replica)
+
+
+@mutant("a transfer that was given up still stops proposals", "INV28 only a transfer stops", rig=handovers)
+def _(change):
+    @change.around(transfer, "give_up")
+    def remember(inner, raft, because):
+        raft.once_wanted = raft.transfer_target or getattr(raft, "once_wanted", 0)
+        inner(raft, because)
+
+    @change.around(replication, "_reason_to_refuse")
+    def refuse(inner, raft, entries):
+        if getattr(raft, "once_wanted", 0):
+            return core.Refusal.TRANSFERRING
+        return inner(raft, entries)
+
+
+@mutant(
+    "the mark of a transfer outlives its campaign",
+    "INV28 only who was asked",
+    given={"config": {"election_ticks": 5}},
+    rig=handovers,
+)
+def _(change):
+    @change.handlers.wrap(M.TIMEOUT_NOW, State.FOLLOWER)
+    def keep(raft, message, inner):
+        inner(raft, message)
+        raft.is_transfer_target = True
+
+
+# -- membership ----------------------------------------------------------------------------------------------------
+
+
+@mutant("a membership takes effect when it is logged", "INV15 a change takes effect", rig=reform)
+def _(change):
+    @change.around(RaftLog, "append")
+    def note(inner, log, run):
+        inner(log, run)
+        log.logged = [*getattr(log, "logged", []), *log.changes(run.first, run.last + 1)]
+
+    @change.around(Raft, "ready")
+    def switch(inner, raft):
+        for entry in getattr(raft.log, "logged", ()):
+            after = membership.decide(raft.membership, entry, raft.config)
+            if not isinstance(after, str):
+                raft.switch_membership(after)
+        raft.log.logged = []
+        return inner(raft)
+
+
+@mutant("two changes of the membership are under way at once", "INV15 one change", rig=reform)
+def _(change):
+    change.patch(membership, "reason_to_refuse", lambda raft, payload: None)
+
+
+@mutant(
+    "a new leader forgets the change that it inherited",
+    "INV15 one change",
+    **SWIFTLY,
+    rig=reform,
+)
+def _(change):
+    @change.around(Raft, "become_leader")
+    def forget(inner, raft):
+        inner(raft)
+        raft.pending_change_index = 0
+
+
+@mutant("a joint membership is left as soon as it is entered", "INV15 successive", rig=reform)
+def _(change):
+    @change.around(membership, "enter_joint")
+    def skip(inner, members, changes, *, auto_leave):
+        return membership.leave_joint(inner(members, changes, auto_leave=auto_leave))
+
+
+@mutant("a joint membership is never left", "INV26", rig=reform)
+def _(change):
+    change.patch(membership, "leave_when_due", lambda raft: None)
+
+
+@mutant(
+    "a joint membership commits by its new half alone",
+    "INV11 a majority",
+    given=FIVE | {"config": QUICK},
+    weather={"disk": 15},
+    rig=halves,
+)
+def _(change):
+    change.patch(quorum, "joint_committed", lambda electorate, match: quorum.committed(electorate[0], match))
+
+
+@mutant(
+    "a joint membership commits by either half",
+    "INV11 a majority",
+    given=FIVE | {"config": QUICK},
+    weather={"disk": 15},
+    rig=halves,
+)
+def _(change):
+    def either(electorate, match):
+        return max(quorum.committed(half, match) for half in electorate if half)
+
+    change.patch(quorum, "joint_committed", either)
+
+
+@mutant(
+    "a joint membership elects by its new half alone",
+    "INV1 a majority elects",
+    given=FIVE | {"config": QUICK},
+    weather={"disk": 15},
+    rig=halves,
+)
+def _(change):
+    change.patch(quorum, "joint_tally", lambda electorate, votes: quorum.tally(electorate[0], votes))
+
+
+@mutant("several voters change at once without a joint membership", "INV15 successive", rig=reform)
+def _(change):
+    def directly(members, changes, *, auto_leave):
+        draft = membership._Draft.of(members)
+        for one in changes:
+            draft.make(one)
+        return draft.finish(members)
+
+    change.patch(membership, "enter_joint", directly)
+
+
+@mutant("a witness is given commands", "INV17 a witness", given=WITNESSED)
+def _(change):
+    change.patch(Run, "without_content", lambda run: run)
+
+
+# -- around the core -----------------------------------------------------------------------------------------------
+
+
+@mutant("a host sends what must wait for the write", "INV10", hosts="core")
+def _(change):
+    @change.around(CoreHost, "_save")
+    def hurry(inner, host, ready):
+        host.simulation.send(host, ready.messages_after_save)
+        ready.messages_after_save = []
+        inner(host, ready)
+
+
+@mutant("a node sends what must wait for the write", "INV10", hosts="node")
+def _(change):
+    @change.around(NodeActor, "_save")
+    def hurry(inner, node, ready):
+        node._send(ready.messages_after_save)
+        ready.messages_after_save = []
+        return inner(node, ready)
+
+
+@mutant(
+    "the first write that is done confirms all that wait",
+    "INV10",
+    "INV11",
+    "INV12",
+    hosts="core",
+    weather={"disk": 15},
+)
+def _(change):
+    @change.around(CoreHost, "_saved")
+    def confirm(inner, host):
+        if not host._unsaved:
+            return
+        while len(host._unsaved) > 1:
+            host._complete(host._unsaved.popleft())
+        inner(host)
+
+
+@mutant(
+    "a node takes the first write that is done for all",
+    "INV10",
+    "INV11",
+    "INV12",
+    hosts="node",
+    weather={"disk": 15},
+)
+def _(change):
+    @change.around(NodeActor, "_on_saved")
+    def confirm(inner, node, saved, error):
+        newest = node._unsaved[-1][0] if node._unsaved else saved
+        inner(node, newest, error)
+
+
+@mutant("a host forgets how far it has committed", "INV18 only the newest", hosts="core", rig=reform)
+def _(change):
+    @change.around(CoreHost, "_keep")
+    def forget(inner, host, ready, state):
+        inner(host, ready, ready.hard_state)
+
+
+@mutant("a node forgets how far it has committed", "INV18 only the newest", hosts="node", rig=reform)
+def _(change):
+    @change.around(NodeActor, "_save")
+    def forget(inner, node, ready):
+        node._state_due = None
+        return inner(node, ready)
+
+
+def result_now(machine, payload):
+    """What a command would give if it were applied at once."""
+    copy = InBytes()
+    copy.values = dict(machine.values)
+    return copy.apply(payload)
+
+
+@mutant("a result is told before it is committed", "NotLinearizable", "INV22", hosts="core", **IN_STRIFE)
+def _(change):
+    @change.around(CoreHost, "_save")
+    def hurry(inner, host, ready):
+        for each in ready.entries.runs:
+            for at, payload in enumerate(each.payloads):
+                waits = each.origin == host._origin and not each.kinds
+                answer = host._waiting.pop(each.key + at, None) if waits else None
+                if answer is not None:
+                    answer("done", result_now(host.machine, payload))
+        inner(host, ready)
+
+
+@mutant("a node tells a result before it is committed", "NotLinearizable", "INV22", hosts="node", **IN_STRIFE)
+def _(change):
+    @change.around(NodeActor, "_save")
+    def hurry(inner, node, ready):
+        for each in ready.entries.runs:
+            if each.origin == node._pending.origin and not each.kinds:
+                machine = node._applier.machine
+                node._pending.applied(each, [result_now(machine, payload) for payload in each.payloads])
+        return inner(node, ready)
+
+
+@mutant("a result goes to another proposal", "NotLinearizable", hosts="core", **IN_STRIFE)
+def _(change):
+    @change.around(CoreHost, "_apply_run")
+    def confuse(inner, host, run):
+        waiting, newest = host._waiting, max(host._waiting, default=0)
+        if run.origin == host._origin and run.key in waiting:
+            waiting[run.key], waiting[newest] = waiting[newest], waiting[run.key]
+        inner(host, run)
+
+
+@mutant("a node gives a result to another proposal", "NotLinearizable", hosts="node", **IN_STRIFE)
+def _(change):
+    @change.around(PendingProposals, "applied")
+    def confuse(inner, pending, run, results):
+        key = pending._firsts[0] if pending._firsts else run.key
+        inner(pending, Run(run.first, run.term, run.payloads, run.kinds, run.origin, key), results)
+
+
+@mutant("a node takes the results of others for its own", "NotLinearizable", hosts="node", **IN_STRIFE)
+def _(change):
+    @change.around(Applier, "_work")
+    def confuse(inner, applier, work):
+        if not isinstance(work, list):
+            for run in work.runs:
+                applier._origin = run.origin or applier._origin
+        inner(applier, work)
+
+
+@mutant("a host waits for its proposals for ever", "INV26", hosts="core", **SWIFTLY)
+def _(change):
+    change.patch(CoreHost, "_expire", lambda host, number: None)
+
+
+@mutant("a node waits for its proposals for ever", "INV26", "V10", hosts="node", **SWIFTLY)
+def _(change):
+    change.patch(PendingProposals, "expire", lambda pending, now: None)
+    change.patch(PendingProposals, "overtaken", lambda pending, term: None)
+
+
+@mutant("a node waits for its leader for ever", "INV26", hosts="node", **SWIFTLY)
+def _(change):
+    change.patch(ReadRequests, "expire", lambda waiting, now, tick, no_leader: None)
+
+
+@mutant("a proposal is sent on twice", "INV22", **IN_STRIFE)
+def _(change):
+    @change.handlers.wrap(M.PROPOSE, State.FOLLOWER)
+    def repeat(raft, ask, inner):
+        inner(raft, ask)
+        if raft.leader_id and not raft.config.disable_proposal_forwarding:
+            raft.send(Message(M.PROPOSE, to=raft.leader_id, entries=ask.entries))
+
+
+@mutant(
+    "a proposal that is refused is logged all the same",
+    "INV22",
+    given={"config": {"disable_proposal_forwarding": True}},
+)
+def _(change):
+    @change.around(replication, "_drop")
+    def log(inner, raft, ask, because):
+        inner(raft, ask, because)
+        if raft.leader_id and raft.leader_id != raft.id:
+            raft.send(Message(M.PROPOSE, to=raft.leader_id, entries=ask.entries))
+
+
+@mutant(
+    "what the store has no room for is forgotten",
+    "V11",
+    "INV7",
+    "INV10",
+    "INV11",
+    "INV12",
+    "INV26",
+    hosts="node",
+    weather={"disk": 15},
+    **IN_STRIFE,
+)
+def _(change):
+    @change.around(NodeActor, "_save")
+    def forget(inner, node, ready):
+        inner(node, ready)
+        return True
+
+
+# -- what must not grow, and who may sleep ---------------------------------------------------------------------------
+
+
+@mutant(
+    "bytes that are applied still count as uncommitted",
+    "V10",
+    "INV26",
+    given={"config": {"max_uncommitted_bytes": 64}},
+)
+def _(change):
+    change.patch(Raft, "_release_uncommitted", lambda raft, low, high: None)
+
+
+@mutant("an idle shard does not fall silent", "INV27 an idle", given={"config": {"quiesce": True}})
+def _(change):
+    change.patch(Quiesce, "_enter", lambda quiesce: None)
+
+
+@mutant("a silent shard does not wake", "INV27 a silent", given={"config": {"quiesce": True}})
+def _(change):
+    change.patch(Quiesce, "note", lambda quiesce, raft, message: None)

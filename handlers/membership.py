@@ -430,39 +430,20 @@ def _retire(raft: "Raft", after: Membership) -> None:
         replication.announce_commit(raft)
 
 
-def held_back(raft: "Raft", index: int) -> int:
-    """How far a leader may commit of what a majority holds, up to `index`: a change needs an heir.
+def kept_by_voters(raft: "Raft") -> int:
+    """The last index that a voter surely keeps who is still one when all changes in the log have taken effect.
 
-    A witness counts and votes, but cannot lead. If a change were committed by witnesses and by voters that it removes,
-    nobody could ever win the vote of a witness against its longer log. So one of the voters that remain must hold it;
-    and all of a leader's log that is to go itself.
+    No witness may know more. It votes, but cannot lead: if it remembered what only a voter knew that is gone, or has
+    crashed before its write, nobody could ever win its vote.
     """
-    if not _has_witnesses(raft.membership) or raft.pending_change_index <= raft.log.committed:
-        return index
-    for entry in raft.log.changes(raft.log.committed + 1, index + 1):
-        after = decide(raft.membership, entry, raft.config)
-        if isinstance(after, str):
-            continue
-        needed = entry.index if after.is_voter(raft.id) else raft.log.last_index
-        if not any(after.is_voter(heir) and raft.match_of(heir) >= needed for heir in after.everybody):
-            return entry.index - 1
-    return index
-
-
-def _has_witnesses(membership: Membership) -> bool:
-    return bool(membership.witnesses or membership.outgoing_witnesses)
-
-
-def retires(raft: "Raft") -> bool:
-    """A leader whose own vote is about to go takes no more proposals where there are witnesses: see `held_back`."""
     log = raft.log
-    if raft.pending_change_index <= log.applied or not _has_witnesses(raft.membership):
-        return False
-    outcomes = (
-        decide(raft.membership, entry, raft.config)
-        for entry in log.changes(log.applied + 1, log.last_index + 1)
-    )
-    return any(not isinstance(after, str) and not after.is_voter(raft.id) for after in outcomes)
+    if raft.pending_change_index <= log.applied:
+        return log.stable
+    after = raft.membership
+    for entry in log.changes(log.applied + 1, log.last_index + 1):
+        outcome = decide(after, entry, raft.config)
+        after = after if isinstance(outcome, str) else outcome
+    return max(raft.match_of(replica) for replica in after.everybody if after.is_voter(replica))
 
 
 def leave_when_due(raft: "Raft") -> None:

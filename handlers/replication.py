@@ -73,8 +73,6 @@ def log_proposal(raft: "Raft", ask: Message) -> None:
 def _reason_to_refuse(raft: "Raft", entries: Entries) -> Refusal | None:
     if not raft.membership.is_voter(raft.id):
         return Refusal.NOT_A_MEMBER
-    if membership.retires(raft):
-        return Refusal.CHANGE_PENDING
     if raft.transfer_target:
         return Refusal.TRANSFERRING
     if limits.too_many_uncommitted(raft, entries.payload_bytes):
@@ -176,12 +174,17 @@ def send_now(raft: "Raft", replica: int, *, even_empty: bool = True) -> bool:
 
 
 def _end_for(raft: "Raft", replica: int) -> int:
-    """Behind the last entry that the peer may know.
+    """Behind the last entry that the peer may know: a witness less than others."""
+    known = membership.kept_by_voters(raft) if raft.membership.is_witness(replica) else raft.log.last_index
+    return known + 1
 
-    A witness may only know what some voter surely keeps. If it alone remembered an entry, nobody whose log is shorter
-    could win its vote, and it cannot lead itself: a shard that needs its vote would stay without a leader.
-    """
-    return (raft.log.stable if raft.membership.is_witness(replica) else raft.log.last_index) + 1
+
+def _feed_witnesses(raft: "Raft") -> None:
+    """They are waiting for entries to become durable elsewhere."""
+    if raft.membership.witnesses or raft.membership.outgoing_witnesses:
+        for peer in raft.peers:
+            if raft.membership.is_witness(peer):
+                send(raft, peer, even_empty=False)
 
 
 def _term_before(raft: "Raft", peer: Progress) -> int | None:
@@ -354,6 +357,8 @@ def _step_forward(raft: "Raft", ack: Message, peer: Progress) -> None:
         send(raft, ack.sender, even_empty=peer.lacks_commit(raft.log.committed))
     _send_all(raft, ack.sender)
     transfer.hand_over_when_caught_up(raft, ack.sender)
+    if raft.pending_change_index > raft.log.applied:
+        _feed_witnesses(raft)
 
 
 def count_own(raft: "Raft") -> None:
@@ -361,10 +366,7 @@ def count_own(raft: "Raft") -> None:
     own = raft.progress.get(raft.id)
     if own is not None and own.accepted(raft.log.stable):
         commit_and_announce(raft)
-    if raft.membership.witnesses or raft.membership.outgoing_witnesses:
-        for peer in raft.peers:
-            if raft.membership.is_witness(peer):
-                send(raft, peer, even_empty=False)
+    _feed_witnesses(raft)
 
 
 def commit(raft: "Raft") -> bool:
@@ -373,9 +375,8 @@ def commit(raft: "Raft") -> bool:
         index = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
     else:
         index = quorum.joint_committed(raft.electorate, raft.match_of)
-    index = membership.held_back(raft, min(index, raft.log.last_index))
     # By counting, only an entry of this term: an older one may be on a majority, and be replaced yet (figure 3.7).
-    if raft.log.term(index) != raft.term:
+    if index > raft.log.last_index or raft.log.term(index) != raft.term:
         return False
     return raft.log.commit_to(index)
 

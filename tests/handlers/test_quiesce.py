@@ -201,3 +201,10 @@ def test_a_shard_that_was_torn_apart_finds_a_leader_when_it_is_whole_again():
     group.heal()
     group.tick(3 * TIMEOUT)
     assert group.leader is not None
+
+
+def test_reports_of_a_followers_size_keep_nobody_awake():
+    group = cluster(3, quiesce=True, max_in_mem_log_bytes=200)
+    group.elect(1)
+    group.tick(THRESHOLD + 3 * SETTLING)
+    assert all(group[id_].quiesce.quiesced for id_ in (1, 2, 3))

@@ -203,8 +203,9 @@ def test_a_shard_that_was_torn_apart_finds_a_leader_when_it_is_whole_again():
     assert group.leader is not None
 
 
-def test_reports_of_a_followers_size_keep_nobody_awake():
-    group = cluster(3, quiesce=True, max_in_mem_log_bytes=200)
-    group.elect(1)
-    group.tick(THRESHOLD + 3 * SETTLING)
-    assert all(group[id_].quiesce.quiesced for id_ in (1, 2, 3))
+def test_a_late_report_of_a_followers_size_wakes_nobody():
+    raft = leader(max_in_mem_log_bytes=200)
+    while not raft.quiesce.quiesced:
+        tick(raft)
+    hear(raft, Message(T.RATE_LIMIT, sender=2, term=raft.term))
+    assert raft.quiesce.quiesced

@@ -4,8 +4,11 @@ Two tables. `log` holds a run of entries under shard, replica and first index, s
 and in order. `meta` holds a replica's few records under shard, replica and kind. A transaction is one fsync of the
 data and one write-through of the page that makes it count; whatever a crash interrupts did not happen.
 
-The map, the window through which LMDB sees its file, is doubled when it is full. No transaction may be open while
-it is replaced, so that reads, which come from other threads, hold a lock for as long as they take.
+The map, the window through which LMDB sees its file, is doubled when it is full, and the file replaced by a shorter
+one when most of it is free (`log_space`). No transaction may be open meanwhile, so that reads, which come from other
+threads, hold a lock for as long as they take.
+
+What a removed replica leaves for ever is one record, its tombstone: somebody may still count on votes that it gave.
 """
 
 import logging
@@ -20,7 +23,9 @@ from typing import Any, Final, final
 
 import lmdb
 from drakkar.actors import log_records as records
+from drakkar.actors import log_space
 from drakkar.actors.data_dir import make_directory, sync_directory
+from drakkar.actors.log_pages import are_free
 from drakkar.actors.log_records import ALL_ENTRIES, ReplicaKey
 from drakkar.actors.log_state import Draft, LogState, RefusedReplica
 from drakkar.handlers.entries import Run
@@ -37,7 +42,12 @@ _FORMAT_KEY: Final = b"format"
 _FORMAT: Final = b"1"
 _RESTORE: Final = "restore it, or remove the replicas of this host from their shards and add new ones, with an empty directory"
 _TRIMMED_AT_ONCE: Final = 4096
-"""Runs deleted in one transaction, some milliseconds: whoever waits for the next one should not notice."""
+"""Runs deleted in one transaction, some milliseconds: whoever waits for the next one should not notice.
+
+Where a transaction adds many, it deletes twice as many, or deleting would fall behind for as long as the load lasts.
+"""
+_COPIED_AT_ONCE: Final = 64 << 20
+"""Bytes that are copied while savers wait, to make the file shorter; more only when the store is opened."""
 
 
 @final
@@ -47,33 +57,46 @@ class LmdbDisk:
     One thread at a time may `load` and `write`; any thread may read.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], map_size: int) -> None:
+    def __init__(self, directory: str | os.PathLike[str], map_size: int, spare_bytes: int = 64 << 20) -> None:
         """Open the environment in `directory`, or create it.
 
-        Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
+        `spare_bytes` of the file may be free before it is made shorter. Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
         """
         self.path = Path(directory) / "data.mdb"
         self.commit_seconds = 0.0
         """How long the last commit took, which is the fsync and little else."""
+        self._spare_bytes: int | None = spare_bytes
         self._reading = Lock()
         self._closed = False
         try:
             if _is_new(Path(directory)):
                 _create(Path(directory), map_size)
             self._check_present()
+            log_space.throw_copy_away(Path(directory))
         except OSError as error:
             raise ConfigError("data_dir", str(directory), f"cannot hold a log store: {error}") from error
-        self._env = _open_environment(Path(directory), map_size)
+        self._use(_open_environment(Path(directory), map_size))
+        try:
+            self._shrink(None)
+        except OSError as error:
+            self.close()
+            raise ConfigError("data_dir", str(directory), f"cannot hold a log store: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _use(self, env: lmdb.Environment) -> None:
+        self._env = env
         try:
             self._check_length()
-            self._records = self._env.open_db(_META, create=False)
-            self._runs = self._env.open_db(_LOG, create=False)
+            self._records = env.open_db(_META, create=False)
+            self._runs = env.open_db(_LOG, create=False)
             self._check_format()
         except lmdb.Error as error:
-            self._env.close()
+            env.close()
             raise CorruptData(f"{self.path} cannot be read as a log store: {error}") from error
         except BaseException:
-            self._env.close()
+            env.close()
             raise
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -96,9 +119,12 @@ class LmdbDisk:
         """For each replica the index up to which a crash may have left entries that were dropped already."""
         found: dict[ReplicaKey, int] = {}
         with self._snapshot() as txn:
+            runs = txn.cursor(self._runs)
             for key, kind, value in self._records_of(txn):
                 if kind == records.REMOVED:
-                    found[key] = ALL_ENTRIES
+                    # A tombstone stays when all else is gone.
+                    if runs.set_range(records.run_key(key, 0)) and _belongs(runs, key):
+                        found[key] = ALL_ENTRIES
                 elif kind == records.MARKER:
                     try:
                         found[key] = records.decode_marker(self._unsealed(key, kind, value))[0]
@@ -106,6 +132,11 @@ class LmdbDisk:
                         # Whoever opens this replica is told; the others of this host are sound.
                         _log.error("%s", error)
         return found
+
+    def removed(self, key: ReplicaKey) -> bool:
+        """Whether the replica was removed. A damaged tombstone is one, too."""
+        with self._snapshot() as txn:
+            return txn.get(records.replica_prefix(key) + records.REMOVED, db=self._records) is not None
 
     def load(self, key: ReplicaKey) -> LogState | None:
         """Where the replica's log stands; None where it is not in the store.
@@ -237,7 +268,8 @@ class LmdbDisk:
                     self._put(txn, draft)
                 except CorruptData as error:
                     raise RefusedReplica(draft.key, error) from error
-            left = self._trim(txn, trims)
+            added = sum(isinstance(change, Run) for draft in drafts for change in draft.log)
+            left = self._trim(txn, trims, max(_TRIMMED_AT_ONCE, 2 * added))
             began = time.perf_counter()
             self._commit(txn)
         except BaseException:
@@ -277,17 +309,16 @@ class LmdbDisk:
             kept = straddling.slice(straddling.first, index)
             txn.put(stored_key, records.seal(stored_key, kept.encode()), db=self._runs)
 
-    def _trim(self, txn: "lmdb.Transaction[bytes]", trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
-        """Delete what nobody needs, up to a bound; returns what is left of `trims`."""
-        budget = _TRIMMED_AT_ONCE
+    def _trim(
+        self, txn: "lmdb.Transaction[bytes]", trims: Mapping[ReplicaKey, int], budget: int
+    ) -> dict[ReplicaKey, int]:
+        """Delete what nobody needs, at most `budget` runs; returns what is left of `trims`."""
         left = dict(trims)
         for key, upto in trims.items():
             budget = self._trim_one(txn, key, upto, budget)
             if budget == 0:
                 break
             del left[key]
-            if upto == ALL_ENTRIES:
-                txn.delete(records.replica_prefix(key) + records.REMOVED, db=self._records)
         return left
 
     def _trim_one(self, txn: "lmdb.Transaction[bytes]", key: ReplicaKey, upto: int, budget: int) -> int:
@@ -314,6 +345,56 @@ class LmdbDisk:
             self._env.set_mapsize(size)
         _log.info("%s: the map was full and has now %d MiB", self.path, size >> 20)
 
+    def reclaim(self) -> None:
+        """Make the file shorter where most of it is free; by the thread that writes, when nothing is left to trim.
+
+        Takes well below a second, since where more than `_COPIED_AT_ONCE` is in use it waits until the store is
+        opened again; readers wait for the last millisecond of it. A copy that fails is given up, with a warning; where its taking the place of the file
+        fails, the error says that the disk cannot be trusted any more.
+        """
+        self._shrink(_COPIED_AT_ONCE)
+
+    def _shrink(self, most: int | None) -> None:
+        if self._spare_bytes is None:
+            return
+        used = log_space.measure(self._env, self._records, self._runs)
+        if not used.is_wasteful(self._spare_bytes) or (most is not None and used.live > most):
+            return
+        began = time.perf_counter()
+        if not self._copied():
+            return
+        log_space.replace_by_copy(self.path)
+        self._reopen()
+        seconds = time.perf_counter() - began
+        _log.info(
+            "%s: %d MiB of it were free and are given back, in %.2f s", self.path, used.free >> 20, seconds
+        )
+
+    def _copied(self) -> bool:
+        try:
+            log_space.copy_live(self._env, self.path.parent)
+        except (OSError, lmdb.Error) as error:
+            log_space.throw_copy_away(self.path.parent)
+            # The next attempt would fare no better.
+            self._spare_bytes = None
+            _log.warning(
+                "%s: what is free of it is given back at the next start only, since copying the rest failed: %s",
+                self.path,
+                error,
+            )
+            return False
+        return True
+
+    def _reopen(self) -> None:
+        """Go on with the file that has taken the place of the one that is open."""
+        map_size = self._env.info()["map_size"]
+        with self._reading:
+            # Until it is open again, for whatever may fail.
+            self._closed = True
+            self._env.close()
+            self._use(_open_environment(self.path.parent, map_size))
+            self._closed = False
+
     def close(self) -> None:
         """Close the files. Whoever reads afterwards is told so."""
         with self._reading:
@@ -331,11 +412,12 @@ class LmdbDisk:
 
     def _check_length(self) -> None:
         """Look before reading: beyond the end of a file that was cut off, it would kill the process."""
-        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        figures, page = self._env.info(), self._env.stat()["psize"]
         length = self.path.stat().st_size
-        if length < needed:
+        missing = range(length // page, figures["last_pgno"] + 1)
+        if missing and not are_free(self.path, page, figures["last_txnid"], missing):
             raise CorruptData(
-                f"{self.path} has {length} bytes, but its contents take {needed}: it was cut off; {_RESTORE}"
+                f"{self.path} has {length} bytes, but its contents take {missing.stop * page}: it was cut off; {_RESTORE}"
             )
 
     def _check_format(self) -> None:

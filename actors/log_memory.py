@@ -49,6 +49,7 @@ class MemoryDisk:
         self._lock = Lock()
         self._states: dict[ReplicaKey, LogState] = {}
         self._logs: dict[ReplicaKey, _MemoryLog] = {}
+        self._removed: set[ReplicaKey] = set()
 
     @contextmanager
     def reading(self, key: ReplicaKey, low: int) -> Iterator[Iterator[Run]]:
@@ -65,6 +66,10 @@ class MemoryDisk:
     def unneeded(self) -> dict[ReplicaKey, int]:
         """Nothing: dropped entries are gone at once."""
         return {}
+
+    def removed(self, key: ReplicaKey) -> bool:
+        """Whether the replica was removed."""
+        return key in self._removed
 
     def load(self, key: ReplicaKey) -> LogState | None:
         """Where the replica's log stands."""
@@ -83,7 +88,10 @@ class MemoryDisk:
         if draft.state is None:
             self._states.pop(draft.key, None)
             self._logs.pop(draft.key, None)
+            if draft.removed:
+                self._removed.add(draft.key)
             return
+        self._removed.discard(draft.key)
         log = self._logs.setdefault(draft.key, _MemoryLog())
         for change in draft.log:
             if isinstance(change, Run):
@@ -91,6 +99,9 @@ class MemoryDisk:
             else:
                 log.cut(change)
         self._states[draft.key] = draft.state
+
+    def reclaim(self) -> None:
+        """Nothing: the space was given back with the entries."""
 
     def close(self) -> None:
         """Nothing to do: what is in memory stays as long as this object."""

@@ -24,7 +24,7 @@ HARD_STATE: Final = b"h"
 MARKER: Final = b"m"
 """Index and term of the entry just before the first: whatever lies at or before it was compacted away."""
 REMOVED: Final = b"r"
-"""The replica is gone; what is left of its log waits to be deleted."""
+"""The replica is gone for good, and its id never used again; what may be left of its log waits to be deleted."""
 SNAPSHOT: Final = b"s"
 
 ALL_ENTRIES: Final = (1 << 64) - 1

@@ -7,7 +7,7 @@ that was only planned is ever seen by a reader.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from drakkar.actors.log_records import (
     ALL_ENTRIES,
@@ -30,6 +30,14 @@ from drakkar.handlers.messages import HardState, Membership, Snapshot
 __all__ = ["Draft", "LogState", "RefusedReplica"]
 
 
+_NEVER_AGAIN: Final = (
+    "was removed from this log store, and ids are never used again, since others may still count on what it promised: "
+    "choose another id"
+)
+_TERMS: Final = 128
+"""Terms whose beginning is kept in mind, of each log."""
+
+
 class RefusedReplica(Exception):  # never leaves the store
     """What is on disk of this replica is corrupt, so that the changes to it cannot be made."""
 
@@ -48,7 +56,7 @@ class LogState(NamedTuple):
     """Index and term of the entry before the first."""
     last: int = 0
     starts: tuple[int, ...] = ()
-    """Indexes at which a term begins, ascending. Before the first of them a term must be read from the log."""
+    """Indexes at which the newest terms begin, ascending. Before the first a term must be read from the log."""
     terms: tuple[int, ...] = ()
     """The terms that begin there."""
     cuts: int = 0
@@ -72,7 +80,8 @@ class LogState(NamedTuple):
         """Return it with `run` behind the last entry."""
         starts, terms = self.starts, self.terms
         if not terms or terms[-1] != run.term:
-            starts, terms = (*starts, run.first), (*terms, run.term)
+            # Where there are elections and little else, a log may hold as many terms as entries.
+            starts, terms = (*starts[-_TERMS:], run.first), (*terms[-_TERMS:], run.term)
         return self._replace(last=run.last, starts=starts, terms=terms)
 
     def cut(self, index: int) -> "LogState":
@@ -105,12 +114,23 @@ class Draft:
     Each method either plans all that it is asked, or raises and plans nothing.
     """
 
-    __slots__ = ("_written", "key", "log", "records", "state", "trim", "urgent")
+    __slots__ = ("_written", "key", "log", "records", "removed", "state", "successor", "trim", "urgent")
 
-    def __init__(self, key: ReplicaKey, state: LogState | None, written: HardState | None = None) -> None:
+    def __init__(
+        self,
+        key: ReplicaKey,
+        state: LogState | None,
+        written: HardState | None = None,
+        *,
+        removed: bool = False,
+    ) -> None:
         """`state` is None for a replica that is not in the store; `written` is the hard state on disk."""
         self.key = key
         self.state = state
+        self.removed = removed
+        """It was in the store, and its id must not be used again."""
+        self.successor = False
+        """It takes the place of what was there: who read that has nothing to read any more."""
         self.log: list[int | Run] = []
         """What to do to the entries, in order: an index cuts it and all after it off, a run is appended."""
         self.records: dict[bytes, bytes | None] = {}
@@ -131,25 +151,39 @@ class Draft:
             self.records[HARD_STATE] = encode_hard_state(self.state.hard_state)
 
     def bootstrap(self, record: Bootstrap) -> None:
-        """Begin a replica. Raises `ConfigError` where it is in the store already."""
+        """Begin a replica. Raises `ConfigError` where it is in the store already, or was."""
         if self.state is not None:
             raise ConfigError(
-                "replica", _named(self.key), "is in this log store already: open it, or remove it first"
+                "replica", _named(self.key), "is in this log store already: open it, or choose another id"
             )
+        if self.removed:
+            raise ConfigError("replica", _named(self.key), _NEVER_AGAIN)
         self.state = LogState(record)
-        # Nothing of an earlier replica of this name may be left in the way.
-        self.log.append(0)
-        self.trim = 0
-        self.records = dict.fromkeys((MARKER, REMOVED, SNAPSHOT))
         self.records[BOOTSTRAP] = encode_bootstrap(record)
         self.urgent = True
 
+    def replace(self, record: Bootstrap, snapshot: Snapshot, hard_state: HardState) -> None:
+        """Begin a replica behind a snapshot, in place of whatever there is, or was, of it."""
+        self.log = [0]
+        self.trim = snapshot.index
+        self.records = {
+            BOOTSTRAP: encode_bootstrap(record),
+            SNAPSHOT: encode_snapshot(snapshot),
+            MARKER: encode_marker((snapshot.index, snapshot.term)),
+            REMOVED: None,
+        }
+        self._set(LogState(record, hard_state).installed(snapshot))
+        self._written = None
+        self.removed = False
+        self.successor = True
+
     def remove(self) -> None:
-        """Forget the replica, whether or not it is there."""
+        """Forget the replica, whether or not it is there, all but that it must never come back."""
         self.records = dict.fromkeys((BOOTSTRAP, HARD_STATE, MARKER, SNAPSHOT))
         self.records[REMOVED] = b""
         self.log = []
         self.state = None
+        self.removed = True
         self.trim = ALL_ENTRIES
         self.urgent = True
 
@@ -199,7 +233,8 @@ class Draft:
 
     def _present(self) -> LogState:
         if self.state is None:
-            raise ConfigError("replica", _named(self.key), "is not in this log store: bootstrap it first")
+            problem = _NEVER_AGAIN if self.removed else "is not in this log store: bootstrap it first"
+            raise ConfigError("replica", _named(self.key), problem)
         return self.state
 
     def _set(self, state: LogState) -> None:

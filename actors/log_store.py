@@ -128,6 +128,10 @@ class Disk(Protocol):
         """Where a replica's log stands. Raises `CorruptData`."""
         ...
 
+    def removed(self, key: ReplicaKey) -> bool:
+        """Whether it was removed, and its id must not be used again."""
+        ...
+
     def unneeded(self) -> dict[ReplicaKey, int]:
         """Up to where entries may still be there that were dropped in an earlier life."""
         ...
@@ -143,6 +147,10 @@ class Disk(Protocol):
         """
         ...
 
+    def reclaim(self) -> None:
+        """Give space that is free back to the system, if it is worth it; any error poisons the store."""
+        ...
+
     def close(self) -> None:
         """Let go of all files."""
         ...
@@ -151,9 +159,11 @@ class Disk(Protocol):
 class _Replica:
     """What all parts of the store, on whatever thread, know of one replica. Each field is replaced as a whole."""
 
-    __slots__ = ("broken", "floor", "gone", "log", "state", "written")
+    __slots__ = ("broken", "floor", "gone", "log", "removed", "state", "written")
 
-    def __init__(self, state: LogState | None) -> None:
+    def __init__(self, state: LogState | None, *, removed: bool = False) -> None:
+        self.removed = removed
+        """It was in the store once."""
         self.state = state
         """As of the last write that is done."""
         self.written = state.hard_state if state else None
@@ -166,10 +176,16 @@ class _Replica:
         self.gone = ""
         """Why there is nothing to read any more."""
 
-    def publish(self, state: LogState | None) -> None:
-        self.state = state
-        if state is None:
+    def publish(self, draft: Draft) -> "_Replica | None":
+        """Show what has become durable. Returns who stands for the replica from now on."""
+        if draft.state is None:
             self.gone = "it was removed from the log store"
+            return None
+        if draft.successor:
+            self.gone = "its log was replaced by an import"
+            return _Replica(draft.state)
+        self.state = draft.state
+        return self
 
 
 @dataclass(slots=True)
@@ -181,6 +197,9 @@ class _Work:
     done: Done
     size: int = 0
     reopens: bool = False
+    """It looks anew at a replica that failed."""
+    discards: bool = False
+    """It does not matter what was there, nor that it is corrupt."""
     error: Exception | None = None
 
 
@@ -325,7 +344,12 @@ class LogStore:
         self._disk = disk
         self._max_bytes, self._max_saves = max_queue_bytes, max_queue_saves
         self._replicas: dict[ReplicaKey, _Replica] = {}
+        """Those that were asked for, and are there."""
+        self._stored = set(disk.replicas())
+        """All that are there. To ask the disk for each of a thousand replicas that start took minutes."""
         self._trims = disk.unneeded()
+        self._trimmed = False
+        """All was deleted that was to be, and nobody has looked since what that leaves free."""
 
         # These are shared by all threads, under the lock.
         self._lock = threading.Lock()
@@ -431,7 +455,7 @@ class LogStore:
     def bootstrap(self, shard: int, replica: int, record: Bootstrap, *, timeout: float = 60.0) -> None:
         """Begin a replica; durable on return.
 
-        Raises `ConfigError` where it is in the store already, `StorageFailed` where the disk fails, and
+        Raises `ConfigError` where it is in the store already or was ever removed from it, `StorageFailed` where the disk fails, and
         `OutcomeUnknown` when it takes longer than `timeout` seconds.
         """
         self._wait(_bounded_key(shard, replica), lambda draft: draft.bootstrap(record), timeout)
@@ -458,13 +482,51 @@ class LogStore:
         known.log = StoredLog(self._disk, key, known)
         return known.log
 
+    def import_replica(
+        self,
+        shard: int,
+        replica: int,
+        record: Bootstrap,
+        snapshot: Snapshot,
+        hard_state: HardState,
+        *,
+        timeout: float = 60.0,
+    ) -> None:
+        """Begin a replica behind `snapshot`, in place of whatever there is, or was, of it; durable on return.
+
+        At once or not at all. What was there may be corrupt, and may have been removed: this is the one way to use
+        an id again, for those who repair a shard that lost its majority for good, and know that none of the old
+        one will ever speak again. Logs of it that are open raise `ReplicaStopped` from now on; open it again.
+
+        Raises `ConfigError` where the snapshot has no index or `hard_state` does not fit it, and as `bootstrap` does.
+        """
+        if not snapshot:
+            raise ConfigError("snapshot", snapshot, "has index 0, which is none: name one to begin behind")
+        if hard_state.term < snapshot.term or hard_state.commit > snapshot.index:
+            raise ConfigError(
+                "hard_state",
+                hard_state,
+                f"does not fit a log that holds nothing but the snapshot at {snapshot.index}: its term must be "
+                f"{snapshot.term} or more, its commit index {snapshot.index} or less",
+            )
+        self._wait(
+            _bounded_key(shard, replica),
+            lambda draft: draft.replace(record, snapshot, hard_state),
+            timeout,
+            discards=True,
+        )
+
     def replicas(self) -> list[ReplicaKey]:
-        """Shard and replica of all that are in the store."""
-        return self._disk.replicas()
+        """Shard and replica of all that are in the store; never waits, and may be called from any thread."""
+        with self._lock:
+            return sorted(self._stored)
 
     def remove(self, shard: int, replica: int, *, timeout: float = 60.0) -> None:
-        """Forget a replica and its log, durably on return. Raises as `bootstrap` does."""
-        self._wait(_bounded_key(shard, replica), Draft.remove, timeout)
+        """Forget a replica and its log, even a corrupt one, durably on return. Raises as `bootstrap` does.
+
+        Its id is not forgotten: what it promised holds for ever, so that `bootstrap` never takes it again.
+        """
+        self._wait(_bounded_key(shard, replica), Draft.remove, timeout, discards=True)
 
     def close(self, timeout: float = 10.0) -> None:
         """Take no more, make all that waits durable, and close the files. Closing again does nothing.
@@ -516,7 +578,13 @@ class LogStore:
             _logger.debug("the log store in %s is being stopped", self._disk.path)
 
     def _wait(
-        self, key: ReplicaKey, plan: Callable[[Draft], None], timeout: float, *, reopens: bool = False
+        self,
+        key: ReplicaKey,
+        plan: Callable[[Draft], None],
+        timeout: float,
+        *,
+        reopens: bool = False,
+        discards: bool = False,
     ) -> None:
         self._refuse_worker()
         finished = threading.Event()
@@ -526,7 +594,7 @@ class LogStore:
             outcome.append(error)
             finished.set()
 
-        self._enqueue(_Work(key, plan, done, reopens=reopens), bounded=False)
+        self._enqueue(_Work(key, plan, done, reopens=reopens, discards=discards), bounded=False)
         if not finished.wait(timeout):
             raise self._late(timeout)
         if outcome[0] is not None:
@@ -585,6 +653,9 @@ class LogStore:
             self._saves += len(batch)
         for work in batch:
             self._report(work)
+        # Not while others wait: under a steady load the space is used again, and the pause would come ever again.
+        if self._trimmed and not self._queue and self._poison is None and not self._closed:
+            self._reclaim()
 
     def _change(self, batch: list[_Work]) -> None:
         if self._poison is not None:
@@ -595,15 +666,23 @@ class LogStore:
         if self._trims or any(draft.urgent for draft in drafts.values()):
             self._write(batch, drafts)
         for key, draft in drafts.items():
-            self._replicas[key].publish(draft.state)
-            if draft.state is None:
-                del self._replicas[key]
+            self._publish(key, draft)
+
+    def _publish(self, key: ReplicaKey, draft: Draft) -> None:
+        known = self._replicas[key].publish(draft)
+        if known is None:
+            del self._replicas[key]
+        else:
+            self._replicas[key] = known
+        if (known is not None) != (key in self._stored):
+            with self._lock:
+                self._stored ^= {key}
 
     def _plan(self, work: _Work, drafts: dict[ReplicaKey, Draft]) -> None:
         try:
             known = self._known(work)
             if work.key not in drafts:
-                drafts[work.key] = Draft(work.key, known.state, known.written)
+                drafts[work.key] = Draft(work.key, known.state, known.written, removed=known.removed)
             work.plan(drafts[work.key])
         except Exception as error:  # noqa: BLE001  # whatever it is, the saver is told
             work.error = error
@@ -613,10 +692,22 @@ class LogStore:
     def _known(self, work: _Work) -> _Replica:
         known = self._replicas.get(work.key)
         if known is None or (known.broken is not None and work.reopens):
-            known = self._replicas[work.key] = _Replica(self._disk.load(work.key))
+            known = self._replicas[work.key] = self._loaded(work)
+        if known.broken is not None and work.discards:
+            known.broken = None
         if known.broken is not None:
             raise known.broken
         return known
+
+    def _loaded(self, work: _Work) -> _Replica:
+        try:
+            state = self._disk.load(work.key)
+        except CorruptData as error:
+            if not work.discards:
+                raise
+            _logger.warning("%s is corrupt, and goes: %s", _named(work.key), error)
+            state = None
+        return _Replica(state, removed=state is None and self._disk.removed(work.key))
 
     def _break(self, key: ReplicaKey, error: Exception) -> None:
         """No more of this replica: what comes next rests on what just failed."""
@@ -652,17 +743,29 @@ class LogStore:
                 if work.key == refused.key:
                     work.error = work.error or refused.error
             return False
+        if trims:
+            self._trimmed = not self._trims
         for draft in drafts.values():
             self._replicas[draft.key].written = draft.state.hard_state if draft.state else None
             self._entries += sum(len(change) for change in draft.log if isinstance(change, Run))
         return True
 
+    def _reclaim(self) -> None:
+        self._trimmed = False
+        self._busy_since = time.monotonic()
+        try:
+            self._disk.reclaim()
+        except Exception as error:  # noqa: BLE001  # which file a restart would find is unknown
+            self._fail(error)
+        finally:
+            self._busy_since = None
+
     def _fail(self, error: Exception, batch: Sequence[_Work] = ()) -> None:
         if self._poison is None:
             self._trims = {}
             self._poison = StorageFailed(
-                f"writing to {self._disk.path} failed, and nothing is taken any more: see to the disk, then restart "
-                f"this host ({error!r})"
+                f"writing to {self._disk.path} failed, and nothing is taken any more: see to the disk, which may "
+                f"be full, then restart this host ({error!r})"
             )
             self._poison.__cause__ = error
             _logger.critical("%s", self._poison, exc_info=error)
@@ -708,19 +811,26 @@ class LmdbLogStore(LogStore):
         directory: str | os.PathLike[str],
         *,
         map_size: int = 256 << 20,
+        spare_bytes: int = 64 << 20,
         max_queue_bytes: int = 64 << 20,
         max_queue_saves: int = 10_000,
     ) -> None:
         """Open the store in `directory`, or create it.
 
         `map_size`, in bytes, is what the file may grow to before the map is doubled: address space, not memory.
+        When more than `spare_bytes` of it, and more than three quarters, are free after a compaction, the file is
+        made shorter.
 
         Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
         """
         if type(map_size) is not int or not 1 << 16 <= map_size < 1 << 47:
             raise ConfigError("map_size", map_size, "must be a number of bytes from 65536 to 2**47 - 1")
+        if type(spare_bytes) is not int or spare_bytes < 0:
+            raise ConfigError("spare_bytes", spare_bytes, "must be a number of bytes from 0 up")
         super().__init__(
-            LmdbDisk(directory, map_size), max_queue_bytes=max_queue_bytes, max_queue_saves=max_queue_saves
+            LmdbDisk(directory, map_size, spare_bytes),
+            max_queue_bytes=max_queue_bytes,
+            max_queue_saves=max_queue_saves,
         )
 
 

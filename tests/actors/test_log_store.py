@@ -19,11 +19,9 @@ from drakkar.actors.log_store import (
     RUN_OVERHEAD,
     Bootstrap,
     LmdbLogStore,
-    LogStore,
     MemoryDisk,
     MemoryLogStore,
     Save,
-    StoredLog,
 )
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import (
@@ -42,75 +40,18 @@ from drakkar.handlers.messages import Entry, EntryKind, HardState, Membership, S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-WAIT = 20.0
-RECORD = Bootstrap(Membership({1: "a:1", 2: "b:1"}, observers={3: "c:1"}), state_machine="Counter")
-MEMBERS = Membership(
-    voters={1: "a:1"},
-    observers={4},
-    witnesses={5: "e:1"},
-    outgoing={1, 2},
-    outgoing_witnesses={2},
-    next_observers={4},
-    auto_leave=True,
-    removed={9},
-    change_id=17,
+from tests.actors.log_support import (
+    MEMBERS,
+    RECORD,
+    WAIT,
+    Host,
+    Waiter,
+    check,
+    entries,
+    held_commits,
+    of,
+    run,
 )
-
-
-# -- tools --------------------------------------------------------------------------------------------------------
-
-
-class Waiter:
-    """Counts the callbacks, and waits for a number of them."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[BaseException | None] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, error: BaseException | None) -> None:
-        with self._changed:
-            self.outcomes.append(error)
-            self._changed.notify_all()
-
-    def wait(self, count: int = 1) -> list[BaseException | None]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.outcomes) >= count, WAIT), (
-                f"{len(self.outcomes)}/{count}"
-            )
-            return list(self.outcomes)
-
-
-class Host:
-    """A store that can be restarted, and short ways to ask it for things."""
-
-    def __init__(self, make: Callable[[], LogStore]) -> None:
-        self._make = make
-        self.store = make()
-
-    def restart(self) -> None:
-        self.store.close()
-        self.store = self._make()
-
-    def begin(self, shard: int = 1, replica: int = 1) -> StoredLog:
-        self.store.bootstrap(shard, replica, RECORD)
-        return self.log(shard, replica)
-
-    def log(self, shard: int = 1, replica: int = 1) -> StoredLog:
-        log = self.store.open(shard, replica)
-        assert log is not None
-        return log
-
-    def save(
-        self,
-        *runs: Run,
-        hard: HardState | None = None,
-        snapshot: Snapshot | None = None,
-        shard: int = 1,
-        replica: int = 1,
-    ) -> BaseException | None:
-        waiter = Waiter()
-        self.store.save(Save(shard, replica, hard, runs, snapshot, done=waiter))
-        return waiter.wait()[0]
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -126,49 +67,6 @@ def on_disk(tmp_path: Path) -> Iterator[Host]:
     made = Host(lambda: LmdbLogStore(tmp_path / "log"))
     yield made
     made.store.close()
-
-
-def run(first: int, count: int, term: int = 1, size: int = 4) -> Run:
-    return Run(first, term, [(b"%d:%d;" % (term, index)) * size for index in range(first, first + count)])
-
-
-def entries(log: StoredLog) -> list[Entry]:
-    return list(Entries(log.runs(log.first_index, log.last_index + 1, UNLIMITED)))
-
-
-def of(*runs: Run) -> list[Entry]:
-    return list(Entries(runs))
-
-
-def check(log: StoredLog, expected: list[Entry], first: int, term_before: int) -> None:
-    """The log holds these entries, and every way to ask it says so."""
-    assert (log.first_index, log.last_index) == (first, first + len(expected) - 1)
-    assert entries(log) == expected
-    assert [log.term(entry.index) for entry in expected] == [entry.term for entry in expected]
-    assert log.term(first - 1) == term_before
-    assert log.term(log.last_index + 1) == 0
-    assert first < 2 or log.term(first - 2) == 0
-
-
-@contextmanager
-def held_commits(
-    store: LogStore, monkeypatch: pytest.MonkeyPatch, term: int = 1000
-) -> Iterator[threading.Event]:
-    """The disk hangs from now on, until the event is set; on return the commit of a new term is under way."""
-    go, entered = threading.Event(), threading.Event()
-
-    def hang(_self: log_lmdb.LmdbDisk, txn: "lmdb.Transaction[bytes]") -> None:
-        entered.set()
-        assert go.wait(WAIT)
-        txn.commit()
-
-    monkeypatch.setattr(log_lmdb.LmdbDisk, "_commit", hang)
-    store.save(Save(1, 1, HardState(term), done=lambda _error: None))
-    assert entered.wait(WAIT)
-    try:
-        yield go
-    finally:
-        go.set()
 
 
 # -- the same for both --------------------------------------------------------------------------------------------
@@ -442,7 +340,7 @@ def test_entries_that_contradict_the_log_fail_that_replica_alone(
     assert host.save(run(6, 1)) is None, "and opened again, it goes on"
 
 
-def test_a_removed_replica_is_gone_and_another_may_take_its_name(host: Host) -> None:
+def test_a_removed_replica_is_gone_and_its_id_is_never_used_again(host: Host) -> None:
     log = host.begin()
     host.begin(1, 2)
     host.save(run(1, 5), hard=HardState(7, 7, 5), snapshot=None)
@@ -452,20 +350,75 @@ def test_a_removed_replica_is_gone_and_another_may_take_its_name(host: Host) -> 
         _ = log.last_index
     assert host.store.open(1, 1) is None
     assert host.store.replicas() == [(1, 2)]
-    assert isinstance(host.save(run(6, 1)), ConfigError)
-    host.restart()
-    assert host.store.open(1, 1) is None
-    check(host.begin(), [], 1, 0)
-    assert host.log().hard_state == HardState()
-    host.save(run(1, 1, 3))
-    host.restart()
-    check(host.log(), of(run(1, 1, 3)), 1, 0)
+    for _ in range(3):
+        assert host.store.open(1, 1) is None
+        refused = host.save(run(6, 1))
+        assert isinstance(refused, ConfigError)
+        assert "shard 1 replica 1" in str(refused)
+        with pytest.raises(
+            ConfigError, match=r"shard 1 replica 1.*ids are never used again.*choose another id"
+        ):
+            host.store.bootstrap(1, 1, RECORD)
+        host.store.open(1, 2)  # it trims what is left of the first
+        host.restart()
+    assert host.store.replicas() == [(1, 2)]
     check(host.log(1, 2), of(run(1, 5)), 1, 0)
 
 
-def test_removing_what_is_not_there_does_nothing(host: Host) -> None:
+def test_what_was_never_there_can_be_removed_before_it_comes(host: Host) -> None:
     host.store.remove(3, 3)
     assert host.store.replicas() == []
+    with pytest.raises(ConfigError, match="never used again"):
+        host.store.bootstrap(3, 3, RECORD)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a log", "a compacted log", "a tombstone"])
+def test_an_import_replaces_whatever_there_is(host: Host, there: str) -> None:
+    host.begin(1, 2)
+    host.save(run(1, 3), replica=2)
+    log = None
+    if there != "nothing":
+        log = host.begin()
+        host.save(*(run(index, 1, 2) for index in range(1, 101)), hard=HardState(9, 2, 90))
+    if there == "a compacted log":
+        host.store.compact(1, 1, 70)
+    if there == "a tombstone":
+        host.store.remove(1, 1)
+    record, snapshot = Bootstrap(MEMBERS, state_machine="Counter"), Snapshot(50, 4, MEMBERS, b"file")
+    host.store.import_replica(1, 1, record, snapshot, HardState(6, 0, 50))
+    assert host.store.replicas() == [(1, 1), (1, 2)]
+    if log is not None:
+        with pytest.raises(ReplicaStopped, match="removed" if there == "a tombstone" else "import"):
+            _ = log.last_index
+    for _ in range(2):
+        imported = host.log()
+        check(imported, [], 51, 4)
+        assert (imported.bootstrap, imported.snapshot) == (record, snapshot)
+        assert imported.hard_state == HardState(6, 0, 50)
+        host.restart()
+    assert host.save(run(51, 2, 6)) is None
+    host.restart()
+    check(host.log(), of(run(51, 2, 6)), 51, 4)
+    check(host.log(1, 2), of(run(1, 3)), 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "hard"),
+    [
+        (Snapshot(), HardState(5)),
+        (Snapshot(5, 4, MEMBERS), HardState(3)),
+        (Snapshot(5, 4), HardState(4, 0, 6)),
+    ],
+    ids=["no snapshot", "a term from before it", "a commit index beyond it"],
+)
+def test_an_import_that_contradicts_itself_changes_nothing(
+    host: Host, snapshot: Snapshot, hard: HardState
+) -> None:
+    host.begin()
+    host.save(run(1, 5))
+    with pytest.raises(ConfigError, match=r"(snapshot|hard_state)="):
+        host.store.import_replica(1, 1, RECORD, snapshot, hard)
+    check(host.log(), of(run(1, 5)), 1, 0)
 
 
 def test_a_commit_index_alone_needs_no_transaction(host: Host) -> None:
@@ -609,10 +562,10 @@ def test_the_core_starts_from_a_stored_log(host: Host) -> None:
     assert core.last_not_after(10, 1) == (5, 1)
 
 
-@pytest.mark.parametrize("option", ["max_queue_bytes", "max_queue_saves", "map_size"])
+@pytest.mark.parametrize("option", ["max_queue_bytes", "max_queue_saves", "map_size", "spare_bytes"])
 def test_options_out_of_bounds_are_refused(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{option}=0"):
-        LmdbLogStore(tmp_path / "log", **{option: 0})
+    with pytest.raises(ConfigError, match=f"{option}=-1"):
+        LmdbLogStore(tmp_path / "log", **{option: -1})
 
 
 # -- against a model ----------------------------------------------------------------------------------------------
@@ -943,7 +896,7 @@ from drakkar.actors.log_store import LmdbLogStore, Save
 from drakkar.handlers.entries import Run
 from drakkar.handlers.messages import HardState
 
-store = LmdbLogStore(sys.argv[1], map_size=1 << 17)
+store = LmdbLogStore(sys.argv[1], map_size=1 << 17, spare_bytes=1 << 16)
 logs = [store.open(1, replica) for replica in (1, 2, 3)]
 
 def save(replica, index):
@@ -1055,6 +1008,19 @@ def test_compacted_entries_are_deleted_little_by_little(
     assert stored_indexes(tmp_path / "log") == list(range(96, 102))
 
 
+def test_deleting_keeps_up_with_a_load_of_short_runs(
+    on_disk: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_lmdb, "_TRIMMED_AT_ONCE", 1)
+    on_disk.begin()
+    sizes = []
+    for first in range(1, 5001, 100):
+        assert on_disk.save(*(run(index, 1) for index in range(first, first + 100))) is None
+        on_disk.store.compact(1, 1, first + 90)
+        sizes.append((tmp_path / "log" / "data.mdb").stat().st_size)
+    assert sizes[-1] < 2 * sizes[10]
+
+
 @pytest.mark.parametrize("leave", ["compact", "remove"])
 def test_what_a_stop_left_undeleted_is_deleted_in_the_next_life(
     on_disk: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: str
@@ -1079,10 +1045,11 @@ def test_what_a_stop_left_undeleted_is_deleted_in_the_next_life(
     on_disk.store.close()
     assert stored_indexes(tmp_path / "log") == (list(range(96, 101)) if leave == "compact" else [])
     if leave == "remove":
-        assert not [key for key in stored_keys(tmp_path / "log", b"meta") if key.startswith(key_of())]
+        left = [key for key in stored_keys(tmp_path / "log", b"meta") if key.startswith(key_of())]
+        assert left == [key_of(kind=b"r")], "its tombstone"
 
 
-def test_a_name_used_again_never_loses_to_what_its_predecessor_left(
+def test_an_imported_log_never_loses_to_what_its_predecessor_left(
     on_disk: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_disk.begin()
@@ -1091,11 +1058,11 @@ def test_a_name_used_again_never_loses_to_what_its_predecessor_left(
         # The deletion of the first replica's log is always put off.
         patch.setattr(log_lmdb.LmdbDisk, "_trim_one", lambda *_arguments: 0)
         on_disk.store.remove(1, 1)
-        check(on_disk.begin(), [], 1, 0)
-        assert on_disk.save(run(1, 2, 5), run(3, 1, 6)) is None
+        on_disk.store.import_replica(1, 1, RECORD, Snapshot(50, 4, MEMBERS), HardState(4))
+        assert on_disk.save(run(51, 2, 5), run(53, 1, 6)) is None
     for _ in range(2):
         assert on_disk.save(hard=HardState(on_disk.log().hard_state.term + 1)) is None
-        check(on_disk.log(), of(run(1, 2, 5), run(3, 1, 6)), 1, 0)
+        check(on_disk.log(), of(run(51, 2, 5), run(53, 1, 6)), 51, 4)
         on_disk.restart()
 
 
@@ -1128,6 +1095,18 @@ def test_terms_of_what_was_written_in_this_life_are_known_without_reading(
     log = on_disk.log()
     monkeypatch.setattr(log, "_read", lambda *_arguments: pytest.fail("it was read from the disk"))
     assert [log.term(index) for index in range(4, 12)] == [0, 2, 2, 4, 4, 5, 5, 0]
+
+
+def test_a_log_of_many_terms_keeps_the_newest_in_memory_and_reads_the_others(host: Host) -> None:
+    host.begin()
+    log = host.log()
+    host.save(*(run(index, 1, 2 * index) for index in range(1, 1001)))
+    assert len(log._state().starts) < 200
+    assert [log.term(index) for index in range(1, 1001)] == [2 * index for index in range(1, 1001)]
+    host.save(run(500, 1, 3000))
+    assert [log.term(index) for index in (1, 499, 500)] == [2, 998, 3000]
+    host.store.compact(1, 1, 498)
+    check(log, of(run(499, 1, 998), run(500, 1, 3000)), 499, 996)
 
 
 def test_a_remembered_run_is_forgotten_when_it_is_replaced(host: Host) -> None:
@@ -1242,6 +1221,24 @@ def test_a_missing_record_is_no_new_replica(on_disk: Host, tmp_path: Path, kind:
         on_disk.store.open(1, 1)
     with pytest.raises(CorruptData, match="missing"):
         on_disk.store.bootstrap(1, 1, RECORD)
+
+
+@pytest.mark.parametrize("remedy", ["remove", "import"])
+def test_a_corrupt_replica_can_be_removed_or_replaced(on_disk: Host, tmp_path: Path, remedy: str) -> None:
+    on_disk.begin()
+    on_disk.save(run(1, 5), hard=HardState(3, 2, 4))
+    damaged(on_disk, tmp_path / "log", b"meta", key_of(kind=b"h"), b"????")
+    with pytest.raises(CorruptData):
+        on_disk.store.open(1, 1)
+    if remedy == "remove":
+        on_disk.store.remove(1, 1)
+        assert on_disk.store.open(1, 1) is None
+    else:
+        on_disk.store.import_replica(1, 1, RECORD, Snapshot(3, 2, MEMBERS), HardState(2))
+        check(on_disk.log(), [], 4, 2)
+    on_disk.store.close()
+    assert stored_indexes(tmp_path / "log") == []
+    on_disk.restart()
 
 
 def test_missing_entries_are_found_and_named(on_disk: Host, tmp_path: Path) -> None:

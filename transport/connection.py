@@ -1,11 +1,11 @@
-"""What both ends of a connection have in common: addresses, the introduction, frames with deadlines."""
+"""What all connections have in common: addresses, dialing, the introduction, frames with deadlines."""
 
 import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -21,6 +21,8 @@ from drakkar.transport.wire import (
     Hello,
     decode_hello,
     decode_reason,
+    encode_hello,
+    encode_reason,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Options",
     "RefusedError",
     "canonical",
+    "dial",
     "network_error",
     "parse_address",
 ]
@@ -87,7 +90,7 @@ def canonical(address: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Limits in bytes and counts, deadlines in seconds. All must be positive.
+    """Limits in bytes and counts, deadlines in seconds. All must be positive; `math.inf` is no limit.
 
     The keep-alive times and the frame limit should be the same on all hosts.
     """
@@ -116,6 +119,12 @@ class Options:
     """The longest wait after a failure."""
     backoff_refused: float = 10.0
     """The wait after a refusal, which somebody has to mend first."""
+    max_incoming_streams: int = 16
+    """Streams that others may send to this host at the same time, at most; further ones are refused."""
+    max_outgoing_streams: int = 8
+    """Streams that this host sends at the same time, at most; further ones are refused."""
+    stream_bytes_per_second: float = 64 << 20
+    """What all streams that this host sends may use of the network together."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -152,15 +161,25 @@ class Counters:
     refused: int = 0
     """Introductions that failed, on either side: other version, deployment or address, too many connections, TLS."""
     connects: int = 0
-    """Connections to peers that were opened."""
+    """Connections to peers that were opened for messages."""
     connect_failures: int = 0
     """Connections to peers that could not be opened."""
     lost: int = 0
     """Connections to peers that were lost after they had been opened."""
     accepted: int = 0
-    """Connections from peers that were opened."""
+    """Connections from peers that were opened for messages."""
     failed: int = 0
     """Connections from peers closed because this host failed to handle what came: a bug, and logged as one."""
+    streams_sent: int = 0
+    """Streams of which the receiver said that it has kept them."""
+    streams_received: int = 0
+    """Streams that were kept here."""
+    streams_failed: int = 0
+    """Streams, sent or received, that were refused, broke off or were cancelled."""
+    stream_bytes_sent: int = 0
+    """Bytes of streams that were handed to the kernel."""
+    stream_bytes_received: int = 0
+    """Bytes of streams that their sinks took."""
 
     def blame(self, error: TransportError) -> None:
         """Count why a connection ended, where that is somebody's fault."""
@@ -182,9 +201,9 @@ class Identity:
     version: tuple[int, int]
     features: frozenset[str]
 
-    def hello(self, dialed: str) -> Hello:
+    def hello(self, dialed: str, *, stream: bool = False) -> Hello:
         """Introduce this host on a connection to `dialed`."""
-        return Hello(self.version, self.deployment_id, self.address, dialed, self.features)
+        return Hello(self.version, self.deployment_id, self.address, dialed, self.features, stream)
 
     def objection_to_guest(self, guest: Hello) -> str | None:
         """Say why the host that dialed is not let in; None if it is."""
@@ -249,6 +268,31 @@ class Connection:
                 if scope.deadline < soon - patience / 8:
                     scope.deadline = soon
 
+    async def frames(self, patience: float) -> list[Frame]:
+        """Wait for whole frames, one at least; `patience` is how many seconds nothing at all may come.
+
+        Raises `FrameError` if what comes is malformed.
+        """
+        while True:
+            with _too_slow(f"nothing came for {patience:g} s"), trio.fail_after(patience):
+                frames = await self._receive()
+            if frames:
+                return frames
+
+    def limit_frames(self, limit: int) -> None:
+        """From now on, take frames whose body has `limit` bytes at most."""
+        self._reader.limit = limit
+
+    async def drain(self, patience: float) -> None:
+        """Read, and forget, until the other side has closed the connection, for `patience` seconds at most.
+
+        Whoever closes a connection before he has read everything takes back what he said last.
+        """
+        self._pending = []
+        with trio.move_on_after(patience), suppress(OSError, trio.BrokenResourceError):
+            while await self._some_bytes():
+                pass
+
     async def _receive(self) -> list[Frame]:
         """Wait for some bytes, and return the frames that they complete."""
         if self._pending:
@@ -294,9 +338,9 @@ class Connection:
         first, *self._pending = frames
         if first.kind == FrameKind.REFUSED:
             raise RefusedError(decode_reason(first.body))
-        if first.kind != FrameKind.HELLO:
+        if first.kind not in {FrameKind.HELLO, FrameKind.STREAM_HELLO}:
             raise FrameError(f"the first frame is of kind {first.kind}, and not a HELLO")
-        hello = decode_hello(first.body)
+        hello = decode_hello(first.body, stream=first.kind == FrameKind.STREAM_HELLO)
         try:
             canonical(hello.address)
             canonical(hello.dialed)
@@ -320,6 +364,70 @@ class Connection:
     async def close(self) -> None:
         """Close it at once; also where the caller is being cancelled."""
         await trio.aclose_forcefully(self.stream)
+
+
+# ---- dialing
+
+
+async def dial(
+    address: str,
+    identity: Identity,
+    options: Options,
+    counters: Counters,
+    *,
+    tls: ssl.SSLContext | None,
+    stream: bool = False,
+) -> tuple[Connection, Hello]:
+    """Connect to the host at `address`, and say who we are; return the connection, and who answered.
+
+    Raises `TransportError` if that fails, or takes longer than it may, and `RefusedError` where one side does not talk
+    to the other.
+    """
+    timeout = options.connect_timeout
+    with _too_slow(f"no connection within {timeout:g} s"), trio.fail_after(timeout):
+        # Resolved anew each time: a peer may come back under its old name with a new IP address.
+        host, port = parse_address(address)
+        try:
+            plain = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise network_error(error) from error
+        secure: trio.abc.Stream = plain
+        if tls is not None:
+            secure = trio.SSLStream(plain, tls, server_hostname=host, https_compatible=True)
+        connection = Connection(secure, counters, options.frame_limit)
+        try:
+            owner = await _introduce(connection, identity, identity.hello(address, stream=stream), timeout)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection, owner
+
+
+async def _introduce(connection: Connection, identity: Identity, hello: Hello, patience: float) -> Hello:
+    await connection.secure()
+    await connection.send(encode_hello(hello), patience)
+    owner = await _answer(connection)
+    if objection := identity.objection_to_owner(owner, hello.dialed):
+        await connection.send(encode_reason(objection), patience)
+        raise RefusedError(objection)
+    return owner
+
+
+async def _answer(connection: Connection) -> Hello:
+    try:
+        return await connection.introduction()
+    except RefusedError:
+        raise
+    except TransportError as error:
+        if not isinstance(connection.stream, trio.SSLStream):
+            raise
+        # The certificate is looked at only now, and TLS tells whoever showed it nothing but this.
+        raise TransportError(
+            f"{error}; it may not trust the certificate of this host: see its log"
+        ) from error
+
+
+# ---- faults
 
 
 @contextmanager

@@ -29,19 +29,16 @@ from drakkar.transport.connection import (
     Options,
     RefusedError,
     canonical,
+    dial,
     network_error,
-    parse_address,
 )
 from drakkar.transport.wire import (
     Frame,
     FrameKind,
-    Hello,
     Packed,
     batches,
     decode_reason,
     encode_frame,
-    encode_hello,
-    encode_reason,
     frame_of,
     pack,
 )
@@ -334,53 +331,11 @@ class Peer:
         return True
 
     async def _connect(self) -> Connection:
-        timeout = self._options.connect_timeout
-        try:
-            with trio.fail_after(timeout):
-                return await self._dial()
-        except trio.TooSlowError as error:
-            raise TransportError(f"no connection within {timeout:g} s") from error
-
-    async def _dial(self) -> Connection:
-        # Resolved anew each time: a peer may come back under its old name with a new IP address.
-        host, port = parse_address(self.address)
-        try:
-            stream = await trio.open_tcp_stream(host, port)
-        except OSError as error:
-            raise network_error(error) from error
-        secure: trio.abc.Stream = stream
-        if self._tls is not None:
-            secure = trio.SSLStream(stream, self._tls, server_hostname=host, https_compatible=True)
-        connection = Connection(secure, self._counters, self._options.frame_limit)
-        try:
-            await self._introduce(connection)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
-    async def _introduce(self, connection: Connection) -> None:
-        identity, patience = self._identity(), self._options.connect_timeout
-        await connection.secure()
-        await connection.send(encode_hello(identity.hello(self.address)), patience)
-        owner = await self._answer(connection)
-        if objection := identity.objection_to_owner(owner, self.address):
-            await connection.send(encode_reason(objection), patience)
-            raise RefusedError(objection)
+        connection, owner = await dial(
+            self.address, self._identity(), self._options, self._counters, tls=self._tls
+        )
         self._features = owner.features
-
-    async def _answer(self, connection: Connection) -> Hello:
-        try:
-            return await connection.introduction()
-        except RefusedError:
-            raise
-        except TransportError as error:
-            if self._tls is None:
-                raise
-            # The certificate is looked at only now, and TLS tells whoever showed it nothing but this.
-            raise TransportError(
-                f"{error}; it may not trust the certificate of this host: see its log"
-            ) from error
+        return connection
 
     async def _use(self, connection: Connection) -> None:
         """Write and read until the connection is lost, or the peer no longer used."""

@@ -24,6 +24,7 @@ from drakkar.transport.connection import (
     parse_address,
 )
 from drakkar.transport.peer import Peer, PeerStatus
+from drakkar.transport.streams import Incoming, Outgoing, StreamSink, StreamSource
 from drakkar.transport.tls import TlsConfig
 from drakkar.transport.wire import (
     FIRST_FREE_KIND,
@@ -65,6 +66,9 @@ class TcpTransport:
     gone too, and, from within `send`, when messages are dropped. Both must return soon and raise nothing.
     `frames` has receivers for further kinds of frames, called with the sender's address and the body, which has to be
     copied if it is to be kept.
+    `streams` is called with the sender's address and the header when a stream begins, and returns what takes it in; it
+    must return soon, and raises `TransportError`, or another `DrakkarError`, to refuse the stream, whose sender gets to
+    read the text. Without it, all streams are refused.
 
     Raises `TransportError` for an address that is none, and `ConfigError` for a kind of frame that is not free and for
     TLS files that are no good.
@@ -80,6 +84,7 @@ class TcpTransport:
         listen_address: str | None = None,
         tls: TlsConfig | None = None,
         frames: Mapping[int, Callable[[str, memoryview], None]] | None = None,
+        streams: Callable[[str, bytes], StreamSink] | None = None,
         version: tuple[int, int] = PROTOCOL_VERSION,
         features: Iterable[str] = (),
         random: Random | None = None,
@@ -103,6 +108,8 @@ class TcpTransport:
         self._server_tls: ssl.SSLContext | None = tls.server_context() if tls else None
         self._client_tls: ssl.SSLContext | None = tls.client_context() if tls else None
         self._random = random or Random()
+        self._incoming = Incoming(streams, self.options, self.counters)
+        self._outgoing = Outgoing(self.options, self.counters, self._client_tls)
         self._peers: dict[str, Peer] = {}
         self._guests: dict[str, trio.CancelScope] = {}
         self._strangers = 0
@@ -145,6 +152,21 @@ class TcpTransport:
             self.counters.dropped += 1
             return False
         return self._peer(address).offer_frame(encode_frame(kind, body))
+
+    async def send_stream(self, address: str, header: bytes, source: StreamSource) -> None:
+        """Send all that `source` gives to the host at `address`, on a connection of its own, beside the messages.
+
+        Returns once the receiver has said that it has everything, and has kept it. `header` tells it what comes, in at
+        most 64 KiB. To be awaited by a task of the loop; cancelling it closes the connection.
+
+        Raises `TransportError` with the address, how many bytes were sent and the reason: the receiver refused or failed, the
+        connection broke, `source` failed (it is the `__cause__` then), or the transport stopped. Once all was sent, the
+        receiver may have kept it all the same. At once, it raises where `max_outgoing_streams` are running, and where
+        `serve` is not.
+        """
+        if self._nursery is None:
+            raise TransportError(f"the stream to {address} was not sent: {self.address} does not serve")
+        await self._outgoing.send(address, header, source, self._identity)
 
     def peers(self) -> dict[str, PeerStatus]:
         """Return how it stands with each peer that was sent to lately."""
@@ -198,6 +220,7 @@ class TcpTransport:
                 await trio.serve_listeners(self._accept, listeners, handler_nursery=nursery)
             finally:
                 self._nursery, self._ended = None, True
+                self._outgoing.stop()
 
     async def _listen(self) -> list[trio.SocketListener]:
         host, port = parse_address(self._listen_address)
@@ -239,6 +262,9 @@ class TcpTransport:
             raise RefusedError(f"no introduction within {timeout:g} s") from error
         finally:
             self._strangers -= 1
+        if guest.stream:
+            await self._incoming.receive(connection, guest.address)
+            return
         self.counters.accepted += 1
         _log.info("%s connected from %s", guest.address, who)
         with trio.CancelScope() as scope:
@@ -255,7 +281,7 @@ class TcpTransport:
         guest = await connection.introduction()
         if objection := self._identity.objection_to_guest(guest):
             raise RefusedError(objection)
-        if len(self._guests) >= limit and canonical(guest.address) not in self._guests:
+        if not guest.stream and len(self._guests) >= limit and canonical(guest.address) not in self._guests:
             raise full
         await connection.send(encode_hello(self._identity.hello(guest.dialed)), timeout)
         return guest

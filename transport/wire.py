@@ -16,6 +16,10 @@ The body of a MESSAGES frame is control part and bulk part:
 To a row belong the lengths of its runs of entries (4 bytes each), the runs, and the payload of its snapshot. They are bytes that the leader encoded once, for its disk and for all of its peers: they are copied into the frame and out of
 it, never encoded again. All else is the control part, and it is small. That is checked before it is decoded, because
 a few hundred kilobytes of CBOR made for the purpose can keep a decoder busy for seconds.
+
+What is too big for any message travels on a connection of its own, as one stream of bytes:
+
+    STREAM_HELLO ► ◄ HELLO   STREAM_BEGIN ► STREAM_PIECE 0 ► STREAM_PIECE 1 ► … STREAM_END ► ◄ STREAM_DONE
 """
 
 import struct
@@ -40,6 +44,9 @@ __all__ = [
     "PAYLOAD_LIMIT",
     "PROTOCOL_VERSION",
     "SMALL_FRAME_LIMIT",
+    "STREAM_FRAME_LIMIT",
+    "STREAM_HEADER_LIMIT",
+    "STREAM_PIECE_LIMIT",
     "Decoded",
     "Frame",
     "FrameError",
@@ -51,10 +58,14 @@ __all__ = [
     "decode_hello",
     "decode_messages",
     "decode_reason",
+    "decode_stream_end",
+    "decode_stream_piece",
     "encode_frame",
     "encode_hello",
     "encode_messages",
     "encode_reason",
+    "encode_stream_end",
+    "encode_stream_piece",
     "frame_of",
     "loads_strict",
     "pack",
@@ -71,13 +82,21 @@ CONTROL_LIMIT: Final = 64 << 10
 """Bytes of the control part of a frame, at most."""
 PAYLOAD_LIMIT: Final = 8 << 10
 """Bytes of one message's encoded `payload`, at most: it is for control, what is big travels as entries."""
+STREAM_HEADER_LIMIT: Final = 64 << 10
+"""Bytes of what a stream begins with, at most."""
+STREAM_PIECE_LIMIT: Final = 1 << 20
+"""Bytes of a stream that travel in one piece, at most."""
 
 _MAGIC: Final = b"DK"
 _FRAMING: Final = 1
 _START: Final = struct.Struct(">2sBBII")
 _CHECKSUM: Final = struct.Struct(">I")
+_PIECE_NUMBER: Final = struct.Struct(">Q")
+_STREAM_END: Final = struct.Struct(">QI")
 FIRST_FREE_KIND: Final = 16
 HEADER_SIZE: Final = _START.size + _CHECKSUM.size
+STREAM_FRAME_LIMIT: Final = STREAM_PIECE_LIMIT + _PIECE_NUMBER.size
+"""Bytes of a frame's body, at most, on the connection of a stream, whatever the transport was told of others."""
 
 _LIST_HEAD: Final = 5
 """Bytes that the head of a list may take."""
@@ -161,6 +180,20 @@ class FrameKind(IntEnum):
     PONG = 4
     REFUSED = 5
     """The last frame: why the sender of it closes the connection."""
+    STREAM_HELLO = 6
+    """In place of a HELLO from whoever dials: the connection is for one stream, and for no messages.
+
+    It is a kind of its own, not a field of the HELLO, since a host that knew no streams would pass over the field, and
+    take the connection for one that replaces the one it has for messages. So it refuses.
+    """
+    STREAM_BEGIN = 7
+    """What the stream is, in the words of whoever sends it."""
+    STREAM_PIECE = 8
+    """The next bytes, behind their running number, which begins at 0."""
+    STREAM_END = 9
+    """How many bytes that were, and the checksum of them all."""
+    STREAM_DONE = 10
+    """The answer to the end: the receiver has everything, and has kept it."""
 
 
 class Frame(NamedTuple):
@@ -170,7 +203,7 @@ class Frame(NamedTuple):
     body: memoryview
 
 
-def encode_frame(kind: int, *parts: bytes) -> bytes:
+def encode_frame(kind: int, *parts: bytes | memoryview) -> bytes:
     """One frame, whose body is `parts` end to end."""
     length = checksum = 0
     for part in parts:
@@ -262,10 +295,12 @@ class Hello:
     """The address that was dialed, as whoever dialed it wrote it."""
     features: frozenset[str] = frozenset()
     """What else the sender understands, by name."""
+    stream: bool = False
+    """The connection is for one stream, and not for messages. It shows in the kind of the frame, not in its body."""
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """Encode a HELLO frame. Raises `TransportError` if it is too long."""
+    """Encode a HELLO frame, or one that opens a stream. Raises `TransportError` if it is too long."""
     row = [*hello.version, hello.deployment_id, hello.address, hello.dialed, sorted(hello.features)]
     body = cbor2.dumps(row)
     if len(body) > SMALL_FRAME_LIMIT:
@@ -273,11 +308,11 @@ def encode_hello(hello: Hello) -> bytes:
             f"the introduction of {hello.address!r} takes {len(body)} bytes, and {SMALL_FRAME_LIMIT} are allowed: "
             "shorten the deployment id"
         )
-    return encode_frame(FrameKind.HELLO, body)
+    return encode_frame(FrameKind.STREAM_HELLO if hello.stream else FrameKind.HELLO, body)
 
 
-def decode_hello(body: memoryview) -> Hello:
-    """Decode the body of a HELLO frame. Raises `FrameError` where it says nothing sensible."""
+def decode_hello(body: memoryview, *, stream: bool = False) -> Hello:
+    """Decode the body of a frame that introduces its sender. Raises `FrameError` where it says nothing sensible."""
     row = loads_strict(body, 3)
     # A later minor version may append what we don't know, and need not know.
     if type(row) is not list or len(row) < 6:
@@ -289,18 +324,46 @@ def decode_hello(body: memoryview) -> Hello:
             raise FrameError(f"the {name} in a HELLO is not a string")
     if type(features) is not list or not all(type(name) is str for name in features):
         raise FrameError("the features in a HELLO are not a list of strings")
-    return Hello((major, minor), deployment_id, address, dialed, frozenset(features))
+    return Hello((major, minor), deployment_id, address, dialed, frozenset(features), stream)
 
 
 def encode_reason(reason: str) -> bytes:
     """Encode a REFUSED frame with this reason, cut to a length that whoever reads it accepts."""
-    return encode_frame(FrameKind.REFUSED, reason.encode()[: SMALL_FRAME_LIMIT // 4])
+    return encode_frame(FrameKind.REFUSED, reason.encode(errors="replace")[: SMALL_FRAME_LIMIT // 4])
 
 
 def decode_reason(body: memoryview) -> str:
     """Decode the body of a REFUSED frame into text that is fit to be logged."""
     text = bytes(body[: SMALL_FRAME_LIMIT // 4]).decode(errors="replace")
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# ---- streams
+
+
+def encode_stream_piece(number: int, data: bytes | memoryview) -> bytes:
+    """Encode a STREAM_PIECE frame."""
+    return encode_frame(FrameKind.STREAM_PIECE, _PIECE_NUMBER.pack(number), data)
+
+
+def decode_stream_piece(body: memoryview) -> tuple[int, memoryview]:
+    """Decode the body of a STREAM_PIECE frame into its number and a view of its bytes. Raises `FrameError`."""
+    if len(body) <= _PIECE_NUMBER.size:
+        raise FrameError("a piece of a stream has no bytes")
+    return _PIECE_NUMBER.unpack_from(body)[0], body[_PIECE_NUMBER.size :]
+
+
+def encode_stream_end(total: int, checksum: int) -> bytes:
+    """Encode a STREAM_END frame."""
+    return encode_frame(FrameKind.STREAM_END, _STREAM_END.pack(total, checksum))
+
+
+def decode_stream_end(body: memoryview) -> tuple[int, int]:
+    """Decode the body of a STREAM_END frame into the number of bytes and their checksum. Raises `FrameError`."""
+    if len(body) != _STREAM_END.size:
+        raise FrameError(f"the end of a stream is told in {len(body)} bytes, and {_STREAM_END.size} are due")
+    total, checksum = _STREAM_END.unpack(body)
+    return total, checksum
 
 
 # ---- messages

@@ -17,6 +17,9 @@ __all__ = [
     "ProtocolViolation",
     "ReplicaStopped",
     "RequestDropped",
+    "ResultLost",
+    "SessionExpired",
+    "SessionRefused",
     "StorageFailed",
     "SystemBusy",
     "TransferInProgress",
@@ -90,6 +93,27 @@ class OutcomeUnknown(DrakkarError):
     """
 
     outcome_known = False
+
+
+class SessionRefused(DrakkarError):
+    """The request does not agree with what the shard knows of the client's session; the message says in what.
+
+    It was not applied now. Whether it was by an earlier request cannot be said in general, so read the state.
+    """
+
+    outcome_known = False
+
+
+class SessionExpired(SessionRefused):
+    """The shard knows no such session: it was closed, or forgotten since others were used more recently.
+
+    So an open command of it may or may not have been applied, and whether it was cannot be found out through the
+    session any more. It will not be applied later, though.
+    """
+
+
+class ResultLost(SessionRefused):
+    """The command was applied, once. Its result was for the first request only, since it could not be kept."""
 
 
 class ActorFailed(DrakkarError):

@@ -4,13 +4,14 @@ from drakkar.actors import NodeHost, StateMachine
 """
 
 from drakkar.actors.deaths import ActorCrashed, ActorDied, unwatch, watch
-from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaEnded
+from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.host import NodeHost
 from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import NodeActor, Status
 from drakkar.actors.replica import Replica
-from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.session import Session
+from drakkar.actors.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.table_actor import TableActor
 from drakkar.actors.trio_actor import TrioActor
 from drakkar.handlers.config import RaftConfig
@@ -26,6 +27,10 @@ from drakkar.handlers.errors import (
     ProtocolViolation,
     ReplicaStopped,
     RequestDropped,
+    ResultLost,
+    SessionExpired,
+    SessionRefused,
+    StorageFailed,
     SystemBusy,
     TransferInProgress,
     TransportError,
@@ -37,8 +42,10 @@ __all__ = [
     "ActorDied",
     "ActorFailed",
     "ActorFuture",
+    "ConcurrentStateMachine",
     "ConfigError",
     "CorruptData",
+    "DiskStateMachine",
     "DrakkarError",
     "HandlerTableError",
     "LeaderChanged",
@@ -52,10 +59,16 @@ __all__ = [
     "RaftConfig",
     "Replica",
     "ReplicaEnded",
+    "ReplicaRemoved",
     "ReplicaStopped",
     "RequestDropped",
+    "ResultLost",
+    "Session",
+    "SessionExpired",
+    "SessionRefused",
     "StateMachine",
     "Status",
+    "StorageFailed",
     "SystemBusy",
     "TableActor",
     "TlsConfig",

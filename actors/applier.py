@@ -1,33 +1,72 @@
 """The last step of a proposal's journey: from committed entries to the state machine, and back with results."""
 
+import logging
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from drakkar.actors.compression import decode
 from drakkar.actors.futures import ActorFuture, brief
-from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.sessions import SessionTable
+from drakkar.actors.snapshots import SnapshotReader, Snapshots, SnapshotWriter
+from drakkar.actors.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.workers import WorkerPool
+from drakkar.handlers.config import Compression
 from drakkar.handlers.entries import Entries, Run
-from drakkar.handlers.errors import ActorFailed, CorruptData, ReplicaStopped
-from drakkar.handlers.messages import EntryKind
+from drakkar.handlers.errors import ActorFailed, CorruptData, ReplicaStopped, SessionRefused
+from drakkar.handlers.messages import EntryKind, Snapshot
 
-__all__ = ["Applied", "Applier"]
+__all__ = ["Applied", "Applier", "LoadOrder", "SaveOrder"]
+
+logger = logging.getLogger(__name__)
 
 Applied: TypeAlias = tuple[int, list[tuple[Run, Sequence[Any]]]]
 """The last index that was applied, and the results of the runs that this host proposed."""
 Query: TypeAlias = tuple[Any, ActorFuture[Any]]
 
-_COMMAND = int(EntryKind.COMMAND)
-_ENCODED = int(EntryKind.ENCODED)
+_COMMAND: Final = int(EntryKind.COMMAND)
+_ENCODED: Final = int(EntryKind.ENCODED)
+_SESSION: Final = int(EntryKind.SESSION)
+
+_SESSIONS_HEAD: Final = struct.Struct(">Q")
+_MOST_SESSION_BYTES: Final = 256 << 20
+_SHARD: Final = "shard"
+_MACHINE_INDEX: Final = "machine_index"
+_CONTENT: Final = "content"
+"""Facts beside a snapshot: whose it is, how far the state machine was, and whether its state is in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOrder:
+    """Write the state as of `point`, which is that of the moment at which the order is given."""
+
+    point: Snapshot
+    done: Callable[[Snapshot | BaseException], None]
+    """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
+    whole: bool = False
+    """Also of a state machine on disk, whose snapshot is otherwise a mark that the log behind it may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """Replace the state by a snapshot's, or at the start: continue with it."""
+
+    snapshot: Snapshot
+    done: Callable[[], None]
+    """Called once, on a worker's thread, when that is done; a failure is reported as one of the state machine."""
+
+
+Work: TypeAlias = Entries | list[Query] | SaveOrder | LoadOrder
 
 
 class Applier:
     """One replica's state machine, and what waits for it.
 
-    Batches and queries take effect in the order in which they come. All methods are for the loop's thread; the
-    state machine itself is touched by one thread at a time, a worker's or, where it never blocks, the loop's.
+    Batches, queries and snapshots take effect in the order in which they come. All methods are for the loop's thread;
+    the state machine itself is touched by one thread at a time, a worker's or, where it never blocks, the loop's.
     """
 
     def __init__(
@@ -36,13 +75,24 @@ class Applier:
         origin: int,
         pool: WorkerPool,
         report: Callable[[Applied | BaseException], None],
+        snapshots: Snapshots,
+        *,
+        shard: int,
+        compression: Compression = "none",
     ) -> None:
         """`report` is called after each batch: at once where the state machine never blocks, else on a worker."""
         self.machine = machine
         self._origin = origin
         self._pool = pool
         self._report = report
-        self._waiting: deque[Entries | list[Query]] = deque()
+        self._snapshots = snapshots
+        self._shard = shard
+        self._compression: Compression = compression
+        self._sessions = SessionTable()
+        self._disk = machine if isinstance(machine, DiskStateMachine) else None
+        self._machine_index = 0
+        """The last command that the state machine holds."""
+        self._waiting: deque[Work] = deque()
         self._lock = threading.Lock()
         self._busy = False
         self._failed: BaseException | None = None
@@ -57,26 +107,40 @@ class Applier:
 
     def apply(self, entries: Entries) -> None:
         """Apply committed entries, which follow on those given before."""
-        self._do(entries)
+        self._do(entries, on_loop=not self.machine.blocks)
 
     def query(self, queries: list[Query]) -> None:
         """Answer questions, from the state after all that was given before."""
         self._asked += len(queries)
-        self._do(queries)
+        self._do(queries, on_loop=not self.machine.blocks)
+
+    def save(self, order: SaveOrder) -> None:
+        """Write a snapshot of the state after all that was given before."""
+        self._do(order, on_loop=False)
+
+    def load(self, order: LoadOrder) -> None:
+        """Take over a snapshot, before all that is given later."""
+        self._do(order, on_loop=False)
 
     def stop(self, error: Exception) -> None:
         """Refuse what waits, and all that comes, because of `error`."""
         self._failed = self._failed or error
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
+            idle, self._busy = not self._busy, True
         for work in waiting:
             self._refuse(work)
+        if idle and self._disk is not None:
+            self._pool.submit(self._close)
 
-    def _do(self, work: Entries | list[Query]) -> None:
+    # -- one piece of work after the other ----------------------------------------------------------------------
+
+    def _do(self, work: Work, *, on_loop: bool) -> None:
         if self._failed is not None:
             self._refuse(work)
             return
-        if not self.machine.blocks:
+        # Only the loop makes it busy. Once it is idle again, no worker touches the state machine any more.
+        if on_loop and not self._busy:
             self._work(work)
             return
         with self._lock:
@@ -93,42 +157,62 @@ class Applier:
             self._work(work)
         with self._lock:
             # Once it is false, the loop may submit the next piece to another worker: it must not be looked at again.
-            more = self._busy = bool(self._waiting)
-        if more:
+            over = self._failed is not None and not self._waiting
+            more = self._busy = bool(self._waiting) or over
+        if over:
+            self._close()
+        elif more:
             self._pool.submit(self._work_on_worker)
 
-    def _refuse(self, work: Entries | list[Query]) -> None:
-        """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
-        if not isinstance(work, list):
-            return
-        ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
-        for _, future in work:
-            future.try_fail(ended)
+    def _close(self) -> None:
+        """Nothing more comes: a state machine on disk lets go of it."""
+        if self._disk is not None:
+            try:
+                self._disk.close()
+            except Exception:
+                logger.exception("a state machine could not be closed")
 
-    def _work(self, work: Entries | list[Query]) -> None:
+    def _refuse(self, work: Work) -> None:
+        """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
+        ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
+        if isinstance(work, SaveOrder):
+            work.done(ended)
+        elif isinstance(work, list):
+            for _, future in work:
+                future.try_fail(ended)
+
+    def _work(self, work: Work) -> None:
         if self._failed is not None:
             self._refuse(work)
-            return
-        if isinstance(work, list):
+        elif isinstance(work, list):
             for query, future in work:
                 self._answer(query, future)
             self._answered += len(work)
-            return
-        try:
-            results = [(run, self._apply(run)) for run in work.runs]
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the state machine's, and ends the replica
-            self._failed = error
-            self._report(error)
-            return
+        elif isinstance(work, SaveOrder):
+            self._save(work)
+        else:
+            try:
+                if isinstance(work, LoadOrder):
+                    self._load(work)
+                else:
+                    self._apply_all(work)
+            except BaseException as error:  # noqa: BLE001  # whatever it is, it is the state machine's, and ends the replica
+                self._failed = error
+                self._report(error)
+
+    # -- commands and questions ---------------------------------------------------------------------------------
+
+    def _apply_all(self, entries: Entries) -> None:
+        results = [(run, self._apply(run)) for run in entries.runs]
         mine = [(run, answers) for run, answers in results if run.origin == self._origin]
-        self._report((work.runs[-1].last, mine))
+        self._report((entries.runs[-1].last, mine))
 
     def _apply(self, run: Run) -> Sequence[Any]:
+        if self._disk is not None:
+            return self._apply_on_disk(self._disk, run)
+        self._machine_index = run.last
         if run.plain:
-            results = self.machine.apply_many(run.payloads)
-            if len(results) != len(run.payloads):
-                raise ValueError(f"apply_many gave {len(results)} results for {len(run.payloads)} commands")
-            return results
+            return _checked("apply_many", self.machine.apply_many(run.payloads), len(run.payloads))
         return [
             self.machine.apply(payload) if kind == _COMMAND else self._apply_other(run, place, kind)
             for place, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True))
@@ -136,13 +220,30 @@ class Applier:
 
     def _apply_other(self, run: Run, place: int, kind: int) -> Any:
         """One at a time, since what was encoded may be large; membership changes and the like are the core's."""
-        if kind != _ENCODED:
-            return None
-        try:
-            command = decode(run.payloads[place])
-        except CorruptData as error:
-            raise CorruptData(f"entry {run.first + place}: {error}") from error
-        return self.machine.apply(command)
+        if kind == _SESSION:
+            return self._sessions.apply(run.payloads[place], self.machine.apply)
+        return self.machine.apply(_decoded(run, place)) if kind == _ENCODED else None
+
+    def _apply_on_disk(self, machine: DiskStateMachine, run: Run) -> Sequence[Any]:
+        """It is given what it does not hold yet; what it does was answered in an earlier life."""
+        results: list[Any] = [None] * len(run.payloads)
+        places, entries = [], []
+        for place in range(max(self._machine_index + 1 - run.first, 0), len(run.payloads)):
+            kind = run.kinds[place] if run.kinds else _COMMAND
+            if kind in (_COMMAND, _ENCODED):
+                command = run.payloads[place] if kind == _COMMAND else _decoded(run, place)
+                places.append(place)
+                entries.append((run.first + place, command))
+            elif kind == _SESSION:
+                results[place] = SessionRefused(
+                    "a state machine on disk keeps no sessions: propose without one"
+                )
+        if entries:
+            answers = _checked("apply_entries", machine.apply_entries(entries), len(entries))
+            for place, answer in zip(places, answers, strict=True):
+                results[place] = answer
+            self._machine_index = entries[-1][0]
+        return results
 
     def _answer(self, query: Any, future: ActorFuture[Any]) -> None:
         if future.done:  # its deadline passed while it waited
@@ -158,3 +259,98 @@ class Applier:
             future.try_fail(failed)
         else:
             future.try_set(answer)
+
+    # -- snapshots ----------------------------------------------------------------------------------------------
+
+    def _save(self, order: SaveOrder) -> None:
+        """Where the state can be fixed, it is written beside all else, by another job."""
+        try:
+            machine = self.machine
+            facts = {_SHARD: self._shard, _MACHINE_INDEX: self._machine_index, _CONTENT: True}
+            sessions = self._sessions.encode()
+            if self._disk is not None and not order.whole:
+                self._disk.sync()
+                self._write(order, {**facts, _CONTENT: False}, None)
+            elif isinstance(machine, ConcurrentStateMachine):
+                write = machine.capture()
+                self._pool.submit(lambda: self._write_safely(order, facts, _behind(sessions, write)))
+            else:
+                self._write(order, facts, _behind(sessions, machine.save))
+        except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
+            order.done(error)
+
+    def _write_safely(
+        self, order: SaveOrder, facts: dict[str, Any], write: Callable[[BinaryIO], None]
+    ) -> None:
+        try:
+            self._write(order, facts, write)
+        except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
+            order.done(error)
+
+    def _write(
+        self, order: SaveOrder, facts: dict[str, Any], write: Callable[[BinaryIO], None] | None
+    ) -> None:
+        sink: SnapshotWriter
+        with self._snapshots.create(compression=self._compression) as sink:
+            if write is not None:
+                write(sink)
+            written = sink.finish(order.point, facts)
+        order.done(written)
+
+    def _load(self, order: LoadOrder) -> None:
+        held = self._disk.open() if self._disk is not None and not self._machine_index else 0
+        self._machine_index = max(self._machine_index, held)
+        snapshot = order.snapshot
+        if snapshot and not snapshot.witness:
+            with self._snapshots.open(snapshot.payload.decode()) as source:
+                self._take_over(source, snapshot)
+        order.done()
+
+    def _take_over(self, source: SnapshotReader, snapshot: Snapshot) -> None:
+        shard, index = source.facts.get(_SHARD, self._shard), source.facts.get(_MACHINE_INDEX, snapshot.index)
+        if shard != self._shard:
+            raise CorruptData(f"the snapshot at {snapshot.index} is of shard {shard}, not {self._shard}")
+        if self._disk is not None and self._machine_index >= index:
+            return  # it holds that much by itself
+        if not source.facts.get(_CONTENT, True):
+            raise CorruptData(
+                f"the state machine holds the log up to {self._machine_index} alone, and the log begins behind "
+                f"{index}: its own data was lost or restored from an older copy; replace this replica by a new one"
+            )
+        size = _SESSIONS_HEAD.unpack(_exactly(source, _SESSIONS_HEAD.size))[0]
+        if size > _MOST_SESSION_BYTES:
+            raise CorruptData(f"the snapshot at {snapshot.index} says that its sessions take {size} bytes")
+        sessions = SessionTable.decode(_exactly(source, size))
+        self.machine.load(source)
+        self._sessions, self._machine_index = sessions, index
+
+
+def _behind(sessions: bytes, write: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
+    """The content of a snapshot: the sessions, and behind them the state."""
+
+    def write_both(sink: BinaryIO) -> None:
+        sink.write(_SESSIONS_HEAD.pack(len(sessions)))
+        sink.write(sessions)
+        write(sink)
+
+    return write_both
+
+
+def _exactly(source: BinaryIO, size: int) -> bytes:
+    data = source.read(size)
+    if len(data) < size:
+        raise CorruptData(f"a snapshot ends {size - len(data)} bytes before its state begins")
+    return data
+
+
+def _checked(method: str, results: Sequence[Any], commands: int) -> Sequence[Any]:
+    if len(results) != commands:
+        raise ValueError(f"{method} gave {len(results)} results for {commands} commands")
+    return results
+
+
+def _decoded(run: Run, place: int) -> bytes:
+    try:
+        return decode(run.payloads[place])
+    except CorruptData as error:
+        raise CorruptData(f"entry {run.first + place}: {error}") from error

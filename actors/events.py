@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["LeaderChanged", "MembershipChanged", "ReplicaEnded"]
-
 from drakkar.handlers.messages import Membership
+
+__all__ = ["LeaderChanged", "MembershipChanged", "ReplicaEnded", "ReplicaRemoved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,17 @@ class MembershipChanged:
     shard: int
     replica: int
     membership: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRemoved:
+    """A replica of this host learnt that its shard removed it: it takes nothing more, and ends a few seconds later.
+
+    Its data stay, until `NodeHost.remove_data` is called.
+    """
+
+    shard: int
+    replica: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,20 +17,31 @@ from drakkar.actors.deaths import ActorDied, watch
 from drakkar.actors.events import ReplicaEnded
 from drakkar.actors.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.log_records import Bootstrap
-from drakkar.actors.log_store import LmdbLogStore, LogStore, MemoryLogStore, Save, StoredLog, StoreStatus
+from drakkar.actors.log_store import (
+    Done,
+    LmdbLogStore,
+    LogStore,
+    MemoryLogStore,
+    Save,
+    StoredLog,
+    StoreStatus,
+)
 from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import Itself, NodeActor
 from drakkar.actors.proposals import ProposalQueue
 from drakkar.actors.replica import Replica
+from drakkar.actors.snapshot_traffic import SnapshotTraffic
+from drakkar.actors.snapshots import MemorySnapshots, SnapshotFiles, SnapshotStore
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import ConfigError, ReplicaStopped, SystemBusy, TransportError
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange
-from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.connection import canonical, parse_address
+from drakkar.transport.streams import StreamSink
 from drakkar.transport.tcp import Options, PeerStatus, TcpTransport
 from drakkar.transport.tls import TlsConfig
 
@@ -46,6 +57,9 @@ HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     "max_in_mem_log_bytes": 64 << 20,
 }
 """Options of `RaftConfig` that differ where a real host runs the replica."""
+
+_LONGEST_REPLAY: Final = 3600.0
+"""Seconds that `wait_ready` waits, at most."""
 
 
 class NodeHost:
@@ -116,8 +130,10 @@ class NodeHost:
             deployment_id=deployment_id,
             listen_address=listen_address,
             tls=tls,
+            streams=self._receive_stream,
             options=transport_options,
         )
+        self._traffic = SnapshotTraffic(self._transport, self._node_of)
         self._undo: list[Callable[[], None]] = []
         try:
             self._open(data_dir, workers, address)
@@ -127,14 +143,16 @@ class NodeHost:
 
     def _open(self, data_dir: str | os.PathLike[str] | None, workers: int, address: str) -> None:
         self._store: LogStore
+        self._snapshots: SnapshotStore
         self._directory: DataDir | None = None
         if data_dir is None:
-            self._store = MemoryLogStore()
+            self._store, self._snapshots = MemoryLogStore(), MemorySnapshots()
         else:
             self._directory = DataDir.open(
                 Path(data_dir), deployment_id=self.deployment_id, address=canonical(address)
             )
             try:
+                self._snapshots = SnapshotFiles(self._directory.directory("snapshots"))
                 self._store = LmdbLogStore(self._directory.directory("log"))
             except BaseException:
                 self._directory.close()
@@ -267,6 +285,7 @@ class NodeHost:
         self._reserve(shard_id)
         try:
             storage = self._stored(options, members or {}, type(machine).__name__, join=join)
+            self._check_snapshot(options, storage)
             node = self._start_node(options, storage, machine, handlers)
             replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
             with self._lock:
@@ -275,6 +294,8 @@ class NodeHost:
             with self._lock:
                 self._starting.discard(shard_id)
         watch(node.actor_ref, lambda died: self._bury(shard_id, replica_id, died))
+        if options.wait_ready:
+            replica.when_applied(storage.hard_state.commit, timeout=_LONGEST_REPLAY).get()
         return replica
 
     def _reserve(self, shard_id: int) -> None:
@@ -295,6 +316,7 @@ class NodeHost:
             machine,
             services=self,
             pool=self._pool,
+            snapshots=self._snapshots.of(options.shard_id, options.replica_id),
             origin=secrets.randbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
             max_waiting_reads=self._max_waiting_reads,
@@ -322,6 +344,21 @@ class NodeHost:
         with self._lock:
             self._subscribers = [*self._subscribers, ref]
 
+    def remove_data(self, shard_id: int, replica_id: int) -> None:
+        """Delete all that this host keeps of a replica that does not run, for good: its id is never used again here.
+
+        For one that its shard has removed. One that is still a member is lost to it: remove it there first. Waits for
+        the disk. Raises `ConfigError` where it runs, or where this host has no such replica.
+        """
+        with self._lock:
+            runs = shard_id in self._nodes or shard_id in self._starting
+        if runs:
+            raise ConfigError("shard_id", shard_id, f"runs on {self!r}: stop the replica first")
+        if (shard_id, replica_id) not in self._store.replicas():
+            raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
+        self._store.remove(shard_id, replica_id)
+        self._snapshots.of(shard_id, replica_id).remove_all()
+
     # -- the first start and the restart ------------------------------------------------------------------------
 
     def _stored(
@@ -343,6 +380,12 @@ class NodeHost:
             self._write_first_entry(shard, replica, log.bootstrap.membership)
         return log
 
+    def _check_snapshot(self, options: RaftConfig, log: StoredLog) -> None:
+        """A file that is missing or cut short is better found before anything starts; the rest when it is loaded."""
+        if log.snapshot and not log.snapshot.witness:
+            files = self._snapshots.of(options.shard_id, options.replica_id)
+            files.open(log.snapshot.payload.decode()).close()
+
     def _check_alone(self, shard: int, replica: int) -> None:
         """Two replicas on one machine would be lost together, so most likely the numbers are mixed up."""
         others = [other for held, other in self._store.replicas() if held == shard]
@@ -350,7 +393,8 @@ class NodeHost:
             raise ConfigError(
                 "replica_id",
                 replica,
-                f"this host's data directory holds replica {others[0]} of shard {shard}: start that",
+                f"this host's data directory holds replica {others[0]} of shard {shard}: start that or, if the shard "
+                "has removed it, call remove_data first",
             )
 
     def _check_members(self, options: RaftConfig, members: Mapping[int, str], *, join: bool) -> None:
@@ -401,6 +445,25 @@ class NodeHost:
         """For the nodes: make it durable."""
         self._store.save(save)
 
+    def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
+        """For the nodes: remember a snapshot that was taken."""
+        self._store.record_snapshot(shard, replica, snapshot, done)
+
+    def compact(self, shard: int, replica: int, index: int) -> None:
+        """For the nodes: give up the log up to `index`."""
+        self._store.compact(shard, replica, index)
+
+    def send_snapshot(self, address: str, message: Message, *, temporary: bool) -> None:
+        """For the nodes: stream a snapshot to another host."""
+        self._traffic.send(self._loop, address, message, temporary=temporary)
+
+    def _receive_stream(self, address: str, header: bytes) -> StreamSink:
+        return self._traffic.receive(address, header)
+
+    def _node_of(self, shard: int) -> NodeActor | None:
+        found = self._nodes.get(shard)
+        return found[0] if found is not None else None
+
     def announce(self, event: object) -> None:
         """For the nodes: tell the subscribers."""
         for ref in self._subscribers:
@@ -417,6 +480,9 @@ class NodeHost:
             found = self._nodes.get(message.shard)
             if found is None:
                 self.counters["messages for shards that are not here"] += 1
+                continue
+            if message.snapshot is not None and not message.snapshot.witness:
+                self.counters["snapshots that came without a stream"] += 1
                 continue
             node = found[0]
             if message.sender not in node.raft.membership.addresses:
@@ -484,18 +550,8 @@ def _config(
 
 
 def _warn_of_idle_options(config: RaftConfig) -> None:
-    """Nobody shall believe that snapshots are taken: the host does not act on these options yet."""
-    for option in (
-        "snapshot_entries",
-        "compaction_overhead",
-        "disable_auto_compactions",
-        "notify_commit",
-        "wait_ready",
-    ):
-        if getattr(config, option):
-            logger.warning(
-                "%s=%r has no effect yet: this host keeps the whole log", option, getattr(config, option)
-            )
+    if config.notify_commit:
+        logger.warning("notify_commit has no effect yet: a future is set when its command was applied")
 
 
 def _check_record(

@@ -20,11 +20,13 @@ from typing import Any, ClassVar, Final, Protocol
 
 import pykka
 from drakkar.actors.applier import Applied, Applier
-from drakkar.actors.events import LeaderChanged, MembershipChanged
+from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.log_store import Save
 from drakkar.actors.proposals import PendingProposals, ProposalQueue
 from drakkar.actors.read_requests import ReadRequest, ReadRequests, RequestQueue
+from drakkar.actors.snapshot_keeper import SnapshotKeeper, SnapshotRequest, SnapshotServices
+from drakkar.actors.snapshots import Snapshots
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.table_actor import TableActor
 from drakkar.actors.workers import WorkerPool
@@ -42,12 +44,12 @@ from drakkar.handlers.errors import (
     TransferInProgress,
 )
 from drakkar.handlers.log import Storage
-from drakkar.handlers.messages import EntryKind, HardState, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, HardState, Message, MessageType, Snapshot, State
 from drakkar.handlers.raft import Raft
 from drakkar.handlers.ready import Changed, Dropped, Ready, Refusal
 from drakkar.handlers.table import HandlerTable
 
-__all__ = ["Itself", "NodeActor", "Services", "Status", "TransferRequest"]
+__all__ = ["AppliedRequest", "Itself", "NodeActor", "Services", "Status", "TransferRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ _PORTIONS: Final = 2
 _MOST_PENDING: Final = 1 << 20
 """Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
 
-_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED)})
+_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
 """The kinds of entries that the state machine answers."""
 
 _MOST_TRANSFERS: Final = 1_000
@@ -66,7 +68,11 @@ _MOST_STRANGERS: Final = 100
 """Addresses to remember of replicas that the membership does not list."""
 
 
-class Services(Protocol):
+_LINGER: Final = 4
+"""Election timeouts for which a removed replica stays: others may need its vote to learn that it was removed."""
+
+
+class Services(SnapshotServices, Protocol):
     """What a host does for its nodes. All of it is called in the loop's thread and never blocks."""
 
     def send(self, address: str, messages: Sequence[Message]) -> None:
@@ -112,6 +118,15 @@ class TransferRequest:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class AppliedRequest:
+    """Wait until all up to `index` is applied here; `future` is set to how far it is."""
+
+    index: int
+    future: ActorFuture[Any]
+    deadline: float
+
+
 class Itself:
     """Ask a node for itself: for the host that started it."""
 
@@ -136,6 +151,7 @@ class NodeActor(TableActor):
         *,
         services: Services,
         pool: WorkerPool,
+        snapshots: Snapshots,
         origin: int,
         proposals: Callable[[Callable[[], None]], ProposalQueue],
         max_waiting_reads: int = 10_000,
@@ -152,10 +168,10 @@ class NodeActor(TableActor):
         self.raft = Raft(config, storage, handlers=handlers, random=Random(origin))
         super().__init__(state=self.raft.state, handlers=self.raft.handlers, **kwargs)
         self.queue = proposals(self._wake)
-        self.requests: RequestQueue[ReadRequest | TransferRequest] = RequestQueue(
-            self._wake, max_requests=max_waiting_reads
+        self.requests: RequestQueue[ReadRequest | TransferRequest | SnapshotRequest | AppliedRequest] = (
+            RequestQueue(self._wake, max_requests=max_waiting_reads)
         )
-        """Reads and transfers that clients ask for."""
+        """Reads, transfers and snapshots that clients ask for."""
         self.undeliverable = 0
         """Messages for replicas whose address is not known."""
         self.unheard = 0
@@ -165,11 +181,29 @@ class NodeActor(TableActor):
         """A tick is in the inbox; the host hands no other one over meanwhile."""
         self._services = services
         self._now = now
-        self._applier = Applier(machine, origin, pool, self._report_applied)
+        self._applier = Applier(
+            machine,
+            origin,
+            pool,
+            self._report_applied,
+            snapshots,
+            shard=config.shard_id,
+            compression=config.snapshot_compression,
+        )
+        self.snapshots = SnapshotKeeper(
+            self.raft,
+            self._applier,
+            snapshots,
+            services=services,
+            pool=pool,
+            call_soon=self._call_soon,
+            loaded=self._on_loaded,
+        )
         self._pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
         self._reads = ReadRequests(origin, patience=config.election_ticks, ask=self._ask_read)
         self._transfers: list[tuple[TransferRequest, int]] = []
         """What clients wait for, each with the term in which they asked."""
+        self._to_be_applied: list[AppliedRequest] = []
         self._reports: deque[Callable[[], None]] = deque()
         self._unsaved: deque[tuple[Ready, int]] = deque()
         """Handed out and not yet durable, with the tick of it; in order."""
@@ -186,6 +220,9 @@ class NodeActor(TableActor):
         """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
         self._strangers: dict[int, str] = {}
         self._broken: BaseException | None = None
+        self._removed: ReplicaStopped | None = None
+        """Why nothing is taken any more: the shard goes on without this replica."""
+        self._leaves_at = 0
         self._actions: dict[type, Callable[[Any], Any]] = {
             Message: self._step,
             _Wake: lambda _: None,
@@ -194,6 +231,11 @@ class NodeActor(TableActor):
 
     def __str__(self) -> str:
         return f"replica {self.raft.id} of shard {self.raft.config.shard_id}"
+
+    def on_start(self) -> None:
+        """Begin where the last life ended."""
+        self.snapshots.start()
+        self._see_whether_removed()
 
     # -- the inbox ----------------------------------------------------------------------------------------------
 
@@ -209,9 +251,12 @@ class NodeActor(TableActor):
             self._tick()
         elif self._hung:
             self.unheard += 1  # what it answers would pile up behind the disk
+            self.snapshots.received(message)
         else:
             try:
                 self.raft.step(message)
+                if message.snapshot is not None:
+                    self.snapshots.received(message)
             except BaseException as error:
                 # Half of what it does may be done. Somebody who asked is told, but that does not make it whole.
                 self._broken = error
@@ -239,6 +284,8 @@ class NodeActor(TableActor):
         if not self._must_wait_for_a_leader():
             self._reads.start(self.raft.ticks)
         self._hand_out()
+        if self._stalled is None:
+            self.snapshots.consider()
         self._notice()
 
     # -- time ---------------------------------------------------------------------------------------------------
@@ -252,6 +299,9 @@ class NodeActor(TableActor):
         self._pending.expire(now)
         self._reads.expire(now, self.raft.ticks, None if self.raft.leader_id else no_leader)
         self._expire_transfers(now)
+        self.snapshots.tick(now)
+        if self._removed is not None and self._age >= self._leaves_at:
+            self.actor_ref.stop(block=False)
         if not self._disk_hangs():
             self.raft.tick()
 
@@ -295,8 +345,10 @@ class NodeActor(TableActor):
         """Requests wait for a leader as long as their deadline allows, in the queues that bound them."""
         return not self.raft.leader_id and self._unfit() is None
 
-    def _unfit(self) -> RequestDropped | None:
+    def _unfit(self) -> DrakkarError | None:
         """Why this replica can take no request at all, if so."""
+        if self._removed is not None:
+            return self._removed
         if self._hung:
             return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
         if self.raft.state is State.WITNESS:
@@ -325,6 +377,10 @@ class NodeActor(TableActor):
                 request.future.try_fail(unfit)
             elif isinstance(request, TransferRequest):
                 self._on_transfer(request)
+            elif isinstance(request, SnapshotRequest):
+                self.snapshots.request(request)
+            elif isinstance(request, AppliedRequest):
+                self._to_be_applied.append(request)
             elif len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
                 request.future.try_fail(
                     SystemBusy(
@@ -451,6 +507,8 @@ class NodeActor(TableActor):
 
     def _complete(self, ready: Ready) -> None:
         self.raft.persisted(ready)
+        if ready.snapshot is not None:
+            self.snapshots.install(ready.snapshot)
         self._send(ready.messages_after_save)
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -462,6 +520,8 @@ class NodeActor(TableActor):
             address = addresses.get(message.to) or self._strangers.get(message.to)
             if address is None:
                 self._count_undeliverable(message)
+            elif message.snapshot is not None and not message.snapshot.witness:
+                self.snapshots.send(address, message)
             elif address in letters:
                 letters[address].append(message)
             else:
@@ -515,10 +575,28 @@ class NodeActor(TableActor):
                     self._pending.resolve(run.key + place, answers[place])
         self._applied_term = self.raft.log.term(index)
 
+    def _on_loaded(self, snapshot: Snapshot) -> None:
+        """What was proposed here and is in the snapshot has no result here."""
+        self._applied_term = snapshot.term
+        self._announce_membership()
+        self._see_whether_removed()
+
     def _answer_reads(self) -> None:
+        if self._to_be_applied:
+            self._tell_applied()
         due = self._reads.due(self.raft.log.applied)
         if due:
             self._query(due)
+
+    def _tell_applied(self) -> None:
+        applied, now = self.raft.log.applied, self._now()
+        late = RequestDropped("the state machine was not there by the deadline: wait on")
+        for request in self._to_be_applied:
+            if request.index <= applied:
+                request.future.try_set(applied)
+            elif request.deadline <= now:
+                request.future.try_fail(late)
+        self._to_be_applied = [request for request in self._to_be_applied if not request.future.done]
 
     def _on_dropped(self, dropped: Dropped) -> None:
         error = self._error_for(dropped.because)
@@ -552,9 +630,25 @@ class NodeActor(TableActor):
             else:
                 self._pending.resolve(change.key, change.membership)
         if not change.rejected:
-            self._services.announce(
-                MembershipChanged(self.raft.config.shard_id, self.raft.id, change.membership)
-            )
+            self._announce_membership()
+            self._see_whether_removed()
+
+    def _announce_membership(self) -> None:
+        raft = self.raft
+        self._services.announce(MembershipChanged(raft.config.shard_id, raft.id, raft.membership))
+
+    def _see_whether_removed(self) -> None:
+        """A replica that the shard has removed takes nothing more, says so, and soon ends."""
+        raft = self.raft
+        if self._removed is not None or raft.id not in raft.membership.removed:
+            return
+        self._removed = ReplicaStopped(
+            f"{self} was removed from its shard, for good: ask another one, and add a new replica under a new id to "
+            "bring this host back"
+        )
+        logger.warning("%s was removed from its shard, and ends", self)
+        self._leaves_at = self._age + _LINGER * raft.config.election_ticks
+        self._services.announce(ReplicaRemoved(raft.config.shard_id, raft.id))
 
     # -- who leads ----------------------------------------------------------------------------------------------
 
@@ -598,7 +692,8 @@ class NodeActor(TableActor):
     def on_stop(self) -> None:
         """Leave nobody waiting, and let the log know how far it is committed."""
         self._save_state_due()
-        self._leave_nobody_waiting(f"{self} was stopped")
+        why = f"{self} was stopped" if self._removed is None else str(self._removed)
+        self._leave_nobody_waiting(why)
 
     def on_failure(
         self,
@@ -626,6 +721,9 @@ class NodeActor(TableActor):
         )
         self._reads.fail_all(stopped)
         self._applier.stop(stopped)
+        self.snapshots.stop(stopped)
+        for request in self._to_be_applied:
+            request.future.try_fail(stopped)
         self._fail_transfers(lambda *_: True, stopped)
 
     # -- for any thread -----------------------------------------------------------------------------------------

@@ -1,14 +1,19 @@
 """`Replica`: the client's handle on one replica of this host."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pykka
 from drakkar.actors.futures import ActorFuture
-from drakkar.actors.node import NodeActor, Status, TransferRequest
+from drakkar.actors.node import AppliedRequest, NodeActor, Status, TransferRequest
 from drakkar.actors.proposals import Proposal
 from drakkar.actors.read_requests import ReadRequest
+from drakkar.actors.session import Endpoint, Session, later_on, open_session
+from drakkar.actors.snapshot_keeper import SnapshotRequest
+from drakkar.actors.state_machine import DiskStateMachine
 from drakkar.handlers.errors import ConfigError, DrakkarError, RequestDropped
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.messages import EntryKind
@@ -40,6 +45,13 @@ class Replica:
         self.replica_id = node.raft.id
         compresses = node.raft.config.entry_compression != "none"
         self._put = self._put_compressed if compresses else node.queue.put
+        self._endpoint = Endpoint(
+            shard=self.shard_id,
+            put=node.queue.put,
+            later=later_on(node.actor_loop),
+            max_command_bytes=max_command_bytes,
+            compress=compresses,
+        )
 
     def __repr__(self) -> str:
         return f"<Replica {self.replica_id} of shard {self.shard_id}>"
@@ -94,20 +106,44 @@ class Replica:
                 return False
         return True
 
+    def session(
+        self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> ActorFuture[Session]:
+        """Open a client session, whose commands are applied exactly once each, however often they are repeated.
+
+        It repeats them itself until their deadlines (thesis §6.3). With a `token`, go on with that session, at this
+        host: `Session.token` says what it is. The shard remembers 4096 sessions, and forgets the one that was not used
+        for longest. State machines on disk keep none (`ConfigError`).
+        """
+        if self._node.snapshots.on_disk:
+            future: ActorFuture[Session] = ActorFuture()
+            name = DiskStateMachine.__name__
+            future.fail(ConfigError("session", self.shard_id, f"a {name} keeps no sessions: propose without"))
+            return future
+        return open_session(self._endpoint, token=token, timeout=timeout)
+
     # -- reads --------------------------------------------------------------------------------------------------
 
     def read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
         """Ask the state machine, linearizably: the answer reflects all that was committed before the call.
 
-        Costs a round of heartbeats, which the reads of one moment share, and no write (thesis §6.4). Any replica
-        answers, from its own state machine.
+        Any replica answers, from its own state machine, after a word from the leader. With the option
+        `read_mode="safe"`, the default, that costs the leader a round of heartbeats, which the reads of one moment
+        share, and no write (thesis §6.4). With `read_mode="lease"` it costs nothing at the leader, and the way there
+        and back elsewhere (§6.4.1); but then it is linearizable only as long as no clock of the shard's hosts runs away
+        from the others, and no process stands still, by more than the election timeout allows: a leader that was
+        stopped may answer from an old state after it wakes up.
         """
         future: ActorFuture[Any] = ActorFuture()
         self._node.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
     def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
-        """Ask the state machine as it is here and now: free, and as far behind as this replica may be."""
+        """Ask the state machine as it is here and now: costs no message, and waits for nothing but its turn.
+
+        The answer may be older than what the same client has seen before, by as much as this replica is behind: any
+        time at all where it is cut off.
+        """
         future: ActorFuture[Any] = ActorFuture()
         self._node.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
         return future
@@ -174,11 +210,45 @@ class Replica:
         self._node.queue.put(Proposal((payload,), future, _deadline(timeout), single=True, kinds=kinds))
         return future
 
+    # -- snapshots ----------------------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        *,
+        export_to: str | os.PathLike[str] | None = None,
+        compaction_overhead: int | None = None,
+        timeout: float = 60.0,
+    ) -> ActorFuture[int]:
+        """Take a snapshot now, and give up the log behind it; the future has its index, when it is durable.
+
+        Where nothing was applied since the last one, that one's. `compaction_overhead` is how many entries stay, if
+        not as many as the option of that name says. With `export_to`, a copy for safekeeping, or for `import` after a
+        disaster, is written to that file, which must not be there yet, and nothing else changes. Proposals go on; see
+        `StateMachine` for what waits. A witness has none.
+        """
+        future: ActorFuture[int] = ActorFuture()
+        if compaction_overhead is not None and (
+            type(compaction_overhead) is not int or compaction_overhead < 0
+        ):
+            future.fail(
+                ConfigError("compaction_overhead", compaction_overhead, "must be a whole number from 0 up")
+            )
+            return future
+        path = Path(export_to).absolute() if export_to is not None else None
+        self._node.requests.put(SnapshotRequest(future, _deadline(timeout), compaction_overhead, path))
+        return future
+
     # -- itself -------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
         """Where the replica stands, as of a moment ago. Returns at once."""
         return self._node.status()
+
+    def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
+        """Wait until this replica's state machine has applied the log up to `index`; the future has how far it is."""
+        future: ActorFuture[int] = ActorFuture()
+        self._node.requests.put(AppliedRequest(index, future, _deadline(timeout)))
+        return future
 
     def stop(self, *, timeout: float = 10.0) -> None:
         """Stop this replica; the others of its shard go on. Blocks until it has stopped; not from the loop."""

@@ -21,12 +21,18 @@ from drakkar.handlers import (
 from drakkar.handlers.messages import MessageType, State
 from drakkar.handlers.quiesce import mind_quiesce
 from drakkar.handlers.table import HandlerTable, Ignore, Never
-from drakkar.handlers.terms import reconcile_terms, refuse_misdelivered, refuse_strangers
+from drakkar.handlers.terms import (
+    reconcile_terms,
+    refuse_misdelivered,
+    refuse_strangers,
+    tell_the_removed,
+)
 
 __all__ = ["GUARDS", "RAFT", "raft_handlers"]
 
 GUARDS: Final = (
     refuse_misdelivered,
+    tell_the_removed,
     refuse_strangers,
     replication.hear_refusal,
     transfer.hear_refusal,

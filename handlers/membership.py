@@ -33,6 +33,7 @@ __all__ = [
     "describe",
     "enter_joint",
     "leave_joint",
+    "once_applied",
     "simple",
 ]
 
@@ -439,11 +440,17 @@ def kept_by_voters(raft: "Raft") -> int:
     log = raft.log
     if raft.pending_change_index <= log.applied:
         return log.stable
+    after = once_applied(raft, log.last_index)
+    return max(raft.match_of(replica) for replica in after.everybody if after.is_voter(replica))
+
+
+def once_applied(raft: "Raft", index: int) -> Membership:
+    """The membership when all up to `index` is applied, if nothing cuts the log off before."""
     after = raft.membership
-    for entry in log.changes(log.applied + 1, log.last_index + 1):
+    for entry in raft.log.changes(raft.log.applied + 1, index + 1):
         outcome = decide(after, entry, raft.config)
         after = after if isinstance(outcome, str) else outcome
-    return max(raft.match_of(replica) for replica in after.everybody if after.is_voter(replica))
+    return after
 
 
 def leave_when_due(raft: "Raft") -> None:

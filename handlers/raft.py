@@ -508,6 +508,19 @@ class Raft:
                 if self.progress[peer].requested_snapshot:
                     replication.send(self, peer)
 
+    def snapshot_point(self) -> Snapshot | None:
+        """What a snapshot is of that the state machine takes behind all that it was handed; None: not now.
+
+        Its membership is that of its index, though changes may not have been reported as applied yet (thesis §5.1).
+        None where that is durable in no log yet, or a leader's snapshot is not loaded.
+        """
+        log = self.log
+        if log.pending_snapshot is not None or log.applying > log.stable:
+            return None
+        witness = self.resting_state is State.WITNESS
+        membership = members.once_applied(self, log.applying)
+        return Snapshot(log.applying, log.term(log.applying), membership, witness=witness)
+
     @property
     def snapshot_wanted(self) -> int:
         """The index that a peer wants a snapshot to reach, which none does yet; 0 for none. For a leader's host."""

@@ -6,13 +6,13 @@ the terms agree.
 
 from typing import TYPE_CHECKING, Final
 
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message, MessageType, Snapshot, State
 from drakkar.handlers.table import SWALLOW
 
 if TYPE_CHECKING:
     from drakkar.handlers.raft import Raft
 
-__all__ = ["reconcile_terms", "refuse_misdelivered", "refuse_strangers"]
+__all__ = ["reconcile_terms", "refuse_misdelivered", "refuse_strangers", "tell_the_removed"]
 
 VOTE_REQUESTS: Final = frozenset({MessageType.REQUEST_VOTE, MessageType.REQUEST_PRE_VOTE})
 
@@ -75,6 +75,21 @@ def refuse_misdelivered(raft: "Raft", message: Message) -> bool | None:
         raft.fault("from this replica to itself")
         return SWALLOW
     return None
+
+
+def tell_the_removed(raft: "Raft", message: Message) -> bool | None:
+    """A replica that was cut off when it was removed asks for votes for ever: its leader lets it know.
+
+    Nobody sends it the log any more, so it learns of it by a snapshot without content, which it takes in since the
+    membership there names it as removed (dragonboat's rule for such a snapshot).
+    """
+    lost = message.type in VOTE_REQUESTS and message.sender in raft.membership.removed
+    if not lost or raft.state is not State.LEADER:
+        return None
+    applied = raft.log.applied
+    news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
+    raft.reply(message, MessageType.INSTALL_SNAPSHOT, snapshot=news)
+    return SWALLOW
 
 
 def refuse_strangers(raft: "Raft", message: Message) -> bool | None:

@@ -1056,5 +1056,5 @@ def test_an_ordinary_life_logs_no_error(hosts, caplog, level):
 
 
 def test_options_that_the_host_does_not_act_on_yet_are_warned_of(in_memory, caplog):
-    in_memory.run(numbers=[1], config={"snapshot_entries": 100})
-    assert "snapshot_entries=100 has no effect yet" in caplog.text
+    in_memory.run(numbers=[1], config={"notify_commit": True})
+    assert "notify_commit has no effect yet" in caplog.text

@@ -17,6 +17,7 @@ from drakkar.actors.node import Itself, NodeActor
 from drakkar.actors.proposals import ProposalQueue
 from drakkar.actors.read_requests import ReadRequest, ReadRequests, RequestQueue
 from drakkar.actors.replica import Replica
+from drakkar.actors.snapshots import MemorySnapshots
 from drakkar.actors.state_machine import StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import RaftConfig
@@ -62,6 +63,7 @@ class Services:
         self.full = False
         self.hangs = False
         self.failure = None
+        self.recorded, self.compacted, self.streamed = [], [], []
 
     def send(self, address, messages):
         self.sent += [(address, message) for message in messages]
@@ -72,6 +74,16 @@ class Services:
         self.saves.append(save)
         if not self.hangs:
             save.done(self.failure)
+
+    def record_snapshot(self, shard, replica, snapshot, done=None):
+        self.recorded.append(snapshot)
+        done(None)
+
+    def compact(self, shard, replica, index):
+        self.compacted.append(index)
+
+    def send_snapshot(self, address, message, *, temporary):
+        self.streamed.append((address, message, temporary))
 
     def announce(self, event):
         self.events.append(event)
@@ -108,6 +120,7 @@ class Node:
             machine,
             services=self.services,
             pool=pool,
+            snapshots=MemorySnapshots().of(1, 1),
             origin=ORIGIN,
             proposals=lambda wake: ProposalQueue(wake, max_commands=100, max_bytes=1 << 20),
             max_waiting_reads=max_reads,
@@ -1004,7 +1017,7 @@ def entries(*commands, first=1, origin=ORIGIN):
 
 def test_batches_and_questions_take_effect_in_the_order_in_which_they_come():
     pool, reports = FakePool(), []
-    applier = Applier(Ledger(), ORIGIN, pool, reports.append)
+    applier = Applier(Ledger(), ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
     futures = [ActorFuture() for _ in range(3)]
     applier.query([(None, futures[0])])
     applier.apply(entries(b"a"))
@@ -1023,7 +1036,7 @@ def test_batches_and_questions_take_effect_in_the_order_in_which_they_come():
 
 def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():
     pool = FakePool()
-    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None)
+    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
 
     @contextmanager
     def lock_and_then_more_work():
@@ -1060,7 +1073,7 @@ class chain:  # noqa: N801  # reads as the function of that name
 def test_a_state_machine_that_failed_is_asked_nothing_more():
     pool, reports = FakePool(), []
     machine = Failing("apply", ZeroDivisionError("a bug"))
-    applier = Applier(machine, ORIGIN, pool, reports.append)
+    applier = Applier(machine, ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
     before, behind, after = ActorFuture(), ActorFuture(), ActorFuture()
     applier.query([(None, before)])
     applier.apply(entries(b"fail"))
@@ -1090,7 +1103,10 @@ def test_one_thread_at_a_time_touches_a_state_machine():
             return commands
 
     count = 300
-    appliers = [Applier(Watched(name), ORIGIN, pool, lambda _: None) for name in range(6)]
+    appliers = [
+        Applier(Watched(name), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
+        for name in range(6)
+    ]
     for number in range(count):
         for applier in appliers:
             applier.apply(entries(b"x", first=number + 1))

@@ -959,3 +959,35 @@ def test_leaving_a_joint_membership_names_the_change_that_it_follows():
     ask_shard(shard, 1, "v4 r2", Transition.IMPLICIT)
     assert not shard[1].membership.joint
     assert shard[1].log.last_index < 10
+
+
+# -- who was removed and does not know
+
+
+def a_shard_that_removed_the_third():
+    shard = cluster(3)
+    shard.elect(1)
+    shard.isolate(3)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 3),)))
+    assert 3 in shard[2].membership.removed
+    return shard
+
+
+@pytest.mark.parametrize("kind", [T.REQUEST_PRE_VOTE, T.REQUEST_VOTE])
+def test_a_leader_tells_a_removed_replica_that_asks_for_votes(kind):
+    shard = a_shard_that_removed_the_third()
+    leader, gone = shard[1], shard[3]
+    term = leader.term
+    answers = hear(leader, Message(kind, to=1, sender=3, term=term + 1, log_index=9, log_term=9))
+    assert (leader.state, leader.term) == (State.LEADER, term), "it disturbs nobody"
+    (news,) = of_type(answers, T.INSTALL_SNAPSHOT)
+    assert (news.to, news.snapshot.witness) == (3, True)
+    hear(gone, news)
+    assert 3 in gone.membership.removed
+    assert not gone.promotable
+
+
+def test_only_the_leader_tells_the_removed():
+    shard = a_shard_that_removed_the_third()
+    ask = Message(T.REQUEST_PRE_VOTE, to=2, sender=3, term=shard[2].term + 1, log_index=9, log_term=9)
+    assert of_type(hear(shard[2], ask), T.INSTALL_SNAPSHOT) == []

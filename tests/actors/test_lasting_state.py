@@ -1,0 +1,348 @@
+"""Snapshots, compaction and sessions on real hosts: state that outlives the log, the process and the replica."""
+
+import json
+import threading
+
+import pytest
+from drakkar.actors import (
+    ConcurrentStateMachine,
+    ConfigError,
+    CorruptData,
+    DiskStateMachine,
+    ReplicaEnded,
+    ReplicaRemoved,
+    ReplicaStopped,
+)
+from drakkar.actors.snapshots import read_file
+from drakkar.handlers.messages import State
+
+from tests.actors.support import (
+    PATIENCE,
+    Hosts,
+    InlineLedger,
+    Ledger,
+    Notices,
+    commit,
+    contents,
+    settled,
+    until,
+)
+
+EVERY = 20
+CONFIG = {"snapshot_entries": EVERY, "election_ticks": 20}
+
+
+def _save(commands, sink):
+    for command in commands:
+        sink.write(json.dumps(command.decode()).encode() + b"\n")
+
+
+def _load(source):
+    return [json.loads(line).encode() for line in source]
+
+
+class Book(Ledger):
+    """In memory."""
+
+    def save(self, sink):
+        _save(self.commands, sink)
+
+    def load(self, source):
+        self.commands = _load(source)
+
+
+class InlineBook(Book):
+    """On the loop."""
+
+    blocks = False
+
+
+class SharedBook(Book, ConcurrentStateMachine):
+    """Fixes its state by a copy."""
+
+    save = ConcurrentStateMachine.save
+
+    def capture(self):
+        fixed = list(self.commands)
+        return lambda sink: _save(fixed, sink)
+
+
+class DiskBook(DiskStateMachine):
+    """Keeps its state in a file of its own, as of its last sync; counts what it is given."""
+
+    def __init__(self, path):
+        self.path = path
+        self.rows = []
+        self.given = 0
+        self.closed = False
+
+    def open(self):
+        self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
+        return self.rows[-1][0] if self.rows else 0
+
+    def apply_entries(self, entries):
+        self.given += len(entries)
+        self.rows += [[index, command.decode()] for index, command in entries]
+        return [len(self.rows) for _ in entries]
+
+    def query(self, query):
+        return [command.encode() for _, command in self.rows]
+
+    def sync(self):
+        draft = self.path.with_suffix(".new")
+        draft.write_text(json.dumps(self.rows))
+        draft.replace(self.path)
+
+    def capture(self):
+        fixed = json.dumps(self.rows).encode()
+        return lambda sink: sink.write(fixed)
+
+    def load(self, source):
+        self.rows = json.loads(source.read())
+        self.sync()
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(params=["memory", "disk"])
+def hosts(request, tmp_path):
+    with Hosts(data=tmp_path / "data" if request.param == "disk" else None) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    with Hosts(data=tmp_path / "data") as hosts:
+        yield hosts
+
+
+def write(replica, numbers):
+    commands = [b"%d" % number for number in numbers]
+    for command in commands:
+        commit(replica, command)
+    return commands
+
+
+def compacted(replica, beyond=0):
+    return until(lambda: replica.status().first_index > beyond + 1 and replica.status().first_index)
+
+
+@pytest.mark.parametrize("machine", [Book, InlineBook, SharedBook])
+def test_the_log_is_given_up_behind_snapshots_and_the_state_comes_back_from_them(on_disk, machine):
+    on_disk.run(machine, config=CONFIG)
+    leader = on_disk.leader()
+    commands = write(on_disk[leader], range(3 * EVERY))
+    for replica in on_disk.replicas.values():
+        compacted(replica)
+    for number in on_disk.members:
+        on_disk.stop(number)
+    on_disk.run(machine, config=CONFIG)
+    assert contents(on_disk[on_disk.leader()]) == commands
+    more = write(on_disk[1], range(100, 103))
+    assert contents(on_disk[2]) == commands + more
+
+
+@pytest.mark.parametrize("machine", [Book, InlineBook, SharedBook])
+def test_a_follower_that_was_away_for_too_long_is_sent_the_state(on_disk, machine):
+    on_disk.run(machine, config=CONFIG)
+    leader = on_disk.leader()
+    away = on_disk.others(leader)[0]
+    write(on_disk[leader], range(5))
+    on_disk.stop(away)
+    commands = [b"%d" % number for number in range(5)] + write(on_disk[leader], range(5, 3 * EVERY))
+    compacted(on_disk[leader], EVERY)
+    on_disk.run(machine, numbers=[away], config=CONFIG)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    assert on_disk[away].status().first_index > EVERY
+    assert commit(on_disk[away], b"more") == len(commands) + 1
+
+
+def test_a_new_replica_is_brought_up_by_a_snapshot_and_becomes_a_voter(hosts):
+    hosts.run(Book, config=CONFIG)
+    leader = hosts[hosts.leader()]
+    commands = write(leader, range(3 * EVERY))
+    compacted(leader, EVERY)
+    with Hosts(1, data=hosts.data and hosts.data / "fourth") as fourth:
+        host = fourth.start(1)
+        leader.add_observer(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        joined = host.start_replica(
+            Book, shard_id=1, replica_id=4, join=True, role=State.OBSERVER, config=CONFIG
+        )
+        until(lambda: joined.stale_read(None).get(timeout=PATIENCE) == commands)
+        leader.add_replica(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        until(lambda: joined.status().state is State.FOLLOWER)
+        assert joined.propose(b"x").get(timeout=PATIENCE) == len(commands) + 1
+
+
+def test_a_snapshot_can_be_asked_for_and_exported(on_disk, tmp_path):
+    on_disk.run(Book)
+    leader = on_disk[on_disk.leader()]
+    commands = write(leader, range(10))
+    index = leader.snapshot(compaction_overhead=2).get(timeout=PATIENCE)
+    assert index == leader.status().applied
+    until(lambda: leader.status().first_index == index - 1)
+    assert leader.snapshot().get(timeout=PATIENCE) == index, "nothing was applied since"
+    commands += write(leader, [10])
+    exported = leader.snapshot(export_to=tmp_path / "copy").get(timeout=PATIENCE)
+    assert leader.status().first_index == index - 1, "an export gives up nothing"
+    with read_file(tmp_path / "copy") as reader:
+        assert reader.snapshot.index == exported
+        assert set(reader.snapshot.membership.voters) == {1, 2, 3}
+    error = settled(leader.snapshot(export_to=tmp_path / "copy"))
+    assert isinstance(error, ConfigError)
+    assert "copy" in str(error)
+
+
+def test_a_damaged_or_missing_snapshot_is_named_and_nothing_starts(on_disk):
+    on_disk.run(Book, config=CONFIG)
+    leader = on_disk.leader()
+    write(on_disk[leader], range(2 * EVERY))
+    compacted(on_disk[leader])
+    on_disk.stop(leader)
+    (file,) = (on_disk.data / str(leader) / "snapshots" / f"1-{leader}").glob("*.snapshot")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(CorruptData, match=file.name):
+        on_disk.run(Book, numbers=[leader], config=CONFIG)
+    damaged = bytearray(content)
+    damaged[30] ^= 1
+    file.write_bytes(damaged)
+    notices = Notices.start()
+    try:
+        on_disk.hosts[leader].subscribe(notices)
+        on_disk.run(Book, numbers=[leader], config=CONFIG)
+        ended = notices._actor_weakref().wait_for(lambda event: isinstance(event, ReplicaEnded))
+        assert file.name in str(ended.reason)
+    finally:
+        notices.stop()
+    file.write_bytes(content)
+    on_disk.run(Book, numbers=[leader], config=CONFIG)
+    assert len(contents(on_disk[leader])) == 2 * EVERY
+
+
+def test_a_state_machine_on_disk_is_given_nothing_twice(on_disk, tmp_path):
+    machines = {}
+
+    def book(number):
+        machines[number] = DiskBook(tmp_path / f"book-{number}")
+        return machines[number]
+
+    for number in on_disk.members:
+        on_disk.run(lambda number=number: book(number), numbers=[number], config=CONFIG)
+    leader = on_disk.leader()
+    commands = write(on_disk[leader], range(2 * EVERY + 5))
+    for number, replica in on_disk.replicas.items():
+        compacted(replica)
+        until(lambda number=number: len(machines[number].rows) == len(commands))
+        machines[number].sync()
+    for number in list(on_disk.members):
+        on_disk.stop(number)
+        until(lambda number=number: machines[number].closed)
+    for number in on_disk.members:
+        on_disk.run(lambda number=number: book(number), numbers=[number], config=CONFIG)
+    assert contents(on_disk[on_disk.leader()]) == commands
+    assert [machines[number].given for number in machines] == [0, 0, 0]
+    away = on_disk.others(on_disk.leader())[0]
+    on_disk.stop(away)
+    commands += write(on_disk[on_disk.leader()], range(100, 100 + 2 * EVERY))
+    on_disk.run(lambda: book(away), numbers=[away], config=CONFIG)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    error = settled(on_disk[away].session())
+    assert isinstance(error, ConfigError)
+
+
+def test_a_session_is_remembered_by_snapshots(on_disk):
+    on_disk.run(Book, config=CONFIG)
+    leader = on_disk.leader()
+    session = on_disk[leader].session().get(timeout=PATIENCE)
+    assert session.propose(b"once").get(timeout=PATIENCE) == 1
+    token = session.token
+    away = on_disk.others(leader)[0]
+    on_disk.stop(away)
+    write(on_disk[leader], range(3 * EVERY))
+    compacted(on_disk[leader], EVERY)
+    on_disk.run(Book, numbers=[away], config=CONFIG)
+    until(lambda: on_disk[away].status().first_index > EVERY)
+    again = on_disk[away].session(token=token).get(timeout=PATIENCE)
+    assert again.propose(b"twice").get(timeout=PATIENCE) == 3 * EVERY + 2
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+def test_a_removed_replica_says_so_and_stops_itself(hosts, who):
+    notices = Notices.start()
+    try:
+        hosts.run(Book, config=CONFIG)
+        leader = hosts.leader()
+        gone = leader if who == "leader" else hosts.others(leader)[0]
+        asked = hosts.others(gone)[0]
+        hosts.hosts[gone].subscribe(notices)
+        commit(hosts[leader], b"before")
+        hosts[asked].remove_replica(gone).get(timeout=PATIENCE)
+        kept = notices._actor_weakref()
+        kept.wait_for(lambda event: isinstance(event, ReplicaRemoved) and event.replica == gone)
+        error = settled(hosts[gone].propose(b"no"))
+        assert isinstance(error, ReplicaStopped)
+        assert "was removed" in str(error)
+        kept.wait_for(lambda event: isinstance(event, ReplicaEnded))
+        with pytest.raises(ConfigError, match="has no replica"):
+            hosts.hosts[gone].replica(1)
+        hosts.hosts[gone].remove_data(1, gone)
+        with pytest.raises(ConfigError, match="never used again"):
+            hosts.run(Book, numbers=[gone])
+        assert commit(hosts[asked], b"after") == 2
+    finally:
+        notices.stop()
+
+
+def test_a_replica_that_was_cut_off_when_it_was_removed_learns_of_it_when_it_is_back(on_disk):
+    notices = Notices.start()
+    try:
+        on_disk.run(Book, config=CONFIG)
+        leader = on_disk.leader()
+        gone = on_disk.others(leader)[0]
+        on_disk.stop(gone)
+        on_disk[leader].remove_replica(gone).get(timeout=PATIENCE)
+        commit(on_disk[leader], b"after")
+        on_disk.start(gone).subscribe(notices)
+        on_disk.run(Book, numbers=[gone], config=CONFIG)
+        kept = notices._actor_weakref()
+        kept.wait_for(lambda event: isinstance(event, ReplicaRemoved) and event.replica == gone)
+    finally:
+        notices.stop()
+
+
+def test_proposals_go_on_while_a_snapshot_is_written():
+    gate, arrived = threading.Event(), threading.Event()
+
+    class Slow(SharedBook):
+        def capture(self):
+            write_out = super().capture()
+
+            def slowly(sink):
+                arrived.set()
+                assert gate.wait(PATIENCE)
+                write_out(sink)
+
+            return slowly
+
+    with Hosts() as hosts:
+        hosts.run(Slow)
+        leader = hosts[hosts.leader()]
+        commands = write(leader, range(5))
+        taken = leader.snapshot()
+        assert arrived.wait(PATIENCE)
+        point = leader.status().applied
+        commands += write(leader, range(5, 20))
+        gate.set()
+        assert taken.get(timeout=PATIENCE) == point
+        assert contents(leader) == commands
+
+
+def test_wait_ready_starts_a_replica_that_has_applied_what_it_knew(on_disk):
+    on_disk.run(InlineLedger)
+    leader = on_disk.leader()
+    commands = write(on_disk[leader], range(30))
+    on_disk.stop(leader)
+    replica = on_disk.run(InlineLedger, numbers=[leader], config={"wait_ready": True})[leader]
+    assert replica.stale_read(None).get(timeout=PATIENCE)[:29] == commands[:29]

@@ -3,12 +3,13 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Protocol
 
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
+from drakkar.handlers.errors import RequestDropped
 from drakkar.handlers.log import MemoryLog
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange
 from drakkar.handlers.messages import (
@@ -22,7 +23,7 @@ from drakkar.handlers.messages import (
     State,
 )
 from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import ReadReady, Ready
+from drakkar.handlers.ready import Dropped, ReadReady, Ready
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.simulation import UNITS_A_SECOND, Answer, SimulatedHost, Simulation
 
@@ -100,6 +101,8 @@ class CoreHost(SimulatedHost):
         self._origin = self._number = 0
         self._waiting: dict[int, Answer] = {}
         self._reads: dict[int, tuple[Any, Answer, int | None]] = {}
+        self._successors: dict[int, tuple[int, int]] = {}
+        """Who is to lead, by the number of the request, and the term in which it was made."""
 
     @property
     def storage(self) -> MemoryLog:
@@ -132,8 +135,13 @@ class CoreHost(SimulatedHost):
         waiting = [*self._waiting.values(), *(answer for _, answer, _ in self._reads.values())]
         self._waiting.clear()
         self._reads.clear()
+        self._successors.clear()
         for answer in waiting:
             answer("unknown", "the host crashed")
+
+    def state(self) -> bytes | None:
+        """As it would stand in a snapshot."""
+        return None if self.raft.resting_state is State.WITNESS else self.machine.save()
 
     def leftovers(self) -> Iterable[str]:
         """Requests without an answer."""
@@ -173,16 +181,32 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
 
     def _expire(self, number: int) -> None:
-        answer = self._waiting.pop(number, None)
-        if answer is None and number in self._reads:
-            answer = self._reads.pop(number)[1]
-        if answer is not None:
-            answer("unknown", "no answer by the deadline")
+        if number in self._reads:
+            self._reads.pop(number)[1]("unknown", "no answer by the deadline")
+        self._answer(number, "unknown", "no answer by the deadline")
 
-    def transfer(self, target: int) -> None:
-        """Ask for another leader."""
+    def _answer(self, number: int, outcome: str, value: Any) -> None:
+        answer = self._waiting.pop(number, None)
+        self._successors.pop(number, None)
+        if answer is not None:
+            answer(outcome, value)
+
+    def transfer(self, target: int, seconds: float, answer: Answer) -> None:
+        """Ask for another leader: "done" when it is seen to lead."""
+        self._number += 1
+        number = self._number
+        self._waiting[number], self._successors[number] = answer, (target, self.raft.term)
+        self.simulation.after(round(seconds * UNITS_A_SECOND), self._expire, number)
         self.receive([Message(MessageType.LEADER_TRANSFER, sender=self.id, hint=target)])
         self.simulation.turned(self)
+
+    def _answer_transfers(self) -> None:
+        leader, term = self.raft.leader_id, self.raft.term
+        for number, (target, asked_in) in list(self._successors.items()):
+            if leader == target:
+                self._answer(number, "done", leader)
+            elif leader and asked_in < term:
+                self._answer(number, "refused", f"replica {leader} was elected")
 
     # -- what goes out ------------------------------------------------------------------------------------------------
 
@@ -199,9 +223,16 @@ class CoreHost(SimulatedHost):
             for read in ready.reads:
                 self._confirmed(read)
             for dropped in ready.dropped:
-                self._drop(dropped.type, dropped.origin, dropped.key, dropped.count, dropped.because.value)
+                self._drop(dropped)
+            for change in ready.changes:
+                if change.origin == self._origin:
+                    outcome = "refused" if change.rejected else "done"
+                    self._answer(change.key, outcome, change.rejected or change.membership)
         self._apply_next()
         self._answer_reads()
+        self._answer_transfers()
+        if raft.snapshot_wanted:
+            self.snapshot(self.config.compaction_overhead)
 
     def _save(self, ready: Ready) -> None:
         if not ready.must_save:
@@ -259,12 +290,10 @@ class CoreHost(SimulatedHost):
 
     def _apply_run(self, run: Run) -> None:
         for index in range(run.first, run.last + 1):
-            is_command = run.kind(index) == EntryKind.COMMAND
-            result = self.machine.apply(run.payloads[index - run.first]) if is_command else None
-            if run.origin == self._origin:
-                answer = self._waiting.pop(run.key + index - run.first, None)
-                if answer is not None:
-                    answer("done", result)
+            if run.kind(index) == EntryKind.COMMAND:
+                result = self.machine.apply(run.payloads[index - run.first])
+                if run.origin == self._origin:
+                    self._answer(run.key + index - run.first, "done", result)
 
     def _confirmed(self, read: ReadReady) -> None:
         number, origin = read.context
@@ -279,16 +308,25 @@ class CoreHost(SimulatedHost):
             query, answer, _ = self._reads.pop(number)
             answer("done", self.machine.query(query))
 
-    def _drop(self, type_: MessageType, origin: int, key: int, count: int, because: str) -> None:
-        if type_ is MessageType.READ_INDEX:
-            found = self._reads.pop(origin, None) if key == self._origin else None
+    def _drop(self, dropped: Dropped) -> None:
+        because = dropped.because.value
+        if dropped.type is MessageType.READ_INDEX:
+            found = self._reads.pop(dropped.origin, None) if dropped.key == self._origin else None
             if found is not None:
                 found[1]("refused", because)
-        elif type_ is MessageType.PROPOSE and origin == self._origin:
-            for number in range(key, key + count):
-                answer = self._waiting.pop(number, None)
-                if answer is not None:
-                    answer("refused", because)
+        elif dropped.type is MessageType.LEADER_TRANSFER:
+            for number, (target, _) in list(self._successors.items()):
+                if target == dropped.key:
+                    self._answer(number, "refused", because)
+        elif dropped.origin == self._origin:
+            for number in range(dropped.key, dropped.key + dropped.count):
+                self._answer(number, "refused", because)
+
+    def request_snapshot(self) -> None:
+        """Ask the leader, whose host takes one if need be."""
+        with suppress(RequestDropped):
+            self.raft.request_snapshot()
+        self._hand_out()
 
     # -- snapshots --------------------------------------------------------------------------------------------------------
 

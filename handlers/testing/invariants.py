@@ -36,7 +36,6 @@ LOCAL_ONLY: Final = frozenset(
 )
 TERMLESS: Final = frozenset({M.PROPOSE, M.READ_INDEX, M.LEADER_TRANSFER, M.QUIESCE})
 PRE_VOTES: Final = frozenset({M.REQUEST_PRE_VOTE, M.REQUEST_PRE_VOTE_RESP})
-CAMPAIGNING: Final = frozenset({State.PRE_CANDIDATE, State.CANDIDATE})
 ONLOOKERS: Final = frozenset({State.OBSERVER, State.WITNESS})
 LEADERS_ONLY: Final = frozenset({M.REPLICATE, M.HEARTBEAT, M.INSTALL_SNAPSHOT, M.READ_INDEX_RESP})
 ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.HEARTBEAT_RESP})
@@ -148,6 +147,13 @@ class Invariants:
         self.seen[replica.id] = seen = _Seen(raft)
         if raft.term < self.told_term.get(replica.id, 0):
             raise Violation("INV8 terms never fall", f"{raft!r} told of term {self.told_term[replica.id]}")
+        if raft.term < raft.log.last_term:
+            raise Violation("INV8 terms never fall", f"{raft!r} has an entry of term {raft.log.last_term}")
+        if raft.log.committed < replica.storage.hard_state.commit:
+            raise Violation("INV6 the commit index never falls", f"{raft!r}: {replica.storage.hard_state}")
+        known = self.memberships.get(raft.membership.change_id, raft.membership)
+        if raft.membership != known:
+            raise Violation("V8 one membership an index", f"{raft!r} has {raft.membership}, it was {known}")
         if len(self.committed) == 1 and seen.base == 0:
             # The first membership stands, committed, at the head of each log.
             self.committed += seen.terms[1 : seen.committed + 1]
@@ -178,22 +184,36 @@ class Invariants:
         """See what the core is asked, and what it hands out, whoever its host is."""
         raft = replica.raft
         step, ready, send, drop = raft.step, raft.ready, raft.send, raft.drop
+        depth = 0  # a handler may step a message of its own
 
         def watched_step(message: Message) -> None:
+            nonlocal depth
             if message.type is M.READ_INDEX and message.sender in (0, replica.id):
                 self.reads[replica.id, message.hint, message.hint_high] = len(self.committed) - 1
             elif message.type is M.TIMEOUT_NOW:
                 self.asked_to_lead.add((replica.id, message.term))
+            before = self._before(replica, message)
+            depth += 1
             step(message)
+            depth -= 1
+            if before is not None:
+                self._check_unmoved(raft, message, before)
             if message.type is M.CONFIG_CHANGE_EVENT:
                 # A turn may apply several changes; each is to be seen.
                 self._check_membership(raft, self.seen[replica.id])
+            elif not depth:
+                self.turned(replica)  # many messages may come in one turn
 
         def watched_send(message: Message) -> None:
             if message.type is M.TIMEOUT_NOW and message.to != raft.transfer_target:
                 raise Violation(
                     "INV28 only the successor is asked to campaign", f"{raft!r} asks {message.to}"
                 )
+            if message.type in (M.REPLICATE, M.INSTALL_SNAPSHOT):
+                self._check_flow(raft, message, self.seen[replica.id].peers.get(message.to))
+            granted = message.type is M.REQUEST_PRE_VOTE_RESP and not message.reject
+            if granted and _in_lease(raft):
+                raise Violation("INV20 a lease protects its leader", f"{raft!r} answers {message}")
             if message.type is M.PROPOSE and message.reject:
                 self._check_refusal(raft, Refusal.named(message.payload))
             send(message)
@@ -212,6 +232,22 @@ class Invariants:
         raft.ready = watched_ready  # type: ignore[method-assign]
         raft.send = watched_send  # type: ignore[method-assign]
         raft.drop = watched_drop  # type: ignore[method-assign]
+        self._watch_campaigns(raft)
+
+    def _watch_campaigns(self, raft: Raft) -> None:
+        """See each when it begins: it may be over by the end of the turn."""
+        ask, stand = raft.become_pre_candidate, raft.become_candidate
+
+        def watched_ask() -> None:
+            self._check_campaign(raft)
+            ask()
+
+        def watched_stand() -> None:
+            self._check_campaign(raft)
+            stand()
+
+        raft.become_pre_candidate = watched_ask  # type: ignore[method-assign]
+        raft.become_candidate = watched_stand  # type: ignore[method-assign]
 
     @staticmethod
     def _check_refusal(raft: Raft, because: Refusal) -> None:
@@ -232,8 +268,8 @@ class Invariants:
         if type_ is M.HEARTBEAT:
             self._check_beat(replica.raft, message)
 
-    def delivering(self, replica: Witnessed, message: Message) -> tuple[Any, ...] | None:
-        """A message is about to be stepped; give what is returned to `delivered`."""
+    def _before(self, replica: Witnessed, message: Message) -> tuple[Any, ...] | None:
+        """A message is about to be stepped; what is returned is for `_check_unmoved`."""
         raft = replica.raft
         # Not the answers: they go to whoever asked, who may be something else by now.
         current = message.type in LEADERS_ONLY and message.term == raft.term
@@ -242,23 +278,14 @@ class Invariants:
         if message.type is M.REQUEST_PRE_VOTE:
             return raft.term, raft.vote, raft.log.last_index, raft.election_elapsed, raft.state
         if message.type is M.REQUEST_VOTE:
-            protected = (
-                raft.config.check_quorum
-                and raft.leader_id
-                and raft.election_elapsed < raft.config.election_ticks
-                and not message.hint
-                and message.term > raft.term
-            )
+            protected = _in_lease(raft) and not message.hint and message.term > raft.term
             return (raft.term,) if protected else None
         if message.type in ANSWERS and message.term == raft.term:
             self.seen[replica.id].heard[message.sender] = raft.ticks
         return None
 
-    def delivered(self, replica: Witnessed, message: Message, before: tuple[Any, ...] | None) -> None:
+    def _check_unmoved(self, raft: Raft, message: Message, before: tuple[Any, ...]) -> None:
         """The message was stepped."""
-        if before is None:
-            return
-        raft = replica.raft
         if message.type is M.REQUEST_PRE_VOTE:
             # A candidate may learn from it that a membership change is committed, and give up.
             elapsed = raft.election_elapsed if raft.state is before[-1] else before[3]
@@ -345,9 +372,7 @@ class Invariants:
 
     def _check_transition(self, raft: Raft, seen: _Seen) -> None:
         state = raft.state
-        if state in CAMPAIGNING:
-            self._check_campaign(raft, seen)
-        elif state is State.LEADER:
+        if state is State.LEADER:
             self._check_election(raft, seen)
         if seen.state is State.LEADER and state is not State.LEADER:
             self.happened["a leader stepped down" if raft.term == seen.term else "a leader was deposed"] += 1
@@ -356,8 +381,10 @@ class Invariants:
         if seen.state is State.CANDIDATE and state is not State.LEADER:
             self.happened["an election was not won"] += 1
 
-    def _check_campaign(self, raft: Raft, seen: _Seen) -> None:
-        unapplied = [at for at in seen.changes if raft.log.applied < at <= raft.log.committed]
+    @staticmethod
+    def _check_campaign(raft: Raft) -> None:
+        log = raft.log
+        unapplied = [change.index for change in log.changes(log.applied + 1, log.committed + 1)]
         if unapplied or raft.log.pending_snapshot is not None:
             raise Violation(
                 "INV18 nobody campaigns with an unapplied change", f"{raft!r}, changes at {unapplied}"
@@ -611,11 +638,29 @@ class Invariants:
             raise Violation("INV12 match is durable at the peer", f"{raft!r} of {replica}: {peer}")
         if peer.state is not ProgressState.REPLICATE and peer.inflight:
             raise Violation("INV13 only REPLICATE sends ahead", f"{raft!r} of {replica}: {peer}")
+        if len(peer.inflight) > raft.config.max_inflight_messages:
+            raise Violation("INV13 the window is bounded", f"{raft!r} of {replica}: {peer}")
         if (peer.pending_snapshot > 0) is not (peer.state is ProgressState.SNAPSHOT):
             raise Violation("INV13 a snapshot is pending in SNAPSHOT", f"{raft!r} of {replica}: {peer}")
         window = peer.inflight.indexes
         if window and (window[0] <= peer.match or sorted(set(window)) != list(window)):
             raise Violation("INV13 the window rises above match", f"{raft!r} of {replica}: {window}, {peer}")
+
+    @staticmethod
+    def _check_flow(raft: Raft, message: Message, known: tuple[int, int, ProgressState] | None) -> None:
+        """Something is about to leave: as much as may be under way, and nothing where an answer is awaited."""
+        peer, most = raft.progress.get(message.to), raft.config.max_inflight_bytes
+        if peer is None:
+            return  # it was removed, and is told so
+        if message.type is M.INSTALL_SNAPSHOT:
+            if known is not None and known[0] == peer.match and known[2] is ProgressState.SNAPSHOT:
+                raise Violation("INV13 a snapshot travels alone", f"{raft!r} sends {message}: {peer}")
+        elif peer.state is ProgressState.SNAPSHOT:
+            raise Violation("INV13 a snapshot travels alone", f"{raft!r} sends {message}: {peer}")
+        if message.entries and peer.state is ProgressState.PROBE and peer.probe_sent:
+            raise Violation("INV13 one probe at a time", f"{raft!r} sends {message}: {peer}")
+        if message.entries and 0 < most <= peer.inflight.bytes:
+            raise Violation("INV13 the window is bounded", f"{raft!r} sends {message}: {peer}")
 
     def _has_left(self, replica: int, term: int) -> bool:
         """Whether a replica follows a newer leader, which may have replaced what it held."""
@@ -658,7 +703,9 @@ class Invariants:
         self.memberships[after.change_id] = after
         roles = (after.voters, after.observers, after.witnesses)
         listed = [id_ for role in roles for id_ in role]
-        if not after.voters or len(set(listed)) != len(listed) or after.everybody & frozenset(after.removed):
+        addresses = [after.addresses[id_] for id_ in sorted(after.everybody)]
+        unique = len(set(listed)) == len(listed) and len(set(addresses)) == len(addresses)
+        if not after.voters or not unique or after.everybody & frozenset(after.removed):
             raise Violation("INV25 a membership is sound", f"{raft!r}: {after}")
         if self.newest is None or after.change_id > self.newest.change_id:
             self.newest = after
@@ -685,17 +732,37 @@ class Invariants:
             if type_ is M.REQUEST_VOTE and message.hint and (replica.id, term - 1) not in self.asked_to_lead:
                 raise Violation("INV28 only who was asked campaigns at once", str(message))
         elif type_ is M.REPLICATE_RESP and not message.reject:
-            storage = replica.storage
-            if message.log_index > storage.last_index:
-                raise Violation(
-                    "INV10 durable before it is told", f"{message}, the disk ends at {storage.last_index}"
-                )
+            self._check_accept(replica, message)
+
+    @staticmethod
+    def _check_accept(replica: Witnessed, message: Message) -> None:
+        """What it says to hold is on disk, and is what it holds."""
+        storage, log, index = replica.storage, replica.raft.log, message.log_index
+        own = log.term(index)
+        if storage.hard_state.term > message.term and (own == 0 or own > message.term):
+            return  # a newer leader has replaced it in the same turn, and that is durable as well
+        if index > storage.last_index:
+            raise Violation(
+                "INV10 durable before it is told", f"{message}, the disk ends at {storage.last_index}"
+            )
+        known = own and index >= storage.first_index and replica.raft.term == message.term
+        if known and storage.term(index) != own:
+            raise Violation(
+                "INV10 durable before it is told",
+                f"{message}, of term {own}; on disk is one of term {storage.term(index)}",
+            )
 
     def _check_beat(self, raft: Raft, message: Message) -> None:
         peer = raft.progress.get(message.to)
         leads = raft.state is State.LEADER and raft.term == message.term
         if leads and peer is not None and message.commit > peer.match:
             raise Violation("INV6 a heartbeat commits what matches", f"{message}: {peer}")
+
+
+def _in_lease(raft: Raft) -> bool:
+    """Whether it has heard its leader lately, and may depose it on no other's word."""
+    known = raft.config.check_quorum and raft.leader_id
+    return bool(known) and raft.election_elapsed < raft.config.election_ticks
 
 
 def _halves(membership: Membership) -> tuple[set[int], set[int]]:

@@ -27,6 +27,8 @@ class Weather:
     """Units of time that a write takes, at most."""
     apply: int = 2
     """Units of time that a state machine takes for what it is given at once, at most."""
+    linger: int = 0
+    """Units of time that a host lets wait what came, at most, so that it finds several messages at once."""
 
 
 CALM: Final = Weather()
@@ -59,6 +61,10 @@ class Plan:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Options of `RaftConfig` for all replicas."""
     events: tuple[Event, ...] = ()
+    begins_led: bool = False
+    """Nothing goes wrong until there is a first leader; the times of the events count from then on."""
+    ends_with_majority: bool = False
+    """When all is healed, only a majority is there at first, if that can do."""
 
     def to_json(self) -> dict[str, Any]:
         """Only lists, mappings, texts and numbers."""
@@ -79,8 +85,14 @@ class Plan:
             f"{name}={value}" for name, value in asdict(self.weather).items() if value != getattr(CALM, name)
         )
         config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-        head = f"seed {self.seed}; {roles}; {self.ticks} ticks; weather: {weather or 'calm'}; {config}"
+        ticks = f"{self.ticks} ticks"
+        ticks += " after the first election" * self.begins_led + ", then a majority" * self.ends_with_majority
+        head = f"seed {self.seed}; {roles}; {ticks}; weather: {weather or 'calm'}; {config}"
         return "\n".join([head, *(f"{event.time:6} {event}" for event in self.events)])
+
+
+_LENGTHS: Final = (4, 4, 10, 10, 30)
+"""Election timeouts for which things go wrong."""
 
 
 def draw_plan(
@@ -95,9 +107,8 @@ def draw_plan(
 ) -> Plan:
     """A plan for a seed; what is given is not drawn."""
     random = Random(f"plan {seed}")
-    drawn_ticks = random.choice((15, 25, 40, 60))
-    ticks = drawn_ticks if ticks is None else ticks
-    options = _draw_config(random) | dict(config or {})
+    elections = random.choice(_LENGTHS)
+    options = _draw_config(random, config or {}) | dict(config or {})
     if not options["check_quorum"] and "read_mode" not in (config or {}):
         options.pop("read_mode", None)  # which needs it
     drawn = (
@@ -110,14 +121,16 @@ def draw_plan(
         voters=drawn[0] if voters is None else voters,
         observers=drawn[1] if observers is None else observers,
         witnesses=drawn[2] if witnesses is None else witnesses,
-        ticks=ticks,
+        ticks=elections * options["election_ticks"] if ticks is None else ticks,
         weather=_draw_weather(random),
         config=options,
+        begins_led=random.random() < 0.75,
+        ends_with_majority=random.random() < 0.5,
     )
     return replace(plan, events=draw_faults(random, plan, membership=membership))
 
 
-def _draw_config(random: Random) -> dict[str, Any]:
+def _draw_config(random: Random, given: Mapping[str, Any]) -> dict[str, Any]:
     check_quorum = random.random() < 0.75
     options: dict[str, Any] = {
         "election_ticks": random.choice((5, 5, 5, 10)),
@@ -141,6 +154,8 @@ def _draw_config(random: Random) -> dict[str, Any]:
         (0.05, "quiesce", True),
     ]
     options.update({name: value for chance, name, value in rare if random.random() < chance})
+    if not given.keys() & {"max_message_bytes", "max_inflight_bytes"} and random.random() < 0.1:
+        options["max_message_bytes"], options["max_inflight_bytes"] = 64, random.choice((64, 200))
     if check_quorum and random.random() < 0.2:
         options["read_mode"] = "lease"
     return options
@@ -154,6 +169,7 @@ def _draw_weather(random: Random) -> Weather:
         reordering=random.random() < 0.5,
         disk=random.choice((1, 2, 5, 15)),
         apply=random.choice((1, 2, 5, 15)),
+        linger=random.choice((0, 3, 8)),
     )
 
 
@@ -168,6 +184,11 @@ _FAULTS: Final = (
     (2, "clock"),
     (2, "slow_disk"),
     (2, "slow_apply"),
+    (3, "crash_in_write"),
+    (2, "strand"),
+    (2, "burst"),
+    (1, "request_snapshot"),
+    (1, "forget_leader"),
     (4, "transfer"),
     (5, "snapshot"),
     (1, "query"),
@@ -190,8 +211,12 @@ def draw_faults(random: Random, plan: Plan, *, membership: bool = True) -> tuple
 
 
 def _spoils_leases(plan: Plan, kind: str) -> bool:
-    """Reads by a lease are for clocks that run alike and processes that do not stand still: it is their assumption."""
-    return plan.config.get("read_mode") == "lease" and kind in ("freeze", "clock")
+    """Reads by a lease are for processes that do not stand still: it is their assumption."""
+    return _by_lease(plan) and kind == "freeze"
+
+
+def _by_lease(plan: Plan) -> bool:
+    return plan.config.get("read_mode") == "lease"
 
 
 def _some(random: Random, plan: Plan) -> int:
@@ -203,11 +228,27 @@ def _ticks(random: Random, most: int) -> int:
     return random.randrange(1, most * TICK)
 
 
+WHERE_IT_CRASHES: Final = (
+    "nothing is kept",
+    "a part is kept",
+    "all is kept",
+    "nothing is sent",
+    "a part is sent",
+)
+"""How far a write comes in which a host crashes; whoever waits for it is told where something could be sent."""
+
+
 _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
     # Who, how much of the write that is under way is kept, and when it starts again.
     "crash": lambda random, plan: (
         _some(random, plan),
         random.choice((0.0, 0.0, 0.5, 1.0)),
+        _ticks(random, 20),
+    ),
+    "crash_in_write": lambda random, plan: (
+        _some(random, plan),
+        random.choice((1, 1, 2, 4)),
+        random.choice(WHERE_IT_CRASHES),
         _ticks(random, 20),
     ),
     "isolate": lambda random, plan: (_some(random, plan), _ticks(random, 30)),
@@ -226,11 +267,25 @@ _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
     ),
     "heal": lambda _random, _plan: (),
     "freeze": lambda random, plan: (_some(random, plan), _ticks(random, 15)),
-    "clock": lambda random, plan: (_some(random, plan), random.choice((3, 5, 20, 40)), _ticks(random, 20)),
+    # Leases are for clocks that differ by a tenth at most.
+    "clock": lambda random, plan: (
+        _some(random, plan),
+        random.choice((TICK + 1,) if _by_lease(plan) else (3, 5, 20, 40)),
+        _ticks(random, 20),
+    ),
     "slow_disk": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
     "slow_apply": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
+    "strand": lambda random, plan: (
+        _some(random, plan),
+        random.choice((5, 20)),
+        random.randrange(1, TICK),
+        _ticks(random, 30),
+    ),
+    "burst": lambda random, plan: (_some(random, plan), random.choice((2, 5, 20))),
     "transfer": lambda random, plan: (_some(random, plan), _some(random, plan)),
     "snapshot": lambda random, plan: (_some(random, plan), random.choice((0, 0, 3))),
+    "request_snapshot": lambda random, plan: (_some(random, plan),),
+    "forget_leader": lambda random, plan: (_some(random, plan),),
     "query": lambda random, plan: (_some(random, plan), random.randrange(1, 10), random.randrange(1, 10)),
     "change": lambda random, plan: (_some(random, plan), random.randrange(1 << 16)),
 }
@@ -280,10 +335,12 @@ def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 def _plainer(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
     last = plan.events[-1].time // TICK + 1 if plan.events else 1
     yield lambda plan: replace(plan, ticks=min(plan.ticks, last))
-    for name in ("loss", "duplication", "delay", "reordering", "disk", "apply"):
+    for name in ("loss", "duplication", "delay", "reordering", "disk", "apply", "linger"):
         yield lambda plan, name=name: replace(  # type: ignore[misc]
             plan, weather=replace(plan.weather, **{name: getattr(CALM, name)})
         )
+    for name in ("begins_led", "ends_with_majority"):
+        yield lambda plan, name=name: replace(plan, **{name: False})  # type: ignore[misc]
     for role in ("observers", "witnesses"):
         yield lambda plan, role=role: replace(plan, **{role: 0})  # type: ignore[misc]
     for option in plan.config:

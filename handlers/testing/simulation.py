@@ -11,6 +11,7 @@ the last message.
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -18,9 +19,10 @@ from typing import Any, Final
 
 from drakkar.handlers.log import Storage
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
-from drakkar.handlers.messages import Membership, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
 from drakkar.handlers.progress import ProgressState
 from drakkar.handlers.raft import Raft
+from drakkar.handlers.testing.answers import Answers
 from drakkar.handlers.testing.invariants import Invariants, Violation
 from drakkar.handlers.testing.plan import CALM, TICK, Event, Plan
 
@@ -32,6 +34,10 @@ _LONGEST_SNAPSHOT: Final = 15 * TICK
 """Units of time that a snapshot travels, at most: it is large."""
 _SETTLING_ELECTIONS: Final = 60
 """Election timeouts within which all must be well again once nothing goes wrong any more."""
+_LINGERING: Final = (0, 0, 1, 3, 8)
+"""Units of time that a host lets wait what came, so that it finds several messages at once."""
+_CONVERGES: Final = "INV26 left in peace, a shard converges"
+_ALL: Final = 1 << 62
 _ONCE: Final = frozenset({MessageType.PROPOSE})
 """Never delivered twice: no transport repeats a request, and a copy of one would be another request."""
 
@@ -44,6 +50,18 @@ Answer = Callable[[str, Any], None]
 """Called with "done" and the result, "refused" (surely without effect) and why, or "unknown" and why."""
 
 
+@dataclass(slots=True)
+class _Doom:
+    """A crash that is due in the middle of a write."""
+
+    writes: int
+    """The how-manieth from now."""
+    where: str
+    """One of the plan's `WHERE_IT_CRASHES`."""
+    time: int
+    """Units of time that the host is down."""
+
+
 class SimulatedDisk:
     """Writes of one host, in order: all that wait go together, take a while, and are then durable."""
 
@@ -51,6 +69,8 @@ class SimulatedDisk:
         self._simulation = simulation
         self._host = host
         self.slowness = 1
+        self.doom: _Doom | None = None
+        """A crash in the middle of one of the next writes, if one is due."""
         self._waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._writing: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
@@ -67,6 +87,11 @@ class SimulatedDisk:
         simulation.later(self._host, duration, self._end)
 
     def _end(self) -> None:
+        if self.doom is not None:
+            self.doom.writes -= 1
+            if not self.doom.writes:
+                self._break(self.doom)
+                return
         written, self._writing = self._writing, []
         for keep, _ in written:
             keep()
@@ -75,11 +100,29 @@ class SimulatedDisk:
         if self._waiting and not self._writing:
             self._begin()
 
+    def _break(self, doom: "_Doom") -> None:
+        """The write is through as far as it comes, and the host with it."""
+        self._simulation.invariants.happened[f"a crash in a write: {doom.where}"] += 1
+        kept = {"nothing is kept": 0.0, "a part is kept": 0.5}.get(doom.where, 1.0)
+        if doom.where in ("nothing is sent", "a part is sent"):
+            self._host.sends_left = (
+                0 if doom.where == "nothing is sent" else self._simulation.random.randint(1, 3)
+            )
+            written, self._writing = self._writing, []
+            for keep, _ in written:
+                keep()
+            for _, done in written:
+                done()
+            kept = 0.0  # of what came of it
+        self._simulation.crash_for(self._host, kept, doom.time)
+
     def crash(self, kept: float) -> None:
-        """A part of what was being written is on disk, though nobody was told; the rest is lost."""
-        for keep, _ in self._writing[: round(kept * len(self._writing))]:
+        """All of what was being written is on disk (1.0), nothing (0.0), or any part, though nobody was told."""
+        count = len(self._writing)
+        through = round(kept * count) if kept in (0.0, 1.0) else self._simulation.random.randint(0, count)
+        for keep, _ in self._writing[:through]:
             keep()
-        self._writing, self._waiting = [], []
+        self._writing, self._waiting, self.doom = [], [], None
 
     @property
     def idle(self) -> bool:
@@ -103,7 +146,11 @@ class SimulatedHost(ABC):
         self.apply_slowness = 1
         self.disk = SimulatedDisk(simulation, self)
         self.held: list[Message] = []
-        """What came while it was frozen: it finds all of it at once."""
+        """What came and was not looked at: it finds all of it at once."""
+        self.ticks = 0
+        """Of its own clock, in all its lives."""
+        self.sends_left: int | None = None
+        """While it is crashing: how many messages still get out."""
 
     @property
     @abstractmethod
@@ -127,12 +174,20 @@ class SimulatedHost(ABC):
         """Ask for something: "propose" a command, "change" the membership, or "read". See `Answer`."""
 
     @abstractmethod
-    def transfer(self, target: int) -> None:
-        """Ask for another leader."""
+    def transfer(self, target: int, seconds: float, answer: Answer) -> None:
+        """Ask for another leader. See `Answer`; what is "refused" may happen yet."""
 
     @abstractmethod
     def snapshot(self, overhead: int) -> None:
         """Take a snapshot, and compact the log but for `overhead` entries, if the host can."""
+
+    @abstractmethod
+    def request_snapshot(self) -> None:
+        """Ask the leader for a snapshot, if its host takes one when it is asked."""
+
+    def state(self) -> Any:
+        """What its state machine holds, if all replicas must hold the same; None for one that holds nothing."""
+        return None
 
     def leftovers(self) -> Iterable[str]:
         """What is still held although nothing is going on: nothing, if all is well."""
@@ -158,13 +213,16 @@ class Simulation:
         self.trace: deque[tuple[int, str, Any]] = deque(maxlen=4_000)
         self.hosts: dict[int, SimulatedHost] = {}
         self.invariants = Invariants(self.hosts)
+        self._answers = Answers(self, UNITS_A_SECOND)
         self.over = False
         """All is healed: nothing goes wrong any more."""
         self._make_host = make_host
         self._cells: Counter[tuple[str, str]] = Counter()
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = count()
-        self._cut: set[tuple[int, int]] = set()
+        self._cut: Counter[tuple[int, int]] = Counter()
+        """How many faults cut each link; none that is whole."""
+        self._healed = 0
         self._links: dict[tuple[int, int, bool], int] = {}
         self._first = _first_members(plan)
         self._finishers: list[Callable[[], bool]] = []
@@ -198,10 +256,19 @@ class Simulation:
         """Run the plan, heal all, and see that the shard recovers. Raises `Violation`."""
         for replica in sorted(self._first.everybody):
             self._add(replica, None)
+        if self.plan.begins_led:
+            self._await_first_leader()
+        begin = self.now
         for event in self.plan.events:
-            heappush(self._queue, (event.time, next(self._numbers), self._happen, (event,)))
-        self._run_until(self.plan.ticks * TICK)
+            heappush(self._queue, (begin + event.time, next(self._numbers), self._happen, (event,)))
+        self._run_until(begin + self.plan.ticks * TICK)
         self._settle()
+
+    def _await_first_leader(self) -> None:
+        """Half of all schedules would be over before anybody leads."""
+        self.weather = CALM
+        self._await(_CONVERGES, lambda: any(host.raft.has_committed_in_term for host in self._leaders()))
+        self.weather = self.plan.weather
 
     def _run_until(self, time: int) -> None:
         queue = self._queue
@@ -223,6 +290,7 @@ class Simulation:
 
     def _add(self, replica: int, role: State | None) -> SimulatedHost:
         host = self.hosts[replica] = self._make_host(self, replica, role)
+        self._answers.watch(host)
         self._start(host)
         return host
 
@@ -242,6 +310,7 @@ class Simulation:
             self.trace.append((self.now, "v", host.id))
             host.up = False
             host.life += 1
+            host.sends_left = None
             for message in host.held:
                 self._lose(message)
             host.held = []
@@ -251,18 +320,22 @@ class Simulation:
     def _tick(self, host: SimulatedHost) -> None:
         """Ticks that were missed are not made up for; what came meanwhile is heard first, in the same turn."""
         self.steps += 1
-        messages, host.held = host.held, []
-        for message in messages:
-            self.trace.append((self.now, ">", message))
-            self.invariants.delivering(host, message)
-        self.messages += len(messages)
-        host.receive([*messages, Message(MessageType.LOCAL_TICK, sender=host.id)])
+        host.ticks += 1
+        self._hear(host, Message(MessageType.LOCAL_TICK, sender=host.id))
         if host.up:
             self.invariants.ticked(host)
+        self.later(host, host.tick_every, self._tick, host)
+
+    def _hear(self, host: SimulatedHost, *last: Message) -> None:
+        """Give a host all that came for it, in one turn."""
+        messages, host.held = host.held, []
+        self.trace.extend((self.now, ">", message) for message in messages)
+        self.steps += len(messages)
+        self.messages += len(messages)
+        host.receive([*messages, *last])
         self.turned(host)
         for message in messages:
             self._report_snapshot(message, lost=False)
-        self.later(host, host.tick_every, self._tick, host)
 
     def turned(self, host: SimulatedHost) -> None:
         """A host has done something: see whether all is as it must be."""
@@ -271,8 +344,10 @@ class Simulation:
 
     def leader(self) -> SimulatedHost | None:
         """Who leads the newest term, if anybody does."""
-        leading = [host for host in self.hosts.values() if host.up and host.raft.state is State.LEADER]
-        return max(leading, key=lambda host: host.raft.term, default=None)
+        return max(self._leaders(), key=lambda host: host.raft.term, default=None)
+
+    def _leaders(self) -> list[SimulatedHost]:
+        return [host for host in self.hosts.values() if host.up and host.raft.state is State.LEADER]
 
     def _who(self, replica: int) -> SimulatedHost | None:
         return self.hosts.get(replica) if replica else self.leader()
@@ -302,6 +377,10 @@ class Simulation:
     def send(self, host: SimulatedHost, messages: Iterable[Message]) -> None:
         """Messages leave a host."""
         for message in messages:
+            if host.sends_left is not None:
+                host.sends_left -= 1
+                if host.sends_left < 0:
+                    return
             self.invariants.sent(host, message)
             self._transmit(message)
             twice = self.weather.duplication if message.type not in _ONCE else 0.0
@@ -335,16 +414,16 @@ class Simulation:
         elif host.frozen_until > self.now or host.held:
             host.held.append(message)
         else:
-            self.steps += 1
-            self.messages += 1
-            self.trace.append((self.now, ">", message))
-            invariants = self.invariants
-            before = invariants.delivering(host, message)
-            host.receive([message])
-            if host.up:
-                invariants.delivered(host, message, before)
-                self.turned(host)
-            self._report_snapshot(message, lost=False)
+            host.held.append(message)
+            linger = min(self.weather.linger, self.random.choice(_LINGERING)) if self.weather.linger else 0
+            if linger:
+                self.later(host, linger, self._hear_what_came, host)
+            else:
+                self._hear(host)
+
+    def _hear_what_came(self, host: SimulatedHost) -> None:
+        if host.held:
+            self._hear(host)
 
     def _lose(self, message: Message) -> None:
         self.trace.append((self.now, "x", message))
@@ -403,15 +482,17 @@ class Simulation:
 
     def _cut_for(self, time: int, links: list[tuple[int, int]]) -> None:
         if not self.over:
-            self._cut |= set(links)
-            self.after(time, self._mend, links)
+            self._cut.update(links)
+            self.after(time, self._mend, links, self._healed)
 
-    def _mend(self, links: list[tuple[int, int]]) -> None:
-        self._cut -= set(links)
+    def _mend(self, links: list[tuple[int, int]], healed: int) -> None:
+        if healed == self._healed:
+            self._cut -= Counter(links)
 
     def heal(self) -> None:
         """All links work again."""
         self._cut.clear()
+        self._healed += 1
 
     # -- what a plan can name: hosts ------------------------------------------------------------------------------------
 
@@ -419,8 +500,18 @@ class Simulation:
         """Stop a replica at once, keep a part of the write that is under way, and start it again later."""
         host = self._who(replica)
         if host is not None and host.up:
-            self._stop(host, kept)
-            self.after(time, self._restart, host, host.life)
+            self.crash_for(host, kept, time)
+
+    def crash_in_write(self, replica: int, nth: int, where: str, time: int) -> None:
+        """Let a replica crash in the middle of its `nth` write from now on. `where` is one of the plan's `WHERE_IT_CRASHES`."""
+        host = self._who(replica)
+        if host is not None and host.up and not self.over:
+            host.disk.doom = _Doom(nth, where, time)
+
+    def crash_for(self, host: SimulatedHost, kept: float, time: int) -> None:
+        """Stop a host, and start it again later."""
+        self._stop(host, kept)
+        self.after(time, self._restart, host, host.life)
 
     def _restart(self, host: SimulatedHost, life: int) -> None:
         if life == host.life and not self._may_retire(host.id):
@@ -443,6 +534,14 @@ class Simulation:
             host.disk.slowness = factor
             self.after(time, setattr, host.disk, "slowness", 1)
 
+    def strand(self, replica: int, factor: int, gap: int, time: int) -> None:
+        """Slow a replica's disk, and cut it off while it writes: what it has last is known to nobody else."""
+        host = self._who(replica)
+        if host is not None:
+            self.slow_disk(host.id, factor, gap + time)
+            self.burst(host.id, 2)
+            self.after(gap, self.isolate, host.id, time)
+
     def slow_apply(self, replica: int, factor: int, time: int) -> None:
         """Let a state machine take longer for a while."""
         self._set_for(time, replica, "apply_slowness", factor, 1)
@@ -459,13 +558,34 @@ class Simulation:
         """Ask, at a replica, for another to lead."""
         host, successor = self._who(replica), self._who(target)
         if host is not None and successor is not None and self.is_awake(host):
-            host.transfer(successor.id)
+            host.transfer(successor.id, PATIENCE, _ignore)
+
+    def burst(self, replica: int, count: int) -> None:
+        """Propose some commands at once, whose results nobody waits for."""
+        host = self._who(replica)
+        for _ in range(count):
+            if host is not None and self.is_awake(host):
+                host.submit("propose", PROBE, PATIENCE, _ignore)
 
     def snapshot(self, replica: int, overhead: int) -> None:
         """Let a replica take a snapshot and compact its log."""
         host = self._who(replica)
         if host is not None and self.is_awake(host):
             host.snapshot(overhead)
+            self.turned(host)
+
+    def request_snapshot(self, replica: int) -> None:
+        """Let a replica ask its leader for a snapshot, where hosts take them."""
+        host = self._who(replica)
+        if host is not None and self.is_awake(host):
+            host.request_snapshot()
+            self.turned(host)
+
+    def forget_leader(self, replica: int) -> None:
+        """Let a replica do as if it knew no leader."""
+        host = self._who(replica)
+        if host is not None and self.is_awake(host):
+            host.raft.forget_leader()
             self.turned(host)
 
     def query(self, replica: int, first: int, count: int) -> None:
@@ -496,47 +616,158 @@ class Simulation:
 
     def _settle(self) -> None:
         """Thesis §3.9: with a majority up, a shard that is left in peace elects, commits and converges."""
+        begin = self.now
         self.over = True
         self.weather = CALM
         self.heal()
-        for host in list(self.hosts.values()):
-            host.tick_every, host.apply_slowness, host.disk.slowness, host.frozen_until = TICK, 1, 1, 0
-            if not host.up:
-                self._start(host)
-        limit = _SETTLING_ELECTIONS * max(host.raft.config.election_ticks for host in self.hosts.values())
-        probed = False
-        for tick in range(limit):
-            self._retire()
-            if not probed and self._has_converged():
-                leader = self.leader()
-                assert leader is not None, "it has just converged"
-                probed = True
-                leader.submit("propose", PROBE, PATIENCE, self._hear_probe)
-            elif (
-                self._answered == "done"
-                and self._has_converged()
-                and all(is_done() for is_done in self._finishers)
-            ):
-                self.settled_after = tick
-                break
-            self._finish_joint_change()
-            self._run_for(1)
-        else:
-            raise Violation("INV26 left in peace, a shard converges", self._describe())
+        for host in self.hosts.values():
+            host.tick_every, host.apply_slowness, host.frozen_until = TICK, 1, 0
+            host.disk.slowness, host.disk.doom = 1, None
+        random = Random(f"settling {self.plan.seed}")
+        if self.plan.ends_with_majority:
+            self._check_majority(random)
+        self._start_all(self.hosts)
+        self._await(_CONVERGES, self._has_converged)
+        self._insist(_CONVERGES, _probe)
+        self._await(_CONVERGES, lambda: self._has_converged() and all(done() for done in self._finishers))
+        self.settled_after = (self.now - begin) // TICK
         self._check_idle()
+        self._check_operator(random)
+        self._await(_CONVERGES, self._has_converged)
+        self._check_idle()
+        self._check_states()
         if any(host.raft.quiesce.on for host in self.hosts.values()):
             self._check_quiesce()
 
-    _answered = ""
-
-    def _hear_probe(self, outcome: str, _value: Any) -> None:
-        self._answered = outcome
-        leader = self.leader()
-        if outcome != "done" and leader is not None:
-            self.after(TICK, leader.submit, "propose", PROBE, PATIENCE, self._hear_probe)
-
     settled_after = 0
     """Ticks that it took to converge."""
+
+    def _start_all(self, replicas: Iterable[int]) -> None:
+        for replica in list(replicas):
+            if not self.hosts[replica].up:
+                self._start(self.hosts[replica])
+
+    def _await(self, check: str, condition: Callable[[], bool]) -> None:
+        """Let time pass until something is so. Raises `Violation` where that takes too long."""
+        for _ in range(self._patience):
+            self._retire()
+            if condition():
+                return
+            self._finish_joint_change()
+            self._run_for(1)
+        raise Violation(check, self._describe())
+
+    @property
+    def _patience(self) -> int:
+        return _SETTLING_ELECTIONS * max(host.raft.config.election_ticks for host in self.hosts.values())
+
+    def _insist(self, check: str, ask: Callable[[SimulatedHost, Answer], None]) -> None:
+        """Ask whoever leads for something, until it is done. Raises `Violation` where that takes too long."""
+        self._await(check, self._asking(ask))
+
+    def _asking(self, ask: Callable[[SimulatedHost, Answer], None]) -> Callable[[], bool]:
+        """What asks whoever leads for something, again and again, and tells whether it is done."""
+        outcome = ""
+
+        def hear(said: str, _value: Any) -> None:
+            nonlocal outcome
+            outcome = said
+
+        def is_done() -> bool:
+            nonlocal outcome
+            leader = self.leader()
+            if outcome not in ("done", "waits") and leader is not None:
+                outcome = "waits"
+                ask(leader, hear)
+            return outcome == "done"
+
+        return is_done
+
+    def _check_majority(self, random: Random) -> None:
+        """As many as a shard can do without stay away: the others elect somebody, and commit."""
+        newest = self._newest
+        staying = self._majority(random, newest)
+        if not staying:
+            return
+        for host in self.hosts.values():
+            if host.id not in staying:
+                self._stop(host, random.choice((0.0, 1.0)))
+        self._start_all(sorted(staying))
+        probed = self._asking(_probe)
+        # A change that was under way may make it another majority.
+        self._await("INV26 a majority is enough", lambda: probed() or self._changes_from(newest))
+        self.invariants.happened["a majority was enough"] += probed()
+
+    def _majority(self, random: Random, newest: Membership) -> set[int]:
+        """A smallest majority, and the observers; nobody where that cannot do, or where all are needed.
+
+        Who is away may be the only one that knows of a membership change, or that holds what a witness knows of.
+        """
+        quorum = {*newest.voters, *newest.witnesses}
+        dispensable = sorted(newest.witnesses or quorum)
+        away = random.sample(dispensable, min((len(quorum) - 1) // 2, len(dispensable)))
+        staying = frozenset(quorum).difference(away)
+        informed = all(self._knows(self.hosts[replica], newest) for replica in staying)
+        settled = informed and not newest.joint and not self._changes_from(newest)
+        ranges = [self.hosts[replica].raft.config.election_range for replica in staying]
+        settled &= all(end - begin > 1 for begin, end in ranges)  # or all may campaign at once, for ever
+        return {*staying, *newest.observers} if away and settled else set()
+
+    def _knows(self, host: SimulatedHost, newest: Membership) -> bool:
+        """Whether it knows, for good, that this is the membership."""
+        storage = host.storage
+        durable = max(storage.hard_state.commit, storage.snapshot.index)
+        return max(durable, host.raft.log.committed if host.up else 0) >= newest.change_id
+
+    def _changes_from(self, membership: Membership) -> bool:
+        """Whether the membership is another one, or may become one."""
+        applied = max(host.raft.log.applied for host in self.hosts.values())
+        logs = ((host.raft.log if host.up else host.storage) for host in self.hosts.values())
+        return self._newest != membership or any(
+            run.kind(at) == EntryKind.CONFIG_CHANGE
+            for log in logs
+            for run in log.runs(max(log.first_index, applied + 1), log.last_index + 1, _ALL)
+            for at in range(run.first, run.last + 1)
+        )
+
+    def _check_operator(self, random: Random) -> None:
+        """A shard that is well does what its operator asks for: a change of the membership, and of the leader."""
+        newest = self._newest
+
+        spare = 0
+
+        def change(leader: SimulatedHost, answer: Answer) -> None:
+            nonlocal spare
+            members = leader.raft.membership
+            if members.observers:
+                one = Change(ChangeType.REMOVE, min(members.observers))
+            else:
+                if not spare or spare in members.removed:
+                    spare = self._add(max(self.hosts) + 1, State.OBSERVER).id
+                one = Change(ChangeType.ADD_OBSERVER, spare, address(spare))
+            wanted = ConfigChange((one,), Transition.AUTO, members.change_id)
+            leader.submit("change", wanted.encode(), PATIENCE, answer)
+
+        def transfer(leader: SimulatedHost, answer: Answer) -> None:
+            successors = sorted(set(leader.raft.membership.voters) - {leader.id})
+            leader.transfer(random.choice(successors), PATIENCE, answer)
+
+        self._insist("V11 a change is made", change)
+        self._await(_CONVERGES, self._has_converged)
+        if len(newest.voters) > 1:
+            self._insist("V11 a transfer is made", transfer)
+
+    def _leading(self) -> SimulatedHost:
+        leader = self.leader()
+        assert leader is not None, "it has just converged"
+        return leader
+
+    def _check_states(self) -> None:
+        """All state machines have been given the same."""
+        states = {host.id: host.state() for host in self._members()}
+        known = [state for state in states.values() if state is not None]
+        if any(state != known[0] for state in known):
+            raise Violation("V6 state machines agree", f"{states}")
 
     def _may_retire(self, replica: int) -> bool:
         """A removed replica is still needed until all members know that it is removed: it may know more than they."""
@@ -570,8 +801,12 @@ class Simulation:
             leave = ConfigChange(change_id=membership.change_id)
             leader.submit("change", leave.encode(), PATIENCE, _ignore)
 
+    @property
+    def _newest(self) -> Membership:
+        return self.invariants.newest or self._first
+
     def _members(self) -> list[SimulatedHost]:
-        newest = self.invariants.newest or self._first
+        newest = self._newest
         return [self.hosts[replica] for replica in sorted(newest.everybody)]
 
     def _has_converged(self) -> bool:
@@ -612,8 +847,7 @@ class Simulation:
         if self.messages != steps or terms != [host.raft.term for host in self._members()]:
             raise Violation("INV27 an idle shard is silent", self._describe())
         self.invariants.happened["a shard fell silent"] += 1
-        leader = self.leader()
-        assert leader is not None, "nobody stepped down"
+        leader = self._leading()
         last = leader.raft.log.last_index
         leader.submit("propose", PROBE, PATIENCE, _ignore)
         self._run_for(4 * leader.raft.config.election_ticks)
@@ -643,6 +877,10 @@ class Simulation:
 
 PROBE: Final = b"probe"
 """A command of no consequence, proposed when all is well again."""
+
+
+def _probe(leader: SimulatedHost, answer: Answer) -> None:
+    leader.submit("propose", PROBE, PATIENCE, answer)
 
 
 def _ignore(_outcome: str, _value: Any) -> None:
@@ -701,12 +939,13 @@ def _choose_one(random: Random, membership: Membership, fresh: Iterable[int]) ->
         replica = next(iter(fresh), None)
         if replica is None:
             return None
+        host = replica if random.random() < 0.9 else random.choice(members)  # which is taken
         types = {
             "add": ChangeType.ADD_VOTER,
             "observe": ChangeType.ADD_OBSERVER,
             "witness": ChangeType.ADD_WITNESS,
         }
-        return Change(types[kind], replica, address(replica))
+        return Change(types[kind], replica, address(host))
     if kind == "promote" and observers:
         replica = random.choice(observers)
         return Change(ChangeType.ADD_VOTER, replica, address(replica))

@@ -41,7 +41,7 @@ from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.log import RaftLog
 from drakkar.handlers.membership import Transition
 from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
-from drakkar.handlers.progress import Inflight, Progress
+from drakkar.handlers.progress import Inflight, Progress, ProgressState
 from drakkar.handlers.quiesce import Quiesce
 from drakkar.handlers.quorum import Vote
 from drakkar.handlers.raft import Raft
@@ -106,7 +106,7 @@ class Mutant:
             plan = replace(plan, weather=replace(plan.weather, **self.weather))
         if self.rig is not None:
             events = sorted(self.rig(Random(f"rig {seed}"), plan), key=lambda event: event.time)
-            plan = replace(plan, events=tuple(events))
+            plan = replace(plan, events=tuple(events), begins_led=False)
         return plan
 
     def host(self, seed):
@@ -151,8 +151,16 @@ LEASES = {"election_ticks": 5, "pre_vote": True, "check_quorum": True, "read_mod
 COMPACT = {"snapshot_entries": 2, "compaction_overhead": 0}
 
 STORMY = {"loss": 0.1, "duplication": 0.3, "delay": 0.2, "reordering": True}
-LATE = {"loss": 0.0, "duplication": 0.0, "delay": 0.5, "reordering": True, "disk": 2}
-CLEAR = {"loss": 0.0, "duplication": 0.0, "delay": 0.0, "reordering": False, "disk": 2, "apply": 2}
+LATE = {"loss": 0.0, "duplication": 0.0, "delay": 0.5, "reordering": True, "disk": 2, "linger": 0}
+CLEAR = {
+    "loss": 0.0,
+    "duplication": 0.0,
+    "delay": 0.0,
+    "reordering": False,
+    "disk": 2,
+    "apply": 2,
+    "linger": 0,
+}
 
 TRIO = {"voters": 3, "observers": 0, "witnesses": 0, "ticks": 40}
 FIVE = TRIO | {"voters": 5}
@@ -310,6 +318,14 @@ def slow_laggards(random, plan):
             yield Event(back + random.randrange(30, 80), "isolate", (LEADER, random.randrange(60, 120)))
 
 
+def crashing(random, plan):
+    """Replicas crash in the middle of their writes, of which some part is kept."""
+    yield from asked(random, plan, "put", every=4)
+    yield from now_and_then(
+        random, plan, 3, "crash_in_write", members(plan), 1, ("a part is kept",), range(1, 60)
+    )
+
+
 def coup(random, plan):
     """A leader hands over, and does not hear what comes of it."""
     yield from asked(random, plan, "put", every=10, patience=0.2)
@@ -333,6 +349,7 @@ def relapse(random, plan):
 
 SWIFTLY = {"given": {"config": SWIFT}}
 IN_STRIFE = {"given": TRIO | {"config": QUICK}, "rig": strife}
+SNAPPY = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": laggards}
 IN_CONTEST = {"given": {"voters": 5, "config": CLOSE}, "rig": contest}
 
 # -- votes and terms -----------------------------------------------------------------------------------------------
@@ -439,7 +456,7 @@ def _(change):
         raft.election_elapsed = 0
 
 
-@mutant("a voter is counted twice", "INV1 a majority elects", given={"voters": 5}, weather=STORMY)
+@mutant("a voter is counted twice", "INV1", given={"voters": 5}, weather=STORMY)
 def _(change):
     def count(raft, answer):
         raft.votes[-1 - len(raft.votes)] = not answer.reject
@@ -481,7 +498,7 @@ def _(change):
         return None if message.type in terms.FROM_LEADER else inner(raft, message)
 
 
-@mutant("a leader stays in office in a newer term", "INV26", **IN_STRIFE)
+@mutant("a leader stays in office in a newer term", "INV26", "V11 a transfer", **IN_STRIFE)
 def _(change):
     @change.around(terms, "_adopt")
     def stay(inner, raft, message):
@@ -762,7 +779,7 @@ def _(change):
     "INV12",
     "INV10",
     given=TRIO | {"config": QUICK},
-    weather={"disk": 5},
+    weather={"disk": 5, "linger": 0},
     rig=slow_strife,
 )
 def _(change):
@@ -944,6 +961,7 @@ def _(change):
 @mutant(
     "a restart applies the log to what was applied already",
     "NotLinearizable",
+    "V6",
     hosts="core",
     given={"config": {"snapshot_entries": 0}},
     rig=restarts,
@@ -1372,7 +1390,7 @@ def _(change):
         return inner(node, ready)
 
 
-@mutant("a result goes to another proposal", "NotLinearizable", hosts="core", **IN_STRIFE)
+@mutant("a result goes to another proposal", "NotLinearizable", "V11", hosts="core", **IN_STRIFE)
 def _(change):
     @change.around(CoreHost, "_apply_run")
     def confuse(inner, host, run):
@@ -1394,18 +1412,18 @@ def _(change):
 def _(change):
     @change.around(Applier, "_work")
     def confuse(inner, applier, work):
-        if not isinstance(work, list):
+        if isinstance(work, Entries):
             for run in work.runs:
                 applier._origin = run.origin or applier._origin
         inner(applier, work)
 
 
-@mutant("a host waits for its proposals for ever", "INV26", hosts="core", **SWIFTLY)
+@mutant("a host waits for its proposals for ever", "V11", "INV26", hosts="core", **SWIFTLY)
 def _(change):
     change.patch(CoreHost, "_expire", lambda host, number: None)
 
 
-@mutant("a node waits for its proposals for ever", "INV26", "V10", hosts="node", **SWIFTLY)
+@mutant("a node waits for its proposals for ever", "V11", hosts="node", **SWIFTLY)
 def _(change):
     change.patch(PendingProposals, "expire", lambda pending, now: None)
     change.patch(PendingProposals, "overtaken", lambda pending, term: None)
@@ -1463,6 +1481,7 @@ def _(change):
 @mutant(
     "bytes that are applied still count as uncommitted",
     "V10",
+    "V11",
     "INV26",
     given={"config": {"max_uncommitted_bytes": 64}},
 )
@@ -1478,3 +1497,188 @@ def _(change):
 @mutant("a silent shard does not wake", "INV27 a silent", given={"config": {"quiesce": True}})
 def _(change):
     change.patch(Quiesce, "note", lambda quiesce, raft, message: None)
+
+
+# -- who is enough, and what is told to whoever asks ---------------------------------------------------------------
+
+
+@mutant("only what all voters hold is committed", "INV26 a majority", given=TRIO)
+def _(change):
+    change.patch(quorum, "committed", lambda voters, match: min(map(match, voters), default=quorum.INFINITY))
+
+
+@mutant("only an election without a vote against it is won", "INV26 a majority", given=TRIO)
+def _(change):
+    def unanimous(voters, votes):
+        granted = [votes.get(voter) for voter in voters]
+        if all(granted):
+            return Vote.WON
+        return Vote.LOST if False in granted else Vote.PENDING
+
+    change.patch(quorum, "tally", unanimous)
+
+
+@mutant("a membership change is always refused", "V11 a change")
+def _(change):
+    change.patch(membership, "reason_to_refuse", lambda raft, payload: core.Refusal.CHANGE_INVALID)
+
+
+@mutant("who asks a node for a membership change hears nothing", "V11 a change", hosts="node")
+def _(change):
+    change.patch(NodeActor, "_on_changed", lambda node, change: None)
+
+
+@mutant("who asks a node for another leader hears nothing", "V11", given=TRIO, hosts="node")
+def _(change):
+    change.patch(NodeActor, "_settle_transfers", lambda node: None)
+    change.patch(NodeActor, "_fail_transfers", lambda node, over, error: None)
+
+
+@mutant("a successor does not campaign", "V11 a transfer", given=TRIO)
+def _(change):
+    @change.handlers.on(M.TIMEOUT_NOW, State.FOLLOWER)
+    def nothing(raft, message):
+        pass
+
+
+@mutant("a transfer is answered twice", "V11 a request is answered once", given=TRIO, hosts="core")
+def _(change):
+    @change.around(CoreHost, "_answer")
+    def repeat(inner, host, number, outcome, value):
+        answer = host._waiting.get(number)
+        inner(host, number, outcome, value)
+        if answer is not None and outcome != "unknown":
+            answer(outcome, value)
+
+
+# -- crashes in the middle of a write, and what is on disk afterwards -----------------------------------------------
+
+
+@mutant("a write that replaces entries is left out", "INV10", "INV12", hosts="core", **IN_STRIFE)
+def _(change):
+    @change.around(CoreHost, "_keep")
+    def spare(inner, host, ready, state):
+        replaces = ready.entries and ready.entries.runs[-1].last <= host.log.last_index
+        inner(host, replace(ready, entries=Entries()) if replaces else ready, state)
+
+
+@mutant(
+    "the term is written behind the entries",
+    "INV8 terms never fall",
+    hosts="core",
+    given=TRIO | {"config": QUICK},
+    rig=crashing,
+)
+def _(change):
+    @change.around(CoreHost, "_save")
+    def split(inner, host, ready):
+        if ready.entries:
+            host.disk.write(lambda: host.log.save(core.Ready(entries=ready.entries)), lambda: None)
+        inner(host, ready)
+
+
+@mutant("a restart forgets how far it has committed", "INV6", hosts="both", rig=restarts)
+def _(change):
+    @change.around(RaftLog, "__init__")
+    def forget(inner, log, storage, **options):
+        inner(log, storage, **options)
+        log.committed = max(log.snapshot.index, log._marker[0])
+
+
+@mutant(
+    "a restart begins with an older membership than its snapshot's",
+    "V8",
+    hosts="core",
+    given={"config": COMPACT},
+    rig=reform,
+)
+def _(change):
+    @change.around(Raft, "__init__")
+    def forget(inner, raft, config, log, **options):
+        inner(raft, config, log, **options)
+        raft.membership = replace(raft.membership, observers=(), next_observers=())
+
+
+@mutant("a snapshot lacks the newest command", "V6", "NotLinearizable", hosts="core", **SNAPPY)
+def _(change):
+    @change.around(InBytes, "apply")
+    def note(inner, machine, payload):
+        machine.before = dict(machine.values)
+        return inner(machine, payload)
+
+    @change.around(InBytes, "save")
+    def lack(inner, machine):
+        older = InBytes()
+        older.values = getattr(machine, "before", machine.values)
+        return inner(older)
+
+
+# -- how much is sent, and who is protected --------------------------------------------------------------------------
+
+
+@mutant(
+    "a full window is not minded",
+    "INV13 the window is bounded",
+    given={"config": {"max_inflight_messages": 1}},
+)
+def _(change):
+    change.patch(Inflight, "full", property(lambda window: False))
+
+
+@mutant(
+    "the bytes of a window are not minded",
+    "INV13 the window is bounded",
+    given={"config": {"max_message_bytes": 64, "max_inflight_bytes": 64}},
+)
+def _(change):
+    change.patch(Inflight, "full", property(lambda window: len(window) >= window.max_messages))
+
+
+@mutant("a probe is not waited for", "INV13 one probe", weather=STORMY)
+def _(change):
+    def paused(peer):
+        return (
+            peer.inflight.full
+            if peer.state is ProgressState.REPLICATE
+            else peer.state is ProgressState.SNAPSHOT
+        )
+
+    change.patch(Progress, "paused", property(paused))
+
+
+@mutant("a snapshot that is on its way is not waited for", "INV13 a snapshot", hosts="core", **SNAPPY)
+def _(change):
+    def paused(peer):
+        return peer.inflight.full if peer.state is ProgressState.REPLICATE else peer.probe_sent
+
+    change.patch(Progress, "paused", property(paused))
+
+
+@mutant(
+    "a pre-vote is granted in the leader's lease",
+    "INV20 a lease",
+    given=TRIO | {"config": GUARDED | {"pre_vote": True}},
+    rig=rivalry,
+)
+def _(change):
+    change.patch(terms, "VOTE_REQUESTS", frozenset({M.REQUEST_VOTE}))
+
+
+@mutant("two replicas share an address", "INV25", rig=reform)
+def _(change):
+    def note(addresses, one):
+        if one.address:
+            addresses.setdefault(one.replica, one.address)
+
+    change.patch(membership, "_note_address", note)
+
+
+@mutant(
+    "the only voter campaigns with an unapplied change",
+    "INV18 nobody campaigns",
+    given=TRIO | {"voters": 1, "config": SWIFT},
+    weather={"apply": 15},
+    rig=slow_reform,
+)
+def _(change):
+    change.patch(RaftLog, "unapplied_change", lambda log: False)

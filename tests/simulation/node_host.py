@@ -1,8 +1,11 @@
 """A simulated host with the real node: its actor, mailbox, queues, applier and log store. Time, disk and threads are not."""
 
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 
+import pykka
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.log_records import Bootstrap
 from drakkar.actors.log_store import MemoryDisk, MemoryLogStore, Save
@@ -10,18 +13,22 @@ from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import NodeActor, TransferRequest
 from drakkar.actors.proposals import Proposal, ProposalQueue
 from drakkar.actors.read_requests import ReadRequest
+from drakkar.actors.snapshot_keeper import SnapshotRequest
+from drakkar.actors.snapshots import MemorySnapshots
 from drakkar.handlers.entries import Entries
-from drakkar.handlers.errors import DrakkarError, SystemBusy
-from drakkar.handlers.messages import EntryKind, HardState, Membership, MessageType
+from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
+from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, State
 from drakkar.handlers.testing.core_host import config_of, first_entry
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost
 
-from tests.simulation.store import OnLoop, Registers
+from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
 
 SHARD = 1
 FOREVER = float("inf")
 MOST_WAITING_WRITES = 6
+KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
+"""Of requests that are no plain commands."""
 
 
 class SimulatedLoop(TrioLoop):
@@ -62,17 +69,20 @@ class NodeHost(SimulatedHost):
         self._handlers = handlers
         self._config = config_of(simulation, replica, role)
         self._memory = MemoryDisk()
+        self._snapshots = MemorySnapshots()
+        self.own_disk = {}
+        """What a state machine on disk has made durable."""
         self._loop = SimulatedLoop()
         self._joins = role is not None
-        self._machine = simulation.random.choice((Registers, OnLoop))
+        self._machine = simulation.random.choice((Registers, OnLoop, Concurrent))
+        if simulation.plan.seed % 5 == 0:
+            self._machine = partial(OnDisk, self.own_disk)
         self._waiting = {}
         self._numbers = count()
         self._writes = 0
         self._open()
         membership = Membership() if self._joins else simulation.first_members
-        self._store.bootstrap(
-            SHARD, replica, Bootstrap(membership, join=self._joins, state_machine="Registers")
-        )
+        self._store.bootstrap(SHARD, replica, Bootstrap(membership, join=self._joins, state_machine=""))
         if not self._joins:
             self._write_first_entry(membership)
         self._log = self._store.open(SHARD, replica)
@@ -102,13 +112,17 @@ class NodeHost(SimulatedHost):
         random = self.simulation.random
         self._open()
         self._log = self._store.open(SHARD, self.id)
+        self._snapshots = self._snapshots.restarted()
+        self._files = self._snapshots.of(SHARD, self.id)
+        self._pool = SimulatedPool(self)
         self._writes = 0
         self._ref = NodeActor.start(
             self._config,
             self._log,
             self._machine(),
             services=self,
-            pool=SimulatedPool(self),
+            pool=self._pool,
+            snapshots=self._files,
             origin=random.getrandbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, max_commands=20, max_bytes=1 << 20),
             max_waiting_reads=20,
@@ -136,6 +150,7 @@ class NodeHost(SimulatedHost):
             "reads": len(node._reads) + len(node.requests),
             "transfers": len(node._transfers),
             "inbox": len(node.actor_inbox),
+            "snapshots": node.snapshots._taking + len(node.snapshots._requests),
         }
         return [f"{name} {count}" for name, count in held.items() if count]
 
@@ -149,12 +164,38 @@ class NodeHost(SimulatedHost):
                 self.node.tick_waits = True
             elif message.sender not in self.node.raft.membership.addresses:
                 self.node.note_address(message.sender, f"host-{message.sender}:1")
-            self._ref.tell(message)
+            if message.snapshot is not None and not message.snapshot.witness:
+                self._take_in(message)
+            else:
+                self._tell(message)
         self._run()
+
+    def _tell(self, message):
+        with suppress(pykka.ActorDeadError):  # a removed replica that has just ended
+            self._ref.tell(message)
+
+    def _take_in(self, message):
+        """As from a stream: into a file first, on another thread."""
+        raft = self.node.raft
+        if message.snapshot.index <= raft.log.committed and not raft.requested_snapshot:
+            return
+
+        def keep():
+            incoming = self._files.receive()
+            incoming.write(message.snapshot.payload)
+            snapshot, _ = incoming.finish()
+            self._files.pin(snapshot.payload.decode())
+            self._tell(replace(message, snapshot=snapshot))
+
+        self._pool.submit(keep)
 
     def _run(self):
         self._loop.run()
         if self.up and self.node.actor_inbox.closed:
+            if self.node._removed is not None:
+                self.simulation.invariants.happened["a removed replica ended"] += 1
+                self.simulation._stop(self, 1.0)
+                return
             reason = self.node.actor_inbox.obituary.end.get()
             if isinstance(reason.__cause__, Violation):
                 raise reason.__cause__
@@ -199,21 +240,59 @@ class NodeHost(SimulatedHost):
 
         self.disk.write(keep, done)
 
+    def record_snapshot(self, shard, replica, snapshot, done):
+        outcome = []
+
+        def keep():
+            self._store.record_snapshot(shard, replica, snapshot, outcome.append)
+
+        def tell():
+            self.simulation.invariants.happened["a node recorded a snapshot"] += not any(outcome)
+            done(outcome[0])
+            self._run()
+            self.simulation.turned(self)
+
+        self.disk.write(keep, tell)
+
+    def compact(self, shard, replica, index):
+        self._store.compact(shard, replica, index)
+
+    def send_snapshot(self, _address, message, *, temporary):
+        name = message.snapshot.payload.decode()
+
+        def read():
+            try:
+                with self._files.open(name) as reader:
+                    raw = reader.raw().read()
+            except CorruptData:  # an older file than the newest, and gone
+                status = Message(MessageType.SNAPSHOT_STATUS, sender=message.to, reject=True, hint=10)
+                self._tell(status)
+                return
+            if temporary:
+                self._files.discard(name)
+            self.simulation.send(self, [replace(message, snapshot=replace(message.snapshot, payload=raw))])
+
+        self._pool.submit(read)
+
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def submit(self, kind, content, seconds, answer):
         """Propose or read; `answer(outcome, value)` is called once, with "done", "refused" or "unknown"."""
-        future, deadline = ActorFuture(), self.now() + seconds
-        number = next(self._numbers)
-        self._waiting[number] = answer
-        future.add_done_callback(lambda done: self._answer(number, done))
+        future, deadline = self._expect(seconds, answer)
         if kind == "read":
             self.node.requests.put(ReadRequest(content, future, deadline))
         else:
-            kinds = bytes([EntryKind.CONFIG_CHANGE]) if kind == "change" else b""
+            kinds = bytes([KINDS[kind]]) if kind in KINDS else b""
             self.node.queue.put(Proposal((content,), future, deadline, single=True, kinds=kinds))
         self._run()
         self.simulation.turned(self)
+
+    def _expect(self, seconds, answer):
+        """A future whose outcome goes to `answer`, and when that is due."""
+        future, number = ActorFuture(), next(self._numbers)
+        self._waiting[number] = answer
+        future.add_done_callback(lambda done: self._answer(number, done))
+        return future, self.now() + seconds
 
     def _answer(self, number, future):
         outcome = outcome_of(future)
@@ -222,14 +301,27 @@ class NodeHost(SimulatedHost):
             answer(*outcome)
 
     def snapshot(self, overhead):
-        """The node takes none yet."""
-
-    def transfer(self, target):
         future = ActorFuture()
         future.add_done_callback(lambda done: done.outcome())
-        self.node.requests.put(TransferRequest(target, future, self.now() + PATIENCE))
+        self.node.requests.put(SnapshotRequest(future, self.now() + PATIENCE, overhead))
         self._run()
         self.simulation.turned(self)
+
+    def request_snapshot(self):
+        with suppress(RequestDropped):
+            self.raft.request_snapshot()
+        self.node._wake()
+        self._run()
+        self.simulation.turned(self)
+
+    def transfer(self, target, seconds, answer):
+        future, deadline = self._expect(seconds, answer)
+        self.node.requests.put(TransferRequest(target, future, deadline))
+        self._run()
+        self.simulation.turned(self)
+
+    def state(self):
+        return None if self.raft.resting_state is State.WITNESS else self.node._applier.machine.values
 
 
 def outcome_of(future):

@@ -3,7 +3,7 @@
 import io
 import json
 
-from drakkar.actors import StateMachine
+from drakkar.actors import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.handlers.testing.simulation import PROBE
 
 
@@ -43,6 +43,50 @@ class OnLoop(Registers):
     """The same on the host's loop."""
 
     blocks = False
+
+
+class Concurrent(Registers, ConcurrentStateMachine):
+    """The same, and it is written as it was while it goes on."""
+
+    save = ConcurrentStateMachine.save
+
+    def capture(self):
+        fixed = json.dumps(self.values).encode()
+        return lambda sink: sink.write(fixed)
+
+
+class OnDisk(Registers, DiskStateMachine):
+    """The same on a disk of its own: a mapping that outlives it, and holds the state of its last sync."""
+
+    def __init__(self, disk):
+        super().__init__()
+        self.disk = disk
+        self.index = 0
+
+    def open(self):
+        self.index, state = self.disk.get("state", (0, "{}"))
+        self.values = json.loads(state)
+        return self.index
+
+    def apply_entries(self, entries):
+        results = []
+        for index, command in entries:
+            if index <= self.index:
+                raise ValueError(f"entry {index} was given again, behind {self.index}")
+            self.index = index
+            results.append(self.apply(command))
+        return results
+
+    def sync(self):
+        self.disk["state"] = (self.index, json.dumps(self.values))
+
+    def capture(self):
+        fixed = json.dumps([self.index, self.values]).encode()
+        return lambda sink: sink.write(fixed)
+
+    def load(self, source):
+        self.index, self.values = json.loads(source.read())
+        self.sync()
 
 
 class InBytes(Registers):

@@ -9,7 +9,7 @@ from drakkar.handlers.testing.plan import Event, Plan, shrink
 
 from tests.simulation.simulate import Total, plan_of, run, run_all
 
-SEEDS = 1500
+FIRST, SEEDS = 1000, 800
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
 
 SELDOM = {
@@ -28,7 +28,7 @@ SELDOM = {
 @pytest.fixture(scope="module")
 def total():
     total = Total()
-    for part in run_all(0, SEEDS):
+    for part in run_all(FIRST, FIRST + SEEDS):
         total.add(part)
     return total
 
@@ -53,29 +53,37 @@ def test_every_cell_with_a_handler_was_entered(total):
 
 
 @pytest.mark.parametrize(
-    "what",
+    ("what", "least"),
     [
-        "a conflict was cut off",
-        "a joint membership was entered",
-        "a leader stepped down",
-        "a leader was deposed",
-        "a membership change was cut off",
-        "a pre-vote was not won",
-        "a shard fell silent",
-        "a snapshot was installed",
-        "a transfer began",
-        "a transfer was given up",
-        "a vote was refused within the lease",
-        "an election was not won",
-        "progress went from PROBE to SNAPSHOT",
-        "progress went from REPLICATE to PROBE",
-        "progress went from SNAPSHOT to PROBE",
-        "progress went from SNAPSHOT to REPLICATE",
-        "the store had no room",
+        ("a conflict was cut off", 40),
+        ("a crash in a write: a part is kept", 30),
+        ("a crash in a write: a part is sent", 30),
+        ("a crash in a write: all is kept", 30),
+        ("a crash in a write: nothing is kept", 30),
+        ("a crash in a write: nothing is sent", 30),
+        ("a joint membership was entered", 80),
+        ("a leader stepped down", 100),
+        ("a leader was deposed", 300),
+        ("a majority was enough", 80),
+        ("a membership change was cut off", 5),
+        ("a pre-vote was not won", 400),
+        ("a shard fell silent", 10),
+        ("a snapshot was installed", 100),
+        ("a transfer began", 300),
+        ("a transfer was given up", 15),
+        ("a vote was refused within the lease", 60),
+        ("an election was not won", 400),
+        ("an election was won", 1000),
+        ("progress went from PROBE to SNAPSHOT", 100),
+        ("progress went from REPLICATE to PROBE", 1000),
+        ("progress went from REPLICATE to SNAPSHOT", 3),
+        ("progress went from SNAPSHOT to PROBE", 15),
+        ("progress went from SNAPSHOT to REPLICATE", 100),
+        ("the store had no room", 100),
     ],
 )
-def test_rare_things_happened(total, what):
-    assert total.happened[what] > 0
+def test_rare_things_happened_often_enough(total, what, least):
+    assert total.happened[what] >= least
 
 
 def test_the_same_plan_gives_the_same_run():

@@ -45,7 +45,11 @@ class Client:
         if kind == "get":
             order = {"do": "read", "query": key}
         else:
-            order = {"do": "propose", "command": json.dumps([kind, key, argument])}
+            # What is added twice would be seen, so that is done in a session, which repeats it by itself.
+            order = {
+                "do": "once" if kind == "add" else "propose",
+                "command": json.dumps([kind, key, argument]),
+            }
         operation = {"client": self.name, "host": host, "kind": kind, "key": key, "argument": argument}
         operation["invoked"] = time.monotonic()
         operation["outcome"], operation["result"] = self._ask(host, order)

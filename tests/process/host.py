@@ -4,6 +4,9 @@
     {"id": 2, "do": "read", "query": null, "timeout": 2}      ->  {"id": 2, "value": ["x", …]}
     {"id": 3, "do": "status"}                                 ->  {"id": 3, "value": {"leader": 1, …}}
     {"id": 4, "do": "propose", …}                             ->  {"id": 4, "error": "NotLeader", "known": true, "text": "…"}
+    {"id": 5, "do": "change", "how": "add_observer", "replica": 7, "address": "…"}  ->  {"id": 5, "value": null}
+    {"id": 6, "do": "leave", "replica": 3}                    ->  {"id": 6, "value": null}, once that one has ended
+    {"id": 7, "do": "join", "replica": 7}                     ->  {"id": 7, "value": null}
 
 The first line tells it who it is. Many orders may be on their way. It ends when the orders do. Other processes give
 theirs at its door, a Unix socket, where it has one: such a socket is a file, so it is reached from all network namespaces.
@@ -19,9 +22,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from drakkar.actors import ActorFuture, DrakkarError, NodeHost, StateMachine
+from drakkar.actors import (
+    ActorFuture,
+    ConcurrentStateMachine,
+    ConfigError,
+    DrakkarError,
+    NodeHost,
+    NotLeader,
+)
+from drakkar.handlers import State
 
-from tests.actors.support import Ledger
+from tests.actors.support import Ledger, until
 
 
 class CountedLedger(Ledger):
@@ -30,8 +41,14 @@ class CountedLedger(Ledger):
     def query(self, query):
         return len(self.commands) if query == "count" else [command.decode() for command in self.commands]
 
+    def save(self, sink):
+        sink.write(json.dumps([command.decode() for command in self.commands]).encode())
 
-class Registers(StateMachine):
+    def load(self, source):
+        self.commands = [command.encode() for command in json.loads(source.read())]
+
+
+class Registers(ConcurrentStateMachine):
     """Texts under keys. A command is a kind, a key and an argument, as JSON; a query is a key, or null for all."""
 
     def __init__(self):
@@ -58,6 +75,13 @@ class Registers(StateMachine):
     def query(self, query):
         return dict(self.values) if query is None else self.values.get(query)
 
+    def capture(self):
+        fixed = dict(self.values)
+        return lambda sink: sink.write(json.dumps(fixed).encode())
+
+    def load(self, source):
+        self.values = json.loads(source.read())
+
 
 MACHINES = {"ledger": CountedLedger, "registers": Registers}
 
@@ -78,46 +102,130 @@ class Answers:
             sys.stdout.flush()
 
 
+class Seat:
+    """The place of this host in the shard, and the replica that has it: none for a while, where it is replaced."""
+
+    def __init__(self, host, who):
+        self.host, self._who = host, who
+        self._members = {int(replica): address for replica, address in who["members"].items()}
+        self._machine = MACHINES[who.get("machine", "ledger")]
+        self._config = who.get("config")
+        self.replica = None
+
+    def take(self):
+        """Start the replica of this host, if it has one that was not removed."""
+        if self._who["joined"]:
+            with suppress(ConfigError):  # it was removed, and its data, when this host was killed
+                self.join(self._who["seat"])
+        elif self._who["seat"]:
+            with suppress(ConfigError):
+                self.replica = self.host.start_replica(
+                    self._machine,
+                    shard_id=1,
+                    replica_id=self._who["seat"],
+                    members=self._members,
+                    config=self._config,
+                )
+
+    def join(self, number):
+        if self._runs(number):
+            return
+        self.replica = self.host.start_replica(
+            self._machine,
+            shard_id=1,
+            replica_id=number,
+            join=True,
+            role=State.OBSERVER,
+            config=self._config,
+        )
+
+    def leave(self, number):
+        """Wait until the replica has ended, as it was removed, and forget its data."""
+        until(lambda: not self._runs(number))
+        self.replica = None
+        with suppress(ConfigError):  # done before this host was killed
+            self.host.remove_data(1, number)
+
+    def _runs(self, number):
+        try:
+            return self.host.replica(1).replica_id == number
+        except ConfigError:
+            return False
+
+    def status(self):
+        if self.replica is None:
+            return {"leader": 0, "term": 0, "applied": 0, "voters": []}
+        status = self.replica.status()
+        numbers = {address: number for number, address in self._members.items()}
+        leader = numbers.get(status.addresses.get(status.leader_id), 0)
+        return {
+            "leader": leader,
+            "term": status.term if leader else 0,
+            "applied": status.applied,
+            "voters": status.voters,
+            "members": [*status.voters, *status.observers],
+            "first": status.first_index,
+        }
+
+
 class Door(socketserver.ThreadingUnixStreamServer):
     """Where clients from other processes give their orders, one after the other on each connection."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, path, replica):
+    def __init__(self, path, seat):
         Path(path).unlink(missing_ok=True)  # it outlives a host that is killed
         super().__init__(path, Guest)
-        self.replica = replica
+        self.seat = seat
 
 
 class Guest(socketserver.StreamRequestHandler):
+    """A client, with a session of its own for what shall happen exactly once."""
+
+    session = None
+
     def handle(self):
         with suppress(ConnectionError):  # clients leave when they like
             for line in self.rfile:
                 order, done = json.loads(line), queue.SimpleQueue()
-                begin(order, self.server.replica).add_done_callback(done.put)
+                self._begin(order).add_done_callback(done.put)
                 self.wfile.write(json.dumps(outcome(order["id"], done.get())).encode() + b"\n")
+
+    def _begin(self, order):
+        seat = self.server.seat
+        if order["do"] != "once" or seat.replica is None:
+            return begin(order, seat)
+        try:
+            # One whose last outcome is not known is of no use to this client, which goes on to other things.
+            if self.session is None or self.session.open:
+                self.session = seat.replica.session(timeout=order["timeout"]).get()
+            return self.session.propose(order["command"].encode(), timeout=order["timeout"])
+        except DrakkarError as error:
+            self.session = None
+            return failed(error)
 
 
 def main():
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     who = json.loads(sys.stdin.readline())
-    number = who["replica"]
-    members = {int(replica): address for replica, address in who["members"].items()}
     answers = Answers()
     with NodeHost(
-        members[number], who["data"], listen_address=who.get("listen"), tick_interval=who["tick"]
+        who["members"][str(who["replica"])],
+        who["data"],
+        listen_address=who.get("listen"),
+        tick_interval=who["tick"],
     ) as host:
         if who.get("slow_disk"):
             slow_down(host._store._disk, who["slow_disk"])
-        machine = MACHINES[who.get("machine", "ledger")]
-        replica = host.start_replica(machine, shard_id=1, replica_id=number, members=members)
+        seat = Seat(host, who)
+        seat.take()
         if "door" in who:
-            threading.Thread(target=Door(who["door"], replica).serve_forever, daemon=True).start()
+            threading.Thread(target=Door(who["door"], seat).serve_forever, daemon=True).start()
         answers.put({"id": 0, "value": "started"})
         for line in sys.stdin:
             order = json.loads(line)
-            begin(order, replica).add_done_callback(
+            begin(order, seat).add_done_callback(
                 lambda done, number=order["id"]: answers.put(outcome(number, done))
             )
 
@@ -133,19 +241,62 @@ def slow_down(disk, seconds):
     disk.write = write_slowly
 
 
-def begin(order, replica) -> ActorFuture:
-    timeout = order.get("timeout", 5.0)
+def begin(order, seat) -> ActorFuture:
+    timeout, replica = order.get("timeout", 5.0), seat.replica
     match order["do"]:
-        case "propose":
+        case "status":
+            future = ActorFuture()
+            future.set(seat.status())
+            return future
+        case "join":
+            return in_thread(seat.join, order["replica"])
+        case "leave":
+            return in_thread(seat.leave, order["replica"])
+        case _ if replica is None:
+            return failed(NotLeader(0, 0, "no replica has this seat now"))
+        case "propose" | "once":
             return replica.propose(order["command"].encode(), timeout=timeout)
         case "read":
             return replica.read(order["query"], timeout=timeout)
-        case "status":
-            status, future = replica.status(), ActorFuture()
-            future.set({"leader": status.leader_id, "term": status.term, "applied": status.applied})
-            return future
+        case "change":
+            who = [order["replica"], *([order["address"]] if "address" in order else [])]
+            return as_null(getattr(replica, order["how"])(*who, timeout=timeout))
         case other:
             raise AssertionError(f"{other!r} is no order")
+
+
+def in_thread(function, *args):
+    """For what may wait."""
+    future = ActorFuture()
+
+    def work():
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001  # it is the answer
+            future.fail(error)
+        else:
+            future.set(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def as_null(asked):
+    """The new membership is of no interest."""
+    future = ActorFuture()
+
+    def told(done):
+        _, error = done.outcome()
+        future.set(None) if error is None else future.fail(error)
+
+    asked.add_done_callback(told)
+    return future
+
+
+def failed(error):
+    future = ActorFuture()
+    future.fail(error)
+    return future
 
 
 def outcome(number, done):

@@ -9,6 +9,8 @@ from tests.actors.support import until
 
 TIMES = 3
 """How often each kind of fault happens at least."""
+LONG = 60.0
+"""Seconds that a step of a replacement may take, with hosts coming and going."""
 SIZES = {1: 5, 2: 4, 3: 1, 5: 1}
 """How many hosts a fault takes, and how often: mostly so few that the others can go on."""
 
@@ -133,3 +135,60 @@ def connection_faults(proxies):
 def link_faults(network):
     """What can happen to hosts that have a network."""
     return {"cut": network.cut, "split": network.split}
+
+
+class Reformer:
+    """Replaces one replica after the other by a new one on the same host, whatever else goes on; a context manager.
+
+    Each step is repeated until it is seen to be done: hosts may be killed at any moment.
+    """
+
+    def __init__(self, cluster, random):
+        self._cluster, self._random = cluster, random
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._next = max(cluster.hosts) + 1
+        self.replaced = 0
+        self.failure = None
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Finish what was begun."""
+        self._over.set()
+        self._thread.join(4 * LONG)
+
+    def _run(self):
+        try:
+            while not self._over.wait(self._random.uniform(0.5, 3.0)):
+                self._replace(self._random.choice(sorted(self._cluster.hosts)))
+                self.replaced += 1
+        except BaseException as error:  # noqa: BLE001  # the test wants to know, whatever it is
+            self.failure = error
+
+    def _replace(self, number):
+        host, new = self._cluster.hosts[number], self._next
+        old, self._next = host.seat, new + 1
+        self._change(host, "remove_replica", old, lambda members, _: old not in members)
+        until(lambda: "value" in host.ask("leave", replica=old), LONG)
+        host.seat = 0
+        self._change(host, "add_observer", new, lambda members, _: new in members, address=host.address)
+        host.seat, host.joined = new, True
+        until(lambda: "value" in host.ask("join", replica=new), LONG)
+        self._change(host, "add_replica", new, lambda _, voters: new in voters, address=host.address)
+
+    def _change(self, host, how, replica, is_done, **order):
+        others = [other for other in self._cluster.hosts.values() if other is not host]
+
+        def changed():
+            asked = self._random.choice(others)
+            asked.ask("change", how=how, replica=replica, **order)
+            state = asked.ask("status").get("value")
+            return state and state["term"] and is_done(state["members"], state["voters"])
+
+        until(changed, LONG)

@@ -35,6 +35,12 @@ class HostProcess:
         self._numbers = itertools.count(1)
         self._waiting = {}
         self.alive = False
+        self.seat, self.joined = replica, False
+        """The id of its replica, 0 for none, and whether that joined the others later."""
+
+    @property
+    def address(self):
+        return self._members[self.replica]
 
     def launch(self):
         """Start it, again if need be; `wait_started` returns when it listens."""
@@ -55,6 +61,8 @@ class HostProcess:
             "members": self._members,
             "data": str(self._directory / f"data-{self.replica}"),
             "tick": TICK,
+            "seat": self.seat,
+            "joined": self.joined,
             **self._settings,
         }
         self._write(json.dumps(who))

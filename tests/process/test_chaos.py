@@ -20,7 +20,7 @@ import pytest
 from tests.actors.support import PATIENCE, free_addresses, until
 from tests.process import namespaces
 from tests.process.client import KINDS, Client
-from tests.process.nemesis import TIMES, Nemesis, connection_faults, link_faults, process_faults
+from tests.process.nemesis import TIMES, Nemesis, Reformer, connection_faults, link_faults, process_faults
 from tests.process.proxy import Proxies
 from tests.process.support import ROOT, Cluster, HostProcess
 from tests.simulation.linearizability import Operation, check
@@ -32,6 +32,8 @@ SPARE = 180
 """Seconds that a slow machine may take for all that is not chaos itself, and to make up for what did not happen."""
 
 HOSTS = range(1, 6)
+CONFIG = {"snapshot_entries": 300, "compaction_overhead": 20}
+"""Snapshots are taken every few seconds, so that whoever was away needs one."""
 PROCESSES, THREADS = 3, 3
 
 
@@ -102,16 +104,23 @@ def told(nemesis, cluster):
 
 
 def survive(cluster, nemesis, seconds, directory, short):
-    """Have clients and the nemesis at the hosts together; judge what came of it."""
+    """Have clients, the nemesis and the reformer at the hosts together; judge what came of it."""
     with told(nemesis, cluster):
+        reformer = Reformer(cluster, random.Random(SEED))
         with Clients(directory, doors(short)) as clients:
-            nemesis.rage(seconds)
+            with reformer:
+                nemesis.rage(seconds)
+            assert reformer.failure is None, reformer.failure
             history = clients.end()
         judge(history)  # a wrong answer tells more than a host that is stuck because of it
         history += last_words(cluster, doors(short), {each["key"] for each in history})
         (directory / "history").write_text("".join(json.dumps(each) + "\n" for each in history))
         judge(history)
         expect_something(history, nemesis)
+        firsts = [host.ask("status")["value"]["first"] for host in cluster.hosts.values()]
+        print(f"{reformer.replaced} replicas were replaced; the logs begin at {firsts}")
+        assert reformer.replaced >= TIMES
+        assert min(firsts) > 1, "every log was given up behind a snapshot"
 
 
 def last_words(cluster, doors, keys):
@@ -182,7 +191,13 @@ def test_five_processes_are_killed_stopped_and_disconnected_for_a_minute(tmp_pat
     source = random.Random(SEED)
     cluster = Cluster(
         HostProcess(
-            number, fronts, tmp_path, listen=backs[number], machine="registers", door=doors(short)[number]
+            number,
+            fronts,
+            tmp_path,
+            listen=backs[number],
+            machine="registers",
+            config=CONFIG,
+            door=doors(short)[number],
         )
         for number in HOSTS
     )
@@ -206,6 +221,7 @@ def test_five_processes_with_networks_of_their_own_are_cut_off_from_one_another(
                     tmp_path,
                     within=network.within(number),
                     machine="registers",
+                    config=CONFIG,
                     door=doors(short)[number],
                 )
                 for number in HOSTS

@@ -43,14 +43,14 @@ class DataDir:
     Any thread may use it. `open` and `directory` block on the disk, so they are not for the loop.
     """
 
-    def __init__(self, path: Path, identity: _Identity, lock: int) -> None:
-        """Made by `open`."""
+    def __init__(self, path: Path, identity: _Identity, lock: int | None) -> None:
+        """Made by `open` and `existing`."""
         self.path = path
         self.deployment_id = identity.deployment_id
         self.address = identity.address
         self.host_id = identity.host_id
         """Drawn at random when the directory was made: a host with an emptied directory is known by a new one."""
-        self._lock: int | None = lock
+        self._lock = lock
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, deployment_id: str, address: str) -> Self:
@@ -77,6 +77,29 @@ class DataDir:
         except OSError as error:
             raise ConfigError("data_dir", str(directory), _remedy(error)) from error
         return cls(directory, identity, lock)
+
+    @classmethod
+    def existing(cls, path: str | os.PathLike[str]) -> Self:
+        """Take the directory of a host that is stopped, whoever it belongs to, and change nothing in it.
+
+        Raises `ConfigError` where it is no host's directory, is in use, or cannot be read, and `CorruptData` where its
+        identity cannot be read.
+        """
+        directory = Path(path).absolute()
+        try:
+            if not (directory / _IDENTITY).is_file():
+                raise ConfigError(
+                    "data_dir", str(directory), f"holds no {_IDENTITY}: name the data directory of a host"
+                )
+            lock = _take_lock_unchanged(directory)
+            try:
+                return cls(directory, _read_identity(directory / _IDENTITY), lock)
+            except BaseException:
+                if lock is not None:
+                    os.close(lock)
+                raise
+        except OSError as error:
+            raise ConfigError("data_dir", str(directory), _remedy(error)) from error
 
     def directory(self, name: str) -> Path:
         """Return the directory `name` within this one, made durably if it is not there."""
@@ -185,21 +208,39 @@ def _take_lock(directory: Path) -> int:
     """Return the descriptor that holds the lock until it is closed. The file stays: removing it would race."""
     lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold(lock, directory)
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _take_lock_unchanged(directory: Path) -> int | None:
+    """Hold the lock without a word of who does. None where there is no file of it, and so nobody who uses it."""
+    try:
+        lock = os.open(directory / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        _hold(lock, directory)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _hold(lock: int, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
-        os.close(lock)
         raise ConfigError(
             "data_dir",
             str(directory),
             f"is in use by process {holder or 'unknown'}: stop that one first, or name another directory",
         ) from error
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _remedy(error: OSError) -> str:

@@ -57,10 +57,18 @@ class LmdbDisk:
     One thread at a time may `load` and `write`; any thread may read.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], map_size: int, spare_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        map_size: int,
+        spare_bytes: int = 64 << 20,
+        *,
+        read_only: bool = False,
+    ) -> None:
         """Open the environment in `directory`, or create it.
 
-        `spare_bytes` of the file may be free before it is made shorter. Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
+        `spare_bytes` of the file may be free before it is made shorter. `read_only` neither creates nor changes
+        anything; only whoever keeps all others from the directory may use it. Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
         """
         self.path = Path(directory) / "data.mdb"
         self.commit_seconds = 0.0
@@ -68,6 +76,10 @@ class LmdbDisk:
         self._spare_bytes: int | None = spare_bytes
         self._reading = Lock()
         self._closed = False
+        if read_only:
+            self._check_present()
+            self._use(_open_environment(Path(directory), map_size, read_only=True))
+            return
         try:
             if _is_new(Path(directory)):
                 _create(Path(directory), map_size)
@@ -453,7 +465,7 @@ def _create(directory: Path, map_size: int) -> None:
     sync_directory(directory.parent)
 
 
-def _open_environment(directory: Path, map_size: int) -> lmdb.Environment:
+def _open_environment(directory: Path, map_size: int, *, read_only: bool = False) -> lmdb.Environment:
     try:
         return lmdb.open(
             str(directory),
@@ -464,6 +476,9 @@ def _open_environment(directory: Path, map_size: int) -> lmdb.Environment:
             sync=True,
             metasync=True,
             writemap=False,
+            readonly=read_only,
+            # It would write to a file of its own.
+            lock=not read_only,
         )
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
         raise CorruptData(f"{directory / 'data.mdb'} is no log store, or a damaged one: {error}") from error

@@ -647,6 +647,9 @@ class NodeActor(TableActor):
             "bring this host back"
         )
         logger.warning("%s was removed from its shard, and ends", self)
+        # The news may have come without the state, so that what is applied says nothing about the state machine.
+        self._reads.fail_all(self._removed)
+        self._pending.fail_all(OutcomeUnknown(f"{self._removed}; what was proposed may be committed yet"))
         self._leaves_at = self._age + _LINGER * raft.config.election_ticks
         self._services.announce(ReplicaRemoved(raft.config.shard_id, raft.id))
 

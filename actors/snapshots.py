@@ -39,6 +39,7 @@ __all__ = [
     "SnapshotStore",
     "SnapshotWriter",
     "Snapshots",
+    "create_file",
     "export_to",
     "read_file",
 ]
@@ -519,19 +520,32 @@ def read_file(path: Path) -> SnapshotReader:
     return _opened(DiskFiles(), path, _EXPORTED)
 
 
+def create_file(path: Path, *, compression: Compression = "none") -> SnapshotWriter:
+    """Begin a snapshot's file that lies anywhere; the directory must be there, the file must not.
+
+    Raises `ConfigError` where `path` is taken, `StorageFailed` where no file can be made.
+    """
+    _check_free(path)
+    files = DiskFiles()
+    token = files.token()
+
+    def publish(draft: _Draft, _index: int) -> str:
+        draft.publish(path)
+        return path.name
+
+    return SnapshotWriter(_draft_beside(files, path, token), Encoder(token, compression), publish)
+
+
 def export_to(reader: SnapshotReader, path: Path) -> None:
     """Check a snapshot, and copy its file to `path`, durably; the directory must be there, the file must not.
 
     Raises `CorruptData` where the snapshot is damaged, `ConfigError` where `path` is taken, and `StorageFailed` where
     the disk refuses; then there is no file of it.
     """
-    if path.exists():
-        raise ConfigError("path", str(path), "is there already: name another file")
-    if not path.parent.is_dir():
-        raise ConfigError("path", str(path), "lies in no directory: make that first")
+    _check_free(path)
     reader.verify()
     files = DiskFiles()
-    draft = _Draft(files, path.with_name(f"{path.name}.{files.token()}{_TEMPORARY}"), lambda: None)
+    draft = _draft_beside(files, path, files.token())
     try:
         with reader.raw() as source:
             while data := source.read(_COPY_BYTES):
@@ -539,6 +553,17 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
         draft.publish(path)
     finally:
         draft.abort()
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise ConfigError("path", str(path), "is there already: name another file")
+    if not path.parent.is_dir():
+        raise ConfigError("path", str(path), "lies in no directory: make that first")
+
+
+def _draft_beside(files: Files, path: Path, token: str) -> _Draft:
+    return _Draft(files, path.with_name(f"{path.name}.{token}{_TEMPORARY}"), lambda: None)
 
 
 def _opened(files: Files, path: Path, remedy: str) -> SnapshotReader:

@@ -78,17 +78,21 @@ def refuse_misdelivered(raft: "Raft", message: Message) -> bool | None:
 
 
 def tell_the_removed(raft: "Raft", message: Message) -> bool | None:
-    """A replica that was cut off when it was removed asks for votes for ever: its leader lets it know.
+    """Who was removed neither leads here, nor is voted for, nor raises our term; its leader lets it know.
 
-    Nobody sends it the log any more, so it learns of it by a snapshot without content, which it takes in since the
-    membership there names it as removed (dragonboat's rule for such a snapshot).
+    A replica that was cut off when it was removed asks for votes for ever. Nobody sends it the log any more, so it learns
+    of it by a snapshot without content, which it takes in since the membership there names it as removed (dragonboat's
+    rule for such a snapshot). And where a shard was repaired without them, a majority of the old one may come back, and
+    elect a leader whose term would make ours follow.
     """
-    lost = message.type in VOTE_REQUESTS and message.sender in raft.membership.removed
-    if not lost or raft.state is not State.LEADER:
+    if not message.term or message.type >= MessageType.FIRST_FREE:
         return None
-    applied = raft.log.applied
-    news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
-    raft.reply(message, MessageType.INSTALL_SNAPSHOT, snapshot=news)
+    if message.sender not in raft.membership.removed:
+        return None
+    if message.type in VOTE_REQUESTS and raft.state is State.LEADER:
+        applied = raft.log.applied
+        news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
+        raft.reply(message, MessageType.INSTALL_SNAPSHOT, snapshot=news)
     return SWALLOW
 
 

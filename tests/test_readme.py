@@ -24,12 +24,17 @@ def test_the_matrix_is_the_one_in_the_code():
     assert shown[0] == readme.matrix(), "run `python -m tests.readme`"
 
 
-def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
-    """Run as it stands, but for the addresses; the other two hosts run the same class."""
-    text, _ = readme.snippets()
-    addresses = {number: f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
+def at_home(text, count):
+    """The same with addresses of this machine, which are returned too."""
+    addresses = {number: f"127.0.0.1:{port}" for number, port in enumerate(free_ports(count), 1)}
     for number, address in addresses.items():
         text = text.replace(f"10.0.0.{number}:7000", address)
+    return text, addresses
+
+
+def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
+    """Run as it stands, but for the addresses; the other two hosts run the same class."""
+    text, addresses = at_home(readme.snippets()[0], 3)
     text = text.replace('data_dir="data"', f"data_dir={str(tmp_path / '1')!r}")
     class_, script = re.split(r"\n\n\n(?=members)", text)
     scope: dict = {}
@@ -43,8 +48,30 @@ def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
     assert capsys.readouterr().out == "5\n5\n"
 
 
+def test_the_examples_of_sessions_and_members_work(tmp_path):
+    counter, session, members, _ = readme.snippets()
+    members, addresses = at_home(members, 4)
+    scope: dict = {"State": State}
+    exec(re.split(r"\n\n\n(?=members)", counter)[0], scope)
+    with ExitStack() as stack:
+        hosts = {
+            number: stack.enter_context(NodeHost(address, data_dir=tmp_path / str(number)))
+            for number, address in addresses.items()
+        }
+        first = {number: addresses[number] for number in (1, 2, 3)}
+        for number in first:
+            scope["counter"] = hosts[number].start_replica(
+                scope["Counter"], shard_id=1, replica_id=number, members=first
+            )
+        scope["host"] = hosts[4]
+        exec(session, scope)
+        exec(members, scope)
+        assert hosts[4].replica(1).read(None).get(timeout=10) == 5
+        assert set(scope["counter"].status().voters) == {2, 3, 4}
+
+
 def test_the_example_of_an_extended_table_runs():
-    _, text = readme.snippets()
+    text = readme.snippets()[-1]
     scope: dict = {}
     exec(text, scope)
     table = scope["table"]

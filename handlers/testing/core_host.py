@@ -166,6 +166,9 @@ class CoreHost(SimulatedHost):
         `answer` is called once: with "done" and the result, with "refused" (surely without effect), or with
         "unknown" when the host crashes or `seconds` have passed.
         """
+        if self._removed:
+            answer("refused", "this replica was removed")
+            return
         self._number += 1
         number = self._number
         if kind == "read":
@@ -279,6 +282,7 @@ class CoreHost(SimulatedHost):
                 self.machine.load(work.payload)
             self.raft.applied(work.index)
             self.raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=self.id, snapshot=work))
+            self._refuse_reads_if_removed()
         else:
             for run in work:
                 self._apply_run(run)
@@ -287,6 +291,17 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
         if 0 < self.config.snapshot_entries <= self.raft.log.applied - self.raft.log.snapshot.index:
             self.snapshot(self.config.compaction_overhead)
+
+    def _refuse_reads_if_removed(self) -> None:
+        """The news of a removal comes without the state, so that what is applied says nothing about the machine."""
+        if self._removed:
+            reads, self._reads = self._reads, {}
+            for _, answer, _ in reads.values():
+                answer("refused", "this replica was removed")
+
+    @property
+    def _removed(self) -> bool:
+        return self.id in self.raft.membership.removed
 
     def _apply_run(self, run: Run) -> None:
         for index in range(run.first, run.last + 1):

@@ -1,5 +1,6 @@
 """Snapshots, compaction and sessions on real hosts: state that outlives the log, the process and the replica."""
 
+import errno
 import json
 import threading
 
@@ -9,12 +10,16 @@ from drakkar.actors import (
     ConfigError,
     CorruptData,
     DiskStateMachine,
+    DrakkarError,
     ReplicaEnded,
     ReplicaRemoved,
     ReplicaStopped,
+    StorageFailed,
 )
-from drakkar.actors.snapshots import read_file
-from drakkar.handlers.messages import State
+from drakkar.actors.snapshot_files import DiskFiles
+from drakkar.actors.snapshots import Snapshots, read_file
+from drakkar.handlers.messages import Message, MessageType, Snapshot, State
+from drakkar.transport.tcp import Options
 
 from tests.actors.support import (
     PATIENCE,
@@ -346,3 +351,128 @@ def test_wait_ready_starts_a_replica_that_has_applied_what_it_knew(on_disk):
     on_disk.stop(leader)
     replica = on_disk.run(InlineLedger, numbers=[leader], config={"wait_ready": True})[leader]
     assert replica.stale_read(None).get(timeout=PATIENCE)[:29] == commands[:29]
+
+
+# -- what goes wrong on the way
+
+
+class Large(Book):
+    """Some megabytes, whatever the commands are."""
+
+    def save(self, sink):
+        super().save(sink)
+        sink.write(b"\n" + bytes(3 << 20))
+
+    def load(self, source):
+        self.commands = []
+        for line in source:
+            if line == b"\n":
+                assert not any(source.read())
+                return
+            self.commands.append(json.loads(line).encode())
+
+
+def test_a_follower_that_ends_while_it_is_sent_the_state_is_sent_it_again(tmp_path):
+    slow = Options(stream_bytes_per_second=1 << 20)
+    with Hosts(data=tmp_path, transport_options=slow) as hosts:
+        hosts.run(Large, config=CONFIG)
+        leader = hosts.leader()
+        away = hosts.others(leader)[0]
+        hosts.stop(away)
+        commands = write(hosts[leader], range(3 * EVERY))
+        compacted(hosts[leader], EVERY)
+        hosts.run(Large, numbers=[away], config=CONFIG)
+        directory = tmp_path / str(away) / "snapshots"
+        until(lambda: any(file.stat().st_size > 1 << 20 for file in directory.rglob("*.tmp")))
+        hosts.stop(away)
+        commands += write(hosts[leader], [1000])
+        hosts.run(Large, numbers=[away], config=CONFIG)
+        until(lambda: hosts[away].stale_read(None).get(timeout=PATIENCE) == commands)
+        assert list(directory.rglob("*.tmp")) == []
+        until(lambda: len(list(directory.rglob("*.snapshot"))) == 1)
+
+
+def test_a_receiver_that_cannot_keep_the_state_is_sent_it_again(on_disk, monkeypatch):
+    on_disk.run(Book, config=CONFIG)
+    leader = on_disk.leader()
+    away = on_disk.others(leader)[0]
+    on_disk.stop(away)
+    commands = write(on_disk[leader], range(3 * EVERY))
+    compacted(on_disk[leader], EVERY)
+    refused = []
+    receive = Snapshots.receive
+
+    def full(snapshots):
+        if len(refused) < 2:
+            refused.append(snapshots)
+            raise StorageFailed("no space left on device")
+        return receive(snapshots)
+
+    monkeypatch.setattr(Snapshots, "receive", full)
+    on_disk.run(Book, numbers=[away], config=CONFIG)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("machine", [Book, InlineBook, SharedBook])
+def test_a_snapshot_that_fails_costs_nothing_else(on_disk, machine, monkeypatch, caplog):
+    broken = threading.Event()
+    save = machine.save if machine is not SharedBook else None
+
+    class Breaking(machine):
+        def save(self, sink):
+            sink.write(b"half")
+            if broken.is_set():
+                raise ValueError("this cannot be saved")
+            save(self, sink)
+
+        def capture(self):
+            if broken.is_set():
+                raise ValueError("this cannot be saved")
+            return super().capture()
+
+    if machine is SharedBook:
+        Breaking.save = SharedBook.save
+    broken.set()
+    on_disk.run(Breaking)
+    leader = on_disk[on_disk.leader()]
+    commands = write(leader, range(5))
+    error = settled(leader.snapshot())
+    assert isinstance(error, DrakkarError)
+    assert "this cannot be saved" in str(error)
+    assert "could not take a snapshot" in caplog.text
+    assert contents(leader) == commands
+    assert leader.status().first_index == 1
+    assert list(on_disk.data.rglob("*.tmp")) == []
+
+
+def test_a_full_disk_refuses_the_snapshot_and_the_shard_goes_on(on_disk, monkeypatch):
+    on_disk.run(Book)
+    leader = on_disk[on_disk.leader()]
+    commands = write(leader, range(5))
+    with monkeypatch.context() as full:
+        full.setattr(DiskFiles, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        error = settled(leader.snapshot())
+        assert isinstance(error, StorageFailed)
+        commands += write(leader, [5])
+    assert leader.snapshot().get(timeout=PATIENCE) == leader.status().applied
+    assert contents(leader) == commands
+
+
+def test_snapshots_come_by_streams_alone(hosts):
+    hosts.run(Book)
+    leader = hosts.leader()
+    other = hosts.others(leader)[0]
+    commit(hosts[leader], b"x")
+    host = hosts.hosts[other]
+    forged = Message(
+        MessageType.INSTALL_SNAPSHOT,
+        to=other,
+        sender=leader,
+        shard=1,
+        term=hosts[leader].status().term,
+        snapshot=Snapshot(99, 1, payload=b"../../etc/passwd"),
+    )
+    host.loop.call(host._deliver, hosts.addresses[leader - 1], [forged])
+    assert host.counters["snapshots that came without a stream"] == 1
+    assert contents(hosts[other]) == [b"x"]

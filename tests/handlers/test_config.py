@@ -17,7 +17,7 @@ from drakkar.handlers.errors import ConfigError, DrakkarError
 
 NUMBERS = [field.name for field in fields(RaftConfig) if field.type is int]
 SWITCHES = [field.name for field in fields(RaftConfig) if field.type is bool]
-MODES = ["read_mode", "entry_compression"]
+MODES = ["read_mode", "entry_compression", "snapshot_compression"]
 OPTIONS = [field.name for field in fields(RaftConfig)]
 
 NARROWED: dict[str, tuple[int, int, dict[str, Any]]] = {

@@ -1,0 +1,7 @@
+"""`python -m drakkar.actors`: see `cli`."""
+
+import sys
+
+from drakkar.actors.cli import main
+
+sys.exit(main())

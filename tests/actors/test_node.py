@@ -10,7 +10,7 @@ import pykka
 import pytest
 from drakkar.actors.applier import Applier
 from drakkar.actors.deaths import watch
-from drakkar.actors.events import LeaderChanged, MembershipChanged
+from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.futures import ActorFuture
 from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import Itself, NodeActor
@@ -40,7 +40,7 @@ from drakkar.handlers.errors import (
 from drakkar.handlers.log import MemoryLog
 from drakkar.handlers.matrix import raft_handlers
 from drakkar.handlers.membership import Change, ChangeType
-from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.ready import ReadReady
 
 from tests.actors.support import PATIENCE, Failing, Gated, InlineFailing, InlineLedger, Ledger, settled, until
@@ -1183,3 +1183,25 @@ def test_errors_of_the_library_are_what_clients_get(node):
     outcome = settled(one.replica.propose(bytes(100 << 20)))
     assert isinstance(outcome, DrakkarError)
     assert outcome.outcome_known
+
+
+# -- Removed
+
+
+def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_not_sent(node):
+    """The news is a snapshot without content: the core is up to date then, and the state machine is not."""
+    one = node(members=THREE).follow()
+    asked = [one.replica.read(None), one.replica.read(None)]
+    one.settle()
+    for name in read_rounds(one):
+        one.tell(M.READ_INDEX_RESP, sender=2, term=5, log_index=50, hint=name[0], hint_high=name[1])
+    membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
+    news = Snapshot(60, 5, membership, witness=True)
+    one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)
+    assert one.replica.status().applied == 60
+    for future in asked:
+        error = settled(future)
+        assert isinstance(error, ReplicaStopped), error
+    assert any(isinstance(event, ReplicaRemoved) for event in one.services.events)
+    one.tick(10 * T)
+    assert one.reason() is None

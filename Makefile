@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo cluster test sim lint bench format clean
+.PHONY: demo demo-membership cluster test sim lint bench format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -21,6 +21,9 @@ $(VENV)/ready: pyproject.toml
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.kv_demo
+
+demo-membership: $(VENV)/ready
+	$(BIN)/python -m examples.membership_demo
 
 cluster: $(VENV)/ready
 	$(BIN)/python -m examples.kv_demo --keep-running

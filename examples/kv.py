@@ -16,7 +16,7 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -51,7 +51,7 @@ class KeyValue(StateMachine):
     blocks = False  # each command is a look into a dictionary
 
     def __init__(self) -> None:
-        self.data: dict[bytes, bytes] = {}
+        self.data: MutableMapping[bytes, bytes] = {}
 
     def apply(self, command: bytes) -> Reply:
         """Change the state by one command of the log."""
@@ -104,7 +104,7 @@ class KeyValue(StateMachine):
         return len(longer)
 
     def _flush_all(self) -> Reply:
-        self.data = {}
+        self.data.clear()
         return OK
 
     def _exec(self, *commands: bytes) -> Reply:
@@ -237,7 +237,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def serve(options: argparse.Namespace) -> None:
+def serve(options: argparse.Namespace, machine: Callable[[], StateMachine]) -> None:
     """Run one host until SIGINT or SIGTERM. Prints one line when it takes clients."""
     raft: str = options.members[options.replica]
     limits: Limits = options.limits
@@ -254,9 +254,7 @@ def serve(options: argparse.Namespace) -> None:
         # On the host's own loop: between a client's socket and the replica there is no other thread to wait for.
         listeners = host.loop.call(listen, options.redis)
         redis = options.redis._replace(port=listeners[0].socket.getsockname()[1])
-        replica = host.start_replica(
-            KeyValue, shard_id=1, replica_id=options.replica, members=options.members
-        )
+        replica = host.start_replica(machine, shard_id=1, replica_id=options.replica, members=options.members)
         watch(replica.ref, ended.try_set)
         front = Front(
             replica, limits, {"tcp_port": redis.port, "replica": options.replica, "raft_address": raft}
@@ -416,14 +414,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one host, and tell how it ended: 0 when it was asked to stop, 1 for trouble, 2 for a wrong option."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    machine: Callable[[Path], StateMachine] = lambda _: KeyValue(),
+) -> int:
+    """Run one host, and tell how it ended: 0 when it was asked to stop, 1 for trouble, 2 for a wrong option.
+
+    `machine` makes the state machine of a host with that data directory.
+    """
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Until it listens for signals, both that ask to stop are the same.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(options)
+        serve(options, lambda: machine(options.data_dir))
     except KeyboardInterrupt:
         return 0
     except (DrakkarError, OSError) as error:

@@ -181,6 +181,8 @@ class Reformer:
         host.seat, host.joined = new, True
         until(lambda: "value" in host.ask("join", replica=new), LONG)
         self._change(host, "add_replica", new, lambda _, voters: new in voters, address=host.address)
+        # One that is removed before it has heard of anybody could never learn of that.
+        until(lambda: new in host.ask("status").get("value", {"voters": []})["voters"], LONG)
 
     def _change(self, host, how, replica, is_done, **order):
         others = [other for other in self._cluster.hosts.values() if other is not host]

@@ -57,6 +57,8 @@ class LoadOrder:
     snapshot: Snapshot
     done: Callable[[], None]
     """Called once, on a worker's thread, when that is done; a failure is reported as one of the state machine."""
+    log_end: int | None = None
+    """At the start: the last entry of the log, beyond which no state machine on disk can be."""
 
 
 Work: TypeAlias = Entries | list[Query] | SaveOrder | LoadOrder
@@ -78,12 +80,19 @@ class Applier:
         snapshots: Snapshots,
         *,
         shard: int,
+        background: WorkerPool | None = None,
+        may_apply_here: Callable[[], bool] = lambda: True,
         compression: Compression = "none",
     ) -> None:
-        """`report` is called after each batch: at once where the state machine never blocks, else on a worker."""
+        """`report` is called after each batch: at once where the state machine never blocks, else on a worker.
+
+        Snapshots are written and loaded by the `background`'s threads, so that they keep no other replica's commands
+        waiting. `may_apply_here()` is false where an earlier report is still on its way to the loop.
+        """
         self.machine = machine
         self._origin = origin
-        self._pool = pool
+        self._pool, self._background = pool, background or pool
+        self._may_apply_here = may_apply_here
         self._report = report
         self._snapshots = snapshots
         self._shard = shard
@@ -92,9 +101,14 @@ class Applier:
         self._disk = machine if isinstance(machine, DiskStateMachine) else None
         self._machine_index = 0
         """The last command that the state machine holds."""
+        self._opened = False
+        self.over: ActorFuture[None] = ActorFuture()
+        """Set when it was stopped, and nobody touches the state machine any more."""
         self._waiting: deque[Work] = deque()
         self._lock = threading.Lock()
-        self._busy = False
+        self._busy = self._stopping = False
+        self._writes = 0
+        """Snapshots that are being written beside all else."""
         self._failed: BaseException | None = None
         self._asked = 0
         self._answered = 0
@@ -127,11 +141,10 @@ class Applier:
         self._failed = self._failed or error
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
-            idle, self._busy = not self._busy, True
+            self._stopping = True
         for work in waiting:
             self._refuse(work)
-        if idle and self._disk is not None:
-            self._pool.submit(self._close)
+        self._end_if_done()
 
     # -- one piece of work after the other ----------------------------------------------------------------------
 
@@ -139,8 +152,9 @@ class Applier:
         if self._failed is not None:
             self._refuse(work)
             return
-        # Only the loop makes it busy. Once it is idle again, no worker touches the state machine any more.
-        if on_loop and not self._busy:
+        # Only the loop makes it busy. Once it is idle again, no worker touches the state machine any more; but what
+        # the worker reported must be heard first.
+        if on_loop and not self._busy and self._may_apply_here():
             self._work(work)
             return
         with self._lock:
@@ -153,24 +167,47 @@ class Applier:
         """Do one piece of work, and go to the back of the queue with the rest: other replicas wait there too."""
         with self._lock:
             work = self._waiting.popleft() if self._waiting else None
+        if work is not None and self._takes_long(work):
+            self._background.submit(lambda: self._turn(work))
+        else:
+            self._turn(work)
+
+    def _takes_long(self, work: Work) -> bool:
+        if isinstance(work, SaveOrder):
+            return not isinstance(self.machine, ConcurrentStateMachine)
+        return isinstance(work, LoadOrder)
+
+    def _turn(self, work: Work | None) -> None:
         if work is not None:
             self._work(work)
         with self._lock:
             # Once it is false, the loop may submit the next piece to another worker: it must not be looked at again.
-            over = self._failed is not None and not self._waiting
-            more = self._busy = bool(self._waiting) or over
-        if over:
-            self._close()
-        elif more:
+            more = self._busy = bool(self._waiting)
+        if more:
             self._pool.submit(self._work_on_worker)
+        else:
+            self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        """A state machine on disk is closed when nobody uses it any more; that may take a while."""
+        with self._lock:
+            done = self._stopping and not self._busy and not self._writes
+            self._busy |= done  # nobody comes after that
+        if not done:
+            return
+        if self._disk is None:
+            self.over.try_set(None)
+        else:
+            self._background.submit(self._close)
 
     def _close(self) -> None:
-        """Nothing more comes: a state machine on disk lets go of it."""
-        if self._disk is not None:
-            try:
+        try:
+            if self._disk is not None:
                 self._disk.close()
-            except Exception:
-                logger.exception("a state machine could not be closed")
+        except Exception:
+            logger.exception("a state machine could not be closed")
+        finally:
+            self.over.try_set(None)
 
     def _refuse(self, work: Work) -> None:
         """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
@@ -264,47 +301,77 @@ class Applier:
 
     def _save(self, order: SaveOrder) -> None:
         """Where the state can be fixed, it is written beside all else, by another job."""
+        machine = self.machine
         try:
-            machine = self.machine
             facts = {_SHARD: self._shard, _MACHINE_INDEX: self._machine_index, _CONTENT: True}
-            sessions = self._sessions.encode()
-            if self._disk is not None and not order.whole:
-                self._disk.sync()
-                self._write(order, {**facts, _CONTENT: False}, None)
-            elif isinstance(machine, ConcurrentStateMachine):
-                write = machine.capture()
-                self._pool.submit(lambda: self._write_safely(order, facts, _behind(sessions, write)))
-            else:
-                self._write(order, facts, _behind(sessions, machine.save))
+            # Before the state is fixed: a full disk must not leave a transaction open that nobody ends.
+            sink = self._snapshots.create(compression=self._compression)
         except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
             order.done(error)
-
-    def _write_safely(
-        self, order: SaveOrder, facts: dict[str, Any], write: Callable[[BinaryIO], None]
-    ) -> None:
+            return
         try:
-            self._write(order, facts, write)
-        except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
+            if self._disk is not None and not order.whole:
+                self._disk.sync()
+                self._write(order, sink, {**facts, _CONTENT: False}, lambda _: None)
+            elif isinstance(machine, ConcurrentStateMachine):
+                self._write_beside(order, sink, facts, _behind(self._sessions.encode(), machine.capture()))
+            else:
+                self._write(order, sink, facts, _behind(self._sessions.encode(), machine.save))
+        except BaseException as error:  # noqa: BLE001  # likewise
+            sink.abort()
             order.done(error)
 
     def _write(
-        self, order: SaveOrder, facts: dict[str, Any], write: Callable[[BinaryIO], None] | None
+        self,
+        order: SaveOrder,
+        sink: SnapshotWriter,
+        facts: dict[str, Any],
+        write: Callable[[BinaryIO], None],
     ) -> None:
-        sink: SnapshotWriter
-        with self._snapshots.create(compression=self._compression) as sink:
-            if write is not None:
-                write(sink)
+        with sink:
+            write(sink)
             written = sink.finish(order.point, facts)
         order.done(written)
 
+    def _write_beside(
+        self,
+        order: SaveOrder,
+        sink: SnapshotWriter,
+        facts: dict[str, Any],
+        write: Callable[[BinaryIO], None],
+    ) -> None:
+        def job() -> None:
+            try:
+                self._write(order, sink, facts, write)
+            except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
+                order.done(error)
+            finally:
+                with self._lock:
+                    self._writes -= 1
+                self._end_if_done()
+
+        with self._lock:
+            self._writes += 1
+        self._background.submit(job)
+
     def _load(self, order: LoadOrder) -> None:
-        held = self._disk.open() if self._disk is not None and not self._machine_index else 0
-        self._machine_index = max(self._machine_index, held)
+        if self._disk is not None and not self._opened:
+            self._open(self._disk, order.log_end)
         snapshot = order.snapshot
         if snapshot and not snapshot.witness:
             with self._snapshots.open(snapshot.payload.decode()) as source:
                 self._take_over(source, snapshot)
         order.done()
+
+    def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:
+        self._opened = True
+        self._machine_index = machine.open()
+        if log_end is not None and self._machine_index > log_end:
+            raise CorruptData(
+                f"the state machine holds the log up to {self._machine_index}, and the log ends at {log_end}: they do "
+                "not belong together. If the log was lost, replace this replica by a new one; if it was imported, remove "
+                "the state machine's own data, which the import brings"
+            )
 
     def _take_over(self, source: SnapshotReader, snapshot: Snapshot) -> None:
         shard, index = source.facts.get(_SHARD, self._shard), source.facts.get(_MACHINE_INDEX, snapshot.index)

@@ -32,11 +32,11 @@ from drakkar.actors.proposals import ProposalQueue
 from drakkar.actors.replica import Replica
 from drakkar.actors.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.snapshots import MemorySnapshots, SnapshotFiles, SnapshotStore
-from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.state_machine import DiskStateMachine, StateMachine
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
-from drakkar.handlers.errors import ConfigError, ReplicaStopped, SystemBusy, TransportError
+from drakkar.handlers.errors import ConfigError, OutcomeUnknown, ReplicaStopped, SystemBusy, TransportError
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange
 from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.table import HandlerTable
@@ -55,9 +55,14 @@ HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # What a leader without a quorum, or with a slow state machine, may pile up.
     "max_uncommitted_bytes": 64 << 20,
     "max_in_mem_log_bytes": 64 << 20,
+    # A log that is never given up would fill the disk; and one that is given up to its end would have every follower
+    # that is an entry behind sent the whole state.
+    "snapshot_entries": 10_000,
 }
 """Options of `RaftConfig` that differ where a real host runs the replica."""
 
+_LONGEST_END: Final = 10.0
+"""Seconds that the start of a replica waits for the end of the one before it."""
 _LONGEST_REPLAY: Final = 3600.0
 """Seconds that `wait_ready` waits, at most."""
 
@@ -117,9 +122,12 @@ class NodeHost:
         self._max_waiting_reads = max_waiting_reads
         self.counters: Counter[str] = Counter()
         """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._nodes: dict[int, tuple[NodeActor, Replica]] = {}
         self._starting: set[int] = set()
+        """Shards whose replica is being started, or that are kept from being so."""
+        self._ending: set[int] = set()
+        """Shards whose replica has stopped, while its state machine may still be at work."""
         self._subscribers: list[Any] = []
         self._stopped = False
 
@@ -158,8 +166,9 @@ class NodeHost:
                 self._directory.close()
                 raise
         self._undo.append(self._close_store)
-        self._pool = WorkerPool(workers)
-        self._undo.append(self._pool.stop)
+        self._left_behind = 0
+        self._pool, self._background = WorkerPool(workers), WorkerPool(workers)
+        self._undo.append(self._stop_workers)
         self._loop = TrioLoop(f"drakkar-{address}").start()
         self._undo.append(self._loop.stop)
         self._loop.call(self._listen, timeout=30)
@@ -203,7 +212,7 @@ class NodeHost:
         """Stop all replicas, and let go of the port and the data directory. Stopping again does nothing.
 
         Takes a moment, and half a minute at most, where a disk or a state machine hangs. Raises `OutcomeUnknown` where
-        the disk hangs: this process keeps the data directory then, since a write may come through yet. Raises
+        one does: this process keeps the data directory then, since a write may come through yet. Raises
         `DeadlockError` in the host's own loop.
         """
         forbid_waiting(f"stop() of {self!r}", "call it in another thread")
@@ -225,11 +234,20 @@ class NodeHost:
         if failures:
             raise failures[0]
 
+    def _stop_workers(self) -> None:
+        self._left_behind = self._pool.stop() + self._background.stop()
+
     def _close_store(self) -> None:
         """Let the next process have the data directory only when this one surely writes to it no more."""
         self._store.close()
-        if self._directory is not None:
-            self._directory.close()
+        if self._directory is None:
+            return
+        if self._left_behind:
+            raise OutcomeUnknown(
+                f"{self._left_behind} state machines of {self!r} still work, perhaps on its files: its data directory "
+                "stays taken until this process ends"
+            )
+        self._directory.close()
 
     @property
     def loop(self) -> TrioLoop:
@@ -280,6 +298,12 @@ class NodeHost:
         options = _config(config, shard_id, replica_id, role)
         # What the caller got wrong is found before anything is recorded.
         machine = _made(state_machine)
+        if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
+            raise ConfigError(
+                "apply_unpersisted_limit",
+                options.apply_unpersisted_limit,
+                "must be 0 for a state machine on disk",
+            )
         if handlers is not None:
             handlers.check()
         self._reserve(shard_id)
@@ -293,7 +317,7 @@ class NodeHost:
         finally:
             with self._lock:
                 self._starting.discard(shard_id)
-        watch(node.actor_ref, lambda died: self._bury(shard_id, replica_id, died))
+        watch(node.actor_ref, lambda died: self._bury(node, died))
         if options.wait_ready:
             replica.when_applied(storage.hard_state.commit, timeout=_LONGEST_REPLAY).get()
         return replica
@@ -302,9 +326,15 @@ class NodeHost:
         with self._lock:
             if self._stopped:
                 raise ReplicaStopped(f"{self!r} was stopped: make a new one")
-            if shard_id in self._nodes or shard_id in self._starting:
+            # One that was just stopped may still be at work, and its state machine must not be opened twice.
+            self._lock.wait_for(lambda: not self._ends(shard_id), _LONGEST_END)
+            if shard_id in self._nodes or shard_id in self._starting or shard_id in self._ending:
                 raise ConfigError("shard_id", shard_id, f"runs already on {self!r}: stop that replica first")
             self._starting.add(shard_id)
+
+    def _ends(self, shard_id: int) -> bool:
+        found = self._nodes.get(shard_id)
+        return shard_id in self._ending or (found is not None and found[0].actor_stopped.is_set())
 
     def _start_node(
         self, options: RaftConfig, storage: StoredLog, machine: StateMachine, handlers: HandlerTable | None
@@ -316,6 +346,7 @@ class NodeHost:
             machine,
             services=self,
             pool=self._pool,
+            background=self._background,
             snapshots=self._snapshots.of(options.shard_id, options.replica_id),
             origin=secrets.randbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
@@ -334,10 +365,19 @@ class NodeHost:
             raise ConfigError("shard_id", shard_id, f"has no replica on {self!r}: start one first")
         return found[1]
 
-    def _bury(self, shard_id: int, replica_id: int, died: ActorDied) -> None:
+    def _bury(self, node: NodeActor, died: ActorDied) -> None:
+        shard, replica = node.raft.config.shard_id, node.raft.id
         with self._lock:
-            self._nodes.pop(shard_id, None)
-        self.announce(ReplicaEnded(shard_id, replica_id, died.reason))
+            self._nodes.pop(shard, None)
+            self._ending.add(shard)
+            self._lock.notify_all()
+        node.over.add_done_callback(lambda _: self._forget(shard))
+        self.announce(ReplicaEnded(shard, replica, died.reason))
+
+    def _forget(self, shard: int) -> None:
+        with self._lock:
+            self._ending.discard(shard)
+            self._lock.notify_all()
 
     def subscribe(self, ref: pykka.ActorRef[Any]) -> None:
         """Tell an actor of this host's events: see `events`. One that cannot take them is told no more."""
@@ -350,14 +390,16 @@ class NodeHost:
         For one that its shard has removed. One that is still a member is lost to it: remove it there first. Waits for
         the disk. Raises `ConfigError` where it runs, or where this host has no such replica.
         """
-        with self._lock:
-            runs = shard_id in self._nodes or shard_id in self._starting
-        if runs:
-            raise ConfigError("shard_id", shard_id, f"runs on {self!r}: stop the replica first")
-        if (shard_id, replica_id) not in self._store.replicas():
-            raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
-        self._store.remove(shard_id, replica_id)
-        self._snapshots.of(shard_id, replica_id).remove_all()
+        self._reserve(shard_id)
+        try:
+            if (shard_id, replica_id) not in self._store.replicas():
+                raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
+            # The record last: as long as it is there, this can be done again.
+            self._snapshots.of(shard_id, replica_id).remove_all()
+            self._store.remove(shard_id, replica_id)
+        finally:
+            with self._lock:
+                self._starting.discard(shard_id)
 
     # -- the first start and the restart ------------------------------------------------------------------------
 
@@ -539,6 +581,9 @@ def _config(
         if role not in (State.FOLLOWER, State.OBSERVER, State.WITNESS):
             raise ConfigError("role", role, "a replica starts as FOLLOWER, OBSERVER or WITNESS")
         options |= {"is_observer": role is State.OBSERVER, "is_witness": role is State.WITNESS}
+    if options.get("is_witness") and "snapshot_entries" not in (config or {}):
+        options["snapshot_entries"] = 0  # it has nothing to save
+    options.setdefault("compaction_overhead", _half(options["snapshot_entries"]))
     try:
         made = RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
     except TypeError as error:
@@ -547,6 +592,11 @@ def _config(
         ) from error
     _warn_of_idle_options(made)
     return made
+
+
+def _half(entries: Any) -> Any:
+    """What is no number is left for `RaftConfig` to refuse."""
+    return entries // 2 if type(entries) is int else 0
 
 
 def _warn_of_idle_options(config: RaftConfig) -> None:

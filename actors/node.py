@@ -151,6 +151,7 @@ class NodeActor(TableActor):
         *,
         services: Services,
         pool: WorkerPool,
+        background: WorkerPool,
         snapshots: Snapshots,
         origin: int,
         proposals: Callable[[Callable[[], None]], ProposalQueue],
@@ -188,6 +189,8 @@ class NodeActor(TableActor):
             self._report_applied,
             snapshots,
             shard=config.shard_id,
+            background=background,
+            may_apply_here=lambda: not self._reports,
             compression=config.snapshot_compression,
         )
         self.snapshots = SnapshotKeeper(
@@ -195,7 +198,7 @@ class NodeActor(TableActor):
             self._applier,
             snapshots,
             services=services,
-            pool=pool,
+            background=background,
             call_soon=self._call_soon,
             loaded=self._on_loaded,
         )
@@ -286,6 +289,8 @@ class NodeActor(TableActor):
         self._hand_out()
         if self._stalled is None:
             self.snapshots.consider()
+        if self._to_be_applied:
+            self._tell_applied()
         self._notice()
 
     # -- time ---------------------------------------------------------------------------------------------------
@@ -373,14 +378,14 @@ class NodeActor(TableActor):
         unfit = self._unfit()
         stale: list[ReadRequest] = []
         for request in requests:
-            if unfit is not None:
+            if isinstance(request, AppliedRequest):
+                self._on_applied_request(request)
+            elif unfit is not None:
                 request.future.try_fail(unfit)
             elif isinstance(request, TransferRequest):
                 self._on_transfer(request)
             elif isinstance(request, SnapshotRequest):
                 self.snapshots.request(request)
-            elif isinstance(request, AppliedRequest):
-                self._to_be_applied.append(request)
             elif len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
                 request.future.try_fail(
                     SystemBusy(
@@ -582,11 +587,15 @@ class NodeActor(TableActor):
         self._see_whether_removed()
 
     def _answer_reads(self) -> None:
-        if self._to_be_applied:
-            self._tell_applied()
         due = self._reads.due(self.raft.log.applied)
         if due:
             self._query(due)
+
+    def _on_applied_request(self, request: AppliedRequest) -> None:
+        if len(self._to_be_applied) >= self._max_reads:
+            request.future.try_fail(SystemBusy(f"{self._max_reads} wait for the state machine already"))
+        else:
+            self._to_be_applied.append(request)
 
     def _tell_applied(self) -> None:
         applied, now = self.raft.log.applied, self._now()
@@ -728,6 +737,11 @@ class NodeActor(TableActor):
         for request in self._to_be_applied:
             request.future.try_fail(stopped)
         self._fail_transfers(lambda *_: True, stopped)
+
+    @property
+    def over(self) -> ActorFuture[None]:
+        """Set when it has stopped, and nobody touches the state machine any more."""
+        return self._applier.over
 
     # -- for any thread -----------------------------------------------------------------------------------------
 

@@ -251,8 +251,14 @@ class Replica:
         return future
 
     def stop(self, *, timeout: float = 10.0) -> None:
-        """Stop this replica; the others of its shard go on. Blocks until it has stopped; not from the loop."""
+        """Stop this replica; the others of its shard go on. Not from the loop.
+
+        Blocks until it has stopped, and its state machine is at work no more; raises `pykka.Timeout` where that takes
+        longer than `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
         self.ref.stop(timeout=timeout)
+        self._node.over.get(timeout=max(0.0, until - time.monotonic()))
 
 
 def _deadline(timeout: float) -> float:

@@ -14,8 +14,7 @@ import pykka
 import trio
 from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import NodeActor
-from drakkar.actors.snapshot_keeper import STATUS_DELAY
-from drakkar.actors.snapshots import IncomingSnapshot, SnapshotReader, Snapshots
+from drakkar.actors.snapshots import DAMAGED, IncomingSnapshot, SnapshotReader, Snapshots
 from drakkar.handlers.errors import CorruptData, DrakkarError, SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType, Snapshot
 from drakkar.transport.streams import StreamSink
@@ -62,33 +61,24 @@ class SnapshotTraffic:
 
     async def _send(self, address: str, message: Message, again: bool, temporary: bool) -> None:
         node, snapshot = self._node_of(message.shard), message.snapshot
-        if node is None or snapshot is None:
-            self._sending.discard((message.shard, message.to))
-            return
-        files, name = node.snapshots.files, snapshot.payload.decode()
         failed = True
         try:
-            if not again:
-                await self._stream(files, name, address, message)
+            if node is not None and snapshot is not None and not again:
+                await self._stream(node.snapshots.files, snapshot.payload.decode(), address, message)
                 failed = False
+        except CorruptData as error:
+            logger.critical("%s", error)
+            if node is not None:
+                node.snapshots.replace_damaged()
         except DrakkarError as error:
-            logger.warning(
-                "the snapshot at %d of shard %d was not sent to replica %d: %s",
-                snapshot.index,
-                message.shard,
-                message.to,
-                error,
-            )
+            logger.warning("%s was not sent its snapshot: %s", message.to, error)
         finally:
             if not again:
                 self._sending.discard((message.shard, message.to))
-            if temporary:
-                await self.in_thread(files.discard, name)
-        report = Message(MessageType.SNAPSHOT_STATUS, sender=message.to, reject=failed, hint=STATUS_DELAY)
-        try:
-            node.actor_ref.tell(report)
-        except (SystemBusy, pykka.ActorDeadError):
-            logger.debug("%s did not hear how the snapshot for %d fared", node, message.to)
+            if node is not None:
+                node.snapshots.was_sent(message.to, failed=failed)
+                if temporary and snapshot is not None:
+                    await self.in_thread(node.snapshots.files.discard, snapshot.payload.decode())
 
     async def _stream(self, files: Snapshots, name: str, address: str, message: Message) -> None:
         reader = await self.in_thread(_pinned, files, name)
@@ -98,8 +88,9 @@ class SnapshotTraffic:
                 await self._transport.send_stream(address, _header(message), source)
             finally:
                 await self.in_thread(source.file.close)
-        except TransportError:
-            await self.in_thread(_see_whether_damaged, reader)
+        except TransportError as error:
+            if DAMAGED in str(error):  # so says the receiver; did it go out whole?
+                await self.in_thread(reader.verify)
             raise
         finally:
             await self.in_thread(_unpinned, files, name, reader)
@@ -222,8 +213,3 @@ def _pinned(files: Snapshots, name: str) -> SnapshotReader:
 def _unpinned(files: Snapshots, name: str, reader: SnapshotReader) -> None:
     reader.close()
     files.unpin(name)
-
-
-def _see_whether_damaged(reader: SnapshotReader) -> None:
-    """A receiver that refuses a file may have seen damage that this host has not noticed yet. Raises `CorruptData`."""
-    reader.verify()

@@ -32,6 +32,7 @@ from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.messages import Snapshot
 
 __all__ = [
+    "DAMAGED",
     "IncomingSnapshot",
     "MemorySnapshots",
     "SnapshotFiles",
@@ -39,6 +40,7 @@ __all__ = [
     "SnapshotStore",
     "SnapshotWriter",
     "Snapshots",
+    "check_free",
     "create_file",
     "export_to",
     "read_file",
@@ -57,7 +59,8 @@ _NAME: Final = re.compile(r"([0-9]{20})-[0-9a-f]{8}\.snapshot", re.ASCII)
 _TEMPORARY: Final = ".tmp"
 
 _KEPT: Final = "restore it from a copy, or replace the replica by a new one"
-_RECEIVED: Final = "it was damaged on its way, so have it sent again"
+DAMAGED: Final = "damaged on its way"
+_RECEIVED: Final = f"it was {DAMAGED}, so have it sent again"
 _EXPORTED: Final = "take another copy of it"
 
 
@@ -525,7 +528,7 @@ def create_file(path: Path, *, compression: Compression = "none") -> SnapshotWri
 
     Raises `ConfigError` where `path` is taken, `StorageFailed` where no file can be made.
     """
-    _check_free(path)
+    check_free(path)
     files = DiskFiles()
     token = files.token()
 
@@ -542,7 +545,7 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
     Raises `CorruptData` where the snapshot is damaged, `ConfigError` where `path` is taken, and `StorageFailed` where
     the disk refuses; then there is no file of it.
     """
-    _check_free(path)
+    check_free(path)
     reader.verify()
     files = DiskFiles()
     draft = _draft_beside(files, path, files.token())
@@ -555,7 +558,8 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
         draft.abort()
 
 
-def _check_free(path: Path) -> None:
+def check_free(path: Path) -> None:
+    """Raise `ConfigError` where there is a file of this name already."""
     if path.exists():
         raise ConfigError("path", str(path), "is there already: name another file")
     if not path.parent.is_dir():

@@ -41,12 +41,13 @@ class _Worker(pykka.ThreadingActor):
 class WorkerPool:
     """Runs jobs on `size` threads, in the order in which they were submitted.
 
-    Whoever submits has at most one job in here at a time, so that its own jobs stay in order, none of them holds up
-    another's for longer than it takes, and the queue is bounded by the number of replicas. From any thread.
+    Whoever submits has a few jobs in here at a time, at most, so that the queue is bounded by the number of replicas;
+    those that must stay in order are submitted one after the other. From any thread.
     """
 
     def __init__(self, size: int) -> None:
         self._waiting: deque[Job] = deque()
+        self._abandoned = False
         self._refs = [_Worker.start(self) for _ in range(size)]
         self._idle: deque[pykka.ActorRef[Any]] = deque(self._refs)
 
@@ -72,15 +73,18 @@ class WorkerPool:
 
     def _next(self, worker: _Worker) -> Job | None:
         try:
-            return self._waiting.popleft()
+            return None if self._abandoned else self._waiting.popleft()
         except IndexError:
             self._idle.append(worker.actor_ref)
             # A job that was submitted just before that found nobody idle.
             self._dispatch()
             return None
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Let the workers end. Those still busy after `timeout` seconds are left to themselves, and logged."""
+    def stop(self, timeout: float = 5.0) -> int:
+        """Let the workers end, after all that waits; return how many are still busy after `timeout` seconds.
+
+        These are left to themselves, and logged; what waits for them is dropped.
+        """
         until = time.monotonic() + timeout
         stopped = [ref.stop(block=False) for ref in self._refs]
         left = 0
@@ -90,6 +94,11 @@ class WorkerPool:
             except pykka.Timeout:
                 left += 1
         if left:
+            self._abandoned = True
+            self._waiting.clear()
             logger.error(
-                "%d state machines still work after %s seconds: their workers are left behind", left, timeout
+                "%d workers still work after %s seconds: they, and their state machines, are left behind",
+                left,
+                timeout,
             )
+        return left

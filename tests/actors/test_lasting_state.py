@@ -3,6 +3,7 @@
 import errno
 import json
 import threading
+import time
 
 import pytest
 from drakkar.actors import (
@@ -34,7 +35,7 @@ from tests.actors.support import (
 )
 
 EVERY = 20
-CONFIG = {"snapshot_entries": EVERY, "election_ticks": 20}
+CONFIG = {"snapshot_entries": EVERY, "compaction_overhead": 0, "election_ticks": 20}
 
 
 def _save(commands, sink):
@@ -133,6 +134,16 @@ def compacted(replica, beyond=0):
     return until(lambda: replica.status().first_index > beyond + 1 and replica.status().first_index)
 
 
+def outgrow(replica):
+    """Write until the log begins behind all that there was; return what was written."""
+    last, commands = replica.status().last_index, []
+    deadline = time.monotonic() + PATIENCE
+    while replica.status().first_index <= last + 1:  # what ends just there can go on from the log
+        commands += write(replica, range(len(commands), len(commands) + EVERY))
+        assert time.monotonic() < deadline, "the log was not given up"
+    return commands
+
+
 @pytest.mark.parametrize("machine", [Book, InlineBook, SharedBook])
 def test_the_log_is_given_up_behind_snapshots_and_the_state_comes_back_from_them(on_disk, machine):
     on_disk.run(machine, config=CONFIG)
@@ -155,8 +166,7 @@ def test_a_follower_that_was_away_for_too_long_is_sent_the_state(on_disk, machin
     away = on_disk.others(leader)[0]
     write(on_disk[leader], range(5))
     on_disk.stop(away)
-    commands = [b"%d" % number for number in range(5)] + write(on_disk[leader], range(5, 3 * EVERY))
-    compacted(on_disk[leader], EVERY)
+    commands = [b"%d" % number for number in range(5)] + outgrow(on_disk[leader])
     on_disk.run(machine, numbers=[away], config=CONFIG)
     until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
     assert on_disk[away].status().first_index > EVERY
@@ -250,7 +260,7 @@ def test_a_state_machine_on_disk_is_given_nothing_twice(on_disk, tmp_path):
     assert [machines[number].given for number in machines] == [0, 0, 0]
     away = on_disk.others(on_disk.leader())[0]
     on_disk.stop(away)
-    commands += write(on_disk[on_disk.leader()], range(100, 100 + 2 * EVERY))
+    commands += outgrow(on_disk[on_disk.leader()])
     on_disk.run(lambda: book(away), numbers=[away], config=CONFIG)
     until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
     error = settled(on_disk[away].session())
@@ -265,12 +275,11 @@ def test_a_session_is_remembered_by_snapshots(on_disk):
     token = session.token
     away = on_disk.others(leader)[0]
     on_disk.stop(away)
-    write(on_disk[leader], range(3 * EVERY))
-    compacted(on_disk[leader], EVERY)
+    commands = outgrow(on_disk[leader])
     on_disk.run(Book, numbers=[away], config=CONFIG)
     until(lambda: on_disk[away].status().first_index > EVERY)
     again = on_disk[away].session(token=token).get(timeout=PATIENCE)
-    assert again.propose(b"twice").get(timeout=PATIENCE) == 3 * EVERY + 2
+    assert again.propose(b"twice").get(timeout=PATIENCE) == len(commands) + 2
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
@@ -379,8 +388,7 @@ def test_a_follower_that_ends_while_it_is_sent_the_state_is_sent_it_again(tmp_pa
         leader = hosts.leader()
         away = hosts.others(leader)[0]
         hosts.stop(away)
-        commands = write(hosts[leader], range(3 * EVERY))
-        compacted(hosts[leader], EVERY)
+        commands = outgrow(hosts[leader])
         hosts.run(Large, numbers=[away], config=CONFIG)
         directory = tmp_path / str(away) / "snapshots"
         until(lambda: any(file.stat().st_size > 1 << 20 for file in directory.rglob("*.tmp")))
@@ -397,8 +405,7 @@ def test_a_receiver_that_cannot_keep_the_state_is_sent_it_again(on_disk, monkeyp
     leader = on_disk.leader()
     away = on_disk.others(leader)[0]
     on_disk.stop(away)
-    commands = write(on_disk[leader], range(3 * EVERY))
-    compacted(on_disk[leader], EVERY)
+    commands = outgrow(on_disk[leader])
     refused = []
     receive = Snapshots.receive
 

@@ -120,6 +120,7 @@ class Node:
             machine,
             services=self.services,
             pool=pool,
+            background=pool,
             snapshots=MemorySnapshots().of(1, 1),
             origin=ORIGIN,
             proposals=lambda wake: ProposalQueue(wake, max_commands=100, max_bytes=1 << 20),
@@ -1173,7 +1174,7 @@ def test_a_pool_stops_by_its_deadline_though_all_its_workers_hang(caplog):
     began = time.monotonic()
     pool.stop(timeout=0.2)
     assert time.monotonic() - began < 2
-    assert "3 state machines still work after 0.2 seconds" in caplog.text
+    assert "3 workers still work after 0.2 seconds" in caplog.text
     gate.set()
 
 

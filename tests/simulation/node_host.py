@@ -122,6 +122,7 @@ class NodeHost(SimulatedHost):
             self._machine(),
             services=self,
             pool=self._pool,
+            background=self._pool,
             snapshots=self._files,
             origin=random.getrandbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, max_commands=20, max_bytes=1 << 20),

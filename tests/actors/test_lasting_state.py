@@ -5,6 +5,7 @@ import json
 import threading
 import time
 
+import pykka
 import pytest
 from drakkar.actors import (
     ConcurrentStateMachine,
@@ -12,14 +13,17 @@ from drakkar.actors import (
     CorruptData,
     DiskStateMachine,
     DrakkarError,
+    OutcomeUnknown,
     ReplicaEnded,
     ReplicaRemoved,
     ReplicaStopped,
     StorageFailed,
+    snapshot_keeper,
 )
 from drakkar.actors.snapshot_files import DiskFiles
 from drakkar.actors.snapshots import Snapshots, read_file
 from drakkar.handlers.messages import Message, MessageType, Snapshot, State
+from drakkar.handlers.progress import ProgressState
 from drakkar.transport.tcp import Options
 
 from tests.actors.support import (
@@ -483,3 +487,182 @@ def test_snapshots_come_by_streams_alone(hosts):
     host.loop.call(host._deliver, hosts.addresses[leader - 1], [forged])
     assert host.counters["snapshots that came without a stream"] == 1
     assert contents(hosts[other]) == [b"x"]
+
+
+def test_whoever_takes_longer_for_the_state_than_the_leader_for_the_next_one_catches_up(tmp_path):
+    slow = Options(stream_bytes_per_second=3 << 20)
+    with Hosts(data=tmp_path, transport_options=slow) as hosts:
+        hosts.run(Large, config=CONFIG)
+        leader = hosts.leader()
+        away = hosts.others(leader)[0]
+        hosts.stop(away)
+        outgrow(hosts[leader])
+        hosts.run(Large, numbers=[away], config=CONFIG)
+        until(lambda: hosts[leader]._node.raft.progress[away].state is ProgressState.SNAPSHOT)
+        taken = hosts[leader].status().applied
+        numbers = iter(range(1_000_000))
+        while hosts[away].status().first_index == 1:
+            write(hosts[leader], [next(numbers)])
+        assert hosts[leader].status().applied > taken + EVERY, "the leader has taken others meanwhile"
+        write(hosts[leader], range(EVERY))
+        loaded = hosts[away].status().first_index
+        until(lambda: hosts[away].status().applied == hosts[leader].status().applied)
+        streams = hosts.hosts[leader]._transport.counters.streams_sent
+        assert streams == 1, f"it went on from the log behind {loaded}"
+
+
+# -- what others ask meanwhile
+
+
+class Paused(Book):
+    """Its snapshots wait at a gate."""
+
+    def __init__(self, gate, arrived):
+        super().__init__()
+        self.gate, self.arrived = gate, arrived
+
+    def save(self, sink):
+        self.arrived.set()
+        assert self.gate.wait(PATIENCE)
+        super().save(sink)
+
+
+@pytest.fixture
+def paused():
+    """A host with one such replica: the replica, what waits, and what lets it go on."""
+    gate, arrived = threading.Event(), threading.Event()
+    with Hosts(1) as hosts:
+        hosts.run(lambda: Paused(gate, arrived))
+        hosts.leader()
+        write(hosts[1], range(3))
+        yield hosts, hosts[1], gate, arrived
+        gate.set()
+
+
+def test_a_snapshot_that_is_asked_for_during_another_is_one_of_now():
+    gate, arrived = threading.Event(), threading.Event()
+
+    class Slow(SharedBook):
+        def capture(self):
+            write_out = super().capture()
+
+            def slowly(sink):
+                arrived.set()
+                assert gate.wait(PATIENCE)
+                write_out(sink)
+
+            return slowly
+
+    with Hosts(1) as hosts:
+        hosts.run(Slow)
+        hosts.leader()
+        write(hosts[1], range(3))
+        first = hosts[1].snapshot()
+        assert arrived.wait(PATIENCE)
+        write(hosts[1], range(3))
+        second = hosts[1].snapshot()
+        gate.set()
+        assert first.get(timeout=PATIENCE) + 3 == second.get(timeout=PATIENCE)
+
+
+def test_exports_keep_their_deadlines_and_leave_nothing_behind(paused, tmp_path):
+    hosts, replica, gate, arrived = paused
+    (tmp_path / "taken").write_bytes(b"")
+    error = settled(replica.snapshot(export_to=tmp_path / "taken"))
+    assert isinstance(error, ConfigError)
+    assert not arrived.is_set(), "it was refused before anything was written"
+    late = settled(replica.snapshot(export_to=tmp_path / "late", timeout=0.1))
+    assert isinstance(late, OutcomeUnknown)
+    assert arrived.wait(PATIENCE)
+    queued = replica.snapshot(export_to=tmp_path / "queued")
+    gate.set()
+    assert queued.get(timeout=PATIENCE) == replica.status().applied
+    with read_file(tmp_path / "queued") as reader:
+        reader.verify()
+    files = hosts.hosts[1]._snapshots.of(1, 1)
+    until(lambda: files._names() == [])
+
+
+def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_path):
+    opened = []
+
+    class Slow(DiskBook):
+        def open(self):
+            opened.append("opens")
+            return super().open()
+
+        def apply_entries(self, entries):
+            if any(command == b"slow" for _, command in entries):
+                arrived.set()
+                assert gate.wait(PATIENCE)
+            return super().apply_entries(entries)
+
+        def close(self):
+            opened.append("closes")
+
+    gate, arrived = threading.Event(), threading.Event()
+    with Hosts(1, data=tmp_path / "data") as hosts:
+        hosts.run(lambda: Slow(tmp_path / "book"))
+        hosts.leader()
+        hosts[1].propose(b"slow")
+        assert arrived.wait(PATIENCE)
+        with pytest.raises(pykka.Timeout):
+            hosts[1].stop(timeout=0.2)
+        with pytest.raises(ConfigError, match="has no replica"):
+            hosts.hosts[1].replica(1)
+        threading.Timer(0.2, gate.set).start()
+        hosts.run(lambda: Slow(tmp_path / "book"))
+        assert opened[:2] == ["opens", "closes"]
+        assert commit(hosts[1], b"x") >= 1
+    assert opened == ["opens", "closes"] * 2
+
+
+def test_a_state_machine_on_disk_that_is_ahead_of_its_log_is_refused(on_disk, tmp_path):
+    """The log was lost, say: to go on would be to leave out commands without a word."""
+    machine = DiskBook(tmp_path / "book")
+    machine.rows = [[index, f"{index}"] for index in range(1, 50)]
+    machine.sync()
+    notices = Notices.start()
+    try:
+        on_disk.start(1).subscribe(notices)
+        on_disk.run(lambda: DiskBook(tmp_path / "book"), numbers=[1])
+        ended = notices._actor_weakref().wait_for(lambda event: isinstance(event, ReplicaEnded))
+        assert "the log ends at 1" in str(ended.reason)
+    finally:
+        notices.stop()
+
+
+def test_a_witness_gives_up_its_log_too(on_disk, monkeypatch):
+    monkeypatch.setattr(snapshot_keeper, "_WITNESS_ENTRIES", EVERY)
+    on_disk.run(Book, config=CONFIG)
+    leader = on_disk[on_disk.leader()]
+    with Hosts(1, data=on_disk.data / "fourth") as fourth:
+        host = fourth.start(1)
+        leader.add_witness(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        witness = host.start_replica(Book, shard_id=1, replica_id=4, join=True, role=State.WITNESS)
+        commands = write(leader, range(3 * EVERY))
+        until(lambda: witness.status().first_index > 2 * EVERY)
+        assert contents(leader) == commands
+        assert witness.when_applied(1).get(timeout=PATIENCE) >= 1
+        witness.stop()
+        witness = host.start_replica(Book, shard_id=1, replica_id=4, join=True, role=State.WITNESS)
+        until(lambda: witness.status().applied == leader.status().applied)
+
+
+def test_data_that_were_removed_in_part_can_be_removed_again(on_disk, monkeypatch):
+    on_disk.run(Book, config=CONFIG)
+    leader = on_disk.leader()
+    write(on_disk[leader], range(2 * EVERY))
+    gone = on_disk.others(leader)[0]
+    compacted(on_disk[gone])
+    on_disk[gone].stop()
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            DiskFiles, "remove_directory", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken"))
+        )
+        with pytest.raises(StorageFailed):
+            on_disk.hosts[gone].remove_data(1, gone)
+    on_disk.hosts[gone].remove_data(1, gone)
+    assert list(on_disk.data.glob(f"{gone}/snapshots/*")) == []
+    with pytest.raises(ConfigError, match="has no data"):
+        on_disk.hosts[gone].remove_data(1, gone)

@@ -61,6 +61,8 @@ HOST_DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """Options of `RaftConfig` that differ where a real host runs the replica."""
 
+_BACKGROUND_WORKERS: Final = 2
+"""Threads that write and load snapshots, beside those that apply commands."""
 _LONGEST_END: Final = 10.0
 """Seconds that the start of a replica waits for the end of the one before it."""
 _LONGEST_REPLAY: Final = 3600.0
@@ -167,7 +169,7 @@ class NodeHost:
                 raise
         self._undo.append(self._close_store)
         self._left_behind = 0
-        self._pool, self._background = WorkerPool(workers), WorkerPool(workers)
+        self._pool, self._background = WorkerPool(workers), WorkerPool(_BACKGROUND_WORKERS)
         self._undo.append(self._stop_workers)
         self._loop = TrioLoop(f"drakkar-{address}").start()
         self._undo.append(self._loop.stop)

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from drakkar.actors.applier import Applier
 from drakkar.actors.compression import MOST_BYTES, decode, encode
+from drakkar.actors.snapshots import MemorySnapshots
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import EntryKind
@@ -97,7 +98,7 @@ def test_a_bomb_takes_no_more_memory_than_it_says_and_than_it_has(said):
 
 def test_it_gets_the_commands_as_they_were_proposed():
     machine, reports = InlineLedger(), []
-    applier = Applier(machine, 7, None, reports.append)
+    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard=1)
     kinds = bytes([COMMAND, ENCODED, EntryKind.NO_OP, EntryKind.CONFIG_CHANGE, EntryKind.METADATA, COMMAND])
     applier.apply(Entries([Run(1, 1, [b"a", packed(TEXT), b"", b"change", b"", b"b"], kinds, 7, 1)]))
     assert machine.commands == [b"a", TEXT, b"b"]
@@ -107,7 +108,7 @@ def test_it_gets_the_commands_as_they_were_proposed():
 
 def test_one_that_cannot_be_decoded_ends_the_replica_as_a_failing_command_does():
     machine, reports = InlineLedger(), []
-    applier = Applier(machine, 7, None, reports.append)
+    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard=1)
     applier.apply(Entries([Run(4, 1, [b"a", b"no zlib"], bytes([COMMAND, ENCODED]), 7, 1)]))
     (error,) = reports
     assert type(error) is CorruptData

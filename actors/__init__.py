@@ -35,6 +35,8 @@ from drakkar.handlers.errors import (
     TransferInProgress,
     TransportError,
 )
+from drakkar.handlers.membership import Change, ChangeType, Transition
+from drakkar.handlers.messages import State
 from drakkar.transport.tls import TlsConfig
 
 __all__ = [
@@ -42,6 +44,8 @@ __all__ = [
     "ActorDied",
     "ActorFailed",
     "ActorFuture",
+    "Change",
+    "ChangeType",
     "ConcurrentStateMachine",
     "ConfigError",
     "CorruptData",
@@ -66,6 +70,7 @@ __all__ = [
     "Session",
     "SessionExpired",
     "SessionRefused",
+    "State",
     "StateMachine",
     "Status",
     "StorageFailed",
@@ -73,6 +78,7 @@ __all__ = [
     "TableActor",
     "TlsConfig",
     "TransferInProgress",
+    "Transition",
     "TransportError",
     "TrioActor",
     "TrioLoop",

@@ -14,7 +14,7 @@ from drakkar.actors.read_requests import ReadRequest
 from drakkar.actors.session import Endpoint, Session, later_on, open_session
 from drakkar.actors.snapshot_keeper import SnapshotRequest
 from drakkar.actors.state_machine import DiskStateMachine
-from drakkar.handlers.errors import ConfigError, DrakkarError, RequestDropped
+from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped
 from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.messages import EntryKind
 from drakkar.transport.tcp import parse_address
@@ -282,3 +282,8 @@ def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
             parse_address(change.address)
         elif change.type in _ADDITIONS and change.replica not in known:
             raise ConfigError("address", "", f"say where the new replica {change.replica} is to be found")
+        if change.type is ChangeType.REMOVE and change.replica not in known:
+            # The log would take it, and nobody could ever use that id.
+            raise MembershipRejected(
+                f"replica {change.replica} is none of the members that are known here: {sorted(known)}"
+            )

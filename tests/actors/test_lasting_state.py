@@ -13,6 +13,7 @@ from drakkar.actors import (
     CorruptData,
     DiskStateMachine,
     DrakkarError,
+    MembershipRejected,
     OutcomeUnknown,
     ReplicaEnded,
     ReplicaRemoved,
@@ -666,3 +667,12 @@ def test_data_that_were_removed_in_part_can_be_removed_again(on_disk, monkeypatc
     assert list(on_disk.data.glob(f"{gone}/snapshots/*")) == []
     with pytest.raises(ConfigError, match="has no data"):
         on_disk.hosts[gone].remove_data(1, gone)
+
+
+def test_nobody_is_removed_by_a_typing_mistake(hosts):
+    hosts.run(Book)
+    replica = hosts[hosts.leader()]
+    error = settled(replica.remove_replica(7))
+    assert isinstance(error, MembershipRejected)
+    assert "replica 7" in str(error)
+    assert "[1, 2, 3]" in str(error)

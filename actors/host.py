@@ -291,7 +291,8 @@ class NodeHost:
         `members`: the shard's first voters, all of them and this one, by replica id: the same on every host. May be
         left out at a restart. `join`: enter a shard that exists, whose leader tells the members.
         `role`: `State.OBSERVER` or `State.WITNESS` for one that joins as such.
-        `config`: a `RaftConfig`, or a mapping of its options that differ from the defaults.
+        `config`: a `RaftConfig`, or a mapping of its options that differ from the defaults. With a mapping, a host's own
+        defaults hold (`HOST_DEFAULTS`): among them a snapshot each 10,000 entries, half of which stay in the log.
         `handlers`: a table of your own, made from `raft_handlers()`.
 
         Raises `ConfigError` where members, role or options contradict one another or what was recorded at the first

@@ -342,7 +342,7 @@ class Snapshots:
         """Remove all snapshots but `keep`, and all temporary files that nobody is writing; "" keeps none.
 
         Call it when the log store has `keep` on record. What is pinned goes when it is unpinned. What was finished in
-        this life and is newer than `keep` stays, because the log store may be about to hear of it: if it never will,
+        this life and is no older than `keep` stays, because the log store may be about to hear of it: if it never will,
         `discard` it. What cannot be removed is logged, and tried again the next time.
 
         Raises `StorageFailed` where the directory cannot be read.
@@ -354,7 +354,7 @@ class Snapshots:
                     if name not in self._writing:
                         _remove(self._files, self._directory / name)
                 elif name != keep and (match := _NAME.fullmatch(name)):
-                    recordable = name in self._finished and int(match[1]) > kept
+                    recordable = name in self._finished and int(match[1]) >= kept
                     if not recordable:
                         self._drop(name)
 

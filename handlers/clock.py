@@ -5,7 +5,7 @@ A tick is an event like any other. A process that stalls counts no ticks, and do
 
 from typing import TYPE_CHECKING
 
-from drakkar.handlers import limits, membership, quorum, transfer
+from drakkar.handlers import limits, membership, quorum, terms, transfer
 from drakkar.handlers.messages import Message, MessageType
 
 if TYPE_CHECKING:
@@ -16,16 +16,25 @@ __all__ = ["check_quorum", "tick_leader", "tick_onlooker", "tick_voter"]
 
 def tick_voter(raft: "Raft", tick: Message) -> None:
     """Without a leader's message for a random time, campaign (thesis §3.4). A quiesced tick only counts."""
+    if not raft.promotable:
+        tick_onlooker(raft, tick)
+        return
     _count(raft, tick)
-    if tick.reject or not raft.promotable or raft.election_elapsed < raft.randomized_timeout:
+    if tick.reject or raft.election_elapsed < raft.randomized_timeout:
         return
     raft.election_elapsed = 0
     raft.step(Message(MessageType.ELECTION, sender=raft.id))
 
 
 def tick_onlooker(raft: "Raft", tick: Message) -> None:
-    """Observers and witnesses count, but never campaign."""
+    """Observers and witnesses never campaign: they ask, each time that long, whether they were removed.
+
+    So do voters that are not, or not yet, of the membership that they know. The timer runs on: begun anew, it would say
+    that a leader was heard, and a witness would refuse its vote.
+    """
     _count(raft, tick)
+    if not tick.reject and raft.election_elapsed % raft.randomized_timeout == 0:
+        terms.ask_whether_removed(raft)
 
 
 def _count(raft: "Raft", tick: Message) -> None:

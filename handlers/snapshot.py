@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "install",
     "install_as_follower",
+    "learn_of_removal",
     "note_request",
     "note_status",
     "recovered",
@@ -26,6 +27,7 @@ __all__ = [
     "request",
     "send",
     "send_requested",
+    "tells_of_removal",
 ]
 
 
@@ -115,9 +117,8 @@ def note_request(raft: "Raft", ask: Message, peer: Progress) -> None:
 
 def install(raft: "Raft", message: Message) -> None:
     """Thesis §5.3: take the leader's snapshot in place of a log that ends before it."""
-    snapshot = message.snapshot
-    if snapshot is None or not snapshot or not 0 < snapshot.term <= message.term:
-        raft.fault("a snapshot without index, or of a term that its leader cannot know")
+    snapshot = _sound(raft, message)
+    if snapshot is None:
         return
     raft.heard_leader(message.sender)
     if _fits(raft, snapshot):
@@ -131,6 +132,32 @@ def install_as_follower(raft: "Raft", message: Message) -> None:
     """A candidate that hears from the leader of its own term has lost (thesis §3.4)."""
     raft.become_follower(message.term, message.sender)
     install(raft, message)
+
+
+def tells_of_removal(raft: "Raft", message: Message) -> bool:
+    """Whether it is a snapshot without content of a shard that has removed this replica."""
+    if message.type is not MessageType.INSTALL_SNAPSHOT or message.snapshot is None:
+        return False
+    return message.snapshot.witness and raft.id in message.snapshot.membership.removed
+
+
+def learn_of_removal(raft: "Raft", message: Message) -> None:
+    """Take in such news from a leader of an older term: it holds what is committed, of which no term is ever taken back.
+
+    The own term stays, and that leader is not followed. Whoever campaigns or leads gives up: it has no shard to do so.
+    """
+    snapshot = _sound(raft, message)
+    if snapshot is not None and _fits(raft, snapshot):
+        raft.become_follower(raft.term, 0)
+        _take_in(raft, snapshot)
+
+
+def _sound(raft: "Raft", message: Message) -> Snapshot | None:
+    snapshot = message.snapshot
+    if snapshot is None or not snapshot or not 0 < snapshot.term <= message.term:
+        raft.fault("a snapshot without index, or of a term that its leader cannot know")
+        return None
+    return snapshot
 
 
 def _fits(raft: "Raft", snapshot: Snapshot) -> bool:

@@ -6,18 +6,28 @@ the terms agree.
 
 from typing import TYPE_CHECKING, Final
 
+from drakkar.handlers import snapshot as snapshots
 from drakkar.handlers.messages import Message, MessageType, Snapshot, State
 from drakkar.handlers.table import SWALLOW
 
 if TYPE_CHECKING:
     from drakkar.handlers.raft import Raft
 
-__all__ = ["reconcile_terms", "refuse_misdelivered", "refuse_strangers", "tell_the_removed"]
+__all__ = [
+    "ask_whether_removed",
+    "reconcile_terms",
+    "refuse_misdelivered",
+    "refuse_strangers",
+    "tell_the_removed",
+]
 
 VOTE_REQUESTS: Final = frozenset({MessageType.REQUEST_VOTE, MessageType.REQUEST_PRE_VOTE})
 
 # Only the leader of a term sends these. TIMEOUT_NOW and READ_INDEX_RESP prove a leader too, but add nothing.
 FROM_LEADER: Final = frozenset({MessageType.REPLICATE, MessageType.HEARTBEAT, MessageType.INSTALL_SNAPSHOT})
+
+# What only a member may do. News of a removal is not among it: two that removed each other would answer for ever.
+CLAIMS_MEMBERSHIP: Final = VOTE_REQUESTS | {MessageType.REPLICATE, MessageType.HEARTBEAT}
 
 # From this replica's own host, or requests, which carry no term.
 WITHOUT_TERM: Final = frozenset(
@@ -80,20 +90,41 @@ def refuse_misdelivered(raft: "Raft", message: Message) -> bool | None:
 def tell_the_removed(raft: "Raft", message: Message) -> bool | None:
     """Who was removed neither leads here, nor is voted for, nor raises our term; its leader lets it know.
 
-    A replica that was cut off when it was removed asks for votes for ever. Nobody sends it the log any more, so it learns
-    of it by a snapshot without content, which it takes in since the membership there names it as removed (dragonboat's
-    rule for such a snapshot). And where a shard was repaired without them, a majority of the old one may come back, and
-    elect a leader whose term would make ours follow.
+    A replica that was cut off when it was removed asks for votes for ever, or leads on without a quorum, or asks whether
+    it was removed. Nobody sends it the log any more, so it learns of it by a snapshot without content, which it takes in
+    since the membership there names it as removed (dragonboat's rule for such a snapshot). And where a shard was repaired
+    without them, a majority of the old one may come back, and elect a leader whose term would make ours follow.
+
+    The question, which `ask_whether_removed` asks, ends here: it is no sign of activity, and its term is nobody's concern.
     """
     if not message.term or message.type >= MessageType.FIRST_FREE:
         return None
+    asks = _asks_whether_removed(message)
     if message.sender not in raft.membership.removed:
-        return None
-    if message.type in VOTE_REQUESTS and raft.state is State.LEADER:
+        return SWALLOW if asks else None
+    if message.sender == raft.leader_id and message.term == raft.term:
+        return None  # it was removed in office, and told to lead on: `step_down_on_removal` is off
+    if raft.state is State.LEADER and (asks or message.type in CLAIMS_MEMBERSHIP):
         applied = raft.log.applied
         news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
         raft.reply(message, MessageType.INSTALL_SNAPSHOT, snapshot=news)
     return SWALLOW
+
+
+def ask_whether_removed(raft: "Raft") -> None:
+    """For one that cannot campaign, and hears no leader: its shard may have removed it, and nobody would tell it.
+
+    A NO_OP whose `hint` is its sender. All that it knows of are asked, since an observer may lead by now. Only a leader
+    that knows it as removed answers. One that never heard of a term knows no shard that it could be removed from.
+    """
+    if not raft.term or raft.id in raft.membership.removed:
+        return
+    for peer in raft.peers:
+        raft.send(Message(MessageType.NO_OP, to=peer, hint=raft.id))
+
+
+def _asks_whether_removed(message: Message) -> bool:
+    return message.type is MessageType.NO_OP and message.hint == message.sender != 0
 
 
 def refuse_strangers(raft: "Raft", message: Message) -> bool | None:
@@ -160,6 +191,9 @@ def _refuse_older(raft: "Raft", message: Message) -> bool:
     if message.type is MessageType.REQUEST_PRE_VOTE:
         # Raises the sender's term: else an old log of a high term and a new log of a low term block each other.
         raft.reply(message, MessageType.REQUEST_PRE_VOTE_RESP, term=raft.term, reject=True)
+    elif snapshots.tells_of_removal(raft, message):
+        # While we were cut off we asked for votes, which raised our term beyond the shard's; it takes no term from us.
+        snapshots.learn_of_removal(raft, message)
     elif message.type in FROM_LEADER and (raft.check_quorum or raft.config.pre_vote):
         # A replica that raised its term while it was cut off: nobody listens to its votes inside the lease, and it
         # does not listen to the leader. This makes the leader step down, and a fresh election follows.

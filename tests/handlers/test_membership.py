@@ -51,6 +51,9 @@ from tests.handlers.support import (
     vote,
     vote_request,
 )
+from tests.handlers.support import (
+    T as TIMEOUT,
+)
 
 T = MessageType
 AUTO, IMPLICIT, EXPLICIT = Transition.AUTO, Transition.IMPLICIT, Transition.EXPLICIT
@@ -964,8 +967,8 @@ def test_leaving_a_joint_membership_names_the_change_that_it_follows():
 # -- who was removed and does not know
 
 
-def a_shard_that_removed_the_third():
-    shard = cluster(3)
+def a_shard_that_removed_the_third(**options):
+    shard = cluster(3, **options)
     shard.elect(1)
     shard.isolate(3)
     shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 3),)))
@@ -991,3 +994,172 @@ def test_only_the_leader_tells_the_removed():
     shard = a_shard_that_removed_the_third()
     ask = Message(T.REQUEST_PRE_VOTE, to=2, sender=3, term=shard[2].term + 1, log_index=9, log_term=9)
     assert of_type(hear(shard[2], ask), T.INSTALL_SNAPSHOT) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"pre_vote": True, "check_quorum": True}], ids=["", "both options"])
+def test_a_removed_voter_learns_of_it_though_its_term_is_the_higher_one(options):
+    shard = a_shard_that_removed_the_third(**options)
+    gone = shard[3]
+    for _ in range(5):
+        gone.become_candidate()
+        shard.tick(2, 3)
+    assert gone.term > shard[1].term + 3
+    before = gone.term
+    shard.heal()
+    shard.tick(3 * TIMEOUT)
+    assert 3 in gone.membership.removed
+    assert gone.term >= before
+    assert (shard[1].state, shard[1].term) == (State.LEADER, 1), "it disturbs nobody"
+    asked = len(shard.seen)
+    shard.tick(4 * TIMEOUT)
+    assert {m.sender for m in shard.seen[asked:]} == {1, 2}, "nor asks any more"
+
+
+def news_of_removal(removed=(1,), last=(5, 1), **fields):
+    membership = Membership((2, 3), removed=removed, change_id=last[0])
+    snapshot = Snapshot(*last, membership, witness=True)
+    return Message(T.INSTALL_SNAPSHOT, **{"sender": 2, "term": 2, "snapshot": snapshot, **fields})
+
+
+@pytest.mark.parametrize("state", [State.FOLLOWER, State.PRE_CANDIDATE, State.CANDIDATE, State.LEADER])
+def test_news_of_an_older_term_is_taken_in_by_whoever_it_removes(state):
+    raft = replica(terms=[1, 1, 6], term=9, state=state)
+    vote_then = raft.vote
+    out = hear(raft, news_of_removal())
+    assert (raft.state, raft.term, raft.vote, raft.leader_id) == (State.FOLLOWER, 9, vote_then, 0)
+    assert (raft.log.committed, raft.log.last_index, raft.membership.removed) == (5, 5, {1})
+    assert (out, raft.faults.total()) == ([], 0), "that leader listens to it no more"
+
+
+def test_news_of_what_it_holds_is_only_committed():
+    raft = replica(terms=[1] * 5 + [6], term=9)
+    hear(raft, news_of_removal())
+    assert (raft.log.committed, raft.log.last_index) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("news", "faults"),
+    [
+        pytest.param(news_of_removal(removed=(4,)), 0, id="that removes another"),
+        pytest.param(
+            news_of_removal(last=(3, 2)), 0, id="of a shard repaired without what is committed here"
+        ),
+        pytest.param(news_of_removal(last=(5, 3)), 1, id="of a term beyond its leader's"),
+        pytest.param(
+            news_of_removal(snapshot=Snapshot(5, 1, Membership((2, 3), removed=(1,)))), 0, id="with content"
+        ),
+    ],
+)
+def test_a_snapshot_of_an_older_term_is_refused_but_for_such_news(news, faults):
+    raft = replica(terms=[1, 1, 1, 6], term=9, commit=3)
+    drain(raft)
+    hear(raft, news)
+    assert (raft.term, raft.log.committed, raft.log.last_index) == (9, 3, 4)
+    assert (raft.membership.removed, raft.faults.total()) == (set(), faults)
+
+
+@pytest.mark.parametrize("role", ["observers", "witnesses"])
+def test_a_removed_onlooker_that_was_away_asks_and_is_told(role):
+    shard = cluster(Membership((1, 2), **{role: (3,)}))
+    shard.elect(1)
+    shard.isolate(3)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 3),)))
+    shard.tick(5 * TIMEOUT)
+    assert 3 not in shard[3].membership.removed
+    shard.heal()
+    shard.tick(2 * TIMEOUT)
+    assert 3 in shard[3].membership.removed
+    assert [(shard[n].term, shard[n].leader_id) for n in (1, 2)] == [(1, 1)] * 2
+    asked = len(shard.seen)
+    shard.tick(4 * TIMEOUT)
+    assert {m.sender for m in shard.seen[asked:]} == {1, 2}, "it asks no more"
+
+
+ONLOOKERS = {
+    "an observer": {"voters": (2, 3), "observers": (1, 4)},
+    "a witness": {"voters": (2, 3), "observers": (4,), "witnesses": (1,)},
+    "a voter that is not listed yet": {"voters": (2, 3), "observers": (4,)},
+}
+
+
+@pytest.mark.parametrize("members", ONLOOKERS.values(), ids=ONLOOKERS)
+def test_who_cannot_campaign_asks_once_an_election_timeout_without_a_leader(members):
+    raft = replica(term=3, state=Membership(**members).state_of(1), **members, **FIXED)
+    assert tick(raft, TIMEOUT - 1) == []
+    hear(raft, heartbeat(2, 3))
+    assert tick(raft, TIMEOUT - 1) == [], "a leader was heard"
+    for _ in range(3):
+        assert routes(tick(raft)) == [(T.NO_OP, 2), (T.NO_OP, 3), (T.NO_OP, 4)]
+        assert tick(raft, TIMEOUT - 1) == []
+    for _ in range(3 * TIMEOUT):
+        raft.step(Message(T.LOCAL_TICK, reject=True))
+    assert drain(raft) == [], "nor while it is quiesced"
+
+
+def question(sender, term):
+    asker = replica(sender, voters=(1, 2, 3), observers=(sender,), term=term, state=State.OBSERVER, **FIXED)
+    return next(m for m in tick(asker, TIMEOUT) if m.to == 1)
+
+
+@pytest.mark.parametrize("term", [1, 2, 9], ids=["older", "the same", "newer"])
+@pytest.mark.parametrize("state", State)
+def test_the_question_changes_nothing_for_a_member_and_wakes_nobody(state, term):
+    roles = {State.OBSERVER: "observers", State.WITNESS: "witnesses"}
+    members = {"voters": (2, 3), roles[state]: (1, 4)} if state in roles else {"observers": (4,)}
+    raft = replica(**members, term=2, state=state, quiesce=True, check_quorum=True)
+    hear(raft, Message(T.QUIESCE, sender=2))
+    tick(raft)
+    before = (raft.state, raft.term, raft.vote, raft.leader_id, raft.election_elapsed, raft.quiesce.quiesced)
+    assert hear(raft, question(4, term)) == []
+    assert before == (
+        raft.state,
+        raft.term,
+        raft.vote,
+        raft.leader_id,
+        raft.election_elapsed,
+        raft.quiesce.quiesced,
+    )
+    assert not raft.faults
+
+
+def test_a_witness_that_asks_does_not_take_itself_for_one_that_hears_a_leader():
+    """Its lease is over, and the others may need its vote (thesis §4.2.3)."""
+    raft = replica(
+        voters=(2, 3), witnesses=(1,), term=1, state=State.WITNESS, leader=2, check_quorum=True, **FIXED
+    )
+    assert of_type(tick(raft, TIMEOUT + 1), T.NO_OP)
+    [answer] = hear(raft, vote_request(3, 2))
+    assert (answer.type, answer.reject) == (T.REQUEST_VOTE_RESP, False)
+
+
+def test_a_leader_that_was_removed_while_it_was_cut_off_learns_of_it():
+    """It has no reason to ask, and without CheckQuorum it would lead on for ever."""
+    shard = cluster(3)
+    shard.elect(1)
+    shard.isolate(1)
+    shard.elect(2)
+    shard.change(2, ConfigChange((Change(ChangeType.REMOVE, 1),)))
+    assert (shard[1].state, shard[2].state) == (State.LEADER, State.LEADER)
+    shard.heal()
+    shard.tick(2)
+    assert (shard[1].state, shard[1].membership.removed) == (State.FOLLOWER, {1})
+
+
+def test_two_that_removed_each_other_do_not_answer_for_ever():
+    """As where a shard was repaired while the rest of it still worked."""
+    raft = replica(membership=Membership((1,), removed=(2,)), state=State.LEADER)
+    assert hear(raft, news_of_removal(term=9)) == []
+    assert raft.state is State.LEADER
+
+
+def test_a_removed_leader_that_was_told_to_lead_on_is_followed():
+    """K5: until it is stopped."""
+    shard = cluster(3, step_down_on_removal=False, pre_vote=True, check_quorum=True)
+    shard.elect(1)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 1),)))
+    shard.tick(10 * TIMEOUT)
+    assert [(shard[n].leader_id, shard[n].term) for n in (1, 2, 3)] == [(1, 1)] * 3
+    shard.crash(1)
+    shard.tick(4 * TIMEOUT)
+    assert shard.leader is not None
+    assert shard.leader.id in (2, 3)

@@ -8,6 +8,7 @@ committed change waits to be applied.
                                                  └─► CONFIG_CHANGE_EVENT ─► `change_membership`
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
@@ -422,13 +423,20 @@ def _switch(raft: "Raft", after: Membership) -> None:
 
 def _retire(raft: "Raft", after: Membership) -> None:
     """A leader that is no voter any more (thesis §4.2.2): first it tells the others, so that none has to time out."""
-    replication.broadcast(raft)
-    raft.send_due_appends()
+    # What a witness may know depends on who votes from now on, so it hears last.
+    _tell(raft, [peer for peer in raft.peers if not after.is_witness(peer)])
     raft.switch_membership(after)
+    _tell(raft, after.witnesses)
     if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
         raft.become_follower(raft.term, 0)
     elif replication.commit(raft):
         replication.announce_commit(raft)
+
+
+def _tell(raft: "Raft", peers: Iterable[int]) -> None:
+    for peer in sorted(peers):
+        replication.send(raft, peer)
+    raft.send_due_appends()
 
 
 def kept_by_voters(raft: "Raft") -> int:
@@ -438,7 +446,7 @@ def kept_by_voters(raft: "Raft") -> int:
     crashed before its write, nobody could ever win its vote.
     """
     log = raft.log
-    if raft.pending_change_index <= log.applied:
+    if raft.pending_change_index <= log.applied and raft.membership.is_voter(raft.id):
         return log.stable
     after = once_applied(raft, log.last_index)
     return max(raft.match_of(replica) for replica in after.everybody if after.is_voter(replica))

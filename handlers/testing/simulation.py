@@ -38,9 +38,6 @@ _LINGERING: Final = (0, 0, 1, 3, 8)
 """Units of time that a host lets wait what came, so that it finds several messages at once."""
 _CONVERGES: Final = "INV26 left in peace, a shard converges"
 _ALL: Final = 1 << 62
-_ONCE: Final = frozenset({MessageType.PROPOSE})
-"""Never delivered twice: no transport repeats a request, and a copy of one would be another request."""
-
 
 UNITS_A_SECOND: Final = 10 * TICK
 PATIENCE: Final = 2.0
@@ -185,6 +182,10 @@ class SimulatedHost(ABC):
     def request_snapshot(self) -> None:
         """Ask the leader for a snapshot, if its host takes one when it is asked."""
 
+    def may_come_twice(self, message: Message) -> bool:
+        """Whether the network may double it: no transport repeats a request, and a copy of one would be another one."""
+        return message.type is not MessageType.PROPOSE
+
     def state(self) -> Any:
         """What its state machine holds, if all replicas must hold the same; None for one that holds nothing."""
         return None
@@ -322,9 +323,9 @@ class Simulation:
         self.steps += 1
         host.ticks += 1
         self._hear(host, Message(MessageType.LOCAL_TICK, sender=host.id))
-        if host.up:
+        if host.up:  # a removed replica may just have ended
             self.invariants.ticked(host)
-        self.later(host, host.tick_every, self._tick, host)
+            self.later(host, host.tick_every, self._tick, host)
 
     def _hear(self, host: SimulatedHost, *last: Message) -> None:
         """Give a host all that came for it, in one turn."""
@@ -383,7 +384,7 @@ class Simulation:
                     return
             self.invariants.sent(host, message)
             self._transmit(message)
-            twice = self.weather.duplication if message.type not in _ONCE else 0.0
+            twice = self.weather.duplication if host.may_come_twice(message) else 0.0
             if twice and self.random.random() < twice:
                 self.faults["duplicated message"] += 1
                 self._transmit(message)

@@ -8,17 +8,21 @@ from drakkar.handlers.testing.plan import TICK, Event
 from drakkar.handlers.testing.simulation import Simulation
 
 from tests.simulation.linearizability import Operation, check
+from tests.simulation.node_host import NodeHost
+from tests.simulation.once import SessionClient
 from tests.simulation.store import command
 
 KEYS = ("a", "b", "c")
 KINDS = ("put", "get", "get", "add", "cas")
+FIRST_WITH_SESSION = 100
+"""Clients from that number on have sessions."""
 
 
 def draw_requests(random, plan):
     """What clients shall ask, if they are free then: who, where, of which register, and what."""
     clients = random.choice((1, 3, 5))
     replicas = plan.voters + plan.observers + plan.witnesses
-    return tuple(
+    requests = [
         Event(
             random.randrange(plan.ticks * TICK),
             "request",
@@ -31,7 +35,22 @@ def draw_requests(random, plan):
             ),
         )
         for _ in range(plan.ticks // random.choice((1, 2, 5)))
-    )
+    ]
+    clients = random.choice((1, 3, 6))  # some of them are more than there is room for
+    requests += [
+        Event(
+            random.randrange(plan.ticks * TICK),
+            "once",
+            (
+                FIRST_WITH_SESSION + random.randrange(clients),
+                random.randrange(replicas + 1),
+                random.choice(KEYS),
+                random.choice((0.1, 0.3, 1.0)),
+            ),
+        )
+        for _ in range(plan.ticks // random.choice((2, 5, 10)))
+    ]
+    return tuple(requests)
 
 
 class ShardSimulation(Simulation):
@@ -42,6 +61,7 @@ class ShardSimulation(Simulation):
         self.history = []
         self.refused = 0
         self._busy = set()
+        self._with_session = {}
         self._values = 0
         self._last = {}
         self._reads_all = False
@@ -59,8 +79,6 @@ class ShardSimulation(Simulation):
 
         def answer(outcome, value):
             self._busy.discard(client)
-            if client == "reader" and outcome != "done" and self._is_member(host):
-                self._readers.insert(0, (replica, key))
             self.trace.append((self.now, "?", f"client {client}: {outcome} {value}"))
             if outcome == "refused":
                 self.refused += 1
@@ -73,6 +91,22 @@ class ShardSimulation(Simulation):
         content = key if kind == "get" else command(key, kind, argument)
         host.submit("read" if kind == "get" else "propose", content, seconds, answer)
 
+    def once(self, client, replica, key, seconds):
+        """A client with a session has something appended, unless it is at it still; 0 is the leader."""
+        host = self._who(replica)
+        if host not in self.with_sessions():
+            return
+        if client not in self._with_session:
+            random = Random(f"session {self.plan.seed} {client}")
+            self._with_session[client] = SessionClient(self, client, random)
+        asking = self._with_session[client]
+        if not asking.busy:
+            asking.append(host, key, self._draw_argument(key, "add"), seconds)
+
+    def with_sessions(self):
+        """The hosts that can be asked for something in a session now."""
+        return [host for host in self.hosts.values() if self.is_awake(host) and keeps_sessions(host)]
+
     def _draw_argument(self, key, kind):
         self._values += 1
         value = f"{self._values}."
@@ -84,6 +118,8 @@ class ShardSimulation(Simulation):
 
     def _has_read_all(self):
         """At last every register is read once more, at each host that can."""
+        if any(each.busy for each in self._with_session.values()):
+            return False
         if not self._reads_all:
             self._reads_all = True
             readers = ((host.id, key) for host in self._members() if can_read(host) for key in KEYS)
@@ -94,6 +130,11 @@ class ShardSimulation(Simulation):
     def run(self):
         super().run()
         check(self.history)
+
+
+def keeps_sessions(host):
+    """Real nodes do, unless their state machine keeps its state itself."""
+    return isinstance(host, NodeHost) and host.keeps_sessions
 
 
 def can_read(host):

@@ -9,9 +9,11 @@ and taken out again. `find` runs schedules that make its situation frequent unti
         def forget(raft, message, inner): ...
 """
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any
 from unittest import mock
@@ -20,6 +22,9 @@ from drakkar.actors.applier import Applier
 from drakkar.actors.node import NodeActor
 from drakkar.actors.proposals import PendingProposals
 from drakkar.actors.read_requests import ReadRequests
+from drakkar.actors.sessions import SessionTable
+from drakkar.actors.snapshot_keeper import SnapshotKeeper
+from drakkar.actors.snapshots import Snapshots
 from drakkar.handlers import (
     clock,
     election,
@@ -51,7 +56,9 @@ from drakkar.handlers.testing.plan import TICK, Event
 from drakkar.handlers.testing.simulation import _choose_change
 
 from tests.simulation import simulate
-from tests.simulation.store import InBytes
+from tests.simulation.clients import FIRST_WITH_SESSION
+from tests.simulation.node_host import NodeHost
+from tests.simulation.store import Concurrent, InBytes, OnDisk
 
 M = MessageType
 BOTH = "both"
@@ -326,6 +333,32 @@ def crashing(random, plan):
     )
 
 
+def repetition(random, plan, clients=3):
+    """Clients with sessions hear too little of what they asked, and ask again elsewhere."""
+    who = range(FIRST_WITH_SESSION, FIRST_WITH_SESSION + clients)
+    yield from now_and_then(random, plan, 1, "once", who, (LEADER, *members(plan)), ("a", "b"), 0.1)
+    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(20, 60))
+    yield from now_and_then(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
+
+
+def crowd(random, plan):
+    """The same where more clients than there is room for miss so much that only a snapshot helps."""
+    yield from repetition(random, plan, clients=6)
+    yield from laggards(random, plan)
+
+
+def mishaps(random, plan):
+    """Replicas that take snapshots all the time crash, also in the middle of their writes."""
+    yield from crashing(random, plan)
+    yield from restarts(random, plan)
+    yield from laggards(random, plan)
+
+
+def growth(random, plan):
+    """The same where registers only grow, so that nothing that went wrong is overwritten."""
+    yield from (event for event in mishaps(random, plan) if "put" not in event.args)
+
+
 def coup(random, plan):
     """A leader hands over, and does not hear what comes of it."""
     yield from asked(random, plan, "put", every=10, patience=0.2)
@@ -350,6 +383,9 @@ def relapse(random, plan):
 SWIFTLY = {"given": {"config": SWIFT}}
 IN_STRIFE = {"given": TRIO | {"config": QUICK}, "rig": strife}
 SNAPPY = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": laggards}
+REPEATED = {"given": TRIO | {"config": QUICK}, "rig": repetition, "hosts": "node"}
+CROWDED = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": crowd, "hosts": "node"}
+MISHAPS = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": mishaps, "hosts": "node"}
 IN_CONTEST = {"given": {"voters": 5, "config": CLOSE}, "rig": contest}
 
 # -- votes and terms -----------------------------------------------------------------------------------------------
@@ -1611,6 +1647,183 @@ def _(change):
         older = InBytes()
         older.values = getattr(machine, "before", machine.values)
         return inner(older)
+
+
+def keep_on_disk(change):
+    """All nodes have state machines on disk."""
+
+    @change.around(NodeHost, "__init__")
+    def choose(inner, host, *args, **options):
+        inner(host, *args, **options)
+        host._machine = partial(OnDisk, host.own_disk)
+
+
+# -- sessions, and who takes snapshots -------------------------------------------------------------------------------
+
+
+@mutant("a session's command is applied again when it comes again", "NotLinearizable", **REPEATED)
+def _(change):
+    @change.around(SessionTable, "_update")
+    def forget(inner, table, session, request, apply):
+        session.kept.pop(request.series, None)
+        return inner(table, session, request, apply)
+
+
+@mutant("a session's result is given up before its client has it", "NotLinearizable", **REPEATED)
+def _(change):
+    @change.around(SessionTable, "_receive")
+    def hurry(inner, table, session, responded_to):
+        inner(table, session, responded_to)
+        session.kept.pop(responded_to + 1, None)
+
+
+@mutant("what a session's client has received is kept all the same", "V10", **REPEATED)
+def _(change):
+    change.patch(SessionTable, "_receive", lambda table, session, responded_to: None)
+
+
+@mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **CROWDED)
+def _(change):
+    @change.around(Applier, "_take_over")
+    def forget(inner, applier, source, snapshot):
+        sessions = applier._sessions
+        inner(applier, source, snapshot)
+        applier._sessions = sessions
+
+
+@mutant("a snapshot's sessions come in another order", "V6", **CROWDED)
+def _(change):
+    @change.around(Applier, "_take_over")
+    def turn_round(inner, applier, source, snapshot):
+        inner(applier, source, snapshot)
+        sessions = applier._sessions._sessions
+        for client in list(sessions)[::-1]:
+            sessions.move_to_end(client)
+
+
+@mutant(
+    "a snapshot has the membership of the moment, not of its index",
+    "INV24",
+    "V8",
+    "INV26",
+    hosts="node",
+    given={"config": COMPACT},
+    weather={"apply": 15},
+    rig=reform,
+)
+def _(change):
+    @change.around(Raft, "snapshot_point")
+    def now(inner, raft):
+        point = inner(raft)
+        return point and replace(point, membership=raft.membership)
+
+
+@mutant(
+    "a snapshot says that it reaches further than it does",
+    "V11 no node fails",
+    "V6",
+    "NotLinearizable",
+    hosts="node",
+    weather={"apply": 15},
+    given=TRIO | {"config": QUICK | COMPACT},
+    rig=laggards,
+)
+def _(change):
+    @change.around(Raft, "snapshot_point")
+    def boast(inner, raft):
+        point, index = inner(raft), min(raft.log.committed, raft.log.stable)
+        return point and replace(point, index=index, term=raft.log.term(index))
+
+
+@mutant(
+    "a node compacts its log before the snapshot is on record",
+    "CorruptData",
+    "V11",
+    weather={"disk": 15},
+    **MISHAPS,
+)
+def _(change):
+    @change.around(SnapshotKeeper, "_record")
+    def hurry(inner, keeper, snapshot):
+        inner(keeper, snapshot)
+        if keeper._unrecorded is None:
+            keeper._raft.snapshot_taken(snapshot)
+            keeper._compact(snapshot)
+
+
+@mutant(
+    "a leader's snapshot counts as applied before it is loaded",
+    "V6",
+    "NotLinearizable",
+    "INV18",
+    **SNAPPY | {"hosts": "node"},
+)
+def _(change):
+    change.patch(SnapshotKeeper, "install", SnapshotKeeper._on_loaded)
+
+
+@mutant(
+    "a concurrent state machine is captured late",
+    "V6",
+    "NotLinearizable",
+    weather={"apply": 15},
+    **MISHAPS | {"rig": growth},
+)
+def _(change):
+    change.patch(
+        Concurrent, "capture", lambda machine: lambda sink: sink.write(json.dumps(machine.values).encode())
+    )
+
+
+@mutant("a state machine on disk is given commands again", "V11 no node fails", **MISHAPS)
+def _(change):
+    keep_on_disk(change)
+
+    @change.around(OnDisk, "apply_entries")
+    def make_durable(inner, machine, entries):
+        results = inner(machine, entries)
+        machine.sync()
+        return results
+
+    @change.around(Applier, "_load")
+    def forget(inner, applier, order):
+        inner(applier, order)
+        applier._machine_index = order.snapshot.index
+
+
+@mutant("the log is given up though a state machine on disk was not synced", "V11 no node fails", **MISHAPS)
+def _(change):
+    keep_on_disk(change)
+
+    @change.around(Applier, "_save")
+    def spare(inner, applier, order):
+        with mock.patch.object(OnDisk, "sync"):
+            inner(applier, order)
+
+
+@mutant("who asks a node for a snapshot hears nothing", "V10", hosts="node")
+def _(change):
+    change.patch(SnapshotKeeper, "_answer", lambda keeper, over, error: None)
+
+
+@mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **MISHAPS)
+def _(change):
+    @change.around(Snapshots, "prune")
+    def wipe(inner, files, keep):
+        inner(files, keep)
+        if keep:
+            files.discard(keep)
+
+
+@mutant(
+    "a removed replica goes on",
+    "V13 a removed replica ends",
+    hosts="node",
+    given=TRIO | {"ticks": 100, "config": QUICK},
+    rig=reform,
+)
+def _(change):
+    change.patch(NodeActor, "_see_whether_removed", lambda node: None)
 
 
 # -- how much is sent, and who is protected --------------------------------------------------------------------------

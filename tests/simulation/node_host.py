@@ -13,15 +13,17 @@ from drakkar.actors.loop import TrioLoop
 from drakkar.actors.node import NodeActor, TransferRequest
 from drakkar.actors.proposals import Proposal, ProposalQueue
 from drakkar.actors.read_requests import ReadRequest
+from drakkar.actors.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.snapshot_keeper import SnapshotRequest
 from drakkar.actors.snapshots import MemorySnapshots
 from drakkar.handlers.entries import Entries
 from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
-from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, State
+from drakkar.handlers.messages import EntryKind, HardState, Membership, MessageType, State
 from drakkar.handlers.testing.core_host import config_of, first_entry
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost
 
+from tests.simulation.once import MOST_UNCONFIRMED
 from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
 
 SHARD = 1
@@ -29,6 +31,12 @@ FOREVER = float("inf")
 MOST_WAITING_WRITES = 6
 KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
 """Of requests that are no plain commands."""
+SESSIONS = 3
+"""That a shard keeps: few, so that some have to go."""
+OPENING = encode_request(1, REGISTER, 0, b"")[9:]
+"""How requests end that open a session."""
+LINGER = 8
+"""Election timeouts of its own clock within which a replica ends that knows that it was removed."""
 
 
 class SimulatedLoop(TrioLoop):
@@ -59,6 +67,18 @@ class SimulatedPool:
         simulation, host = self._host.simulation, self._host
         duration = simulation.random.randint(0, simulation.weather.apply) * host.apply_slowness
         simulation.later(host, duration, host.on_thread, job)
+
+
+class Sessions(SessionTable):
+    """A table that tells when it is asked again."""
+
+    def __init__(self, happened):
+        super().__init__(SESSIONS)
+        self._happened = happened
+
+    def _update(self, session, request, apply):
+        self._happened["a session's command was answered from the table"] += request.series in session.kept
+        return super()._update(session, request, apply)
 
 
 class NodeHost(SimulatedHost):
@@ -132,6 +152,18 @@ class NodeHost(SimulatedHost):
             loop=self._loop,
         )
         self.node = self._ref.actor_inbox._actor
+        self.node._applier._sessions = Sessions(self.simulation.invariants.happened)
+        self._watch_loading(self.node.snapshots)
+        self._removed_at = None
+
+    def _watch_loading(self, keeper):
+        loaded = keeper._loaded
+
+        def watched(snapshot):
+            self.simulation.invariants.happened["a node loaded a leader's snapshot"] += not snapshot.witness
+            loaded(snapshot)
+
+        keeper._loaded = watched
 
     def stop(self):
         """As by SIGKILL: nothing is told to anybody, and whoever waits never hears."""
@@ -152,6 +184,10 @@ class NodeHost(SimulatedHost):
             "transfers": len(node._transfers),
             "inbox": len(node.actor_inbox),
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
+            "results": sum(
+                max(len(session.kept) - MOST_UNCONFIRMED, 0)
+                for session in node._applier._sessions._sessions.values()
+            ),
         }
         return [f"{name} {count}" for name, count in held.items() if count]
 
@@ -160,16 +196,29 @@ class NodeHost(SimulatedHost):
     def receive(self, messages):
         for message in messages:
             if message.type is MessageType.LOCAL_TICK:
+                self._check_removed()
                 if self.node.tick_waits:
                     continue
                 self.node.tick_waits = True
             elif message.sender not in self.node.raft.membership.addresses:
                 self.node.note_address(message.sender, f"host-{message.sender}:1")
-            if message.snapshot is not None and not message.snapshot.witness:
+            if message.type is MessageType.SNAPSHOT_STATUS:
+                self.node.snapshots.was_sent(message.sender, failed=message.reject)
+            elif message.snapshot is not None and not message.snapshot.witness:
                 self._take_in(message)
             else:
                 self._tell(message)
         self._run()
+
+    def _check_removed(self):
+        """It stays for a while, since others may need it; then it ends by itself."""
+        raft = self.raft
+        if raft.id not in raft.membership.removed:
+            return
+        if self._removed_at is None:
+            self._removed_at = self.ticks
+        if self.ticks - self._removed_at > LINGER * raft.config.election_ticks:
+            raise Violation("V13 a removed replica ends", repr(raft))
 
     def _tell(self, message):
         with suppress(pykka.ActorDeadError):  # a removed replica that has just ended
@@ -248,12 +297,19 @@ class NodeHost(SimulatedHost):
             self._store.record_snapshot(shard, replica, snapshot, outcome.append)
 
         def tell():
-            self.simulation.invariants.happened["a node recorded a snapshot"] += not any(outcome)
+            if not any(outcome):
+                self._count_recorded(snapshot)
             done(outcome[0])
             self._run()
             self.simulation.turned(self)
 
         self.disk.write(keep, tell)
+
+    def _count_recorded(self, snapshot):
+        happened = self.simulation.invariants.happened
+        happened["a node recorded a snapshot"] += 1
+        if not snapshot.witness:
+            happened[f"a snapshot of {type(self.node._applier.machine).__name__} was recorded"] += 1
 
     def compact(self, shard, replica, index):
         self._store.compact(shard, replica, index)
@@ -266,8 +322,8 @@ class NodeHost(SimulatedHost):
                 with self._files.open(name) as reader:
                     raw = reader.raw().read()
             except CorruptData:  # an older file than the newest, and gone
-                status = Message(MessageType.SNAPSHOT_STATUS, sender=message.to, reject=True, hint=10)
-                self._tell(status)
+                self.node.snapshots.replace_damaged()
+                self.node.snapshots.was_sent(message.to, failed=True)
                 return
             if temporary:
                 self._files.discard(name)
@@ -321,8 +377,26 @@ class NodeHost(SimulatedHost):
         self._run()
         self.simulation.turned(self)
 
+    @property
+    def keeps_sessions(self):
+        """A state machine on disk would have to keep them with its state, and a witness has none."""
+        on_disk = isinstance(self.node._applier.machine, OnDisk)
+        return not on_disk and self.raft.resting_state is not State.WITNESS
+
+    def may_come_twice(self, message):
+        """A command of a session is applied once, however often it comes; a session that comes again is another one."""
+        if message.type is not MessageType.PROPOSE:
+            return True
+        runs = Entries.of(message.entries).runs
+        return bool(runs) and all(
+            set(run.kinds) == {EntryKind.SESSION} and all(payload[9:] != OPENING for payload in run.payloads)
+            for run in runs
+        )
+
     def state(self):
-        return None if self.raft.resting_state is State.WITNESS else self.node._applier.machine.values
+        applier = self.node._applier
+        is_witness = self.raft.resting_state is State.WITNESS
+        return None if is_witness else (applier.machine.values, applier._sessions.encode())
 
 
 def outcome_of(future):

@@ -9,7 +9,7 @@ from drakkar.handlers.testing.plan import Event, Plan, shrink
 
 from tests.simulation.simulate import Total, plan_of, run, run_all
 
-FIRST, SEEDS = 1000, 800
+FIRST, SEEDS = 1000, 600
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
 
 SELDOM = {
@@ -55,6 +55,7 @@ def test_every_cell_with_a_handler_was_entered(total):
 @pytest.mark.parametrize(
     ("what", "least"),
     [
+        ("a command of a session was repeated", 800),
         ("a conflict was cut off", 40),
         ("a crash in a write: a part is kept", 30),
         ("a crash in a write: a part is sent", 30),
@@ -66,8 +67,16 @@ def test_every_cell_with_a_handler_was_entered(total):
         ("a leader was deposed", 300),
         ("a majority was enough", 80),
         ("a membership change was cut off", 5),
+        ("a node loaded a leader's snapshot", 80),
+        ("a node recorded a snapshot", 800),
         ("a pre-vote was not won", 400),
+        ("a removed replica ended", 20),
+        ("a session had expired", 50),
+        ("a session was opened", 300),
+        ("a session's command was answered from the table", 600),
         ("a shard fell silent", 10),
+        ("a snapshot of Concurrent was recorded", 200),
+        ("a snapshot of OnDisk was recorded", 80),
         ("a snapshot was installed", 100),
         ("a transfer began", 300),
         ("a transfer was given up", 15),

@@ -173,7 +173,8 @@ class SnapshotKeeper:
 
     def _take(self) -> None:
         point = self._point()
-        if point is None:
+        # One that was removed may have been told so without the state: its state machine is then behind its log.
+        if point is None or self._raft.id in self._raft.membership.removed:
             return
         if point.index <= self._raft.log.snapshot.index:
             # Nothing was applied since the last one, but somebody may want a shorter log behind it.

@@ -194,8 +194,9 @@ def _refuse_older(raft: "Raft", message: Message) -> bool:
     elif snapshots.tells_of_removal(raft, message):
         # While we were cut off we asked for votes, which raised our term beyond the shard's; it takes no term from us.
         snapshots.learn_of_removal(raft, message)
-    elif message.type in FROM_LEADER and (raft.check_quorum or raft.config.pre_vote):
+    elif message.type in FROM_LEADER and (raft.check_quorum or raft.config.pre_vote or not raft.promotable):
         # A replica that raised its term while it was cut off: nobody listens to its votes inside the lease, and it
-        # does not listen to the leader. This makes the leader step down, and a fresh election follows.
+        # does not listen to the leader. This makes the leader step down, and a fresh election follows. One that cannot
+        # campaign could not even begin one, whose term somebody raised that is gone.
         raft.reply(message, MessageType.NO_OP)
     return SWALLOW

@@ -15,7 +15,7 @@ import trio
 from drakkar.actors.data_dir import DataDir
 from drakkar.actors.deaths import ActorDied, watch
 from drakkar.actors.events import ReplicaEnded
-from drakkar.actors.futures import ActorFuture, brief, forbid_waiting
+from drakkar.actors.futures import ActorFuture, forbid_waiting
 from drakkar.actors.log_records import Bootstrap
 from drakkar.actors.log_store import (
     Done,
@@ -32,7 +32,7 @@ from drakkar.actors.proposals import ProposalQueue
 from drakkar.actors.replica import Replica
 from drakkar.actors.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.snapshots import MemorySnapshots, SnapshotFiles, SnapshotStore
-from drakkar.actors.state_machine import DiskStateMachine, StateMachine
+from drakkar.actors.state_machine import DiskStateMachine, StateMachine, made
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import RaftConfig
 from drakkar.handlers.entries import Run
@@ -300,7 +300,7 @@ class NodeHost:
         """
         options = _config(config, shard_id, replica_id, role)
         # What the caller got wrong is found before anything is recorded.
-        machine = _made(state_machine)
+        machine = made(state_machine)
         if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
             raise ConfigError(
                 "apply_unpersisted_limit",
@@ -624,17 +624,6 @@ def _check_record(
         raise ConfigError(
             "state_machine", machine, f"the log of replica {replica} was written for {record.state_machine!r}"
         )
-
-
-def _made(state_machine: Callable[[], StateMachine]) -> StateMachine:
-    machine = state_machine() if callable(state_machine) else None
-    if not isinstance(machine, StateMachine):
-        raise ConfigError(
-            "state_machine",
-            brief(state_machine),
-            "must be a StateMachine class, or a function that makes one",
-        )
-    return machine
 
 
 def _check_addresses(members: Mapping[int, str]) -> None:

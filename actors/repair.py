@@ -38,7 +38,7 @@ from drakkar.actors.log_records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log_store import LmdbLogStore, LogStore, StoredLog
 from drakkar.actors.snapshot_format import SnapshotReader
 from drakkar.actors.snapshots import SnapshotFiles, Snapshots, create_file, read_file
-from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.state_machine import StateMachine, made
 from drakkar.actors.workers import WorkerPool
 from drakkar.handlers.config import Compression, RaftConfig
 from drakkar.handlers.entries import Entries, Run
@@ -168,7 +168,7 @@ def export(
     snapshot; `ActorFailed` where the state machine fails; `StorageFailed` where the file cannot be written. There is
     no file then.
     """
-    machine = _made(state_machine)
+    machine = made(state_machine)
     with StoppedHost(data_dir) as host:
         key = host.find(shard_id, replica_id)
         log = host.log(key)
@@ -198,17 +198,6 @@ def export(
         membership,
         written.size,
     )
-
-
-def _made(state_machine: Callable[[], StateMachine]) -> StateMachine:
-    machine = state_machine() if callable(state_machine) else None
-    if not isinstance(machine, StateMachine):
-        raise ConfigError(
-            "state_machine",
-            brief(state_machine),
-            "must be a StateMachine class, or a function that makes one",
-        )
-    return machine
 
 
 def _check_source(log: StoredLog, key: ReplicaKey, machine: StateMachine) -> None:

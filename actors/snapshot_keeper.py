@@ -179,7 +179,7 @@ class SnapshotKeeper:
         if point.index <= self._raft.log.snapshot.index:
             # Nothing was applied since the last one, but somebody may want a shorter log behind it.
             self._compact(self._raft.log.snapshot)
-            self._answer(lambda *_: True, None)
+            self._answer(lambda _, asked_at: asked_at <= point.index, None)
             return
         self._taking, self._tried = True, point.index
         if point.witness:
@@ -290,8 +290,8 @@ class SnapshotKeeper:
         def check() -> None:
             try:
                 check_free(path)
-            except DrakkarError as error:
-                self._call_soon(partial(self._exported, error))
+            except Exception as error:  # noqa: BLE001  # it goes to whoever asked, and those behind have their turn
+                self._call_soon(partial(self._exported, _failure(error)))
             else:
                 self._call_soon(order)
 
@@ -314,8 +314,8 @@ class SnapshotKeeper:
             try:
                 with self.files.open(name) as reader:
                     export_to(reader, path)
-            except DrakkarError as error:
-                self._call_soon(partial(self._exported, error))
+            except Exception as error:  # noqa: BLE001  # likewise
+                self._call_soon(partial(self._exported, _failure(error)))
             else:
                 self._call_soon(partial(self._exported, snapshot.index))
             finally:
@@ -443,7 +443,7 @@ class SnapshotKeeper:
 def _failure(error: BaseException) -> DrakkarError:
     if isinstance(error, DrakkarError):
         return error
-    failed = ActorFailed(f"the state machine could not be saved: {brief(error)}")
+    failed = ActorFailed(f"the snapshot could not be written: {brief(error)}")
     failed.__cause__ = error
     failed.outcome_known = True
     return failed

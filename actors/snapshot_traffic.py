@@ -70,7 +70,9 @@ class SnapshotTraffic:
             if node is not None and snapshot is not None:
                 _judge(node, snapshot, error)
         except DrakkarError as error:
-            logger.warning("%s was not sent its snapshot: %s", message.to, error)
+            logger.warning(
+                "replica %d of shard %d was not sent its snapshot: %s", message.to, message.shard, error
+            )
         finally:
             if not again:
                 self._sending.discard((message.shard, message.to))

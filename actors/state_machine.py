@@ -12,7 +12,10 @@ Proposals are taken, logged and committed in any case; what waits is how soon th
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, ClassVar
 
-__all__ = ["ConcurrentStateMachine", "DiskStateMachine", "StateMachine"]
+from drakkar.actors.futures import brief
+from drakkar.handlers.errors import ConfigError
+
+__all__ = ["ConcurrentStateMachine", "DiskStateMachine", "StateMachine", "made"]
 
 
 class StateMachine:
@@ -111,3 +114,15 @@ class DiskStateMachine(ConcurrentStateMachine):
     def apply(self, command: bytes) -> Any:
         """Never called: the commands come to `apply_entries`."""
         raise NotImplementedError("a state machine on disk is given its commands with their indexes")
+
+
+def made(state_machine: Callable[[], StateMachine]) -> StateMachine:
+    """Make one of what a caller named. Raises `ConfigError` where that is neither a class nor a function for it."""
+    machine = state_machine() if callable(state_machine) else None
+    if not isinstance(machine, StateMachine):
+        raise ConfigError(
+            "state_machine",
+            brief(state_machine),
+            "must be a StateMachine class, or a function that makes one",
+        )
+    return machine

@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pykka
 import pytest
@@ -29,6 +30,7 @@ from drakkar.transport.tcp import Options
 
 from tests.actors.support import (
     PATIENCE,
+    Gated,
     Hosts,
     InlineLedger,
     Ledger,
@@ -154,8 +156,10 @@ def test_the_log_is_given_up_behind_snapshots_and_the_state_comes_back_from_them
     on_disk.run(machine, config=CONFIG)
     leader = on_disk.leader()
     commands = write(on_disk[leader], range(3 * EVERY))
-    for replica in on_disk.replicas.values():
-        compacted(replica)
+    for number, replica in on_disk.replicas.items():
+        compacted(replica, EVERY)
+        directory = on_disk.data / str(number) / "snapshots"
+        until(lambda directory=directory: len(list(directory.rglob("*.snapshot"))) == 1)
     for number in on_disk.members:
         on_disk.stop(number)
     on_disk.run(machine, config=CONFIG)
@@ -275,11 +279,11 @@ def test_a_state_machine_on_disk_is_given_nothing_twice(on_disk, tmp_path):
 def test_a_session_is_remembered_by_snapshots(on_disk):
     on_disk.run(Book, config=CONFIG)
     leader = on_disk.leader()
+    away = on_disk.others(leader)[0]
+    on_disk.stop(away)  # so that only the snapshot can tell it of the session
     session = on_disk[leader].session().get(timeout=PATIENCE)
     assert session.propose(b"once").get(timeout=PATIENCE) == 1
     token = session.token
-    away = on_disk.others(leader)[0]
-    on_disk.stop(away)
     commands = outgrow(on_disk[leader])
     on_disk.run(Book, numbers=[away], config=CONFIG)
     until(lambda: on_disk[away].status().first_index > EVERY)
@@ -363,7 +367,14 @@ def test_wait_ready_starts_a_replica_that_has_applied_what_it_knew(on_disk):
     leader = on_disk.leader()
     commands = write(on_disk[leader], range(30))
     on_disk.stop(leader)
-    replica = on_disk.run(InlineLedger, numbers=[leader], config={"wait_ready": True})[leader]
+    # The log was written for a machine of that name.
+    machine = type("InlineLedger", (Gated,), {})(apply_waits=True)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(on_disk.run, lambda: machine, numbers=[leader], config={"wait_ready": True})
+        assert machine.arrived.wait(PATIENCE)
+        assert not starting.done()
+        machine.gate.set()
+        replica = starting.result(PATIENCE)[leader]
     assert replica.stale_read(None).get(timeout=PATIENCE)[:29] == commands[:29]
 
 
@@ -562,6 +573,7 @@ def test_a_snapshot_that_is_asked_for_during_another_is_one_of_now():
         assert arrived.wait(PATIENCE)
         write(hosts[1], range(3))
         second = hosts[1].snapshot()
+        until(lambda: len(hosts[1]._node.snapshots._requests) == 2)
         gate.set()
         assert first.get(timeout=PATIENCE) + 3 == second.get(timeout=PATIENCE)
 
@@ -582,6 +594,31 @@ def test_exports_keep_their_deadlines_and_leave_nothing_behind(paused, tmp_path)
         reader.verify()
     files = hosts.hosts[1]._snapshots.of(1, 1)
     until(lambda: files._names() == [])
+
+
+def test_an_export_that_cannot_be_written_keeps_nobody_waiting(hosts, tmp_path, monkeypatch):
+    hosts.run(Book)
+    leader = hosts[hosts.leader()]
+    commit(leader, b"x")
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            snapshot_keeper, "check_free", lambda _: (_ for _ in ()).throw(PermissionError("not yours"))
+        )
+        error = settled(leader.snapshot(export_to=tmp_path / "copy"))
+        assert isinstance(error, DrakkarError)
+        assert "not yours" in str(error)
+    assert leader.snapshot(export_to=tmp_path / "copy").get(timeout=PATIENCE) == leader.status().applied
+
+
+def test_a_damaged_snapshot_is_replaced_as_soon_as_there_is_anything_new(on_disk):
+    on_disk.run(Book)
+    leader = on_disk[on_disk.leader()]
+    write(leader, range(3))
+    index = leader.snapshot().get(timeout=PATIENCE)
+    leader._node.snapshots.replace_damaged()
+    assert leader.snapshot().get(timeout=PATIENCE) == index
+    write(leader, [3])
+    until(lambda: leader._node.raft.log.snapshot.index > index)
 
 
 def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_path):

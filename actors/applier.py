@@ -41,9 +41,10 @@ _CONTENT: Final = "content"
 
 @dataclass(frozen=True, slots=True)
 class SaveOrder:
-    """Write the state as of `point`, which is that of the moment at which the order is given."""
+    """Write the state as of `point`."""
 
     point: Snapshot
+    """Index, term and membership of the state to be written; the index is `Applier.given` when the order is given."""
     done: Callable[[Snapshot | BaseException], None]
     """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
     whole: bool = False
@@ -101,6 +102,10 @@ class Applier:
         self._disk = machine if isinstance(machine, DiskStateMachine) else None
         self._machine_index = 0
         """The last command that the state machine holds."""
+        self.given = 0
+        """The last index that the state machine was given, whether it has got there yet or not. For the loop's thread."""
+        self._reached = 0
+        """The last index that it has got to."""
         self._opened = False
         self.over: ActorFuture[None] = ActorFuture()
         """Set when it was stopped, and nobody touches the state machine any more."""
@@ -121,6 +126,7 @@ class Applier:
 
     def apply(self, entries: Entries) -> None:
         """Apply committed entries, which follow on those given before."""
+        self.given = entries.runs[-1].last
         self._do(entries, on_loop=not self.machine.blocks)
 
     def query(self, queries: list[Query]) -> None:
@@ -134,6 +140,7 @@ class Applier:
 
     def load(self, order: LoadOrder) -> None:
         """Take over a snapshot, before all that is given later."""
+        self.given = order.snapshot.index
         self._do(order, on_loop=False)
 
     def stop(self, error: Exception) -> None:
@@ -242,7 +249,8 @@ class Applier:
     def _apply_all(self, entries: Entries) -> None:
         results = [(run, self._apply(run)) for run in entries.runs]
         mine = [(run, answers) for run, answers in results if run.origin == self._origin]
-        self._report((entries.runs[-1].last, mine))
+        self._reached = entries.runs[-1].last
+        self._report((self._reached, mine))
 
     def _apply(self, run: Run) -> Sequence[Any]:
         if self._disk is not None:
@@ -303,6 +311,7 @@ class Applier:
         """Where the state can be fixed, it is written beside all else, by another job."""
         machine = self.machine
         try:
+            self._check_point(order.point)
             facts = {_SHARD: self._shard, _MACHINE_INDEX: self._machine_index, _CONTENT: True}
             # Before the state is fixed: a full disk must not leave a transaction open that nobody ends.
             sink = self._snapshots.create(compression=self._compression)
@@ -320,6 +329,14 @@ class Applier:
         except BaseException as error:  # noqa: BLE001  # likewise
             sink.abort()
             order.done(error)
+
+    def _check_point(self, point: Snapshot) -> None:
+        """A file of one index with the state of another would make the peer that loads it skip commands for ever."""
+        if point.index != self._reached:
+            raise ActorFailed(
+                f"a snapshot of index {point.index} was ordered, and the state machine is at {self._reached}: "
+                "nothing was written; please report this"
+            )
 
     def _write(
         self,
@@ -361,6 +378,7 @@ class Applier:
         if snapshot and not snapshot.witness:
             with self._snapshots.open(snapshot.payload.decode()) as source:
                 self._take_over(source, snapshot)
+        self._reached = snapshot.index
         order.done()
 
     def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:

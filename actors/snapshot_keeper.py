@@ -190,7 +190,7 @@ class SnapshotKeeper:
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log
         if raft.resting_state is not State.WITNESS:
-            return raft.snapshot_point()
+            return raft.snapshot_point(self._applier.given)
         # Nobody saves anything behind what was handed out, so what is reported as applied must do.
         if log.pending_snapshot is not None or log.applied > log.stable:
             return None
@@ -296,7 +296,7 @@ class SnapshotKeeper:
                 self._call_soon(order)
 
         def order() -> None:
-            point = self._raft.snapshot_point()
+            point = self._raft.snapshot_point(self._applier.given)
             if request.future.done or point is None:
                 self._exported(RequestDropped("a leader's snapshot is being loaded: wait and ask again"))
             else:
@@ -339,7 +339,7 @@ class SnapshotKeeper:
         if not self.on_disk:
             self._services.send_snapshot(address, message, temporary=False)
             return
-        point = self._raft.snapshot_point()
+        point = self._raft.snapshot_point(self._applier.given)
         if point is None or message.to in self._bringing_up:
             self._tell_status(message.to, failed=True)
             return

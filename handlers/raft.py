@@ -508,18 +508,19 @@ class Raft:
                 if self.progress[peer].requested_snapshot:
                     replication.send(self, peer)
 
-    def snapshot_point(self) -> Snapshot | None:
-        """What a snapshot is of that the state machine takes behind all that it was handed; None: not now.
+    def snapshot_point(self, index: int) -> Snapshot | None:
+        """Index, term and membership of a snapshot of the state at `index`; None if none can be taken there now.
 
-        Its membership is that of its index, though changes may not have been reported as applied yet (thesis §5.1).
-        None where that is durable in no log yet, or a leader's snapshot is not loaded.
+        `index` is that of the last entry that the state machine was given: only its owner knows it, since `ready`
+        hands entries out before they are passed on. The membership is that of the index, though changes may not have
+        been reported as applied yet (thesis §5.1). None where `index` is not durable in this log yet, or behind what
+        the log holds, or a leader's snapshot is not loaded.
         """
         log = self.log
-        if log.pending_snapshot is not None or log.applying > log.stable:
+        if log.pending_snapshot is not None or not log.applied <= index <= log.stable or not log.term(index):
             return None
         witness = self.resting_state is State.WITNESS
-        membership = members.once_applied(self, log.applying)
-        return Snapshot(log.applying, log.term(log.applying), membership, witness=witness)
+        return Snapshot(index, log.term(index), members.once_applied(self, index), witness=witness)
 
     @property
     def snapshot_wanted(self) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pykka
 import pytest
-from drakkar.actors.applier import Applier
+from drakkar.actors.applier import Applier, SaveOrder
 from drakkar.actors.deaths import watch
 from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.futures import ActorFuture
@@ -1033,6 +1033,27 @@ def test_batches_and_questions_take_effect_in_the_order_in_which_they_come():
     assert [settled(future) for future in futures] == [[], [b"a"], [b"a", b"b"]]
     assert [(index, len(mine)) for index, mine in reports] == [(1, 1), (2, 0)]
     assert applier.unanswered == 0
+
+
+@pytest.mark.parametrize(("index", "written"), [(2, True), (1, False), (3, False)])
+def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reached(index, written):
+    pool, outcomes = FakePool(), []
+    files = MemorySnapshots().of(1, 1)
+    machine = Ledger()
+    machine.save = lambda sink: sink.write(b"state")
+    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard=1)
+    applier.apply(entries(b"a", b"b"))
+    assert applier.given == 2
+    applier.save(SaveOrder(Snapshot(index, 1, Membership({1})), outcomes.append))
+    while pool.jobs:
+        pool.jobs.pop(0)()
+    (outcome,) = outcomes
+    if written:
+        assert outcome.index == 2
+        assert files.open(outcome.payload.decode())
+    else:
+        assert isinstance(outcome, ActorFailed)
+        assert "the state machine is at 2" in str(outcome)
 
 
 def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():

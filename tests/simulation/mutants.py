@@ -1713,8 +1713,8 @@ def _(change):
 )
 def _(change):
     @change.around(Raft, "snapshot_point")
-    def now(inner, raft):
-        point = inner(raft)
+    def now(inner, raft, index):
+        point = inner(raft, index)
         return point and replace(point, membership=raft.membership)
 
 
@@ -1729,10 +1729,30 @@ def _(change):
     rig=laggards,
 )
 def _(change):
+    change.patch(Applier, "_check_point", lambda applier, point: None)
+
     @change.around(Raft, "snapshot_point")
-    def boast(inner, raft):
-        point, index = inner(raft), min(raft.log.committed, raft.log.stable)
+    def boast(inner, raft, given):
+        point, index = inner(raft, given), min(raft.log.committed, raft.log.stable)
         return point and replace(point, index=index, term=raft.log.term(index))
+
+
+@mutant(
+    "a snapshot for a peer is labelled with what was handed out, not with what the state machine was given",
+    "V6",
+    "NotLinearizable",
+    hosts="node",
+    given=FIVE | {"config": QUICK | {"snapshot_entries": 2, "compaction_overhead": 1, "max_apply_bytes": 1}},
+    weather={"loss": 0.1, "duplication": 0.3, "disk": 2, "apply": 2},
+    rig=growth,
+)
+def _(change):
+    keep_on_disk(change)
+    change.patch(Applier, "_check_point", lambda applier, point: None)
+
+    @change.around(Raft, "snapshot_point")
+    def ahead(inner, raft, given):
+        return inner(raft, raft.log.applying)
 
 
 @mutant(

@@ -307,7 +307,10 @@ class NodeActor(TableActor):
         self.snapshots.tick(now)
         if self._removed is not None and self._age >= self._leaves_at:
             self.actor_ref.stop(block=False)
-        if not self._disk_hangs():
+        if self._disk_hangs():
+            # The news of its removal may wait for the disk too. It holds without: who forgets it is told again.
+            self._see_whether_removed()
+        else:
             self.raft.tick()
 
     def _disk_hangs(self) -> bool:

@@ -39,7 +39,7 @@ from drakkar.handlers.errors import (
 )
 from drakkar.handlers.log import MemoryLog
 from drakkar.handlers.matrix import raft_handlers
-from drakkar.handlers.membership import Change, ChangeType
+from drakkar.handlers.membership import Change, ChangeType, ConfigChange
 from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, Snapshot, State
 from drakkar.handlers.ready import ReadReady
 
@@ -1210,6 +1210,13 @@ def test_errors_of_the_library_are_what_clients_get(node):
 # -- Removed
 
 
+def tell_of_its_removal(one):
+    """As a leader does that is asked by somebody who was cut off."""
+    membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
+    news = Snapshot(60, 5, membership, witness=True)
+    one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)
+
+
 def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_not_sent(node):
     """The news is a snapshot without content: the core is up to date then, and the state machine is not."""
     one = node(members=THREE).follow()
@@ -1217,13 +1224,48 @@ def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_
     one.settle()
     for name in read_rounds(one):
         one.tell(M.READ_INDEX_RESP, sender=2, term=5, log_index=50, hint=name[0], hint_high=name[1])
-    membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
-    news = Snapshot(60, 5, membership, witness=True)
-    one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)
+    tell_of_its_removal(one)
     assert one.replica.status().applied == 60
     for future in asked:
         error = settled(future)
         assert isinstance(error, ReplicaStopped), error
     assert any(isinstance(event, ReplicaRemoved) for event in one.services.events)
     one.tick(10 * T)
+    assert one.reason() is None
+
+
+def removals(one):
+    return [event for event in one.services.events if isinstance(event, ReplicaRemoved)]
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "full"])
+def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_the_news(node, trouble):
+    one = node(members=THREE).follow()
+    setattr(one.services, trouble, True)
+    tell_of_its_removal(one)
+    one.tick(T)
+    assert not removals(one), "the disk may be through with it any moment"
+    one.tick(2)
+    assert len(removals(one)) == 1
+    assert isinstance(settled(one.replica.read(None)), ReplicaStopped)
+    one.tick(5 * T)
+    assert one.reason() is None
+
+
+def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_what_comes_next(node):
+    machine = Gated(apply_waits=True)
+    one = node(machine, members=THREE).follow()
+    removal = ConfigChange((Change(ChangeType.REMOVE, 1),)).encode()
+    logged = [Run(1, 5, [b"a"]), Run(2, 5, [removal], CHANGE)]
+    one.tell(M.REPLICATE, sender=2, term=5, entries=Entries(logged), commit=2)
+    assert machine.arrived.wait(PATIENCE)
+    one.services.full = True
+    more = Entries([Run(3, 5, [b"b"])])
+    one.tell(M.REPLICATE, sender=2, term=5, log_index=2, log_term=5, entries=more, commit=2)
+    machine.gate.set()
+    until(lambda: 1 not in one.replica.status().voters)
+    assert not removals(one)
+    one.tick(T + 2)
+    assert len(removals(one)) == 1
+    one.tick(5 * T)
     assert one.reason() is None

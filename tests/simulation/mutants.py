@@ -44,7 +44,7 @@ from drakkar.handlers import (
 )
 from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.log import RaftLog
-from drakkar.handlers.membership import Transition
+from drakkar.handlers.membership import ChangeType, Transition
 from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
 from drakkar.handlers.progress import Inflight, Progress, ProgressState
 from drakkar.handlers.quiesce import Quiesce
@@ -190,6 +190,20 @@ def _joint_choices():
 JOINT = tuple(_joint_choices())
 
 
+def _removals():
+    """What removes one of four voters, and nothing else."""
+    four = Membership(range(1, 5))
+    removals = {replica: [] for replica in four.voters}
+    for choice in range(400):
+        change = _choose_change(Random(choice), four, four.voters)
+        if len(change.changes) == 1 and change.changes[0].type is ChangeType.REMOVE:
+            removals[change.changes[0].replica].append(choice)
+    return removals
+
+
+REMOVAL = _removals()
+
+
 def asked(random, plan, *kinds, every=3, patience=0.3, of_leader=0.0):
     """Clients ask something of some replica all the time, at most so many units of time apart."""
     time = 0
@@ -279,6 +293,16 @@ def reform(random, plan):
     yield from now_and_then(random, plan, 2, "change", LEADER, range(1 << 16))
     yield from now_and_then(random, plan, 12, "isolate", LEADER, range(10, 80))
     yield from now_and_then(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
+
+
+def expulsion(random, plan):
+    """Somebody is cut off and removed, and hears of it when its disk hangs."""
+    lost = random.choice(members(plan))
+    begin = random.randrange(50, 100)
+    yield Event(begin, "isolate", (lost, 150))
+    for gap in range(60, 150, 10):  # until there is a leader that makes it
+        yield Event(begin + gap, "change", (LEADER, random.choice(REMOVAL[lost])))
+    yield Event(begin + 145, "slow_disk", (lost, 100, 300))
 
 
 def slow_reform(random, plan):
@@ -1844,6 +1868,21 @@ def _(change):
 )
 def _(change):
     change.patch(NodeActor, "_see_whether_removed", lambda node: None)
+
+
+@mutant(
+    "a removed replica goes on while its disk hangs",
+    "V13 a removed replica ends",
+    hosts="node",
+    given=TRIO | {"voters": 4, "ticks": 100, "config": QUICK | {"pre_vote": True}},
+    weather=CLEAR | {"disk": 15},
+    rig=expulsion,
+)
+def _(change):
+    @change.around(NodeActor, "_see_whether_removed")
+    def wait(inner, node):
+        if node.raft.log.pending_snapshot is None:  # which is on disk, and loaded
+            inner(node)
 
 
 # -- how much is sent, and who is protected --------------------------------------------------------------------------

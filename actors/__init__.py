@@ -3,18 +3,17 @@
 from drakkar.actors import NodeHost, StateMachine
 """
 
-from drakkar.actors.deaths import ActorCrashed, ActorDied, unwatch, watch
-from drakkar.actors.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
-from drakkar.actors.futures import ActorFuture
-from drakkar.actors.host import NodeHost
-from drakkar.actors.loop import TrioLoop
-from drakkar.actors.node import NodeActor, Status
-from drakkar.actors.replica import Replica
-from drakkar.actors.session import Session
-from drakkar.actors.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
-from drakkar.actors.table_actor import TableActor
-from drakkar.actors.trio_actor import TrioActor
-from drakkar.handlers.config import RaftConfig
+from drakkar.actors.host.host import NodeHost
+from drakkar.actors.host.replica import Replica
+from drakkar.actors.host.session import Session
+from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
+from drakkar.actors.node.actor import NodeActor, Status
+from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
+from drakkar.actors.runtime.actor import TrioActor
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, unwatch, watch
+from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import (
     ActorFailed,
     ConfigError,
@@ -35,8 +34,9 @@ from drakkar.handlers.errors import (
     TransferInProgress,
     TransportError,
 )
-from drakkar.handlers.membership import Change, ChangeType, Transition
-from drakkar.handlers.messages import State
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.membership import Change, ChangeType, Transition
+from drakkar.handlers.raft.state import State
 from drakkar.transport.tls import TlsConfig
 
 __all__ = [

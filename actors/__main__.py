@@ -2,6 +2,6 @@
 
 import sys
 
-from drakkar.actors.cli import main
+from drakkar.actors.tools.cli import main
 
 sys.exit(main())

@@ -4,8 +4,6 @@ Start with `matrix`, which says who answers what; then `raft`, the state of one 
 one thesis chapter a file.
 """
 
-from drakkar.handlers.config import RaftConfig
-from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
@@ -13,22 +11,16 @@ from drakkar.handlers.errors import (
     HandlerTableError,
     ProtocolViolation,
 )
-from drakkar.handlers.log import MemoryLog, Storage
-from drakkar.handlers.matrix import raft_handlers
-from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
-from drakkar.handlers.messages import (
-    Entry,
-    EntryKind,
-    HardState,
-    Membership,
-    Message,
-    MessageType,
-    Snapshot,
-    State,
-)
-from drakkar.handlers.progress import Progress, ProgressState
-from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.log import MemoryLog, Storage
+from drakkar.handlers.raft.matrix import raft_handlers
+from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
+from drakkar.handlers.raft.progress import Progress, ProgressState
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.table import SWALLOW, HandlerTable, Ignore, Never
 
 __all__ = [

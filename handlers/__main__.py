@@ -1,5 +1,5 @@
 """`python -m drakkar.handlers` prints the whole handler matrix."""
 
-from drakkar.handlers.matrix import raft_handlers
+from drakkar.handlers.raft.matrix import raft_handlers
 
 print(raft_handlers().describe())  # noqa: T201  # it is what the command is for

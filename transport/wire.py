@@ -31,9 +31,10 @@ from typing import Any, Final, NamedTuple
 
 import cbor2
 from drakkar.handlers import cbor
-from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import CorruptData, TransportError
-from drakkar.handlers.messages import Membership, Message, MessageType, Snapshot
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entries, Run
+from drakkar.handlers.raft.state import Membership, Snapshot
 
 __all__ = [
     "CONTROL_LIMIT",

@@ -6,12 +6,14 @@ from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
-from drakkar.handlers.config import RaftConfig
-from drakkar.handlers.log import MemoryLog
-from drakkar.handlers.membership import ConfigChange
-from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot, State
-from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import Changed, Dropped, LogQueryResult, ReadReady
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import Entry, EntryKind
+from drakkar.handlers.raft.log import MemoryLog
+from drakkar.handlers.raft.membership import ConfigChange
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady
+from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.plan import draw_plan
 from drakkar.handlers.testing.storm import run_storm

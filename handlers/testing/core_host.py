@@ -7,23 +7,15 @@ from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Protocol
 
-from drakkar.handlers.config import RaftConfig
-from drakkar.handlers.entries import Run
 from drakkar.handlers.errors import RequestDropped
-from drakkar.handlers.log import MemoryLog
-from drakkar.handlers.membership import Change, ChangeType, ConfigChange
-from drakkar.handlers.messages import (
-    Entry,
-    EntryKind,
-    HardState,
-    Membership,
-    Message,
-    MessageType,
-    Snapshot,
-    State,
-)
-from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import Dropped, ReadReady, Ready
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import Entry, EntryKind, Run
+from drakkar.handlers.raft.log import MemoryLog
+from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Dropped, ReadReady, Ready
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.simulation import UNITS_A_SECOND, Answer, SimulatedHost, Simulation
 
@@ -415,7 +407,7 @@ def config_of(simulation: Simulation, replica: int, role: State | None) -> RaftC
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Options that are unwise for a real shard are what a simulation looks for: nobody needs to be warned."""
-    log = logging.getLogger("drakkar.handlers.config")
+    log = logging.getLogger("drakkar.handlers.raft.config")
     level = log.level
     log.setLevel(logging.ERROR)
     try:

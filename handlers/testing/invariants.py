@@ -8,12 +8,13 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any, Final, Protocol
 
-from drakkar.handlers.entries import Run
-from drakkar.handlers.log import Storage
-from drakkar.handlers.messages import EntryKind, HardState, Membership, Message, MessageType, Snapshot, State
-from drakkar.handlers.progress import Progress, ProgressState
-from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import Dropped, Ready, Refusal
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.log import Storage
+from drakkar.handlers.raft.progress import Progress, ProgressState
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Dropped, Ready, Refusal
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.table import Never
 
 __all__ = ["Invariants", "Violation", "Witnessed"]

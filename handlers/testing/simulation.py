@@ -17,11 +17,13 @@ from itertools import count
 from random import Random
 from typing import Any, Final
 
-from drakkar.handlers.log import Storage
-from drakkar.handlers.membership import Change, ChangeType, ConfigChange, Transition
-from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
-from drakkar.handlers.progress import ProgressState
-from drakkar.handlers.raft import Raft
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import EntryKind
+from drakkar.handlers.raft.log import Storage
+from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
+from drakkar.handlers.raft.progress import ProgressState
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answers
 from drakkar.handlers.testing.invariants import Invariants, Violation
 from drakkar.handlers.testing.plan import CALM, TICK, Event, Plan

@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 from typing import TypeAlias
 
-from drakkar.handlers.raft import Raft
+from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.core_host import CoreHost
 from drakkar.handlers.testing.invariants import Violation

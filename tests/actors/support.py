@@ -7,8 +7,8 @@ import time
 from contextlib import ExitStack, suppress
 
 import pykka
-from drakkar.actors.host import NodeHost
-from drakkar.actors.state_machine import StateMachine
+from drakkar.actors.host.host import NodeHost
+from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 
 PATIENCE = 20.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from drakkar.actors import ActorFuture, NodeHost, StateMachine
-from drakkar.handlers.messages import State
+from drakkar.handlers.raft.state import State
 
 from tests.benchmarks.load import Done
 

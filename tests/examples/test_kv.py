@@ -20,7 +20,7 @@ import redis
 import trio
 import trio.testing
 from drakkar.handlers.errors import NotLeader, OutcomeUnknown, ReplicaStopped, SystemBusy
-from drakkar.handlers.messages import State
+from drakkar.handlers.raft.state import State
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 from drakkar.handlers.errors import HandlerTableError
-from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot, State
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entry, EntryKind
+from drakkar.handlers.raft.state import Membership, Snapshot, State
 
 IN_DRAGONBOATS_ORDER = [
     "LOCAL_TICK",

@@ -4,7 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from drakkar.handlers import Message, MessageType, State, raft_handlers
+from drakkar.handlers import (
+    Message,
+    MessageType,
+    State,
+    raft_handlers,
+)
 from drakkar.handlers.testing import Cluster, Violation
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "testing.md"

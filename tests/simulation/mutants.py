@@ -18,39 +18,36 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from drakkar.actors.applier import Applier
-from drakkar.actors.node import NodeActor
-from drakkar.actors.proposals import PendingProposals
-from drakkar.actors.read_requests import ReadRequests
-from drakkar.actors.sessions import SessionTable
-from drakkar.actors.snapshot_keeper import SnapshotKeeper
-from drakkar.actors.snapshots import Snapshots
-from drakkar.handlers import (
+from drakkar.actors.machine.applier import Applier
+from drakkar.actors.machine.sessions import SessionTable
+from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.proposals import PendingProposals
+from drakkar.actors.node.reads import ReadRequests
+from drakkar.actors.node.snapshots import SnapshotKeeper
+from drakkar.actors.snapshots.store import Snapshots
+from drakkar.handlers import raft_handlers
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft import (
+    Raft,
     clock,
     election,
     membership,
     quorum,
-    raft_handlers,
     reads,
     replication,
     terms,
     transfer,
 )
-from drakkar.handlers import (
-    raft as core,
-)
-from drakkar.handlers import (
-    snapshot as snapshots,
-)
-from drakkar.handlers.entries import Entries, Run
-from drakkar.handlers.log import RaftLog
-from drakkar.handlers.membership import ChangeType, Transition
-from drakkar.handlers.messages import EntryKind, Membership, Message, MessageType, State
-from drakkar.handlers.progress import Inflight, Progress, ProgressState
-from drakkar.handlers.quiesce import Quiesce
-from drakkar.handlers.quorum import Vote
-from drakkar.handlers.raft import Raft
-from drakkar.handlers.ready import ReadReady
+from drakkar.handlers.raft import raft as core
+from drakkar.handlers.raft import snapshot as snapshots
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.log import RaftLog
+from drakkar.handlers.raft.membership import ChangeType, Transition
+from drakkar.handlers.raft.progress import Inflight, Progress, ProgressState
+from drakkar.handlers.raft.quiesce import Quiesce
+from drakkar.handlers.raft.quorum import Vote
+from drakkar.handlers.raft.ready import ReadReady
+from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import CoreHost
 from drakkar.handlers.testing.plan import TICK, Event
 from drakkar.handlers.testing.simulation import _choose_change

@@ -6,19 +6,20 @@ from functools import partial
 from itertools import count
 
 import pykka
-from drakkar.actors.futures import ActorFuture
-from drakkar.actors.log_records import Bootstrap
-from drakkar.actors.log_store import MemoryDisk, MemoryLogStore, Save
-from drakkar.actors.loop import TrioLoop
-from drakkar.actors.node import NodeActor, TransferRequest
-from drakkar.actors.proposals import Proposal, ProposalQueue
-from drakkar.actors.read_requests import ReadRequest
-from drakkar.actors.sessions import REGISTER, SessionTable, encode_request
-from drakkar.actors.snapshot_keeper import SnapshotRequest
-from drakkar.actors.snapshots import MemorySnapshots
-from drakkar.handlers.entries import Entries
+from drakkar.actors.log.records import Bootstrap
+from drakkar.actors.log.store import MemoryDisk, MemoryLogStore, Save
+from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
+from drakkar.actors.node.actor import NodeActor, TransferRequest
+from drakkar.actors.node.proposals import Proposal, ProposalQueue
+from drakkar.actors.node.reads import ReadRequest
+from drakkar.actors.node.snapshots import SnapshotRequest
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
-from drakkar.handlers.messages import EntryKind, HardState, Membership, MessageType, State
+from drakkar.handlers.messages import MessageType
+from drakkar.handlers.raft.entries import Entries, EntryKind
+from drakkar.handlers.raft.state import HardState, Membership, State
 from drakkar.handlers.testing.core_host import config_of, first_entry
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost

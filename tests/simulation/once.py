@@ -1,6 +1,6 @@
 """Clients with sessions: what they ask is repeated, here and there, until they hear what became of it, and done once."""
 
-from drakkar.actors.sessions import REGISTER, encode_request
+from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.handlers.errors import SessionExpired, SessionRefused
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.plan import TICK

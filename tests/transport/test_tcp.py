@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import trio
 from drakkar.handlers.errors import ConfigError, TransportError
-from drakkar.handlers.messages import Entry, Message, MessageType
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entry
 from drakkar.transport import peer
 from drakkar.transport.connection import canonical
 from drakkar.transport.peer import Backoff

@@ -9,7 +9,8 @@ import pytest
 import trio
 import trustme
 from drakkar.handlers.errors import ConfigError
-from drakkar.handlers.messages import Entry, Message, MessageType
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.tcp import Options, TcpTransport, parse_address
 from drakkar.transport.tls import TlsConfig
 from drakkar.transport.wire import FrameKind, Hello, encode_frame, encode_hello

@@ -6,9 +6,10 @@ from typing import Any
 
 import cbor2
 import pytest
-from drakkar.handlers.entries import Entries, Run
 from drakkar.handlers.errors import TransportError
-from drakkar.handlers.messages import Entry, EntryKind, Membership, Message, MessageType, Snapshot
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.state import Membership, Snapshot
 from drakkar.transport import wire
 from drakkar.transport.wire import (
     CONTROL_LIMIT,

@@ -1,0 +1,107 @@
+"""Logs in memory, under the same rules as those on disk: for hosts without a data directory, and for tests."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from threading import Lock
+from typing import final
+
+from drakkar.actors.log.records import ReplicaKey
+from drakkar.actors.log.state import Draft, LogState
+from drakkar.handlers.raft.entries import Run
+
+__all__ = ["MemoryDisk"]
+
+
+class _MemoryLog:
+    """The runs of one replica, in order."""
+
+    __slots__ = ("firsts", "runs")
+
+    def __init__(self) -> None:
+        self.firsts: list[int] = []
+        self.runs: list[Run] = []
+
+    def append(self, run: Run) -> None:
+        self.firsts.append(run.first)
+        self.runs.append(run)
+
+    def cut(self, index: int) -> None:
+        kept = bisect_left(self.firsts, index)
+        del self.firsts[kept:], self.runs[kept:]
+        if self.runs and self.runs[-1].last >= index:
+            self.runs[-1] = self.runs[-1].slice(self.firsts[-1], index)
+
+    def trim(self, upto: int) -> None:
+        """Drop the runs that surely end at or before `upto`: those that another one follows by then."""
+        kept = max(bisect_right(self.firsts, upto + 1) - 1, 0)
+        del self.firsts[:kept], self.runs[:kept]
+
+
+@final
+class MemoryDisk:
+    """A disk that lasts as long as this object: hand it to another store, and that one starts from it again."""
+
+    def __init__(self) -> None:
+        self.path = "memory"
+        self.commit_seconds = 0.0
+        self._lock = Lock()
+        self._states: dict[ReplicaKey, LogState] = {}
+        self._logs: dict[ReplicaKey, _MemoryLog] = {}
+        self._removed: set[ReplicaKey] = set()
+
+    @contextmanager
+    def reading(self, key: ReplicaKey, low: int) -> Iterator[Iterator[Run]]:
+        """Read the runs of a replica, from the one that holds `low` on."""
+        with self._lock:
+            log = self._logs[key]
+            yield islice(log.runs, max(bisect_right(log.firsts, low) - 1, 0), None)
+
+    def replicas(self) -> list[ReplicaKey]:
+        """All replicas in the store."""
+        with self._lock:
+            return sorted(self._states)
+
+    def unneeded(self) -> dict[ReplicaKey, int]:
+        """Nothing: dropped entries are gone at once."""
+        return {}
+
+    def removed(self, key: ReplicaKey) -> bool:
+        """Whether the replica was removed."""
+        return key in self._removed
+
+    def load(self, key: ReplicaKey) -> LogState | None:
+        """Where the replica's log stands."""
+        return self._states.get(key)
+
+    def write(self, drafts: Sequence[Draft], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
+        """Keep all of it."""
+        with self._lock:
+            for draft in drafts:
+                self._put(draft)
+            for key in trims.keys() & self._logs.keys():
+                self._logs[key].trim(trims[key])
+        return {}
+
+    def _put(self, draft: Draft) -> None:
+        if draft.state is None:
+            self._states.pop(draft.key, None)
+            self._logs.pop(draft.key, None)
+            if draft.removed:
+                self._removed.add(draft.key)
+            return
+        self._removed.discard(draft.key)
+        log = self._logs.setdefault(draft.key, _MemoryLog())
+        for change in draft.log:
+            if isinstance(change, Run):
+                log.append(change)
+            else:
+                log.cut(change)
+        self._states[draft.key] = draft.state
+
+    def reclaim(self) -> None:
+        """Nothing: the space was given back with the entries."""
+
+    def close(self) -> None:
+        """Nothing to do: what is in memory stays as long as this object."""

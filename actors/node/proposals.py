@@ -1,0 +1,344 @@
+"""Proposals on their way: from the client's thread into the log, and their results back into its futures."""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from drakkar.actors.machine.compression import encode
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
+from drakkar.handlers.raft.entries import Run
+
+__all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
+
+
+class Proposal:
+    """Commands that a client waits for together; `single` futures get the one result, others the list."""
+
+    # Not a NamedTuple: every command makes one, and a tuple with names takes twice as long to make.
+    __slots__ = ("commands", "deadline", "future", "kinds", "single", "size")
+
+    def __init__(
+        self,
+        commands: Sequence[bytes],
+        future: ActorFuture[Any],
+        deadline: float,
+        single: bool,
+        kinds: bytes = b"",
+    ) -> None:
+        self.commands, self.future, self.deadline = commands, future, deadline
+        self.single, self.kinds = single, kinds
+        self.size = len(commands[0]) if single else sum(map(len, commands))
+        """Bytes of all commands."""
+
+    def compress(self) -> None:
+        """Let those of its commands that gain by it travel compressed."""
+        self.commands, self.kinds = encode(self.commands)
+        self.size = sum(map(len, self.commands))
+
+
+class ProposalQueue:
+    """What clients have proposed and the node has not yet taken: any thread puts, the loop takes all at once."""
+
+    def __init__(self, wake: Callable[[], None], *, max_commands: int, max_bytes: int) -> None:
+        self._wake = wake
+        self._max_commands, self._max_bytes = max_commands, max_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[Proposal] = []
+        self._commands = self._bytes = 0
+        self._closed: Exception | None = None
+        self.refused = 0
+        """Proposals that found it full."""
+
+    def put(self, proposal: Proposal) -> None:
+        """Add a proposal, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
+        with self._lock:
+            waiting = self._waiting
+            count = self._commands + len(proposal.commands)
+            size = self._bytes + proposal.size
+            refusal = self._closed
+            if refusal is None and waiting and (count > self._max_commands or size > self._max_bytes):
+                refusal = self._busy()
+            if refusal is None:
+                waiting.append(proposal)
+                self._commands, self._bytes = count, size
+                first = len(waiting) == 1
+        if refusal is not None:
+            proposal.future.try_fail(refusal)
+        elif first:
+            self._wake()
+
+    def _busy(self) -> SystemBusy:
+        self.refused += 1
+        return SystemBusy(
+            f"{self._commands} commands of {self._bytes} bytes wait for this replica, and its bounds are "
+            f"{self._max_commands} and {self._max_bytes}: wait a little and propose again"
+        )
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self) -> list[Proposal]:
+        """Take all that wait. In the loop's thread."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            self._commands = self._bytes = 0
+        return taken
+
+    def expire(self, now: float, error: Exception) -> None:
+        """Answer those whose deadline has passed with `error`: they were never logged. In the loop's thread."""
+        with self._lock:
+            late = [proposal for proposal in self._waiting if proposal.deadline <= now]
+            if late:
+                self._waiting = [proposal for proposal in self._waiting if proposal.deadline > now]
+                self._commands = sum(len(proposal.commands) for proposal in self._waiting)
+                self._bytes = sum(proposal.size for proposal in self._waiting)
+        for proposal in late:
+            proposal.future.try_fail(error)
+
+    def close(self, error: Exception) -> None:
+        """Refuse what waits, and all that comes, with `error`: none of it was logged."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._closed = error
+        for proposal in waiting:
+            proposal.future.try_fail(error)
+
+
+class _Dropped(NamedTuple):
+    error: Exception
+
+
+class _Batch:
+    """Proposals that went into the log together, under consecutive keys."""
+
+    __slots__ = ("count", "deadline", "first", "items", "parts", "term")
+
+    def __init__(self, first: int, items: list[Proposal], count: int, term: int) -> None:
+        self.first, self.items, self.count, self.term = first, items, count, term
+        self.deadline = min(item.deadline for item in items)
+        self.parts: _Parts | None = None
+        """Where outcomes come in part; as a rule they come all at once."""
+
+
+class _Parts:
+    """Outcomes that come one by one, by their place in the batch; a proposal is answered with its last one."""
+
+    __slots__ = ("_items", "_missing", "_outcomes", "_starts")
+
+    def __init__(self, items: list[Proposal]) -> None:
+        self._items = items
+        self._missing = [len(item.commands) for item in items]
+        self._starts = list(accumulate(self._missing[:-1], initial=0))
+        self._outcomes: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def note(self, place: int, outcome: Any) -> None:
+        """The first outcome of a place counts."""
+        if place in self._outcomes:
+            return
+        self._outcomes[place] = outcome
+        at = bisect_right(self._starts, place) - 1
+        self._missing[at] -= 1
+        if not self._missing[at]:
+            start = self._starts[at]
+            item = self._items[at]
+            _settle([item], [self._outcomes[start + each] for each in range(len(item.commands))])
+
+
+class PendingProposals:
+    """What was proposed here and is not answered yet. For the loop's thread.
+
+    The log carries each proposal's origin, a number that is this replica's alone in its present life, and its key;
+    so a proposal is recognised when it is applied, whichever leader logged it.
+    """
+
+    def __init__(self, origin: int, *, max_run_bytes: int) -> None:
+        self.origin = origin
+        self._max_run_bytes = max_run_bytes
+        self._next_key = 1
+        self._term = 0
+        self._batches: dict[int, _Batch] = {}
+        self._firsts: list[int] = []
+        self._commands = 0
+
+    def __len__(self) -> int:
+        """How many commands; may be asked from any thread."""
+        return self._commands
+
+    def add(self, proposals: Iterable[Proposal], now: float, term: int) -> list[Run]:
+        """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out.
+
+        `term` is that of the leader to which they go.
+        """
+        self._term = term
+        runs: list[Run] = []
+        items: list[Proposal] = []
+        payloads: list[bytes] = []
+        kinds = bytearray()
+        size = 0
+        for proposal in proposals:
+            if proposal.deadline <= now:
+                proposal.future.try_fail(
+                    RequestDropped("its deadline passed before the replica took it, which is busy: repeat it")
+                )
+                continue
+            if size > self._max_run_bytes:
+                runs += self._note_batch(items, payloads, bytes(kinds), size)
+                items, payloads, kinds, size = [], [], bytearray(), 0
+            items.append(proposal)
+            if proposal.kinds:
+                kinds += bytes(len(payloads) - len(kinds)) + proposal.kinds
+            payloads += proposal.commands
+            if kinds:
+                kinds += bytes(len(payloads) - len(kinds))
+            size += proposal.size
+        if items:
+            runs += self._note_batch(items, payloads, bytes(kinds), size)
+        return runs
+
+    def _note_batch(self, items: list[Proposal], payloads: list[bytes], kinds: bytes, size: int) -> list[Run]:
+        first = self._next_key
+        count = len(payloads)
+        self._next_key += count
+        self._batches[first] = _Batch(first, items, count, self._term)
+        self._firsts.append(first)
+        self._commands += count
+        whole = Run(0, 0, payloads, kinds, self.origin, first)
+        # As a rule it fits. A large `propose_many` does not, and one message could not carry it to the leader.
+        return [whole] if size <= 2 * self._max_run_bytes else self._cut(whole)
+
+    def _cut(self, whole: Run) -> list[Run]:
+        """The same proposals in runs of bounded size, but of at least one command."""
+        runs: list[Run] = []
+        begin, size = 0, 0
+        for at, payload in enumerate(whole.payloads):
+            if size and size + len(payload) > self._max_run_bytes:
+                runs.append(_part(whole, begin, at))
+                begin, size = at, 0
+            size += len(payload)
+        return [*runs, _part(whole, begin, len(whole))]
+
+    def applied(self, run: Run, results: Sequence[Any]) -> None:
+        """The entries of `run` were applied with these results."""
+        batch = self._batches.get(run.key)
+        if batch is not None and batch.count == len(results) and batch.parts is None:
+            self._forget(batch)
+            _settle(batch.items, results)
+        else:
+            self._note(run.key, results)
+
+    def dropped(self, key: int, count: int, error: Exception) -> None:
+        """These proposals surely have no effect."""
+        self._note(key, [_Dropped(error)] * count)
+
+    def resolve(self, key: int, result: Any) -> None:
+        """One proposal has its result, by another way than the state machine."""
+        self._note(key, [result])
+
+    def _note(self, key: int, outcomes: Sequence[Any]) -> None:
+        for offset, outcome in enumerate(outcomes):
+            batch = self._holder(key + offset)
+            if batch is None:
+                continue
+            if batch.parts is None:
+                batch.parts = _Parts(batch.items)
+            batch.parts.note(key + offset - batch.first, outcome)
+            if len(batch.parts) == batch.count:
+                self._forget(batch)
+
+    def _holder(self, key: int) -> _Batch | None:
+        at = bisect_right(self._firsts, key) - 1
+        batch = self._batches[self._firsts[at]] if at >= 0 else None
+        return batch if batch is not None and key < batch.first + batch.count else None
+
+    def _forget(self, batch: _Batch) -> None:
+        del self._batches[batch.first]
+        self._commands -= batch.count
+        at = bisect_left(self._firsts, batch.first)
+        del self._firsts[at]
+
+    def overtaken(self, term: int) -> None:
+        """An entry of `term` was applied: what went to leaders of older terms, and was not applied, is lost.
+
+        Terms never fall along the log, so nothing that those leaders logged can follow. What was sent on to one of
+        them may be under way yet, and be logged by its next leader, so the outcome is not quite known.
+        """
+        if not self._firsts or self._batches[self._firsts[0]].term >= term:
+            return
+        error = OutcomeUnknown(
+            "the leader that it was proposed to was replaced, most likely before it was committed; read the state "
+            "before proposing it again"
+        )
+        for batch in [batch for batch in self._batches.values() if batch.term < term]:
+            self._forget(batch)
+            for item in batch.items:
+                item.future.try_fail(error)
+
+    def expire(self, now: float) -> None:
+        """Answer those whose deadline has passed; they may be committed yet."""
+        error: OutcomeUnknown | None = None
+        for batch in [batch for batch in self._batches.values() if batch.deadline <= now]:
+            error = error or OutcomeUnknown(
+                "no answer by its deadline: it may or may not have been committed, and may be yet; read the state "
+                "before proposing it again"
+            )
+            for item in batch.items:
+                if item.deadline <= now:
+                    item.future.try_fail(error)
+            open_ = [item.deadline for item in batch.items if not item.future.done]
+            if open_:
+                batch.deadline = min(open_)
+            else:
+                self._forget(batch)
+
+    def fail_all(self, error: Exception) -> None:
+        """The replica is over: what it proposed may be committed yet, by the others."""
+        batches, self._batches, self._firsts, self._commands = self._batches, {}, [], 0
+        for batch in batches.values():
+            for item in batch.items:
+                item.future.try_fail(error)
+
+
+def _part(run: Run, begin: int, end: int) -> Run:
+    return Run(0, 0, run.payloads[begin:end], run.kinds[begin:end], run.origin, run.key + begin)
+
+
+def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
+    """Give every proposal its part of the results."""
+    place = 0
+    for item in items:
+        if item.single:
+            result = results[place]
+            place += 1
+            if type(result) is _Dropped:
+                item.future.try_fail(result.error)
+            else:
+                item.future.try_set(result)
+            continue
+        end = place + len(item.commands)
+        _settle_list(item, list(results[place:end]))
+        place = end
+
+
+def _settle_list(item: Proposal, part: list[Any]) -> None:
+    lost = next((one for one in part if type(one) is _Dropped), None)
+    if lost is None:
+        item.future.try_set(part)
+    else:
+        item.future.try_fail(_what_became_of(part, lost))
+
+
+def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:
+    done = sum(type(one) is not _Dropped for one in part)
+    if not done:
+        return lost.error
+    return OutcomeUnknown(
+        f"{done} of {len(part)} commands were applied, and the others surely not: {lost.error}"
+    )

@@ -1,0 +1,205 @@
+"""Linearizable reads on their way: many at a time share one round of the leader (thesis §6.4)."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import RequestDropped, SystemBusy
+from drakkar.handlers.raft.ready import ReadReady
+
+__all__ = ["ReadRequest", "ReadRequests", "RequestQueue"]
+
+_ROUNDS: Final = 4
+"""Rounds on their way at a time. What comes meanwhile shares the next one, so that load makes them larger, not more."""
+
+
+class ReadRequest(NamedTuple):
+    """A question for the state machine, to be answered from a state no older than now."""
+
+    query: Any
+    future: ActorFuture[Any]
+    deadline: float
+    stale: bool = False
+    """The state as it is here and now will do."""
+
+
+class _Request(Protocol):
+    @property
+    def future(self) -> ActorFuture[Any]: ...
+
+
+R = TypeVar("R", bound=_Request)
+
+
+class RequestQueue(Generic[R]):
+    """What clients ask and the node has not yet taken: any thread puts, the loop takes all at once.
+
+    Not the inbox, which the other hosts share: they must be heard, however much clients ask.
+    """
+
+    def __init__(self, wake: Callable[[], None], *, max_requests: int) -> None:
+        self._wake = wake
+        self._max = max_requests
+        self._lock = threading.Lock()
+        self._waiting: list[R] = []
+        self._closed: Exception | None = None
+        self.refused = 0
+        """Requests that found it full."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, request: R) -> None:
+        """Add a request, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
+        with self._lock:
+            waiting = len(self._waiting)
+            refusal = self._closed
+            if refusal is None and waiting >= self._max:
+                self.refused += 1
+                refusal = SystemBusy(f"{waiting} requests wait for this replica: wait a little and ask again")
+            if refusal is None:
+                self._waiting.append(request)
+        if refusal is not None:
+            request.future.try_fail(refusal)
+        elif not waiting:
+            self._wake()
+
+    def take(self) -> list[R]:
+        """Take all that wait. In the loop's thread."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return taken
+
+    def close(self, error: Exception) -> None:
+        """Refuse what waits, and all that comes, with `error`."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._closed = error
+        for request in waiting:
+            request.future.try_fail(error)
+
+
+class _Round:
+    __slots__ = ("asked_at", "index", "requests")
+
+    def __init__(self, requests: list[ReadRequest], asked_at: int) -> None:
+        self.requests, self.asked_at = requests, asked_at
+        self.index: int | None = None
+
+
+class ReadRequests:
+    """A replica's reads. For the loop's thread.
+
+    A round that brings no answer within an election timeout, because a message of it was lost, is asked again under
+    a new name: reads change nothing, so that is safe, and names must not be used twice.
+    """
+
+    def __init__(self, origin: int, *, patience: int, ask: Callable[[int, int], None]) -> None:
+        """`ask(hint, hint_high)` starts a round; `patience` is how many ticks it may take."""
+        self._origin = origin & ((1 << 62) - 1)
+        self._patience = patience
+        self._ask = ask
+        self._waiting: deque[ReadRequest] = deque()
+        self._rounds: dict[int, _Round] = {}
+        self._asked: deque[ReadRequest] = deque()
+        """Reads that the state machine was asked, and has perhaps answered since."""
+        self._number = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many wait for the leader's word, or for the state that they are to see. From any thread."""
+        return self._count
+
+    def add(self, request: ReadRequest) -> None:
+        """Let a read wait for the next round."""
+        self._waiting.append(request)
+        self._count += 1
+
+    def start(self, tick: int) -> None:
+        """Start a round for all that wait, unless enough are on their way."""
+        if self._waiting and sum(each.index is None for each in self._rounds.values()) < _ROUNDS:
+            requests, self._waiting = list(self._waiting), deque()
+            self._begin(requests, tick)
+
+    def _begin(self, requests: list[ReadRequest], tick: int) -> None:
+        self._number += 1
+        self._rounds[self._number] = _Round(requests, tick)
+        self._ask(self._number, self._origin)
+
+    def confirmed(self, ready: ReadReady) -> None:
+        """The leader confirmed a round: its reads see the state once `ready.index` is applied."""
+        each = self._rounds.get(ready.context[0]) if ready.context[1] == self._origin else None
+        if each is not None:
+            each.index = ready.index
+
+    def due(self, applied: int) -> list[ReadRequest]:
+        """Take the reads whose state is reached, for the state machine to answer."""
+        reached = [
+            number
+            for number, each in self._rounds.items()
+            if each.index is not None and each.index <= applied
+        ]
+        due = [request for number in reached for request in self._rounds.pop(number).requests]
+        self._count -= len(due)
+        return due
+
+    def asked(self, requests: Iterable[ReadRequest]) -> None:
+        """Mind the deadlines of reads that the state machine was asked: it may take its time."""
+        self._asked += [request for request in requests if not request.future.done]
+
+    def postpone(self, number: int) -> None:
+        """There is no leader to ask: a round's reads wait for the next one."""
+        each = self._rounds.pop(number, None)
+        if each is not None:
+            self._waiting.extendleft(reversed(each.requests))
+
+    def dropped(self, number: int, error: Exception) -> None:
+        """A round was refused."""
+        each = self._rounds.pop(number, None)
+        if each is not None:
+            self._count -= len(each.requests)
+            for request in each.requests:
+                request.future.try_fail(error)
+
+    def expire(self, now: float, tick: int, no_leader: RequestDropped | None) -> None:
+        """Answer those whose deadline has passed; if there is a leader, ask again for those it has not answered."""
+        late = RequestDropped(
+            "no answer by the read's deadline: the leader, or this replica's state machine, is slow; repeat it"
+        )
+        self._asked = deque(_still_open(self._asked, now, late))
+        self._waiting = deque(_still_open(self._waiting, now, no_leader or late))
+        for number, each in list(self._rounds.items()):
+            each.requests = _still_open(each.requests, now, late)
+            if not each.requests:
+                del self._rounds[number]
+            elif no_leader is None and each.index is None and tick - each.asked_at >= self._patience:
+                del self._rounds[number]
+                self._begin(each.requests, tick)
+        self._count = len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())
+
+    def fail_all(self, error: Exception) -> None:
+        """The replica is over."""
+        for number in list(self._rounds):
+            self.dropped(number, error)
+        for request in (*self._waiting, *self._asked):
+            request.future.try_fail(error)
+        self._waiting.clear()
+        self._asked.clear()
+        self._count = 0
+
+
+def _still_open(requests: Iterable[ReadRequest], now: float, late: RequestDropped) -> list[ReadRequest]:
+    """Those without an answer, but for those whose time is over, which are told `late`."""
+    still_open = []
+    for request in requests:
+        if request.future.done:
+            continue
+        if request.deadline > now:
+            still_open.append(request)
+        else:
+            request.future.try_fail(late)
+    return still_open

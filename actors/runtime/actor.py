@@ -1,0 +1,443 @@
+"""`TrioActor`: a pykka actor that lives on a `TrioLoop`.
+
+It is a pykka actor in all that an application sees: refs, proxies, futures, the registry, `stop_all`. What differs is
+below: it has no thread of its own, its inbox is bounded, its futures can be awaited, and it does not vanish quietly.
+pykka by itself leaves an asker waiting for ever when a handler raises `SystemExit` (and then stops every actor of the
+process), calls nobody when `on_start` fails, and loses a question that races with the stop.
+
+This is the only file that knows pykka below its public surface; `_check_pykka` names what it relies on.
+"""
+
+import logging
+import queue
+import time
+from collections import deque
+from importlib import metadata
+from typing import Any, ClassVar, Final, TypeVar, cast
+
+import pykka
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, Obituary
+from drakkar.handlers.errors import AlreadySet, ConfigError, LoopError, SystemBusy
+from pykka import messages
+from pykka._envelope import Envelope
+from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
+
+__all__ = ["Inbox", "TrioActor", "TrioActorRef"]
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A", bound=pykka.Actor)
+
+
+def _check_pykka() -> None:
+    """Refuse a pykka whose inner parts are not those that this file was written for."""
+    relied_on: dict[object, str] = {
+        pykka.Actor: "_create_actor_inbox _create_future _start_actor_loop _stop _handle_failure _handle_receive",
+        pykka.ActorRef: "ask tell stop is_alive",
+        messages: "_ActorStop ProxyCall ProxyGetAttr ProxySetAttr",
+        Envelope: "message reply_to",
+    }
+    for owner, names in relied_on.items():
+        for name in names.split():
+            if not hasattr(owner, name):
+                raise ImportError(
+                    f"pykka {metadata.version('pykka')} has no {owner}.{name}, which drakkar's actors are built on: "
+                    "install pykka>=4.5,<4.6"
+                )
+
+
+_check_pykka()
+
+
+_ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
+"""What an inbox takes even when it is full; both are at most as many as there are actors and askers."""
+
+_PROXY_MESSAGES: Final = frozenset({ProxyCall, ProxyGetAttr, ProxySetAttr})
+
+
+class Inbox:
+    """The messages that wait for an actor, at most `capacity` of them, and what lasts of the actor when it has ended.
+
+    Any thread may put; only the loop's takes. (While several threads put at once, each of them may go over the bound
+    by one.)
+    """
+
+    __slots__ = (
+        "_actor",
+        "_scheduled",
+        "begun",
+        "capacity",
+        "closed",
+        "obituary",
+        "owner",
+        "queue",
+        "refused",
+    )
+
+    def __init__(self, owner: str, capacity: int) -> None:
+        if capacity < 1:
+            raise ConfigError(
+                f"{owner}.inbox_capacity", capacity, "an actor needs room for at least one message"
+            )
+        self.owner = owner
+        self.capacity = capacity
+        self.queue: deque[Envelope[Any]] = deque()
+        self.refused = 0
+        """Messages that found it full."""
+        self.begun = False
+        """The actor's `on_start` was called."""
+        self.closed = False
+        self.obituary = Obituary()
+        self._actor: TrioActor | None = None
+        self._scheduled = True  # nobody is, until `open`
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def __repr__(self) -> str:
+        return f"<Inbox of {self.owner}: {len(self.queue)} of {self.capacity}>"
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        """Add a message, and see to it that the actor gets a turn. Never blocks.
+
+        Raises `SystemBusy` if it is full, and `pykka.ActorDeadError` if the actor has ended; a question gets the latter
+        by its future instead.
+        """
+        waiting = self.queue
+        if len(waiting) >= self.capacity and type(envelope.message) not in _ALWAYS_TAKEN:
+            self.refused += 1
+            raise SystemBusy(
+                f"the inbox of {self.owner} holds {len(waiting)} messages, and its bound is {self.capacity}: "
+                "wait a little and send it again, or raise inbox_capacity in the actor's class"
+            )
+        waiting.append(envelope)
+        if not self._scheduled:
+            self._schedule()
+        # Only now: the actor closes the inbox before it empties it for the last time, so either it sees this message
+        # there, or this sees that it is closed.
+        if self.closed:
+            self._take_back(envelope)
+
+    def get(self) -> Envelope[Any]:
+        """Take the oldest message. For pykka's own loop, which a `TrioActor` does not use; raises `queue.Empty`."""
+        try:
+            return self.queue.popleft()
+        except IndexError:
+            raise queue.Empty from None
+
+    def empty(self) -> bool:
+        """Tell whether nothing waits."""
+        return not self.queue
+
+    def open(self, actor: "TrioActor") -> None:
+        """Give the actor its first turn, and one from now on whenever something comes in."""
+        self._actor = actor
+        self.owner = str(actor)
+        self._schedule()
+
+    def rest(self) -> None:
+        """End a turn. In the loop's thread."""
+        if self.queue:
+            self._schedule()
+            return
+        self._scheduled = False
+        # Whoever put a message meanwhile may have seen it scheduled still.
+        if self.queue and not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        actor = self._actor
+        if actor is not None:
+            actor.actor_loop._schedule(actor)
+
+    def close(self) -> None:
+        """Take no more messages. In the loop's thread."""
+        self.closed = True
+        self._scheduled = True  # nobody is any more
+        self._actor = None
+
+    def _take_back(self, envelope: Envelope[Any]) -> None:
+        try:
+            self.queue.remove(envelope)
+        except ValueError:
+            return  # the actor found it, and saw to it
+        error = pykka.ActorDeadError(f"{self.owner} has ended")
+        if envelope.reply_to is None:
+            raise error
+        _reply_error(envelope.reply_to, error)
+
+
+class TrioActorRef(pykka.ActorRef[A]):
+    """pykka's `ActorRef`, which refuses to block a loop's thread before it does anything else."""
+
+    def tell(self, message: Any) -> None:
+        """Send a message, without an answer. Never blocks.
+
+        Raises `pykka.ActorDeadError` if the actor has ended, and `SystemBusy` if its inbox is full.
+        """
+        self.actor_inbox.put(Envelope(message))
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send a message and wait for the answer; with `block=False`, return an `ActorFuture` of it.
+
+        Raises `SystemBusy` if the inbox is full, and `DeadlockError` where it would block the thread of a `TrioLoop`.
+        """
+        if block:
+            forbid_waiting(
+                f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback"
+            )
+        return super().ask(message, block=block, timeout=timeout)
+
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Ask the actor to stop after what is in its inbox, and wait until it has; as `pykka.ActorRef.stop`.
+
+        Raises `DeadlockError` where it would block the thread of a `TrioLoop`.
+        """
+        if block:
+            forbid_waiting(
+                f"stop() of {self}", "use stop(block=False), and await the future or give it a callback"
+            )
+        stopped: ActorFuture[bool] = ActorFuture()
+        asked = cast("ActorFuture[None]", super().ask(_ActorStop(), block=False))
+        asked.add_done_callback(lambda _: stopped.set(asked.outcome()[1] is None))
+        return stopped.get(timeout=timeout) if block else stopped
+
+
+class TrioActor(pykka.Actor):
+    """A pykka actor that runs on a `TrioLoop`, together with any number of others.
+
+    Write it as any pykka actor, and never block in it: `await` what takes time in a task (`self.actor_loop.spawn`), or
+    leave it to a thread. `start(…, loop=…)` names the loop; without it, actors started by an actor run on the same
+    loop, and all others on `TrioLoop.default()`. A constructor of yours must pass `loop` on:
+
+        class Counter(TrioActor):
+            def __init__(self, first, **kwargs):
+                super().__init__(**kwargs)
+                self.value = first
+
+    Everything but the constructor runs in the loop's thread. An exception in answer to a question goes to the asker and
+    the actor lives on. Any other, wherever it comes from, ends this actor and no other: it is logged as an error,
+    counted, and given to `on_failure` (after a failing `on_start` or `on_stop` too) and to those who `watch` (see `deaths`); whoever
+    waits for an answer gets an `ActorCrashed` at once.
+    """
+
+    inbox_capacity: ClassVar[int] = 10_000
+    """Messages that may wait. `SystemBusy` is raised in those who send more, except that an actor can always be
+    stopped and always hears of a death."""
+
+    batch: ClassVar[int] = 1_000
+    """Messages handled in one turn, at most; a turn ends sooner when 2 ms have passed."""
+
+    actor_loop: TrioLoop
+    """The loop it runs on."""
+
+    actor_inbox: Inbox
+
+    # Where a constructor forgets to call ours, pykka's own explanation appears instead of an AttributeError.
+    _actor_ref: pykka.ActorRef[Any] = None  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, loop: TrioLoop | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if loop is not None and not isinstance(loop, TrioLoop):
+            raise ConfigError("loop", brief(loop), "name a TrioLoop, or None for the default one")
+        if self.batch < 1:
+            raise ConfigError(
+                f"{type(self).__name__}.batch", self.batch, "a turn handles at least one message"
+            )
+        self._actor_ref = TrioActorRef(self)
+        self.actor_loop = loop or TrioLoop.current() or TrioLoop.default()
+
+    def after_batch(self) -> None:
+        """Run after each turn, when the messages that waited are handled, and before a stop. For work in bulk."""
+
+    def on_receive(self, message: Any) -> Any:
+        """Handle a message that is no proxy's. This one logs it as unexpected."""
+        logger.warning("unexpected message for %s: %s", self, brief(message))
+
+    # How pykka makes and starts an actor
+
+    @classmethod
+    def _create_actor_inbox(cls) -> Inbox:
+        return Inbox(cls.__name__, cls.inbox_capacity)
+
+    @staticmethod
+    def _create_future() -> ActorFuture[Any]:
+        return ActorFuture()
+
+    def _start_actor_loop(self) -> None:
+        try:
+            self.actor_loop._admit(self)
+        except LoopError as error:
+            self._leave()
+            self._bury(error, [])
+            raise
+        self.actor_inbox.open(self)
+
+    # Its turns
+
+    def _take_turn(self, until: float) -> None:
+        """Handle what waits: a batch of messages at most, and until that time. In the loop's thread."""
+        inbox = self.actor_inbox
+        if inbox.closed:
+            return
+        try:
+            if not inbox.begun:
+                inbox.begun = True
+                self.on_start()
+                if not inbox.queue:
+                    self.after_batch()
+            if inbox.queue:
+                self._handle_waiting(inbox.queue, until)
+        except BaseException as error:  # noqa: BLE001  # it is this actor's, whatever it is, and ends no other
+            self._fail(error)
+        if not inbox.closed:
+            inbox.rest()
+
+    def _handle_waiting(self, waiting: deque[Envelope[Any]], until: float) -> None:
+        now = time.perf_counter
+        for _ in range(self.batch):
+            envelope = waiting.popleft()
+            message = envelope.message
+            if type(message) is _ActorStop:
+                waiting.appendleft(envelope)  # so that it is answered even if the hook fails
+                self.after_batch()
+                waiting.popleft()
+                self._stop(envelope.reply_to)
+                return
+            if envelope.reply_to is None:
+                self._handle_receive(message)
+            else:
+                self._answer(message, envelope.reply_to)
+            if not waiting or now() >= until:
+                break
+        del envelope, message  # the traceback in `_answer` may hold this frame too
+        self.after_batch()
+
+    def _handle_receive(self, message: Any) -> Any:
+        # One look instead of pykka's four `isinstance` before it comes to the usual case.
+        if type(message) in _PROXY_MESSAGES:
+            return super()._handle_receive(message)
+        return self.on_receive(message)
+
+    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+        try:
+            answer = self._handle_receive(message)
+        except Exception as error:
+            logger.info("%s answers %s with an exception", self, _what(message), exc_info=True)
+            _reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
+            # The error's traceback holds this frame, which must not hold the error's future in turn: else nobody could
+            # tell that it was thrown away.
+            del reply_to
+        except BaseException as error:
+            _reply_error(reply_to, self._crashed(error, "while it handled the message"))
+            del reply_to
+            raise
+        else:
+            _reply(reply_to, answer)
+
+    # Its end
+
+    def _stop(self, reply_to: pykka.Future[Any] | None = None) -> None:
+        """Stop now, as it was asked to."""
+        self._leave()
+        reason: BaseException | None = None
+        try:
+            self.on_stop()
+        except BaseException as error:  # noqa: BLE001  # as above
+            reason = error
+            self._report(error)
+        self._bury(reason, [] if reply_to is None else [reply_to])
+
+    def _fail(self, error: BaseException) -> None:
+        """End by a failure."""
+        self._leave()
+        stops = self._refuse_waiting(error)
+        self._report(error)
+        self._bury(error, stops)
+
+    @property
+    def _end(self) -> ActorFuture[BaseException | None]:
+        return self.actor_inbox.obituary.end
+
+    def _leave(self) -> None:
+        pykka.ActorRegistry.unregister(self.actor_ref)
+        self.actor_stopped.set()
+        self.actor_inbox.close()
+
+    def _report(self, error: BaseException) -> None:
+        self.actor_loop.deaths += 1
+        description = type(error), error, error.__traceback__
+        try:
+            self._handle_failure(*description)
+            self.on_failure(*description)
+        except BaseException:  # it is dying anyway
+            logger.exception("on_failure of %s failed", self)
+
+    def _bury(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+        stops += self._refuse_waiting(reason)
+        self.actor_loop._forget(self)
+        self.actor_inbox.obituary.publish(reason)
+        for stopped in stops:
+            _reply(stopped, None)
+
+    def _refuse_waiting(self, reason: BaseException | None) -> list[pykka.Future[Any]]:
+        """Empty the closed inbox so that nobody waits in vain. Returns those who asked for the stop."""
+        waiting = self.actor_inbox.queue
+        stops: list[pykka.Future[Any]] = []
+        lost = 0
+        while waiting:
+            try:
+                envelope = waiting.popleft()
+            except IndexError:  # its sender took it back
+                break
+            if envelope.reply_to is None:
+                lost += type(envelope.message) is not _ActorStop
+            elif type(envelope.message) is _ActorStop:
+                stops.append(envelope.reply_to)
+            else:
+                _reply_error(envelope.reply_to, self._unanswered(reason))
+        if lost:
+            self.actor_loop.dead_letters += lost
+            logger.log(
+                logging.INFO if reason is None else logging.WARNING, "%s ended before %d messages", self, lost
+            )
+        return stops
+
+    def _unanswered(self, reason: BaseException | None) -> Exception:
+        if reason is None:
+            return pykka.ActorDeadError(f"{self.actor_ref} stopped before handling the message")
+        error = self._crashed(reason, "before it handled the message")
+        error.outcome_known = True  # surely no effect
+        return error
+
+    def _crashed(self, cause: BaseException, when: str) -> ActorCrashed:
+        error = ActorCrashed(f"{self.actor_ref} failed {when}: {brief(cause)}")
+        error.__cause__ = cause
+        return error
+
+
+def _what(message: Any) -> str:
+    """Name a message for the log, without its content."""
+    if type(message) in _PROXY_MESSAGES:
+        return f"{type(message).__name__} of {'.'.join(message.attr_path)}"
+    return brief(message)
+
+
+def _reply(future: pykka.Future[Any], answer: Any) -> None:
+    try:
+        future.set(answer)
+    except (AlreadySet, queue.Full):
+        logger.debug("an answer came too late for %r", future)
+
+
+def _reply_error(future: pykka.Future[Any], error: Exception, unread: str = "") -> None:
+    try:
+        if isinstance(future, ActorFuture):
+            future.fail(error, unread=unread)
+        else:
+            future.set_exception((type(error), error, error.__traceback__))
+    except (AlreadySet, queue.Full):
+        logger.debug("an exception came too late for %r", future)

@@ -1,0 +1,496 @@
+"""The trio loop: one thread, on which any number of actors and tasks live together.
+
+    any thread            ref.tell(message) ──► the actor's inbox ──► the loop's queue of actors with something to do
+    the loop's thread     a turn: the actor handles what waits, a batch at most; then the next one's turn
+                          every 2 ms: trio's turn, with the sockets and the tasks
+
+The loop knows of its actors only what `Resident` says; what an actor does with its turn is in `trio_actor`.
+"""
+
+import contextlib
+import enum
+import functools
+import inspect
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, ClassVar, Final, Protocol, Self, cast
+
+import pykka
+import trio
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, this_thread
+from drakkar.handlers.errors import ActorFailed, LoopError
+
+__all__ = ["Resident", "Task", "TrioLoop"]
+
+logger = logging.getLogger(__name__)
+
+_SLICE: Final = 0.002
+"""Seconds after which actors let trio have its turn. An election timeout is five hundred times as long, and a pass
+through trio's scheduler costs some 20 µs, one part in a hundred."""
+
+_PULSE: Final = 0.1
+"""Seconds between two looks at the clock, to see how late the loop runs."""
+
+_SLOW: Final = 0.5
+"""Seconds of one turn after which the log says whose it was: half of the shortest election timeout by default."""
+
+
+class Resident(Protocol):
+    """An actor, as its loop sees it. All but `stop` is called in the loop's thread only."""
+
+    actor_urn: str
+
+    def stop(self) -> None:
+        """Ask it to stop; raises `pykka.ActorDeadError` if it has ended."""
+
+    @property
+    def _end(self) -> ActorFuture[BaseException | None]:
+        """Set when it has ended."""
+        ...
+
+    def _take_turn(self, until: float) -> None:
+        """Do what there is to do, until that time of `time.perf_counter`. Raises nothing."""
+
+    def _fail(self, error: BaseException) -> None:
+        """End now, because the loop does."""
+
+
+class _Phase(enum.IntEnum):
+    NEW = 0
+    RUNNING = 1
+    STOPPING = 2
+    """Its actors stop, and new ones are refused."""
+    CLOSING = 3
+    """Its tasks are being cancelled, and new ones are refused."""
+    ENDED = 4
+
+
+class Task:
+    """A task that `TrioLoop.spawn` started. Its methods may be called from any thread."""
+
+    def __init__(self, loop: "TrioLoop", name: str) -> None:
+        self.name = name
+        self.finished: ActorFuture[Any] = ActorFuture()
+        """What the function returned, None if it was cancelled before it did, or the exception it failed with."""
+        self.cancelled = False
+        """It was cancelled before its function returned."""
+        self._loop = loop
+        self._scope = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r} on {self._loop}>"
+
+    def cancel(self) -> None:
+        """Cancel it, without waiting for its end; `finished` tells that. Too late is no error."""
+        with contextlib.suppress(LoopError):
+            self._loop.run_soon(self._scope.cancel)
+
+
+class TrioLoop:
+    """One thread that runs trio, and on it any number of actors and tasks.
+
+        with TrioLoop() as loop:
+            counter = Counter.start(loop=loop)
+            loop.spawn(serve, counter)
+
+    Its thread keeps the process alive as a pykka actor's does; once the main thread has ended, a loop without actors
+    ends too. A loop runs once: make a new one to run again.
+
+    Methods may be called from any thread, but for those that wait (`stop`, `call`), which no loop's own thread may.
+    """
+
+    _default: ClassVar["TrioLoop | None"] = None
+    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+    _numbers: ClassVar["itertools.count[int]"] = itertools.count(1)
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or f"drakkar-loop-{next(self._numbers)}"
+        """The thread's name too."""
+        self.turns = 0
+        """How often an actor had its turn."""
+        self.deaths = 0
+        """Actors that ended by a failure."""
+        self.crashes = 0
+        """Tasks and `run_soon` functions that ended by an exception."""
+        self.dead_letters = 0
+        """Messages that nobody waits for, and whose actor ended before it came to them."""
+        self.lateness = 0.0
+        """Seconds by which the loop last came late to an appointment with itself; there is one every 0.1 s."""
+        self.worst_lateness = 0.0
+        """The greatest lateness so far. You may set it to 0.0 to begin anew."""
+        self._phase = _Phase.NEW
+        self._admission = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=self.name)
+        self._up = threading.Event()
+        self._trouble: BaseException | None = None
+        self._actors: dict[str, Resident] = {}
+        self._tasks: dict[Task, None] = {}
+        self._ready: deque[Resident] = deque()
+        self._busy_with: Resident | None = None
+        self._awake = True
+        self._runner: trio.lowlevel.Task | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery
+        self._stop_requested: trio.Event
+
+    def __repr__(self) -> str:
+        return f"TrioLoop {self.name!r}"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @classmethod
+    def current(cls) -> "TrioLoop | None":
+        """Return the loop whose thread this is, or None in all other threads."""
+        return cast("TrioLoop | None", this_thread.loop)
+
+    @classmethod
+    def default(cls) -> "TrioLoop":
+        """Return the loop of actors that were started without one. It is started when first asked for."""
+        with TrioLoop._default_lock:
+            if TrioLoop._default is None or not TrioLoop._default.running:
+                TrioLoop._default = TrioLoop("drakkar-default-loop").start()
+            return TrioLoop._default
+
+    @property
+    def running(self) -> bool:
+        """It takes actors and tasks: it was started, and nobody has asked it to stop."""
+        return self._phase is _Phase.RUNNING
+
+    def in_loop(self) -> bool:
+        """Tell whether this thread is the loop's own."""
+        return this_thread.loop is self
+
+    # Its life
+
+    def start(self) -> Self:
+        """Start the thread, and return when it runs. Starting a running loop changes nothing.
+
+        Raises `LoopError` for a loop that has run before.
+        """
+        with self._admission:
+            if self._phase is _Phase.NEW and not self._thread.is_alive():
+                self._thread.start()
+        self._up.wait()
+        if not self.running:
+            raise LoopError(f"{self} cannot start: {self._why_not()}") from self._trouble
+        return self
+
+    def stop(self, timeout: float | None = 10.0) -> None:
+        """Stop the actors, the newest first, then cancel the tasks, and return when the thread has ended.
+
+        Each actor handles what is in its inbox before it stops. Stopping a loop that has ended changes nothing.
+
+        Raises `pykka.Timeout`, which names what it waits for, after `timeout` seconds (None: never); the loop goes on
+        stopping, and `stop` may be called again. Raises `DeadlockError` in a loop's own thread.
+        """
+        if self._phase is _Phase.ENDED:
+            return
+        forbid_waiting(f"stop() of {self}", "call it in another thread")
+        with self._admission:
+            if self._phase is _Phase.NEW and not self._thread.is_alive():
+                self._phase = _Phase.ENDED
+                self._up.set()
+                return
+        self._up.wait()
+        self._request_stop()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise pykka.Timeout(f"{self} did not stop within {timeout} seconds: {self._what_lasts()}")
+
+    def _request_stop(self) -> None:
+        with self._admission:
+            if self._phase is not _Phase.RUNNING:
+                return
+            self._phase = _Phase.STOPPING
+        with contextlib.suppress(LoopError):
+            self.run_soon(self._stop_requested.set)
+
+    def _what_lasts(self) -> str:
+        lasting = [f"{len(self._actors)} actors are alive", f"{len(self._tasks)} tasks run"]
+        if (busy_with := self._busy_with) is not None:
+            lasting.append(f"{busy_with} is in the middle of a turn, so see what its handler waits for")
+        lasting += [f"task {task.name!r} has not ended yet" for task in list(self._tasks)[:5]]
+        return "; ".join(lasting)
+
+    def _why_not(self) -> str:
+        return {
+            _Phase.NEW: "it was not started, so call start() first",
+            _Phase.RUNNING: "it runs",
+            _Phase.STOPPING: "it is stopping, so make a new one",
+            _Phase.CLOSING: "it is stopping, so make a new one",
+            _Phase.ENDED: "it has ended, so make a new one",
+        }[self._phase]
+
+    def _run(self) -> None:
+        this_thread.loop = self
+        try:
+            trio.run(self._main)
+        except BaseException as error:
+            self._trouble = error
+            logger.critical("%s crashed, and its actors with it", self, exc_info=True)
+        finally:
+            self._close()
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._stop_requested = trio.Event()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._run_actors)
+            nursery.start_soon(self._look_at_the_clock)
+            self._phase = _Phase.RUNNING
+            self._up.set()
+            await self._stop_requested.wait()
+            await self._stop_actors()
+            await self._cancel_tasks()
+            nursery.cancel_scope.cancel()
+
+    async def _stop_actors(self) -> None:
+        while self._actors:
+            for actor in reversed(list(self._actors.values())):
+                with contextlib.suppress(pykka.ActorDeadError):
+                    actor.stop()
+                await actor._end
+
+    async def _cancel_tasks(self) -> None:
+        with self._admission:
+            self._phase = _Phase.CLOSING
+        tasks = list(self._tasks)
+        for task in tasks:
+            task._scope.cancel()
+        for task in tasks:
+            with contextlib.suppress(Exception):  # its crash was reported when it happened
+                await task.finished
+
+    def _close(self) -> None:
+        """Leave nobody waiting: not even after a crash of trio itself."""
+        with self._admission:
+            self._phase = _Phase.ENDED
+        error = LoopError(f"{self} crashed")
+        error.__cause__ = self._trouble
+        for actor in reversed(list(self._actors.values())):
+            actor._fail(error)
+        for task in list(self._tasks):
+            self._finish(task, None, error)
+        this_thread.loop = None
+        self._up.set()
+
+    async def _look_at_the_clock(self) -> None:
+        while True:
+            due = trio.current_time() + _PULSE
+            await trio.sleep_until(due)
+            self.lateness = trio.current_time() - due
+            self.worst_lateness = max(self.worst_lateness, self.lateness)
+            if not self._actors and not threading.main_thread().is_alive():
+                self._request_stop()
+
+    # Functions and tasks
+
+    def run_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call `fn(*args)` in the loop's thread, soon and in order, and forget its result; an exception is logged.
+
+        Nothing bounds how many wait, so what calls it must be bounded itself. Raises `LoopError` if the loop does not
+        run; what waits when it ends is never called.
+        """
+        if self._token is None:
+            raise LoopError(f"{self} cannot call {fn!r:.100}: {self._why_not()}")
+        try:
+            self._token.run_sync_soon(self._call_guarded, fn, args)
+        except trio.RunFinishedError:
+            raise LoopError(f"{self} cannot call {fn!r:.100}: {self._why_not()}") from None
+
+    def _call_guarded(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            fn(*args)
+        except BaseException:  # even SystemExit: one function must not end everybody's loop
+            self.crashes += 1
+            logger.exception("%s: %.200r failed", self, fn)
+
+    def spawn(
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        name: str | None = None,
+        on_crash: Callable[[BaseException], object] | None = None,
+    ) -> Task:
+        """Run `async_fn(*args)` as a task of this loop, and return a handle to it.
+
+        An exception is logged as an error, counted in `crashes`, given to `on_crash` (called in the loop's thread) and
+        to `finished`; other tasks and actors go on. `stop` cancels the tasks after the actors have stopped.
+
+        Raises `LoopError` if the loop does not run.
+        """
+        report = functools.partial(self._report_crash, on_crash=on_crash)
+        return self._spawn(async_fn, args, name or _name(async_fn), report)
+
+    def call(self, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
+        """Call `fn(*args)` in the loop's thread and return its result, awaited if need be; raise what it raises.
+
+        Raises `pykka.Timeout` after `timeout` seconds (None: never), and cancels the call; `LoopError` if the loop does
+        not run, or stops before the call is through; `DeadlockError` in a loop's own thread.
+        """
+        forbid_waiting(f"call() of {self}", "call or await the function itself, or use spawn()")
+
+        async def run() -> Any:
+            result = fn(*args)
+            return await result if inspect.isawaitable(result) else result
+
+        task = self._spawn(run, (), _name(fn), None)
+        try:
+            result = task.finished.get(timeout=timeout)
+        except BaseException:
+            task.cancel()
+            raise
+        if task.cancelled:
+            raise LoopError(f"{self} stopped before the call of {task.name} was through")
+        return result
+
+    def _spawn(
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        name: str,
+        report: Callable[[Task, BaseException], None] | None,
+    ) -> Task:
+        task = Task(self, name)
+        with self._admission:
+            if self._phase not in {_Phase.RUNNING, _Phase.STOPPING}:
+                raise LoopError(f"{self} cannot run {name}: {self._why_not()}")
+            self._tasks[task] = None
+        start = functools.partial(
+            self._nursery.start_soon, self._run_task, task, async_fn, args, report, name=name
+        )
+        if self.in_loop():
+            start()
+        else:
+            self.run_soon(start)
+        return task
+
+    async def _run_task(
+        self,
+        task: Task,
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        report: Callable[[Task, BaseException], None] | None,
+    ) -> None:
+        result = None
+        try:
+            with task._scope:
+                result = await async_fn(*args)
+        except trio.Cancelled:
+            raise  # not by us: trio is going down, and `_close` tells
+        except BaseException as error:  # noqa: BLE001  # one task must not end everybody's loop
+            self._finish(task, None, error)
+            if report is not None:
+                report(task, error)
+        else:
+            task.cancelled = task._scope.cancelled_caught
+            self._finish(task, result, None)
+
+    def _finish(self, task: Task, result: Any, error: BaseException | None) -> None:
+        self._tasks.pop(task, None)
+        if error is None:
+            task.finished.try_set(result)
+        elif isinstance(error, Exception):
+            task.finished.try_fail(error)
+        else:  # an asker must not be ended by another's SystemExit
+            failed = ActorFailed(f"task {task.name!r} raised {brief(error)}")
+            failed.__cause__ = error
+            task.finished.try_fail(failed)
+
+    def _report_crash(
+        self, task: Task, error: BaseException, on_crash: Callable[[BaseException], object] | None
+    ) -> None:
+        self.crashes += 1
+        logger.error("%r crashed", task, exc_info=error)
+        if on_crash is not None:
+            self._call_guarded(on_crash, (error,))
+
+    # Actors
+
+    def _admit(self, actor: Resident) -> None:
+        with self._admission:
+            if self._phase is not _Phase.RUNNING:
+                raise LoopError(f"{self} cannot run {actor}: {self._why_not()}")
+            self._actors[actor.actor_urn] = actor
+
+    def _forget(self, actor: Resident) -> None:
+        self._actors.pop(actor.actor_urn, None)
+
+    def _schedule(self, actor: Resident) -> None:
+        """Give an actor a turn. From any thread."""
+        self._ready.append(actor)
+        # Whoever adds an actor looks whether the loop is awake only afterwards, and the loop, before it goes to sleep,
+        # looks for actors only after saying so: one of the two sees the other.
+        if not self._awake:
+            self._awake = True
+            if this_thread.loop is self:
+                self._unpark()
+            elif self._token is not None:
+                with contextlib.suppress(trio.RunFinishedError):  # then the inbox is closed, and tells
+                    self._token.run_sync_soon(self._wake_up, idempotent=True)
+
+    def _wake_up(self) -> None:
+        """Run the first round right here, called from outside: to reschedule the runner would cost 30 µs more."""
+        if self._runner is None:
+            return  # it is awake already
+        self._run_round()
+        if not self._ready:
+            self._awake = False
+        if self._ready:
+            self._awake = True
+            self._unpark()
+
+    def _unpark(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            trio.lowlevel.reschedule(runner)
+
+    async def _park(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._runner = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._runner = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _run_actors(self) -> None:
+        ready = self._ready
+        while True:
+            self._awake = False
+            if not ready:
+                await self._park()
+            self._awake = True
+            self._run_round()
+            if ready:
+                await trio.lowlevel.checkpoint()
+
+    def _run_round(self) -> None:
+        """Give turns until nobody wants one, or the time is up."""
+        ready = self._ready
+        now = time.perf_counter()
+        until = now + _SLICE
+        while ready and now < until:
+            began = now
+            actor = self._busy_with = ready.popleft()
+            self.turns += 1
+            actor._take_turn(until)
+            now = time.perf_counter()
+            if now - began > _SLOW:
+                logger.warning("%s kept %s to itself for %.2f seconds", actor, self, now - began)
+        self._busy_with = None
+
+
+def _name(fn: Callable[..., object]) -> str:
+    return str(getattr(fn, "__qualname__", fn))[:200]

@@ -1,0 +1,132 @@
+"""Deaths: who hears of an actor's end, and how its pending answers tell of it."""
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pykka
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import ActorFailed, ConfigError
+
+__all__ = ["ActorCrashed", "ActorDied", "Obituary", "Watcher", "unwatch", "watch"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorDied:
+    """Told to those who `watch` an actor, once, when it has ended."""
+
+    ref: pykka.ActorRef[Any]
+    reason: BaseException | None
+    """What it failed with; None if it was stopped."""
+
+
+class ActorCrashed(ActorFailed, pykka.ActorDeadError):
+    """The actor ended by a failure while, or before, it handled the message; `__cause__` is that failure."""
+
+
+Watcher: TypeAlias = pykka.ActorRef[Any] | Callable[[ActorDied], object]
+
+
+def watch(ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
+    """Tell `watcher` once, by an `ActorDied`, when the actor ends, whichever way; at once if it has ended.
+
+    A ref is told by `tell`, even if its inbox is full. A function is called in the loop's thread, or in this one if the
+    actor has ended; it must not block. Watching again before the notice changes nothing. From any thread.
+
+    Raises `ConfigError` for a ref of an actor that is no `TrioActor`: pykka's own do not tell anybody of their end.
+    """
+    _obituary(ref).watch(ref, watcher)
+
+
+def unwatch(ref: pykka.ActorRef[Any], watcher: Watcher) -> bool:
+    """End a `watch`, and return whether there was one that had not told yet. From any thread."""
+    return _obituary(ref).unwatch(watcher)
+
+
+def _obituary(ref: pykka.ActorRef[Any]) -> "Obituary":
+    obituary = getattr(ref.actor_inbox, "obituary", None)
+    if not isinstance(obituary, Obituary):
+        raise ConfigError(
+            "ref", str(ref), "only TrioActors can be watched, so derive its class from TrioActor"
+        )
+    return obituary
+
+
+class Obituary:
+    """What is left when an actor has ended: the reason, and before that, those who want to hear of it."""
+
+    __slots__ = ("_sweep_at", "_watches", "end")
+
+    def __init__(self) -> None:
+        self.end: ActorFuture[BaseException | None] = ActorFuture()
+        """Set when the actor has ended: to what it failed with, or None if it was stopped."""
+        self._watches: dict[Hashable, _Watch] = {}
+        self._sweep_at = 16
+
+    def publish(self, reason: BaseException | None) -> None:
+        """Tell everybody, in this thread."""
+        self.end.set(reason)
+        self._watches.clear()
+
+    def watch(self, ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
+        """Tell `watcher` when `ref` has ended; see the function of that name."""
+        new = _Watch(ref, watcher)
+        if self.end.done:
+            new(self.end)
+        elif self._watches.setdefault(_identity(watcher), new) is new:
+            if len(self._watches) >= self._sweep_at:
+                self._sweep()
+            self.end.add_done_callback(new)
+
+    def unwatch(self, watcher: Watcher) -> bool:
+        """Take a watcher back, and return whether it had not been told yet."""
+        old = self._watches.pop(_identity(watcher), None)
+        if old is None:
+            return False
+        self.end._forget(old)
+        return old.disarm()
+
+    def _sweep(self) -> None:
+        """Forget watchers that have ended themselves, now and then, so that they do not pile up."""
+        for watch in list(self._watches.values()):
+            if isinstance(watch.watcher, pykka.ActorRef) and not watch.watcher.is_alive():
+                self.unwatch(watch.watcher)
+        self._sweep_at = 2 * len(self._watches) + 16
+
+
+def _identity(watcher: Watcher) -> Hashable:
+    return watcher.actor_urn if isinstance(watcher, pykka.ActorRef) else watcher
+
+
+class _Watch:
+    """One watcher of one actor: called when the actor has ended, and tells once."""
+
+    __slots__ = ("_armed", "ref", "watcher")
+
+    def __init__(self, ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
+        self.ref, self.watcher = ref, watcher
+        self._armed = [True]
+
+    def disarm(self) -> bool:
+        """Return True to the first who asks, in whatever thread."""
+        try:
+            return self._armed.pop()
+        except IndexError:
+            return False
+
+    def __call__(self, death: ActorFuture[BaseException | None]) -> None:
+        if not self.disarm():
+            return
+        notice = ActorDied(self.ref, death.get())
+        try:
+            if isinstance(self.watcher, pykka.ActorRef):
+                self.watcher.tell(notice)
+            else:
+                self.watcher(notice)
+        except pykka.ActorDeadError:
+            logger.debug("%s ended before it could be told that %s had", self.watcher, self.ref)
+        except BaseException:  # what is wrong with the watcher must not touch the watched
+            logger.exception("%.200r could not be told that %s ended", self.watcher, self.ref)

@@ -1,0 +1,100 @@
+"""`TableActor`: an actor that does what a handler table says, for states and message types of any protocol."""
+
+import logging
+from collections import Counter
+from enum import IntEnum
+from typing import Any
+
+from drakkar.actors.runtime.actor import TrioActor
+from drakkar.actors.runtime.futures import brief
+from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.messages import MessageType
+from drakkar.handlers.table import SWALLOW, HandlerTable, Never
+
+__all__ = ["TableActor"]
+
+logger = logging.getLogger(__name__)
+
+
+class TableActor(TrioActor):
+    """An actor whose answer to a message is the cell `handlers[state][message.type]`.
+
+        class Light(IntEnum):
+            RED = 0
+            GREEN = 1
+
+        class TrafficLight(TableActor):
+            handlers = table      # see `HandlerTable` for how to fill it
+            state = Light.RED
+
+        light = TrafficLight.start()
+        light.tell(Message(PRESS))
+
+    The table and the first state are attributes of the class, or are given to `start(handlers=…, state=…)`. A cell's
+    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns is the answer to whoever
+    asked. Guards run before it. Messages in cells without a handler are counted, and answered by None.
+
+    The table is not copied: give each actor `table.copy()` if they are to change it each for itself.
+
+    Raises, in the thread that starts it, `ConfigError` where the table or the state is missing or the state is none of
+    the table's, and `HandlerTableError` where the table has a hole.
+    """
+
+    handlers: HandlerTable
+    """The table. To be changed in the loop's thread only, so by a handler, or before the start."""
+
+    state: Any
+    """The state that the actor is in: one of `handlers.states`."""
+
+    def __init__(
+        self, *args: Any, handlers: HandlerTable | None = None, state: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if handlers is not None:
+            self.handlers = handlers
+        if state is not None:
+            self.state = state
+        self.ignored: Counter[tuple[Any, Any]] = Counter()
+        """How many messages met an `Ignore`, by state and type."""
+        self.impossible: Counter[tuple[Any, Any]] = Counter()
+        """How many messages met a `Never`, by state and type: someone has a bug."""
+        self.swallowed = 0
+        """How many messages a guard ended."""
+        self._check_table()
+
+    def _check_table(self) -> None:
+        name = type(self).__name__
+        table = getattr(self, "handlers", None)
+        if not isinstance(table, HandlerTable):
+            raise ConfigError(
+                f"{name}.handlers", brief(table), "a HandlerTable, in the class or given to start()"
+            )
+        if getattr(self, "state", None) not in table.states:
+            known = ", ".join(state.name for state in table.states)
+            raise ConfigError(
+                f"{name}.state", getattr(self, "state", None), f"must be one of the table's states, {known}"
+            )
+        table.check()
+
+    def on_receive(self, message: Any) -> Any:
+        """Run the guards, then the cell. Messages without a type go the way of unexpected ones."""
+        type_ = getattr(message, "type", None)
+        if not isinstance(type_, MessageType | IntEnum):
+            return super().on_receive(message)
+        handlers = self.handlers
+        for guard in handlers.guards:
+            if guard(self, message) is SWALLOW:
+                self.swallowed += 1
+                return None
+        cell: Any = handlers[self.state][type_]  # type: ignore[index]  # an IntEnum is as good a key
+        if callable(cell):
+            return cell(self, message)
+        self._count(type_, cell)
+        return None
+
+    def _count(self, type_: Any, cell: Any) -> None:
+        counter = self.impossible if isinstance(cell, Never) else self.ignored
+        place = self.state, type_
+        counter[place] += 1
+        if counter is self.impossible and counter[place] == 1:  # once, as a faulty peer may send it for ever
+            logger.warning("%s got %s in %s, which cannot be: %s", self, type_, self.state.name, cell.because)

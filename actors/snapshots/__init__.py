@@ -1,0 +1,1 @@
+"""Snapshots as files: how they are laid out, written, checked, kept and removed."""

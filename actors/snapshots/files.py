@@ -1,0 +1,328 @@
+"""The few things that snapshots do with files, on a disk and in memory.
+
+They stand apart so that tests can put a disk that fails, or forgets, in their place.
+"""
+
+import errno
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO, Final, Protocol, final
+
+from drakkar.actors.log.data_dir import make_directory, sync_directory
+from drakkar.handlers.errors import CorruptData, StorageFailed
+
+__all__ = ["DiskFiles", "FileContent", "Files", "MemoryFiles"]
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FileContent(Protocol):
+    """A file that is open for reading; what was read of it stays readable when its name is removed."""
+
+    size: int
+    """Bytes, when it was opened."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes, or fewer where the file ends. Raises `CorruptData` or `StorageFailed`."""
+        ...
+
+    def file(self) -> BinaryIO:
+        """Return a file object over all of it, with a position and a life of its own."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it. Closing it again does nothing."""
+        ...
+
+
+class Files(Protocol):
+    """Where snapshots lie. From any thread; raises `OSError`, unless it says otherwise."""
+
+    def token(self) -> str:
+        """Return eight hexadecimal digits that no file of the same directory has yet."""
+        ...
+
+    def make_directory(self, path: Path) -> None:
+        """Make it, and those above it, durably; does nothing where it is there."""
+        ...
+
+    def names(self, directory: Path) -> list[str]:
+        """What is in a directory, in order; nothing where there is none."""
+        ...
+
+    def create(self, path: Path) -> int:
+        """Make an empty file, which must not be there, and return its handle."""
+        ...
+
+    def write(self, handle: int, data: bytes) -> None:
+        """Append all of it."""
+        ...
+
+    def sync(self, handle: int) -> None:
+        """Make durable what was written; not the file's name."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Let go of it; it was written, well or badly."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give it another name in the same directory, at once."""
+        ...
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in it durable."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; does nothing where there is none."""
+        ...
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory; does nothing where there is none."""
+        ...
+
+    def open(self, path: Path) -> FileContent:
+        """Open it for reading. Raises `CorruptData` where it is not there, else `StorageFailed`."""
+        ...
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a damaged or missing file from one that this process may not, or cannot now, read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CorruptData(f"{path} is not there") from error
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise CorruptData(f"{path} cannot be read from its disk ({error.strerror})") from error
+        raise StorageFailed(
+            f"{path} cannot be read ({error.strerror}): see to its owner and to the limits of this process"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's error into ours, which names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno in _FULL else "see to its disk and its owner"
+        raise StorageFailed(
+            f"{path} cannot be written ({error.strerror}): {remedy}, then repeat it"
+        ) from error
+
+
+class _Window(io.RawIOBase):
+    """A descriptor, read from a position of its own."""
+
+    def __init__(self, handle: int, path: Path, size: int) -> None:
+        super().__init__()
+        self._handle, self._path, self._size, self._at = handle, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"offset={base + offset}: must not lie before the file")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        with _reading(self._path):
+            read = os.preadv(self._handle, [buffer], self._at)
+        self._at += read
+        return read
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
+
+
+@final
+class _DiskContent:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _reading(path):
+            self._handle: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.size = os.fstat(self._handle).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
+        with _reading(self._path):
+            while length and (part := os.pread(self._open(), length, offset)):
+                parts.append(part)
+                offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def file(self) -> BinaryIO:
+        with _reading(self._path):
+            return io.BufferedReader(_Window(os.dup(self._open()), self._path, self.size), 1 << 16)
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def _open(self) -> int:
+        if self._handle is None:
+            raise ValueError(f"{self._path} was closed")
+        return self._handle
+
+
+@final
+class DiskFiles:
+    """The real ones."""
+
+    def token(self) -> str:
+        """Draw it at random."""
+        return secrets.token_hex(4)
+
+    def make_directory(self, path: Path) -> None:
+        """Make it, and those above it, durably."""
+        make_directory(path)
+
+    def names(self, directory: Path) -> list[str]:
+        """What is in a directory, in order."""
+        try:
+            return sorted(entry.name for entry in directory.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def create(self, path: Path) -> int:
+        """Open a new file for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, handle: int, data: bytes) -> None:
+        """Write, again where the system took only a part."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+
+    def sync(self, handle: int) -> None:
+        """Wait for the disk."""
+        os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        """Close the descriptor."""
+        os.close(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Rename it."""
+        old.rename(new)
+
+    def sync_directory(self, path: Path) -> None:
+        """Wait for the disk."""
+        sync_directory(path)
+
+    def remove(self, path: Path) -> None:
+        """Unlink it."""
+        path.unlink(missing_ok=True)
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove it, and see that it does not come back."""
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        sync_directory(path.parent)
+
+    def open(self, path: Path) -> FileContent:
+        """Open it for reading."""
+        return _DiskContent(path)
+
+
+@final
+class _MemoryContent:
+    def __init__(self, content: bytes) -> None:
+        self._content, self.size = content, len(content)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._content[offset : offset + length]
+
+    def file(self) -> BinaryIO:
+        return io.BytesIO(self._content)
+
+    def close(self) -> None:
+        pass
+
+
+@final
+class MemoryFiles:
+    """Files that last as long as this object, with names that are the same in every run."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tokens = count(1)
+        self._handles = count(3)
+        self._open: dict[int, bytearray] = {}
+        self._files: dict[Path, bytearray | bytes] = {}
+
+    def token(self) -> str:
+        """Count on."""
+        return f"{next(self._tokens) & 0xFFFFFFFF:08x}"
+
+    def make_directory(self, path: Path) -> None:
+        """Do nothing: every directory is there."""
+
+    def names(self, directory: Path) -> list[str]:
+        """What is in a directory, in order."""
+        with self._lock:
+            return sorted(path.name for path in self._files if path.parent == directory)
+
+    def create(self, path: Path) -> int:
+        """Make an empty file."""
+        with self._lock:
+            handle = next(self._handles)
+            self._files[path] = self._open[handle] = bytearray()
+            return handle
+
+    def write(self, handle: int, data: bytes) -> None:
+        """Append to it."""
+        self._open[handle] += data
+
+    def sync(self, handle: int) -> None:
+        """Do nothing: memory is as durable as it gets."""
+
+    def close(self, handle: int) -> None:
+        """Forget the handle."""
+        with self._lock:
+            del self._open[handle]
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Rename it; from now on it is only read."""
+        with self._lock:
+            if old not in self._files:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(old))
+            self._files[new] = bytes(self._files.pop(old))
+
+    def sync_directory(self, path: Path) -> None:
+        """Do nothing."""
+
+    def remove(self, path: Path) -> None:
+        """Remove it."""
+        with self._lock:
+            self._files.pop(path, None)
+
+    def remove_directory(self, path: Path) -> None:
+        """Do nothing: an empty directory takes no room."""
+
+    def open(self, path: Path) -> FileContent:
+        """Open it for reading."""
+        with self._lock, _reading(path):
+            if path not in self._files:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            return _MemoryContent(bytes(self._files[path]))

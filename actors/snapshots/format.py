@@ -1,0 +1,298 @@
+"""The bytes of a snapshot's file: written once from front to back, and checked block by block as it is read.
+
+    header    "DRKSNAP", the version of the format (1), and eight bytes that differ from file to file
+    blocks    each 4 bytes of length, 1 of encoding (0 as it is, 1 zlib), 4 of checksum, then at most 1 MiB
+    footer    a CBOR list of the snapshot, as the log store keeps it, and a map of facts
+    tail      8 bytes of the content's size, 4 of the blocks' checksum, 4 of the footer's length, 4 of the checksum
+              of header, footer and tail, and "DRKSNEND"
+
+Numbers are big-endian, checksums CRC-32. That of a block covers all before it, the header included, so that a block
+that is lost, moved or another file's is noticed. The tail is found from the end, so that a file that was cut short is
+noticed when it is opened, without reading it.
+"""
+
+import io
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from struct import Struct
+from typing import Any, BinaryIO, Final, NoReturn, final
+from zlib import crc32
+
+import cbor2
+from drakkar.actors.log.records import decode_snapshot, encode_snapshot
+from drakkar.actors.snapshots.files import FileContent
+from drakkar.handlers import cbor
+from drakkar.handlers.errors import ConfigError, CorruptData
+from drakkar.handlers.raft.config import Compression
+from drakkar.handlers.raft.state import Membership, Snapshot
+
+__all__ = ["BLOCK_BYTES", "Encoder", "SnapshotReader"]
+
+BLOCK_BYTES: Final = 1 << 20
+"""The most content of a block, and so what writing or reading one takes of memory."""
+
+_FOOTER_BYTES: Final = 16 << 20
+"""The longest footer: room for the ids of a million removed replicas."""
+
+_MAGIC: Final = b"DRKSNAP"
+_VERSION: Final = 1
+_END: Final = b"DRKSNEND"
+_HEADER: Final = Struct(">7sB8s")
+_BLOCK: Final = Struct(">IBI")
+_BLOCK_START: Final = Struct(">IB")
+_TAIL: Final = Struct(">QIII8s")
+_TAIL_START: Final = Struct(">QII")
+_PLAIN: Final = 0
+_ZLIB: Final = 1
+_LEVEL: Final = 1
+"""The fastest: a snapshot is taken beside the proposals, on the same processors."""
+_PEEK_BYTES: Final = 8192
+_DEPTH: Final = 16
+"""How deep the facts may nest, the footer's own list included."""
+
+
+@final
+class Encoder:
+    """Makes the bytes of one file, in order: `header`, any number of `block`, `end`."""
+
+    def __init__(self, token: str, compression: Compression) -> None:
+        self.header: Final = _HEADER.pack(_MAGIC, _VERSION, token.encode())
+        self._compress = compression == "zlib"
+        self._chain = crc32(self.header)
+        self._size = 0
+
+    def block(self, content: memoryview | bytearray) -> bytes:
+        """Encode the next 1 to `BLOCK_BYTES` bytes of content; compressed only if that saves something."""
+        how, stored = _PLAIN, bytes(content)
+        if self._compress and len(packed := zlib.compress(stored, _LEVEL)) < len(stored):
+            how, stored = _ZLIB, packed
+        start = _BLOCK_START.pack(len(stored), how)
+        self._chain = crc32(stored, crc32(start, self._chain))
+        self._size += len(content)
+        return _BLOCK.pack(len(stored), how, self._chain) + stored
+
+    def end(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> bytes:
+        """Encode footer and tail. Raises `ConfigError` for what could not be decoded again."""
+        if not 0 < snapshot.index < 1 << 64:
+            raise ConfigError("index", snapshot.index, "must be from 1 to 2**64 - 1")
+        try:
+            footer = cbor2.dumps([encode_snapshot(replace(snapshot, payload=b"", size=0)), dict(facts)])
+            _decode_footer(footer)
+        except (CorruptData, ValueError, TypeError, cbor2.CBOREncodeError) as error:
+            raise ConfigError(
+                "facts",
+                facts,
+                f"must be a map of names to what CBOR encodes without tags, and the membership one of ids: {error}",
+            ) from error
+        if len(footer) > _FOOTER_BYTES:
+            raise ConfigError("facts", f"{len(footer)} bytes", f"must be at most {_FOOTER_BYTES}")
+        start = _TAIL_START.pack(self._size, self._chain, len(footer))
+        checksum = crc32(start, crc32(footer, crc32(self.header)))
+        return footer + start + checksum.to_bytes(4, "big") + _END
+
+
+def _decode_footer(footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
+    """Decode it. Raises `CorruptData` or `ValueError`."""
+    columns = cbor.loads(footer, max_depth=_DEPTH)
+    if type(columns) is not list or tuple(map(type, columns)) != (bytes, dict):
+        raise ValueError("it is not a list of a snapshot and a map of facts")
+    try:
+        snapshot = decode_snapshot(columns[0])
+    except TypeError as error:
+        raise ValueError(f"its membership is none: {error}") from error
+    if not (0 < snapshot.index < 1 << 64 and 0 <= snapshot.term < 1 << 64):
+        raise ValueError(f"its index is {snapshot.index}, its term {snapshot.term}")
+    if any(type(member) is not int or not 0 < member < 1 << 64 for member in _ids(snapshot.membership)):
+        raise ValueError("its membership holds what is no replica's id")
+    return snapshot, columns[1]
+
+
+def _ids(membership: Membership) -> Iterator[object]:
+    for role in (membership.everybody, membership.removed, membership.addresses):
+        yield from role
+    yield from membership.outgoing_witnesses
+    yield from membership.next_observers
+
+
+@final
+class SnapshotReader(io.BufferedIOBase, BinaryIO):
+    """A snapshot's file that is open: a binary file of its content, decompressed and checked as it is read.
+
+    `read(n)` returns n bytes, or fewer at the end; there is no seeking. It blocks on the disk, so it is for worker
+    threads, one at a time. It stays readable when its file is removed meanwhile.
+
+    Whatever reads raises `CorruptData`, with file, index and offset, where a block is not what was written, and from
+    then on again, so that nobody takes it for the end.
+    """
+
+    def __init__(self, content: FileContent, path: Path, remedy: str) -> None:
+        """Made by `Snapshots.open` and `read_file`; raises `CorruptData` where it is no complete snapshot's file."""
+        super().__init__()
+        self._content, self._path, self._remedy = content, path, remedy
+        self._index = 0
+        self._damage: CorruptData | None = None
+        self._block, self._at = b"", 0
+        try:
+            tail = self._read_tail()
+            self._header, self._chain, self._footer_at, self.content_size = tail[0], tail[1], tail[2], tail[3]
+            stored, self.facts = self._read_footer(tail[4])
+        except BaseException:
+            content.close()
+            raise
+        self.snapshot: Final = replace(stored, payload=path.name.encode(), size=content.size)
+        """As of when it was taken, with the file's name as payload and its length as size."""
+        self._index = stored.index
+        self._blocks = self._contents()
+
+    @property
+    def mode(self) -> str:
+        """As of any file that is only read."""
+        return "rb"
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read `size` bytes of content, or all that is left."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        if wanted <= len(self._block) - self._at:
+            return self._take(wanted)
+        parts: list[bytes] = []
+        while wanted and self._fill():
+            parts.append(self._take(wanted))
+            wanted -= len(parts[-1])
+        return b"".join(parts)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Read what is left of one block, and no more than `size` bytes."""
+        return self._take(sys.maxsize if size < 0 else size) if size and self._fill() else b""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Read up to the end of the line, and no more than `size` bytes."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        parts: list[bytes] = []
+        while wanted and self._fill():
+            end = self._block.find(b"\n", self._at)
+            parts.append(self._take(wanted if end < 0 else min(wanted, end + 1 - self._at)))
+            wanted -= len(parts[-1])
+            if parts[-1].endswith(b"\n"):
+                break
+        return b"".join(parts)
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """Look at what comes next, about `size` bytes of it; none only at the end."""
+        return self._block[self._at : self._at + (size or _PEEK_BYTES)] if self._fill() else b""
+
+    def raw(self) -> BinaryIO:
+        """Open the bytes of the file itself, to send them; it outlives this one. Close it."""
+        return self._content.file()
+
+    def verify(self) -> None:
+        """Read and check everything, wherever this one stands. Raises `CorruptData`."""
+        for _ in self._contents():
+            pass
+
+    def close(self) -> None:
+        """Let go of the file. Closing it again does nothing."""
+        if not self.closed:
+            self._content.close()
+            self._block, self._at = b"", 0
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"SnapshotReader({str(self._path)!r}, index={self._index})"
+
+    def _take(self, size: int) -> bytes:
+        taken = self._block[self._at : self._at + size]
+        self._at += len(taken)
+        return taken
+
+    def _fill(self) -> bool:
+        """See to it that something is left of the present block; False at the end."""
+        if self.closed:
+            raise ValueError(f"{self!r} was closed")
+        if self._damage is not None:
+            raise self._damage
+        if self._at == len(self._block):
+            try:
+                self._block, self._at = next(self._blocks, b""), 0
+            except CorruptData as error:
+                self._damage = error
+                raise
+        return bool(self._block)
+
+    def _contents(self) -> Iterator[bytes]:
+        """Read and check block after block, then that they were all."""
+        offset, chain, size = _HEADER.size, crc32(self._header), 0
+        while offset < self._footer_at:
+            length, how, checksum = _BLOCK.unpack(self._read(offset, _BLOCK.size))
+            after = offset + _BLOCK.size + length
+            if not 0 < length <= BLOCK_BYTES or after > self._footer_at:
+                self._fail(f"the block at byte {offset} says that it has {length} bytes")
+            stored = self._read(offset + _BLOCK.size, length)
+            chain = crc32(stored, crc32(_BLOCK_START.pack(length, how), chain))
+            if chain != checksum:
+                self._fail(f"the block at byte {offset} does not match its checksum")
+            content = self._decode(offset, how, stored)
+            size += len(content)
+            yield content
+            offset = after
+        if (chain, size) != (self._chain, self.content_size):
+            self._fail(f"blocks are missing before byte {offset}")
+
+    def _decode(self, offset: int, how: int, stored: bytes) -> bytes:
+        if how == _PLAIN:
+            return stored
+        if how != _ZLIB:
+            self._fail(f"the block at byte {offset} is encoded in the way {how}, which is unknown here")
+        decoder = zlib.decompressobj()
+        try:
+            content = decoder.decompress(stored, BLOCK_BYTES + 1)
+        except zlib.error as error:
+            self._fail(f"the block at byte {offset} cannot be decompressed: {error}")
+        if not 0 < len(content) <= BLOCK_BYTES or not decoder.eof or decoder.unused_data:
+            self._fail(f"the block at byte {offset} is not one of 1 to {BLOCK_BYTES} bytes, compressed")
+        return content
+
+    def _read_tail(self) -> tuple[bytes, int, int, int, bytes]:
+        """Return header, checksum of the blocks, place of the footer, size of the content, and footer."""
+        least = _HEADER.size + _TAIL.size
+        if self._content.size < least:
+            self._fail(f"its {self._content.size} bytes are fewer than the {least} that the shortest has")
+        header = self._read(0, _HEADER.size)
+        magic, version, _ = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            self._fail("it does not begin as a snapshot does")
+        if version != _VERSION:
+            self._fail(f"its format is {version}, and this version reads {_VERSION}")
+        tail = self._read(self._content.size - _TAIL.size, _TAIL.size)
+        size, chain, length, checksum, end = _TAIL.unpack(tail)
+        if end != _END:
+            self._fail("it does not end as a snapshot does, so it was cut short")
+        if length > min(_FOOTER_BYTES, self._content.size - least):
+            self._fail(f"its footer says that it has {length} bytes")
+        footer_at = self._content.size - _TAIL.size - length
+        footer = self._read(footer_at, length)
+        if checksum != crc32(tail[: _TAIL_START.size], crc32(footer, crc32(header))):
+            self._fail("header and footer do not match their checksum")
+        return header, chain, footer_at, size, footer
+
+    def _read_footer(self, footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
+        try:
+            return _decode_footer(footer)
+        except (CorruptData, ValueError) as error:
+            self._fail(f"its footer cannot be decoded: {error}")
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = self._content.read_at(offset, length)
+        if len(data) != length:
+            self._fail(f"it ends at byte {offset + len(data)}, before it should")
+        return data
+
+    def _fail(self, what: str) -> NoReturn:
+        about = f" (snapshot at index {self._index})" if self._index else ""
+        raise CorruptData(f"{self._path}{about}: {what}; {self._remedy}")

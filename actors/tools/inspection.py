@@ -1,0 +1,265 @@
+"""Looking into the data directory of a host that is stopped, without changing anything in it.
+
+What is read here is what the host would find at its next start: the same checksums, the same rules of membership. So
+it tells which of the survivors of a shard holds most (`repair`), and whether what is on a disk can be trusted.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self, final
+
+from drakkar.actors.log.data_dir import DataDir
+from drakkar.actors.log.lmdb import LmdbDisk
+from drakkar.actors.log.records import ReplicaKey, replica_key
+from drakkar.actors.log.store import StoredLog, _Replica
+from drakkar.actors.snapshots.files import DiskFiles
+from drakkar.actors.snapshots.store import Snapshots
+from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.membership import decide
+from drakkar.handlers.raft.state import Membership
+
+__all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect", "pages", "then_members"]
+
+LOG: Final = "log"
+SNAPSHOTS: Final = "snapshots"
+"""Where a host keeps them, within its data directory."""
+
+_PAGE_BYTES: Final = 4 << 20
+_MAP_BYTES: Final = 1 << 20
+"""LMDB takes the length of the file where that is more."""
+_NOBODY: Final = Membership()
+_CHANGE: Final = int(EntryKind.CONFIG_CHANGE)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """The newest snapshot of a replica."""
+
+    index: int
+    term: int
+    size: int
+    """Bytes of its file, as they were when it was recorded; 0 for a witness, which has none."""
+    problem: str
+    """What is wrong with the file; "" where all of it matches its checksums."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """One replica, as its host would find it."""
+
+    shard_id: int
+    replica_id: int
+    state_machine: str = ""
+    """The name of its type."""
+    joined: bool = False
+    """It was started with `join=True`."""
+    term: int = 0
+    vote: int = 0
+    commit: int = 0
+    """How far it knows the log to be committed: a lower bound."""
+    first_index: int = 0
+    last_index: int = 0
+    last_term: int = 0
+    snapshot: SnapshotReport | None = None
+    membership: Membership = _NOBODY
+    """After all entries of the log, committed or not."""
+    problem: str = ""
+    """What is wrong with its log; "" where all of it is there and matches its checksums."""
+
+    @property
+    def witness(self) -> bool:
+        """It votes, and holds no commands: nothing can be exported from it."""
+        return self.membership.is_witness(self.replica_id)
+
+    @property
+    def damaged(self) -> bool:
+        """It, or its snapshot, is not what was written."""
+        return bool(self.problem or (self.snapshot is not None and self.snapshot.problem))
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Term and index of the last entry, the order by which voters judge candidates (thesis §3.6.1).
+
+        Of two survivors of a shard, the one with the greater reach holds every committed entry that the other holds.
+        """
+        return self.last_term, self.last_index
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """One data directory."""
+
+    data_dir: str
+    deployment_id: str
+    address: str
+    host_id: str
+    replicas: tuple[ReplicaReport, ...]
+
+
+def inspect(data_dir: str | os.PathLike[str]) -> HostReport:
+    """Read everything in the data directory of a stopped host, and check it. Changes nothing.
+
+    Reads all logs and snapshots, so it takes as long as the disk needs for that. What is damaged is told in the
+    report. From any thread but a loop's.
+
+    Raises `ConfigError` where it is no host's directory, or is in use, and `CorruptData` where its identity or its log
+    store cannot be read at all.
+    """
+    with StoppedHost(data_dir) as host:
+        return HostReport(
+            str(host.directory.path),
+            host.directory.deployment_id,
+            host.directory.address,
+            host.directory.host_id,
+            tuple(_report(host, key) for key in host.replicas()),
+        )
+
+
+@final
+class StoppedHost:
+    """The data directory of a host that is stopped, to read: kept from others until it is closed. A context manager."""
+
+    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        """Raises as `inspect` does."""
+        self.directory = DataDir.existing(data_dir)
+        log = self.directory.path / LOG
+        try:
+            # One whose first start was cut short has none yet.
+            begun = log.is_dir() and any(log.iterdir())
+            self._disk = LmdbDisk(log, _MAP_BYTES, read_only=True) if begun else None
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def replicas(self) -> list[ReplicaKey]:
+        """Shard and replica of all that are here."""
+        return sorted(self._disk.replicas()) if self._disk is not None else []
+
+    def log(self, key: ReplicaKey) -> StoredLog:
+        """Return a replica's log. Raises `CorruptData` where its records or its ends are damaged."""
+        state = self._disk.load(key) if self._disk is not None else None
+        if self._disk is None or state is None:
+            raise ConfigError("replica", key, f"is not in {self.directory.path}")
+        return StoredLog(self._disk, key, _Replica(state))
+
+    def snapshots(self, key: ReplicaKey) -> Snapshots:
+        """Return a replica's snapshots. Only read them."""
+        return Snapshots(DiskFiles(), self.directory.path / SNAPSHOTS / f"{key[0]}-{key[1]}")
+
+    def find(self, shard: int, replica: int | None) -> ReplicaKey:
+        """Return the replica of a shard: that one, or the only one. Raises `ConfigError` where it is not here."""
+        if replica is not None:
+            replica_key(shard, replica)
+        held = [other for one, other in self.replicas() if one == shard]
+        found = held if replica is None else [other for other in held if other == replica]
+        if len(found) == 1:
+            return shard, found[0]
+        if len(found) > 1:
+            raise ConfigError(
+                "replica_id", None, f"{self.directory.path} holds {_listed(found)} of shard {shard}: name one"
+            )
+        if held:
+            raise ConfigError(
+                "replica_id", replica, f"{self.directory.path} holds {_listed(held)} of shard {shard}"
+            )
+        shards = sorted({one for one, _ in self.replicas()})
+        raise ConfigError(
+            "shard_id", shard, f"{self.directory.path} holds replicas of {_listed(shards) or 'no shard'}"
+        )
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._disk is not None:
+            self._disk.close()
+        self.directory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pages(log: StoredLog, low: int, high: int) -> Iterator[list[Run]]:
+    """Read entries `low` up to, but without, `high`, some MiB at a time. Raises `CorruptData`."""
+    while low < high:
+        runs = log.runs(low, high, _PAGE_BYTES)
+        yield runs
+        low = runs[-1].last + 1
+
+
+def then_members(membership: Membership, runs: list[Run], config: RaftConfig) -> Membership:
+    """Return the membership after these entries; changes that break a rule are without effect, as in a replica."""
+    for run in runs:
+        for place, kind in enumerate(run.kinds):
+            if kind == _CHANGE:
+                outcome = decide(membership, run.entry(run.first + place), config)
+                membership = membership if isinstance(outcome, str) else outcome
+    return membership
+
+
+def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
+    shard, replica = key
+    try:
+        log = host.log(key)
+        last_term = log.term(log.last_index)
+    except CorruptData as error:
+        return ReplicaReport(shard, replica, problem=str(error))
+    membership, problem = _members(log, key)
+    if log._state().hard_state.commit > log.last_index:
+        problem = (
+            f"it knew the log to be committed up to {log._state().hard_state.commit}, but that ends at {log.last_index}: "
+            "entries were lost, or the directory was restored from an older copy"
+        )
+    return ReplicaReport(
+        shard,
+        replica,
+        log.bootstrap.state_machine,
+        log.bootstrap.join,
+        log.hard_state.term,
+        log.hard_state.vote,
+        log.hard_state.commit,
+        log.first_index,
+        log.last_index,
+        last_term,
+        _snapshot(host, key, log),
+        membership,
+        problem,
+    )
+
+
+def _members(log: StoredLog, key: ReplicaKey) -> tuple[Membership, str]:
+    """Read the whole log: the membership at its end, or where it is damaged, and what is wrong there."""
+    membership, behind = log.membership, log.snapshot.index
+    try:
+        config = RaftConfig(replica_id=key[1], shard_id=key[0])
+        for runs in pages(log, log.first_index, log.last_index + 1):
+            news = [run.slice(behind + 1, run.last + 1) for run in runs if run.last > behind]
+            membership = then_members(membership, news, config)
+    except CorruptData as error:
+        return membership, str(error)
+    return membership, ""
+
+
+def _snapshot(host: StoppedHost, key: ReplicaKey, log: StoredLog) -> SnapshotReport | None:
+    snapshot = log.snapshot
+    if not snapshot:
+        return None
+    problem = ""
+    if not snapshot.witness:
+        try:
+            with host.snapshots(key).open(snapshot.payload.decode(errors="replace")) as reader:
+                reader.verify()
+        except (CorruptData, StorageFailed) as error:
+            problem = str(error)
+    return SnapshotReport(snapshot.index, snapshot.term, snapshot.size, problem)
+
+
+def _listed(ids: list[int]) -> str:
+    return ", ".join(map(str, ids))

@@ -1,0 +1,540 @@
+"""Repairing a shard that lost its quorum for good, offline: `inspect`, `export`, `import_`.
+
+As long as a majority of its voters can be started again, a shard needs no repair. When it cannot, no protocol can
+tell what those who are lost had acknowledged, and a human has to decide that they will never speak again. Then
+
+1. `inspect` the data directory of each survivor, and choose the one with the greatest (last term, last index);
+2. `export` what it holds: one file with the state machine's whole state, sessions included;
+3. `import_` that file on every host of the new membership, and start these hosts again.
+
+All of it works on the directories of hosts that are stopped, and blocks on their disks: call it from a thread, never
+from a loop. `docs/operations.md` shows the same as commands.
+"""
+
+import os
+import queue
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, final
+
+from drakkar.actors.log.data_dir import DataDir
+from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
+from drakkar.actors.log.store import LmdbLogStore, LogStore, StoredLog
+from drakkar.actors.machine.applier import (
+    _CONTENT,
+    _MACHINE_INDEX,
+    _SHARD,
+    Applied,
+    Applier,
+    LoadOrder,
+    _behind,
+)
+from drakkar.actors.machine.state_machine import StateMachine, made
+from drakkar.actors.runtime.futures import brief
+from drakkar.actors.runtime.workers import WorkerPool
+from drakkar.actors.snapshots.format import SnapshotReader
+from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
+from drakkar.actors.tools.inspection import (
+    LOG,
+    SNAPSHOTS,
+    HostReport,
+    ReplicaReport,
+    SnapshotReport,
+    StoppedHost,
+    inspect,
+    pages,
+    then_members,
+)
+from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError, ReplicaStopped
+from drakkar.handlers.raft.config import Compression, RaftConfig
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+from drakkar.transport.connection import canonical, parse_address
+
+__all__ = [
+    "Exported",
+    "HostReport",
+    "Imported",
+    "ReplicaReport",
+    "SnapshotReport",
+    "export",
+    "import_",
+    "inspect",
+]
+
+_METADATA: Final = int(EntryKind.METADATA)
+_COPY_BYTES: Final = 1 << 20
+_MOST_IDS: Final = 1 << 63
+
+_EXPORT: Final = "export"
+"""The fact beside a snapshot that says where an export comes from: an `_Origin`, by the names of its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where an export comes from. A copy of a snapshot that a replica wrote for safekeeping says nothing of that."""
+
+    deployment: str
+    state_machine: str
+    replica: int
+    host: str
+    """The id of the host, which changes when it loses its disk."""
+    term: int
+    """Of the replica."""
+    last_term: int
+    """Of the last entry of its log, exported or not."""
+    last_index: int
+    uncommitted: int
+
+    @classmethod
+    def of(cls, source: SnapshotReader, path: Path) -> Self | None:
+        """Return what an export says of itself; None for a snapshot. Raises `ConfigError` where it says nonsense."""
+        facts = source.facts.get(_EXPORT)
+        if facts is None:
+            return None
+        kinds = {field.name: field.type for field in fields(cls)}
+        if type(facts) is not dict or {name: type(fact) for name, fact in facts.items()} != kinds:
+            raise ConfigError(
+                "path",
+                str(path),
+                "says of itself what this version does not know: use the version that wrote it",
+            )
+        return cls(**facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export holds."""
+
+    path: Path
+    shard_id: int
+    replica_id: int
+    """The replica that it was taken from."""
+    index: int
+    """It is the state after this entry."""
+    term: int
+    """Of that entry."""
+    replayed: int
+    """Entries that were applied to the newest snapshot."""
+    uncommitted: int
+    """Entries among them that the replica did not know to be committed."""
+    left_out: int
+    """Entries at the end of the log that it does not hold, since they were not known to be committed."""
+    membership: Membership
+    """As of that entry."""
+    size: int
+    """Bytes of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import made."""
+
+    shard_id: int
+    replica_id: int
+    index: int
+    term: int
+    """The term in which the replica starts."""
+    membership: Membership
+    replaced: tuple[int, ...]
+    """Other replicas of the shard that were removed from this directory."""
+
+
+# -- export ---------------------------------------------------------------------------------------------------------
+
+
+def export(
+    data_dir: str | os.PathLike[str],
+    shard_id: int,
+    state_machine: Callable[[], StateMachine],
+    path: str | os.PathLike[str],
+    *,
+    replica_id: int | None = None,
+    committed_only: bool = False,
+    ordered_config_change: bool = False,
+    compression: Compression = "none",
+) -> Exported:
+    """Write the state of a shard, as the replica in this data directory has it, to the file `path`, durably.
+
+    `state_machine`: as for `start_replica`; the newest snapshot is loaded into it, and the log behind applied.
+    `replica_id`: needed only where the directory holds several replicas of the shard.
+    `committed_only`: stop at the last entry that the replica knew to be committed. By default all entries of its log
+    are applied: a survivor may hold some that were committed, and acknowledged to clients, without having heard of it
+    yet. So commands whose outcome was unknown may take effect, which their clients had to reckon with anyway. Of all
+    survivors, the one with the greatest (last term, last index) holds every acknowledged command that any of them holds.
+    `ordered_config_change`: as in the shard's `RaftConfig`.
+    `compression`: "zlib" makes the file smaller.
+
+    The directory is not changed. But a `DiskStateMachine` has its state elsewhere, and applies to that what it lacks:
+    unless `committed_only`, its host must not be started on it any more, but by an import.
+
+    Raises `ConfigError` where the directory is in use or does not hold what is asked for, for a witness, which has
+    no commands, for another type of state machine, and where `path` is taken; `CorruptData` for a damaged log or
+    snapshot; `ActorFailed` where the state machine fails; `StorageFailed` where the file cannot be written. There is
+    no file then.
+    """
+    machine = made(state_machine)
+    with StoppedHost(data_dir) as host:
+        key = host.find(shard_id, replica_id)
+        log = host.log(key)
+        _check_source(log, key, machine)
+        config = RaftConfig(replica_id=key[1], shard_id=key[0], ordered_config_change=ordered_config_change)
+        with (
+            create_file(Path(path).absolute(), compression=compression) as file,
+            _Replay(machine, key[0], host.snapshots(key)) as replay,
+        ):
+            replay.load(log.snapshot)
+            index = _last_to_apply(log, key, replay, committed_only=committed_only)
+            membership, replayed = _apply_log(log, replay, index, config)
+            if membership.is_witness(key[1]):
+                raise _witness(key)
+            replay.write(file)
+            origin = _origin(host, log, key, index)
+            point = Snapshot(index, log.term(index), membership)
+            written = file.finish(point, {**replay.facts(), _EXPORT: asdict(origin)})
+    return Exported(
+        Path(path).absolute(),
+        *key,
+        index,
+        written.term,
+        replayed,
+        origin.uncommitted,
+        origin.last_index - index,
+        membership,
+        written.size,
+    )
+
+
+def _check_source(log: StoredLog, key: ReplicaKey, machine: StateMachine) -> None:
+    if log.bootstrap.state_machine != type(machine).__name__:
+        raise ConfigError(
+            "state_machine",
+            type(machine).__name__,
+            f"the log of replica {key[1]} was written for {log.bootstrap.state_machine!r}: name that",
+        )
+    if not log.last_index:
+        raise ConfigError(
+            "replica_id", key[1], "has no entries yet, so there is nothing to export: choose another"
+        )
+    if log.snapshot.witness or log.membership.is_witness(key[1]):
+        raise _witness(key)
+    if log.snapshot.index < log.first_index - 1:
+        raise CorruptData(
+            f"shard {key[0]} replica {key[1]}: entries {log.snapshot.index + 1} to {log.first_index - 1} are missing, "
+            "since its log begins behind its snapshot: export another replica"
+        )
+
+
+def _witness(key: ReplicaKey) -> ConfigError:
+    return ConfigError(
+        "replica_id", key[1], "is a witness, which keeps no commands: export a replica that is none"
+    )
+
+
+def _last_to_apply(log: StoredLog, key: ReplicaKey, replay: "_Replay", *, committed_only: bool) -> int:
+    held = replay.machine_index
+    if held > log.last_index:
+        raise CorruptData(
+            f"the state machine of shard {key[0]} replica {key[1]} holds the log up to {held}, but that ends at "
+            f"{log.last_index}: they do not belong together, or one was restored from an older copy"
+        )
+    # What a state machine on disk has applied was committed, whether or not that was noted; it cannot go back.
+    return max(log.hard_state.commit, log.snapshot.index, held) if committed_only else log.last_index
+
+
+def _origin(host: StoppedHost, log: StoredLog, key: ReplicaKey, index: int) -> _Origin:
+    return _Origin(
+        deployment=host.directory.deployment_id,
+        state_machine=log.bootstrap.state_machine,
+        replica=key[1],
+        host=host.directory.host_id,
+        term=log.hard_state.term,
+        last_term=log.term(log.last_index),
+        last_index=log.last_index,
+        uncommitted=index - min(max(log.hard_state.commit, log.snapshot.index), index),
+    )
+
+
+def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig) -> tuple[Membership, int]:
+    """Apply the log up to `index`; return the membership there, and how many entries were applied."""
+    membership, first = log.membership, log.snapshot.index + 1
+    for runs in pages(log, first, index + 1):
+        if any(_METADATA in run.kinds for run in runs):
+            raise _witness((config.shard_id, config.replica_id))
+        replay.apply(runs)
+        membership = then_members(membership, runs, config)
+    return membership, max(index + 1 - first, 0)
+
+
+@final
+class _Replay:
+    """A state machine that is brought to where a log says, by what does so in a host. A context manager."""
+
+    def __init__(self, machine: StateMachine, shard: int, snapshots: Snapshots) -> None:
+        self._shard = shard
+        self._outcomes: queue.SimpleQueue[Applied | BaseException | None] = queue.SimpleQueue()
+        self._pool = WorkerPool(1)
+        self._applier = Applier(machine, 0, self._pool, self._outcomes.put, snapshots, shard=shard)
+
+    @property
+    def machine_index(self) -> int:
+        """The last command that the state machine holds."""
+        return self._applier._machine_index
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Begin with a snapshot, or, where it has no index, with the state machine as it is."""
+        self._applier.load(LoadOrder(snapshot, lambda: self._outcomes.put(None)))
+        self._wait(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state")
+
+    def apply(self, runs: list[Run]) -> None:
+        """Apply the next entries."""
+        self._applier.apply(Entries(runs))
+        self._wait(f"applying entries {runs[0].first} to {runs[-1].last}")
+
+    def _wait(self, doing: str) -> None:
+        outcome = self._outcomes.get()
+        if isinstance(outcome, BaseException):
+            raise _failed(doing, outcome) from outcome
+
+    def write(self, sink: BinaryIO) -> None:
+        """Write the whole state, as the content of a snapshot."""
+        machine = self._applier.machine
+        try:
+            _behind(self._applier._sessions.encode(), machine.save)(sink)
+        except DrakkarError:
+            raise
+        except Exception as error:
+            raise _failed("writing its state", error) from error
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside that in a snapshot."""
+        return {_SHARD: self._shard, _MACHINE_INDEX: self.machine_index, _CONTENT: True}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._applier.stop(ReplicaStopped("the export is over"))
+        self._pool.stop()
+
+
+def _failed(doing: str, error: BaseException) -> DrakkarError:
+    if isinstance(error, DrakkarError):
+        return error
+    return ActorFailed(f"the state machine failed while {doing}, and nothing was exported: {brief(error)}")
+
+
+# -- import ---------------------------------------------------------------------------------------------------------
+
+
+def import_(
+    path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    *,
+    shard_id: int,
+    replica_id: int,
+    members: Mapping[int, str],
+    address: str,
+    deployment_id: str,
+    as_shard: int | None = None,
+    state_machine: str | None = None,
+    replace: bool = False,
+) -> Imported:
+    """Make a replica of an exported shard in the data directory of a host that is stopped, or new; durably.
+
+    `path`: what `export` wrote, or `Replica.snapshot(export_to=…)`.
+    `members`: all voters of the shard from now on, by replica id. Do the same on the host of each, with the same file
+    and members. Everybody else who ever belonged to the shard is removed for good; ids that were removed are never
+    used again. Give a new machine a new id: so the lost one, should it ever come back, is no member.
+    `address`, `deployment_id`: as for `NodeHost`.
+    `shard_id`: of the export; `as_shard`: import it under another number.
+    `state_machine`: the name of its type, for a file that does not say it, as `Replica.snapshot` writes them.
+    `replace`: give up what the directory holds that is in the way: another replica of the shard, which is removed
+    and may never run again, or this one's log where it is damaged or holds more than the exported log did.
+
+    Start the host again as after any restart: with the members left out, and without `join`. A `DiskStateMachine`
+    has its state elsewhere: remove that before the start, on every host, as the import brings it.
+
+    The file is checked before anything is touched. A crash in the middle leaves the directory as it was before, or
+    without the replicas that were to be replaced; import again then.
+
+    Raises `ConfigError` for arguments that contradict the export, one another or the directory, and for a directory
+    that is in use; `CorruptData` for a damaged file; `TransportError` for an address that is none; `StorageFailed`
+    where the disk refuses.
+    """
+    key = replica_key(shard_id if as_shard is None else as_shard, replica_id)
+    _check_members(members, replica_id, address)
+    with read_file(Path(path)) as source:
+        origin = _Origin.of(source, Path(path))
+        _check_source_shard(source, Path(path), shard_id)
+        name = _state_machine(origin, state_machine)
+        if origin is not None and origin.deployment != deployment_id:
+            raise ConfigError(
+                "deployment_id",
+                deployment_id,
+                f"the export is of a shard of deployment {origin.deployment!r}: name that",
+            )
+        membership = _rewritten(source.snapshot, members)
+        source.verify()
+        with DataDir.open(data_dir, deployment_id=deployment_id, address=canonical(address)) as directory:
+            return _Import(source, origin, directory, key, replace=replace).run(membership, name)
+
+
+def _check_source_shard(source: SnapshotReader, path: Path, shard_id: int) -> None:
+    shard = source.facts.get(_SHARD)
+    if type(shard) is not int or source.facts.get(_CONTENT) is not True:
+        raise ConfigError(
+            "path",
+            str(path),
+            "holds no state of a shard: name a file that an export wrote, not one of a host's own",
+        )
+    if shard != shard_id:
+        raise ConfigError(
+            "shard_id",
+            shard_id,
+            f"the export is of shard {shard}: name that, and as_shard={shard_id} if it shall have that number from "
+            "now on",
+        )
+
+
+def _state_machine(origin: _Origin | None, given: str | None) -> str:
+    if origin is None and not given:
+        raise ConfigError(
+            "state_machine",
+            given,
+            "the file does not say whose state it holds: name the type of the state machine",
+        )
+    if origin is not None and given and given != origin.state_machine:
+        raise ConfigError(
+            "state_machine", given, f"the export is of a {origin.state_machine!r}: leave it out"
+        )
+    return given or (origin.state_machine if origin is not None else "")
+
+
+def _check_members(members: Mapping[int, str], replica_id: int, address: str) -> None:
+    """The same rules as for the first members of a shard."""
+    for member, where in members.items():
+        if type(member) is not int or not 0 < member < _MOST_IDS:
+            raise ConfigError(
+                "members", dict(members), f"{member!r} is no replica id, which is a whole number from 1 up"
+            )
+        if not parse_address(where)[1]:
+            raise ConfigError(
+                "members", dict(members), f"{where} has no port by which the others find it: name one"
+            )
+    if len({canonical(where) for where in members.values()}) < len(members):
+        raise ConfigError(
+            "members", dict(members), "two members have the same address: give each a host of its own"
+        )
+    if replica_id not in members:
+        raise ConfigError("members", dict(members), f"must contain replica {replica_id} itself, at {address}")
+    if canonical(members[replica_id]) != canonical(address):
+        raise ConfigError(
+            "address",
+            address,
+            f"the members say that replica {replica_id} is at {members[replica_id]}: name the host of that replica",
+        )
+
+
+def _rewritten(snapshot: Snapshot, members: Mapping[int, str]) -> Membership:
+    """Return the membership with these voters alone: all others who ever belonged to the shard are removed."""
+    before = snapshot.membership
+    again = sorted(frozenset(members) & frozenset(before.removed))
+    if again:
+        raise ConfigError(
+            "members",
+            dict(members),
+            f"replica {', '.join(map(str, again))} was removed from the shard, and ids are never used again: choose a "
+            "new one",
+        )
+    gone = (frozenset(before.removed) | before.everybody) - frozenset(members)
+    # Changes that were made for the membership before must not take effect now: an ordered one names the entry.
+    return Membership(voters=members, removed=gone, change_id=snapshot.index)
+
+
+@final
+class _Import:
+    """An import into a directory that is ours, of a file that was checked."""
+
+    def __init__(
+        self,
+        source: SnapshotReader,
+        origin: _Origin | None,
+        directory: DataDir,
+        key: ReplicaKey,
+        *,
+        replace: bool,
+    ) -> None:
+        point = source.snapshot
+        self._source = source
+        self._exported = (origin.last_term, origin.last_index) if origin else (point.term, point.index)
+        self._term = origin.term if origin else point.term
+        self._directory = directory
+        self._key = key
+        self._replace = replace
+
+    def run(self, membership: Membership, state_machine: str) -> Imported:
+        files = SnapshotFiles(self._directory.directory(SNAPSHOTS))
+        store = LmdbLogStore(self._directory.directory(LOG))
+        try:
+            others = self._in_the_way(store)
+            term = 1 + max(self._term, self._held_term(store))
+            # The largest part comes first: where there is no room for it, nothing else has happened.
+            snapshot = self._copied(files.of(*self._key), membership)
+            for other in others:
+                store.remove(self._key[0], other)
+                files.of(self._key[0], other).remove_all()
+            record = Bootstrap(Membership(voters=membership.addresses), state_machine=state_machine)
+            store.import_replica(*self._key, record, snapshot, HardState(term, 0, snapshot.index))
+            files.of(*self._key).prune(snapshot.payload.decode())
+        finally:
+            store.close()
+        return Imported(*self._key, snapshot.index, term, membership, tuple(others))
+
+    def _in_the_way(self, store: LogStore) -> list[int]:
+        shard, replica = self._key
+        others = [other for one, other in store.replicas() if one == shard and other != replica]
+        if others and not self._replace:
+            held = ", ".join(map(str, others))
+            raise self._refusal(
+                f"holds replica {held} of shard {shard}: import to another directory, or say replace=True to give that "
+                "up for good"
+            )
+        return others
+
+    def _held_term(self, store: LogStore) -> int:
+        """Refuse to overwrite what is worth more than the export; return the term of what is there, or 0."""
+        try:
+            log = store.open(*self._key)
+            held = (log.term(log.last_index), log.last_index) if log is not None else (0, 0)
+        except CorruptData as error:
+            if self._replace:
+                return 0
+            raise self._refusal(
+                "holds it, damaged, so it cannot be seen whether it holds more than the export: say replace=True to "
+                f"give it up ({error})"
+            ) from error
+        if held > self._exported and not self._replace:
+            raise self._refusal(
+                f"holds its log up to entry {held[1]} of term {held[0]}, and the exported one ended with entry "
+                f"{self._exported[1]} of term {self._exported[0]}: export this one instead, or say replace=True to give "
+                "up what it holds"
+            )
+        return log.hard_state.term if log is not None else 0
+
+    def _refusal(self, why: str) -> ConfigError:
+        return ConfigError("replica_id", self._key[1], f"{self._directory.path} {why}")
+
+    def _copied(self, snapshots: Snapshots, membership: Membership) -> Snapshot:
+        """Write it among the replica's own, with the new membership inside too, since others may be sent the file."""
+        source, was = self._source, self._source.snapshot
+        compression: Compression = "zlib" if was.size < source.content_size else "none"
+        with snapshots.create(compression=compression) as sink:
+            shutil.copyfileobj(source, sink, _COPY_BYTES)
+            point = Snapshot(was.index, was.term, membership)
+            return sink.finish(point, {**source.facts, _SHARD: self._key[0]})

@@ -1,0 +1,523 @@
+"""The log as the core sees it: a window of recent entries in memory over what the host keeps on disk.
+
+    first_index                  window                     last_index
+        |------- storage -----------|---- in memory ------------|
+                     applied <= committed        stable <= handed <= last_index
+
+Storage indexes are the log's own. `stable` is durable, `handed` was given to the host to be made durable. Entries
+leave the window when they are stable and applied and the window is larger than its limit, so that nothing in memory
+grows with the length of the log.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+
+__all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
+
+UNLIMITED: Final = 1 << 62
+_PAGE: Final = 1 << 20
+_RUN_OVERHEAD: Final = 320
+_CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
+
+
+class Storage(Protocol):
+    """What a `Raft` starts from and reads older entries from. Read on the loop, so it must not block for long.
+
+    Guaranteed by whoever implements it, so assumed by the core:
+    1. the entries `first_index`..`last_index` are there without a gap, and their terms never decrease;
+    2. what `Raft.persisted` reported is readable.
+    """
+
+    @property
+    def hard_state(self) -> HardState:
+        """As last made durable."""
+        ...
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest one; index 0 is none."""
+        ...
+
+    @property
+    def membership(self) -> Membership:
+        """As of the snapshot, or the initial one."""
+        ...
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry still held."""
+        ...
+
+    @property
+    def last_index(self) -> int:
+        """The newest entry held; `first_index - 1` where there is none."""
+        ...
+
+    def term(self, index: int) -> int:
+        """The term at `index`, known from `first_index - 1` to `last_index`; 0 elsewhere."""
+        ...
+
+    def runs(self, low: int, high: int, limit: int) -> list[Run]:
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one entry."""
+        ...
+
+
+def _weight(run: Run) -> int:
+    """Bytes that a run takes in memory, about: one of a single short command is mostly its own objects."""
+    return run.size + _RUN_OVERHEAD
+
+
+class _Window:
+    """Consecutive runs, found by index. The mechanics of the log, without any of its rules."""
+
+    __slots__ = ("bytes", "first", "firsts", "runs")
+
+    def __init__(self, first: int) -> None:
+        self.runs: list[Run] = []
+        self.firsts: list[int] = []
+        self.first = first
+        self.bytes = 0
+
+    @property
+    def last(self) -> int:
+        return self.runs[-1].last if self.runs else self.first - 1
+
+    def append(self, run: Run) -> None:
+        self.runs.append(run)
+        self.firsts.append(run.first)
+        self.bytes += _weight(run)
+
+    def at(self, index: int) -> Run:
+        return self.runs[bisect_right(self.firsts, index) - 1]
+
+    def between(self, low: int, high: int) -> Iterator[Run]:
+        """The runs of `low` up to, but without, `high`, cut to fit."""
+        if low >= high or not self.runs:
+            return
+        position = max(bisect_right(self.firsts, low) - 1, 0)
+        while position < len(self.runs) and self.firsts[position] < high:
+            run = self.runs[position]
+            yield run.slice(low, high)
+            position += 1
+
+    def cut(self, index: int) -> None:
+        """Drop `index` and all after it."""
+        self.first = min(index, self.first)
+        while self.runs and self.firsts[-1] >= index:
+            self.firsts.pop()
+            self.bytes -= _weight(self.runs.pop())
+        if self.runs and self.runs[-1].last >= index:
+            whole = self.runs[-1]
+            self.runs[-1] = kept = whole.slice(whole.first, index)
+            self.bytes += kept.size - whole.size
+
+    def drop_through(self, index: int, limit: int) -> None:
+        """Forget whole runs up to `index`, oldest first, until at most `limit` bytes are held."""
+        count = 0
+        while count < len(self.runs) and self.bytes > limit and self.runs[count].last <= index:
+            self.bytes -= _weight(self.runs[count])
+            count += 1
+        if count:
+            self.first = self.runs[count - 1].last + 1
+            del self.runs[:count], self.firsts[:count]
+
+
+class MemoryLog:
+    """A log in memory: what a `Raft` starts from in tests, and what a restarted one starts from again.
+
+    It is a `Storage`; `save(ready)` does to it what a host's log store does to its disk. Indexes of `entries` may be
+    left out (0): they then count up from the snapshot.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        hard_state: HardState | None = None,
+        membership: Membership | Mapping[int, str] | Collection[int] | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        self.snapshot = snapshot or Snapshot()
+        self.hard_state = hard_state or HardState(commit=self.snapshot.index)
+        if membership is None:
+            self.membership = self.snapshot.membership
+        else:
+            self.membership = membership if isinstance(membership, Membership) else Membership(membership)
+        self._marker = (self.snapshot.index, self.snapshot.term)
+        self._window = _Window(self.snapshot.index + 1)
+        placed = (
+            Entry(number, entry.term, entry.kind, entry.payload, entry.origin, entry.key)
+            for number, entry in enumerate(entries, self.first_index)
+        )
+        for run in Entries.of(tuple(placed)).runs:
+            self._window.append(run)
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry still held."""
+        return self._marker[0] + 1
+
+    @property
+    def last_index(self) -> int:
+        """The newest entry held."""
+        return self._window.last
+
+    def term(self, index: int) -> int:
+        """The term at `index`; 0 where it is unknown."""
+        if index == self._marker[0]:
+            return self._marker[1]
+        return self._window.at(index).term if self.first_index <= index <= self.last_index else 0
+
+    def runs(self, low: int, high: int, limit: int) -> list[Run]:
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one."""
+        return _fitting(self._window.between(low, high), limit)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries held, as objects."""
+        return tuple(Entries(self._window.runs))
+
+    def save(self, ready: Any) -> None:
+        """Keep what a `Ready` says must be durable."""
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+        if ready.snapshot is not None:
+            self.install(ready.snapshot)
+        for run in Entries.of(ready.entries).runs:
+            self._window.cut(run.first)
+            self._window.append(run)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Begin anew behind a snapshot that a leader sent."""
+        self.snapshot, self.membership = snapshot, snapshot.membership
+        self._marker = (snapshot.index, snapshot.term)
+        self._window = _Window(snapshot.index + 1)
+
+    def compact(self, index: int) -> None:
+        """Forget the entries up to `index`. Raises `ConfigError` where it is not one of those held."""
+        check_compaction(index, self.first_index, self.last_index)
+        self._marker = (index, self.term(index))
+        kept = list(self._window.between(index + 1, self.last_index + 1))
+        self._window = _Window(index + 1)
+        for run in kept:
+            self._window.append(run)
+
+
+class RaftLog:
+    """The log of one `Raft`: where it stands, and the rules by which it may change (thesis §3.5, §3.6).
+
+    All methods are for the core, on the loop's thread.
+    """
+
+    def __init__(self, storage: Storage, *, cache_bytes: int = 64 << 20) -> None:
+        """Continue where `storage` stands. Raises `CorruptData` where it has a gap, or lacks what is committed."""
+        self.storage = storage
+        self.cache_bytes = cache_bytes
+        self.snapshot = storage.snapshot
+        """The newest local snapshot, to be sent to a peer that is too far behind."""
+        self.pending_snapshot: Snapshot | None = None
+        """One that a leader sent and that the state machine has not loaded yet."""
+        self._unhanded_snapshot: Snapshot | None = None
+        self._marker = (storage.first_index - 1, storage.term(storage.first_index - 1))
+        self._window = _Window(storage.last_index + 1)
+        self._last = storage.last_index
+        self._last_term = storage.term(self._last)
+        if self._marker[0] > self.snapshot.index:
+            raise CorruptData(
+                f"entries {self.snapshot.index + 1} to {self._marker[0]} are in neither the snapshot nor the log: "
+                "remove this replica and add a new one in its place"
+            )
+        # A commit index need not be flushed, so that the snapshot may know of more.
+        self.committed = max(storage.hard_state.commit, self.snapshot.index, self._marker[0])
+        if self.committed > self._last:
+            raise CorruptData(
+                f"commit index {self.committed} lies beyond the last entry {self._last}: the log was cut off or "
+                "restored from an older copy; remove this replica and add a new one in its place"
+            )
+        self.applied = self.snapshot.index
+        self.applying = self.applied
+        """Handed to the state machine; `applied` follows when it reports back."""
+        self._unapplied: deque[tuple[int, int]] = deque()
+        self._unapplied_bytes = 0
+        """Handed to the state machine, and not reported back: (last index, bytes) of each portion."""
+        self.stable = self.handed = self._last
+        self._writes: deque[list[int]] = deque()  # [number of the write, last index it still makes durable]
+
+    def __repr__(self) -> str:
+        return (
+            f"RaftLog({self.first_index}..{self.last_index}, applied={self.applied}, committed={self.committed}, "
+            f"stable={self.stable})"
+        )
+
+    # -- what it holds ------------------------------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry still held."""
+        return self._marker[0] + 1
+
+    @property
+    def last_index(self) -> int:
+        """The newest entry; `first_index - 1` where there is none."""
+        return self._last
+
+    @property
+    def last_term(self) -> int:
+        """The term of the newest entry."""
+        return self._last_term
+
+    def term(self, index: int) -> int:
+        """The term at `index`; 0 where it is unknown: compacted away, or beyond the last."""
+        if index == self._last:
+            return self._last_term
+        if index >= self._window.first:
+            return self._window.at(index).term if index < self._last else 0
+        if index == self._marker[0]:
+            return self._marker[1]
+        return self.storage.term(index) if index > self._marker[0] else 0
+
+    def matches(self, index: int, term: int) -> bool:
+        """Whether this log has an entry of `term` at `index` (thesis §3.5). Nothing lies beyond the last."""
+        return index <= self._last and self.term(index) == term and (term > 0 or index == 0)
+
+    def is_up_to_date(self, term: int, index: int) -> bool:
+        """Whether a log that ends in `index` of `term` holds all that this one may know committed (thesis §3.6.1)."""
+        return (term, index) >= (self._last_term, self._last)
+
+    def runs(self, low: int, high: int, limit: int = UNLIMITED) -> list[Run]:
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one where there is one."""
+        high = min(high, self._last + 1)
+        low = max(low, self.first_index)
+        if low >= high:
+            return []
+        if low >= self._window.first:
+            return _fitting(self._window.between(low, high), limit)
+        stored = self.storage.runs(low, min(high, self._window.first), limit)
+        room = limit - sum(run.size for run in stored)
+        if room <= 0 or stored[-1].last + 1 < min(high, self._window.first):
+            return stored
+        return stored + [
+            run for run in _fitting(self._window.between(self._window.first, high), room) if run.size <= room
+        ]
+
+    def entries(self, low: int, high: int, limit: int = UNLIMITED) -> Entries:
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one where there is one."""
+        return Entries(self.runs(low, high, limit))
+
+    def last_not_after(self, index: int, term: int) -> tuple[int, int]:
+        """The largest index up to `index` whose term is at most `term`, and that term; 0 where it is unknown.
+
+        Two logs cannot agree at any index between it and `index`, since terms never fall along a log. So a
+        follower and a leader that both search like this probe at most once for each term (etcd's hint).
+        """
+        index = min(index, self._last)
+        while index > self._marker[0]:
+            known = self.term(index)
+            if known <= term:
+                return index, known
+            index = self._run_start(index) - 1
+        return index, self.term(index)
+
+    def _run_start(self, index: int) -> int:
+        """An index at or before `index` down to which the term surely is the same."""
+        return max(self._window.at(index).first, self._window.first) if index >= self._window.first else index
+
+    def unapplied_change(self) -> bool:
+        """Whether a committed membership change waits to be applied: this node's quorum may be out of date."""
+        return any(True for _ in self.changes(self.applied + 1, self.committed + 1))
+
+    def changes(self, low: int, high: int) -> Iterator[Entry]:
+        """The membership changes among the entries `low` up to, but without, `high`."""
+        while low < high:
+            page = self.runs(low, high, _PAGE)
+            if not page:
+                return
+            for run in page:
+                if _CHANGE in run.kinds:
+                    yield from (
+                        run.entry(i) for i in range(run.first, run.last + 1) if run.kind(i) == _CHANGE[0]
+                    )
+            low = page[-1].last + 1
+
+    def size_after(self, index: int) -> int:
+        """Bytes held in memory of the entries after `index`."""
+        return sum(
+            run.size for run in self._window.between(max(index + 1, self._window.first), self._last + 1)
+        )
+
+    # -- how it changes -----------------------------------------------------------------------------------------
+
+    def append(self, run: Run) -> None:
+        """Add a run behind the last entry."""
+        self._window.append(run)
+        self._last, self._last_term = run.last, run.term
+
+    def conflict(self, entries: Entries) -> int:
+        """The first index that is absent here, or whose term differs; 0 where all of `entries` are here."""
+        for run in entries.runs:
+            if run.last > self._last or run.first < self._window.first:
+                beyond = min(run.last, self._last)
+                differs = (i for i in range(run.first, beyond + 1) if self.term(i) != run.term)
+                found = next(differs, beyond + 1 if run.last > self._last else 0)
+            else:
+                mine = self._window.between(run.first, run.last + 1)
+                found = next((own.first for own in mine if own.term != run.term), 0)
+            if found:
+                return found
+        return 0
+
+    def replace_from(self, index: int, entries: Entries) -> None:
+        """Drop `index` and all after it, and append those of `entries` that are not before it (thesis §3.5).
+
+        Raises `ProtocolViolation` where that would drop a committed entry.
+        """
+        if index <= self.committed:
+            raise ProtocolViolation(
+                f"entry {index} is committed (up to {self.committed}) and cannot be replaced"
+            )
+        if index <= self._last:
+            self._truncate(index)
+        for run in entries.runs:
+            if run.last >= index:
+                self.append(run.slice(max(run.first, index), run.last + 1))
+
+    def _truncate(self, index: int) -> None:
+        self._window.cut(index)
+        self.stable = min(self.stable, index - 1)
+        self.handed = min(self.handed, index - 1)
+        # The same index and term may stand there again before these writes are reported, and not be durable yet.
+        for write in self._writes:
+            write[1] = min(write[1], index - 1)
+        self._last = index - 1
+        if self._window.runs:
+            self._last_term = self._window.runs[-1].term
+        else:
+            self._last_term = (
+                self._marker[1] if self._last == self._marker[0] else self.storage.term(self._last)
+            )
+
+    def commit_to(self, index: int) -> bool:
+        """Raise the commit index; True if it rose. It never falls.
+
+        Raises `ProtocolViolation` beyond the last entry: a leader committed what this log has lost.
+        """
+        if index <= self.committed:
+            return False
+        if index > self._last:
+            raise ProtocolViolation(
+                f"entry {index} is committed, but this log ends at {self._last}: its data was lost or restored from "
+                "an older copy; remove this replica and add a new one in its place"
+            )
+        self.committed = index
+        return True
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin anew behind a snapshot that a leader sent (thesis §5.3)."""
+        self.snapshot = self.pending_snapshot = self._unhanded_snapshot = snapshot
+        self._marker = (snapshot.index, snapshot.term)
+        self._window = _Window(snapshot.index + 1)
+        self._last, self._last_term = self._marker
+        self.committed = self.applying = snapshot.index
+        self._unapplied.clear()
+        self._unapplied_bytes = 0
+        self.handed = snapshot.index
+        self.stable = 0
+        for write in self._writes:
+            write[1] = 0
+
+    def compact(self, index: int) -> None:
+        """Forget entries up to `index`, which are applied. Raises `ConfigError` where it is not one of those held."""
+        check_compaction(index, self.first_index, self.applied)
+        self._marker = (index, self.term(index))
+        if self._window.first <= index:
+            kept = list(self._window.between(index + 1, self._last + 1))
+            self._window = _Window(index + 1)
+            for run in kept:
+                self._window.append(run)
+
+    # -- the conversation with the host -------------------------------------------------------------------------
+
+    def take_unsaved(self, number: int) -> tuple[Snapshot | None, list[Run]]:
+        """What write `number` shall make durable: handed out once."""
+        snapshot, self._unhanded_snapshot = self._unhanded_snapshot, None
+        runs = list(self._window.between(self.handed + 1, self._last + 1)) if self.handed < self._last else []
+        if snapshot is not None or runs:
+            self.handed = self._last
+            self._writes.append([number, self._last])
+        return snapshot, runs
+
+    def saved(self, number: int) -> None:
+        """Write `number`, and all before it, is durable."""
+        while self._writes and self._writes[0][0] <= number:
+            self.stable = max(self.stable, self._writes.popleft()[1])
+        self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)
+
+    def has_unsaved(self) -> bool:
+        """Whether `take_unsaved` would find something."""
+        return self.handed < self._last or self._unhanded_snapshot is not None
+
+    def may_apply(self, limit: int, ahead: int = 0) -> bool:
+        """Whether `take_committed` would find something."""
+        free = not self._unapplied or self._unapplied_bytes < limit
+        return free and self.appliable(ahead) > self.applying
+
+    def appliable(self, ahead: int = 0) -> int:
+        """The last index that may be applied now: committed, and durable here but for `ahead` entries."""
+        if self.pending_snapshot is not None:
+            return self.applying
+        return min(self.committed, self.stable + ahead)
+
+    def take_committed(self, limit: int, ahead: int = 0) -> list[Run]:
+        """The next entries to apply: at most `limit` bytes, but at least one; handed out once.
+
+        None while the state machine has as much before it: a slow one must not be buried.
+        """
+        if not self.may_apply(limit, ahead):
+            return []
+        runs = self.runs(self.applying + 1, self.appliable(ahead) + 1, limit)
+        self.applying = runs[-1].last
+        size = sum(run.size for run in runs)
+        self._unapplied.append((self.applying, size))
+        self._unapplied_bytes += size
+        return runs
+
+    def applied_to(self, index: int) -> None:
+        """The state machine applied, or loaded, all up to `index`."""
+        self.applied = max(self.applied, index)
+        self.applying = max(self.applying, index)
+        while self._unapplied and self._unapplied[0][0] <= index:
+            self._unapplied_bytes -= self._unapplied.popleft()[1]
+        if self.pending_snapshot is not None and index >= self.pending_snapshot.index:
+            self.pending_snapshot = None
+        self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)
+
+
+def _fitting(runs: Iterable[Run], limit: int) -> list[Run]:
+    """The longest prefix of at most `limit` bytes, but at least one entry."""
+    taken: list[Run] = []
+    for run in runs:
+        if run.size <= limit:
+            taken.append(run)
+            limit -= run.size
+            continue
+        part = run.fitting(limit)
+        if not taken or part.size <= limit:
+            taken.append(part)
+        break
+    return taken
+
+
+def check_compaction(index: int, first: int, last: int) -> None:
+    """Refuse to compact what is not there, or is still needed."""
+    if not first <= index <= last:
+        raise ConfigError(
+            "compaction index",
+            index,
+            f"entries {first} to {last} can be compacted; choose one of these"
+            if first <= last
+            else f"no entries can be compacted before a snapshot of {first} or later is taken",
+        )

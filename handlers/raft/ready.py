@@ -1,0 +1,135 @@
+"""What a `Raft` hands to its host: work, and reports on requests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entries, Entry
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+
+__all__ = ["Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
+
+
+class Refusal(Enum):
+    """Why a request was dropped. It surely has no effect, and may be repeated.
+
+    But for a transfer that was given up: if its target was asked to campaign before, it may win an election yet.
+    """
+
+    NO_LEADER = "no leader is known"
+    CAMPAIGNING = "an election is going on"
+    TRANSFERRING = "the leader is handing its office over"
+    NOT_A_MEMBER = "the leader is no member any more"
+    TOO_MANY_UNCOMMITTED = "the leader holds too many bytes that are not yet committed"
+    CHANGE_PENDING = "another membership change is not yet applied"
+    CHANGE_INVALID = "this membership change is not allowed now"
+    FORWARDING_DISABLED = "this replica does not forward proposals"
+    TOO_MANY_READS = "too many reads are waiting"
+    STEPPED_DOWN = "the leader stepped down"
+    BAD_TARGET = "the target of the transfer is no voter"
+    ALREADY_LEADER = "the target of the transfer leads already"
+    TRANSFER_TIMED_OUT = "the target of the transfer did not take over within an election timeout"
+    TRANSFER_REPLACED = "a transfer to another target took its place"
+    TRANSFER_CALLED_OFF = "the transfer was called off"
+    QUERY_PENDING = "the answer of another log query was not collected yet"
+
+    @classmethod
+    def named(cls, name: object) -> "Refusal":
+        """The reason of that name, which came from another host; NO_LEADER for one of a later version."""
+        return cls[name] if isinstance(name, str) and name in cls.__members__ else cls.NO_LEADER
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A request that this replica, or the leader that it was sent on to, did not take or has given up.
+
+    For a PROPOSE, `origin`, `key` and `count` name the proposals: those with the keys `key`..`key + count - 1`.
+    For a READ_INDEX they are the read's context (`origin` is its hint, `key` its hint_high).
+    For a LEADER_TRANSFER, `key` is the target; it also comes when a transfer that was begun is given up.
+    """
+
+    type: MessageType
+    because: Refusal
+    origin: int = 0
+    key: int = 0
+    count: int = 1
+    entries: Sequence[Entry] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReady:
+    """A read of this host's may be served once all up to `index` is applied (thesis §6.4)."""
+
+    index: int
+    context: tuple[int, int]
+    """The READ_INDEX's hint and hint_high."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A membership change was applied, or rejected by its rules; `origin` and `key` name who asked for it."""
+
+    index: int
+    membership: Membership
+    rejected: str = ""
+    """The rule that it broke; empty where it was applied."""
+    origin: int = 0
+    key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogQueryResult:
+    """Committed entries that were asked for; `out_of_range` where they are compacted away or not committed yet."""
+
+    first_index: int
+    """The oldest entry that can be asked for."""
+    end: int
+    """The index behind the newest one that can be asked for."""
+    entries: Entries = field(default_factory=Entries)
+    out_of_range: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Ready:
+    """What the host has to do now. Each piece of work is handed out once.
+
+    1. Hand `messages` to the transport: they rest on nothing that is still to be saved.
+    2. Make `snapshot`, then `entries`, and `hard_state` durable, in one step. `entries` replace whatever stood at
+       or behind their first index; a `snapshot` replaces the whole log.
+    3. When that, and the work of every earlier `Ready`, is durable: call `Raft.persisted(ready)` and hand
+       `messages_after_save` to the transport.
+    4. Load `snapshot`, then apply `committed`, to the state machine; then call `Raft.applied(index)`.
+
+    Steps 2 and 4 may run beside each other and beside the next `Ready`, but each in its own order. A change of
+    nothing but the commit index (`hard_state.commit`) need not be flushed.
+    """
+
+    number: int = 0
+    """Counts up with each `Ready`: a completion names the write that it completes."""
+    hard_state: HardState | None = None
+    entries: Entries = field(default_factory=Entries)
+    snapshot: Snapshot | None = None
+    messages: list[Message] = field(default_factory=list)
+    messages_after_save: list[Message] = field(default_factory=list)
+    committed: Entries = field(default_factory=Entries)
+    reads: list[ReadReady] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    changes: list[Changed] = field(default_factory=list)
+    log_query: LogQueryResult | None = None
+    must_save: bool = False
+    """Something more than the commit index is to be made durable."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(
+            self.messages
+            or self.messages_after_save
+            or self.committed
+            or self.must_save
+            or self.hard_state is not None
+            or self.reads
+            or self.dropped
+            or self.changes
+            or self.log_query
+        )

@@ -1,0 +1,1272 @@
+"""One node by itself, between a host, a store and peers that a test plays: what it does when one of them fails."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+
+import pykka
+import pytest
+from drakkar.actors.host.replica import Replica
+from drakkar.actors.machine.applier import Applier, SaveOrder
+from drakkar.actors.machine.state_machine import StateMachine
+from drakkar.actors.node.actor import Itself, NodeActor
+from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
+from drakkar.actors.node.proposals import ProposalQueue
+from drakkar.actors.node.reads import ReadRequest, ReadRequests, RequestQueue
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.monitor import watch
+from drakkar.actors.runtime.workers import WorkerPool
+from drakkar.actors.snapshots.store import MemorySnapshots
+from drakkar.handlers.errors import (
+    ActorFailed,
+    ConfigError,
+    DrakkarError,
+    MembershipRejected,
+    NotLeader,
+    OutcomeUnknown,
+    ProtocolViolation,
+    ReplicaStopped,
+    RequestDropped,
+    StorageFailed,
+    SystemBusy,
+    TransferInProgress,
+    TransportError,
+)
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.log import MemoryLog
+from drakkar.handlers.raft.matrix import raft_handlers
+from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.raft.ready import ReadReady
+from drakkar.handlers.raft.state import Membership, Snapshot, State
+
+from tests.actors.support import PATIENCE, Failing, Gated, InlineFailing, InlineLedger, Ledger, settled, until
+
+M = MessageType
+T = 10
+ORIGIN = 1234567
+CHANGE = bytes([EntryKind.CONFIG_CHANGE])
+ALONE = {1: "one:1"}
+THREE = {1: "one:1", 2: "two:2", 3: "three:3"}
+
+
+class Services:
+    """The host, as the node sees it: what is sent is kept, what is saved is durable when the test says so."""
+
+    def __init__(self):
+        self.sent = []
+        self.saves = []
+        self.events = []
+        self.full = False
+        self.hangs = False
+        self.failure = None
+        self.recorded, self.compacted, self.streamed = [], [], []
+
+    def send(self, address, messages):
+        self.sent += [(address, message) for message in messages]
+
+    def save(self, save):
+        if self.full:
+            raise SystemBusy("the store is full")
+        self.saves.append(save)
+        if not self.hangs:
+            save.done(self.failure)
+
+    def record_snapshot(self, shard, replica, snapshot, done=None):
+        self.recorded.append(snapshot)
+        done(None)
+
+    def compact(self, shard, replica, index):
+        self.compacted.append(index)
+
+    def send_snapshot(self, address, message, *, temporary):
+        self.streamed.append((address, message, temporary))
+
+    def announce(self, event):
+        self.events.append(event)
+
+    def write_on(self):
+        """The disk wakes up, and finishes what it was asked for."""
+        self.hangs = False
+        for save in list(self.saves):
+            done, save.done = save.done, lambda _: None
+            done(None)
+
+    def messages(self, type_):
+        return [message for _, message in self.sent if message.type is type_]
+
+
+class Node:
+    """A node under test, with the host's and the client's handle on it."""
+
+    def __init__(self, loop, pool, machine, members, max_reads, handlers, role, config):
+        self.loop = loop
+        self.services = Services()
+        voters = {} if role else members
+        self.ref = NodeActor.start(
+            RaftConfig(
+                replica_id=1,
+                election_ticks=T,
+                min_election_ticks=T,
+                max_election_ticks=T + 1,
+                is_observer=role is State.OBSERVER,
+                is_witness=role is State.WITNESS,
+                **config,
+            ),
+            MemoryLog(membership=Membership(voters=voters)),
+            machine,
+            services=self.services,
+            pool=pool,
+            background=pool,
+            snapshots=MemorySnapshots().of(1, 1),
+            origin=ORIGIN,
+            proposals=lambda wake: ProposalQueue(wake, max_commands=100, max_bytes=1 << 20),
+            max_waiting_reads=max_reads,
+            handlers=handlers,
+            loop=loop,
+        )
+        self.actor = self.ref.ask(Itself(), timeout=PATIENCE)
+        self.replica = Replica(self.ref, self.actor, max_command_bytes=1 << 20)
+        self.died = ActorFuture()
+        watch(self.ref, self.died.set)
+
+    def settle(self):
+        """Let it finish what it was told so far."""
+        with suppress(pykka.ActorDeadError):
+            self.ref.ask(Itself(), timeout=PATIENCE)
+        self.loop.call(lambda: None, timeout=PATIENCE)
+
+    def tell(self, type_, **fields):
+        with suppress(pykka.ActorDeadError):
+            self.ref.tell(Message(type_, **fields))
+        self.settle()
+
+    def tick(self, count=1):
+        for _ in range(count):
+            self.tell(M.LOCAL_TICK)
+
+    def lead(self):
+        """Let it campaign and be elected, by itself or by the others."""
+        self.tick(T)
+        term = self.replica.status().term + 1
+        for sender in set(THREE) & set(self.replica.status().voters) - {1}:
+            self.tell(M.REQUEST_PRE_VOTE_RESP, sender=sender, term=term)
+            self.tell(M.REQUEST_VOTE_RESP, sender=sender, term=term)
+        assert self.replica.status().state is State.LEADER
+        return self
+
+    def acknowledge(self, *senders):
+        """Let followers hold all that the leader has."""
+        status = self.replica.status()
+        for sender in senders:
+            self.tell(M.REPLICATE_RESP, sender=sender, term=status.term, log_index=status.last_index)
+
+    def follow(self, leader=2, term=5):
+        """Let it hear of a leader."""
+        self.tell(M.HEARTBEAT, sender=leader, term=term)
+        assert self.replica.status().leader_id == leader
+        return self
+
+    def reason(self):
+        return self.died.get(timeout=PATIENCE).reason
+
+
+@pytest.fixture
+def loop():
+    with TrioLoop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def pool():
+    pool = WorkerPool(2)
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def node(loop, pool):
+    """Make a node: `node(machine, members=…, option=…)`."""
+
+    def make(machine=None, *, members=ALONE, max_reads=100, handlers=None, role=None, **config):
+        return Node(loop, pool, machine or InlineLedger(), members, max_reads, handlers, role, config)
+
+    return make
+
+
+# -- Proposals
+
+
+def test_a_proposal_is_answered_once_it_is_durable_and_applied(node):
+    one = node().lead()
+    assert settled(one.replica.propose(b"a")) == 1
+    assert settled(one.replica.propose_many([b"b", b"c"])) == [2, 3]
+    assert settled(one.replica.propose_many([])) == []
+    assert settled(one.replica.read(None)) == [b"a", b"b", b"c"]
+
+
+def test_a_proposal_is_not_answered_before_it_is_durable(node):
+    one = node().lead()
+    one.services.hangs = True
+    future = one.replica.propose(b"a")
+    one.tick()
+    assert not future.done
+    one.services.write_on()
+    assert settled(future) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "text"),
+    [
+        pytest.param("text", ConfigError, "command='str': a command is bytes", id="a text"),
+        pytest.param(bytearray(b"x"), ConfigError, "command='bytearray'", id="bytes that may change yet"),
+        pytest.param(None, ConfigError, "command='NoneType'", id="nothing"),
+        pytest.param(
+            bytes((1 << 20) + 1), RequestDropped, "1048577 bytes is larger than 1048576", id="too large"
+        ),
+    ],
+)
+def test_a_command_that_is_none_is_refused_before_it_reaches_the_log(node, command, error, text):
+    one = node().lead()
+    for future in (one.replica.propose(command), one.replica.propose_many([b"fine", command])):
+        outcome = settled(future)
+        assert type(outcome) is error
+        assert text in str(outcome)
+    assert settled(one.replica.read(None)) == []
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_timeout_that_is_none_is_refused(node, timeout):
+    one = node().lead()
+    for call in (
+        lambda: one.replica.propose(b"a", timeout=timeout),
+        lambda: one.replica.propose_many([b"a"], timeout=timeout),
+        lambda: one.replica.read(None, timeout=timeout),
+        lambda: one.replica.stale_read(None, timeout=timeout),
+        lambda: one.replica.transfer_leadership(1, timeout=timeout),
+        lambda: one.replica.remove_replica(1, timeout=timeout),
+    ):
+        with pytest.raises(ConfigError, match=r"timeout=.*seconds"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda r: r.propose(b"a", timeout=0.01), lambda r: r.read(None, timeout=0.01)]
+)
+def test_without_a_leader_a_request_waits_for_one_until_its_deadline(node, ask):
+    one = node(members=THREE)
+    future = ask(one.replica)
+    one.settle()
+    assert not future.done
+
+    def expired():
+        one.tick()
+        return future.done
+
+    until(expired)
+    outcome = settled(future)
+    assert type(outcome) is NotLeader
+    assert outcome.outcome_known
+    assert "no leader was known" in str(outcome)
+
+
+def test_what_waited_for_a_leader_goes_to_it_once_it_is_known(node):
+    one = node(members=THREE)
+    waiting = one.replica.propose(b"a")
+    reading = one.replica.read(None)
+    one.settle()
+    assert not one.services.sent
+    one.follow(leader=2, term=5)
+    one.settle()
+    assert {M.PROPOSE, M.READ_INDEX} <= {message.type for _, message in one.services.sent}
+    assert not waiting.done
+    assert not reading.done
+
+
+def test_a_follower_sends_proposals_on_and_applies_what_comes_back(node):
+    one = node(members=THREE).follow(leader=2, term=5)
+    many = one.replica.propose_many([b"a", b"b"])
+    one.settle()
+    (address, forwarded) = next(each for each in one.services.sent if each[1].type is M.PROPOSE)
+    assert (address, forwarded.to) == ("two:2", 2)
+    (run,) = forwarded.entries.runs
+    assert not many.done
+    placed = Entries([run.placed(1, 5)])
+    one.tell(M.REPLICATE, sender=2, term=5, entries=placed, commit=2)
+    assert settled(many) == [1, 2]
+
+
+def test_what_went_to_a_leader_that_was_replaced_is_given_up_when_the_next_ones_entries_are_applied(node):
+    one = node(members=THREE).follow(leader=2, term=5)
+    kept, lost = one.replica.propose(b"kept"), None
+    one.settle()
+    lost = one.replica.propose(b"lost")
+    change = one.replica.remove_replica(2)
+    one.settle()
+    runs = [message.entries.runs[0] for message in one.services.messages(M.PROPOSE)]
+    assert [each for run in runs for each in run.payloads][:2] == [b"kept", b"lost"]
+    changes = next(run for run in runs if run.kinds)
+    at = changes.kinds.index(EntryKind.CONFIG_CHANGE)
+    logged = [
+        runs[0].slice(0, 1).placed(1, 5),
+        Run(2, 5, [changes.payloads[at]], CHANGE, ORIGIN, changes.key + at),
+        Run(3, 6, [b""], bytes([EntryKind.NO_OP])),
+    ]
+    one.tell(M.REPLICATE, sender=3, term=6, entries=Entries(logged), commit=3)
+    one.settle()
+    assert settled(kept) == 1
+    assert type(settled(lost)) is OutcomeUnknown
+    assert "was replaced" in str(lost.outcome()[1])
+    assert settled(change).voters == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("NO_LEADER", NotLeader),
+        ("CAMPAIGNING", NotLeader),
+        ("TRANSFERRING", TransferInProgress),
+        ("TOO_MANY_UNCOMMITTED", SystemBusy),
+        ("NOT_A_MEMBER", RequestDropped),
+        ("of a later version", NotLeader),
+    ],
+)
+def test_what_the_leader_refuses_is_told_to_whoever_proposed_it_at_a_follower(node, reason, error):
+    one = node(members=THREE).follow(leader=2, term=5)
+    refused, other = one.replica.propose_many([b"a", b"b"]), None
+    one.settle()
+    other = one.replica.propose(b"c")
+    one.settle()
+    (run,) = one.services.messages(M.PROPOSE)[0].entries.runs
+    one.tell(
+        M.PROPOSE,
+        sender=2,
+        reject=True,
+        hint=run.origin,
+        hint_high=run.key,
+        log_index=len(run),
+        payload=reason,
+    )
+    assert type(settled(refused)) is error
+    assert not other.done
+
+
+def test_a_refused_membership_change_tells_why(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    first = one.replica.remove_replica(3)
+    second = one.replica.remove_replica(2)
+    outcome = settled(second)
+    assert type(outcome) is MembershipRejected
+    assert "not yet applied" in str(outcome)
+    one.acknowledge(2)
+    assert settled(first).voters == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (Change(ChangeType.ADD_VOTER, 0, "four:4"), ConfigError, "replica_id=0"),
+        (Change(ChangeType.ADD_VOTER, "4", "four:4"), ConfigError, "replica_id='4'"),
+        (Change(ChangeType.ADD_VOTER, 4, "nowhere"), TransportError, "'nowhere'"),
+        (Change(ChangeType.ADD_OBSERVER, 4, None), ConfigError, "address=None"),
+        (Change(ChangeType.ADD_WITNESS, 4), ConfigError, "say where the new replica 4"),
+        (Change(ChangeType.REMOVE, 0), ConfigError, "replica_id=0"),
+    ],
+)
+def test_a_membership_change_that_is_none_never_reaches_the_log(node, change, error, text):
+    one = node().lead()
+    last = one.replica.status().last_index
+    outcome = settled(one.replica.change_membership([change]))
+    assert type(outcome) is error
+    assert text in str(outcome)
+    one.settle()
+    assert one.replica.status().last_index == last
+
+
+def test_the_outcome_of_a_proposal_without_an_answer_is_unknown_at_its_deadline(node):
+    one = node(members=THREE).lead()
+    short, long_ = one.replica.propose(b"a", timeout=0.0001), one.replica.propose(b"b", timeout=60)
+    one.settle()
+    assert isinstance(settled(one.replica.propose(b"c", timeout=0)), RequestDropped)
+
+    def expired():
+        one.tick()
+        return short.done
+
+    until(expired)
+    # What came too late to be taken was not logged; what was logged may be committed yet.
+    assert isinstance(settled(short), OutcomeUnknown | RequestDropped)
+    assert not long_.done
+    one.acknowledge(2)
+    assert settled(long_) in {1, 2}
+
+
+def test_a_leader_that_lost_its_followers_leaves_the_outcome_unknown_and_not_refused(node):
+    one = node(members=THREE).lead()
+    future = one.replica.propose(b"a", timeout=0.05)
+    one.settle()
+    assert one.replica.status().last_index == 2, "it is in the log"
+
+    def expired():
+        one.tick()
+        return future.done
+
+    until(expired)
+    outcome = settled(future)
+    assert type(outcome) is OutcomeUnknown
+    assert not outcome.outcome_known
+
+
+def test_a_full_queue_refuses_at_once(node):
+    entered, leave = threading.Event(), threading.Event()
+    one = node().lead()
+    one.loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
+    assert entered.wait(PATIENCE)
+    waiting = one.replica.propose_many([b"x"] * 100)
+    outcome = settled(one.replica.propose(b"y"))
+    leave.set()
+    assert type(outcome) is SystemBusy
+    assert "100 commands" in str(outcome)
+    assert len(settled(waiting)) == 100
+
+
+def test_too_many_commands_on_their_way_are_refused(node, monkeypatch):
+    monkeypatch.setattr("drakkar.actors.node.actor._MOST_PENDING", 3)
+    one = node(members=THREE).lead()
+    futures = [one.replica.propose_many([b"x"] * 3)]
+    one.settle()
+    outcome = settled(one.replica.propose(b"y"))
+    assert type(outcome) is SystemBusy
+    assert "3 commands are on their way" in str(outcome)
+    one.acknowledge(2)
+    assert settled(futures[0]) == [1, 2, 3]
+    assert one.replica.status().pending_proposals == 0
+
+
+def test_a_witness_refuses_what_it_cannot_do(node):
+    one = node(role=State.WITNESS)
+    for future in (one.replica.propose(b"a"), one.replica.read(None), one.replica.stale_read(None)):
+        outcome = settled(future)
+        assert type(outcome) is RequestDropped
+        assert "is a witness" in str(outcome)
+
+
+# -- Reads
+
+
+def read_rounds(one):
+    """The names of the rounds that it asked its leader for."""
+    return [(message.hint, message.hint_high) for message in one.services.messages(M.READ_INDEX)]
+
+
+def test_reads_of_one_moment_share_a_round_and_see_what_was_committed_before(node):
+    one = node(members=THREE).follow(term=5)
+    reads = [one.replica.read(None) for _ in range(5)]
+    one.settle()
+    rounds = read_rounds(one)
+    assert len(rounds) <= 5
+    for name in rounds:
+        one.tell(M.READ_INDEX_RESP, sender=2, term=5, log_index=1, hint=name[0], hint_high=name[1])
+    assert not any(read.done for read in reads), "entry 1 is not applied yet"
+    one.tell(M.REPLICATE, sender=2, term=5, entries=Entries([Run(1, 5, [b"a"])]), commit=1)
+    assert [settled(read) for read in reads] == [[b"a"]] * 5
+    assert one.replica.status().pending_reads == 0
+
+
+def test_a_read_whose_round_is_lost_is_asked_again_under_a_new_name(node):
+    one = node(members=THREE).follow(term=5)
+    read = one.replica.read(None)
+    one.settle()
+    (lost,) = read_rounds(one)
+    for _ in range(T + 1):
+        one.tick()
+        one.tell(M.HEARTBEAT, sender=2, term=5)
+    (_, again) = read_rounds(one)
+    assert again != lost
+    one.tell(M.READ_INDEX_RESP, sender=2, term=5, hint=lost[0], hint_high=lost[1])
+    assert not read.done, "the late answer to the first round says nothing of now"
+    one.tell(M.READ_INDEX_RESP, sender=2, term=5, hint=again[0], hint_high=again[1])
+    assert settled(read) == []
+
+
+def test_a_read_without_an_answer_fails_by_its_deadline(node):
+    one = node(members=THREE).follow(term=5)
+    read = one.replica.read(None, timeout=0.01)
+
+    def expired():
+        one.tick()
+        return read.done
+
+    until(expired)
+    assert isinstance(settled(read), RequestDropped)
+    assert one.replica.status().pending_reads == 0
+
+
+@pytest.mark.parametrize("kind", ["read", "stale_read"])
+def test_a_read_fails_by_its_deadline_though_the_state_machine_hangs(node, kind):
+    machine = Gated(query_waits=True)
+    one = node(machine).lead()
+    held, waiting = (getattr(one.replica, kind)(None, timeout=0.2) for _ in range(2))
+    try:
+        assert machine.arrived.wait(PATIENCE)
+
+        def expired():
+            one.tick()
+            return held.done and waiting.done
+
+        until(expired)
+        for read in (held, waiting):
+            assert isinstance(settled(read), RequestDropped)
+    finally:
+        machine.gate.set()
+
+
+@pytest.mark.parametrize("kind", ["read", "stale_read"])
+def test_only_so_many_reads_wait_behind_a_slow_state_machine(node, kind):
+    machine = Gated(query_waits=True)
+    one = node(machine, max_reads=3).lead()
+    reads = []
+    try:
+        for _ in range(3):
+            reads.append(getattr(one.replica, kind)(None))
+            one.settle()
+        assert machine.arrived.wait(PATIENCE)
+        outcome = settled(getattr(one.replica, kind)(None))
+        assert type(outcome) is SystemBusy
+        assert "3 reads wait" in str(outcome)
+    finally:
+        machine.gate.set()
+    assert [settled(read) for read in reads] == [[], [], []]
+    # Those that are answered make room.
+    assert until(lambda: settled(getattr(one.replica, kind)(None)) == [])
+
+
+def test_the_queue_of_reads_is_bounded_before_the_loop_takes_them(node):
+    entered, leave = threading.Event(), threading.Event()
+    one = node(max_reads=2).lead()
+    one.loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
+    assert entered.wait(PATIENCE)
+    reads = [one.replica.read(None) for _ in range(3)]
+    assert type(settled(reads[2])) is SystemBusy
+    leave.set()
+    assert [settled(read) for read in reads[:2]] == [[], []]
+
+
+@pytest.mark.parametrize("make", [Failing, InlineFailing])
+@pytest.mark.parametrize("error", [ZeroDivisionError("wrong question"), SystemExit(3)])
+def test_an_exception_in_query_goes_to_the_asker_and_hurts_nobody_else(node, make, error):
+    one = node(make("query", error)).lead()
+    for future in (one.replica.read(None), one.replica.stale_read(None)):
+        outcome = settled(future)
+        if isinstance(error, Exception):
+            assert outcome is error
+        else:
+            assert type(outcome) is ActorFailed
+            assert outcome.__cause__ is error
+    assert settled(one.replica.propose(b"a")) == 1
+
+
+def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
+    asked = []
+    reads = ReadRequests(ORIGIN, patience=10, ask=lambda *name: asked.append(name))
+    for _ in range(10):
+        reads.add(ReadRequest(None, ActorFuture(), 99.0))
+        reads.start(0)
+    assert len(asked) == 4
+    reads.confirmed(ReadReady(7, asked[0]))
+    reads.start(0)
+    assert len(asked) == 5
+    assert (len(reads.due(6)), len(reads.due(7))) == (0, 1)
+    reads.confirmed(ReadReady(7, (asked[4][0], 1)))
+    assert reads.due(7) == [], "a round of somebody else's"
+    reads.confirmed(ReadReady(7, asked[4]))
+    assert len(reads.due(7)) == 6
+    assert len(reads) == 3
+
+
+def test_a_closed_queue_of_requests_refuses_what_waits_and_what_comes():
+    waiting = RequestQueue(lambda: None, max_requests=5)
+    before, after = (ReadRequest(None, ActorFuture(), 99.0) for _ in range(2))
+    waiting.put(before)
+    waiting.close(ReplicaStopped("it is over"))
+    waiting.put(after)
+    assert [type(settled(each.future)) for each in (before, after)] == [ReplicaStopped] * 2
+
+
+# -- Transfers
+
+
+def test_a_transfer_is_done_when_the_target_is_seen_to_lead(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    future = one.replica.transfer_leadership(2)
+    one.settle()
+    assert [message.to for message in one.services.messages(M.TIMEOUT_NOW)] == [2]
+    assert type(settled(one.replica.propose(b"a"))) is TransferInProgress
+    assert not future.done
+    one.tell(M.HEARTBEAT, sender=2, term=2)
+    assert settled(future) == 2
+
+
+def test_a_transfer_that_is_not_seen_by_its_deadline_has_an_unknown_outcome(node):
+    one = node(members=THREE).lead()
+    future = one.replica.transfer_leadership(2, timeout=0.01)
+
+    def expired():
+        one.tick()
+        return future.done
+
+    until(expired)
+    assert type(settled(future)) is OutcomeUnknown
+
+
+@pytest.mark.parametrize(
+    ("target", "error"), [(9, RequestDropped), (0, ConfigError), ("2", ConfigError), (True, ConfigError)]
+)
+def test_a_transfer_to_nobody_is_refused(node, target, error):
+    one = node(members=THREE).lead()
+    assert type(settled(one.replica.transfer_leadership(target))) is error
+
+
+def test_a_transfer_that_takes_too_long_fails_long_before_its_deadline(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(3)
+    future = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    one.tick(T - 1)
+    assert not future.done
+    one.tell(M.HEARTBEAT_RESP, sender=3, term=1)
+    one.tick()
+    outcome = settled(future)
+    assert type(outcome) is OutcomeUnknown
+    assert "did not take over within an election timeout; it may be elected yet" in str(outcome)
+    assert one.replica.status().state is State.LEADER
+
+
+def test_a_transfer_that_another_one_replaces_fails_at_once(node):
+    one = node(members=THREE).lead()
+    replaced = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    called_off = one.replica.transfer_leadership(3, timeout=1000.0)
+    one.settle()
+    assert "a transfer to another target took its place" in str(settled(replaced))
+    assert settled(one.replica.transfer_leadership(1)) == 1
+    assert "the transfer was called off" in str(settled(called_off))
+
+
+def test_a_transfer_that_the_leader_elsewhere_refuses_fails_at_once(node):
+    one = node(members=THREE).follow(leader=2)
+    future, other = (one.replica.transfer_leadership(target, timeout=1000.0) for target in (9, 3))
+    one.settle()
+    assert [message.hint for message in one.services.messages(M.LEADER_TRANSFER)] == [9, 3]
+    one.tell(M.LEADER_TRANSFER, sender=2, reject=True, hint=9, payload="BAD_TARGET")
+    outcome = settled(future)
+    assert type(outcome) is RequestDropped
+    assert "no voter" in str(outcome)
+    assert not other.done
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_transfer_fails_when_somebody_else_is_elected(node, leads):
+    one = node(members=THREE)
+    if leads:
+        one.lead()
+        one.acknowledge(2, 3)
+    else:
+        one.follow(leader=3, term=1)
+    future = one.replica.transfer_leadership(2, timeout=1000.0)
+    one.settle()
+    one.tell(M.NO_OP, sender=2, term=2)
+    assert not future.done, "2 may be the one who wins this term"
+    one.tell(M.HEARTBEAT, sender=3, term=2)
+    assert "replica 3 was elected in its place" in str(settled(future))
+
+
+def test_a_transfer_to_whoever_leads_already_is_done(node):
+    one = node().lead()
+    assert settled(one.replica.transfer_leadership(1)) == 1
+
+
+def test_a_transfer_is_refused_where_nobody_leads_and_by_those_who_have_no_say(node):
+    one = node(members=THREE)
+    assert type(settled(one.replica.transfer_leadership(2))) is NotLeader
+    one.tick(T)
+    assert one.replica.status().state is State.PRE_CANDIDATE
+    outcome = settled(one.replica.transfer_leadership(2))
+    assert type(outcome) is NotLeader
+    assert "election" in str(outcome)
+
+
+# -- Its end
+
+
+def fail_apply(one):
+    return one.replica.propose(b"fail")
+
+
+def lose_the_disk(one):
+    one.services.failure = StorageFailed("the disk is broken")
+    one.tell(M.HEARTBEAT, sender=2, term=99)  # whose term has to be remembered
+
+
+def break_an_invariant(one):
+    one.tell(M.HEARTBEAT, sender=2, term=99, commit=1000)
+
+
+ENDS = [
+    pytest.param(Failing("apply", ZeroDivisionError("a bug")), fail_apply, ActorFailed, id="apply fails"),
+    pytest.param(Failing("apply", SystemExit(3)), fail_apply, ActorFailed, id="apply exits"),
+    pytest.param(
+        InlineFailing("apply", ZeroDivisionError("a bug")), fail_apply, ActorFailed, id="apply fails inline"
+    ),
+    pytest.param(InlineFailing("apply", SystemExit(3)), fail_apply, ActorFailed, id="apply exits inline"),
+    pytest.param(InlineLedger(), lose_the_disk, ActorFailed, id="the disk fails"),
+    pytest.param(InlineLedger(), break_an_invariant, ProtocolViolation, id="an invariant breaks"),
+    pytest.param(InlineLedger(), lambda one: one.ref.stop(block=False), type(None), id="it is stopped"),
+]
+
+
+@pytest.mark.parametrize(("machine", "end", "reason"), ENDS)
+def test_when_a_node_ends_its_futures_do_and_later_ones_fail_at_once(node, machine, end, reason):
+    one = node(machine, members={1: "one:1", 2: "two:2"}).lead()
+    one.acknowledge(2)
+    # None of these can be answered: the other replica is silent from now on.
+    on_their_way = [one.replica.propose(b"a"), one.replica.propose_many([b"b"])]
+    reads = [one.replica.read(None)]
+    transfer = one.replica.transfer_leadership(2)
+    one.settle()
+    if end is fail_apply:
+        one.tell(M.HEARTBEAT_RESP, sender=2, term=1)
+        one.tell(M.LEADER_TRANSFER, hint=1)
+        end(one)
+        one.settle()
+        one.acknowledge(2)
+    else:
+        end(one)
+    assert isinstance(one.reason(), reason)
+    for future in on_their_way:
+        outcome = settled(future)
+        assert type(outcome) is OutcomeUnknown or not isinstance(outcome, Exception), outcome
+    assert all(isinstance(settled(read), ReplicaStopped | NotLeader) for read in reads)
+    assert isinstance(settled(transfer), ReplicaStopped | RequestDropped) or settled(transfer) == 2
+    for late in (
+        one.replica.propose(b"late"),
+        one.replica.propose_many([b"late"]),
+        one.replica.read(None),
+        one.replica.stale_read(None),
+        one.replica.transfer_leadership(2),
+        one.replica.remove_replica(2),
+    ):
+        assert type(settled(late)) is ReplicaStopped
+    assert one.replica.status().replica_id == 1, "what it was can still be seen"
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_state_machine_that_does_not_answer_each_command_ends_the_replica(node, blocks):
+    class Silent(StateMachine):
+        def apply_many(self, commands):
+            return []
+
+    Silent.blocks = blocks
+    one = node(Silent()).lead()
+    outcome = settled(one.replica.propose(b"a"))
+    assert type(outcome) is OutcomeUnknown
+    assert "0 results for 1 commands" in str(one.reason())
+
+
+def test_a_handler_of_ones_own_that_fails_ends_this_node_loudly_and_no_other(node, caplog):
+    ping = M.define("test_node.ping", 40_001)
+    table = raft_handlers()
+
+    @table.on(ping)
+    def fail(_raft, _message):
+        raise ZeroDivisionError("a bug in a handler")
+
+    one, other = node(handlers=table), node()
+    one.lead()
+    other.lead()
+    with caplog.at_level(logging.ERROR):
+        one.ref.tell(Message(ping, sender=2))
+        read = one.replica.read(None)
+        assert isinstance(one.reason(), ZeroDivisionError)
+    assert isinstance(settled(read), ReplicaStopped) or settled(read) == []
+    assert "a bug in a handler" in caplog.text
+    assert settled(other.replica.propose(b"a")) == 1
+
+
+def test_whoever_asks_for_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
+    one = node(members=THREE)
+    with pytest.raises(ProtocolViolation):
+        one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=PATIENCE)
+    assert isinstance(one.reason().__cause__, ProtocolViolation)
+    assert one.services.sent == []
+    assert type(settled(one.replica.propose(b"a"))) is ReplicaStopped
+
+
+def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):
+    for _ in range(5):
+        one = node(Ledger()).lead()
+        futures, start = [], threading.Barrier(5)
+
+        def ask(one=one, futures=futures, start=start):
+            start.wait(PATIENCE)
+            for number in range(200):
+                futures.append(one.replica.propose(b"%d" % number))
+                futures.append(one.replica.read(None))
+                futures.append(one.replica.stale_read(None))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        start.wait(PATIENCE)
+        one.replica.stop()
+        for thread in threads:
+            thread.join(PATIENCE)
+        outcomes = Counter(type(settled(future)) for future in futures)
+        assert sum(outcomes.values()) == 4 * 600
+        assert set(outcomes) <= {int, list, ReplicaStopped, OutcomeUnknown, SystemBusy}
+
+
+# -- The disk
+
+
+def test_a_full_store_holds_everything_up_and_loses_nothing(node):
+    one = node().lead()
+    one.services.full = True
+    futures = [one.replica.propose(b"%d" % number) for number in range(5)]
+    one.tick(3)
+    assert not any(future.done for future in futures)
+    one.services.full = False
+    one.tick()
+    assert [settled(future) for future in futures] == [1, 2, 3, 4, 5]
+    firsts = [run.first for save in one.services.saves for run in save.runs]
+    assert firsts == sorted(firsts)
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "full"])
+def test_a_leader_whose_disk_hangs_steps_down_and_is_silent_until_it_writes_again(node, trouble, caplog):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    assert one.replica.status().commit == 1
+    setattr(one.services, trouble, True)
+    lost = one.replica.propose(b"a", timeout=60)
+    for _ in range(2 * T):
+        one.tick()
+        one.tell(M.HEARTBEAT_RESP, sender=2, term=1)
+        if one.replica.status().state is State.FOLLOWER:
+            break
+    assert one.replica.status().state is State.FOLLOWER
+    assert "has not finished a write" in caplog.text
+    sent = len(one.services.sent)
+    for future in (one.replica.propose(b"b"), one.replica.read(None), one.replica.stale_read(None)):
+        outcome = settled(future)
+        assert type(outcome) is SystemBusy
+        assert "hangs" in str(outcome)
+    # It neither answers nor campaigns, and what others say is not kept either.
+    one.tell(M.REQUEST_VOTE, sender=3, term=7, log_index=9, log_term=1)
+    one.tick(5 * T)
+    assert (one.replica.status().term, len(one.services.sent)) == (1, sent)
+    setattr(one.services, trouble, False)
+    one.services.write_on()
+    one.tick(2)
+    one.follow(leader=3, term=8)
+    assert one.services.sent[-1][0] == "three:3"
+    entries = Entries([Run(2, 1, [b"a"], b"", ORIGIN, 1), Run(3, 8, [b""], bytes([EntryKind.NO_OP]))])
+    one.tell(M.REPLICATE, sender=3, term=8, log_index=1, log_term=1, entries=entries, commit=3)
+    assert settled(lost) == 1, "what it had logged was committed by the next leader"
+
+
+def test_a_disk_that_is_slow_but_finishes_within_an_election_timeout_costs_no_leader(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    for _ in range(5):
+        one.services.hangs = True
+        future = one.replica.propose(b"a")
+        for _ in range(T):
+            one.tick()
+            one.tell(M.HEARTBEAT_RESP, sender=2, term=1)
+        one.services.write_on()
+        one.settle()
+        one.acknowledge(2)
+        assert isinstance(settled(future), int)
+    assert one.replica.status().state is State.LEADER
+
+
+def test_what_is_known_to_be_committed_goes_with_the_next_write_and_with_a_stop(node):
+    """So whoever holds a membership change knows, after a crash too, that the one before it is committed."""
+    one = node(members=THREE).follow(leader=2, term=5)
+    one.tell(M.REPLICATE, sender=2, term=5, entries=Entries([Run(1, 5, [b"a"])]))
+    one.tell(M.REPLICATE, sender=2, term=5, log_index=1, log_term=5, commit=1)
+    assert one.replica.status().commit == 1
+    assert one.services.saves[-1].hard_state is None or one.services.saves[-1].hard_state.commit == 0
+    one.tell(
+        M.REPLICATE, sender=2, term=5, log_index=1, log_term=5, entries=Entries([Run(2, 5, [b"b"])]), commit=1
+    )
+    assert one.services.saves[-1].runs[0].first == 2
+    assert one.services.saves[-1].hard_state.commit == 1
+    one.tell(M.REPLICATE, sender=2, term=5, log_index=2, log_term=5, commit=2)
+    one.replica.stop()
+    assert one.services.saves[-1].hard_state.commit == 2
+
+
+def test_messages_that_rest_on_a_write_leave_after_it(node):
+    one = node(members=THREE)
+    one.services.hangs = True
+    one.tell(M.REQUEST_VOTE, sender=2, term=3, log_index=9, log_term=2)
+    assert one.services.messages(M.REQUEST_VOTE_RESP) == []
+    one.services.write_on()
+    one.settle()
+    (vote,) = one.services.messages(M.REQUEST_VOTE_RESP)
+    assert (vote.to, vote.reject, one.services.saves[0].hard_state.vote) == (2, False, 2)
+
+
+# -- Who is where
+
+
+def test_one_that_joins_answers_a_leader_that_its_membership_does_not_list(node):
+    one = node(role=State.OBSERVER)
+    one.tell(M.HEARTBEAT, sender=2, term=5)
+    assert one.services.sent == []
+    assert one.actor.undeliverable == 1
+    one.loop.call(one.actor.note_address, 2, "two:2")
+    one.tell(M.HEARTBEAT, sender=2, term=5)
+    assert [(address, message.type) for address, message in one.services.sent] == [
+        ("two:2", M.HEARTBEAT_RESP)
+    ]
+
+
+def test_addresses_of_strangers_do_not_pile_up(node):
+    one = node(role=State.OBSERVER)
+    for stranger in range(2, 1000):
+        one.loop.call(one.actor.note_address, stranger, "somewhere:1")
+    assert len(one.actor._strangers) == 100
+
+
+def test_leaders_and_memberships_are_announced(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    future = one.replica.remove_replica(3)
+    one.settle()
+    one.acknowledge(2)
+    settled(future)
+    one.tell(M.HEARTBEAT, sender=2, term=9)
+    leaders = [event.leader for event in one.services.events if isinstance(event, LeaderChanged)]
+    assert leaders == [0, 1, 2]
+    (changed,) = [event for event in one.services.events if isinstance(event, MembershipChanged)]
+    assert (changed.shard, changed.replica, changed.membership.voters) == (1, 1, {1, 2})
+
+
+def test_what_is_no_message_is_logged_and_ends_nothing(node, caplog):
+    one = node().lead()
+    one.ref.tell({"what": "is this"})
+    one.settle()
+    assert "unexpected message" in caplog.text
+    assert settled(one.replica.propose(b"a")) == 1
+
+
+def test_the_status_may_be_asked_by_any_thread_at_any_time(node):
+    one = node(Ledger(), max_reads=10_000).lead()
+    stop = threading.Event()
+    failures = []
+
+    def look():
+        while not stop.is_set():
+            try:
+                status = one.replica.status()
+                assert status.applied <= status.commit
+            except Exception as error:  # noqa: BLE001  # whatever it is, the test wants to know
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    futures = []
+    for number in range(1500):
+        futures.append(one.replica.propose(b"%d" % number))
+        futures.append(one.replica.read(0))
+        if number % 50 == 0:
+            one.tick()
+    for future in futures:
+        settled(future)
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert failures == []
+
+
+# -- The applier
+
+
+class FakePool:
+    """A pool whose jobs a test runs, when and where it likes."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def submit(self, job):
+        self.jobs.append(job)
+
+
+def entries(*commands, first=1, origin=ORIGIN):
+    return Entries([Run(first, 1, list(commands), b"", origin, first)])
+
+
+def test_batches_and_questions_take_effect_in_the_order_in_which_they_come():
+    pool, reports = FakePool(), []
+    applier = Applier(Ledger(), ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    futures = [ActorFuture() for _ in range(3)]
+    applier.query([(None, futures[0])])
+    applier.apply(entries(b"a"))
+    applier.query([(None, futures[1])])
+    applier.apply(entries(b"b", first=2, origin=99))
+    applier.query([(None, futures[2])])
+    assert applier.unanswered == 3
+    while pool.jobs:
+        (job,) = pool.jobs
+        pool.jobs.clear()
+        job()
+    assert [settled(future) for future in futures] == [[], [b"a"], [b"a", b"b"]]
+    assert [(index, len(mine)) for index, mine in reports] == [(1, 1), (2, 0)]
+    assert applier.unanswered == 0
+
+
+@pytest.mark.parametrize(("index", "written"), [(2, True), (1, False), (3, False)])
+def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reached(index, written):
+    pool, outcomes = FakePool(), []
+    files = MemorySnapshots().of(1, 1)
+    machine = Ledger()
+    machine.save = lambda sink: sink.write(b"state")
+    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard=1)
+    applier.apply(entries(b"a", b"b"))
+    assert applier.given == 2
+    applier.save(SaveOrder(Snapshot(index, 1, Membership({1})), outcomes.append))
+    while pool.jobs:
+        pool.jobs.pop(0)()
+    (outcome,) = outcomes
+    if written:
+        assert outcome.index == 2
+        assert files.open(outcome.payload.decode())
+    else:
+        assert isinstance(outcome, ActorFailed)
+        assert "the state machine is at 2" in str(outcome)
+
+
+def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():
+    pool = FakePool()
+    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
+
+    @contextmanager
+    def lock_and_then_more_work():
+        yield
+        # The worker has seen that nothing waits, and let go of the lock.
+        applier._lock = plain
+        if not applier._busy:
+            applier.apply(entries(b"b", first=2))
+
+    plain = applier._lock
+    applier.apply(entries(b"a"))
+    (job,) = pool.jobs
+    pool.jobs.clear()
+    # The first use of the lock takes the work, the second one ends the turn.
+    applier._lock = chain([plain, lock_and_then_more_work()])
+    job()
+    assert len(pool.jobs) == 1, "two workers would have the state machine at once"
+
+
+class chain:  # noqa: N801  # reads as the function of that name
+    """A lock that is another one at each use."""
+
+    def __init__(self, locks):
+        self.locks = list(locks)
+
+    def __enter__(self):
+        self.current = self.locks.pop(0)
+        return self.current.__enter__()
+
+    def __exit__(self, *trouble):
+        return self.current.__exit__(*trouble)
+
+
+def test_a_state_machine_that_failed_is_asked_nothing_more():
+    pool, reports = FakePool(), []
+    machine = Failing("apply", ZeroDivisionError("a bug"))
+    applier = Applier(machine, ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    before, behind, after = ActorFuture(), ActorFuture(), ActorFuture()
+    applier.query([(None, before)])
+    applier.apply(entries(b"fail"))
+    applier.query([(None, behind)])
+    while pool.jobs:
+        pool.jobs.pop()()
+    applier.query([(None, after)])
+    assert settled(before) == []
+    assert reports == [machine.error]
+    assert [type(settled(future)) for future in (behind, after)] == [ReplicaStopped] * 2
+
+
+def test_one_thread_at_a_time_touches_a_state_machine():
+    pool = WorkerPool(4)
+    inside, overlaps, applied = Counter(), [], Counter()
+
+    class Watched(StateMachine):
+        def __init__(self, name):
+            self.name = name
+
+        def apply_many(self, commands):
+            inside[self.name] += 1
+            if inside[self.name] != 1:
+                overlaps.append(self.name)
+            applied[self.name] += len(commands)
+            inside[self.name] -= 1
+            return commands
+
+    count = 300
+    appliers = [
+        Applier(Watched(name), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
+        for name in range(6)
+    ]
+    for number in range(count):
+        for applier in appliers:
+            applier.apply(entries(b"x", first=number + 1))
+    until(lambda: sum(applied.values()) == 6 * count)
+    pool.stop()
+    assert overlaps == []
+
+
+# -- The workers
+
+
+def test_a_slow_job_holds_nobody_else_up(pool):
+    gate, arrived, done = threading.Event(), threading.Event(), threading.Event()
+    pool.submit(lambda: (arrived.set(), gate.wait(PATIENCE)))
+    assert arrived.wait(PATIENCE)
+    pool.submit(done.set)
+    assert done.wait(PATIENCE)
+    gate.set()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), SystemExit(3)])
+def test_a_job_that_fails_is_logged_and_costs_no_worker(error, caplog):
+    bystander = pykka.ThreadingActor.start()
+    pool = WorkerPool(1)
+
+    def fail():
+        raise error
+
+    done = threading.Event()
+    pool.submit(fail)
+    pool.submit(done.set)
+    assert done.wait(PATIENCE)
+    assert "a job failed" in caplog.text
+    assert bystander.is_alive(), "pykka stops all actors for a SystemExit"
+    bystander.stop()
+    pool.stop()
+
+
+def test_all_jobs_are_done_however_many_threads_submit(pool):
+    done, count = Counter(), 500
+
+    def submit(name):
+        for _ in range(count):
+            pool.submit(lambda: done.update([name]))
+
+    threads = [threading.Thread(target=submit, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    idle = threading.Event()
+    until(lambda: len(pool._idle) == 2)
+    pool.submit(idle.set)
+    assert idle.wait(PATIENCE)
+    assert sum(done.values()) <= 4 * count
+    assert set(done) == {0, 1, 2, 3}
+
+
+def test_a_pool_stops_by_its_deadline_though_all_its_workers_hang(caplog):
+    gate = threading.Event()
+    pool = WorkerPool(3)
+    for _ in range(4):
+        pool.submit(lambda: gate.wait(PATIENCE))
+    began = time.monotonic()
+    pool.stop(timeout=0.2)
+    assert time.monotonic() - began < 2
+    assert "3 workers still work after 0.2 seconds" in caplog.text
+    gate.set()
+
+
+def test_errors_of_the_library_are_what_clients_get(node):
+    """Whoever proposes can tell by the class whether it may be sent again."""
+    one = node(members=THREE)
+    outcome = settled(one.replica.propose(bytes(100 << 20)))
+    assert isinstance(outcome, DrakkarError)
+    assert outcome.outcome_known
+
+
+# -- Removed
+
+
+def tell_of_its_removal(one):
+    """As a leader does that is asked by somebody who was cut off."""
+    membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
+    news = Snapshot(60, 5, membership, witness=True)
+    one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)
+
+
+def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_not_sent(node):
+    """The news is a snapshot without content: the core is up to date then, and the state machine is not."""
+    one = node(members=THREE).follow()
+    asked = [one.replica.read(None), one.replica.read(None)]
+    one.settle()
+    for name in read_rounds(one):
+        one.tell(M.READ_INDEX_RESP, sender=2, term=5, log_index=50, hint=name[0], hint_high=name[1])
+    tell_of_its_removal(one)
+    assert one.replica.status().applied == 60
+    for future in asked:
+        error = settled(future)
+        assert isinstance(error, ReplicaStopped), error
+    assert any(isinstance(event, ReplicaRemoved) for event in one.services.events)
+    one.tick(10 * T)
+    assert one.reason() is None
+
+
+def removals(one):
+    return [event for event in one.services.events if isinstance(event, ReplicaRemoved)]
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "full"])
+def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_the_news(node, trouble):
+    one = node(members=THREE).follow()
+    setattr(one.services, trouble, True)
+    tell_of_its_removal(one)
+    one.tick(T)
+    assert not removals(one), "the disk may be through with it any moment"
+    one.tick(2)
+    assert len(removals(one)) == 1
+    assert isinstance(settled(one.replica.read(None)), ReplicaStopped)
+    one.tick(5 * T)
+    assert one.reason() is None
+
+
+def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_what_comes_next(node):
+    machine = Gated(apply_waits=True)
+    one = node(machine, members=THREE).follow()
+    removal = ConfigChange((Change(ChangeType.REMOVE, 1),)).encode()
+    logged = [Run(1, 5, [b"a"]), Run(2, 5, [removal], CHANGE)]
+    one.tell(M.REPLICATE, sender=2, term=5, entries=Entries(logged), commit=2)
+    assert machine.arrived.wait(PATIENCE)
+    one.services.full = True
+    more = Entries([Run(3, 5, [b"b"])])
+    one.tell(M.REPLICATE, sender=2, term=5, log_index=2, log_term=5, entries=more, commit=2)
+    machine.gate.set()
+    until(lambda: 1 not in one.replica.status().voters)
+    assert not removals(one)
+    one.tick(T + 2)
+    assert len(removals(one)) == 1
+    one.tick(5 * T)
+    assert one.reason() is None

@@ -1,0 +1,168 @@
+"""An actor that does what a table says, for a protocol that has nothing to do with Raft."""
+
+import logging
+from enum import IntEnum
+
+import pytest
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.table_actor import TableActor
+from drakkar.handlers.errors import ConfigError, HandlerTableError
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.table import SWALLOW, HandlerTable
+
+PATIENCE = 10  # seconds after which a test is stuck
+
+PRESS = MessageType.define("test.light.press", 1290)
+TICK = MessageType.define("test.light.tick", 1291)
+UNKNOWN = MessageType.define("test.light.unknown", 1292)
+
+
+class Light(IntEnum):
+    RED = 0
+    GREEN = 1
+
+
+class Button(IntEnum):
+    BELL = 7
+
+
+def light_table():
+    table = HandlerTable(Light)
+
+    @table.on(PRESS, Light.RED)
+    def turn_green(light, message):
+        light.state = Light.GREEN
+        return f"green for {message.sender}"
+
+    @table.on(TICK, Light.GREEN)
+    def turn_red(light, _message):
+        light.state = Light.RED
+
+    table.ignore(PRESS, Light.GREEN, because="it is green already")
+    table.impossible(TICK, Light.RED, because="the clock runs while it is green")
+    return table
+
+
+class TrafficLight(TableActor):
+    state = Light.RED
+
+
+@pytest.fixture
+def loop():
+    with TrioLoop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def light(loop):
+    return TrafficLight.start(handlers=light_table(), loop=loop)
+
+
+def state_of(light):
+    return light.proxy().state.get(timeout=PATIENCE)
+
+
+def test_the_cell_of_state_and_type_answers(light):
+    assert state_of(light) is Light.RED
+    assert light.ask(Message(PRESS, sender=3), timeout=PATIENCE) == "green for 3"
+    assert state_of(light) is Light.GREEN
+    assert light.ask(Message(TICK), timeout=PATIENCE) is None
+    assert state_of(light) is Light.RED
+
+
+def test_messages_in_cells_without_a_handler_are_counted_by_cell(light, caplog):
+    for _ in range(3):
+        light.tell(Message(TICK))
+    light.tell(Message(PRESS))
+    for _ in range(2):
+        assert light.ask(Message(PRESS), timeout=PATIENCE) is None
+    light.tell(Message(UNKNOWN))
+    proxy = light.proxy()
+    assert proxy.impossible.get(timeout=PATIENCE) == {(Light.RED, TICK): 3}
+    assert proxy.ignored.get(timeout=PATIENCE) == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "test.light.tick in RED, which cannot be: the clock runs while it is green" in warning
+
+
+def test_guards_run_first_and_may_end_a_message(loop):
+    table, seen = light_table(), []
+
+    @table.guard
+    def see(light, message):
+        seen.append((light.state, message.sender))
+
+    @table.guard
+    def not_from_nine(_light, message):
+        return SWALLOW if message.sender == 9 else None
+
+    light = TrafficLight.start(handlers=table, loop=loop)
+    assert light.ask(Message(PRESS, sender=9), timeout=PATIENCE) is None
+    assert state_of(light) is Light.RED
+    assert light.ask(Message(PRESS, sender=8), timeout=PATIENCE) == "green for 8"
+    assert seen == [(Light.RED, 9), (Light.RED, 8)]
+    assert light.proxy().swallowed.get(timeout=PATIENCE) == 1
+
+
+def test_the_table_may_stand_in_the_class_and_the_state_may_be_given(loop):
+    class Classy(TableActor):
+        handlers = light_table()
+
+    light = Classy.start(state=Light.GREEN, loop=loop)
+    light.tell(Message(TICK))
+    assert state_of(light) is Light.RED
+    assert light.proxy().handlers.get(timeout=PATIENCE) is Classy.handlers
+
+
+def test_types_may_be_of_any_enum(loop):
+    table = light_table()
+    table.on(Button.BELL)(lambda _light, message: message.payload)
+    light = TrafficLight.start(handlers=table, loop=loop)
+    assert light.ask(Message(Button.BELL, payload="ring"), timeout=PATIENCE) == "ring"
+
+
+def test_a_message_without_a_type_is_unexpected_and_changes_nothing(light, caplog):
+    class Odd:
+        type = ["unhashable"]
+
+    for message in ("text", Odd(), None):
+        assert light.ask(message, timeout=PATIENCE) is None
+    assert caplog.text.count("unexpected message for TrafficLight") == 3
+    assert light.proxy().ignored.get(timeout=PATIENCE) == {}
+
+
+def test_a_failing_handler_goes_to_the_asker(loop):
+    table = light_table()
+
+    @table.wrap(PRESS, Light.RED)
+    def fail(_light, _message, _inner):
+        raise ZeroDivisionError
+
+    light = TrafficLight.start(handlers=table, loop=loop)
+    with pytest.raises(ZeroDivisionError):
+        light.ask(Message(PRESS), timeout=PATIENCE)
+    assert light.is_alive()
+
+
+def holed():
+    table = HandlerTable(Light)
+    table.on(PRESS, Light.RED)(print)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        pytest.param({}, ConfigError, r"TrafficLight\.handlers=", id="no table"),
+        pytest.param({"handlers": {}}, ConfigError, "a HandlerTable", id="no table but a dict"),
+        pytest.param({"handlers": light_table(), "state": 5}, ConfigError, "RED, GREEN", id="no such state"),
+        pytest.param({"handlers": holed()}, HandlerTableError, "GREEN is undeclared", id="a hole"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_the_start(loop, options, error, named):
+    with pytest.raises(error, match=named):
+        TrafficLight.start(loop=loop, **options)
+
+
+def test_a_missing_state_is_named(loop):
+    with pytest.raises(ConfigError, match=r"TableActor\.state=None"):
+        TableActor.start(handlers=light_table(), loop=loop)

@@ -82,8 +82,19 @@ def check_quorum(raft: "Raft", _message: Message) -> None:
 
     So that clients of a leader that was cut off are not kept waiting, and look elsewhere.
     """
-    heard = [replica for replica, peer in raft.progress.items() if peer.active or replica == raft.id]
+    heard = {replica for replica, peer in raft.progress.items() if peer.active or replica == raft.id}
     for replica, peer in raft.progress.items():
         peer.active = replica == raft.id
-    if not quorum.has_quorum(raft.electorate, heard):
+    if not quorum.has_quorum(raft.electorate, heard - _waiting_witnesses(raft, heard)):
         raft.become_follower(raft.term, 0)
+
+
+def _waiting_witnesses(raft: "Raft", heard: set[int]) -> set[int]:
+    """Those who cannot help to commit, since no voter is heard that stays: they are told no more than one has on disk.
+
+    A leader that does not know yet that its own removal is committed may be heard by witnesses alone: the voters that
+    do know it follow it no more. It would hold the witnesses back for ever from electing one of them.
+    """
+    if membership.voters_that_stay(raft) & heard:
+        return set()
+    return set(filter(raft.membership.is_witness, heard))

@@ -450,8 +450,13 @@ def kept_by_voters(raft: "Raft") -> int:
     log = raft.log
     if raft.pending_change_index <= log.applied and raft.membership.is_voter(raft.id):
         return log.stable
-    after = once_applied(raft, log.last_index)
-    return max(raft.match_of(replica) for replica in after.everybody if after.is_voter(replica))
+    return max(map(raft.match_of, voters_that_stay(raft)))
+
+
+def voters_that_stay(raft: "Raft") -> frozenset[int]:
+    """Who may lead when all changes in the log have taken effect."""
+    after = once_applied(raft, raft.log.last_index)
+    return frozenset(filter(after.is_voter, after.everybody))
 
 
 def once_applied(raft: "Raft", index: int) -> Membership:

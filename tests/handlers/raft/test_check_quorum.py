@@ -26,6 +26,7 @@ from tests.handlers.raft.support import (
     cluster,
     heartbeat,
     of_type,
+    propose,
     replica,
     routes,
     standing,
@@ -109,6 +110,25 @@ def test_a_leader_that_hears_a_quorum_goes_on(voters, heard):
             raft.step(beat_answer(peer, 1))
         tick(raft)
     assert raft.state is LEADER
+
+
+@pytest.mark.parametrize(
+    ("removed", "heard", "leads"),
+    [
+        pytest.param(1, 3, False, id="only the witness, which is told nothing more"),
+        pytest.param(1, 2, True, id="the voter that stays"),
+        pytest.param(2, 3, True, id="the witness, while the leader stays"),
+    ],
+)
+def test_a_leader_that_is_to_go_must_hear_a_voter_that_stays(removed, heard, leads):
+    """Witnesses help it to commit only what such a voter has on disk."""
+    raft = replica(voters=(1, 2), witnesses=(3,), state=LEADER, **ON)
+    change = ConfigChange((Change(ChangeType.REMOVE, removed),))
+    propose(raft, change.encode(), kind=EntryKind.CONFIG_CHANGE)
+    for _ in range(3 * T):
+        raft.step(beat_answer(heard, 1))
+        tick(raft)
+    assert (raft.state is LEADER) == leads
 
 
 @pytest.mark.parametrize("last_heard", range(T))

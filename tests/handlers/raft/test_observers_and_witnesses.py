@@ -21,6 +21,7 @@ from drakkar.handlers.testing import drain
 
 from tests.handlers.raft.support import (
     T,
+    ack,
     append,
     campaign,
     cluster,
@@ -305,3 +306,29 @@ def test_a_change_that_leaves_the_leader_in_place_waits_for_nobody():
     shard.cut(1, 2)
     shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 2),)))
     assert shard[1].membership.voters == {1}
+
+
+@pytest.mark.parametrize("witnesses", [(3,), (3, 4)], ids=["one witness", "two witnesses"])
+def test_a_leader_that_was_removed_in_an_older_term_does_not_hold_the_witnesses_back(witnesses):
+    shard = cluster(Membership((1, 2), (), witnesses), pre_vote=True, check_quorum=True)
+    others = (2, *witnesses)
+    shard.elect(1)
+    # 1 alone learns that 2 is removed: all hold the removal, and none but 1 hears that it is committed.
+    for other in others:
+        shard.cut_one_way(other, 1)
+    shard.change(1, ConfigChange((Change(ChangeType.REMOVE, 2),)))
+    for other in others:
+        shard.cut(1, other)
+    for other in others:
+        shard.step(1, ack(other, 1, shard[1].log.last_index))
+    assert 2 in shard[1].membership.removed
+    # Cut off, it leads no more, and the others elect 2. It does not follow 2; the witnesses may not know what 2 alone has.
+    shard.tick(2 * T, 1)
+    shard.elect(2)
+    shard.heal()
+    assert (shard[1].state, shard[2].state) == (FOLLOWER, LEADER)
+    assert shard[2].log.last_index > shard[3].log.last_index
+    shard.tick(20 * T)
+    shard.propose(1, b"x")
+    assert (shard[1].state, shard.applied(1)) == (LEADER, [b"x"])
+    assert 2 in shard[2].membership.removed

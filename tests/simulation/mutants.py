@@ -201,6 +201,18 @@ def _removals():
 REMOVAL = _removals()
 
 
+def _removal_choices():
+    """What removes a voter where there are two and a witness."""
+    pair = Membership((1, 2), witnesses=(3,))
+    for choice in range(2000):
+        change = _choose_change(Random(choice), pair, pair.everybody)
+        if [(one.type, one.replica in pair.voters) for one in change.changes] == [(ChangeType.REMOVE, True)]:
+            yield choice
+
+
+VOTER_REMOVAL = tuple(_removal_choices())
+
+
 def asked(random, plan, *kinds, every=3, patience=0.3, of_leader=0.0):
     """Clients ask something of some replica all the time, at most so many units of time apart."""
     time = 0
@@ -314,6 +326,15 @@ def halves(random, plan):
     for event in now_and_then(random, plan, 12, "change", LEADER, JOINT):
         yield event
         yield Event(event.time + random.randint(20, 50), "isolate", (LEADER, random.randrange(60, 100)))
+
+
+def parting(random, plan):
+    """A voter is removed, and whoever removes it is cut off, alone to know that this is committed: the witness forgot."""
+    time = random.randrange(150, 200)
+    yield Event(time, "change", (LEADER, random.choice(VOTER_REMOVAL)))
+    cut_off = time + random.randint(6, 12)
+    yield Event(cut_off, "isolate", (LEADER, random.randrange(120, 200)))
+    yield Event(cut_off, "crash", (plan.voters + 1, 1.0, random.randrange(1, 20)))
 
 
 def handovers(random, plan):
@@ -1340,6 +1361,18 @@ def _(change):
         return draft.finish(members)
 
     change.patch(membership, "enter_joint", directly)
+
+
+@mutant(
+    "a witness that is told nothing more makes a quorum",
+    "INV26",
+    hosts="node",
+    given=WITNESSED | {"observers": 0, "ticks": 40, "config": GUARDED},
+    weather=CLEAR,
+    rig=parting,
+)
+def _(change):
+    change.patch(clock, "_waiting_witnesses", lambda raft, heard: set())
 
 
 @mutant("a witness is given commands", "INV17 a witness", given=WITNESSED)

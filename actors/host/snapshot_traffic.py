@@ -69,7 +69,7 @@ class SnapshotTraffic:
                 failed = False
         except CorruptData as error:
             if node is not None and snapshot is not None:
-                _judge(node, snapshot, error)
+                node.snapshots.found_damaged(snapshot, error)
         except DrakkarError as error:
             logger.warning(
                 "replica %d of shard %d was not sent its snapshot: %s", message.to, message.shard, error
@@ -194,15 +194,6 @@ class _Arrival:
         logger.warning("%s was not sent the whole snapshot: %s", self._node, error)
         if self._incoming is not None:
             await self._traffic.in_thread(self._incoming.abort)
-
-
-def _judge(node: NodeActor, snapshot: Snapshot, error: CorruptData) -> None:
-    """An older file than the newest may have gone, which is no damage: the newest is sent the next time."""
-    if node.raft.log.snapshot.payload == snapshot.payload:
-        logger.critical("%s", error)
-        node.snapshots.replace_damaged()
-    else:
-        logger.info("a newer snapshot took the place of the one that was to be sent: %s", error)
 
 
 def _header(message: Message) -> bytes:

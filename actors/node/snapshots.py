@@ -9,7 +9,6 @@ costs that one alone; one that was sent and cannot be loaded ends the replica.
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots, check_free, export_to
 from drakkar.handlers.errors import (
     ActorFailed,
+    CorruptData,
     DrakkarError,
     OutcomeUnknown,
     RequestDropped,
@@ -105,6 +105,8 @@ class SnapshotKeeper:
         self._tried = 0
         """Up to where the last one went that was begun, well or badly."""
         self._not_before = 0
+        self._damaged: bytes | None = None
+        """The payload of the snapshot whose file was found to be damaged."""
         self._unrecorded: Snapshot | None = None
         """Written, and the log store had no room to record it."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
@@ -155,7 +157,9 @@ class SnapshotKeeper:
             self._take()
 
     def _is_time(self) -> bool:
-        log, every = self._raft.log, self._every
+        log = self._raft.log
+        # One that is damaged stands in for nothing: the first entry behind it will do to take the next.
+        every = 1 if log.snapshot.payload == self._damaged else self._every
         return 0 < every <= log.applied - max(log.snapshot.index, self._tried)
 
     def tick(self, now: float) -> None:
@@ -368,12 +372,21 @@ class SnapshotKeeper:
     def _tell_status(self, peer: int, *, failed: bool) -> None:
         self._raft.step(Message(MessageType.SNAPSHOT_STATUS, sender=peer, reject=failed, hint=STATUS_DELAY))
 
-    def replace_damaged(self) -> None:
-        """The newest snapshot was found to be damaged: take another as soon as there is anything new. From any thread."""
-        ignored: ActorFuture[Any] = ActorFuture()
-        ignored.add_done_callback(lambda done: done.outcome())
-        request = SnapshotRequest(ignored, math.inf)
-        self._call_soon(lambda: self._requests.append((request, self._raft.log.snapshot.index + 1)))
+    def found_damaged(self, snapshot: Snapshot, error: CorruptData) -> None:
+        """The file of a snapshot could not be read whole: take another as soon as there is anything new. From any thread.
+
+        But an older one than the newest may have gone, which is no damage: the newest is sent the next time. Nobody waits
+        for what takes the place of a damaged one, so it is a note, not a request: each try to send it finds it again.
+        """
+
+        def judge() -> None:
+            if self._raft.log.snapshot.payload == snapshot.payload:
+                logger.critical("%s", error)
+                self._damaged = snapshot.payload
+            else:
+                logger.info("a newer snapshot took the place of the one that was to be sent: %s", error)
+
+        self._call_soon(judge)
 
     # -- one that a leader sent ---------------------------------------------------------------------------------
 

@@ -185,6 +185,7 @@ class NodeHost(SimulatedHost):
             "transfers": len(node._transfers),
             "inbox": len(node.actor_inbox),
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
+            "damaged snapshots": int(node.snapshots._damaged is not None),  # no file ever is damaged here
             "results": sum(
                 max(len(session.kept) - MOST_UNCONFIRMED, 0)
                 for session in node._applier._sessions._sessions.values()
@@ -322,8 +323,8 @@ class NodeHost(SimulatedHost):
             try:
                 with self._files.open(name) as reader:
                     raw = reader.raw().read()
-            except CorruptData:  # an older file than the newest, and gone
-                self.node.snapshots.replace_damaged()
+            except CorruptData as error:  # gone: a newer one took its place, or `leftovers` shows it
+                self.node.snapshots.found_damaged(message.snapshot, error)
                 self.node.snapshots.was_sent(message.to, failed=True)
                 return
             if temporary:

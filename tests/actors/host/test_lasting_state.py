@@ -617,10 +617,27 @@ def test_a_damaged_snapshot_is_replaced_as_soon_as_there_is_anything_new(on_disk
     leader = on_disk[on_disk.leader()]
     write(leader, range(3))
     index = leader.snapshot().get(timeout=PATIENCE)
-    leader._node.snapshots.replace_damaged()
+    for _ in range(200):  # it is sent again and again, to a replica that lags
+        leader._node.snapshots.found_damaged(leader._node.raft.log.snapshot, CorruptData("damaged"))
     assert leader.snapshot().get(timeout=PATIENCE) == index
     write(leader, [3])
     until(lambda: leader._node.raft.log.snapshot.index > index)
+
+
+def test_an_older_snapshot_that_is_gone_is_no_reason_to_take_another(on_disk):
+    on_disk.run(Book)
+    leader = on_disk[on_disk.leader()]
+    write(leader, [1])
+    leader.snapshot().get(timeout=PATIENCE)
+    older = leader._node.raft.log.snapshot
+    write(leader, [2])
+    index = leader.snapshot().get(timeout=PATIENCE)
+    assert index > older.index
+    leader._node.snapshots.found_damaged(older, CorruptData("gone"))
+    write(leader, [3])
+    write(leader, [4])  # by now it would have begun
+    assert not leader._node.snapshots._taking
+    assert leader._node.raft.log.snapshot.index == index
 
 
 def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_path):

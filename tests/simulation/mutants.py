@@ -1880,6 +1880,18 @@ def _(change):
     change.patch(SnapshotKeeper, "_answer", lambda keeper, over, error: None)
 
 
+@mutant(
+    "a snapshot that a newer one replaced counts as damaged",
+    "V10",
+    weather={"apply": 15},
+    **SNAPPY | {"given": TRIO | {"ticks": 60, "config": QUICK | COMPACT}, "hosts": "node"},
+)
+def _(change):
+    @change.around(SnapshotKeeper, "found_damaged")
+    def take_for_damaged(inner, keeper, snapshot, error):
+        inner(keeper, keeper._raft.log.snapshot, error)
+
+
 @mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **MISHAPS)
 def _(change):
     @change.around(Snapshots, "prune")

@@ -13,6 +13,7 @@ import functools
 import inspect
 import itertools
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 _SLICE: Final = 0.002
 """Seconds after which actors let trio have its turn. An election timeout is five hundred times as long, and a pass
 through trio's scheduler costs some 20 µs, one part in a hundred."""
+
+_LONG_ROUND: Final = 10
+"""Every so many rounds in a row without rest, one is long enough for other threads to get the interpreter. Python makes
+a thread give it up when another has waited for `sys.getswitchinterval()` without a break; between two short rounds trio
+lets go of it, for a few microseconds: too short for the other to wake up, and yet its wait begins anew."""
 
 _PULSE: Final = 0.1
 """Seconds between two looks at the clock, to see how late the loop runs."""
@@ -445,7 +451,7 @@ class TrioLoop:
         """Run the first round right here, called from outside: to reschedule the runner would cost 30 µs more."""
         if self._runner is None:
             return  # it is awake already
-        self._run_round()
+        self._run_round(_SLICE)
         if not self._ready:
             self._awake = False
         if self._ready:
@@ -467,20 +473,23 @@ class TrioLoop:
 
     async def _run_actors(self) -> None:
         ready = self._ready
+        rounds = 0
         while True:
             self._awake = False
             if not ready:
+                rounds = 0
                 await self._park()
             self._awake = True
-            self._run_round()
+            rounds += 1
+            self._run_round(_SLICE if rounds % _LONG_ROUND else 2 * sys.getswitchinterval())
             if ready:
                 await trio.lowlevel.checkpoint()
 
-    def _run_round(self) -> None:
+    def _run_round(self, seconds: float) -> None:
         """Give turns until nobody wants one, or the time is up."""
         ready = self._ready
         now = time.perf_counter()
-        until = now + _SLICE
+        until = now + seconds
         while ready and now < until:
             began = now
             actor = self._busy_with = ready.popleft()

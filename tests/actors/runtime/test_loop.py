@@ -897,8 +897,8 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
     loop._runner = object()
     actor = SimpleNamespace(_take_turn=turns.append)
 
-    def round_then_meddle():
-        TrioLoop._run_round(loop)
+    def round_then_meddle(seconds):
+        TrioLoop._run_round(loop, seconds)
         loop._ready.meddle = [lambda: loop._schedule(actor)]
 
     monkeypatch.setattr(loop, "_run_round", round_then_meddle)

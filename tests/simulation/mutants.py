@@ -28,7 +28,6 @@ from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers import raft_handlers
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import (
-    Raft,
     clock,
     election,
     membership,
@@ -46,6 +45,7 @@ from drakkar.handlers.raft.membership import ChangeType, Transition
 from drakkar.handlers.raft.progress import Inflight, Progress, ProgressState
 from drakkar.handlers.raft.quiesce import Quiesce
 from drakkar.handlers.raft.quorum import Vote
+from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import ReadReady
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import CoreHost

@@ -37,7 +37,7 @@ lint: $(VENV)/ready .types
 test: lint
 	$(BIN)/python -m pytest
 
-# make sim SEEDS=100000, or make sim SEED=7 to replay one.
+# make sim SEEDS=100000 for so many seeds that were never run before, FIRST=7000 to say which, SEED=7 to replay one.
 SEEDS ?= 1000
 sim: $(VENV)/ready
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(FIRST),--first $(FIRST)) --coverage

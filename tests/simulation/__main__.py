@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import secrets
 import sys
 import time
 from collections import Counter
@@ -16,13 +17,16 @@ from rich.table import Table
 
 from tests.simulation.simulate import HOSTS, Total, host_of, plan_of, report, run, run_all, shrunk
 
-MOST_SHOWN = 5
+MAX_SHOWN = 5
+"""Failures that are told in full."""
+FRESH_SEEDS = 10**9
+"""Fresh seeds begin below this: two runs hardly ever share one."""
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=int, default=1000, help="how many schedules to run")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--first", type=int, help="the first seed; fresh seeds are drawn without it")
     parser.add_argument("--seed", type=int, help="replay this one alone, cut down and told")
     parser.add_argument("--whole", action="store_true", help="with --seed: do not cut it down")
     parser.add_argument(
@@ -40,13 +44,16 @@ def arguments():
 
 
 def run_many(args, console):
-    last = args.first + args.seeds
+    first = secrets.randbelow(FRESH_SEEDS) if args.first is None else args.first
+    hosts = f" HOSTS={args.hosts}" if args.hosts else ""
+    again = f"make sim SEEDS={args.seeds} FIRST={first}{hosts}"
+    console.print(f"seeds from {first}; the same again: {again}", highlight=False, soft_wrap=True)
     total = Total()
     began = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[found]}"))
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("schedules", total=args.seeds, found="")
-        for part in run_all(args.first, last, hosts=args.hosts, jobs=args.jobs):
+        for part in run_all(first, first + args.seeds, hosts=args.hosts, jobs=args.jobs):
             total.add(part)
             progress.update(bar, completed=total.runs, found=f"{len(total.failures)} failed")
     spent = time.monotonic() - began
@@ -57,13 +64,13 @@ def run_many(args, console):
     )
     if args.coverage:
         show_coverage(console, total)
-    for seed, kind, check, text in sorted(total.failures)[:MOST_SHOWN]:
+    for seed, kind, check, text in sorted(total.failures)[:MAX_SHOWN]:
         console.print(f"\n[red]seed {seed} ({kind} hosts): {check}[/red]", highlight=False)
         console.print(text[:400], markup=False, highlight=False)
         console.print(f"replay: make sim SEED={seed} HOSTS={kind}", highlight=False)
-    if len(total.failures) > MOST_SHOWN:
+    if len(total.failures) > MAX_SHOWN:
         kinds = Counter(check for _, _, check, _ in total.failures)
-        console.print(f"and {len(total.failures) - MOST_SHOWN} more: {kinds}")
+        console.print(f"and {len(total.failures) - MAX_SHOWN} more: {kinds}")
     return 1 if total.failures else 0
 
 

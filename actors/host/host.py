@@ -17,11 +17,11 @@ from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.records import Bootstrap
 from drakkar.actors.log.store import (
+    AppendRequest,
     Done,
     LmdbLogStore,
     LogStore,
     MemoryLogStore,
-    Save,
     StoredLog,
     StoreStatus,
 )
@@ -476,7 +476,7 @@ class NodeHost:
         payload = ConfigChange(changes, initialize=True).encode()
         run = Run(1, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
         written: pykka.Future[BaseException | None] = pykka.ThreadingFuture()
-        self._store.save(Save(shard, replica, HardState(term=1, commit=1), [run], done=written.set))
+        self._store.save(AppendRequest(shard, replica, HardState(term=1, commit=1), [run], done=written.set))
         error = written.get(timeout=60)
         if error is not None:
             raise error
@@ -487,9 +487,9 @@ class NodeHost:
         """For the nodes: send messages to another host, in the loop's thread."""
         self._transport.send(address, messages)
 
-    def save(self, save: Save) -> None:
+    def save(self, request: AppendRequest) -> None:
         """For the nodes: make it durable."""
-        self._store.save(save)
+        self._store.save(request)
 
     def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
         """For the nodes: remember a snapshot that was taken."""

@@ -22,9 +22,9 @@ __all__ = ["DataDir", "make_directory", "sync_directory"]
 
 _FORMAT: Final = 1
 _IDENTITY: Final = "IDENTITY"
-_DRAFT: Final = "IDENTITY.new"
+_NEW_IDENTITY: Final = "IDENTITY.new"
 _LOCK: Final = "LOCK"
-_HARMLESS: Final = frozenset({_LOCK, _DRAFT, "lost+found"})
+_HARMLESS: Final = frozenset({_LOCK, _NEW_IDENTITY, "lost+found"})
 """What a directory may hold before it is ours: traces of a start that was cut short, and what a new disk has."""
 
 
@@ -194,13 +194,13 @@ def _read_identity(path: Path) -> _Identity:
 
 def _write_identity(directory: Path, identity: _Identity) -> None:
     """At once or not at all, whenever the power fails."""
-    draft = directory / _DRAFT
-    with draft.open("w", encoding="utf-8") as file:
+    new = directory / _NEW_IDENTITY
+    with new.open("w", encoding="utf-8") as file:
         json.dump(asdict(identity), file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(directory / _IDENTITY)
+    new.replace(directory / _IDENTITY)
     sync_directory(directory)
 
 

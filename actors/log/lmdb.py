@@ -27,7 +27,7 @@ from drakkar.actors.log import space as log_space
 from drakkar.actors.log.data_dir import make_directory, sync_directory
 from drakkar.actors.log.pages import are_free
 from drakkar.actors.log.records import ALL_ENTRIES, ReplicaKey
-from drakkar.actors.log.state import Draft, LogState, RefusedReplica
+from drakkar.actors.log.state import LogChanges, LogState, RefusedReplica
 from drakkar.handlers.errors import ConfigError, CorruptData, ReplicaStopped
 from drakkar.handlers.raft.entries import Run
 from drakkar.handlers.raft.state import Snapshot
@@ -260,27 +260,29 @@ class LmdbDisk:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def write(self, drafts: Sequence[Draft], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
+    def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
         """Make all of it durable, or none. Returns what of `trims` is left to do.
 
-        Raises `RefusedReplica` where the data on disk does not allow a draft: nothing was written, and without
+        Raises `RefusedReplica` where the data on disk does not allow the changes of one: nothing was written, and without
         that replica it may be tried again. Any other error means that the disk cannot be trusted any more.
         """
         while True:
             try:
-                return self._transact(drafts, trims)
+                return self._transact(changes, trims)
             except lmdb.MapFullError:
                 self._grow()
 
-    def _transact(self, drafts: Sequence[Draft], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
+    def _transact(
+        self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]
+    ) -> dict[ReplicaKey, int]:
         txn = self._env.begin(write=True)
         try:
-            for draft in drafts:
+            for changed in changes:
                 try:
-                    self._put(txn, draft)
+                    self._put(txn, changed)
                 except CorruptData as error:
-                    raise RefusedReplica(draft.key, error) from error
-            added = sum(isinstance(change, Run) for draft in drafts for change in draft.log)
+                    raise RefusedReplica(changed.key, error) from error
+            added = sum(isinstance(change, Run) for changed in changes for change in changed.log)
             left = self._trim(txn, trims, max(_TRIMMED_AT_ONCE, 2 * added))
             began = time.perf_counter()
             self._commit(txn)
@@ -293,15 +295,15 @@ class LmdbDisk:
     def _commit(self, txn: "lmdb.Transaction[bytes]") -> None:
         txn.commit()
 
-    def _put(self, txn: "lmdb.Transaction[bytes]", draft: Draft) -> None:
-        for change in draft.log:
+    def _put(self, txn: "lmdb.Transaction[bytes]", changed: LogChanges) -> None:
+        for change in changed.log:
             if isinstance(change, Run):
-                stored_key = records.run_key(draft.key, change.first)
+                stored_key = records.run_key(changed.key, change.first)
                 txn.put(stored_key, records.seal(stored_key, change.encode()), db=self._runs)
             else:
-                self._cut(txn, draft.key, change)
-        for kind, content in draft.records.items():
-            stored_key = records.replica_prefix(draft.key) + kind
+                self._cut(txn, changed.key, change)
+        for kind, content in changed.records.items():
+            stored_key = records.replica_prefix(changed.key) + kind
             if content is None:
                 txn.delete(stored_key, db=self._records)
             else:

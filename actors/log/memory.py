@@ -8,7 +8,7 @@ from threading import Lock
 from typing import final
 
 from drakkar.actors.log.records import ReplicaKey
-from drakkar.actors.log.state import Draft, LogState
+from drakkar.actors.log.state import LogChanges, LogState
 from drakkar.handlers.raft.entries import Run
 
 __all__ = ["MemoryDisk"]
@@ -75,30 +75,30 @@ class MemoryDisk:
         """Where the replica's log stands."""
         return self._states.get(key)
 
-    def write(self, drafts: Sequence[Draft], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
+    def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
         """Keep all of it."""
         with self._lock:
-            for draft in drafts:
-                self._put(draft)
+            for changed in changes:
+                self._put(changed)
             for key in trims.keys() & self._logs.keys():
                 self._logs[key].trim(trims[key])
         return {}
 
-    def _put(self, draft: Draft) -> None:
-        if draft.state is None:
-            self._states.pop(draft.key, None)
-            self._logs.pop(draft.key, None)
-            if draft.removed:
-                self._removed.add(draft.key)
+    def _put(self, changed: LogChanges) -> None:
+        if changed.state is None:
+            self._states.pop(changed.key, None)
+            self._logs.pop(changed.key, None)
+            if changed.removed:
+                self._removed.add(changed.key)
             return
-        self._removed.discard(draft.key)
-        log = self._logs.setdefault(draft.key, _MemoryLog())
-        for change in draft.log:
+        self._removed.discard(changed.key)
+        log = self._logs.setdefault(changed.key, _MemoryLog())
+        for change in changed.log:
             if isinstance(change, Run):
                 log.append(change)
             else:
                 log.cut(change)
-        self._states[draft.key] = draft.state
+        self._states[changed.key] = changed.state
 
     def reclaim(self) -> None:
         """Nothing: the space was given back with the entries."""

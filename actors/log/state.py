@@ -1,6 +1,6 @@
 """What the store knows of one replica's log without reading it, and how a batch of requests changes that.
 
-Planning is apart from writing: a `Draft` says what to write and what will be true once that is durable. So a
+Planning is apart from writing: `LogChanges` say what to write and what will be true once that is durable. So a
 transaction can be done again as a whole, in a bigger map or without a replica whose data is corrupt, and nothing
 that was only planned is ever seen by a reader.
 """
@@ -27,7 +27,7 @@ from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation,
 from drakkar.handlers.raft.entries import Run
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
-__all__ = ["Draft", "LogState", "RefusedReplica"]
+__all__ = ["LogChanges", "LogState", "RefusedReplica"]
 
 
 _NEVER_AGAIN: Final = (
@@ -108,7 +108,7 @@ class LogState(NamedTuple):
         )
 
 
-class Draft:
+class LogChanges:
     """Changes to one replica that become durable together, in the order in which they were asked for.
 
     Each method either plans all that it is asked, or raises and plans nothing.

@@ -25,7 +25,7 @@ import pykka
 from drakkar.actors.log.lmdb import LmdbDisk
 from drakkar.actors.log.memory import MemoryDisk
 from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
-from drakkar.actors.log.state import Draft, LogState, RefusedReplica
+from drakkar.actors.log.state import LogChanges, LogState, RefusedReplica
 from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
@@ -41,6 +41,7 @@ from drakkar.handlers.raft.entries import Run
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = [
+    "AppendRequest",
     "Bootstrap",
     "Disk",
     "Done",
@@ -48,7 +49,6 @@ __all__ = [
     "LogStore",
     "MemoryDisk",
     "MemoryLogStore",
-    "Save",
     "StoreStatus",
     "StoredLog",
 ]
@@ -69,11 +69,11 @@ _WAKE: Final = "wake"
 
 
 @dataclass(slots=True)
-class Save:
+class AppendRequest:
     """What one replica must have on disk before it may go on. All of it becomes durable together, or none."""
 
-    shard: int
-    replica: int
+    shard_id: int
+    replica_id: int
     hard_state: HardState | None = None
     """None leaves it as it was. One that differs only in `commit` is not flushed by itself."""
     runs: Sequence[Run] = ()
@@ -140,7 +140,7 @@ class Disk(Protocol):
         """Read the runs from the one that holds `low` on, as they stand at this moment. Raises `CorruptData`."""
         ...
 
-    def write(self, drafts: Sequence[Draft], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
+    def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
         """All of it, or none, durable on return; what is returned of `trims` waits for the next time.
 
         Raises `RefusedReplica` where only that one's data is at fault; any other error poisons the store.
@@ -176,15 +176,15 @@ class _Replica:
         self.gone = ""
         """Why there is nothing to read any more."""
 
-    def publish(self, draft: Draft) -> "_Replica | None":
+    def publish(self, changed: LogChanges) -> "_Replica | None":
         """Show what has become durable. Returns who stands for the replica from now on."""
-        if draft.state is None:
+        if changed.state is None:
             self.gone = "it was removed from the log store"
             return None
-        if draft.successor:
+        if changed.successor:
             self.gone = "its log was replaced by an import"
-            return _Replica(draft.state)
-        self.state = draft.state
+            return _Replica(changed.state)
+        self.state = changed.state
         return self
 
 
@@ -193,7 +193,7 @@ class _Work:
     """One request in the queue."""
 
     key: ReplicaKey
-    plan: Callable[[Draft], None]
+    plan: Callable[[LogChanges], None]
     done: Done
     size: int = 0
     reopens: bool = False
@@ -369,20 +369,20 @@ class LogStore:
 
     # -- for any thread, without blocking -----------------------------------------------------------------------
 
-    def save(self, save: Save) -> None:
-        """Make it durable, and then call `save.done`.
+    def save(self, request: AppendRequest) -> None:
+        """Make it durable, and then call `request.done`.
 
         Raises `SystemBusy` when the queue is full, `ReplicaStopped` when the store is closed; `done` is then never
         called.
         """
-        size = sum(run.size for run in save.runs)
-        if save.snapshot is not None:
-            size += len(save.snapshot.payload)
+        size = sum(run.size for run in request.runs)
+        if request.snapshot is not None:
+            size += len(request.snapshot.payload)
         self._enqueue(
             _Work(
-                (save.shard, save.replica),
-                lambda draft: draft.save(save.hard_state, save.runs, save.snapshot),
-                save.done,
+                (request.shard_id, request.replica_id),
+                lambda changed: changed.save(request.hard_state, request.runs, request.snapshot),
+                request.done,
                 size,
             )
         )
@@ -408,7 +408,9 @@ class LogStore:
         # First, or a reader on another thread could find entries missing that are deleted already.
         known.floor = (index, term)
         try:
-            self._enqueue(_Work(key, lambda draft: draft.compact(index, term), _logged(key, "compaction")))
+            self._enqueue(
+                _Work(key, lambda changed: changed.compact(index, term), _logged(key, "compaction"))
+            )
         except DrakkarError:
             known.floor = before
             raise
@@ -421,7 +423,9 @@ class LogStore:
         """
         key = (shard, replica)
         done = done or _logged(key, "recording a snapshot")
-        self._enqueue(_Work(key, lambda draft: draft.record_snapshot(snapshot), done, len(snapshot.payload)))
+        self._enqueue(
+            _Work(key, lambda changed: changed.record_snapshot(snapshot), done, len(snapshot.payload))
+        )
 
     @property
     def busy_since(self) -> float | None:
@@ -458,7 +462,7 @@ class LogStore:
         Raises `ConfigError` where it is in the store already or was ever removed from it, `StorageFailed` where the disk fails, and
         `OutcomeUnknown` when it takes longer than `timeout` seconds.
         """
-        self._wait(_bounded_key(shard, replica), lambda draft: draft.bootstrap(record), timeout)
+        self._wait(_bounded_key(shard, replica), lambda changed: changed.bootstrap(record), timeout)
 
     def open(self, shard: int, replica: int, *, timeout: float = 60.0) -> StoredLog | None:
         """Return a replica's log, after all that was asked for earlier; None for one that is not in the store.
@@ -511,7 +515,7 @@ class LogStore:
             )
         self._wait(
             _bounded_key(shard, replica),
-            lambda draft: draft.replace(record, snapshot, hard_state),
+            lambda changed: changed.replace(record, snapshot, hard_state),
             timeout,
             discards=True,
         )
@@ -526,7 +530,7 @@ class LogStore:
 
         Its id is not forgotten: what it promised holds for ever, so that `bootstrap` never takes it again.
         """
-        self._wait(_bounded_key(shard, replica), Draft.remove, timeout, discards=True)
+        self._wait(_bounded_key(shard, replica), LogChanges.remove, timeout, discards=True)
 
     def close(self, timeout: float = 10.0) -> None:
         """Take no more, make all that waits durable, and close the files. Closing again does nothing.
@@ -580,7 +584,7 @@ class LogStore:
     def _wait(
         self,
         key: ReplicaKey,
-        plan: Callable[[Draft], None],
+        plan: Callable[[LogChanges], None],
         timeout: float,
         *,
         reopens: bool = False,
@@ -660,16 +664,16 @@ class LogStore:
     def _change(self, batch: list[_Work]) -> None:
         if self._poison is not None:
             raise self._poison
-        drafts: dict[ReplicaKey, Draft] = {}
+        changes: dict[ReplicaKey, LogChanges] = {}
         for work in batch:
-            self._plan(work, drafts)
-        if self._trims or any(draft.urgent for draft in drafts.values()):
-            self._write(batch, drafts)
-        for key, draft in drafts.items():
-            self._publish(key, draft)
+            self._plan(work, changes)
+        if self._trims or any(changed.urgent for changed in changes.values()):
+            self._write(batch, changes)
+        for key, changed in changes.items():
+            self._publish(key, changed)
 
-    def _publish(self, key: ReplicaKey, draft: Draft) -> None:
-        known = self._replicas[key].publish(draft)
+    def _publish(self, key: ReplicaKey, changed: LogChanges) -> None:
+        known = self._replicas[key].publish(changed)
         if known is None:
             del self._replicas[key]
         else:
@@ -678,12 +682,12 @@ class LogStore:
             with self._lock:
                 self._stored ^= {key}
 
-    def _plan(self, work: _Work, drafts: dict[ReplicaKey, Draft]) -> None:
+    def _plan(self, work: _Work, changes: dict[ReplicaKey, LogChanges]) -> None:
         try:
             known = self._known(work)
-            if work.key not in drafts:
-                drafts[work.key] = Draft(work.key, known.state, known.written, removed=known.removed)
-            work.plan(drafts[work.key])
+            if work.key not in changes:
+                changes[work.key] = LogChanges(work.key, known.state, known.written, removed=known.removed)
+            work.plan(changes[work.key])
         except Exception as error:  # noqa: BLE001  # whatever it is, the saver is told
             work.error = error
             if not isinstance(error, DrakkarError) or isinstance(error, CorruptData | ProtocolViolation):
@@ -718,26 +722,26 @@ class LogStore:
         if known is not None:
             known.broken = error
 
-    def _write(self, batch: list[_Work], drafts: dict[ReplicaKey, Draft]) -> None:
+    def _write(self, batch: list[_Work], changes: dict[ReplicaKey, LogChanges]) -> None:
         self._busy_since = time.monotonic()
         try:
-            while not self._written(batch, drafts):
+            while not self._written(batch, changes):
                 pass
             self._commits += 1
         finally:
             self._busy_since = None
 
-    def _written(self, batch: list[_Work], drafts: dict[ReplicaKey, Draft]) -> bool:
+    def _written(self, batch: list[_Work], changes: dict[ReplicaKey, LogChanges]) -> bool:
         """Write all; False where it must be tried again without a replica whose data is at fault."""
         trims = dict(self._trims)
-        for draft in drafts.values():
-            draft.seal()
-            if draft.trim is not None:
-                trims[draft.key] = draft.trim
+        for changed in changes.values():
+            changed.seal()
+            if changed.trim is not None:
+                trims[changed.key] = changed.trim
         try:
-            self._trims = self._disk.write(list(drafts.values()), trims)
+            self._trims = self._disk.write(list(changes.values()), trims)
         except RefusedReplica as refused:
-            del drafts[refused.key]
+            del changes[refused.key]
             self._break(refused.key, refused.error)
             for work in batch:
                 if work.key == refused.key:
@@ -745,9 +749,9 @@ class LogStore:
             return False
         if trims:
             self._trimmed = not self._trims
-        for draft in drafts.values():
-            self._replicas[draft.key].written = draft.state.hard_state if draft.state else None
-            self._entries += sum(len(change) for change in draft.log if isinstance(change, Run))
+        for changed in changes.values():
+            self._replicas[changed.key].written = changed.state.hard_state if changed.state else None
+            self._entries += sum(len(change) for change in changed.log if isinstance(change, Run))
         return True
 
     def _reclaim(self) -> None:
@@ -796,8 +800,8 @@ class LogStore:
             self._finished.set()
 
     def _flush_commits(self) -> None:
-        drafts = [Draft(key, known.state, known.written) for key, known in self._replicas.items()]
-        late = {draft.key: draft for draft in drafts if draft.is_late()}
+        changes = [LogChanges(key, known.state, known.written) for key, known in self._replicas.items()]
+        late = {changed.key: changed for changed in changes if changed.is_late()}
         if late and self._poison is None:
             self._write([], late)
 
@@ -874,7 +878,7 @@ def _bounded_key(shard: int, replica: int) -> ReplicaKey:
     return replica_key(shard, replica)
 
 
-def _change_nothing(_draft: Draft) -> None:
+def _change_nothing(_changes: LogChanges) -> None:
     pass
 
 

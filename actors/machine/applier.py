@@ -19,7 +19,7 @@ from drakkar.handlers.raft.config import Compression
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.state import Snapshot
 
-__all__ = ["Applied", "Applier", "LoadOrder", "SaveOrder"]
+__all__ = ["Applied", "Applier", "LoadRequest", "SaveRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _ENCODED: Final = int(EntryKind.ENCODED)
 _SESSION: Final = int(EntryKind.SESSION)
 
 _SESSIONS_HEAD: Final = struct.Struct(">Q")
-_MOST_SESSION_BYTES: Final = 256 << 20
+_MAX_SESSION_BYTES: Final = 256 << 20
 _SHARD: Final = "shard"
 _MACHINE_INDEX: Final = "machine_index"
 _CONTENT: Final = "content"
@@ -40,11 +40,11 @@ _CONTENT: Final = "content"
 
 
 @dataclass(frozen=True, slots=True)
-class SaveOrder:
+class SaveRequest:
     """Write the state as of `point`."""
 
     point: Snapshot
-    """Index, term and membership of the state to be written; the index is `Applier.given` when the order is given."""
+    """Index, term and membership of the state to be written; the index is `Applier.given` when the request is made."""
     done: Callable[[Snapshot | BaseException], None]
     """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
     whole: bool = False
@@ -52,7 +52,7 @@ class SaveOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOrder:
+class LoadRequest:
     """Replace the state by a snapshot's, or at the start: continue with it."""
 
     snapshot: Snapshot
@@ -62,7 +62,7 @@ class LoadOrder:
     """At the start: the last entry of the log, beyond which no state machine on disk can be."""
 
 
-Work: TypeAlias = Entries | list[Query] | SaveOrder | LoadOrder
+Work: TypeAlias = Entries | list[Query] | SaveRequest | LoadRequest
 
 
 class Applier:
@@ -80,7 +80,7 @@ class Applier:
         report: Callable[[Applied | BaseException], None],
         snapshots: Snapshots,
         *,
-        shard: int,
+        shard_id: int,
         background: WorkerPool | None = None,
         may_apply_here: Callable[[], bool] = lambda: True,
         compression: Compression = "none",
@@ -96,7 +96,7 @@ class Applier:
         self._may_apply_here = may_apply_here
         self._report = report
         self._snapshots = snapshots
-        self._shard = shard
+        self._shard = shard_id
         self._compression: Compression = compression
         self._sessions = SessionTable()
         self._disk = machine if isinstance(machine, DiskStateMachine) else None
@@ -134,14 +134,14 @@ class Applier:
         self._asked += len(queries)
         self._do(queries, on_loop=not self.machine.blocks)
 
-    def save(self, order: SaveOrder) -> None:
+    def save(self, request: SaveRequest) -> None:
         """Write a snapshot of the state after all that was given before."""
-        self._do(order, on_loop=False)
+        self._do(request, on_loop=False)
 
-    def load(self, order: LoadOrder) -> None:
+    def load(self, request: LoadRequest) -> None:
         """Take over a snapshot, before all that is given later."""
-        self.given = order.snapshot.index
-        self._do(order, on_loop=False)
+        self.given = request.snapshot.index
+        self._do(request, on_loop=False)
 
     def stop(self, error: Exception) -> None:
         """Refuse what waits, and all that comes, because of `error`."""
@@ -180,9 +180,9 @@ class Applier:
             self._turn(work)
 
     def _takes_long(self, work: Work) -> bool:
-        if isinstance(work, SaveOrder):
+        if isinstance(work, SaveRequest):
             return not isinstance(self.machine, ConcurrentStateMachine)
-        return isinstance(work, LoadOrder)
+        return isinstance(work, LoadRequest)
 
     def _turn(self, work: Work | None) -> None:
         if work is not None:
@@ -219,7 +219,7 @@ class Applier:
     def _refuse(self, work: Work) -> None:
         """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
         ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
-        if isinstance(work, SaveOrder):
+        if isinstance(work, SaveRequest):
             work.done(ended)
         elif isinstance(work, list):
             for _, future in work:
@@ -232,11 +232,11 @@ class Applier:
             for query, future in work:
                 self._answer(query, future)
             self._answered += len(work)
-        elif isinstance(work, SaveOrder):
+        elif isinstance(work, SaveRequest):
             self._save(work)
         else:
             try:
-                if isinstance(work, LoadOrder):
+                if isinstance(work, LoadRequest):
                     self._load(work)
                 else:
                     self._apply_all(work)
@@ -307,28 +307,28 @@ class Applier:
 
     # -- snapshots ----------------------------------------------------------------------------------------------
 
-    def _save(self, order: SaveOrder) -> None:
+    def _save(self, request: SaveRequest) -> None:
         """Where the state can be fixed, it is written beside all else, by another job."""
         machine = self.machine
         try:
-            self._check_point(order.point)
+            self._check_point(request.point)
             facts = {_SHARD: self._shard, _MACHINE_INDEX: self._machine_index, _CONTENT: True}
             # Before the state is fixed: a full disk must not leave a transaction open that nobody ends.
             sink = self._snapshots.create(compression=self._compression)
         except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
-            order.done(error)
+            request.done(error)
             return
         try:
-            if self._disk is not None and not order.whole:
+            if self._disk is not None and not request.whole:
                 self._disk.sync()
-                self._write(order, sink, {**facts, _CONTENT: False}, lambda _: None)
+                self._write(request, sink, {**facts, _CONTENT: False}, lambda _: None)
             elif isinstance(machine, ConcurrentStateMachine):
-                self._write_beside(order, sink, facts, _behind(self._sessions.encode(), machine.capture()))
+                self._write_beside(request, sink, facts, _behind(self._sessions.encode(), machine.capture()))
             else:
-                self._write(order, sink, facts, _behind(self._sessions.encode(), machine.save))
+                self._write(request, sink, facts, _behind(self._sessions.encode(), machine.save))
         except BaseException as error:  # noqa: BLE001  # likewise
             sink.abort()
-            order.done(error)
+            request.done(error)
 
     def _check_point(self, point: Snapshot) -> None:
         """A file of one index with the state of another would make the peer that loads it skip commands for ever."""
@@ -340,28 +340,28 @@ class Applier:
 
     def _write(
         self,
-        order: SaveOrder,
+        request: SaveRequest,
         sink: SnapshotWriter,
         facts: dict[str, Any],
         write: Callable[[BinaryIO], None],
     ) -> None:
         with sink:
             write(sink)
-            written = sink.finish(order.point, facts)
-        order.done(written)
+            written = sink.finish(request.point, facts)
+        request.done(written)
 
     def _write_beside(
         self,
-        order: SaveOrder,
+        request: SaveRequest,
         sink: SnapshotWriter,
         facts: dict[str, Any],
         write: Callable[[BinaryIO], None],
     ) -> None:
         def job() -> None:
             try:
-                self._write(order, sink, facts, write)
+                self._write(request, sink, facts, write)
             except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
-                order.done(error)
+                request.done(error)
             finally:
                 with self._lock:
                     self._writes -= 1
@@ -371,15 +371,15 @@ class Applier:
             self._writes += 1
         self._background.submit(job)
 
-    def _load(self, order: LoadOrder) -> None:
+    def _load(self, request: LoadRequest) -> None:
         if self._disk is not None and not self._opened:
-            self._open(self._disk, order.log_end)
-        snapshot = order.snapshot
+            self._open(self._disk, request.log_end)
+        snapshot = request.snapshot
         if snapshot and not snapshot.witness:
             with self._snapshots.open(snapshot.payload.decode()) as source:
                 self._take_over(source, snapshot)
         self._reached = snapshot.index
-        order.done()
+        request.done()
 
     def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:
         self._opened = True
@@ -403,7 +403,7 @@ class Applier:
                 f"{index}: its own data was lost or restored from an older copy; replace this replica by a new one"
             )
         size = _SESSIONS_HEAD.unpack(_exactly(source, _SESSIONS_HEAD.size))[0]
-        if size > _MOST_SESSION_BYTES:
+        if size > _MAX_SESSION_BYTES:
             raise CorruptData(f"the snapshot at {snapshot.index} says that its sessions take {size} bytes")
         sessions = SessionTable.decode(_exactly(source, size))
         self.machine.load(source)

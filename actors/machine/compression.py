@@ -15,16 +15,16 @@ from typing import Final
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.raft.entries import EntryKind
 
-__all__ = ["MOST_BYTES", "decode", "encode"]
+__all__ = ["MAX_BYTES", "decode", "encode"]
 
-MOST_BYTES: Final = 256 << 20
+MAX_BYTES: Final = 256 << 20
 """No command is decoded to more; what hosts take from clients is far less."""
 
 _HEADER: Final = struct.Struct(">BI")
 _ZLIB: Final = 1
 _LEVEL: Final = 1
 """The fastest: it takes half the time of zlib's default or less, and saves most of what that saves."""
-_LEAST_BYTES: Final = 64
+_MIN_BYTES: Final = 64
 """Of fewer there is hardly anything to gain, since zlib's own frame takes 11."""
 
 
@@ -42,14 +42,14 @@ def encode(commands: Sequence[bytes]) -> tuple[Sequence[bytes], bytes]:
 
 def _packed(command: bytes) -> bytes:
     """The payload; empty where it would not be worth while."""
-    if not _LEAST_BYTES <= len(command) <= MOST_BYTES:
+    if not _MIN_BYTES <= len(command) <= MAX_BYTES:
         return b""
     packed = _HEADER.pack(_ZLIB, len(command)) + zlib.compress(command, _LEVEL)
     return packed if len(packed) <= len(command) - len(command) // 8 else b""
 
 
 def decode(payload: bytes) -> bytes:
-    """The command of a payload. Never makes more of it than the payload says, and than `MOST_BYTES`.
+    """The command of a payload. Never makes more of it than the payload says, and than `MAX_BYTES`.
 
     Raises `CorruptData`.
     """
@@ -58,8 +58,8 @@ def decode(payload: bytes) -> bytes:
     how, size = _HEADER.unpack_from(payload)
     if how != _ZLIB:
         raise CorruptData(f"a command is encoded in the way {how}, which this version does not know")
-    if size > MOST_BYTES:
-        raise CorruptData(f"an encoded command says that it has {size} bytes; {MOST_BYTES} are the most")
+    if size > MAX_BYTES:
+        raise CorruptData(f"an encoded command says that it has {size} bytes; {MAX_BYTES} are the most")
     decoder = zlib.decompressobj()
     try:
         command = decoder.decompress(memoryview(payload)[_HEADER.size :], size + 1)

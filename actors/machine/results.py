@@ -12,45 +12,45 @@ from typing import Any, Final
 import cbor2
 from drakkar.handlers import cbor
 
-__all__ = ["MOST_BYTES", "MOST_DEPTH", "CannotKeep", "keep", "restore"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "NotEncodable", "decode_result", "encode_result"]
 
-MOST_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 20
 """Of one result. Part of what replicas agree on, like all that decides whether a result is kept."""
-MOST_DEPTH: Final = 16
+MAX_DEPTH: Final = 16
 """Containers in each other."""
 
 _PLAIN: Final = frozenset({NoneType, bool, float})
 _LIST, _TUPLE, _DICT = range(3)
 
 
-class CannotKeep(ValueError):
+class NotEncodable(ValueError):
     """The result cannot be kept; says why, in few words and alike on all replicas."""
 
 
-def keep(result: Any) -> bytes:
+def encode_result(result: Any) -> bytes:
     """The bytes of a result. Equal results give equal bytes on every host, dicts if they are in the same order.
 
-    Raises `CannotKeep` for any other type, subclasses included, and for more than `MOST_BYTES` or `MOST_DEPTH`.
+    Raises `NotEncodable` for any other type, subclasses included, and for more than `MAX_BYTES` or `MAX_DEPTH`.
     """
     try:
         kept = cbor2.dumps(_Packer().pack(result, 0))
     except UnicodeEncodeError:
-        raise CannotKeep("a text that is no valid Unicode") from None
-    if len(kept) > MOST_BYTES:
+        raise NotEncodable("a text that is no valid Unicode") from None
+    if len(kept) > MAX_BYTES:
         raise _too_large()
     return kept
 
 
-def restore(kept: bytes) -> Any:
+def decode_result(kept: bytes) -> Any:
     """The result of these bytes. Raises `ValueError` where they are none."""
     try:
-        return _unpack(cbor.loads(kept, max_depth=MOST_DEPTH + 1))
+        return _unpack(cbor.loads(kept, max_depth=MAX_DEPTH + 1))
     except TypeError as error:  # a list as a key
         raise ValueError(f"no kept result: {error}") from error
 
 
-def _too_large() -> CannotKeep:
-    return CannotKeep(f"larger than {MOST_BYTES} bytes")
+def _too_large() -> NotEncodable:
+    return NotEncodable(f"larger than {MAX_BYTES} bytes")
 
 
 class _Packer:
@@ -62,7 +62,7 @@ class _Packer:
     __slots__ = ("_left",)
 
     def __init__(self) -> None:
-        self._left = MOST_BYTES
+        self._left = MAX_BYTES
 
     def pack(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -74,16 +74,16 @@ class _Packer:
         if kind is int:
             if -(1 << 64) <= value < 1 << 64:
                 return value
-            raise CannotKeep("an int of more than 64 bits")
-        if depth == MOST_DEPTH:
-            raise CannotKeep(f"more than {MOST_DEPTH} containers in each other")
+            raise NotEncodable("an int of more than 64 bits")
+        if depth == MAX_DEPTH:
+            raise NotEncodable(f"more than {MAX_DEPTH} containers in each other")
         if kind is list:
             return self._pack_all(_LIST, value, depth)
         if kind is tuple:
             return self._pack_all(_TUPLE, value, depth)
         if kind is dict:
             return self._pack_all(_DICT, chain.from_iterable(value.items()), depth)
-        raise CannotKeep(f"of type {kind.__qualname__!a:.100}")
+        raise NotEncodable(f"of type {kind.__qualname__!a:.100}")
 
     def _pack_all(self, which: int, values: Iterable[Any], depth: int) -> list[Any]:
         return [which, *(self.pack(value, depth + 1) for value in values)]

@@ -20,14 +20,14 @@ from typing import Any, Final, NamedTuple, Self
 
 import cbor2
 from drakkar.actors.machine.compression import decode
-from drakkar.actors.machine.results import CannotKeep, keep, restore
+from drakkar.actors.machine.results import NotEncodable, decode_result, encode_result
 from drakkar.handlers import cbor
 from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
 
 __all__ = [
     "CAPACITY",
-    "MOST_KEPT_BYTES",
-    "MOST_RESULTS",
+    "MAX_KEPT_BYTES",
+    "MAX_RESULTS",
     "REGISTER",
     "UNREGISTER",
     "SessionTable",
@@ -41,9 +41,9 @@ UNREGISTER: Final = (1 << 64) - 1
 
 CAPACITY: Final = 4096
 """Sessions of a shard; the one that was not used for longest makes room for a new one."""
-MOST_RESULTS: Final = 64
+MAX_RESULTS: Final = 64
 """Results that a session may leave without a receipt. Our clients leave one."""
-MOST_KEPT_BYTES: Final = 64 << 20
+MAX_KEPT_BYTES: Final = 64 << 20
 """Of the results of all sessions together."""
 
 _HEADER: Final = struct.Struct(">BQQQ")
@@ -209,9 +209,9 @@ class SessionTable:
         known = session.kept.get(series)
         if known is not None:
             return _again(request, digest, known)
-        if len(session.kept) >= MOST_RESULTS:
+        if len(session.kept) >= MAX_RESULTS:
             return _without_effect(
-                f"the session {request.client} keeps {MOST_RESULTS} results that its client has not said it "
+                f"the session {request.client} keeps {MAX_RESULTS} results that its client has not said it "
                 "received: let each request say which were"
             )
         result = apply(command)
@@ -222,11 +222,11 @@ class SessionTable:
 
     def _keep(self, result: Any) -> bytes | str:
         try:
-            kept = keep(result)
-        except CannotKeep as error:
+            kept = encode_result(result)
+        except NotEncodable as error:
             return str(error)
-        if self.kept_bytes + len(kept) > MOST_KEPT_BYTES:
-            return f"one too many, since those of all sessions together may take {MOST_KEPT_BYTES} bytes"
+        if self.kept_bytes + len(kept) > MAX_KEPT_BYTES:
+            return f"one too many, since those of all sessions together may take {MAX_KEPT_BYTES} bytes"
         return kept
 
     # -- as bytes -----------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _again(request: _Request, digest: bytes, known: _Kept) -> Any:
             "or one uses an old token"
         )
     if isinstance(known.result, bytes):
-        return restore(known.result)
+        return decode_result(known.result)
     return ResultLost(
         f"command {request.series} of the session {request.client} was applied, once, but its result is "
         f"{known.result}, and was only for the first request: read the state instead"
@@ -313,9 +313,9 @@ def _decode_kept(rows: list[Any], responded_to: int) -> dict[int, _Kept]:
         if not last < series < REGISTER or len(digest) != _DIGEST_BYTES:
             raise CorruptData(f"the result of command {series} cannot stand after that of command {last}")
         if not text:
-            restore(result)  # or it would be found out only by whoever asks for it
+            decode_result(result)  # or it would be found out only by whoever asks for it
         results[series] = _Kept(digest, result)
         last = series
-    if len(results) > MOST_RESULTS:
-        raise CorruptData(f"{len(results)} results of one session are more than {MOST_RESULTS}")
+    if len(results) > MAX_RESULTS:
+        raise CorruptData(f"{len(results)} results of one session are more than {MAX_RESULTS}")
     return results

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
 import pykka
-from drakkar.actors.log.store import Save
+from drakkar.actors.log.store import AppendRequest
 from drakkar.actors.machine.applier import Applied, Applier
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
@@ -79,7 +79,7 @@ class Services(SnapshotServices, Protocol):
     def send(self, address: str, messages: Sequence[Message]) -> None:
         """Send messages to the host at `address`."""
 
-    def save(self, save: Save) -> None:
+    def save(self, request: AppendRequest) -> None:
         """Make it durable; raises `SystemBusy` when too much waits."""
 
     def announce(self, event: object) -> None:
@@ -189,7 +189,7 @@ class NodeActor(TableActor):
             pool,
             self._report_applied,
             snapshots,
-            shard=config.shard_id,
+            shard_id=config.shard_id,
             background=background,
             may_apply_here=lambda: not self._reports,
             compression=config.snapshot_compression,
@@ -488,7 +488,7 @@ class NodeActor(TableActor):
                 self._complete(ready)
             return True
         raft = self.raft
-        order = Save(
+        request = AppendRequest(
             raft.config.shard_id,
             raft.id,
             # Whoever holds a membership change must also know, after a crash, that the one before it is committed:
@@ -499,7 +499,7 @@ class NodeActor(TableActor):
             done=lambda error: self._call_soon(lambda: self._on_saved(ready, error)),
         )
         try:
-            self._services.save(order)
+            self._services.save(request)
         except SystemBusy:
             return False
         self._state_due = None
@@ -724,9 +724,9 @@ class NodeActor(TableActor):
         """Not needed for anything but a quicker restart, so nobody waits for it."""
         if self._state_due is not None:
             config = self.raft.config
-            order = Save(config.shard_id, config.replica_id, self._state_due, done=lambda _: None)
+            request = AppendRequest(config.shard_id, config.replica_id, self._state_due, done=lambda _: None)
             with contextlib.suppress(DrakkarError):
-                self._services.save(order)
+                self._services.save(request)
 
     def _leave_nobody_waiting(self, why: str) -> None:
         stopped = ReplicaStopped(why)

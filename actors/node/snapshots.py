@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from drakkar.actors.log.store import Done
-from drakkar.actors.machine.applier import Applier, LoadOrder, SaveOrder
+from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.runtime.futures import ActorFuture, brief
 from drakkar.actors.runtime.workers import WorkerPool
@@ -123,7 +123,7 @@ class SnapshotKeeper:
         log = self._raft.log
         keep = log.snapshot.payload.decode()
         if self.on_disk or (log.snapshot and not log.snapshot.witness):
-            self._applier.load(LoadOrder(log.snapshot, partial(self._prune, keep), log.last_index))
+            self._applier.load(LoadRequest(log.snapshot, partial(self._prune, keep), log.last_index))
         else:
             self._background.submit(partial(self._prune, keep))
 
@@ -190,7 +190,7 @@ class SnapshotKeeper:
         if point.witness:
             self._record(point)
         else:
-            self._applier.save(SaveOrder(point, self._report(self._on_written)))
+            self._applier.save(SaveRequest(point, self._report(self._on_written)))
 
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log
@@ -306,7 +306,7 @@ class SnapshotKeeper:
                 self._exported(RequestDropped("a leader's snapshot is being loaded: wait and ask again"))
             else:
                 told = self._report(written)
-                self._applier.save(SaveOrder(point, told, whole=True))
+                self._applier.save(SaveRequest(point, told, whole=True))
 
         def written(outcome: Snapshot | BaseException) -> None:
             if isinstance(outcome, Snapshot):
@@ -350,7 +350,7 @@ class SnapshotKeeper:
             return
         self._bringing_up.add(message.to)
         told = self._report(partial(self._send_whole, address, message))
-        self._applier.save(SaveOrder(point, told, whole=True))
+        self._applier.save(SaveRequest(point, told, whole=True))
 
     def _send_whole(self, address: str, message: Message, written: Snapshot | BaseException) -> None:
         if isinstance(written, Snapshot):
@@ -405,7 +405,7 @@ class SnapshotKeeper:
             self._on_loaded(snapshot)
         else:
             self._applier.load(
-                LoadOrder(snapshot, lambda: self._call_soon(lambda: self._on_loaded(snapshot)))
+                LoadRequest(snapshot, lambda: self._call_soon(lambda: self._on_loaded(snapshot)))
             )
 
     def _on_loaded(self, snapshot: Snapshot) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, Obituary
+from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, Termination
 from drakkar.handlers.errors import AlreadySet, ConfigError, LoopError, SystemBusy
 from pykka import messages
 from pykka._envelope import Envelope
@@ -70,10 +70,10 @@ class Inbox:
         "begun",
         "capacity",
         "closed",
-        "obituary",
         "owner",
         "queue",
         "refused",
+        "termination",
     )
 
     def __init__(self, owner: str, capacity: int) -> None:
@@ -89,7 +89,7 @@ class Inbox:
         self.begun = False
         """The actor's `on_start` was called."""
         self.closed = False
-        self.obituary = Obituary()
+        self.termination = Termination()
         self._actor: TrioActor | None = None
         self._scheduled = True  # nobody is, until `open`
 
@@ -360,7 +360,7 @@ class TrioActor(pykka.Actor):
 
     @property
     def _end(self) -> ActorFuture[BaseException | None]:
-        return self.actor_inbox.obituary.end
+        return self.actor_inbox.termination.end
 
     def _leave(self) -> None:
         pykka.ActorRegistry.unregister(self.actor_ref)
@@ -379,7 +379,7 @@ class TrioActor(pykka.Actor):
     def _bury(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         stops += self._refuse_waiting(reason)
         self.actor_loop._forget(self)
-        self.actor_inbox.obituary.publish(reason)
+        self.actor_inbox.termination.publish(reason)
         for stopped in stops:
             _reply(stopped, None)
 

@@ -9,7 +9,7 @@ import pykka
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ActorFailed, ConfigError
 
-__all__ = ["ActorCrashed", "ActorDied", "Obituary", "Watcher", "unwatch", "watch"]
+__all__ = ["ActorCrashed", "ActorDied", "Termination", "Watcher", "unwatch", "watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +38,24 @@ def watch(ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
 
     Raises `ConfigError` for a ref of an actor that is no `TrioActor`: pykka's own do not tell anybody of their end.
     """
-    _obituary(ref).watch(ref, watcher)
+    _termination_of(ref).watch(ref, watcher)
 
 
 def unwatch(ref: pykka.ActorRef[Any], watcher: Watcher) -> bool:
     """End a `watch`, and return whether there was one that had not told yet. From any thread."""
-    return _obituary(ref).unwatch(watcher)
+    return _termination_of(ref).unwatch(watcher)
 
 
-def _obituary(ref: pykka.ActorRef[Any]) -> "Obituary":
-    obituary = getattr(ref.actor_inbox, "obituary", None)
-    if not isinstance(obituary, Obituary):
+def _termination_of(ref: pykka.ActorRef[Any]) -> "Termination":
+    termination = getattr(ref.actor_inbox, "termination", None)
+    if not isinstance(termination, Termination):
         raise ConfigError(
             "ref", str(ref), "only TrioActors can be watched, so derive its class from TrioActor"
         )
-    return obituary
+    return termination
 
 
-class Obituary:
+class Termination:
     """What is left when an actor has ended: the reason, and before that, those who want to hear of it."""
 
     __slots__ = ("_sweep_at", "_watches", "end")

@@ -65,7 +65,7 @@ _EXPORTED: Final = "take another copy of it"
 
 
 @final
-class _Draft:
+class _PendingFile:
     """A file under its temporary name: published whole, or removed. Its first failure is the answer ever after."""
 
     def __init__(self, files: Files, path: Path, over: Callable[[], None]) -> None:
@@ -166,12 +166,14 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
     laid around this one may close it. One thread at a time; 1 MiB of memory, and as much again while it compresses.
     """
 
-    def __init__(self, draft: _Draft, encoder: Encoder, publish: Callable[[_Draft, int], str]) -> None:
+    def __init__(
+        self, file: _PendingFile, encoder: Encoder, publish: Callable[[_PendingFile, int], str]
+    ) -> None:
         """Made by `Snapshots.create`."""
         super().__init__()
-        self._draft, self._encoder, self._publish = draft, encoder, publish
+        self._file, self._encoder, self._publish = file, encoder, publish
         self._gathered = bytearray()
-        draft.write(encoder.header)
+        file.write(encoder.header)
 
     @property
     def mode(self) -> str:
@@ -190,7 +192,7 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
         length, limit = len(rest), snapshot_format.BLOCK_BYTES
         while rest:
             if not self._gathered and len(rest) >= limit:
-                self._draft.write(self._encoder.block(rest[:limit]))
+                self._file.write(self._encoder.block(rest[:limit]))
                 rest = rest[limit:]
                 continue
             room = limit - len(self._gathered)
@@ -208,13 +210,13 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
         no file of it.
         """
         end = self._encoded_end(snapshot, facts)
-        self._draft.write(end)
-        name = self._publish(self._draft, snapshot.index)
-        return replace(snapshot, payload=name.encode(), size=self._draft.size)
+        self._file.write(end)
+        name = self._publish(self._file, snapshot.index)
+        return replace(snapshot, payload=name.encode(), size=self._file.size)
 
     def abort(self) -> None:
         """Remove what was written, unless it was finished. Doing so again does nothing."""
-        self._draft.abort()
+        self._file.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -230,7 +232,7 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
         return self._encoder.end(snapshot, facts)
 
     def _write_gathered(self) -> None:
-        self._draft.write(self._encoder.block(self._gathered))
+        self._file.write(self._encoder.block(self._gathered))
         self._gathered.clear()
 
 
@@ -243,16 +245,16 @@ class IncomingSnapshot:
 
     def __init__(
         self,
-        draft: _Draft,
+        file: _PendingFile,
         opened: Callable[[], SnapshotReader],
-        publish: Callable[[_Draft, int], str],
+        publish: Callable[[_PendingFile, int], str],
     ) -> None:
         """Made by `Snapshots.receive`."""
-        self._draft, self._opened, self._publish = draft, opened, publish
+        self._file, self._opened, self._publish = file, opened, publish
 
     def write(self, raw: bytes | bytearray | memoryview) -> None:
         """Append the next bytes of the file. Raises `StorageFailed`, and it is gone then."""
-        self._draft.write(bytes(raw))
+        self._file.write(bytes(raw))
 
     def finish(self) -> tuple[Snapshot, dict[str, Any]]:
         """Check all of it, make it durable, and return the snapshot and its facts.
@@ -261,11 +263,11 @@ class IncomingSnapshot:
         snapshot's file, and `StorageFailed` where the disk refuses; then there is no file of it.
         """
         try:
-            self._draft.handle()
+            self._file.handle()
             with self._opened() as reader:
                 reader.verify()
                 snapshot, facts = reader.snapshot, reader.facts
-            name = self._publish(self._draft, snapshot.index)
+            name = self._publish(self._file, snapshot.index)
         except BaseException:
             self.abort()
             raise
@@ -273,7 +275,7 @@ class IncomingSnapshot:
 
     def abort(self) -> None:
         """Remove what has arrived, unless it was finished. Doing so again does nothing."""
-        self._draft.abort()
+        self._file.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -311,14 +313,14 @@ class Snapshots:
             raise ConfigError(
                 "compression", compression, f"must be one of {', '.join(get_args(Compression))}"
             )
-        token, draft = self._draft()
-        return SnapshotWriter(draft, Encoder(token, compression), self._publish)
+        token, file = self._begin_file()
+        return SnapshotWriter(file, Encoder(token, compression), self._publish)
 
     def receive(self) -> IncomingSnapshot:
         """Begin to take in the file of another host. Raises `StorageFailed` where no file can be made."""
-        token, draft = self._draft()
+        token, file = self._begin_file()
         return IncomingSnapshot(
-            draft,
+            file,
             lambda: _opened(self._files, self._directory / (token + _TEMPORARY), _RECEIVED),
             self._publish,
         )
@@ -415,23 +417,23 @@ class Snapshots:
             )
         return removed
 
-    def _draft(self) -> tuple[str, _Draft]:
+    def _begin_file(self) -> tuple[str, _PendingFile]:
         token = self._files.token()
         name = token + _TEMPORARY
         with self._lock:
             self._writing.add(name)
-        return token, _Draft(self._files, self._directory / name, lambda: self._written(name))
+        return token, _PendingFile(self._files, self._directory / name, lambda: self._written(name))
 
     def _written(self, name: str) -> None:
         with self._lock:
             self._writing.discard(name)
 
-    def _publish(self, draft: _Draft, index: int) -> str:
+    def _publish(self, file: _PendingFile, index: int) -> str:
         name = f"{index:020}-{self._files.token()}.snapshot"
         with self._lock:
             self._finished.add(name)
         try:
-            draft.publish(self._directory / name)
+            file.publish(self._directory / name)
         except BaseException:
             with self._lock:
                 self._finished.discard(name)
@@ -532,11 +534,11 @@ def create_file(path: Path, *, compression: Compression = "none") -> SnapshotWri
     files = DiskFiles()
     token = files.token()
 
-    def publish(draft: _Draft, _index: int) -> str:
-        draft.publish(path)
+    def publish(file: _PendingFile, _index: int) -> str:
+        file.publish(path)
         return path.name
 
-    return SnapshotWriter(_draft_beside(files, path, token), Encoder(token, compression), publish)
+    return SnapshotWriter(_file_beside(files, path, token), Encoder(token, compression), publish)
 
 
 def export_to(reader: SnapshotReader, path: Path) -> None:
@@ -548,14 +550,14 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
     check_free(path)
     reader.verify()
     files = DiskFiles()
-    draft = _draft_beside(files, path, files.token())
+    file = _file_beside(files, path, files.token())
     try:
         with reader.raw() as source:
             while data := source.read(_COPY_BYTES):
-                draft.write(data)
-        draft.publish(path)
+                file.write(data)
+        file.publish(path)
     finally:
-        draft.abort()
+        file.abort()
 
 
 def check_free(path: Path) -> None:
@@ -566,8 +568,8 @@ def check_free(path: Path) -> None:
         raise ConfigError("path", str(path), "lies in no directory: make that first")
 
 
-def _draft_beside(files: Files, path: Path, token: str) -> _Draft:
-    return _Draft(files, path.with_name(f"{path.name}.{token}{_TEMPORARY}"), lambda: None)
+def _file_beside(files: Files, path: Path, token: str) -> _PendingFile:
+    return _PendingFile(files, path.with_name(f"{path.name}.{token}{_TEMPORARY}"), lambda: None)
 
 
 def _opened(files: Files, path: Path, remedy: str) -> SnapshotReader:

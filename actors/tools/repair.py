@@ -29,7 +29,7 @@ from drakkar.actors.machine.applier import (
     _SHARD,
     Applied,
     Applier,
-    LoadOrder,
+    LoadRequest,
     _behind,
 )
 from drakkar.actors.machine.state_machine import StateMachine, made
@@ -67,7 +67,7 @@ __all__ = [
 
 _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
-_MOST_IDS: Final = 1 << 63
+_MAX_IDS: Final = 1 << 63
 
 _EXPORT: Final = "export"
 """The fact beside a snapshot that says where an export comes from: an `_Origin`, by the names of its fields."""
@@ -277,7 +277,7 @@ class _Replay:
         self._shard = shard
         self._outcomes: queue.SimpleQueue[Applied | BaseException | None] = queue.SimpleQueue()
         self._pool = WorkerPool(1)
-        self._applier = Applier(machine, 0, self._pool, self._outcomes.put, snapshots, shard=shard)
+        self._applier = Applier(machine, 0, self._pool, self._outcomes.put, snapshots, shard_id=shard)
 
     @property
     def machine_index(self) -> int:
@@ -286,7 +286,7 @@ class _Replay:
 
     def load(self, snapshot: Snapshot) -> None:
         """Begin with a snapshot, or, where it has no index, with the state machine as it is."""
-        self._applier.load(LoadOrder(snapshot, lambda: self._outcomes.put(None)))
+        self._applier.load(LoadRequest(snapshot, lambda: self._outcomes.put(None)))
         self._wait(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state")
 
     def apply(self, runs: list[Run]) -> None:
@@ -419,7 +419,7 @@ def _state_machine(origin: _Origin | None, given: str | None) -> str:
 def _check_members(members: Mapping[int, str], replica_id: int, address: str) -> None:
     """The same rules as for the first members of a shard."""
     for member, where in members.items():
-        if type(member) is not int or not 0 < member < _MOST_IDS:
+        if type(member) is not int or not 0 < member < _MAX_IDS:
             raise ConfigError(
                 "members", dict(members), f"{member!r} is no replica id, which is a whole number from 1 up"
             )

@@ -7,7 +7,7 @@ from itertools import count
 
 import pykka
 from drakkar.actors.log.records import Bootstrap
-from drakkar.actors.log.store import MemoryDisk, MemoryLogStore, Save
+from drakkar.actors.log.store import AppendRequest, MemoryDisk, MemoryLogStore
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.node.actor import NodeActor, TransferRequest
 from drakkar.actors.node.proposals import Proposal, ProposalQueue
@@ -113,7 +113,9 @@ class NodeHost(SimulatedHost):
 
     def _write_first_entry(self, membership):
         runs = Entries.of([first_entry(membership)]).runs
-        self._store.save(Save(SHARD, self.id, HardState(term=1, commit=1), runs, done=self._must_succeed))
+        self._store.save(
+            AppendRequest(SHARD, self.id, HardState(term=1, commit=1), runs, done=self._must_succeed)
+        )
 
     def _must_succeed(self, error):
         if error is not None:
@@ -248,7 +250,7 @@ class NodeHost(SimulatedHost):
                 self.simulation.invariants.happened["a removed replica ended"] += 1
                 self.simulation._stop(self, 1.0)
                 return
-            reason = self.node.actor_inbox.obituary.end.get()
+            reason = self.node.actor_inbox.termination.end.get()
             if isinstance(reason.__cause__, Violation):
                 raise reason.__cause__
             raise (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import lmdb
 import pytest
 from drakkar.actors.log import lmdb as log_lmdb
-from drakkar.actors.log.store import Bootstrap, LogStore, Save, StoredLog
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LogStore, StoredLog
 from drakkar.handlers.raft.entries import Entries, Entry, Run
 from drakkar.handlers.raft.log import UNLIMITED
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
@@ -76,7 +76,7 @@ class Host:
         replica: int = 1,
     ) -> BaseException | None:
         waiter = Waiter()
-        self.store.save(Save(shard, replica, hard, runs, snapshot, done=waiter))
+        self.store.save(AppendRequest(shard, replica, hard, runs, snapshot, done=waiter))
         return waiter.wait()[0]
 
 
@@ -115,7 +115,7 @@ def held_commits(
         txn.commit()
 
     monkeypatch.setattr(log_lmdb.LmdbDisk, "_commit", hang)
-    store.save(Save(1, 1, HardState(term), done=lambda _error: None))
+    store.save(AppendRequest(1, 1, HardState(term), done=lambda _error: None))
     assert entered.wait(WAIT)
     try:
         yield go

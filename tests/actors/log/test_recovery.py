@@ -26,8 +26,8 @@ import lmdb
 import pytest
 from drakkar.actors.log import lmdb as log_lmdb
 from drakkar.actors.log.records import ReplicaKey
-from drakkar.actors.log.state import Draft
-from drakkar.actors.log.store import Bootstrap, LmdbLogStore, LogStore, Save, _Work
+from drakkar.actors.log.state import LogChanges
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore, LogStore, _Work
 from drakkar.handlers.errors import StorageFailed
 from drakkar.handlers.raft.entries import Entries, Entry, Run
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
@@ -94,7 +94,7 @@ def together(store: LogStore, requests: list[Callable[[], None]]) -> None:
         entered.set()
         assert go.wait(WAIT)
 
-    store.save(Save(9, 9, done=hold))
+    store.save(AppendRequest(9, 9, done=hold))
     assert entered.wait(WAIT)
     for request in requests:
         request()
@@ -159,7 +159,7 @@ class Script:
         runs = self._runs(known.marker[0] + kept + 1, hard.term)
         known.entries = [*known.entries[:kept], *Entries(runs)]
         known.hard = hard
-        return lambda waiter: self.store.save(Save(*key, hard, runs, done=waiter))
+        return lambda waiter: self.store.save(AppendRequest(*key, hard, runs, done=waiter))
 
     def _compact(self, key: ReplicaKey, known: Known) -> Callable[[Waiter], None]:
         index = self.random.randint(known.marker[0], known.last)
@@ -167,7 +167,7 @@ class Script:
         known.entries = known.entries[index - known.marker[0] :]
         known.marker = (index, term)
         return lambda waiter: self.store._enqueue(
-            _Work(key, lambda draft: draft.compact(index, term), waiter)
+            _Work(key, lambda changed: changed.compact(index, term), waiter)
         )
 
     def _record(self, key: ReplicaKey, known: Known) -> Callable[[Waiter], None]:
@@ -182,24 +182,26 @@ class Script:
         runs = self._runs(snapshot.index + 1, known.hard.term)
         known.snapshot, known.marker = snapshot, (snapshot.index, snapshot.term)
         known.entries = list(Entries(runs))
-        return lambda waiter: self.store.save(Save(*key, None, runs, snapshot, done=waiter))
+        return lambda waiter: self.store.save(AppendRequest(*key, None, runs, snapshot, done=waiter))
 
     def _begin(self) -> Callable[[Waiter], None]:
         key = (self.random.randint(0, 3), next(self._fresh))
         self.world[key] = Known()
-        return lambda waiter: self.store._enqueue(_Work(key, lambda draft: draft.bootstrap(RECORD), waiter))
+        return lambda waiter: self.store._enqueue(
+            _Work(key, lambda changed: changed.bootstrap(RECORD), waiter)
+        )
 
     def _replace(self, key: ReplicaKey) -> Callable[[Waiter], None]:
         """Remove it, or import it, perhaps behind another change in the same batch."""
         if self.world[key] is not None and self.random.random() < 0.5:
             self.world[key] = None
-            return lambda waiter: self.store._enqueue(_Work(key, Draft.remove, waiter, discards=True))
+            return lambda waiter: self.store._enqueue(_Work(key, LogChanges.remove, waiter, discards=True))
         record = Bootstrap(Membership({key[1]: "x:1"}), join=True)
         snapshot = Snapshot(self.random.randint(1, 50), 4, MEMBERS)
         hard = HardState(5, 0, snapshot.index)
         self.world[key] = Known(record, hard, snapshot, (snapshot.index, 4))
         return lambda waiter: self.store._enqueue(
-            _Work(key, lambda draft: draft.replace(record, snapshot, hard), waiter, discards=True)
+            _Work(key, lambda changed: changed.replace(record, snapshot, hard), waiter, discards=True)
         )
 
 
@@ -345,7 +347,7 @@ def test_a_file_that_lacks_only_free_pages_is_whole(tmp_path: Path) -> None:
     for term in range(1, 17):
         waiter = Waiter()
         large, small = Run(term, term, [bytes(1 << 20 + term % 4)]), Run(term, term + 1, [b"%d" % term])
-        saves = [Save(1, 1, HardState(each.term), [each], done=waiter) for each in (large, small)]
+        saves = [AppendRequest(1, 1, HardState(each.term), [each], done=waiter) for each in (large, small)]
         together(host.store, [partial(host.store.save, save) for save in saves])
         assert waiter.wait(2) == [None, None]
         pages = host.store._disk._env.info()["last_pgno"] + 1
@@ -397,7 +399,7 @@ def test_a_disk_that_does_not_wait_for_the_data_is_caught(
 ON_A_DISK_OF_ITS_OWN = """
 import logging, os, sys, threading
 from pathlib import Path
-from drakkar.actors.log.store import Bootstrap, LmdbLogStore, Save
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.errors import StorageFailed
 from drakkar.handlers.raft.state import HardState, Membership
@@ -411,7 +413,7 @@ def save(index):
         outcome.append(error)
         finished.set()
     run = Run(index, 1, [b"%d/" % index * 3000])
-    store.save(Save(1, 1, HardState(index), [run], done=done))
+    store.save(AppendRequest(1, 1, HardState(index), [run], done=done))
     assert finished.wait(20)
     return outcome[0]
 
@@ -523,7 +525,7 @@ def test_a_disk_that_fails_to_sync_is_never_believed_again(tmp_path: Path) -> No
         broken.append(break_fdatasync())
         told(error)
 
-    host.store.save(Save(1, 1, HardState(1, 1, 1), done=done))
+    host.store.save(AppendRequest(1, 1, HardState(1, 1, 1), done=done))
     assert told.wait() == [None]
     if broken != [True]:
         pytest.skip("needs Linux with seccomp filters, on x86-64 or ARM64")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from drakkar.actors.log import lmdb as log_lmdb
 from drakkar.actors.log import space as log_space
-from drakkar.actors.log.store import LmdbLogStore, Save, StoredLog
+from drakkar.actors.log.store import AppendRequest, LmdbLogStore, StoredLog
 from drakkar.handlers.errors import StorageFailed
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.log import UNLIMITED
@@ -31,7 +31,7 @@ def flood(host: Host, count: int, first: int = 1) -> None:
     """Some MiB in runs of ten entries of a KiB, but for the last ten, which are small."""
     waiter = Waiter()
     runs = [Run(at, 1, [bytes(1000)] * 10) for at in range(first, first + count - 10, 10)]
-    host.store.save(Save(1, 1, HardState(1), [*runs, run(first + count - 10, 10)], done=waiter))
+    host.store.save(AppendRequest(1, 1, HardState(1), [*runs, run(first + count - 10, 10)], done=waiter))
     assert waiter.wait() == [None]
 
 

@@ -17,11 +17,11 @@ import pytest
 from drakkar.actors.log import lmdb as log_lmdb
 from drakkar.actors.log.store import (
     RUN_OVERHEAD,
+    AppendRequest,
     Bootstrap,
     LmdbLogStore,
     MemoryDisk,
     MemoryLogStore,
-    Save,
 )
 from drakkar.handlers.errors import (
     ConfigError,
@@ -449,7 +449,7 @@ def test_a_callback_that_fails_keeps_nobody_else_from_being_told(
         raise SystemExit("callback")
 
     host.begin()
-    host.store.save(Save(1, 1, None, [run(1, 1)], done=fail))
+    host.store.save(AppendRequest(1, 1, None, [run(1, 1)], done=fail))
     assert host.save(run(2, 1)) is None
     assert host.store.status.failed_callbacks == 1
     assert "a callback of shard 1 replica 1 failed" in caplog.text
@@ -465,11 +465,11 @@ def test_a_callback_may_save_again_and_again(host: Host) -> None:
             if index == 300:
                 finished.set()
             else:
-                host.store.save(Save(1, 1, None, [run(index + 1, 1)], done=next_one(index + 1)))
+                host.store.save(AppendRequest(1, 1, None, [run(index + 1, 1)], done=next_one(index + 1)))
 
         return done
 
-    host.store.save(Save(1, 1, None, [run(1, 1)], done=next_one(1)))
+    host.store.save(AppendRequest(1, 1, None, [run(1, 1)], done=next_one(1)))
     assert finished.wait(WAIT)
     assert host.log().last_index == 300
 
@@ -489,7 +489,7 @@ def test_a_callback_may_not_wait_for_the_store(host: Host, call: str) -> None:
         except DeadlockError as error:
             waiter(error)
 
-    host.store.save(Save(1, 1, None, [run(1, 1)], done=wait_for_the_store))
+    host.store.save(AppendRequest(1, 1, None, [run(1, 1)], done=wait_for_the_store))
     assert isinstance(waiter.wait()[0], DeadlockError)
 
 
@@ -504,7 +504,7 @@ def test_saves_are_reported_in_the_order_in_which_they_were_made(host: Host) -> 
             told.append((replica, number))
             waiter(error)
 
-        host.store.save(Save(1, replica, done=done, **what))  # type: ignore[arg-type]
+        host.store.save(AppendRequest(1, replica, done=done, **what))  # type: ignore[arg-type]
 
     for number in range(1, 101):
         save(1, number, runs=[run(number, 1)])
@@ -522,7 +522,7 @@ def test_many_threads_may_save_at_once(host: Host) -> None:
 
     def work(replica: int) -> None:
         for index in range(1, 51):
-            host.store.save(Save(1, replica, HardState(index), [run(index, 1)], done=waiter))
+            host.store.save(AppendRequest(1, replica, HardState(index), [run(index, 1)], done=waiter))
 
     threads = [threading.Thread(target=work, args=(replica,)) for replica in range(1, 9)]
     for thread in threads:
@@ -541,7 +541,7 @@ def test_a_closed_store_takes_and_gives_nothing(host: Host) -> None:
     host.store.close()
     host.store.close()
     with pytest.raises(ReplicaStopped, match="is closed"):
-        host.store.save(Save(1, 1, done=lambda _error: None))
+        host.store.save(AppendRequest(1, 1, done=lambda _error: None))
     with pytest.raises(ReplicaStopped, match="is closed"):
         host.store.open(1, 1)
     for read in (lambda: log.runs(1, 2, 1), lambda: log.term(1), lambda: log.last_index):
@@ -668,7 +668,7 @@ def test_all_that_waits_while_a_commit_is_under_way_shares_the_next_one(
     with held_commits(on_disk.store, monkeypatch) as go:
         for index in range(1, 6):
             for replica in range(1, 41):
-                on_disk.store.save(Save(1, replica, None, [run(index, 1)], done=waiter))
+                on_disk.store.save(AppendRequest(1, replica, None, [run(index, 1)], done=waiter))
         assert on_disk.store.status.waiting == 201
         go.set()
         assert waiter.wait(200) == [None] * 200
@@ -694,7 +694,7 @@ def test_callbacks_come_after_the_commit_and_on_the_stores_own_thread(
         waiter(error)
 
     with held_commits(on_disk.store, monkeypatch) as go:
-        on_disk.store.save(Save(1, 1, None, [run(1, 3)], done=done))
+        on_disk.store.save(AppendRequest(1, 1, None, [run(1, 3)], done=done))
         assert not seen
         assert log.last_index == 0
         go.set()
@@ -713,7 +713,7 @@ def test_a_hung_disk_blocks_nobody_who_must_not_wait(on_disk: Host, monkeypatch:
         busy_since = on_disk.store.busy_since
         assert busy_since is not None
         assert began <= busy_since <= time.monotonic()
-        on_disk.store.save(Save(1, 1, None, [run(6, 1)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 1, None, [run(6, 1)], done=waiter))
         on_disk.store.record_snapshot(1, 1, Snapshot(2, 1))
         on_disk.store.compact(1, 1, 2)
         check(log, of(run(3, 3)), 3, 1)
@@ -737,9 +737,9 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(
     waiter = Waiter()
     with held_commits(host.store, monkeypatch) as go:
         for commit in range(4):
-            host.store.save(Save(1, 1, HardState(1000, 0, commit), done=waiter))
+            host.store.save(AppendRequest(1, 1, HardState(1000, 0, commit), done=waiter))
         for refused in (
-            lambda: host.store.save(Save(1, 1, HardState(1000, 0, 9), done=waiter)),
+            lambda: host.store.save(AppendRequest(1, 1, HardState(1000, 0, 9), done=waiter)),
             lambda: host.store.record_snapshot(1, 1, Snapshot(1, 1), waiter),
         ):
             with pytest.raises(SystemBusy, match="has 5 requests of 0 bytes waiting, of at most 5 and 1000"):
@@ -748,9 +748,9 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(
         go.set()
         assert waiter.wait(4) == [None] * 4
     with held_commits(host.store, monkeypatch, term=1001) as go:
-        host.store.save(Save(1, 1, None, [Run(1, 1, [bytes(500)])], done=waiter))
+        host.store.save(AppendRequest(1, 1, None, [Run(1, 1, [bytes(500)])], done=waiter))
         with pytest.raises(SystemBusy, match="516 bytes"):
-            host.store.save(Save(1, 1, None, [Run(2, 1, [bytes(500)])], done=waiter))
+            host.store.save(AppendRequest(1, 1, None, [Run(2, 1, [bytes(500)])], done=waiter))
         go.set()
         assert waiter.wait(5) == [None] * 5
     host.store.open(1, 1)
@@ -778,9 +778,9 @@ def test_stopping_all_actors_makes_durable_what_waits(on_disk: Host, monkeypatch
     on_disk.begin()
     waiter = Waiter()
     with held_commits(on_disk.store, monkeypatch) as go:
-        on_disk.store.save(Save(1, 1, None, [run(1, 3)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 1, None, [run(1, 3)], done=waiter))
         pykka.ActorRegistry.stop_all(block=False)
-        on_disk.store.save(Save(1, 1, HardState(1001), [run(4, 1)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 1, HardState(1001), [run(4, 1)], done=waiter))
         go.set()
         assert waiter.wait(2) == [None, None]
     on_disk.restart()
@@ -814,9 +814,9 @@ def test_the_first_failed_commit_poisons_the_store_for_good(
         raise lmdb.DiskError("mdb_txn_commit", 5)
 
     with held_commits(on_disk.store, monkeypatch) as go:
-        on_disk.store.save(Save(1, 1, HardState(1001, 1, 3), done=waiter))
-        on_disk.store.save(Save(1, 1, None, [run(6, 1)], done=waiter))
-        on_disk.store.save(Save(1, 2, None, [run(1, 1)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 1, HardState(1001, 1, 3), done=waiter))
+        on_disk.store.save(AppendRequest(1, 1, None, [run(6, 1)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 2, None, [run(1, 1)], done=waiter))
         monkeypatch.setattr(log_lmdb.LmdbDisk, "_commit", fail)
         go.set()
         outcomes = waiter.wait(3)
@@ -848,7 +848,7 @@ def test_what_fails_outside_the_disk_is_not_left_unsaid(
 
 FULL_DISK = """
 import logging, resource, sys, threading
-from drakkar.actors.log.store import Bootstrap, LmdbLogStore, Save
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore
 from drakkar.handlers.raft.entries import Run
 from drakkar.handlers.raft.state import Membership
 
@@ -861,7 +861,7 @@ for index in range(1, 1000):
     def done(error):
         outcome.append(error)
         finished.set()
-    store.save(Save(1, 1, None, [Run(index, 1, [b"%d" % index * 3000])], done=done))
+    store.save(AppendRequest(1, 1, None, [Run(index, 1, [b"%d" % index * 3000])], done=done))
     assert finished.wait(20)
     if outcome[0] is not None:
         print(index - 1, type(outcome[0]).__name__, type(store.poisoned).__name__)
@@ -892,7 +892,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
 
 KILLED = """
 import os, sys
-from drakkar.actors.log.store import LmdbLogStore, Save
+from drakkar.actors.log.store import AppendRequest, LmdbLogStore
 from drakkar.handlers.raft.entries import Run
 from drakkar.handlers.raft.state import HardState
 
@@ -907,7 +907,7 @@ def save(replica, index):
             store.compact(1, replica, index - 20)
         save(replica, index + 1)
     content = b"%d/%d" % (replica, index)
-    store.save(Save(1, replica, HardState(index, replica, index - 1), [Run(index, index, [content * 50])], done=done))
+    store.save(AppendRequest(1, replica, HardState(index, replica, index - 1), [Run(index, index, [content * 50])], done=done))
 
 for replica, log in enumerate(logs, 1):
     save(replica, log.last_index + 1)
@@ -1299,9 +1299,9 @@ def test_corrupt_entries_in_the_way_of_a_save_fail_that_replica_alone(
     on_disk.log(1, 2)
     waiter, others = Waiter(), Waiter()
     with held_commits(on_disk.store, monkeypatch) as go:
-        on_disk.store.save(Save(1, 2, None, [run(1, 1)], done=others))
-        on_disk.store.save(Save(1, 1, HardState(1001), [run(7, 1, 2)], done=waiter))
-        on_disk.store.save(Save(1, 2, None, [run(2, 1)], done=others))
+        on_disk.store.save(AppendRequest(1, 2, None, [run(1, 1)], done=others))
+        on_disk.store.save(AppendRequest(1, 1, HardState(1001), [run(7, 1, 2)], done=waiter))
+        on_disk.store.save(AppendRequest(1, 2, None, [run(2, 1)], done=others))
         go.set()
         refused = waiter.wait()[0]
         assert others.wait(2) == [None, None]

@@ -4,7 +4,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
-from drakkar.actors.machine.applier import Applier, SaveOrder
+from drakkar.actors.machine.applier import Applier, SaveRequest
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.workers import WorkerPool
@@ -34,7 +34,7 @@ def entries(*commands, first=1, origin=ORIGIN):
 
 def test_batches_and_questions_take_effect_in_the_order_in_which_they_come():
     pool, reports = FakePool(), []
-    applier = Applier(Ledger(), ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    applier = Applier(Ledger(), ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard_id=1)
     futures = [ActorFuture() for _ in range(3)]
     applier.query([(None, futures[0])])
     applier.apply(entries(b"a"))
@@ -57,10 +57,10 @@ def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reac
     files = MemorySnapshots().of(1, 1)
     machine = Ledger()
     machine.save = lambda sink: sink.write(b"state")
-    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard=1)
+    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard_id=1)
     applier.apply(entries(b"a", b"b"))
     assert applier.given == 2
-    applier.save(SaveOrder(Snapshot(index, 1, Membership({1})), outcomes.append))
+    applier.save(SaveRequest(Snapshot(index, 1, Membership({1})), outcomes.append))
     while pool.jobs:
         pool.jobs.pop(0)()
     (outcome,) = outcomes
@@ -74,7 +74,7 @@ def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reac
 
 def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():
     pool = FakePool()
-    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
+    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard_id=1)
 
     @contextmanager
     def lock_and_then_more_work():
@@ -111,7 +111,7 @@ class chain:  # noqa: N801  # reads as the function of that name
 def test_a_state_machine_that_failed_is_asked_nothing_more():
     pool, reports = FakePool(), []
     machine = Failing("apply", ZeroDivisionError("a bug"))
-    applier = Applier(machine, ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    applier = Applier(machine, ORIGIN, pool, reports.append, MemorySnapshots().of(1, 1), shard_id=1)
     before, behind, after = ActorFuture(), ActorFuture(), ActorFuture()
     applier.query([(None, before)])
     applier.apply(entries(b"fail"))
@@ -142,7 +142,7 @@ def test_one_thread_at_a_time_touches_a_state_machine():
 
     count = 300
     appliers = [
-        Applier(Watched(name), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard=1)
+        Applier(Watched(name), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard_id=1)
         for name in range(6)
     ]
     for number in range(count):

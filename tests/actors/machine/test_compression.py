@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from drakkar.actors.machine.applier import Applier
-from drakkar.actors.machine.compression import MOST_BYTES, decode, encode
+from drakkar.actors.machine.compression import MAX_BYTES, decode, encode
 from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
@@ -71,7 +71,7 @@ def test_only_those_that_gain_are_compressed():
         pytest.param(packed(TEXT, size=len(TEXT) - 1), "as it says", id="more than it says"),
         pytest.param(packed(TEXT, size=0), "as it says", id="something that says it is nothing"),
         pytest.param(packed(TEXT, size=len(TEXT) + 1), "as it says", id="less than it says"),
-        pytest.param(packed(TEXT, size=MOST_BYTES + 1), "are the most", id="more than there may be"),
+        pytest.param(packed(TEXT, size=MAX_BYTES + 1), "are the most", id="more than there may be"),
         pytest.param(packed(TEXT)[:5] + TEXT, "cannot be decoded", id="not compressed at all"),
         pytest.param(packed(TEXT)[:-1] + b"\0", "cannot be decoded", id="of a wrong checksum"),
     ],
@@ -81,7 +81,7 @@ def test_what_is_no_compressed_command_is_corrupt(payload, why):
         decode(payload)
 
 
-@pytest.mark.parametrize("said", [1000, MOST_BYTES], ids=["that lies", "that says what it pretends"])
+@pytest.mark.parametrize("said", [1000, MAX_BYTES], ids=["that lies", "that says what it pretends"])
 def test_a_bomb_takes_no_more_memory_than_it_says_and_than_it_has(said):
     bomb = packed(bytes(30 << 20), size=said)
     tracemalloc.start()
@@ -97,7 +97,7 @@ def test_a_bomb_takes_no_more_memory_than_it_says_and_than_it_has(said):
 
 def test_it_gets_the_commands_as_they_were_proposed():
     machine, reports = InlineLedger(), []
-    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard_id=1)
     kinds = bytes([COMMAND, ENCODED, EntryKind.NO_OP, EntryKind.CONFIG_CHANGE, EntryKind.METADATA, COMMAND])
     applier.apply(Entries([Run(1, 1, [b"a", packed(TEXT), b"", b"change", b"", b"b"], kinds, 7, 1)]))
     assert machine.commands == [b"a", TEXT, b"b"]
@@ -107,7 +107,7 @@ def test_it_gets_the_commands_as_they_were_proposed():
 
 def test_one_that_cannot_be_decoded_ends_the_replica_as_a_failing_command_does():
     machine, reports = InlineLedger(), []
-    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard=1)
+    applier = Applier(machine, 7, None, reports.append, MemorySnapshots().of(1, 1), shard_id=1)
     applier.apply(Entries([Run(4, 1, [b"a", b"no zlib"], bytes([COMMAND, ENCODED]), 7, 1)]))
     (error,) = reports
     assert type(error) is CorruptData

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import cbor2
 import pytest
-from drakkar.actors.machine.results import MOST_BYTES, MOST_DEPTH, CannotKeep, keep, restore
+from drakkar.actors.machine.results import MAX_BYTES, MAX_DEPTH, NotEncodable, decode_result, encode_result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,11 +47,11 @@ def nested(depth):
 
 @given(RESULTS)
 def test_a_result_comes_back_as_it_was_with_all_its_types(result):
-    assert shape(restore(keep(result))) == shape(result)
+    assert shape(decode_result(encode_result(result))) == shape(result)
 
 
 def test_what_is_no_number_comes_back_as_none_too():
-    assert math.isnan(restore(keep(math.nan)))
+    assert math.isnan(decode_result(encode_result(math.nan)))
 
 
 class Colour(enum.IntEnum):
@@ -68,34 +68,34 @@ class Colour(enum.IntEnum):
         pytest.param(-(1 << 64) - 1, id="a number that is too small"),
         pytest.param("\ud800", id="half a character"),
         pytest.param([("deep", {"down": object()})], id="an object inside"),
-        pytest.param(nested(MOST_DEPTH + 1), id="too deep"),
-        pytest.param(bytes(MOST_BYTES + 1), id="too many bytes"),
-        pytest.param([None] * (MOST_BYTES + 1), id="too many values"),
-        pytest.param([1000] * (MOST_BYTES // 2), id="too large only as bytes"),
+        pytest.param(nested(MAX_DEPTH + 1), id="too deep"),
+        pytest.param(bytes(MAX_BYTES + 1), id="too many bytes"),
+        pytest.param([None] * (MAX_BYTES + 1), id="too many values"),
+        pytest.param([1000] * (MAX_BYTES // 2), id="too large only as bytes"),
     ],
 )
 def test_what_would_not_come_back_as_it_was_is_not_kept(result):
-    with pytest.raises(CannotKeep):
-        keep(result)
+    with pytest.raises(NotEncodable):
+        encode_result(result)
 
 
 def test_one_thing_held_many_times_over_ends_soon():
     many = []
-    for _ in range(MOST_DEPTH - 1):
+    for _ in range(MAX_DEPTH - 1):
         many = [many] * 10
-    with pytest.raises(CannotKeep, match=r"larger"):
-        keep(many)
+    with pytest.raises(NotEncodable, match=r"larger"):
+        encode_result(many)
 
 
 def test_a_list_that_holds_itself_is_not_kept():
     endless = []
     endless += [endless] * 10
-    with pytest.raises(CannotKeep, match=r"in each other"):
-        keep(endless)
+    with pytest.raises(NotEncodable, match=r"in each other"):
+        encode_result(endless)
 
 
 def test_the_deepest_result_that_is_kept_comes_back():
-    assert restore(keep(nested(MOST_DEPTH))) == nested(MOST_DEPTH)
+    assert decode_result(encode_result(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_the_deepest_result_that_is_kept_comes_back():
         pytest.param([2, 1, 2, 1, 3], id="a key twice"),
         pytest.param([2, [0], 1], id="a list as a key"),
         pytest.param(Decimal(1), id="a tag"),
-        pytest.param(nested(MOST_DEPTH + 2), id="too deep"),
+        pytest.param(nested(MAX_DEPTH + 2), id="too deep"),
     ],
 )
 def test_bytes_of_no_result_are_refused(value):
     with pytest.raises(ValueError):
-        restore(cbor2.dumps(value))
+        decode_result(cbor2.dumps(value))

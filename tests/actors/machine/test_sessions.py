@@ -4,7 +4,7 @@ import cbor2
 import pytest
 from drakkar.actors.machine import compression, sessions
 from drakkar.actors.machine.sessions import (
-    MOST_RESULTS,
+    MAX_RESULTS,
     REGISTER,
     UNREGISTER,
     SessionTable,
@@ -189,7 +189,7 @@ def test_what_finds_a_session_uses_it(request_, used):
 
 
 def test_results_that_go_with_a_session_leave_room_for_others(monkeypatch):
-    monkeypatch.setattr(sessions, "MOST_KEPT_BYTES", 5)
+    monkeypatch.setattr(sessions, "MAX_KEPT_BYTES", 5)
     shard = Shard(capacity=1).open(1)
     assert shard.do(1, 1) == shard.do(1, 1) == (1, b"1")  # takes 5 bytes
     shard.open(2)
@@ -202,12 +202,12 @@ def test_results_that_go_with_a_session_leave_room_for_others(monkeypatch):
 
 def test_a_session_keeps_so_many_results_and_refuses_more_until_some_are_received():
     shard = Shard().open(7)
-    for series in range(1, MOST_RESULTS + 1):
+    for series in range(1, MAX_RESULTS + 1):
         shard.do(7, series)
-    assert refused(shard.do(7, MOST_RESULTS + 1), outcome_known=True)
-    assert len(shard.applied) == MOST_RESULTS
+    assert refused(shard.do(7, MAX_RESULTS + 1), outcome_known=True)
+    assert len(shard.applied) == MAX_RESULTS
     assert shard.do(7, 1) == (1, b"1")
-    assert shard.do(7, MOST_RESULTS + 1, responded_to=1) == (MOST_RESULTS + 1, b"%d" % (MOST_RESULTS + 1))
+    assert shard.do(7, MAX_RESULTS + 1, responded_to=1) == (MAX_RESULTS + 1, b"%d" % (MAX_RESULTS + 1))
 
 
 @pytest.mark.parametrize("result", [{1, 2}, bytes(2 << 20)], ids=["of a strange type", "too large"])
@@ -222,7 +222,7 @@ def test_a_result_that_cannot_be_kept_is_for_the_first_request_only(result):
 
 
 def test_the_results_of_all_sessions_share_a_bound_and_each_is_applied_once_all_the_same(monkeypatch):
-    monkeypatch.setattr(sessions, "MOST_KEPT_BYTES", 5)
+    monkeypatch.setattr(sessions, "MAX_KEPT_BYTES", 5)
     shard = Shard().open(1, 2)
     assert shard.do(1, 1) == (1, b"1")
     assert shard.do(2, 1) == (2, b"1")

@@ -667,7 +667,7 @@ def test_what_is_used_of_pykka_below_its_surface_is_as_it_was_seen():
         assert expected <= set(function.__code__.co_names), function
     assert Envelope.__slots__ == ["message", "reply_to"]
     assert issubclass(Station, pykka.Actor)
-    assert isinstance(Inbox("mine", 1).obituary.end, pykka.Future)
+    assert isinstance(Inbox("mine", 1).termination.end, pykka.Future)
 
 
 # Waiting in the loop's own thread

@@ -178,7 +178,7 @@ def test_messages_that_an_actor_leaves_behind_are_counted_and_logged(loop, caplo
     for _ in range(4):
         ref.tell("unread")
     gate.set()
-    assert loop.call(lambda: ref.actor_inbox.obituary.end, timeout=PATIENCE) is error
+    assert loop.call(lambda: ref.actor_inbox.termination.end, timeout=PATIENCE) is error
     expected = 4 if error is None else 3
     assert loop.dead_letters == expected
     [record] = [record for record in caplog.records if "ended before" in record.getMessage()]
@@ -316,8 +316,8 @@ def test_watchers_that_have_died_do_not_pile_up(loop):
         watcher = Echo.start(loop=loop)
         watch(ref, watcher)
         watcher.stop()
-    assert len(ref.actor_inbox.obituary._watches) < 50
-    assert len(ref.actor_inbox.obituary.end._callbacks) < 50
+    assert len(ref.actor_inbox.termination._watches) < 50
+    assert len(ref.actor_inbox.termination.end._callbacks) < 50
     ref.stop()
 
 

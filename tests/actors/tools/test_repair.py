@@ -17,7 +17,7 @@ from drakkar.actors import (
     NodeHost,
 )
 from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.store import Bootstrap, LmdbLogStore, LogStore, Save
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore, LogStore
 from drakkar.actors.machine.compression import encode
 from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.actors.machine.state_machine import DiskStateMachine
@@ -164,7 +164,7 @@ class Directory:
             store.bootstrap(shard, replica, Bootstrap(members, state_machine=machine, join=joins))
             runs = [run.placed(index, 1 if index < 10 else 2) for index, run in enumerate(log, 1)]
             waiter = Waiter()
-            store.save(Save(shard, replica, HardState(term, 2, commit), runs, done=waiter))
+            store.save(AppendRequest(shard, replica, HardState(term, 2, commit), runs, done=waiter))
             assert waiter.wait() == [None]
             if snapshot:
                 self._take(store, directory, shard, replica, snapshot, log)

@@ -37,9 +37,8 @@ from drakkar.actors.snapshots.store import MemorySnapshots, SnapshotFiles, Snaps
 from drakkar.handlers.errors import ConfigError, OutcomeUnknown, ReplicaStopped, SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import EntryKind, Run
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
-from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
+from drakkar.handlers.raft.membership import initial_log
+from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.connection import canonical, parse_address
 from drakkar.transport.streams import StreamSink
@@ -470,13 +469,9 @@ class NodeHost:
 
     def _write_first_entry(self, shard: int, replica: int, membership: Membership) -> None:
         """The log begins with the first membership, the same on all hosts, so that who joins later learns it."""
-        changes = tuple(
-            Change(ChangeType.ADD_VOTER, id_, membership.addresses[id_]) for id_ in sorted(membership.voters)
-        )
-        payload = ConfigChange(changes, initialize=True).encode()
-        run = Run(1, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
+        hard_state, run = initial_log(membership)
         written: pykka.Future[BaseException | None] = pykka.ThreadingFuture()
-        self._store.save(AppendRequest(shard, replica, HardState(term=1, commit=1), [run], done=written.set))
+        self._store.save(AppendRequest(shard, replica, hard_state, [run], done=written.set))
         error = written.get(timeout=60)
         if error is not None:
             raise error

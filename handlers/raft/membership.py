@@ -21,7 +21,7 @@ from drakkar.handlers.raft import reads, replication, transfer
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entry, EntryKind, Run
 from drakkar.handlers.raft.ready import Refusal
-from drakkar.handlers.raft.state import Membership, State
+from drakkar.handlers.raft.state import HardState, Membership, State
 
 if TYPE_CHECKING:
     from drakkar.handlers.raft.raft import Raft
@@ -35,6 +35,7 @@ __all__ = [
     "decide",
     "describe",
     "enter_joint",
+    "initial_log",
     "leave_joint",
     "once_applied",
     "simple",
@@ -113,6 +114,25 @@ class ConfigChange:
             )
         except (ValueError, TypeError) as error:
             raise CorruptData(f"{len(payload)} bytes are no membership change: {error}") from error
+
+
+def initial_log(membership: Membership) -> tuple[HardState, Run]:
+    """What the log of a shard begins with, the same on each of its first members: their membership, committed.
+
+    It is an entry, so that a replica that joins later learns it from the log.
+    """
+    roles = (
+        (ChangeType.ADD_VOTER, membership.voters),
+        (ChangeType.ADD_OBSERVER, membership.observers),
+        (ChangeType.ADD_WITNESS, membership.witnesses),
+    )
+    changes = tuple(
+        Change(role, replica, membership.addresses.get(replica, ""))
+        for role, replicas in roles
+        for replica in sorted(replicas)
+    )
+    run = Run(1, 1, [ConfigChange(changes, initialize=True).encode()], bytes([EntryKind.CONFIG_CHANGE]))
+    return HardState(term=run.term, commit=run.last), run
 
 
 def _id(number: int) -> int:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from drakkar.handlers.errors import RequestDropped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entry, EntryKind, Run
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
 from drakkar.handlers.raft.log import MemoryLog
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.raft.membership import initial_log
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Ready
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
@@ -80,11 +80,7 @@ class CoreHost(SimulatedHost):
         self.handlers = handlers
         self._make_machine = machine
         self.machine = machine()
-        members = simulation.first_members
-        joins = role is not None
-        self.log = (
-            MemoryLog() if joins else MemoryLog([first_entry(members)], HardState(term=1, commit=1), members)
-        )
+        self.log = MemoryLog() if role is not None else _first_log(simulation.first_members)
         self._unsaved: deque[Ready] = deque()
         self._to_apply: deque[Snapshot | list[Run]] = deque()
         self._applying = False
@@ -369,19 +365,9 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
 
 
-def first_entry(membership: Membership) -> Entry:
-    """The head of every log: the first membership, so that whoever joins later learns it."""
-    roles = (
-        (ChangeType.ADD_VOTER, membership.voters),
-        (ChangeType.ADD_OBSERVER, membership.observers),
-        (ChangeType.ADD_WITNESS, membership.witnesses),
-    )
-    changes = (
-        Change(type_, replica, membership.addresses[replica])
-        for type_, role in roles
-        for replica in sorted(role)
-    )
-    return Entry(1, 1, EntryKind.CONFIG_CHANGE, ConfigChange(tuple(changes), initialize=True).encode())
+def _first_log(members: Membership) -> MemoryLog:
+    hard_state, run = initial_log(members)
+    return MemoryLog(Entries([run]), hard_state, members)
 
 
 _configs: dict[tuple[Any, ...], RaftConfig] = {}

@@ -19,8 +19,9 @@ from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.entries import Entries, EntryKind
-from drakkar.handlers.raft.state import HardState, Membership, State
-from drakkar.handlers.testing.core_host import config_of, first_entry
+from drakkar.handlers.raft.membership import initial_log
+from drakkar.handlers.raft.state import Membership, State
+from drakkar.handlers.testing.core_host import config_of
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost
 
@@ -112,10 +113,8 @@ class NodeHost(SimulatedHost):
         self._store = MemoryLogStore(self._memory)
 
     def _write_first_entry(self, membership):
-        runs = Entries.of([first_entry(membership)]).runs
-        self._store.save(
-            AppendRequest(SHARD, self.id, HardState(term=1, commit=1), runs, done=self._must_succeed)
-        )
+        hard_state, run = initial_log(membership)
+        self._store.save(AppendRequest(SHARD, self.id, hard_state, [run], done=self._must_succeed))
 
     def _must_succeed(self, error):
         if error is not None:

@@ -27,7 +27,7 @@ from drakkar.actors.tools.repair import export, import_, inspect
 from drakkar.handlers.errors import ActorFailed, TransportError
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.entries import EntryKind, Run
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, initial_log
 from drakkar.handlers.raft.state import HardState, Membership, State
 
 from tests.actors.log.support import Waiter
@@ -105,13 +105,13 @@ def session(series, text=b""):
     return Run(0, 1, [request], bytes([EntryKind.SESSION]))
 
 
-def change(*changes, initialize=False):
-    payload = ConfigChange(tuple(Change(*each) for each in changes), initialize=initialize).encode()
+def change(*changes):
+    payload = ConfigChange(tuple(Change(*each) for each in changes)).encode()
     return Run(0, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
 
 
 def first_entry(members):
-    return change(*((ChangeType.ADD_VOTER, id_, where) for id_, where in members.items()), initialize=True)
+    return initial_log(Membership(voters=members))[1]
 
 
 LOG = [

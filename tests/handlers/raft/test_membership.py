@@ -1,5 +1,6 @@
 """Membership changes (thesis chapter 4): the rules as functions, and what they do to a replica and to a shard."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -25,7 +26,14 @@ from drakkar.handlers import (
     Transition,
 )
 from drakkar.handlers.errors import MembershipRejected
-from drakkar.handlers.raft.membership import decide, describe, enter_joint, leave_joint, simple
+from drakkar.handlers.raft.membership import (
+    decide,
+    describe,
+    enter_joint,
+    initial_log,
+    leave_joint,
+    simple,
+)
 from drakkar.handlers.testing import drain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -348,6 +356,16 @@ class TestAnySequenceOfChanges:
             assert set(after.addresses) <= after.everybody
             assert all(one & other for one in decisive(now) for other in decisive(after))
             now = after
+
+
+def test_the_first_members_begin_with_the_same_committed_entry():
+    members = Membership(voters={2: "b", 1: "a"}, observers={4: "d"}, witnesses={3: "c"})
+    hard_state, run = initial_log(members)
+    same = initial_log(Membership(voters={1: "a", 2: "b"}, observers={4: "d"}, witnesses={3: "c"}))
+    assert (run.encode(), hard_state) == (same[1].encode(), same[0])
+    assert (run.first, run.last, run.term, hard_state) == (1, 1, 1, HardState(term=1, vote=0, commit=1))
+    # A replica that has no members yet learns all of them from it, with roles and addresses.
+    assert decide(Membership(), run.entry(1), CONFIG) == replace(members, change_id=1)
 
 
 class TestInALeader:

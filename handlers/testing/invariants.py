@@ -193,17 +193,16 @@ class Invariants:
                 self.reads[replica.id, message.hint, message.hint_high] = len(self.committed) - 1
             elif message.type is M.TIMEOUT_NOW:
                 self.asked_to_lead.add((replica.id, message.term))
+            elif message.type is M.CONFIG_CHANGE_EVENT:
+                self.turned(replica)  # what one turn commits before a change is for the members before it
             before = self._before(replica, message)
             depth += 1
             step(message)
             depth -= 1
             if before is not None:
                 self._check_unmoved(raft, message, before)
-            if message.type is M.CONFIG_CHANGE_EVENT:
-                # A turn may apply several changes; each is to be seen.
-                self._check_membership(raft, self.seen[replica.id])
-            elif not depth:
-                self.turned(replica)  # many messages may come in one turn
+            if not depth:
+                self.turned(replica)  # many messages may come in one turn, and many changes be applied
 
         def watched_send(message: Message) -> None:
             if message.type is M.TIMEOUT_NOW and message.to != raft.transfer_target:
@@ -402,7 +401,7 @@ class Invariants:
         electors = {raft.id} | {
             id_ for (id_, term), vote in self.votes.items() if term == raft.term and vote == raft.id
         }
-        if not _is_quorum(raft.membership, electors) and not _is_quorum(seen.membership, electors):
+        if not _is_quorum(raft.membership, electors):
             raise Violation("INV1 a majority elects", f"{raft!r}, by {electors} of {raft.membership}")
         self.happened["an election was won"] += 1
         seen.leading_since = raft.ticks
@@ -584,7 +583,7 @@ class Invariants:
         term = raft.log.term(new)
         if term != office:
             raise Violation("INV11 counting commits the own term", f"{raft!r} commits {new} of term {term}")
-        if not self._is_held(raft.membership, new, term) and not self._is_held(seen.membership, new, term):
+        if not self._is_held(raft.membership, new, term):
             raise Violation(
                 "INV11 a majority holds it durably", f"{raft!r} commits {new}, on disk at {self._disks(new)}"
             )

@@ -1328,6 +1328,21 @@ def _(change):
 
 
 @mutant(
+    "a joint membership commits by its old half alone",
+    "INV11 a majority",
+    given=FIVE | {"config": QUICK},
+    weather={"disk": 15},
+    rig=halves,
+)
+def _(change):
+    def old(electorate, match):
+        incoming, outgoing = electorate
+        return quorum.committed(outgoing or incoming, match)
+
+    change.patch(quorum, "joint_committed", old)
+
+
+@mutant(
     "a joint membership commits by either half",
     "INV11 a majority",
     given=FIVE | {"config": QUICK},

@@ -156,6 +156,11 @@ class SimulatedHost(ABC):
     def storage(self) -> Storage:
         """What is durable, also while it is down."""
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way that takes its time."""
+        return self.disk.idle
+
     @abstractmethod
     def start(self) -> None:
         """Begin a life from what is durable."""
@@ -827,7 +832,7 @@ class Simulation:
             and host.raft.membership == leader.raft.membership
             and leader.raft.progress[host.id].match == last
             and (host is leader or leader.raft.progress[host.id].state is ProgressState.REPLICATE)
-            and host.disk.idle
+            and host.idle
             for host in members
         )
 

@@ -1895,6 +1895,14 @@ def _(change):
     change.patch(SnapshotKeeper, "_answer", lambda keeper, over, error: None)
 
 
+@mutant("a node that has taken a snapshot takes it for ever", "V10", hosts="node", given={"config": COMPACT})
+def _(change):
+    @change.around(SnapshotKeeper, "_on_recorded")
+    def go_on(inner, keeper, snapshot, error):
+        inner(keeper, snapshot, error)
+        keeper._taking = True
+
+
 @mutant(
     "a snapshot that a newer one replaced counts as damaged",
     "V10",

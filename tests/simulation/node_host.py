@@ -64,11 +64,18 @@ class SimulatedPool:
 
     def __init__(self, host):
         self._host = host
+        self.under_way = 0
+        """Jobs that are not done yet."""
 
     def submit(self, job):
         simulation, host = self._host.simulation, self._host
         duration = simulation.random.randint(0, simulation.weather.apply) * host.apply_slowness
-        simulation.later(host, duration, host.on_thread, job)
+        self.under_way += 1
+        simulation.later(host, duration, self._do, job)
+
+    def _do(self, job):
+        self.under_way -= 1
+        self._host.on_thread(job)
 
 
 class Sessions(SessionTable):
@@ -127,6 +134,11 @@ class NodeHost(SimulatedHost):
     @property
     def raft(self):
         return self.node.raft
+
+    @property
+    def idle(self):
+        """A snapshot that was begun while the state machine was slow may take long to write."""
+        return super().idle and not self._pool.under_way
 
     # -- its life -------------------------------------------------------------------------------------------------
 

@@ -4,20 +4,21 @@ Every cell of the table is declared: a handler, `Ignore` (legal, counted, change
 peer can cause it), the last two with their reason. An undeclared cell is a forgotten one, and `check` refuses it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Protocol, Self, TypeAlias
 
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.messages import MessageType
 
-__all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Undeclared"]
+__all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Tally", "Undeclared"]
 
-Handler: TypeAlias = Callable[[Any, Any], None]
+Handler: TypeAlias = Callable[[Any, Any], Any]
 """`handler(node, message)`: changes the node's state and queues what is to be done; it does no I/O itself."""
 
-Wrapper: TypeAlias = Callable[[Any, Any, Handler], None]
-"""`wrapper(node, message, inner)`: calls `inner(node, message)` when, and if, it wants the old handler to run."""
+Wrapper: TypeAlias = Callable[[Any, Any, Handler], Any]
+"""`wrapper(node, message, inner)`: calls `inner(node, message)` if the old handler is to run. Returns the answer."""
 
 Guard: TypeAlias = Callable[[Any, Any], bool | None]
 """`guard(node, message)`: runs before dispatch, in every state. Returning `SWALLOW` ends the message there."""
@@ -56,6 +57,38 @@ class Undeclared:
 
 
 Cell: TypeAlias = Handler | Ignore | Never | Undeclared
+
+
+class Tally:
+    """What became of the messages that were dispatched: four counters, each by state and message type."""
+
+    __slots__ = ("handled", "ignored", "impossible", "on_impossible", "swallowed")
+
+    def __init__(self, on_impossible: Callable[[Any, Any, Never], None] | None = None) -> None:
+        """`on_impossible(state, type, cell)` is called for the first message that meets each `Never`."""
+        self.handled: Counter[tuple[Any, Any]] = Counter()
+        """How often each handler was entered."""
+        self.ignored: Counter[tuple[Any, Any]] = Counter()
+        """Messages that met an `Ignore`, or are of a type that the table does not know."""
+        self.impossible: Counter[tuple[Any, Any]] = Counter()
+        """Messages that met a `Never`: there is a bug, here or at a peer."""
+        self.swallowed: Counter[tuple[Any, Any]] = Counter()
+        """Messages that a guard ended."""
+        self.on_impossible = on_impossible
+
+    def count_impossible(self, state: Any, type_: Any, cell: Never) -> None:
+        """Count a message that met a `Never`. Only the first is reported: a faulty peer may send it for ever."""
+        self.impossible[state, type_] += 1
+        if self.on_impossible is not None and self.impossible[state, type_] == 1:
+            self.on_impossible(state, type_, cell)
+
+
+class Node(Protocol):
+    """What messages are dispatched to: it is in one of the table's states, and keeps a tally."""
+
+    state: Any
+    tally: Tally
+
 
 _UNKNOWN: Final = Ignore("a message type that this table does not know")
 _UNDECLARED: Final = Undeclared()
@@ -120,6 +153,26 @@ class HandlerTable:
 
     def __getitem__(self, state: Any) -> dict[MessageType, Cell]:
         return self._rows[state]
+
+    def dispatch(self, node: Node, message: Any) -> Any:
+        """Answer one message: the guards, then the cell of `node.state` and `message.type`, and count which it was.
+
+        Returns what the handler returns, and None where a guard ended the message or the cell is empty.
+        """
+        for guard in self.guards:
+            if guard(node, message) is SWALLOW:
+                node.tally.swallowed[node.state, message.type] += 1
+                return None
+        state, type_ = node.state, message.type  # after the guards, which may change the state
+        cell: Any = self._rows[state][type_]
+        if callable(cell):
+            node.tally.handled[state, type_] += 1
+            return cell(node, message)
+        if isinstance(cell, Never):
+            node.tally.count_impossible(state, type_, cell)
+        else:
+            node.tally.ignored[state, type_] += 1
+        return None
 
     @property
     def types(self) -> tuple[MessageType, ...]:
@@ -257,8 +310,8 @@ class HandlerTable:
 
 
 def _around(wrapper: Wrapper, inner: Any) -> Handler:
-    def wrapped(node: Any, message: Any) -> None:
-        wrapper(node, message, inner)
+    def wrapped(node: Any, message: Any) -> Any:
+        return wrapper(node, message, inner)
 
     wrapped.__name__ = f"{_name(wrapper)}({_name(inner)})"
     wrapped.__module__ = ""

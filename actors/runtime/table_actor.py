@@ -1,7 +1,6 @@
 """`TableActor`: an actor that does what a handler table says, for states and message types of any protocol."""
 
 import logging
-from collections import Counter
 from enum import IntEnum
 from typing import Any
 
@@ -9,7 +8,7 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import brief
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import MessageType
-from drakkar.handlers.table import SWALLOW, HandlerTable, Never
+from drakkar.handlers.table import HandlerTable, Never, Tally
 
 __all__ = ["TableActor"]
 
@@ -54,12 +53,8 @@ class TableActor(TrioActor):
             self.handlers = handlers
         if state is not None:
             self.state = state
-        self.ignored: Counter[tuple[Any, Any]] = Counter()
-        """How many messages met an `Ignore`, by state and type."""
-        self.impossible: Counter[tuple[Any, Any]] = Counter()
-        """How many messages met a `Never`, by state and type: someone has a bug."""
-        self.swallowed = 0
-        """How many messages a guard ended."""
+        self.tally = Tally(self._warn)
+        """What became of the messages that have a type, by state and type."""
         self._check_table()
 
     def _check_table(self) -> None:
@@ -78,23 +73,9 @@ class TableActor(TrioActor):
 
     def on_receive(self, message: Any) -> Any:
         """Run the guards, then the cell. Messages without a type go the way of unexpected ones."""
-        type_ = getattr(message, "type", None)
-        if not isinstance(type_, MessageType | IntEnum):
+        if not isinstance(getattr(message, "type", None), MessageType | IntEnum):
             return super().on_receive(message)
-        handlers = self.handlers
-        for guard in handlers.guards:
-            if guard(self, message) is SWALLOW:
-                self.swallowed += 1
-                return None
-        cell: Any = handlers[self.state][type_]  # type: ignore[index]  # an IntEnum is as good a key
-        if callable(cell):
-            return cell(self, message)
-        self._count(type_, cell)
-        return None
+        return self.handlers.dispatch(self, message)
 
-    def _count(self, type_: Any, cell: Any) -> None:
-        counter = self.impossible if isinstance(cell, Never) else self.ignored
-        place = self.state, type_
-        counter[place] += 1
-        if counter is self.impossible and counter[place] == 1:  # once, as a faulty peer may send it for ever
-            logger.warning("%s got %s in %s, which cannot be: %s", self, type_, self.state.name, cell.because)
+    def _warn(self, state: Any, type_: Any, cell: Never) -> None:
+        logger.warning("%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because)

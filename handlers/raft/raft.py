@@ -25,7 +25,7 @@ from drakkar.handlers.raft.reads import ReadQueue
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.raft.transfer import Transfer
-from drakkar.handlers.table import SWALLOW, HandlerTable
+from drakkar.handlers.table import HandlerTable, Tally
 
 __all__ = ["Raft"]
 
@@ -122,12 +122,10 @@ class Raft:
         self.quiesce = Quiesce(config)
         self.log_query: LogQueryResult | None = None
 
-        self.ignored: Counter[tuple[State, MessageType]] = Counter()
-        """Messages that reached a cell without a handler, or that a guard swallowed, since the start."""
+        self.tally = Tally()
+        """What became of the messages since the start, by state and type."""
         self.faults: Counter[str] = Counter()
         """Messages that no correct peer sends, by what is wrong with them."""
-        self.handled: Counter[tuple[State, MessageType]] = Counter()
-        """How often each handler was entered."""
 
         self._messages: list[Message] = []
         self._reads_ready: list[ReadReady] = []
@@ -162,22 +160,13 @@ class Raft:
 
     # -- messages in --------------------------------------------------------------------------------------------
 
-    def step(self, message: Message) -> None:
-        """Answer one message: the guards, then the table.
+    def step(self, message: Message) -> Any:
+        """Answer one message: the guards, then the table. Returns what the handler returns.
 
         Never raises for anything a peer may send, however wrong; `ProtocolViolation` where an invariant of safety
         would break: then this replica must stop.
         """
-        for guard in self.handlers.guards:
-            if guard(self, message) is SWALLOW:
-                self.ignored[self.state, message.type] += 1
-                return
-        cell = self.handlers[self.state][message.type]
-        if callable(cell):
-            self.handled[self.state, message.type] += 1
-            cell(self, message)
-        else:
-            self.ignored[self.state, message.type] += 1
+        return self.handlers.dispatch(self, message)
 
     def tick(self) -> None:
         """One tick of the host's clock has passed."""

@@ -187,7 +187,7 @@ class Invariants:
         step, ready, send, drop = raft.step, raft.ready, raft.send, raft.drop
         depth = 0  # a handler may step a message of its own
 
-        def watched_step(message: Message) -> None:
+        def watched_step(message: Message) -> Any:
             nonlocal depth
             if message.type is M.READ_INDEX and message.sender in (0, replica.id):
                 self.reads[replica.id, message.hint, message.hint_high] = len(self.committed) - 1
@@ -197,12 +197,13 @@ class Invariants:
                 self.turned(replica)  # what one turn commits before a change is for the members before it
             before = self._before(replica, message)
             depth += 1
-            step(message)
+            answer = step(message)
             depth -= 1
             if before is not None:
                 self._check_unmoved(raft, message, before)
             if not depth:
                 self.turned(replica)  # many messages may come in one turn, and many changes be applied
+            return answer
 
         def watched_send(message: Message) -> None:
             if message.type is M.TIMEOUT_NOW and message.to != raft.transfer_target:

@@ -368,7 +368,7 @@ class Simulation:
 
     def _count_cells(self, host: SimulatedHost) -> None:
         if host.life > 1:
-            for (state, type_), times in host.raft.handled.items():
+            for (state, type_), times in host.raft.tally.handled.items():
                 self._cells[state.name, str(type_)] += times
 
     def cells(self) -> Counter[tuple[str, str]]:
@@ -376,7 +376,7 @@ class Simulation:
         cells = Counter(self._cells)
         for host in self.hosts.values():
             cells.update(
-                {(state.name, str(type_)): times for (state, type_), times in host.raft.handled.items()}
+                {(state.name, str(type_)): times for (state, type_), times in host.raft.tally.handled.items()}
             )
         return cells
 

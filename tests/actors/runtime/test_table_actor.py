@@ -78,8 +78,8 @@ def test_messages_in_cells_without_a_handler_are_counted_by_cell(light, caplog):
         assert light.ask(Message(PRESS), timeout=PATIENCE) is None
     light.tell(Message(UNKNOWN))
     proxy = light.proxy()
-    assert proxy.impossible.get(timeout=PATIENCE) == {(Light.RED, TICK): 3}
-    assert proxy.ignored.get(timeout=PATIENCE) == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
+    assert proxy.tally.get(timeout=PATIENCE).impossible == {(Light.RED, TICK): 3}
+    assert proxy.tally.get(timeout=PATIENCE).ignored == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "test.light.tick in RED, which cannot be: the clock runs while it is green" in warning
 
@@ -100,7 +100,7 @@ def test_guards_run_first_and_may_end_a_message(loop):
     assert state_of(light) is Light.RED
     assert light.ask(Message(PRESS, sender=8), timeout=PATIENCE) == "green for 8"
     assert seen == [(Light.RED, 9), (Light.RED, 8)]
-    assert light.proxy().swallowed.get(timeout=PATIENCE) == 1
+    assert light.proxy().tally.get(timeout=PATIENCE).swallowed == {(Light.RED, PRESS): 1}
 
 
 def test_the_table_may_stand_in_the_class_and_the_state_may_be_given(loop):
@@ -127,7 +127,7 @@ def test_a_message_without_a_type_is_unexpected_and_changes_nothing(light, caplo
     for message in ("text", Odd(), None):
         assert light.ask(message, timeout=PATIENCE) is None
     assert caplog.text.count("unexpected message for TrafficLight") == 3
-    assert light.proxy().ignored.get(timeout=PATIENCE) == {}
+    assert light.proxy().tally.get(timeout=PATIENCE).ignored == {}
 
 
 def test_a_failing_handler_goes_to_the_asker(loop):

@@ -299,11 +299,11 @@ def test_a_shard_of_which_one_host_is_left_goes_on_with_two_new_ones_and_has_los
         # The lost ones come back after all, and are a majority of what they take for the shard.
         before = replicas[1].status()
         ghosts = start(stack, tmp_path, {2: old[2], 3: old[3]}, members=old, directory="lost-{}", **options)
-        ignored = replicas[1]._node.raft.ignored
+        swallowed = replicas[1]._node.raft.tally.swallowed
         # Replica 1 goes on ignoring them or, where it leads, lets them know that they were removed.
         until(
             lambda: (
-                sum(ignored[state, MessageType.HEARTBEAT] for state in State) > 10
+                sum(swallowed[state, MessageType.HEARTBEAT] for state in State) > 10
                 or any(ghost.status().voters == (1, 4, 5) for ghost in ghosts.values())
             )
         )

@@ -80,7 +80,7 @@ def test_every_state_but_a_witness_answers(state):
 def test_a_witness_has_nothing_to_show():
     raft = replica(voters=(2, 3), witnesses=(1,), state=State.WITNESS)
     assert query(raft, 1, 2) is None
-    assert raft.ignored[State.WITNESS, T.LOG_QUERY] == 1
+    assert raft.tally.impossible[State.WITNESS, T.LOG_QUERY] == 1
 
 
 def test_a_second_query_before_the_first_was_collected_is_refused():

@@ -287,7 +287,7 @@ def test_a_witness_takes_no_reads():
     raft = replica(voters=(2, 3), witnesses=(1,), term=4, leader=2)
     out = read(raft, (7, 9))
     assert (out, out.reads, out.dropped) == ([], [], [])
-    assert raft.ignored[State.WITNESS, M.READ_INDEX] == 1
+    assert raft.tally.impossible[State.WITNESS, M.READ_INDEX] == 1
 
 
 def test_a_leader_answers_no_witness():

@@ -394,7 +394,7 @@ def test_an_acknowledgement_of_a_newer_term_reaches_an_empty_cell(role):
     raft = in_role(role)
     assert isinstance(raft.handlers[FOLLOWER][M.REPLICATE_RESP], Never)
     raft.step(ack(2, 11, 1))
-    assert raft.ignored == {(FOLLOWER, M.REPLICATE_RESP): 1}
+    assert raft.tally.impossible == {(FOLLOWER, M.REPLICATE_RESP): 1}
     assert raft.log.committed == 0
 
 

@@ -421,7 +421,7 @@ def test_elsewhere_a_request_is_counted_and_changes_nothing(setup):
     before = standing(raft)
     assert transfer(raft, 3) == []
     assert standing(raft) == before
-    assert raft.ignored[raft.state, M.LEADER_TRANSFER] == 1
+    assert raft.tally.ignored[raft.state, M.LEADER_TRANSFER] == 1
 
 
 # -- stories ---------------------------------------------------------------------------------------------------------------------

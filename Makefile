@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-membership cluster test sim lint bench format clean
+.PHONY: demo demo-membership cluster test sim lint rewrite-scenarios bench format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -41,6 +41,11 @@ test: lint
 SEEDS ?= 1000
 sim: $(VENV)/ready
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(SEEDS)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(FIRST),--first $(FIRST)) --coverage
+
+# The output in the files of tests/scenarios, as it is now. Read the diff before you commit it.
+rewrite-scenarios: $(VENV)/ready
+	$(BIN)/python -m tests.scenarios
+	git diff --stat -- tests/scenarios
 
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.commits --json bench.json

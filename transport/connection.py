@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import trio
+from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.transport.wire import (
     FRAME_LIMIT,
@@ -132,8 +133,7 @@ class Options:
             if type(value) not in {int, float} or not value > 0:
                 raise ConfigError(name, value, "give a number above 0")
         # More than that does not fit the length field.
-        if not 1 << 16 <= self.frame_limit < 1 << 32:
-            raise ConfigError("frame_limit", self.frame_limit, "give a number from 65536 to 4294967295")
+        check_whole("frame_limit", self.frame_limit, 1 << 16, (1 << 32) - 1)
 
 
 @dataclass(slots=True)

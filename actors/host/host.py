@@ -34,6 +34,7 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, watch
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import MemorySnapshots, SnapshotFiles, SnapshotStore
+from drakkar.handlers.checks import MAX_SIGNED, check_number, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, OutcomeUnknown, ReplicaStopped, SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
@@ -110,12 +111,12 @@ class NodeHost:
         Raises `ConfigError` for an option out of its bounds and a data directory that cannot be used, and
         `TransportError` for an address that is none, or is taken. Nothing is left running then.
         """
-        _check_number("tick_interval", tick_interval, 0.001, 60.0)
-        _check_count("workers", workers, 64)
-        _check_count("max_waiting_commands", max_waiting_commands, 1 << 30)
-        _check_count("max_waiting_bytes", max_waiting_bytes, 1 << 40)
-        _check_count("max_waiting_reads", max_waiting_reads, 1 << 30)
-        _check_count("max_command_bytes", max_command_bytes, 32 << 20)
+        check_number("tick_interval", tick_interval, 0.001, 60.0)
+        check_whole("workers", workers, 1, 64)
+        check_whole("max_waiting_commands", max_waiting_commands, 1, 1 << 30)
+        check_whole("max_waiting_bytes", max_waiting_bytes, 1, 1 << 40)
+        check_whole("max_waiting_reads", max_waiting_reads, 1, 1 << 30)
+        check_whole("max_command_bytes", max_command_bytes, 1, 32 << 20)
         _check_address(address, data_dir)
         self.tick_interval = tick_interval
         self.deployment_id = deployment_id
@@ -625,7 +626,7 @@ def _check_record(
 def _check_addresses(members: Mapping[int, str]) -> None:
     addresses = set()
     for id_, address in members.items():
-        if type(id_) is not int or not 0 < id_ < 1 << 63:
+        if not is_whole(id_, 1, MAX_SIGNED):
             raise ConfigError(
                 "members", dict(members), f"{id_!r} is no replica id, which is a whole number from 1 up"
             )
@@ -640,13 +641,3 @@ def _check_address(address: str, data_dir: object) -> None:
         raise ConfigError(
             "address", address, "the others must find a host with a data directory again: name its port"
         )
-
-
-def _check_number(option: str, value: Any, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ConfigError(option, value, f"must be a number from {least} to {most}")
-
-
-def _check_count(option: str, value: Any, most: int) -> None:
-    if type(value) is not int or not 1 <= value <= most:
-        raise ConfigError(option, value, f"must be a whole number from 1 to {most}")

@@ -14,6 +14,7 @@ from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.reads import ReadRequest
 from drakkar.actors.node.snapshots import SnapshotRequest
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped
 from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
@@ -158,7 +159,7 @@ class Replica:
         for the present leader calls off a transfer that is on its way.
         """
         future: ActorFuture[int] = ActorFuture()
-        if _is_id(target):
+        if is_whole(target, 1, MAX_SIGNED):
             self._node.requests.put(TransferRequest(target, future, _deadline(timeout)))
         else:
             future.fail(ConfigError("target", target, "must be a replica id, a whole number from 1 up"))
@@ -227,13 +228,12 @@ class Replica:
         `StateMachine` for what waits. A witness has none.
         """
         future: ActorFuture[int] = ActorFuture()
-        if compaction_overhead is not None and (
-            type(compaction_overhead) is not int or compaction_overhead < 0
-        ):
-            future.fail(
-                ConfigError("compaction_overhead", compaction_overhead, "must be a whole number from 0 up")
-            )
-            return future
+        if compaction_overhead is not None:
+            try:
+                check_whole("compaction_overhead", compaction_overhead, 0)
+            except ConfigError as error:
+                future.fail(error)
+                return future
         path = Path(export_to).absolute() if export_to is not None else None
         self._node.requests.put(SnapshotRequest(future, _deadline(timeout), compaction_overhead, path))
         return future
@@ -262,20 +262,14 @@ class Replica:
 
 
 def _deadline(timeout: float) -> float:
-    if not timeout >= 0:  # a NaN is none either, and would never pass
-        raise ConfigError("timeout", timeout, "must be a number of seconds, 0 or more")
+    check_timeout(timeout)
     return time.monotonic() + timeout
-
-
-def _is_id(replica: Any) -> bool:
-    return type(replica) is int and 0 < replica < 1 << 63
 
 
 def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
     """What is logged is logged for good, so an address that is none must not come so far."""
     for change in changes:
-        if not _is_id(change.replica):
-            raise ConfigError("replica_id", change.replica, "must be a whole number from 1 up")
+        check_whole("replica_id", change.replica, 1, MAX_SIGNED)
         if type(change.address) is not str:
             raise ConfigError("address", change.address, "must be a text, 'host:port'")
         if change.address:

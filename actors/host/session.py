@@ -17,6 +17,7 @@ from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.runtime.futures import ActorFuture, brief
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers import cbor
+from drakkar.handlers.checks import check_timeout
 from drakkar.handlers.errors import (
     ConfigError,
     DrakkarError,
@@ -80,7 +81,7 @@ def open_session(
 ) -> "ActorFuture[Session]":
     """Open a session; or go on with the one of the `token`, which asks nobody. See `Replica.session`."""
     future: ActorFuture[Session] = ActorFuture()
-    seconds = _checked(timeout)
+    check_timeout(timeout)
     if token is not None:
         try:
             future.set(_of_token(endpoint, token))
@@ -102,7 +103,7 @@ def open_session(
         else:
             future.try_fail(error)
 
-    _Repetition(endpoint, request, seconds, conclude).start()
+    _Repetition(endpoint, request, timeout, conclude).start()
     return future
 
 
@@ -173,10 +174,10 @@ class Session:
         Fails with `RequestDropped` if another command is under way, or open.
         """
         future: ActorFuture[Any] = ActorFuture()
-        seconds = _checked(timeout)
+        check_timeout(timeout)
         refusal = self._unfit(command) or self._begin(command)
         if refusal is None:
-            self._repeat(future, command, seconds, unknown=False)
+            self._repeat(future, command, timeout, unknown=False)
         else:
             future.fail(refusal)
         return future
@@ -187,7 +188,7 @@ class Session:
         Fails with `RequestDropped` if no command is open.
         """
         future: ActorFuture[Any] = ActorFuture()
-        seconds = _checked(timeout)
+        check_timeout(timeout)
         with self._lock:
             command = self._command
             refusal = self._why_not()
@@ -198,7 +199,7 @@ class Session:
         elif command is None:
             future.fail(RequestDropped("no command is open, so there is nothing to retry: propose it"))
         else:
-            self._repeat(future, command, seconds, unknown=True)
+            self._repeat(future, command, timeout, unknown=True)
         return future
 
     def close(self, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[None]:
@@ -208,7 +209,7 @@ class Session:
         is forgotten in the end. It is set at once where the session is over already.
         """
         future: ActorFuture[None] = ActorFuture()
-        seconds = _checked(timeout)
+        check_timeout(timeout)
         with self._lock:
             refusal = self._why_not() if self._under_way else None
             proposes = refusal is None and not self._gone
@@ -218,7 +219,7 @@ class Session:
         if refusal is not None:
             future.fail(refusal)
         elif proposes:
-            self._unregister(future, seconds)
+            self._unregister(future, timeout)
         else:
             future.set(None)
         return future
@@ -388,9 +389,3 @@ def _of_token(endpoint: Endpoint, token: bytes) -> Session:
             "token", brief(token), f"is one of shard {shard}, and this is shard {endpoint.shard}"
         )
     return Session(endpoint, client, series, command)
-
-
-def _checked(timeout: float) -> float:
-    if not timeout >= 0:  # a NaN is none either
-        raise ConfigError("timeout", timeout, "must be a number of seconds, 0 or more")
-    return timeout

@@ -11,7 +11,8 @@ from zlib import crc32
 
 import cbor2
 from drakkar.handlers import cbor
-from drakkar.handlers.errors import ConfigError, CorruptData
+from drakkar.handlers.checks import MAX_UNSIGNED, check_whole
+from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = ["Bootstrap", "ReplicaKey"]
@@ -49,9 +50,8 @@ class Bootstrap:
 
 def replica_key(shard: int, replica: int) -> ReplicaKey:
     """Return both ids as a key. Raises `ConfigError` where one is out of bounds."""
-    for option, value, least in (("shard", shard, 0), ("replica", replica, 1)):
-        if type(value) is not int or not least <= value < 1 << 64:
-            raise ConfigError(option, value, f"must be a whole number from {least} to 2**64 - 1")
+    check_whole("shard_id", shard, 0, MAX_UNSIGNED)
+    check_whole("replica_id", replica, 1, MAX_UNSIGNED)
     return shard, replica
 
 

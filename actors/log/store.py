@@ -26,6 +26,7 @@ from drakkar.actors.log.lmdb import LmdbDisk
 from drakkar.actors.log.memory import MemoryDisk
 from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log.state import LogChanges, LogState, RefusedReplica
+from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
@@ -338,9 +339,8 @@ class LogStore:
         self, disk: Disk, *, max_queue_bytes: int, max_queue_saves: int, own_thread: bool = True
     ) -> None:
         """Bounds on what waits: bytes of entries (one save may be larger, if nothing else waits), and requests."""
-        for option, value in (("max_queue_bytes", max_queue_bytes), ("max_queue_saves", max_queue_saves)):
-            if type(value) is not int or value < 1:
-                raise ConfigError(option, value, "must be a whole number from 1 up")
+        check_whole("max_queue_bytes", max_queue_bytes, 1)
+        check_whole("max_queue_saves", max_queue_saves, 1)
         self._disk = disk
         self._max_bytes, self._max_saves = max_queue_bytes, max_queue_saves
         self._replicas: dict[ReplicaKey, _Replica] = {}
@@ -462,7 +462,7 @@ class LogStore:
         Raises `ConfigError` where it is in the store already or was ever removed from it, `StorageFailed` where the disk fails, and
         `OutcomeUnknown` when it takes longer than `timeout` seconds.
         """
-        self._wait(_bounded_key(shard, replica), lambda changed: changed.bootstrap(record), timeout)
+        self._wait(replica_key(shard, replica), lambda changed: changed.bootstrap(record), timeout)
 
     def open(self, shard: int, replica: int, *, timeout: float = 60.0) -> StoredLog | None:
         """Return a replica's log, after all that was asked for earlier; None for one that is not in the store.
@@ -470,7 +470,7 @@ class LogStore:
         However long the log is, only its ends are read. Raises `CorruptData` where they are damaged, and as
         `bootstrap` does.
         """
-        key = _bounded_key(shard, replica)
+        key = replica_key(shard, replica)
         self._wait(key, _change_nothing, timeout, reopens=True)
         known = self._replicas.get(key)
         if known is None:
@@ -514,7 +514,7 @@ class LogStore:
                 f"{snapshot.term} or more, its commit index {snapshot.index} or less",
             )
         self._wait(
-            _bounded_key(shard, replica),
+            replica_key(shard, replica),
             lambda changed: changed.replace(record, snapshot, hard_state),
             timeout,
             discards=True,
@@ -530,7 +530,7 @@ class LogStore:
 
         Its id is not forgotten: what it promised holds for ever, so that `bootstrap` never takes it again.
         """
-        self._wait(_bounded_key(shard, replica), LogChanges.remove, timeout, discards=True)
+        self._wait(replica_key(shard, replica), LogChanges.remove, timeout, discards=True)
 
     def close(self, timeout: float = 10.0) -> None:
         """Take no more, make all that waits durable, and close the files. Closing again does nothing.
@@ -827,10 +827,8 @@ class LmdbLogStore(LogStore):
 
         Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
         """
-        if type(map_size) is not int or not 1 << 16 <= map_size < 1 << 47:
-            raise ConfigError("map_size", map_size, "must be a number of bytes from 65536 to 2**47 - 1")
-        if type(spare_bytes) is not int or spare_bytes < 0:
-            raise ConfigError("spare_bytes", spare_bytes, "must be a number of bytes from 0 up")
+        check_whole("map_size", map_size, 1 << 16, (1 << 47) - 1)
+        check_whole("spare_bytes", spare_bytes, 0)
         super().__init__(
             LmdbDisk(directory, map_size, spare_bytes),
             max_queue_bytes=max_queue_bytes,
@@ -872,10 +870,6 @@ class _LogWriter(pykka.ThreadingActor):
 
     def on_stop(self) -> None:
         self._store._finish()
-
-
-def _bounded_key(shard: int, replica: int) -> ReplicaKey:
-    return replica_key(shard, replica)
 
 
 def _change_nothing(_changes: LogChanges) -> None:

@@ -27,6 +27,7 @@ from drakkar.actors.log.records import ReplicaKey, replica_key
 from drakkar.actors.snapshots import format as snapshot_format
 from drakkar.actors.snapshots.files import DiskFiles, Files, MemoryFiles, writing
 from drakkar.actors.snapshots.format import Encoder, SnapshotReader
+from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.raft.config import Compression
 from drakkar.handlers.raft.state import Snapshot
@@ -309,10 +310,7 @@ class Snapshots:
 
         Raises `StorageFailed` where no file can be made, `ConfigError` for another compression.
         """
-        if compression not in get_args(Compression):
-            raise ConfigError(
-                "compression", compression, f"must be one of {', '.join(get_args(Compression))}"
-            )
+        check_choice("compression", compression, get_args(Compression))
         token, file = self._begin_file()
         return SnapshotWriter(file, Encoder(token, compression), self._publish)
 

@@ -48,6 +48,7 @@ from drakkar.actors.tools.inspection import (
     pages,
     then_members,
 )
+from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError, ReplicaStopped
 from drakkar.handlers.raft.config import Compression, RaftConfig
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
@@ -67,7 +68,6 @@ __all__ = [
 
 _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
-_MAX_IDS: Final = 1 << 63
 
 _EXPORT: Final = "export"
 """The fact beside a snapshot that says where an export comes from: an `_Origin`, by the names of its fields."""
@@ -419,7 +419,7 @@ def _state_machine(origin: _Origin | None, given: str | None) -> str:
 def _check_members(members: Mapping[int, str], replica_id: int, address: str) -> None:
     """The same rules as for the first members of a shard."""
     for member, where in members.items():
-        if type(member) is not int or not 0 < member < _MAX_IDS:
+        if not is_whole(member, 1, MAX_SIGNED):
             raise ConfigError(
                 "members", dict(members), f"{member!r} is no replica id, which is a whole number from 1 up"
             )

@@ -9,8 +9,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
+from drakkar.handlers.checks import MAX_SIGNED, check_choice, check_switch, check_whole
 from drakkar.handlers.errors import ConfigError
 
 __all__ = ["Compression", "RaftConfig", "ReadMode"]
@@ -20,32 +21,29 @@ _log: Final = logging.getLogger(__name__)
 ReadMode = Literal["safe", "lease"]
 Compression = Literal["none", "zlib"]
 
-_LARGEST: Final = (1 << 63) - 1
-"""Fits a signed word of 64 bits, wherever it is stored or sent."""
-
-_MOST_TICKS: Final = 1_000_000
+_MAX_TICKS: Final = 1_000_000
 """More than a day of the usual ticks: whoever wants more has probably written milliseconds."""
 
 _MIB: Final = 1 << 20
 
 _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
-    "replica_id": (1, _LARGEST),
-    "shard_id": (0, _LARGEST),
-    "election_ticks": (1, _MOST_TICKS),
-    "heartbeat_ticks": (1, _MOST_TICKS),
-    "min_election_ticks": (0, _MOST_TICKS),
-    "max_election_ticks": (0, _MOST_TICKS),
-    "priority": (-_LARGEST - 1, _LARGEST),
-    "snapshot_entries": (0, _LARGEST),
-    "compaction_overhead": (0, _LARGEST),
-    "max_in_mem_log_bytes": (0, _LARGEST),
-    "max_message_bytes": (0, _LARGEST),
-    "max_apply_bytes": (0, _LARGEST),
-    "max_uncommitted_bytes": (0, _LARGEST),
-    "max_inflight_messages": (1, _LARGEST),
-    "max_inflight_bytes": (0, _LARGEST),
-    "apply_unpersisted_limit": (0, _LARGEST),
-    "max_pending_reads": (1, _LARGEST),
+    "replica_id": (1, MAX_SIGNED),
+    "shard_id": (0, MAX_SIGNED),
+    "election_ticks": (1, _MAX_TICKS),
+    "heartbeat_ticks": (1, _MAX_TICKS),
+    "min_election_ticks": (0, _MAX_TICKS),
+    "max_election_ticks": (0, _MAX_TICKS),
+    "priority": (-MAX_SIGNED - 1, MAX_SIGNED),
+    "snapshot_entries": (0, MAX_SIGNED),
+    "compaction_overhead": (0, MAX_SIGNED),
+    "max_in_mem_log_bytes": (0, MAX_SIGNED),
+    "max_message_bytes": (0, MAX_SIGNED),
+    "max_apply_bytes": (0, MAX_SIGNED),
+    "max_uncommitted_bytes": (0, MAX_SIGNED),
+    "max_inflight_messages": (1, MAX_SIGNED),
+    "max_inflight_bytes": (0, MAX_SIGNED),
+    "apply_unpersisted_limit": (0, MAX_SIGNED),
+    "max_pending_reads": (1, MAX_SIGNED),
 }
 """From and to, both allowed, of every option that is a number; rules between options stand in the checks below."""
 
@@ -251,12 +249,12 @@ class RaftConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in _BOUNDS:
-                _check_number(field.name, value)
+                check_whole(field.name, value, *_BOUNDS[field.name])
             elif field.type is bool:
-                _check_switch(field.name, value)
-        _check_choice("read_mode", self.read_mode, get_args(ReadMode))
-        _check_choice("entry_compression", self.entry_compression, get_args(Compression))
-        _check_choice("snapshot_compression", self.snapshot_compression, get_args(Compression))
+                check_switch(field.name, value)
+        check_choice("read_mode", self.read_mode, get_args(ReadMode))
+        check_choice("entry_compression", self.entry_compression, get_args(Compression))
+        check_choice("snapshot_compression", self.snapshot_compression, get_args(Compression))
         _check_clock(self)
         _check_role(self)
         _check_sizes(self)
@@ -274,26 +272,6 @@ class RaftConfig:
     def randomized_timeout(self, random: Random) -> int:
         """Draw an election timeout in ticks, each of `election_range` equally likely (thesis §3.4)."""
         return random.randrange(*self.election_range)
-
-
-def _check_number(option: str, value: Any) -> None:
-    low, high = _BOUNDS[option]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(
-            option, value, f"must be an integer from {low} to {high}, not {type(value).__name__}"
-        )
-    if not low <= value <= high:
-        raise ConfigError(option, value, f"must be from {low} to {high}")
-
-
-def _check_switch(option: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(option, value, f"must be True or False, not {type(value).__name__}")
-
-
-def _check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(option, value, f"must be {' or '.join(map(repr, choices))}")
 
 
 def _check_clock(config: RaftConfig) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Self, overload
 
 import cbor2
 from drakkar.handlers import cbor
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData
 
 __all__ = ["ENTRY_OVERHEAD", "Entries", "Entry", "EntryKind", "Run"]
@@ -182,7 +183,7 @@ def _check_columns(columns: Any) -> None:
         raise CorruptData("a run is not a list of six columns")
     first, term, kinds, origin, key, payloads = columns
     for name, value in (("first", first), ("term", term), ("origin", origin), ("key", key)):
-        if type(value) is not int or not 0 <= value < 1 << 64:
+        if not is_whole(value):
             raise CorruptData(f"a run's {name} is not a number of 64 bits")
     if type(payloads) is not list or not payloads or set(map(type, payloads)) != {bytes}:
         raise CorruptData("a run's payloads are not a list of byte strings")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import cbor2
 from drakkar.handlers import cbor
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData, MembershipRejected
 from drakkar.handlers.messages import Message
 from drakkar.handlers.raft import reads, replication, transfer
@@ -136,7 +137,7 @@ def initial_log(membership: Membership) -> tuple[HardState, Run]:
 
 
 def _id(number: int) -> int:
-    if type(number) is not int or number < 0:
+    if not is_whole(number):
         raise ValueError(f"{number!r} is no id")
     return number
 

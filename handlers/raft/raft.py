@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
+from drakkar.handlers.checks import MAX_SIGNED, check_whole
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import membership as members
@@ -538,8 +539,8 @@ class Raft:
         may lead, so tell them all. Raises `ConfigError` for what is no replica or no group; then nothing is changed.
         """
         for replica, group in groups.items():
-            _check_whole("replica id", replica, 1)
-            _check_whole("group", group, 0)
+            check_whole("replica id", replica, 1, MAX_SIGNED)
+            check_whole("group", group, 0, MAX_SIGNED)
         self.groups.update(groups)
         for replica, progress in self.progress.items():
             progress.group = self.groups.get(replica, 0)
@@ -555,8 +556,3 @@ class Raft:
         if self.state is not State.LEADER or not in_use or self.log.term(self.log.applied) != self.term:
             return None
         return replication.groups_agree(self)
-
-
-def _check_whole(name: str, number: Any, least: int) -> None:
-    if type(number) is not int or not least <= number < 1 << 63:
-        raise ConfigError(name, number, f"must be a whole number from {least} to 2**63 - 1")

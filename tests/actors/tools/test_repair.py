@@ -629,7 +629,7 @@ def test_a_copy_for_safekeeping_can_be_imported_too(tmp_path):
             "deployment_id='prod': the export is of .* deployment 'default'",
         ),
         ({"replica_id": 7}, ConfigError, "members=.* must contain replica 7 itself"),
-        ({"replica_id": 0}, ConfigError, "replica=0: must be a whole number from 1"),
+        ({"replica_id": 0}, ConfigError, "replica_id=0: must be a whole number from 1"),
         ({"address": B}, ConfigError, f"address='{B}': the members say that replica 1 is at {A}"),
         ({"members": {1: A, 3: C}}, ConfigError, "replica 3 was removed from the shard"),
         ({"members": {1: A, 4: A}}, ConfigError, "two members have the same address"),

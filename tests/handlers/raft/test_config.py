@@ -73,7 +73,7 @@ def test_every_option_is_documented_with_its_default(option: str) -> None:
 def test_a_number_is_an_integer_and_no_switch(option: str, wrong: Any) -> None:
     error = refusal(**{option: wrong})
     assert (error.option, error.value) == (option, wrong)
-    assert str(error).startswith(f"{option}={wrong!r}: must be an integer from ")
+    assert str(error).startswith(f"{option}={wrong!r}: must be a whole number from ")
     assert f"not {type(wrong).__name__}" in str(error)
 
 
@@ -82,7 +82,8 @@ def test_a_number_out_of_its_bounds_is_refused_with_the_bounds(option: str) -> N
     low, high = module._BOUNDS[option]
     for wrong in (low - 1, high + 1, -(10**30)):
         error = refusal(**{option: wrong})
-        assert str(error) == f"{option}={wrong}: must be from {low} to {high}"
+        shown = "2**63 - 1" if high == (1 << 63) - 1 else high
+        assert str(error) == f"{option}={wrong}: must be a whole number from {low} to {shown}"
         assert (error.option, error.value) == (option, wrong)
 
 

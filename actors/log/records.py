@@ -13,6 +13,7 @@ import cbor2
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_UNSIGNED, check_whole
 from drakkar.handlers.errors import CorruptData
+from drakkar.handlers.raft.codec import decode_membership, encode_membership
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = ["Bootstrap", "ReplicaKey"]
@@ -113,7 +114,7 @@ def decode_marker(content: bytes) -> tuple[int, int]:
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """Encode it as a CBOR list; of the content only what `Snapshot.payload` holds."""
-    members = _membership_columns(snapshot.membership)
+    members = encode_membership(snapshot.membership)
     return cbor2.dumps(
         [snapshot.index, snapshot.term, members, snapshot.payload, snapshot.witness, snapshot.size]
     )
@@ -124,43 +125,18 @@ def decode_snapshot(content: bytes) -> Snapshot:
     index, term, members, payload, witness, size = _columns(
         content, "snapshot", int, int, list, bytes, bool, int
     )
-    return Snapshot(index, term, _membership_of(members), payload, witness, size)
+    return Snapshot(index, term, decode_membership(members), payload, witness, size)
 
 
 def encode_bootstrap(record: Bootstrap) -> bytes:
     """Encode it as a CBOR list."""
-    return cbor2.dumps([_membership_columns(record.membership), record.join, record.state_machine])
+    return cbor2.dumps([encode_membership(record.membership), record.join, record.state_machine])
 
 
 def decode_bootstrap(content: bytes) -> Bootstrap:
     """Decode it. Raises `CorruptData` where it is none."""
     members, join, state_machine = _columns(content, "bootstrap record", list, bool, str)
-    return Bootstrap(_membership_of(members), join, state_machine)
-
-
-def _membership_columns(membership: Membership) -> list[Any]:
-    return [
-        sorted(membership.voters),
-        sorted(membership.observers),
-        sorted(membership.witnesses),
-        sorted(membership.outgoing),
-        sorted(membership.outgoing_witnesses),
-        sorted(membership.next_observers),
-        membership.auto_leave,
-        sorted(membership.removed),
-        membership.change_id,
-        # Pairs, since the keys of a map are strings wherever hosts speak CBOR.
-        [[replica, membership.addresses[replica]] for replica in sorted(membership.addresses)],
-    ]
-
-
-_MEMBERSHIP_TYPES: Final = (list, list, list, list, list, list, bool, list, int, list)
-
-
-def _membership_of(columns: list[Any]) -> Membership:
-    fields = _checked(columns, "membership", _MEMBERSHIP_TYPES)
-    fields[-1] = dict(_checked(pair, "member's address", (int, str)) for pair in fields[-1])
-    return Membership(*fields)
+    return Bootstrap(decode_membership(members), join, state_machine)
 
 
 def _columns(content: bytes, what: str, *types: type) -> list[Any]:
@@ -168,10 +144,6 @@ def _columns(content: bytes, what: str, *types: type) -> list[Any]:
         columns = cbor.loads(content, max_depth=8)
     except ValueError as error:
         raise CorruptData(f"a {what} cannot be decoded: {error}") from error
-    return _checked(columns, what, types)
-
-
-def _checked(columns: Any, what: str, types: tuple[type, ...]) -> list[Any]:
     if type(columns) is not list or tuple(map(type, columns)) != types:
-        raise CorruptData(f"a {what} is not a list of {', '.join(kind.__name__ for kind in types)}")
+        raise CorruptData(f"a {what} is not a list of {', '.join(each.__name__ for each in types)}")
     return columns

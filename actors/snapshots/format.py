@@ -25,9 +25,10 @@ import cbor2
 from drakkar.actors.log.records import decode_snapshot, encode_snapshot
 from drakkar.actors.snapshots.files import FileContent
 from drakkar.handlers import cbor
+from drakkar.handlers.checks import MAX_UNSIGNED, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, CorruptData
 from drakkar.handlers.raft.config import Compression
-from drakkar.handlers.raft.state import Membership, Snapshot
+from drakkar.handlers.raft.state import Snapshot
 
 __all__ = ["BLOCK_BYTES", "Encoder", "SnapshotReader"]
 
@@ -76,8 +77,7 @@ class Encoder:
 
     def end(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> bytes:
         """Encode footer and tail. Raises `ConfigError` for what could not be decoded again."""
-        if not 0 < snapshot.index < 1 << 64:
-            raise ConfigError("index", snapshot.index, "must be from 1 to 2**64 - 1")
+        check_whole("index", snapshot.index, 1, MAX_UNSIGNED)
         try:
             footer = cbor2.dumps([encode_snapshot(replace(snapshot, payload=b"", size=0)), dict(facts)])
             _decode_footer(footer)
@@ -99,22 +99,10 @@ def _decode_footer(footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
     columns = cbor.loads(footer, max_depth=_DEPTH)
     if type(columns) is not list or tuple(map(type, columns)) != (bytes, dict):
         raise ValueError("it is not a list of a snapshot and a map of facts")
-    try:
-        snapshot = decode_snapshot(columns[0])
-    except TypeError as error:
-        raise ValueError(f"its membership is none: {error}") from error
-    if not (0 < snapshot.index < 1 << 64 and 0 <= snapshot.term < 1 << 64):
+    snapshot = decode_snapshot(columns[0])
+    if not (is_whole(snapshot.index, 1) and is_whole(snapshot.term)):
         raise ValueError(f"its index is {snapshot.index}, its term {snapshot.term}")
-    if any(type(member) is not int or not 0 < member < 1 << 64 for member in _ids(snapshot.membership)):
-        raise ValueError("its membership holds what is no replica's id")
     return snapshot, columns[1]
-
-
-def _ids(membership: Membership) -> Iterator[object]:
-    for role in (membership.everybody, membership.removed, membership.addresses):
-        yield from role
-    yield from membership.outgoing_witnesses
-    yield from membership.next_observers
 
 
 @final

@@ -489,7 +489,7 @@ def test_a_name_leads_nowhere_else(name: str, tmp_path: Path) -> None:
     for use in (own.open, own.discard, own.pin):
         with pytest.raises(CorruptData, match="is no name of a snapshot"):
             use(name)
-    with pytest.raises(ConfigError, match="replica=0"):
+    with pytest.raises(ConfigError, match="replica_id=0"):
         SnapshotFiles(tmp_path).of(1, 0)
 
 

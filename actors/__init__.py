@@ -7,8 +7,9 @@ from drakkar.actors.host.host import NodeHost
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.session import Session
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
-from drakkar.actors.node.actor import NodeActor, Status
+from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
+from drakkar.actors.node.status import Status
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop

@@ -26,7 +26,7 @@ from drakkar.actors.log.store import (
     StoreStatus,
 )
 from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, made
-from drakkar.actors.node.actor import Itself, NodeActor
+from drakkar.actors.node.actor import GetActor, NodeActor
 from drakkar.actors.node.events import ReplicaEnded
 from drakkar.actors.node.proposals import ProposalQueue
 from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
@@ -358,7 +358,7 @@ class NodeHost:
             handlers=handlers,
             loop=self._loop,
         )
-        node: NodeActor = ref.ask(Itself(), timeout=30)  # type: ignore[assignment]
+        node: NodeActor = ref.ask(GetActor(), timeout=30)  # type: ignore[assignment]
         return node
 
     def replica(self, shard_id: int) -> Replica:
@@ -528,7 +528,7 @@ class NodeHost:
                 continue
             node = found[0]
             if message.sender not in node.raft.membership.addresses:
-                node.note_address(message.sender, address)
+                node.router.learn(message.sender, address)
             try:
                 node.actor_ref.tell(message)
             except (SystemBusy, pykka.ActorDeadError):

@@ -9,10 +9,13 @@ from typing import Any, Final
 import pykka
 from drakkar.actors.host.session import Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
-from drakkar.actors.node.actor import AppliedRequest, NodeActor, Status, TransferRequest
+from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.applied import AppliedRequest
 from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.reads import ReadRequest
 from drakkar.actors.node.snapshots import SnapshotRequest
+from drakkar.actors.node.status import Status
+from drakkar.actors.node.transfers import TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped

@@ -161,7 +161,7 @@ class _Arrival:
         snapshot = await self._traffic.in_thread(self._keep)
         message = replace(self._message, snapshot=snapshot)
         try:
-            self._node.note_address(message.sender, self._address)
+            self._node.router.learn(message.sender, self._address)
             self._node.actor_ref.tell(message)
         except (SystemBusy, pykka.ActorDeadError) as error:
             await self._traffic.in_thread(self._give_back, snapshot)

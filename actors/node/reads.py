@@ -98,10 +98,10 @@ class ReadRequests:
     a new name: reads change nothing, so that is safe, and names must not be used twice.
     """
 
-    def __init__(self, origin: int, *, patience: int, ask: Callable[[int, int], None]) -> None:
-        """`ask(hint, hint_high)` starts a round; `patience` is how many ticks it may take."""
+    def __init__(self, origin: int, *, timeout_ticks: int, ask: Callable[[int, int], None]) -> None:
+        """`ask(hint, hint_high)` starts a round; `timeout_ticks` is how many ticks it may take."""
         self._origin = origin & ((1 << 62) - 1)
-        self._patience = patience
+        self._timeout_ticks = timeout_ticks
         self._ask = ask
         self._waiting: deque[ReadRequest] = deque()
         self._rounds: dict[int, _Round] = {}
@@ -176,7 +176,7 @@ class ReadRequests:
             each.requests = _still_open(each.requests, now, late)
             if not each.requests:
                 del self._rounds[number]
-            elif no_leader is None and each.index is None and tick - each.asked_at >= self._patience:
+            elif no_leader is None and each.index is None and tick - each.asked_at >= self._timeout_ticks:
                 del self._rounds[number]
                 self._begin(each.requests, tick)
         self._count = len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())

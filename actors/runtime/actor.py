@@ -5,26 +5,27 @@ below: it has no thread of its own, its inbox is bounded, its futures can be awa
 pykka by itself leaves an asker waiting for ever when a handler raises `SystemExit` (and then stops every actor of the
 process), calls nobody when `on_start` fails, and loses a question that races with the stop.
 
-This is the only file that knows pykka below its public surface; `_check_pykka` names what it relies on.
+Only this file and `inbox` know pykka below its public surface; `_check_pykka` names what they rely on.
 """
 
 import logging
-import queue
 import time
 from collections import deque
+from functools import partial
 from importlib import metadata
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
+from drakkar.actors.runtime.inbox import Inbox, reply, reply_error
 from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, Termination
-from drakkar.handlers.errors import AlreadySet, ConfigError, LoopError, SystemBusy
+from drakkar.actors.runtime.monitor import ActorCrashed
+from drakkar.handlers.errors import ConfigError, LoopError
 from pykka import messages
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-__all__ = ["Inbox", "TrioActor", "TrioActorRef"]
+__all__ = ["TrioActor", "TrioActorRef"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,123 +52,7 @@ def _check_pykka() -> None:
 _check_pykka()
 
 
-_ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
-"""What an inbox takes even when it is full; both are at most as many as there are actors and askers."""
-
 _PROXY_MESSAGES: Final = frozenset({ProxyCall, ProxyGetAttr, ProxySetAttr})
-
-
-class Inbox:
-    """The messages that wait for an actor, at most `capacity` of them, and what lasts of the actor when it has ended.
-
-    Any thread may put; only the loop's takes. (While several threads put at once, each of them may go over the bound
-    by one.)
-    """
-
-    __slots__ = (
-        "_actor",
-        "_scheduled",
-        "begun",
-        "capacity",
-        "closed",
-        "owner",
-        "queue",
-        "refused",
-        "termination",
-    )
-
-    def __init__(self, owner: str, capacity: int) -> None:
-        if capacity < 1:
-            raise ConfigError(
-                f"{owner}.inbox_capacity", capacity, "an actor needs room for at least one message"
-            )
-        self.owner = owner
-        self.capacity = capacity
-        self.queue: deque[Envelope[Any]] = deque()
-        self.refused = 0
-        """Messages that found it full."""
-        self.begun = False
-        """The actor's `on_start` was called."""
-        self.closed = False
-        self.termination = Termination()
-        self._actor: TrioActor | None = None
-        self._scheduled = True  # nobody is, until `open`
-
-    def __len__(self) -> int:
-        return len(self.queue)
-
-    def __repr__(self) -> str:
-        return f"<Inbox of {self.owner}: {len(self.queue)} of {self.capacity}>"
-
-    def put(self, envelope: Envelope[Any], /) -> None:
-        """Add a message, and see to it that the actor gets a turn. Never blocks.
-
-        Raises `SystemBusy` if it is full, and `pykka.ActorDeadError` if the actor has ended; a question gets the latter
-        by its future instead.
-        """
-        waiting = self.queue
-        if len(waiting) >= self.capacity and type(envelope.message) not in _ALWAYS_TAKEN:
-            self.refused += 1
-            raise SystemBusy(
-                f"the inbox of {self.owner} holds {len(waiting)} messages, and its bound is {self.capacity}: "
-                "wait a little and send it again, or raise inbox_capacity in the actor's class"
-            )
-        waiting.append(envelope)
-        if not self._scheduled:
-            self._schedule()
-        # Only now: the actor closes the inbox before it empties it for the last time, so either it sees this message
-        # there, or this sees that it is closed.
-        if self.closed:
-            self._take_back(envelope)
-
-    def get(self) -> Envelope[Any]:
-        """Take the oldest message. For pykka's own loop, which a `TrioActor` does not use; raises `queue.Empty`."""
-        try:
-            return self.queue.popleft()
-        except IndexError:
-            raise queue.Empty from None
-
-    def empty(self) -> bool:
-        """Tell whether nothing waits."""
-        return not self.queue
-
-    def open(self, actor: "TrioActor") -> None:
-        """Give the actor its first turn, and one from now on whenever something comes in."""
-        self._actor = actor
-        self.owner = str(actor)
-        self._schedule()
-
-    def rest(self) -> None:
-        """End a turn. In the loop's thread."""
-        if self.queue:
-            self._schedule()
-            return
-        self._scheduled = False
-        # Whoever put a message meanwhile may have seen it scheduled still.
-        if self.queue and not self._scheduled:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        self._scheduled = True
-        actor = self._actor
-        if actor is not None:
-            actor.actor_loop._schedule(actor)
-
-    def close(self) -> None:
-        """Take no more messages. In the loop's thread."""
-        self.closed = True
-        self._scheduled = True  # nobody is any more
-        self._actor = None
-
-    def _take_back(self, envelope: Envelope[Any]) -> None:
-        try:
-            self.queue.remove(envelope)
-        except ValueError:
-            return  # the actor found it, and saw to it
-        error = pykka.ActorDeadError(f"{self.owner} has ended")
-        if envelope.reply_to is None:
-            raise error
-        _reply_error(envelope.reply_to, error)
 
 
 class TrioActorRef(pykka.ActorRef[A]):
@@ -274,7 +159,7 @@ class TrioActor(pykka.Actor):
             self._leave()
             self._bury(error, [])
             raise
-        self.actor_inbox.open(self)
+        self.actor_inbox.open(str(self), partial(self.actor_loop._schedule, self))
 
     # Its turns
 
@@ -327,16 +212,16 @@ class TrioActor(pykka.Actor):
             answer = self._handle_receive(message)
         except Exception as error:
             logger.info("%s answers %s with an exception", self, _what(message), exc_info=True)
-            _reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
+            reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
             # The error's traceback holds this frame, which must not hold the error's future in turn: else nobody could
             # tell that it was thrown away.
             del reply_to
         except BaseException as error:
-            _reply_error(reply_to, self._crashed(error, "while it handled the message"))
+            reply_error(reply_to, self._crashed(error, "while it handled the message"))
             del reply_to
             raise
         else:
-            _reply(reply_to, answer)
+            reply(reply_to, answer)
 
     # Its end
 
@@ -381,7 +266,7 @@ class TrioActor(pykka.Actor):
         self.actor_loop._forget(self)
         self.actor_inbox.termination.publish(reason)
         for stopped in stops:
-            _reply(stopped, None)
+            reply(stopped, None)
 
     def _refuse_waiting(self, reason: BaseException | None) -> list[pykka.Future[Any]]:
         """Empty the closed inbox so that nobody waits in vain. Returns those who asked for the stop."""
@@ -398,7 +283,7 @@ class TrioActor(pykka.Actor):
             elif type(envelope.message) is _ActorStop:
                 stops.append(envelope.reply_to)
             else:
-                _reply_error(envelope.reply_to, self._unanswered(reason))
+                reply_error(envelope.reply_to, self._unanswered(reason))
         if lost:
             self.actor_loop.dead_letters += lost
             logger.log(
@@ -424,20 +309,3 @@ def _what(message: Any) -> str:
     if type(message) in _PROXY_MESSAGES:
         return f"{type(message).__name__} of {'.'.join(message.attr_path)}"
     return brief(message)
-
-
-def _reply(future: pykka.Future[Any], answer: Any) -> None:
-    try:
-        future.set(answer)
-    except (AlreadySet, queue.Full):
-        logger.debug("an answer came too late for %r", future)
-
-
-def _reply_error(future: pykka.Future[Any], error: Exception, unread: str = "") -> None:
-    try:
-        if isinstance(future, ActorFuture):
-            future.fail(error, unread=unread)
-        else:
-            future.set_exception((type(error), error, error.__traceback__))
-    except (AlreadySet, queue.Full):
-        logger.debug("an exception came too late for %r", future)

@@ -21,9 +21,11 @@ from unittest import mock
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.snapshots import SnapshotKeeper
+from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers import raft_handlers
 from drakkar.handlers.messages import Message, MessageType
@@ -1409,9 +1411,9 @@ def _(change):
 
 @mutant("a node sends what must wait for the write", "INV10", hosts="node")
 def _(change):
-    @change.around(NodeActor, "_save")
+    @change.around(NodeActor, "_do")
     def hurry(inner, node, ready):
-        node._send(ready.messages_after_save)
+        node.router.send(ready.messages_after_save)
         ready.messages_after_save = []
         return inner(node, ready)
 
@@ -1443,10 +1445,10 @@ def _(change):
     weather={"disk": 15},
 )
 def _(change):
-    @change.around(NodeActor, "_on_saved")
-    def confirm(inner, node, saved, error):
-        newest = node._unsaved[-1][0] if node._unsaved else saved
-        inner(node, newest, error)
+    @change.around(Persistence, "on_saved")
+    def confirm(inner, persistence, saved):
+        newest = persistence._unsaved[-1][0] if persistence._unsaved else saved
+        inner(persistence, newest)
 
 
 @mutant("a host forgets how far it has committed", "INV18 only the newest", hosts="core", rig=reform)
@@ -1458,10 +1460,10 @@ def _(change):
 
 @mutant("a node forgets how far it has committed", "INV18 only the newest", hosts="node", rig=reform)
 def _(change):
-    @change.around(NodeActor, "_save")
-    def forget(inner, node, ready):
-        node._state_due = None
-        return inner(node, ready)
+    @change.around(Persistence, "save")
+    def forget(inner, persistence, ready, tick):
+        persistence._state_due = None
+        return inner(persistence, ready, tick)
 
 
 def result_now(machine, payload):
@@ -1486,7 +1488,7 @@ def _(change):
 
 @mutant("a node tells a result before it is committed", "NotLinearizable", "INV22", hosts="node", **IN_STRIFE)
 def _(change):
-    @change.around(NodeActor, "_save")
+    @change.around(NodeActor, "_do")
     def hurry(inner, node, ready):
         for each in ready.entries.runs:
             if each.origin == node._pending.origin and not each.kinds:
@@ -1574,9 +1576,10 @@ def _(change):
     **IN_STRIFE,
 )
 def _(change):
-    @change.around(NodeActor, "_save")
-    def forget(inner, node, ready):
-        inner(node, ready)
+    @change.around(Persistence, "save")
+    def forget(inner, persistence, ready, tick):
+        inner(persistence, ready, tick)
+        persistence._stalled = None
         return True
 
 
@@ -1635,8 +1638,8 @@ def _(change):
 
 @mutant("who asks a node for another leader hears nothing", "V11", given=TRIO, hosts="node")
 def _(change):
-    change.patch(NodeActor, "_settle_transfers", lambda node: None)
-    change.patch(NodeActor, "_fail_transfers", lambda node, over, error: None)
+    change.patch(Transfers, "settle", lambda transfers: None)
+    change.patch(Transfers, "_fail", lambda transfers, over, error: None)
 
 
 @mutant("a successor does not campaign", "V11 a transfer", given=TRIO)
@@ -1932,7 +1935,7 @@ def _(change):
     rig=reform,
 )
 def _(change):
-    change.patch(NodeActor, "_see_whether_removed", lambda node: None)
+    change.patch(NodeActor, "_check_removal", lambda node: None)
 
 
 @mutant(
@@ -1944,7 +1947,7 @@ def _(change):
     rig=expulsion,
 )
 def _(change):
-    @change.around(NodeActor, "_see_whether_removed")
+    @change.around(NodeActor, "_check_removal")
     def wait(inner, node):
         if node.raft.log.pending_snapshot is None:  # which is on disk, and loaded
             inner(node)

@@ -9,10 +9,11 @@ import pykka
 from drakkar.actors.log.records import Bootstrap
 from drakkar.actors.log.store import AppendRequest, MemoryDisk, MemoryLogStore
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
-from drakkar.actors.node.actor import NodeActor, TransferRequest
+from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.proposals import Proposal, ProposalQueue
 from drakkar.actors.node.reads import ReadRequest
 from drakkar.actors.node.snapshots import SnapshotRequest
+from drakkar.actors.node.transfers import TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.snapshots.store import MemorySnapshots
@@ -165,7 +166,7 @@ class NodeHost(SimulatedHost):
             now=self.now,
             loop=self._loop,
         )
-        self.node = self._ref.actor_inbox._actor
+        self.node = next(iter(self._loop._actors.values()))
         self.node._applier._sessions = Sessions(self.simulation.invariants.happened)
         self._watch_loading(self.node.snapshots)
         self._removed_at = None
@@ -192,7 +193,7 @@ class NodeHost(SimulatedHost):
     def leftovers(self):
         node = self.node
         held = {
-            "unsaved": len(node._unsaved),
+            "unsaved": len(node.persistence),
             "proposals": len(node._pending) + len(node.queue),
             "reads": len(node._reads) + len(node.requests),
             "transfers": len(node._transfers),
@@ -216,7 +217,7 @@ class NodeHost(SimulatedHost):
                     continue
                 self.node.tick_waits = True
             elif message.sender not in self.node.raft.membership.addresses:
-                self.node.note_address(message.sender, f"host-{message.sender}:1")
+                self.node.router.learn(message.sender, f"host-{message.sender}:1")
             if message.type is MessageType.SNAPSHOT_STATUS:
                 self.node.snapshots.was_sent(message.sender, failed=message.reject)
             elif message.snapshot is not None and not message.snapshot.witness:
@@ -257,7 +258,7 @@ class NodeHost(SimulatedHost):
     def _run(self):
         self._loop.run()
         if self.up and self.node.actor_inbox.closed:
-            if self.node._removed is not None:
+            if self.node.removal.reason is not None:
                 self.simulation.invariants.happened["a removed replica ended"] += 1
                 self.simulation._stop(self, 1.0)
                 return

@@ -829,7 +829,7 @@ def test_a_leader_whose_disk_hangs_gives_way_to_another_and_comes_back_when_it_w
         asked_at = node._age
         until(lambda: on_disk[leader].status().state is not State.LEADER)
         assert node._age - asked_at <= 2 * node.raft.config.election_ticks
-        outcome = until(lambda: node._hung and settled(on_disk[leader].propose(b"refused")))
+        outcome = until(lambda: node.disk.hangs and settled(on_disk[leader].propose(b"refused")))
         assert type(outcome) is SystemBusy
         rest = {number: on_disk[number] for number in on_disk.others(leader)}
         successor = on_disk.leader(rest)

@@ -9,7 +9,7 @@ import pykka
 import pytest
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.machine.state_machine import StateMachine
-from drakkar.actors.node.actor import Itself, NodeActor
+from drakkar.actors.node.actor import GetActor, NodeActor
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.proposals import ProposalQueue
 from drakkar.actors.node.reads import ReadRequest, ReadRequests, RequestQueue
@@ -127,7 +127,7 @@ class Node:
             handlers=handlers,
             loop=loop,
         )
-        self.actor = self.ref.ask(Itself(), timeout=PATIENCE)
+        self.actor = self.ref.ask(GetActor(), timeout=PATIENCE)
         self.replica = Replica(self.ref, self.actor, max_command_bytes=1 << 20)
         self.died = ActorFuture()
         watch(self.ref, self.died.set)
@@ -135,7 +135,7 @@ class Node:
     def settle(self):
         """Let it finish what it was told so far."""
         with suppress(pykka.ActorDeadError):
-            self.ref.ask(Itself(), timeout=PATIENCE)
+            self.ref.ask(GetActor(), timeout=PATIENCE)
         self.loop.call(lambda: None, timeout=PATIENCE)
 
     def tell(self, type_, **fields):
@@ -434,7 +434,7 @@ def test_a_full_queue_refuses_at_once(node):
 
 
 def test_too_many_commands_on_their_way_are_refused(node, monkeypatch):
-    monkeypatch.setattr("drakkar.actors.node.actor._MOST_PENDING", 3)
+    monkeypatch.setattr("drakkar.actors.node.refusals.MAX_PENDING", 3)
     one = node(members=THREE).lead()
     futures = [one.replica.propose_many([b"x"] * 3)]
     one.settle()
@@ -571,7 +571,7 @@ def test_an_exception_in_query_goes_to_the_asker_and_hurts_nobody_else(node, mak
 
 def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
     asked = []
-    reads = ReadRequests(ORIGIN, patience=10, ask=lambda *name: asked.append(name))
+    reads = ReadRequests(ORIGIN, timeout_ticks=10, ask=lambda *name: asked.append(name))
     for _ in range(10):
         reads.add(ReadRequest(None, ActorFuture(), 99.0))
         reads.start(0)
@@ -682,7 +682,7 @@ def test_a_transfer_fails_when_somebody_else_is_elected(node, leads):
     one.tell(M.NO_OP, sender=2, term=2)
     assert not future.done, "2 may be the one who wins this term"
     one.tell(M.HEARTBEAT, sender=3, term=2)
-    assert "replica 3 was elected in its place" in str(settled(future))
+    assert "replica 3 was elected instead" in str(settled(future))
 
 
 def test_a_transfer_to_whoever_leads_already_is_done(node):
@@ -930,19 +930,19 @@ def test_one_that_joins_answers_a_leader_that_its_membership_does_not_list(node)
     one = node(role=State.OBSERVER)
     one.tell(M.HEARTBEAT, sender=2, term=5)
     assert one.services.sent == []
-    assert one.actor.undeliverable == 1
-    one.loop.call(one.actor.note_address, 2, "two:2")
+    assert one.actor.router.undeliverable == 1
+    one.loop.call(one.actor.router.learn, 2, "two:2")
     one.tell(M.HEARTBEAT, sender=2, term=5)
     assert [(address, message.type) for address, message in one.services.sent] == [
         ("two:2", M.HEARTBEAT_RESP)
     ]
 
 
-def test_addresses_of_strangers_do_not_pile_up(node):
+def test_learned_addresses_do_not_pile_up(node):
     one = node(role=State.OBSERVER)
-    for stranger in range(2, 1000):
-        one.loop.call(one.actor.note_address, stranger, "somewhere:1")
-    assert len(one.actor._strangers) == 100
+    for replica in range(2, 1000):
+        one.loop.call(one.actor.router.learn, replica, "somewhere:1")
+    assert len(one.actor.router.learned_addresses) == 100
 
 
 def test_leaders_and_memberships_are_announced(node):

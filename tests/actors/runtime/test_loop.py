@@ -17,8 +17,9 @@ import pytest
 import trio
 import trio.lowlevel
 from drakkar.actors.runtime import actor as trio_actor
-from drakkar.actors.runtime.actor import Inbox, TrioActor
+from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import watch
 from drakkar.handlers.errors import ActorFailed, ConfigError, DeadlockError, LoopError, SystemBusy
@@ -886,9 +887,9 @@ def test_a_message_that_comes_as_the_turn_ends_is_not_overlooked():
     scheduled = []
     inbox = Inbox("mine", 10)
     inbox.queue = Meddled(lambda: inbox.put(Envelope("late")))
-    inbox._actor = SimpleNamespace(actor_loop=SimpleNamespace(_schedule=scheduled.append))
+    inbox._give_turn = lambda: scheduled.append(inbox)
     inbox.rest()
-    assert scheduled == [inbox._actor]
+    assert scheduled == [inbox]
 
 
 def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlooked(monkeypatch):

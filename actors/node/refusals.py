@@ -1,0 +1,72 @@
+"""Why a request is refused: the errors that clients get, and what they can do about it."""
+
+from collections.abc import Callable
+from typing import Final
+
+from drakkar.handlers.errors import (
+    DrakkarError,
+    MembershipRejected,
+    NotLeader,
+    OutcomeUnknown,
+    RequestDropped,
+    SystemBusy,
+    TransferInProgress,
+)
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Refusal
+
+__all__ = ["error_for", "reason_to_wait"]
+
+MAX_PENDING: Final = 1 << 20
+"""Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
+
+
+def _not_leader(raft: Raft, because: Refusal) -> DrakkarError:
+    return NotLeader(raft.id, raft.leader_id, because.value)
+
+
+def _busy(_raft: Raft, because: Refusal) -> DrakkarError:
+    return SystemBusy(f"{because.value}: wait a little and repeat it")
+
+
+def _rejected(_raft: Raft, because: Refusal) -> DrakkarError:
+    return MembershipRejected(because.value)
+
+
+def _transferring(_raft: Raft, _because: Refusal) -> DrakkarError:
+    return TransferInProgress("a leadership transfer is in progress: propose again in a moment")
+
+
+def _unknown(_raft: Raft, because: Refusal) -> DrakkarError:
+    return OutcomeUnknown(f"{because.value}; it may be elected yet")
+
+
+_ERRORS: Final[dict[Refusal, Callable[[Raft, Refusal], DrakkarError]]] = {
+    Refusal.NO_LEADER: _not_leader,
+    Refusal.CAMPAIGNING: _not_leader,
+    Refusal.STEPPED_DOWN: _not_leader,
+    Refusal.TRANSFERRING: _transferring,
+    Refusal.TRANSFER_TIMED_OUT: _unknown,
+    Refusal.TOO_MANY_UNCOMMITTED: _busy,
+    Refusal.TOO_MANY_READS: _busy,
+    Refusal.CHANGE_PENDING: _rejected,
+    Refusal.CHANGE_INVALID: _rejected,
+}
+"""All others are a `RequestDropped`."""
+
+
+def error_for(raft: Raft, because: Refusal) -> DrakkarError:
+    """Return the error for a request of this replica's clients that the core, here or at the leader, has dropped."""
+    make = _ERRORS.get(because)
+    return make(raft, because) if make is not None else RequestDropped(because.value)
+
+
+def reason_to_wait(raft: Raft, pending: int) -> SystemBusy | None:
+    """Return why no further proposal is taken now, though the replica could; `pending` counts commands on their way."""
+    if raft.rate_limit.limited:
+        return SystemBusy(
+            "the state machine, here or on a follower, is too far behind: wait and propose again"
+        )
+    if pending >= MAX_PENDING:
+        return SystemBusy(f"{pending} commands are on their way: wait for some, and propose again")
+    return None

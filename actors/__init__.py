@@ -6,6 +6,7 @@ from drakkar.actors import NodeHost, StateMachine
 from drakkar.actors.host.host import NodeHost
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.session import Session
+from drakkar.actors.log.store import StoreStatus
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
@@ -17,10 +18,13 @@ from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, unwatch, wat
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import (
     ActorFailed,
+    AlreadySet,
     ConfigError,
     CorruptData,
+    DeadlockError,
     DrakkarError,
     HandlerTableError,
+    LoopError,
     MembershipRejected,
     NotLeader,
     OutcomeUnknown,
@@ -37,7 +41,8 @@ from drakkar.handlers.errors import (
 )
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.membership import Change, ChangeType, Transition
-from drakkar.handlers.raft.state import State
+from drakkar.handlers.raft.state import Membership, State
+from drakkar.transport.tcp import Options, PeerStatus
 from drakkar.transport.tls import TlsConfig
 
 __all__ = [
@@ -45,21 +50,27 @@ __all__ = [
     "ActorDied",
     "ActorFailed",
     "ActorFuture",
+    "AlreadySet",
     "Change",
     "ChangeType",
     "ConcurrentStateMachine",
     "ConfigError",
     "CorruptData",
+    "DeadlockError",
     "DiskStateMachine",
     "DrakkarError",
     "HandlerTableError",
     "LeaderChanged",
+    "LoopError",
+    "Membership",
     "MembershipChanged",
     "MembershipRejected",
     "NodeActor",
     "NodeHost",
     "NotLeader",
+    "Options",
     "OutcomeUnknown",
+    "PeerStatus",
     "ProtocolViolation",
     "RaftConfig",
     "Replica",
@@ -75,6 +86,7 @@ __all__ = [
     "StateMachine",
     "Status",
     "StorageFailed",
+    "StoreStatus",
     "SystemBusy",
     "TableActor",
     "TlsConfig",

@@ -10,6 +10,7 @@ from drakkar.handlers.errors import (
     DrakkarError,
     HandlerTableError,
     ProtocolViolation,
+    RequestDropped,
 )
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
@@ -54,6 +55,7 @@ __all__ = [
     "ReadReady",
     "Ready",
     "Refusal",
+    "RequestDropped",
     "Run",
     "Snapshot",
     "State",

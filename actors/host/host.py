@@ -3,28 +3,21 @@
 import logging
 import os
 import secrets
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import pykka
-import trio
+from drakkar.actors.host.bootstrap import check_snapshot, open_log
+from drakkar.actors.host.options import replica_config
+from drakkar.actors.host.registry import ReplicaRegistry
 from drakkar.actors.host.replica import Replica
+from drakkar.actors.host.services import Inbound, NodeServices
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.records import Bootstrap
-from drakkar.actors.log.store import (
-    AppendRequest,
-    Done,
-    LmdbLogStore,
-    LogStore,
-    MemoryLogStore,
-    StoredLog,
-    StoreStatus,
-)
+from drakkar.actors.log.store import LmdbLogStore, LogStore, MemoryLogStore, StoredLog, StoreStatus
 from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, made
 from drakkar.actors.node.actor import GetActor, NodeActor
 from drakkar.actors.node.events import ReplicaEnded
@@ -34,12 +27,10 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, watch
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import MemorySnapshots, SnapshotFiles, SnapshotStore
-from drakkar.handlers.checks import MAX_SIGNED, check_number, check_whole, is_whole
-from drakkar.handlers.errors import ConfigError, OutcomeUnknown, ReplicaStopped, SystemBusy, TransportError
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.checks import check_number, check_whole
+from drakkar.handlers.errors import ConfigError, OutcomeUnknown, TransportError
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.membership import initial_log
-from drakkar.handlers.raft.state import Membership, Snapshot, State
+from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.connection import canonical, parse_address
 from drakkar.transport.streams import StreamSink
@@ -50,24 +41,11 @@ __all__ = ["NodeHost"]
 
 logger = logging.getLogger(__name__)
 
-HOST_DEFAULTS: Final[Mapping[str, Any]] = {
-    # One message to a peer for all that a turn of the node brought.
-    "batch_append": True,
-    # What a leader without a quorum, or with a slow state machine, may pile up.
-    "max_uncommitted_bytes": 64 << 20,
-    "max_in_mem_log_bytes": 64 << 20,
-    # A log that is never given up would fill the disk; and one that is given up to its end would have every follower
-    # that is an entry behind sent the whole state.
-    "snapshot_entries": 10_000,
-}
-"""Options of `RaftConfig` that differ where a real host runs the replica."""
-
 _BACKGROUND_WORKERS: Final = 2
 """Threads that write and load snapshots, beside those that apply commands."""
-_LONGEST_END: Final = 10.0
-"""Seconds that the start of a replica waits for the end of the one before it."""
-_LONGEST_REPLAY: Final = 3600.0
-"""Seconds that `wait_ready` waits, at most."""
+LISTEN_TIMEOUT_S: Final = 30.0
+REPLAY_TIMEOUT_S: Final = 3600.0
+"""How long `wait_ready` waits."""
 
 
 class NodeHost:
@@ -125,26 +103,18 @@ class NodeHost:
         self._max_waiting_reads = max_waiting_reads
         self.counters: Counter[str] = Counter()
         """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
-        self._lock = threading.Condition()
-        self._nodes: dict[int, tuple[NodeActor, Replica]] = {}
-        self._starting: set[int] = set()
-        """Shards whose replica is being started, or that are kept from being so."""
-        self._ending: set[int] = set()
-        """Shards whose replica has stopped, while its state machine may still be at work."""
-        self._subscribers: list[Any] = []
-        self._stopped = False
-
+        self._registry = ReplicaRegistry(self)
+        self._inbound = Inbound(self._registry.nodes, self.counters)
         self._transport = TcpTransport(
             address,
-            deliver=self._deliver,
-            unreachable=self._report_unreachable,
+            deliver=self._inbound.deliver,
+            unreachable=self._inbound.report_unreachable,
             deployment_id=deployment_id,
             listen_address=listen_address,
             tls=tls,
             streams=self._receive_stream,
             options=transport_options,
         )
-        self._traffic = SnapshotTraffic(self._transport, self._node_of)
         self._undo: list[Callable[[], None]] = []
         try:
             self._open(data_dir, workers, address)
@@ -174,7 +144,9 @@ class NodeHost:
         self._undo.append(self._stop_workers)
         self._loop = TrioLoop(f"drakkar-{address}").start()
         self._undo.append(self._loop.stop)
-        self._loop.call(self._listen, timeout=30)
+        self._traffic = SnapshotTraffic(self._transport, self._loop, self._registry.nodes)
+        self._services = NodeServices(self._store, self._transport, self._traffic, self.counters)
+        self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
 
     async def _listen(self) -> None:
         """Start the transport and the clock as tasks; raises what keeps it from listening."""
@@ -186,7 +158,7 @@ class NodeHost:
 
         def fail(error: BaseException) -> None:
             if not listening.try_fail(error):
-                logger.critical("%r hears and tells nobody any more: restart it", self, exc_info=error)
+                logger.critical("%r cannot reach other hosts any more: restart it", self, exc_info=error)
 
         async def serve() -> None:
             try:
@@ -196,7 +168,10 @@ class NodeHost:
 
         self._loop.spawn(serve, name="transport", on_crash=fail)
         await listening
-        self._loop.spawn(self._tick, name="ticks")
+        self._loop.spawn(self._inbound.tick, self.tick_interval, name="ticks")
+
+    def _receive_stream(self, sender: str, header: bytes) -> StreamSink:
+        return self._traffic.receive(sender, header)  # made after the transport, which it uses
 
     # -- its life -----------------------------------------------------------------------------------------------
 
@@ -219,11 +194,8 @@ class NodeHost:
         `DeadlockError` in the host's own loop.
         """
         forbid_waiting(f"stop() of {self!r}", "call it in another thread")
-        with self._lock:
-            if self._stopped:
-                return
-            self._stopped = True
-        self._close()
+        if self._registry.close():
+            self._close()
 
     def _close(self) -> None:
         """Undo what was opened, the last first; one failure does not keep the others from being undone."""
@@ -299,7 +271,7 @@ class NodeHost:
         Raises `ConfigError` where members, role or options contradict one another or what was recorded at the first
         start, `CorruptData` for a damaged log, and `HandlerTableError`.
         """
-        options = _config(config, shard_id, replica_id, role)
+        options = replica_config(config, shard_id, replica_id, role)
         # What the caller got wrong is found before anything is recorded.
         machine = made(state_machine)
         if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
@@ -310,48 +282,37 @@ class NodeHost:
             )
         if handlers is not None:
             handlers.check()
-        self._reserve(shard_id)
-        try:
-            storage = self._stored(options, members or {}, type(machine).__name__, join=join)
-            self._check_snapshot(options, storage)
-            node = self._start_node(options, storage, machine, handlers)
+        with self._registry.reserve(shard_id):
+            log = open_log(
+                self._store,
+                options,
+                address=self.address,
+                members=members or {},
+                join=join,
+                machine=type(machine).__name__,
+            )
+            node = self._start_node(options, log, machine, handlers)
             replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
-            with self._lock:
-                self._nodes[shard_id] = (node, replica)
-        finally:
-            with self._lock:
-                self._starting.discard(shard_id)
-        watch(node.actor_ref, lambda died: self._bury(node, died))
+            self._registry.add(shard_id, node, replica)
+        watch(node.actor_ref, lambda died: self._on_replica_stopped(node, died))
         if options.wait_ready:
-            replica.when_applied(storage.hard_state.commit, timeout=_LONGEST_REPLAY).get()
+            replica.when_applied(log.hard_state.commit, timeout=REPLAY_TIMEOUT_S).get()
         return replica
 
-    def _reserve(self, shard_id: int) -> None:
-        with self._lock:
-            if self._stopped:
-                raise ReplicaStopped(f"{self!r} was stopped: make a new one")
-            # One that was just stopped may still be at work, and its state machine must not be opened twice.
-            self._lock.wait_for(lambda: not self._ends(shard_id), _LONGEST_END)
-            if shard_id in self._nodes or shard_id in self._starting or shard_id in self._ending:
-                raise ConfigError("shard_id", shard_id, f"runs already on {self!r}: stop that replica first")
-            self._starting.add(shard_id)
-
-    def _ends(self, shard_id: int) -> bool:
-        found = self._nodes.get(shard_id)
-        return shard_id in self._ending or (found is not None and found[0].actor_stopped.is_set())
-
     def _start_node(
-        self, options: RaftConfig, storage: StoredLog, machine: StateMachine, handlers: HandlerTable | None
+        self, options: RaftConfig, log: StoredLog, machine: StateMachine, handlers: HandlerTable | None
     ) -> NodeActor:
+        snapshots = self._snapshots.of(options.shard_id, options.replica_id)
+        check_snapshot(log, snapshots)
         # pykka's `start` returns a ref alone, and a ref's actor is found by asking it.
         ref = NodeActor.start(
             options,
-            storage,
+            log,
             machine,
-            services=self,
+            services=self._services,
             pool=self._pool,
             background=self._background,
-            snapshots=self._snapshots.of(options.shard_id, options.replica_id),
+            snapshots=snapshots,
             origin=secrets.randbits(62) | 1,
             proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
             max_waiting_reads=self._max_waiting_reads,
@@ -361,32 +322,19 @@ class NodeHost:
         node: NodeActor = ref.ask(GetActor(), timeout=30)  # type: ignore[assignment]
         return node
 
+    def _on_replica_stopped(self, node: NodeActor, died: ActorDied) -> None:
+        shard_id, replica_id = node.raft.config.shard_id, node.raft.id
+        self._registry.on_node_stopped(shard_id)
+        node.over.add_done_callback(lambda _: self._registry.on_ended(shard_id))
+        self._services.announce(ReplicaEnded(shard_id, replica_id, died.reason))
+
     def replica(self, shard_id: int) -> Replica:
-        """Return the replica of a shard on this host. Raises `ConfigError` where there is none."""
-        with self._lock:
-            found = self._nodes.get(shard_id)
-        if found is None:
-            raise ConfigError("shard_id", shard_id, f"has no replica on {self!r}: start one first")
-        return found[1]
-
-    def _bury(self, node: NodeActor, died: ActorDied) -> None:
-        shard, replica = node.raft.config.shard_id, node.raft.id
-        with self._lock:
-            self._nodes.pop(shard, None)
-            self._ending.add(shard)
-            self._lock.notify_all()
-        node.over.add_done_callback(lambda _: self._forget(shard))
-        self.announce(ReplicaEnded(shard, replica, died.reason))
-
-    def _forget(self, shard: int) -> None:
-        with self._lock:
-            self._ending.discard(shard)
-            self._lock.notify_all()
+        """Return the replica of a shard on this host. Raises `ConfigError` where none runs."""
+        return self._registry.replica(shard_id)
 
     def subscribe(self, ref: pykka.ActorRef[Any]) -> None:
-        """Tell an actor of this host's events: see `events`. One that cannot take them is told no more."""
-        with self._lock:
-            self._subscribers = [*self._subscribers, ref]
+        """Tell an actor of this host's events (`LeaderChanged` and the like). One that cannot take one is told no more."""
+        self._services.subscribe(ref)
 
     def remove_data(self, shard_id: int, replica_id: int) -> None:
         """Delete all that this host keeps of a replica that does not run, for good: its id is never used again here.
@@ -394,245 +342,12 @@ class NodeHost:
         For one that its shard has removed. One that is still a member is lost to it: remove it there first. Waits for
         the disk. Raises `ConfigError` where it runs, or where this host has no such replica.
         """
-        self._reserve(shard_id)
-        try:
+        with self._registry.reserve(shard_id):
             if (shard_id, replica_id) not in self._store.replicas():
                 raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
             # The record last: as long as it is there, this can be done again.
             self._snapshots.of(shard_id, replica_id).remove_all()
             self._store.remove(shard_id, replica_id)
-        finally:
-            with self._lock:
-                self._starting.discard(shard_id)
-
-    # -- the first start and the restart ------------------------------------------------------------------------
-
-    def _stored(
-        self, options: RaftConfig, members: Mapping[int, str], machine: str, *, join: bool
-    ) -> StoredLog:
-        shard, replica = options.shard_id, options.replica_id
-        log = self._store.open(shard, replica)
-        if log is None:
-            if not join:
-                self._check_alone(shard, replica)
-            self._check_members(options, members, join=join)
-            membership = Membership(voters=members)
-            self._store.bootstrap(shard, replica, Bootstrap(membership, join=join, state_machine=machine))
-            log = self._store.open(shard, replica)
-            assert log is not None, "it was just made"
-        else:
-            _check_record(log.bootstrap, members, machine, replica, join=join)
-        if not log.bootstrap.join and not log.last_index:
-            self._write_first_entry(shard, replica, log.bootstrap.membership)
-        return log
-
-    def _check_snapshot(self, options: RaftConfig, log: StoredLog) -> None:
-        """A file that is missing or cut short is better found before anything starts; the rest when it is loaded."""
-        if log.snapshot and not log.snapshot.witness:
-            files = self._snapshots.of(options.shard_id, options.replica_id)
-            files.open(log.snapshot.payload.decode()).close()
-
-    def _check_alone(self, shard: int, replica: int) -> None:
-        """Two replicas on one machine would be lost together, so most likely the numbers are mixed up."""
-        others = [other for held, other in self._store.replicas() if held == shard]
-        if others:
-            raise ConfigError(
-                "replica_id",
-                replica,
-                f"this host's data directory holds replica {others[0]} of shard {shard}: start that or, if the shard "
-                "has removed it, call remove_data first",
-            )
-
-    def _check_members(self, options: RaftConfig, members: Mapping[int, str], *, join: bool) -> None:
-        replica = options.replica_id
-        if join and members:
-            raise ConfigError(
-                "members", dict(members), "one that joins is told the members by the leader: leave them out"
-            )
-        if not join and not members:
-            raise ConfigError(
-                "members", {}, f"replica {replica} starts for the first time: name all members, or join=True"
-            )
-        if join:
-            return
-        if options.is_observer or options.is_witness:
-            role = "OBSERVER" if options.is_observer else "WITNESS"
-            raise ConfigError("role", role, "the first members are voters: start this one with join=True")
-        if replica not in members:
-            raise ConfigError(
-                "members", dict(members), f"must contain replica {replica} itself, at {self.address}"
-            )
-        _check_addresses(members)
-        if canonical(members[replica]) != canonical(self.address):
-            raise ConfigError(
-                "members", dict(members), f"replica {replica} is this host, whose address is {self.address}"
-            )
-
-    def _write_first_entry(self, shard: int, replica: int, membership: Membership) -> None:
-        """The log begins with the first membership, the same on all hosts, so that who joins later learns it."""
-        hard_state, run = initial_log(membership)
-        written: pykka.Future[BaseException | None] = pykka.ThreadingFuture()
-        self._store.save(AppendRequest(shard, replica, hard_state, [run], done=written.set))
-        error = written.get(timeout=60)
-        if error is not None:
-            raise error
-
-    # -- what the nodes and the transport need, in the loop ------------------------------------------------------
-
-    def send(self, address: str, messages: Sequence[Message]) -> None:
-        """For the nodes: send messages to another host, in the loop's thread."""
-        self._transport.send(address, messages)
-
-    def save(self, request: AppendRequest) -> None:
-        """For the nodes: make it durable."""
-        self._store.save(request)
-
-    def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
-        """For the nodes: remember a snapshot that was taken."""
-        self._store.record_snapshot(shard, replica, snapshot, done)
-
-    def compact(self, shard: int, replica: int, index: int) -> None:
-        """For the nodes: give up the log up to `index`."""
-        self._store.compact(shard, replica, index)
-
-    def send_snapshot(self, address: str, message: Message, *, temporary: bool) -> None:
-        """For the nodes: stream a snapshot to another host."""
-        self._traffic.send(self._loop, address, message, temporary=temporary)
-
-    def _receive_stream(self, address: str, header: bytes) -> StreamSink:
-        return self._traffic.receive(address, header)
-
-    def _node_of(self, shard: int) -> NodeActor | None:
-        found = self._nodes.get(shard)
-        return found[0] if found is not None else None
-
-    def announce(self, event: object) -> None:
-        """For the nodes: tell the subscribers."""
-        for ref in self._subscribers:
-            try:
-                ref.tell(event)
-            except (pykka.ActorDeadError, SystemBusy) as error:
-                self.counters["events lost"] += 1
-                logger.warning("%s is told no more events: %s", ref, error)
-                with self._lock:
-                    self._subscribers = [other for other in self._subscribers if other is not ref]
-
-    def _deliver(self, address: str, messages: list[Message]) -> None:
-        for message in messages:
-            found = self._nodes.get(message.shard)
-            if found is None:
-                self.counters["messages for shards that are not here"] += 1
-                continue
-            if message.snapshot is not None and not message.snapshot.witness:
-                self.counters["snapshots that came without a stream"] += 1
-                continue
-            node = found[0]
-            if message.sender not in node.raft.membership.addresses:
-                node.router.learn(message.sender, address)
-            try:
-                node.actor_ref.tell(message)
-            except (SystemBusy, pykka.ActorDeadError):
-                self.counters["messages for nodes that could not take them"] += 1
-
-    def _report_unreachable(self, address: str) -> None:
-        for node, _ in list(self._nodes.values()):
-            for replica, known in node.raft.membership.addresses.items():
-                if known == address:
-                    self._tell(node, Message(MessageType.UNREACHABLE, sender=replica))
-
-    async def _tick(self) -> None:
-        """A stalled host does not make up for the ticks that it missed: it would elect before it has listened."""
-        due = trio.current_time() + self.tick_interval
-        while True:
-            await trio.sleep_until(due)
-            due = max(due + self.tick_interval, trio.current_time())
-            for node, _ in list(self._nodes.values()):
-                if not node.tick_waits:
-                    node.tick_waits = self._tell(node, Message(MessageType.LOCAL_TICK))
-
-    def _tell(self, node: NodeActor, message: Message) -> bool:
-        try:
-            node.actor_ref.tell(message)
-        except SystemBusy:
-            self.counters["messages for nodes that could not take them"] += 1
-            return False
-        except pykka.ActorDeadError:
-            logger.debug("%s ended a moment ago", node)
-            return False
-        return True
-
-
-def _config(
-    config: RaftConfig | Mapping[str, Any] | None, shard_id: int, replica_id: int, role: State | None
-) -> RaftConfig:
-    if isinstance(config, RaftConfig):
-        if (config.shard_id, config.replica_id) != (shard_id, replica_id):
-            raise ConfigError(
-                "config",
-                (config.shard_id, config.replica_id),
-                f"is for another replica than {(shard_id, replica_id)}",
-            )
-        if role is not None:
-            raise ConfigError("role", role, "a RaftConfig says itself what the replica is: leave it out")
-        _warn_of_idle_options(config)
-        return config
-    options = {**HOST_DEFAULTS, **(config or {})}
-    if role is not None:
-        if role not in (State.FOLLOWER, State.OBSERVER, State.WITNESS):
-            raise ConfigError("role", role, "a replica starts as FOLLOWER, OBSERVER or WITNESS")
-        options |= {"is_observer": role is State.OBSERVER, "is_witness": role is State.WITNESS}
-    if options.get("is_witness") and "snapshot_entries" not in (config or {}):
-        options["snapshot_entries"] = 0  # it has nothing to save
-    options.setdefault("compaction_overhead", _half(options["snapshot_entries"]))
-    try:
-        made = RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
-    except TypeError as error:
-        raise ConfigError(
-            "config", dict(options), f"has an option that RaftConfig does not know: {error}"
-        ) from error
-    _warn_of_idle_options(made)
-    return made
-
-
-def _half(entries: Any) -> Any:
-    """What is no number is left for `RaftConfig` to refuse."""
-    return entries // 2 if type(entries) is int else 0
-
-
-def _warn_of_idle_options(config: RaftConfig) -> None:
-    if config.notify_commit:
-        logger.warning("notify_commit has no effect yet: a future is set when its command was applied")
-
-
-def _check_record(
-    record: Bootstrap, members: Mapping[int, str], machine: str, replica: int, *, join: bool
-) -> None:
-    """At a restart everything must agree with what was recorded at the first start, or be left out."""
-    if record.join and members:
-        raise ConfigError(
-            "members", dict(members), f"replica {replica} joined its shard: leave the members out"
-        )
-    if join and not record.join:
-        raise ConfigError("join", join, f"replica {replica} is one of the first members: leave it out")
-    recorded = dict(record.membership.addresses)
-    if members and dict(members) != recorded:
-        raise ConfigError("members", dict(members), f"replica {replica} was first started with {recorded}")
-    if record.state_machine != machine:
-        raise ConfigError(
-            "state_machine", machine, f"the log of replica {replica} was written for {record.state_machine!r}"
-        )
-
-
-def _check_addresses(members: Mapping[int, str]) -> None:
-    addresses = set()
-    for id_, address in members.items():
-        if not is_whole(id_, 1, MAX_SIGNED):
-            raise ConfigError(
-                "members", dict(members), f"{id_!r} is no replica id, which is a whole number from 1 up"
-            )
-        addresses.add(canonical(address))
-    if len(addresses) < len(members):
-        raise ConfigError("members", dict(members), "two members have the same address")
 
 
 def _check_address(address: str, data_dir: object) -> None:

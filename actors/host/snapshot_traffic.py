@@ -6,7 +6,7 @@ leader's node ─► SnapshotTraffic.send ─► stream ─► SnapshotTraffic.r
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -36,9 +36,9 @@ T = TypeVar("T")
 class SnapshotTraffic:
     """The streams of one host. All methods are for the loop's thread; files are touched by others."""
 
-    def __init__(self, transport: TcpTransport, node_of: Callable[[int], NodeActor | None]) -> None:
-        """`node_of(shard)` is the node of this host, if it runs one."""
-        self._transport, self._node_of = transport, node_of
+    def __init__(self, transport: TcpTransport, loop: TrioLoop, nodes: Mapping[int, NodeActor]) -> None:
+        """`nodes`: those that this host runs, by shard."""
+        self._transport, self._loop, self._nodes = transport, loop, nodes
         self._sending: set[tuple[int, int]] = set()
         self._receiving: set[int] = set()
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -51,17 +51,19 @@ class SnapshotTraffic:
 
     # -- out ----------------------------------------------------------------------------------------------------
 
-    def send(self, loop: TrioLoop, address: str, message: Message, *, temporary: bool) -> None:
+    def send(self, address: str, message: Message, *, temporary: bool) -> None:
         """Send the file of an INSTALL_SNAPSHOT; the node is told how that ended, by a SNAPSHOT_STATUS."""
         key = (message.shard, message.to)
         again = key in self._sending
         # One stream to a replica at a time. The core asks again, should this one have been for nothing.
         if not again:
             self._sending.add(key)
-        loop.spawn(self._send, address, message, again, temporary, name=f"snapshot for replica {message.to}")
+        self._loop.spawn(
+            self._send, address, message, again, temporary, name=f"snapshot for replica {message.to}"
+        )
 
     async def _send(self, address: str, message: Message, again: bool, temporary: bool) -> None:
-        node, snapshot = self._node_of(message.shard), message.snapshot
+        node, snapshot = self._nodes.get(message.shard), message.snapshot
         failed = True
         try:
             if node is not None and snapshot is not None and not again:
@@ -105,7 +107,7 @@ class SnapshotTraffic:
         message = messages[0] if len(messages) == 1 else None
         if message is None or message.type is not MessageType.INSTALL_SNAPSHOT or message.snapshot is None:
             raise TransportError("a stream must begin with one INSTALL_SNAPSHOT")
-        node = self._node_of(message.shard)
+        node = self._nodes.get(message.shard)
         if node is None or message.to not in (0, node.raft.id):
             raise TransportError(f"replica {message.to} of shard {message.shard} is not here")
         if message.snapshot.index <= node.raft.log.committed and not node.raft.requested_snapshot:

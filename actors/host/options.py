@@ -1,0 +1,76 @@
+"""Options of a replica, as a host takes them: a host's own defaults, and what it cannot act on."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.state import State
+
+__all__ = ["HOST_DEFAULTS", "replica_config"]
+
+logger = logging.getLogger(__name__)
+
+HOST_DEFAULTS: Final[Mapping[str, Any]] = {
+    # One message to a peer for everything that one turn of the node brought.
+    "batch_append": True,
+    # What may pile up at a leader without a quorum, or with a slow state machine.
+    "max_uncommitted_bytes": 64 << 20,
+    "max_in_mem_log_bytes": 64 << 20,
+    # A log that is never compacted would fill the disk. One that is compacted to its end would have every follower
+    # that is an entry behind sent the whole state; hence `compaction_overhead`, which is half of this by default.
+    "snapshot_entries": 10_000,
+}
+"""Options of `RaftConfig` whose default is another one on a host."""
+
+_START_ROLES: Final = (State.FOLLOWER, State.OBSERVER, State.WITNESS)
+
+
+def replica_config(
+    config: RaftConfig | Mapping[str, Any] | None, shard_id: int, replica_id: int, role: State | None
+) -> RaftConfig:
+    """Return the options of a replica. A `RaftConfig` is taken as it is; a mapping is completed by `HOST_DEFAULTS`.
+
+    Raises `ConfigError` for an unknown option, a value out of bounds, and a role that the config contradicts.
+    """
+    if isinstance(config, RaftConfig):
+        _check_owner(config, shard_id, replica_id, role)
+        complete = config
+    else:
+        complete = _from_mapping(config or {}, shard_id, replica_id, role)
+    if complete.notify_commit:
+        logger.warning("notify_commit has no effect yet: a future is set when its command was applied")
+    return complete
+
+
+def _check_owner(config: RaftConfig, shard_id: int, replica_id: int, role: State | None) -> None:
+    if (config.shard_id, config.replica_id) != (shard_id, replica_id):
+        raise ConfigError(
+            "config",
+            (config.shard_id, config.replica_id),
+            f"is for another replica than {(shard_id, replica_id)}",
+        )
+    if role is not None:
+        raise ConfigError("role", role, "a RaftConfig says itself what the replica is: leave it out")
+
+
+def _from_mapping(
+    config: Mapping[str, Any], shard_id: int, replica_id: int, role: State | None
+) -> RaftConfig:
+    options = {**HOST_DEFAULTS, **config}
+    if role is not None:
+        if role not in _START_ROLES:
+            raise ConfigError("role", role, "a replica starts as FOLLOWER, OBSERVER or WITNESS")
+        options |= {"is_observer": role is State.OBSERVER, "is_witness": role is State.WITNESS}
+    if options.get("is_witness") and "snapshot_entries" not in config:
+        options["snapshot_entries"] = 0  # it has nothing to save
+    entries = options["snapshot_entries"]
+    # RaftConfig refuses what is no number.
+    options.setdefault("compaction_overhead", entries // 2 if type(entries) is int else 0)
+    try:
+        return RaftConfig(**options, shard_id=shard_id, replica_id=replica_id)
+    except TypeError as error:
+        raise ConfigError(
+            "config", dict(options), f"has an option that RaftConfig does not know: {error}"
+        ) from error

@@ -1,0 +1,144 @@
+"""What users import and see: nothing is missing, nothing is there that only nodes may call."""
+
+import builtins
+import inspect
+import re
+import typing
+
+import drakkar.actors
+import drakkar.handlers
+import drakkar.handlers.testing
+import pytest
+from drakkar.actors import NodeHost
+from drakkar.handlers import errors
+
+FACES = [
+    pytest.param(face, id=face.__name__)
+    for face in (drakkar.actors, drakkar.handlers, drakkar.handlers.testing)
+]
+EXPORTED = {*drakkar.actors.__all__, *drakkar.handlers.__all__}
+
+HOST = {
+    "address",
+    "counters",
+    "deployment_id",
+    "loop",
+    "peers",
+    "remove_data",
+    "replica",
+    "start_replica",
+    "stop",
+    "store_status",
+    "subscribe",
+    "tick_interval",
+}
+REPLICA = {
+    "add_observer",
+    "add_replica",
+    "add_witness",
+    "change_membership",
+    "propose",
+    "propose_many",
+    "read",
+    "ref",
+    "remove_replica",
+    "replica_id",
+    "session",
+    "shard_id",
+    "snapshot",
+    "stale_read",
+    "status",
+    "stop",
+    "transfer_leadership",
+    "when_applied",
+}
+SESSION = {"client", "close", "open", "propose", "retry", "token"}
+
+
+def public(thing):
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def members(cls):
+    """The public methods and properties of a class, as functions."""
+    for name, member in inspect.getmembers(cls):
+        function = member.fget if isinstance(member, property) else member
+        if not name.startswith("_") and inspect.isfunction(function):
+            yield f"{cls.__name__}.{name}", function
+
+
+def classes(face):
+    found = [getattr(face, name) for name in face.__all__]
+    return [each for each in found if inspect.isclass(each)]
+
+
+def test_a_replica_a_session_and_their_host_have_what_users_call_and_nothing_else():
+    """In particular not what a host does for its nodes: `host.compact` would destroy a replica."""
+
+    class Nothing(drakkar.actors.StateMachine):
+        apply = query = save = load = None
+
+    with NodeHost("127.0.0.1:0") as host:
+        replica = host.start_replica(
+            Nothing, shard_id=1, replica_id=1, members={1: host.address}, config={"election_ticks": 3}
+        )
+        session = replica.session(timeout=20).get(timeout=20)
+        assert (public(host), public(replica), public(session)) == (HOST, REPLICA, SESSION)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_each_public_name_is_exported_once_and_says_what_it_is(face):
+    assert len(set(face.__all__)) == len(face.__all__)
+    # Constants stand beside their classes, and carry the text of those.
+    assert [name for name in face.__all__ if not inspect.getdoc(getattr(face, name))] == []
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_what_a_face_shows_without_an_underscore_is_exported_or_a_module(face):
+    shown = {name for name in public(face) if not inspect.ismodule(getattr(face, name))}
+    assert shown == set(face.__all__)
+
+
+def test_every_error_can_be_imported_where_the_calls_that_raise_it_are():
+    assert [name for name in errors.__all__ if name not in drakkar.actors.__all__] == []
+
+
+def test_every_error_that_a_docstring_names_can_be_imported():
+    named = {}
+    for cls in classes(drakkar.actors):
+        for name, function in members(cls):
+            for error in re.findall(r"`([A-Z]\w+)`", inspect.getdoc(function) or ""):
+                named.setdefault(error, name)
+    wrong = {
+        error: where
+        for error, where in named.items()
+        if error.endswith("Error") and error not in EXPORTED and not hasattr(builtins, error)
+    }
+    assert wrong == {}
+    assert {"ConfigError", "DeadlockError", "LoopError"} <= named.keys(), "docstrings are looked at"
+
+
+@pytest.mark.parametrize("cls", [NodeHost, drakkar.actors.Replica, drakkar.actors.Session])
+def test_the_types_of_what_is_given_and_returned_can_be_imported(cls):
+    functions = dict(members(cls))
+    if cls is NodeHost:  # the others are made by the host
+        functions["NodeHost"] = cls.__init__
+    seen = [
+        (part.__name__, name)
+        for name, function in functions.items()
+        for hint in typing.get_type_hints(function).values()
+        for part in parts(hint)
+        if part.__module__.startswith("drakkar")
+    ]
+    assert seen, "annotations are looked at"
+    assert [each for each in seen if each[0] not in EXPORTED] == []
+
+
+def parts(hint):
+    """The classes of an annotation."""
+    origin = typing.get_origin(hint)
+    found = [each for each in (hint, origin) if isinstance(each, type)]
+    for each in typing.get_args(hint):
+        for one in each if isinstance(each, list) else [each]:  # a Callable's arguments
+            found += parts(one)
+    return found

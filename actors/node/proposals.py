@@ -212,18 +212,7 @@ class PendingProposals:
         self._commands += count
         whole = Run(0, 0, payloads, kinds, self.origin, first)
         # As a rule it fits. A large `propose_many` does not, and one message could not carry it to the leader.
-        return [whole] if size <= 2 * self._max_run_bytes else self._cut(whole)
-
-    def _cut(self, whole: Run) -> list[Run]:
-        """The same proposals in runs of bounded size, but of at least one command."""
-        runs: list[Run] = []
-        begin, size = 0, 0
-        for at, payload in enumerate(whole.payloads):
-            if size and size + len(payload) > self._max_run_bytes:
-                runs.append(_part(whole, begin, at))
-                begin, size = at, 0
-            size += len(payload)
-        return [*runs, _part(whole, begin, len(whole))]
+        return [whole] if size <= 2 * self._max_run_bytes else [*whole.parts(self._max_run_bytes)]
 
     def applied(self, run: Run, results: Sequence[Any]) -> None:
         """The entries of `run` were applied with these results."""
@@ -304,10 +293,6 @@ class PendingProposals:
         for batch in batches.values():
             for item in batch.items:
                 item.future.try_fail(error)
-
-
-def _part(run: Run, begin: int, end: int) -> Run:
-    return Run(0, 0, run.payloads[begin:end], run.kinds[begin:end], run.origin, run.key + begin)
 
 
 def _settle(items: list[Proposal], results: Sequence[Any]) -> None:

@@ -5,7 +5,6 @@ it tells which of the survivors of a shard holds most (`repair`), and whether wh
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, final
@@ -18,17 +17,18 @@ from drakkar.actors.snapshots.files import DiskFiles
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.entries import EntryKind, Run, pages
 from drakkar.handlers.raft.membership import decide
 from drakkar.handlers.raft.state import Membership
 
-__all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect", "pages", "then_members"]
+__all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect", "then_members"]
 
 LOG: Final = "log"
 SNAPSHOTS: Final = "snapshots"
 """Where a host keeps them, within its data directory."""
 
-_PAGE_BYTES: Final = 4 << 20
+PAGE_BYTES: Final = 4 << 20
+"""Bytes of a log that are read at once."""
 _MAP_BYTES: Final = 1 << 20
 """LMDB takes the length of the file where that is more."""
 _NOBODY: Final = Membership()
@@ -186,14 +186,6 @@ class StoppedHost:
         self.close()
 
 
-def pages(log: StoredLog, low: int, high: int) -> Iterator[list[Run]]:
-    """Read entries `low` up to, but without, `high`, some MiB at a time. Raises `CorruptData`."""
-    while low < high:
-        runs = log.runs(low, high, _PAGE_BYTES)
-        yield runs
-        low = runs[-1].last + 1
-
-
 def then_members(membership: Membership, runs: list[Run], config: RaftConfig) -> Membership:
     """Return the membership after these entries; changes that break a rule are without effect, as in a replica."""
     for run in runs:
@@ -239,7 +231,7 @@ def _members(log: StoredLog, key: ReplicaKey) -> tuple[Membership, str]:
     membership, behind = log.membership, log.snapshot.index
     try:
         config = RaftConfig(replica_id=key[1], shard_id=key[0])
-        for runs in pages(log, log.first_index, log.last_index + 1):
+        for runs in pages(log.runs, log.first_index, log.last_index + 1, PAGE_BYTES):
             news = [run.slice(behind + 1, run.last + 1) for run in runs if run.last > behind]
             membership = then_members(membership, news, config)
     except CorruptData as error:

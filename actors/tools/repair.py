@@ -39,19 +39,19 @@ from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
 from drakkar.actors.tools.inspection import (
     LOG,
+    PAGE_BYTES,
     SNAPSHOTS,
     HostReport,
     ReplicaReport,
     SnapshotReport,
     StoppedHost,
     inspect,
-    pages,
     then_members,
 )
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError, ReplicaStopped
 from drakkar.handlers.raft.config import Compression, RaftConfig
-from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.transport.connection import canonical, parse_address
 
@@ -261,7 +261,7 @@ def _origin(host: StoppedHost, log: StoredLog, key: ReplicaKey, index: int) -> _
 def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig) -> tuple[Membership, int]:
     """Apply the log up to `index`; return the membership there, and how many entries were applied."""
     membership, first = log.membership, log.snapshot.index + 1
-    for runs in pages(log, first, index + 1):
+    for runs in pages(log.runs, first, index + 1, PAGE_BYTES):
         if any(_METADATA in run.kinds for run in runs):
             raise _witness((config.shard_id, config.replica_id))
         replay.apply(runs)

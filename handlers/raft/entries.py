@@ -7,7 +7,7 @@ stores and sends, and what the followers store again.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Self, overload
@@ -17,7 +17,7 @@ from drakkar.handlers import cbor
 from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData
 
-__all__ = ["ENTRY_OVERHEAD", "Entries", "Entry", "EntryKind", "Run"]
+__all__ = ["ENTRY_OVERHEAD", "Entries", "Entry", "EntryKind", "Run", "fitting", "pages"]
 
 
 class EntryKind(IntEnum):
@@ -123,11 +123,7 @@ class Run:
         """The entries `low` up to, but without, `high`, which must lie within the run."""
         if low <= self.first and high > self.last:
             return self
-        start, stop = max(low - self.first, 0), min(high, self.last + 1) - self.first
-        key = self.key + start if self.origin else 0
-        return Run(
-            self.first + start, self.term, self.payloads[start:stop], self.kinds[start:stop], self.origin, key
-        )
+        return self._between(max(low - self.first, 0), min(high, self.last + 1) - self.first)
 
     def placed(self, first: int, term: int) -> "Run":
         """The same entries, as a leader of `term` logs them from index `first` on."""
@@ -145,15 +141,31 @@ class Run:
 
     def fitting(self, limit: int) -> "Run":
         """The longest prefix of at most `limit` bytes, but at least one entry."""
-        if self.size <= limit:
-            return self
-        total = count = 0
-        for payload in self.payloads:
-            total += len(payload) + ENTRY_OVERHEAD
-            if total > limit and count:
-                break
-            count += 1
-        return self.slice(self.first, self.first + count)
+        return self if self.size <= limit else self._between(0, self._end_of_part(0, limit))
+
+    def parts(self, limit: int) -> Iterator["Run"]:
+        """The run, cut into runs of at most `limit` bytes each, but of at least one entry."""
+        start = 0
+        while start < len(self.payloads):
+            stop = self._end_of_part(start, limit)
+            yield self._between(start, stop)
+            start = stop
+
+    def _end_of_part(self, start: int, limit: int) -> int:
+        """Where the longest part ends that begins at the place `start` and has at most `limit` bytes, or one entry."""
+        size = 0
+        for place in range(start, len(self.payloads)):
+            size += len(self.payloads[place]) + ENTRY_OVERHEAD
+            if size > limit and place > start:
+                return place
+        return len(self.payloads)
+
+    def _between(self, start: int, stop: int) -> "Run":
+        """The entries from the place `start` up to, but without, `stop`; places count from 0."""
+        # A proposal has no index before a leader logs it.
+        first = self.first + start if self.first else 0
+        key = self.key + start if self.origin else 0
+        return Run(first, self.term, self.payloads[start:stop], self.kinds[start:stop], self.origin, key)
 
     def encode(self) -> bytes:
         """The run as CBOR bytes; encoded at the first call, remembered for the others."""
@@ -284,3 +296,28 @@ def _continues(run: Run, entry: Entry) -> bool:
         and entry.origin == run.origin
         and (not run.origin or entry.key == run.key + count)
     )
+
+
+def fitting(runs: Iterable[Run], limit: int) -> list[Run]:
+    """The longest prefix of at most `limit` bytes, but at least one entry."""
+    taken: list[Run] = []
+    for run in runs:
+        if run.size <= limit:
+            taken.append(run)
+            limit -= run.size
+            continue
+        part = run.fitting(limit)
+        if not taken or part.size <= limit:
+            taken.append(part)
+        break
+    return taken
+
+
+def pages(read: Callable[[int, int, int], list[Run]], low: int, high: int, limit: int) -> Iterator[list[Run]]:
+    """The entries `low` up to, but without, `high`, in pages of at most `limit` bytes, or one entry.
+
+    `read(low, high, limit)` returns one page, as `Storage.runs` does; an empty one is the end.
+    """
+    while low < high and (page := read(low, high, limit)):
+        yield page
+        low = page[-1].last + 1

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
-from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run, fitting, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
@@ -175,7 +175,7 @@ class MemoryLog:
 
     def runs(self, low: int, high: int, limit: int) -> list[Run]:
         """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one."""
-        return _fitting(self._window.between(low, high), limit)
+        return fitting(self._window.between(low, high), limit)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries held, as objects."""
@@ -295,13 +295,13 @@ class RaftLog:
         if low >= high:
             return []
         if low >= self._window.first:
-            return _fitting(self._window.between(low, high), limit)
+            return fitting(self._window.between(low, high), limit)
         stored = self.storage.runs(low, min(high, self._window.first), limit)
         room = limit - sum(run.size for run in stored)
         if room <= 0 or stored[-1].last + 1 < min(high, self._window.first):
             return stored
         return stored + [
-            run for run in _fitting(self._window.between(self._window.first, high), room) if run.size <= room
+            run for run in fitting(self._window.between(self._window.first, high), room) if run.size <= room
         ]
 
     def entries(self, low: int, high: int, limit: int = UNLIMITED) -> Entries:
@@ -332,16 +332,12 @@ class RaftLog:
 
     def changes(self, low: int, high: int) -> Iterator[Entry]:
         """The membership changes among the entries `low` up to, but without, `high`."""
-        while low < high:
-            page = self.runs(low, high, _PAGE)
-            if not page:
-                return
+        for page in pages(self.runs, low, high, _PAGE):
             for run in page:
                 if _CHANGE in run.kinds:
                     yield from (
                         run.entry(i) for i in range(run.first, run.last + 1) if run.kind(i) == _CHANGE[0]
                     )
-            low = page[-1].last + 1
 
     def size_after(self, index: int) -> int:
         """Bytes held in memory of the entries after `index`."""
@@ -494,21 +490,6 @@ class RaftLog:
         if self.pending_snapshot is not None and index >= self.pending_snapshot.index:
             self.pending_snapshot = None
         self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)
-
-
-def _fitting(runs: Iterable[Run], limit: int) -> list[Run]:
-    """The longest prefix of at most `limit` bytes, but at least one entry."""
-    taken: list[Run] = []
-    for run in runs:
-        if run.size <= limit:
-            taken.append(run)
-            limit -= run.size
-            continue
-        part = run.fitting(limit)
-        if not taken or part.size <= limit:
-            taken.append(part)
-        break
-    return taken
 
 
 def check_compaction(index: int, first: int, last: int) -> None:

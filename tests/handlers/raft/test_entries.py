@@ -158,6 +158,15 @@ class TestRun:
         assert run.slice(0, 99) is run
 
     @patient
+    @given(runs(), st.integers(0, 200))
+    def test_its_parts_are_its_entries_in_order_each_as_long_as_fits(self, run: Run, limit: int) -> None:
+        parts = list(run.parts(limit))
+        assert [entry for part in parts for entry in Entries([part])] == list(Entries([run]))
+        assert all(part.size <= limit or len(part) == 1 for part in parts)
+        for part, following in pairwise(parts):
+            assert part.size + len(following.payloads[0]) + ENTRY_OVERHEAD > limit
+
+    @patient
     @given(runs(), st.integers(0, 600))
     @example(Run(1, 1, [b"", b""]), ENTRY_OVERHEAD)
     @example(Run(1, 1, [b"", b""]), 2 * ENTRY_OVERHEAD - 1)

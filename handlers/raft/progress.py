@@ -102,7 +102,6 @@ class Progress:
 
     __slots__ = (
         "active",
-        "commit",
         "delayed_status",
         "group",
         "inflight",
@@ -141,8 +140,6 @@ class Progress:
         self.inflight = Inflight(max_inflight_messages, max_inflight_bytes)
         self.sent_commit = 0
         """The highest commit index that was sent to the peer and is not known to be lost (etcd)."""
-        self.commit = 0
-        """The peer's own commit index, as far as it told; it only rises (raft-rs)."""
         self.group = 0
         """Where the peer stands, for group commit; 0 is nowhere (raft-rs)."""
         self.delayed_status: tuple[int, bool] | None = None
@@ -304,10 +301,6 @@ class Progress:
         self.snapshot_done(rejected)
         return True
 
-    def learned_commit(self, commit: int) -> None:
-        """Note the peer's own commit index; an old message is no step back."""
-        self.commit = max(self.commit, commit)
-
     def lacks_commit(self, commit: int) -> bool:
         """Whether a message that says `commit` would let the peer commit more (etcd's rule).
 
@@ -329,9 +322,7 @@ class Progress:
             parts.append(f"{'failed' if rejected else 'delivered'}-in={ticks}")
         if self.inflight:
             parts.append(f"inflight={self.inflight.count}/{self.inflight.bytes}B")
-        numbers = (
-            (name, getattr(self, name)) for name in ("requested_snapshot", "sent_commit", "commit", "group")
-        )
+        numbers = ((name, getattr(self, name)) for name in ("requested_snapshot", "sent_commit", "group"))
         parts.extend(f"{name}={value}" for name, value in numbers if value)
         parts.extend(flag for flag in ("paused", "active") if getattr(self, flag))
         return " ".join(parts)

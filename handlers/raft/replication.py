@@ -327,7 +327,6 @@ def count_ack(raft: "Raft", ack: Message) -> None:
         raft.fault("acknowledged what was never sent")
         return
     peer.active = True
-    peer.learned_commit(ack.commit)
     if ack.reject and ack.hint_high:
         snapshot.note_request(raft, ack, peer)
         return
@@ -443,7 +442,6 @@ def count_beat(raft: "Raft", answer: Message) -> None:
     """
     peer = raft.progress[answer.sender]
     peer.heard()
-    peer.learned_commit(answer.commit)
     reads.note_lease(raft, answer)
     if peer.state is ProgressState.REPLICATE and peer.inflight.full:
         _send_empty(raft, answer.sender, peer)

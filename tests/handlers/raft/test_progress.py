@@ -356,14 +356,6 @@ def test_a_change_of_state_leaves_nothing_behind(
     assert progress.pending_snapshot == (20 if progress.state is SNAPSHOT else 0)
 
 
-def test_a_follower_knows_all_that_it_was_told() -> None:
-    """Q6, raft-rs: messages come in any order, the index only rises."""
-    progress = Progress()
-    for commit in (4, 7, 5, 0):
-        progress.learned_commit(commit)
-    assert progress.commit == 7
-
-
 @pytest.mark.parametrize(
     ("sent_commit", "commit", "lacks"),
     [
@@ -403,12 +395,12 @@ def test_a_progress_is_one_line() -> None:
     progress.heard()
     progress.become_replicate()
     progress.sent(2, 40)
-    progress.sent_commit, progress.commit, progress.group = 3, 2, 1
-    assert str(progress) == ("REPLICATE match=3 next=6 inflight=1/40B sent_commit=3 commit=2 group=1 active")
+    progress.sent_commit, progress.group = 3, 1
+    assert str(progress) == ("REPLICATE match=3 next=6 inflight=1/40B sent_commit=3 group=1 active")
     progress.become_snapshot(9)
     progress.delay_status(10, rejected=True)
     assert repr(progress) == (
-        "Progress(SNAPSHOT match=3 next=6 snapshot=9 failed-in=10 sent_commit=3 commit=2 group=1 paused active)"
+        "Progress(SNAPSHOT match=3 next=6 snapshot=9 failed-in=10 sent_commit=3 group=1 paused active)"
     )
 
 

@@ -42,7 +42,8 @@ from drakkar.handlers.errors import (
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.membership import Change, ChangeType, Transition
 from drakkar.handlers.raft.state import Membership, State
-from drakkar.transport.tcp import Options, PeerStatus
+from drakkar.transport.options import Options
+from drakkar.transport.peer import PeerStatus
 from drakkar.transport.tls import TlsConfig
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""The outgoing side: one peer, its bounded queue, and the one connection that this host opens to it.
+"""One other host as this one reaches it: a bounded queue, and the one connection that this host opens to it.
 
-Messages to a peer travel on the connection that this host opened, those from it on the one that it opened. So each
-connection has one writer and one direction, nobody has to agree on which of two to keep, and whoever can be reached
-is reached, even if he cannot reach back.
+Messages to a peer travel on the connection that this host opened, and messages from it on the one that the peer
+opened. So each connection has one writer and one direction, two hosts never have to agree on which of two connections
+to keep, and a peer that can be reached receives messages even where it cannot connect back.
 
-A peer's life is a loop: wait until there is something to send, dial, write until the connection is lost, say so,
-wait a little. Nothing is sent twice: what was lost, the protocol above repeats.
+A peer's task is a loop: wait until there is something to send, dial, write until the connection is lost, report that,
+wait a little. Nothing is sent twice: the protocol above repeats what was lost.
 """
 
 import logging
@@ -22,82 +22,47 @@ from typing import Final, TypeAlias, cast
 import trio
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
-from drakkar.transport.connection import (
-    Connection,
-    Counters,
-    Identity,
-    Options,
-    RefusedError,
-    canonical,
-    dial,
-    network_error,
-)
-from drakkar.transport.wire import (
-    Frame,
-    FrameKind,
-    Packed,
-    batches,
-    decode_reason,
-    encode_frame,
-    frame_of,
-    pack,
-)
+from drakkar.transport.addresses import canonical
+from drakkar.transport.backoff import Backoff
+from drakkar.transport.connection import Connection, dial, network_error
+from drakkar.transport.frames import Frame, FrameKind, encode_frame
+from drakkar.transport.hello import Identity, RefusedError, decode_reason
+from drakkar.transport.message_frames import Packed, batches, frame_of, pack
+from drakkar.transport.options import Counters, Options
 
-__all__ = ["Backoff", "Peer", "PeerStatus"]
+__all__ = ["Peer", "PeerStatus"]
 
 _log: Final = logging.getLogger("drakkar.transport")
 
 _WRITE_BYTES: Final = 4 << 20
-"""Bytes that are taken out of a queue at once, so that a long queue is not held twice."""
+"""Bytes that are taken out of the queue at once, so that a long queue is not in memory twice."""
 _ITEM_OVERHEAD: Final = 128
-"""Bytes that a waiting message counts beside what is sent of it."""
+"""Bytes that a queued message counts in addition to its encoded bytes."""
 _PING: Final = struct.Struct(">d")
 
 _Item: TypeAlias = Packed | bytes
-"""What waits to be sent: a message, or a frame that is ready."""
+"""An entry of the queue: an encoded message, or a complete frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """How it stands between this host and a peer."""
+    """The state of the connection to a peer."""
 
     connected: bool
     queued_messages: int
     queued_bytes: int
     rtt: float | None
-    """Seconds that the last PING took there and back; None before the first PONG."""
+    """Round-trip time of the last PING, in seconds; None before the first PONG."""
     failures: int
-    """Attempts to connect that failed since one succeeded."""
+    """Failed attempts to connect since the last success."""
     features: frozenset[str]
-    """What the peer said that it understands, when it was last reached."""
+    """The features that the peer announced when it was last reached."""
     error: str
-    """Why there is no connection, or why the last one was lost; empty if nothing went wrong yet."""
-
-
-class Backoff:
-    """How long to wait after a failure: twice as long as after the one before, within bounds, and never in step.
-
-    Hosts that lost the same peer at the same moment would otherwise all knock again at the same moment.
-    """
-
-    def __init__(self, first: float, last: float, random: Random) -> None:
-        self._first, self._last, self._random = first, last, random
-        self.failures = 0
-
-    def next(self) -> float:
-        """Return the seconds to wait after one more failure."""
-        # The exponent is bounded, since a float ends at 2**1023 and a peer may be away for longer.
-        delay = min(self._last, self._first * 2.0 ** min(self.failures, 60))
-        self.failures += 1
-        return delay * self._random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        """Begin anew with short waits."""
-        self.failures = 0
+    """Why there is no connection, or why the last one was lost; empty where nothing failed yet."""
 
 
 class Peer:
-    """Another host, as this one reaches it. Everything here is for the trio loop's thread."""
+    """Another host, as this one reaches it. For the trio loop's thread only."""
 
     def __init__(
         self,
@@ -114,32 +79,32 @@ class Peer:
         try:
             self._name = canonical(address)
         except TransportError:
-            self._name = address  # which is none, as each attempt to dial it will say
+            self._name = address  # each attempt to dial it will report the error
         self._identity, self._options, self._counters = identity, options, counters
-        self._unreachable, self._tls, self._random = unreachable, tls, random
+        self._unreachable, self._tls = unreachable, tls
         self._backoff = Backoff(options.backoff_first, options.backoff_last, random)
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
-        self._rest: bytes | memoryview = b""  # of what the kernel took in part
+        self._rest: bytes | memoryview = b""  # of a write that the kernel took in part
         self._wake = trio.Event()  # there is something to send
-        self._revived = trio.Event()  # there is no need to wait any longer before the next attempt
+        self._revived = trio.Event()  # the next attempt need not wait any longer
         self._used_at = trio.current_time()
-        self._ready_fd = -1  # the socket, while nothing is in the way of writing to it at once
-        self._ended: TransportError | None = None  # why the connection is over
+        self._ready_fd = -1  # the socket, while `_push` may write to it
+        self._lost: TransportError | None = None  # why the connection is over
         self._connected = False
         self._ping = b""
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
         self._error = ""
 
-    # ---- what the host calls
+    # ---- what the transport calls
 
     def offer(self, messages: Iterable[Message]) -> int:
-        """Queue messages, and write them at once if nothing is in the way; return how many were dropped."""
+        """Queue messages, and write them at once where the socket is idle; return how many were dropped."""
         dropped = 0
         for message in messages:
-            # One that will not fit is not worth encoding: whoever is away for long gets many of them.
-            packed = self._pack(message) if self._room(0) else None
+            # Encoding is skipped where the queue is full, as it often is while a peer is away.
+            packed = self._pack(message) if self._has_room(0) else None
             if packed is None or not self._put(packed):
                 dropped += 1
         self._push()
@@ -148,24 +113,24 @@ class Peer:
         return dropped
 
     def offer_frame(self, frame: bytes) -> bool:
-        """Queue a whole frame of whatever kind; return whether there was room for it."""
-        room = self._put(frame)
+        """Queue a complete frame of any kind; return whether there was room for it."""
+        queued = self._put(frame)
         self._push()
-        if not room:
+        if not queued:
             self._drop(1)
-        return room
+        return queued
 
     def revive(self) -> None:
-        """Forget past failures and dial at once if need be: the peer just showed that it is alive."""
+        """Forget past failures and dial without further waiting: the peer has just shown that it is alive."""
         self._backoff.reset()
         self._revived.set()
 
     def is_at(self, address: str) -> bool:
-        """Whether this is the peer at `address`, which is spelled canonically."""
+        """Whether this is the peer at `address`, in canonical spelling."""
         return self._name == address
 
     def status(self) -> PeerStatus:
-        """Return how it stands."""
+        """Return the state of the connection to this peer."""
         return PeerStatus(
             connected=self._connected,
             queued_messages=len(self._queue),
@@ -182,10 +147,10 @@ class Peer:
         try:
             return pack(message, self._options.frame_limit)
         except TransportError as error:
-            _log.error("not sent to %s: %s", self.address, error)  # the text says whose fault it is
+            _log.error("not sent to %s: %s", self.address, error)  # the text names the message and the remedy
             return None
 
-    def _room(self, size: int) -> bool:
+    def _has_room(self, size: int) -> bool:
         limits = self._options
         return not self._queue or (
             len(self._queue) < limits.queue_messages and self._queued_bytes + size <= limits.queue_bytes
@@ -193,7 +158,7 @@ class Peer:
 
     def _put(self, item: _Item) -> bool:
         size = _size(item)
-        if not self._room(size):
+        if not self._has_room(size):
             return False
         self._queue.append(item)
         self._queued_bytes += size
@@ -204,13 +169,13 @@ class Peer:
         self._unreachable(self.address)
 
     def _drop_queue(self) -> None:
-        """Forget what waited for a peer that is away: when it is back, the protocol will have newer things to say."""
+        """Drop what waits for a peer that is away. By the time it is back, the protocol has newer messages."""
         self._counters.dropped += len(self._queue)
         self._queue.clear()
         self._queued_bytes = 0
 
     def _take(self) -> bytes:
-        """Take what is waiting, or a good part of it, as frames."""
+        """Take up to `_WRITE_BYTES`, and at least one item, out of the queue, as frames."""
         items: list[_Item] = []
         size = 0
         while self._queue and size < _WRITE_BYTES:
@@ -220,22 +185,21 @@ class Peer:
         self._queued_bytes -= size
         self._counters.sent += len(items)
         frames: list[bytes] = []
-        for ready, group in groupby(items, _is_frame):
-            if ready:
+        for complete, group in groupby(items, _is_frame):
+            if complete:
                 frames.extend(cast("Iterator[bytes]", group))
             else:
-                frames.extend(
-                    map(frame_of, batches(cast("Iterator[Packed]", group), self._options.frame_limit))
-                )
+                packed = cast("Iterator[Packed]", group)
+                frames.extend(map(frame_of, batches(packed, self._options.frame_limit)))
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     # ---- writing
 
     def _push(self) -> None:
-        """Get what is queued on its way.
+        """Get the queue on its way.
 
-        To wake the writer costs a turn of the loop. A socket that is ready takes the bytes here and now, and the
-        writer is woken for what is left over.
+        Waking the writer costs a turn of the loop. A socket that is ready takes the bytes here, and the writer is woken
+        only for the rest.
         """
         if not self._queue:
             return
@@ -249,7 +213,7 @@ class Peer:
         except BlockingIOError:
             written = 0
         except OSError as error:
-            self._ended = network_error(error)
+            self._lost = network_error(error)
             self._wake.set()
             return
         self._counters.sent_bytes += written
@@ -258,20 +222,20 @@ class Peer:
             self._wake.set()
 
     async def _write(self, connection: Connection) -> None:
-        """Write what is queued, and a PING now and then, until the peer is no longer used."""
-        patience = self._options.send_timeout
+        """Write the queue, and a PING in each keep-alive interval, until the peer is no longer used."""
+        timeout = self._options.send_timeout
         ping_at = 0.0
-        while self._ended is None:
+        while self._lost is None:
             now = trio.current_time()
             if self._rest:
                 rest, self._rest = self._rest, b""
-                await connection.send(rest, patience)
+                await connection.write(rest, timeout)
             elif now >= ping_at:
                 ping_at = now + self._options.keepalive
                 self._ping = _PING.pack(now)
-                await connection.send(encode_frame(FrameKind.PING, self._ping), patience)
+                await connection.write(encode_frame(FrameKind.PING, self._ping), timeout)
             elif self._queue:
-                await connection.send(self._take(), patience)
+                await connection.write(self._take(), timeout)
             elif now >= self._used_at + self._options.idle_timeout:
                 return
             else:
@@ -290,14 +254,16 @@ class Peer:
     # ---- reading
 
     async def _read(self, connection: Connection) -> None:
-        """Read the answers to the PINGs. That none comes is how a peer that vanished without a word is noticed."""
-        await connection.listen(self._options.keepalive + self._options.answer_timeout, self._hear)
+        """Read the answers to PINGs. Their absence is how a peer that vanished without a word is noticed."""
+        await connection.read_until_lost(
+            self._options.keepalive + self._options.answer_timeout, self._handle_frames
+        )
 
-    async def _hear(self, frames: list[Frame]) -> None:
+    async def _handle_frames(self, frames: list[Frame]) -> None:
         for frame in frames:
-            self._hear_one(frame)
+            self._handle_frame(frame)
 
-    def _hear_one(self, frame: Frame) -> None:
+    def _handle_frame(self, frame: Frame) -> None:
         if frame.kind == FrameKind.PONG:
             if frame.body == self._ping:
                 self._rtt = trio.current_time() - _PING.unpack(self._ping)[0]
@@ -310,8 +276,8 @@ class Peer:
     # ---- the life of a peer
 
     async def run(self) -> None:
-        """Dial, write, wait, and so on; return once the peer was not used for a long time."""
-        while await self._wanted():
+        """Dial, write, wait, and repeat; return once nothing was sent to the peer for `idle_timeout` seconds."""
+        while await self._wait_for_work():
             try:
                 connection = await self._connect()
             except TransportError as error:
@@ -320,27 +286,27 @@ class Peer:
             else:
                 await self._use(connection)
 
-    async def _wanted(self) -> bool:
-        """Wait until there is something to send; False if that takes too long."""
+    async def _wait_for_work(self) -> bool:
+        """Wait until there is something to send; return False where nothing comes for `idle_timeout` seconds."""
         while not self._queue:
             self._wake = trio.Event()
-            with trio.move_on_at(self._used_at + self._options.idle_timeout) as patience:
+            with trio.move_on_at(self._used_at + self._options.idle_timeout) as idle:
                 await self._wake.wait()
-            if patience.cancelled_caught and not self._queue:
+            if idle.cancelled_caught and not self._queue:
                 return False
         return True
 
     async def _connect(self) -> Connection:
-        connection, owner = await dial(
+        connection, callee = await dial(
             self.address, self._identity(), self._options, self._counters, tls=self._tls
         )
-        self._features = owner.features
+        self._features = callee.features
         return connection
 
     async def _use(self, connection: Connection) -> None:
-        """Write and read until the connection is lost, or the peer no longer used."""
+        """Write and read until the connection is lost, or the peer is no longer used."""
         self._counters.connects += 1
-        self._connected, self._ended, self._error = True, None, ""
+        self._connected, self._lost, self._error = True, None, ""
         since = trio.current_time()
         _log.info("connected to %s", self.address)
         try:
@@ -350,12 +316,12 @@ class Peer:
         finally:
             self._connected, self._rest, self._rtt = False, b"", None
             await connection.close()
-        if self._ended is not None:
+        if self._lost is not None:
             self._counters.lost += 1
-            # One that is lost as soon as it was made is no better than one that could not be made.
+            # A connection that is lost at once counts like one that could not be opened.
             if trio.current_time() > since + self._options.backoff_last:
                 self._backoff.reset()
-            await self._fail("lost the connection to", self._ended)
+            await self._fail("lost the connection to", self._lost)
 
     async def _until_lost(
         self, work: Callable[[Connection], Awaitable[None]], connection: Connection, both: trio.CancelScope
@@ -363,24 +329,24 @@ class Peer:
         try:
             await work(connection)
         except TransportError as error:
-            self._ended = self._ended or error
+            self._lost = self._lost or error
         finally:
             both.cancel()
 
     async def _fail(self, what: str, error: TransportError) -> None:
-        """Forget what waited, tell everybody who wants to know, and wait a little."""
+        """Drop the queue, report the failure, and wait before the next attempt."""
         self._drop_queue()
-        delay = self._backoff.next()
+        wait = self._backoff.next()
         if isinstance(error, RefusedError):
-            delay = self._options.backoff_refused * self._random.uniform(0.5, 1.0)
-        self._counters.blame(error)
-        # Said once, and not at every attempt, until it changes.
+            wait = self._backoff.jittered(self._options.backoff_refused)
+        self._counters.count_fault(error)
+        # One warning until the reason changes, not one per attempt.
         level = logging.DEBUG if self._error == str(error) else logging.WARNING
         self._error = str(error)
-        _log.log(level, "%s %s: %s; next attempt in %.2f s", what, self.address, error, delay)
+        _log.log(level, "%s %s: %s; next attempt in %.2f s", what, self.address, error, wait)
         self._revived = trio.Event()
         self._unreachable(self.address)
-        with trio.move_on_after(delay):
+        with trio.move_on_after(wait):
             await self._revived.wait()
 
 
@@ -389,5 +355,5 @@ def _is_frame(item: _Item) -> bool:
 
 
 def _size(item: _Item) -> int:
-    """Return what an item counts in the queue."""
+    """Return the bytes that an item counts in the queue."""
     return (len(item) if isinstance(item, bytes) else item.size) + _ITEM_OVERHEAD

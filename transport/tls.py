@@ -1,4 +1,4 @@
-"""Mutual TLS: both ends of a connection show a certificate, and check the other's."""
+"""Mutual TLS: both ends of a connection show a certificate, and check the one of the other."""
 
 import ssl
 from collections.abc import Callable
@@ -12,31 +12,31 @@ __all__ = ["TlsConfig"]
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """Where the certificates of a host are: three files in PEM format.
+    """The certificates of a host: three files in PEM format.
 
-    Every host has a certificate that is signed by the same authority. It is shown to whoever dials, and to whoever is
-    dialed, so it must be good for servers and for clients.
+    One authority signs the certificates of all hosts. A host shows its certificate when it dials and when it is
+    dialed, so the certificate must be valid for servers and for clients.
     """
 
     ca: str | Path
-    """The certificate of the authority, or several of them: only what they signed is let in."""
+    """The certificate of the authority, or of several. A peer must show a certificate that one of them signed."""
     cert: str | Path
-    """The certificate of this host, followed by those between it and the authority, if any."""
+    """The certificate of this host, followed by the intermediate ones up to the authority, if any."""
     key: str | Path
     """The private key of `cert`, not encrypted."""
     check_hostname: bool = True
-    """Whoever is dialed must show a certificate for the very name, or IP address, that was dialed.
+    """A host that is dialed must show a certificate for the name, or the IP address, that was dialed.
 
-    Without, any host of the authority may answer for any other.
+    Without this check, any host with a certificate of the authority may answer for any other.
     """
 
     def server_context(self) -> ssl.SSLContext:
-        """Make what accepting connections needs. Raises `ConfigError` naming the file that is missing or no good."""
+        """Return the context for accepted connections. Raises `ConfigError` that names a missing or invalid file."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         return self._load(context)
 
     def client_context(self) -> ssl.SSLContext:
-        """Make what dialing needs. Raises `ConfigError` naming the file that is missing or no good."""
+        """Return the context for dialing. Raises `ConfigError` that names a missing or invalid file."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = self.check_hostname
         return self._load(context)
@@ -45,14 +45,14 @@ class TlsConfig:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         _try("ca", self.ca, "a file of certificates in PEM format", context.load_verify_locations)
-        # The certificate is tried alone first, to tell a bad one from a bad key.
+        # The certificate is loaded by itself first, to tell a bad certificate from a bad key.
         _try(
             "cert",
             self.cert,
             "a certificate in PEM format",
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations,
         )
-        # Without a password OpenSSL would ask for one on the terminal, and the host would stand still.
+        # Without a password OpenSSL would ask for one on the terminal, and block the host.
         _try(
             "key",
             self.key,
@@ -63,14 +63,16 @@ class TlsConfig:
 
 
 def _try(option: str, path: str | Path, remedy: str, load: Callable[[str], None]) -> None:
-    """Load one file, or say which it is, and what it should be."""
+    """Load one file. Raises `ConfigError` that names the option, the file, and what it should contain."""
     try:
         Path(path).open("rb").close()
         load(str(path))
     except ssl.SSLError as error:
         reason = error.reason or error
-        raise ConfigError(f"tls.{option}", str(path), f"name {remedy}; this is none ({reason})") from error
+        raise ConfigError(
+            f"tls.{option}", str(path), f"name {remedy}; this file is not one ({reason})"
+        ) from error
     except OSError as error:
         raise ConfigError(
-            f"tls.{option}", str(path), f"name {remedy}; it cannot be read: {error.strerror}"
+            f"tls.{option}", str(path), f"name {remedy}; this file cannot be read: {error.strerror}"
         ) from error

@@ -11,7 +11,7 @@ from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.membership import initial_log
 from drakkar.handlers.raft.state import Membership
-from drakkar.transport.connection import canonical
+from drakkar.transport.addresses import canonical
 
 __all__ = ["check_snapshot", "open_log"]
 

@@ -32,9 +32,11 @@ from drakkar.handlers.errors import ConfigError, OutcomeUnknown, TransportError
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
-from drakkar.transport.connection import canonical, parse_address
+from drakkar.transport.addresses import canonical, parse_address
+from drakkar.transport.options import Options
+from drakkar.transport.peer import PeerStatus
 from drakkar.transport.streams import StreamSink
-from drakkar.transport.tcp import Options, PeerStatus, TcpTransport
+from drakkar.transport.tcp import TcpTransport
 from drakkar.transport.tls import TlsConfig
 
 __all__ = ["NodeHost"]

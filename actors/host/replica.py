@@ -21,7 +21,7 @@ from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_w
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped
 from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
-from drakkar.transport.tcp import parse_address
+from drakkar.transport.addresses import parse_address
 
 __all__ = ["Replica"]
 

@@ -18,9 +18,10 @@ from drakkar.actors.snapshots.store import DAMAGED, IncomingSnapshot, SnapshotRe
 from drakkar.handlers.errors import CorruptData, DrakkarError, SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.state import Snapshot
+from drakkar.transport.frames import HEADER_SIZE
+from drakkar.transport.message_frames import decode_messages, encode_messages
 from drakkar.transport.streams import StreamSink
 from drakkar.transport.tcp import TcpTransport
-from drakkar.transport.wire import HEADER_SIZE, decode_messages, encode_messages
 
 __all__ = ["SnapshotTraffic"]
 

@@ -19,7 +19,7 @@ from drakkar.actors.tools.repair import HostReport, ReplicaReport, export, impor
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.handlers.raft.membership import describe
 from drakkar.handlers.raft.state import Membership
-from drakkar.transport.connection import parse_address
+from drakkar.transport.addresses import parse_address
 
 __all__ = ["main"]
 

@@ -53,7 +53,7 @@ from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, Drakk
 from drakkar.handlers.raft.config import Compression, RaftConfig
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
-from drakkar.transport.connection import canonical, parse_address
+from drakkar.transport.addresses import canonical, parse_address
 
 __all__ = [
     "Exported",

@@ -15,22 +15,17 @@ import pytest
 import trio
 import trio.testing
 from drakkar.handlers.errors import ConfigError, CorruptData, DrakkarError, TransportError
-from drakkar.transport.streams import Bandwidth
-from drakkar.transport.tcp import Options, parse_address
-from drakkar.transport.wire import (
-    STREAM_HEADER_LIMIT,
-    FrameKind,
-    decode_reason,
-    encode_frame,
-    encode_messages,
-    encode_reason,
-    encode_stream_end,
-    encode_stream_piece,
-)
+from drakkar.transport.addresses import parse_address
+from drakkar.transport.bandwidth import Bandwidth
+from drakkar.transport.frames import FrameKind, encode_frame
+from drakkar.transport.hello import decode_reason, encode_reason
+from drakkar.transport.message_frames import encode_messages
+from drakkar.transport.options import Options
+from drakkar.transport.stream_frames import STREAM_HEADER_LIMIT, encode_stream_end, encode_stream_piece
 
-from tests.transport.test_tcp import (
+from tests.transport.support import (
+    FakePeer,
     Host,
-    Stranger,
     free_port,
     heartbeat,
     listening,
@@ -129,8 +124,8 @@ async def still_works(a: Host, b: Receiver) -> None:
     await send(a, b, b"afterwards")
     assert (b.sinks[-1].data, b.sinks[-1].finished, b.sinks[-1].aborts) == (b"afterwards", 1, [])
     await until(lambda: heartbeat(77) in b.received)
-    assert b.transport._incoming._running == 0
-    assert not a.transport._outgoing._running
+    assert b.transport._inbound._streams._running == 0
+    assert not a.transport._outgoing_streams._running
 
 
 # ---- streams go there
@@ -210,11 +205,11 @@ async def test_messages_go_on_while_a_stream_passes_and_keep_their_connection() 
     async with running(a, b):
         a.send(b)
         await until(lambda: b.received)
-        (guest,) = b.transport._guests.values()
+        (caller,) = b.transport._inbound._callers.values()
         b.received.clear()
         await send(a, b, bytes(30 * MIB))
         await until(lambda: len(b.received) == len(behind))
-        assert list(b.transport._guests.values()) == [guest]
+        assert list(b.transport._inbound._callers.values()) == [caller]
     assert len(behind) > 100
     assert max(behind) <= 5
     assert (a.counters.connects, a.counters.lost, b.counters.accepted) == (1, 0, 1)
@@ -295,10 +290,10 @@ async def test_a_source_that_reads_for_a_long_time_is_waited_for() -> None:
 
 @on_loop
 async def test_a_receiver_that_vanished_without_a_word_is_noticed() -> None:
-    async def take_everything_and_say_nothing(guest: Stranger) -> None:
-        await welcome(guest)
+    async def take_everything_and_say_nothing(caller: FakePeer) -> None:
+        await welcome(caller)
         while True:
-            await guest.next_frame()
+            await caller.next_frame()
 
     a = Host(options=Options(keepalive=0.05, answer_timeout=0.05))
     async with listening(take_everything_and_say_nothing) as silent, running(a):
@@ -309,8 +304,8 @@ async def test_a_receiver_that_vanished_without_a_word_is_noticed() -> None:
 
 @on_loop
 async def test_a_receiver_that_takes_nothing_is_given_up_after_the_send_timeout() -> None:
-    async def say_nothing(guest: Stranger) -> None:
-        await welcome(guest)
+    async def say_nothing(caller: FakePeer) -> None:
+        await welcome(caller)
         await trio.sleep_forever()
 
     a = Host(options=Options(send_timeout=0.1, keepalive=60))
@@ -322,9 +317,9 @@ async def test_a_receiver_that_takes_nothing_is_given_up_after_the_send_timeout(
 async def test_a_sender_that_vanished_without_a_word_is_noticed() -> None:
     b = Receiver(options=Options(keepalive=0.05, answer_timeout=0.05))
     async with running(b):
-        guest = await stream_of_stranger(b, PIECE)
+        caller = await stream_of_stranger(b, PIECE)
         await until(lambda: b.sinks and b.sinks[0].aborts)
-        await guest.closed()
+        await caller.closed()
     assert "nothing came for" in str(b.sinks[0].aborts[0])
     assert b.counters.streams_failed == 1
 
@@ -391,18 +386,18 @@ async def test_the_sender_reads_why_the_receiver_does_not_want_it(
             b.counters.streams_received = 0
     said = [text for text in warnings(caplog) if str(error.args[-1]) in text]
     assert len(said) == 10
-    assert sum(f"the stream from {a.address} was not kept" in text for text in said) == 5
+    assert sum(f"the stream from {a.address} was not stored" in text for text in said) == 5
 
 
 @on_loop
 async def test_a_refusal_is_read_although_the_connection_was_reset_right_after_it() -> None:
     """Unlike a host of ours, this one does not wait until its last word was read."""
 
-    async def refuse_and_hang_up(guest: Stranger) -> None:
-        await welcome(guest)
+    async def refuse_and_hang_up(caller: FakePeer) -> None:
+        await welcome(caller)
         await trio.testing.wait_all_tasks_blocked(0.02)  # the buffers are full, and the sender waits
-        os.write(guest.stream.socket.fileno(), encode_reason("no room"))
-        guest.stream.socket.close()
+        os.write(caller.stream.socket.fileno(), encode_reason("no room"))
+        caller.stream.socket.close()
 
     a = Host(options=Options(stream_bytes_per_second=math.inf))
     async with listening(refuse_and_hang_up) as rude, running(a):
@@ -461,7 +456,7 @@ async def test_a_sink_that_fails_to_forget_is_logged(caplog: pytest.LogCaptureFi
         await fails(a, b, match="no room")
         await still_works(a, b)
     assert [r.getMessage() for r in caplog.records if r.exc_info and r.levelno == logging.ERROR] == [
-        f"this host failed to forget the stream from {a.address}"
+        f"this host failed to discard the stream from {a.address}"
     ]
 
 
@@ -492,10 +487,10 @@ async def test_the_number_of_streams_is_bounded_at_both_ends() -> None:
 
 
 @on_loop
-async def test_a_host_with_all_the_guests_that_it_takes_still_takes_streams() -> None:
+async def test_a_host_with_all_the_callers_that_it_takes_still_takes_streams() -> None:
     a, b = Host(), Receiver(options=Options(max_incoming=1))
     async with running(a, b):
-        await Stranger.introduced(b)
+        await FakePeer.introduced(b)
         await send(a, b)
 
 
@@ -608,7 +603,7 @@ class Proxy:
             self.passed[way] = end
             await sink.send_all(data)
 
-    async def treat(self, guest: trio.SocketStream) -> None:
+    async def treat(self, caller: trio.SocketStream) -> None:
         self.passed = dict.fromkeys(self.passed, 0)
         host, port = parse_address(self.owner)
 
@@ -617,9 +612,9 @@ class Proxy:
                 await self.relay(way, *ends)
             both.cancel_scope.cancel()
 
-        async with guest, await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
-            both.start_soon(one_way, "there", guest, owner)
-            both.start_soon(one_way, "back", owner, guest)
+        async with caller, await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
+            both.start_soon(one_way, "there", caller, owner)
+            both.start_soon(one_way, "back", owner, caller)
 
     @asynccontextmanager
     async def between(self, a: Host, **settings: Any) -> AsyncIterator[Receiver]:
@@ -674,7 +669,7 @@ async def test_a_connection_that_breaks_is_told_at_both_ends(
         proxy.cut_at[way] = math.inf
         await still_works(a, b)
         assert seen() == (outcome[0], outcome[1], outcome[2] + 1)
-    said = [text for text in warnings(caplog) if "not delivered" in text or "not kept" in text]
+    said = [text for text in warnings(caplog) if "not delivered" in text or "not stored" in text]
     assert len(said) == 1 + outcome[0]
     assert open_files() == files
 
@@ -760,11 +755,11 @@ PIECE = encode_stream_piece(0, b"abc")
 END = encode_stream_end(3, zlib.crc32(b"abc"))
 
 
-async def stream_of_stranger(b: Host, *frames: bytes) -> Stranger:
+async def stream_of_stranger(b: Host, *frames: bytes) -> FakePeer:
     """Begin a stream as somebody who may say anything."""
-    guest = await Stranger.introduced(b, stream=True)
-    await guest.say(b"".join((BEGIN, *frames)))
-    return guest
+    caller = await FakePeer.introduced(b, stream=True)
+    await caller.send(b"".join((BEGIN, *frames)))
+    return caller
 
 
 @on_loop
@@ -772,8 +767,8 @@ async def test_a_stranger_who_keeps_to_the_protocol_is_thanked() -> None:
     b = Receiver()
     async with running(b):
         later = encode_frame(200, b"from the future")
-        guest = await stream_of_stranger(b, encode_frame(FrameKind.PING), PIECE, later, END)
-        assert (await guest.next_frame()).kind == FrameKind.STREAM_DONE
+        caller = await stream_of_stranger(b, encode_frame(FrameKind.PING), PIECE, later, END)
+        assert (await caller.next_frame()).kind == FrameKind.STREAM_DONE
     assert (b.sinks[0].data, b.sinks[0].finished, b.counters.unknown_frames) == (b"abc", 1, 1)
 
 
@@ -787,7 +782,7 @@ async def test_a_stranger_who_keeps_to_the_protocol_is_thanked() -> None:
         pytest.param([encode_stream_piece(0, bytes(MIB + 1))], "are allowed", id="a piece too long"),
         pytest.param([END], "0 bytes of a stream came", id="too few bytes"),
         pytest.param([PIECE, encode_stream_end(3, 7)], "with 00000007", id="other bytes"),
-        pytest.param([PIECE, encode_frame(FrameKind.STREAM_END)], "12 are due", id="an end that is none"),
+        pytest.param([PIECE, encode_frame(FrameKind.STREAM_END)], "must have 12", id="an end that is none"),
         pytest.param([PIECE, BEGIN], "kind 7 came in the middle", id="a second beginning"),
         pytest.param(encode_messages([heartbeat(1)]), "kind 2 came in the middle", id="messages"),
         pytest.param([PIECE, encode_reason("sorry")], "gave it up: sorry", id="a sender that gives up"),
@@ -797,13 +792,13 @@ async def test_a_stranger_who_keeps_to_the_protocol_is_thanked() -> None:
 async def test_what_no_host_would_send_ends_that_stream_and_no_other(frames: list[bytes], why: str) -> None:
     a, b = Host(), Receiver()
     async with running(a, b):
-        guest = await stream_of_stranger(b)
+        caller = await stream_of_stranger(b)
         await until(lambda: b.sinks)
-        await guest.say(b"".join(frames))
-        frame = await guest.next_frame()
+        await caller.send(b"".join(frames))
+        frame = await caller.next_frame()
         assert frame.kind == FrameKind.REFUSED
         assert why in decode_reason(frame.body)
-        await guest.stream.aclose()
+        await caller.stream.aclose()
         (sink,) = b.sinks
         assert (len(sink.aborts), sink.finished) == (1, 0)
         assert why in str(sink.aborts[0])
@@ -825,21 +820,21 @@ async def test_what_no_host_would_send_ends_that_stream_and_no_other(frames: lis
 async def test_what_does_not_begin_like_a_stream_reaches_no_sink(frame: bytes, why: str) -> None:
     a, b = Host(), Receiver()
     async with running(a, b):
-        guest = await Stranger.introduced(b, stream=True)
-        await guest.say(frame)
-        assert why in decode_reason((await guest.next_frame()).body)
+        caller = await FakePeer.introduced(b, stream=True)
+        await caller.send(frame)
+        assert why in decode_reason((await caller.next_frame()).body)
         assert b.sinks == []
         await still_works(a, b)
 
 
 @on_loop
 async def test_a_receiver_that_has_everything_too_early_is_not_believed() -> None:
-    async def lie(guest: Stranger) -> None:
-        await welcome(guest)
-        await guest.say(encode_frame(200, b"from the future") + encode_frame(FrameKind.STREAM_DONE))
-        await guest.closed()
+    async def lie(caller: FakePeer) -> None:
+        await welcome(caller)
+        await caller.send(encode_frame(200, b"from the future") + encode_frame(FrameKind.STREAM_DONE))
+        await caller.closed()
 
     a = Host()
     async with listening(lie) as liar, running(a):
-        await fails(a, liar, match="before everything was sent")
+        await fails(a, liar, match="before all of it was sent")
     assert (a.counters.malformed, a.counters.unknown_frames, a.counters.streams_sent) == (1, 1, 0)

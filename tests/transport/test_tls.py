@@ -11,9 +11,12 @@ import trustme
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
-from drakkar.transport.tcp import Options, TcpTransport, parse_address
+from drakkar.transport.addresses import parse_address
+from drakkar.transport.frames import FrameKind, encode_frame
+from drakkar.transport.hello import Hello, encode_hello
+from drakkar.transport.options import Options
+from drakkar.transport.tcp import TcpTransport
 from drakkar.transport.tls import TlsConfig
-from drakkar.transport.wire import FrameKind, Hello, encode_frame, encode_hello
 
 
 class Files:
@@ -98,11 +101,11 @@ def test_what_travels_is_encrypted(ours: Files) -> None:
         a, b = Host(ours.config()), Host(ours.config())
         secret = Message(MessageType.HEARTBEAT, sender=1, payload="very secret")
 
-        async def between(guest: trio.SocketStream) -> None:
+        async def between(caller: trio.SocketStream) -> None:
             host, port = parse_address(b.transport._listen_address)
             async with await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
-                both.start_soon(relay, guest, owner)
-                both.start_soon(relay, owner, guest)
+                both.start_soon(relay, caller, owner)
+                both.start_soon(relay, owner, caller)
 
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:

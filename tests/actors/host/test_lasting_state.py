@@ -27,7 +27,7 @@ from drakkar.actors.snapshots.store import Snapshots, read_file
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.state import Snapshot, State
-from drakkar.transport.tcp import Options
+from drakkar.transport.options import Options
 
 from tests.actors.support import (
     PATIENCE,

@@ -1,0 +1,405 @@
+"""The body of a MESSAGES frame: messages as bytes, and back. Pure functions, no sockets.
+
+A body has a control part and a bulk part:
+
+    control length | control: CBOR, a list of rows, one per message | bulk: what belongs to the rows, joined
+
+The bulk of a row is the lengths of its runs of entries (4 bytes each), the runs, and the payload of its snapshot.
+The leader encodes a run once, for its disk and for all of its peers. These bytes are copied into the frame and out of
+it, and never encoded again. Everything else is in the control part, and small. Its length is checked before it is
+decoded, because a few hundred kilobytes of CBOR made for the purpose can keep a decoder busy for seconds.
+"""
+
+import struct
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import cbor2
+from drakkar.handlers.errors import CorruptData, TransportError
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entries, Run
+from drakkar.handlers.raft.state import Membership, Snapshot
+from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, encode_frame, loads_strict
+
+__all__ = [
+    "CONTROL_LIMIT",
+    "LOCAL_TYPES",
+    "PAYLOAD_LIMIT",
+    "Decoded",
+    "Packed",
+    "batches",
+    "decode_messages",
+    "encode_messages",
+    "frame_of",
+    "pack",
+]
+
+CONTROL_LIMIT: Final = 64 << 10
+"""Maximum bytes of the control part of a frame."""
+PAYLOAD_LIMIT: Final = 8 << 10
+"""Maximum bytes of one message's encoded `payload`. It is for control; bulk travels as entries."""
+
+_CONTROL_LENGTH: Final = struct.Struct(">I")
+_LIST_HEAD: Final = 5
+"""Maximum bytes of the head of a CBOR list."""
+_RUN_LENGTH: Final = 4
+"""Bytes of the length of a run."""
+_FRAME_EXTRA: Final = _CONTROL_LENGTH.size + _LIST_HEAD
+"""Maximum bytes of a body that belong to no message."""
+
+_TOP: Final = 1 << 64
+_TYPE_LIMIT: Final = 1 << 16
+_KEY_LIMIT: Final = 1 << 31
+
+LOCAL_TYPES: Final = frozenset(
+    {
+        MessageType.LOCAL_TICK,
+        MessageType.ELECTION,
+        MessageType.LEADER_HEARTBEAT,
+        MessageType.CONFIG_CHANGE_EVENT,
+        MessageType.SNAPSHOT_STATUS,
+        MessageType.UNREACHABLE,
+        MessageType.CHECK_QUORUM,
+        MessageType.BATCHED_READ_INDEX,
+        MessageType.LOG_QUERY,
+    }
+)
+"""Types that a host sends to its own replicas only. From a peer they are dropped."""
+
+
+class Packed(NamedTuple):
+    """One encoded message: its row of the control part, and its bulk."""
+
+    row: bytes
+    bulk: tuple[bytes, ...]
+    size: int
+    """Bytes of row and bulk."""
+
+
+class Decoded(NamedTuple):
+    """The messages of one frame, and how many were dropped for which reason."""
+
+    messages: list[Message]
+    unknown: int = 0
+    """Dropped: no type of that number is defined in this process."""
+    local: int = 0
+    """Dropped: no peer may send that type."""
+    anonymous: int = 0
+    """Dropped: without a sender."""
+
+
+def pack(message: Message, frame_limit: int = FRAME_LIMIT) -> Packed:
+    """Encode one message, after all the checks that the receiver makes.
+
+    A run that was encoded before is not encoded again.
+
+    Raises `TransportError` that names the field, where the message cannot be sent.
+    """
+    # In the order of the fields of `Message`.
+    fields = [
+        int(message.type), message.to, message.sender, message.shard, message.term, message.log_term,
+        message.log_index, message.commit, message.reject, message.hint, message.hint_high,
+    ]  # fmt: skip
+    if min(fields) < 0 or max(fields) >= _TOP or type(message.reject) is not bool:
+        raise TransportError(f"{message}: a number is not from 0 to 2**64 - 1, or `reject` is not a boolean")
+    bulk = [run.encode() for run in Entries.of(message.entries).runs] if message.entries else []
+    snapshot = message.snapshot
+    row = [
+        *fields,
+        len(bulk),
+        None if snapshot is None else _snapshot_row(snapshot),
+        None if message.payload is None else _payload_bytes(message),
+    ]
+    if bulk:
+        bulk.insert(0, struct.pack(f">{len(bulk)}I", *map(len, bulk)))
+    if snapshot is not None:
+        bulk.append(snapshot.payload)
+    encoded = _encode_row(message, row)
+    size = len(encoded) + sum(map(len, bulk))
+    if size > frame_limit - _FRAME_EXTRA:
+        raise TransportError(
+            f"{message}: takes {size} bytes, and a frame may have {frame_limit}: "
+            "send fewer entries at once, or raise frame_limit on all hosts"
+        )
+    return Packed(encoded, tuple(bulk), size)
+
+
+def _encode_row(message: Message, row: list[Any]) -> bytes:
+    try:
+        encoded = cbor2.dumps(row)
+    except cbor2.CBOREncodeError as error:
+        raise TransportError(f"{message}: cannot be encoded: {error}") from error
+    if len(encoded) > CONTROL_LIMIT - _LIST_HEAD:
+        raise TransportError(
+            f"{message}: takes {len(encoded)} bytes without its bulk, and {CONTROL_LIMIT} are allowed: "
+            "name fewer members"
+        )
+    return encoded
+
+
+_SCALARS: Final = frozenset({type(None), bool, float, str, bytes})
+
+
+def _check_payload(value: Any) -> None:
+    """Raise `ValueError` unless CBOR encodes `value` without tags."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if kind is int:
+        if not -_TOP <= value < _TOP:
+            raise ValueError("a number has more than 64 bits")
+    elif kind in {list, tuple}:
+        for item in value:
+            _check_payload(item)
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str and not (type(key) is int and abs(key) < _KEY_LIMIT):
+                raise ValueError(f"the key {key!r:.60} is neither a string nor a small number")
+            _check_payload(item)
+    else:
+        raise ValueError(f"{kind.__name__} cannot be sent to another host")
+
+
+def _payload_bytes(message: Message) -> bytes:
+    """Encode the payload by itself, so that the receiver knows its length before decoding it."""
+    try:
+        _check_payload(message.payload)
+        encoded = cbor2.dumps(message.payload)
+    except (cbor2.CBOREncodeError, ValueError, RecursionError) as error:
+        raise TransportError(
+            f"{message}: its payload cannot be sent: {error}; use numbers, strings, bytes, lists and dicts"
+        ) from error
+    if len(encoded) > PAYLOAD_LIMIT:
+        raise TransportError(
+            f"{message}: its payload takes {len(encoded)} bytes, and {PAYLOAD_LIMIT} are allowed: send bulk as entries"
+        )
+    return encoded
+
+
+def _snapshot_row(snapshot: Snapshot) -> list[Any]:
+    members = snapshot.membership
+    roles = [sorted(getattr(members, role)) for role in _ROLES]
+    addresses = [[replica, members.addresses[replica]] for replica in sorted(members.addresses)]
+    return [
+        snapshot.index,
+        snapshot.term,
+        snapshot.size,
+        snapshot.witness,
+        len(snapshot.payload),
+        [*roles, members.auto_leave, members.change_id, addresses],
+    ]
+
+
+_ROLES: Final = (
+    "voters",
+    "observers",
+    "witnesses",
+    "outgoing",
+    "outgoing_witnesses",
+    "next_observers",
+    "removed",
+)
+
+
+def frame_of(batch: Sequence[Packed]) -> bytes:
+    """Return one MESSAGES frame of all of `batch`, which must be within the limits, as from `batches`."""
+    control = b"".join((_list_head(len(batch)), *(packed.row for packed in batch)))
+    bulk = [part for packed in batch for part in packed.bulk]
+    return encode_frame(FrameKind.MESSAGES, _CONTROL_LENGTH.pack(len(control)), control, *bulk)
+
+
+def _list_head(count: int) -> bytes:
+    """Return the first bytes of a CBOR list of `count` items."""
+    return bytes([0x80 | count]) if count < 24 else struct.pack(">BI", 0x9A, count)
+
+
+def batches(waiting: Iterable[Packed], frame_limit: int = FRAME_LIMIT) -> Iterator[list[Packed]]:
+    """Group encoded messages, in order, into batches that each fit into a frame."""
+    batch: list[Packed] = []
+    control, total = 0, 0
+    for packed in waiting:
+        control += len(packed.row)
+        total += packed.size
+        if batch and (control > CONTROL_LIMIT - _LIST_HEAD or total > frame_limit - _FRAME_EXTRA):
+            yield batch
+            batch, control, total = [], len(packed.row), packed.size
+        batch.append(packed)
+    if batch:
+        yield batch
+
+
+def encode_messages(messages: Iterable[Message], frame_limit: int = FRAME_LIMIT) -> list[bytes]:
+    """Encode `messages`, in order, as one frame, or as several where a limit demands it.
+
+    Raises `TransportError` where a message cannot be sent.
+    """
+    return [
+        frame_of(batch)
+        for batch in batches((pack(message, frame_limit) for message in messages), frame_limit)
+    ]
+
+
+def decode_messages(body: bytes | memoryview) -> Decoded:
+    """Decode the body of a MESSAGES frame.
+
+    The type and range of every field are checked. Messages of unknown or local types, and those without a sender,
+    are dropped and counted.
+
+    Raises `FrameError` for a body that no correct host sends.
+    """
+    view = memoryview(body)
+    rows, at = _control(view)
+    messages = []
+    unknown = local = anonymous = 0
+    for row in rows:
+        _check_row(row)
+        lengths, end = _bulk(view, at, row)
+        kind = MessageType.known.get(row[0])
+        if kind is None:
+            unknown += 1
+        elif kind in LOCAL_TYPES:
+            local += 1
+        elif not row[2]:
+            anonymous += 1
+        else:
+            messages.append(_message(kind, row, lengths, view[end - sum(lengths) : end]))
+        at = end
+    if at != len(view):
+        raise FrameError(f"{len(view) - at} bytes of a frame belong to no message")
+    return Decoded(messages, unknown, local, anonymous)
+
+
+def _control(body: memoryview) -> tuple[list[Any], int]:
+    """Return the rows, and the offset at which the bulk begins."""
+    if len(body) < _CONTROL_LENGTH.size:
+        raise FrameError("a frame of messages has no control part")
+    (length,) = _CONTROL_LENGTH.unpack_from(body)
+    end = _CONTROL_LENGTH.size + length
+    if length > CONTROL_LIMIT or end > len(body):
+        raise FrameError(
+            f"the control part of a frame has {length} bytes: {CONTROL_LIMIT} are allowed, {len(body)} came"
+        )
+    # Depth: the list of rows, a row, a snapshot, its membership, the list of addresses, a pair; one to spare.
+    rows = loads_strict(body[_CONTROL_LENGTH.size : end], 7)
+    if type(rows) is not list:
+        raise FrameError("the control part of a frame is not a list")
+    return rows, end
+
+
+_ONLY_INT: Final = {int}
+
+
+def _check_numbers(values: Sequence[Any], name: str, limit: int = _TOP) -> None:
+    """Raise `FrameError` unless all values are integers from 0 to `limit - 1`."""
+    if values and (set(map(type, values)) != _ONLY_INT or min(values) < 0 or max(values) >= limit):
+        raise FrameError(f"a {name} is not a number from 0 to {limit - 1}")
+
+
+def _bulk(body: memoryview, at: int, row: list[Any]) -> tuple[tuple[int, ...], int]:
+    """Return the lengths of the pieces of bulk of a checked row, and the offset at which they end.
+
+    `at` is the offset at which they begin. The last piece is the payload of the snapshot, if there is one.
+    """
+    _, count, snapshot, _ = row[10:]
+    start = at + _RUN_LENGTH * count
+    if start <= len(body):
+        lengths = struct.unpack_from(f">{count}I", body, at) if count else ()
+        if snapshot is not None:
+            lengths += (snapshot[4],)
+        end = start + sum(lengths)
+        if end <= len(body):
+            return lengths, end
+    raise FrameError("the bulk of a frame is shorter than its messages say")
+
+
+def _check_row(row: Any) -> None:
+    """Check types and bounds of all fields of a row, but not what its payload decodes to."""
+    if type(row) is not list or len(row) != 14:
+        raise FrameError("a message is not a list of 14 fields")
+    _check_numbers(row[:8] + row[9:12], "number in a message")
+    reject, _, _, _, snapshot, payload = row[8:]
+    if row[0] >= _TYPE_LIMIT:
+        raise FrameError(f"a message has type {row[0]}, and {_TYPE_LIMIT - 1} is the largest")
+    if type(reject) is not bool:
+        raise FrameError("the reject of a message is not a boolean")
+    if payload is not None and (type(payload) is not bytes or len(payload) > PAYLOAD_LIMIT):
+        raise FrameError(f"the payload of a message is not a byte string of at most {PAYLOAD_LIMIT} bytes")
+    if snapshot is not None:
+        _check_snapshot(snapshot)
+
+
+def _check_snapshot(row: Any) -> None:
+    if type(row) is not list or len(row) != 6:
+        raise FrameError("a snapshot is not a list of six fields")
+    index, term, size, witness, length, members = row
+    _check_numbers((index, term, size, length), "number in a snapshot")
+    if type(witness) is not bool:
+        raise FrameError("the witness mark of a snapshot is not a boolean")
+    if type(members) is not list or len(members) != len(_ROLES) + 3:
+        raise FrameError(f"a membership is not a list of {len(_ROLES) + 3} fields")
+    *roles, auto_leave, change_id, addresses = members
+    for name, replicas in zip(_ROLES, roles, strict=True):
+        if type(replicas) is not list:
+            raise FrameError(f"the {name} of a membership are not a list")
+        _check_numbers(replicas, "replica id in a membership")
+        _check_distinct(replicas)
+    if type(auto_leave) is not bool:
+        raise FrameError("the auto-leave mark of a membership is not a boolean")
+    _check_numbers((change_id,), "change id of a membership")
+    _check_addresses(addresses)
+
+
+def _check_distinct(replicas: Collection[int]) -> None:
+    if len(set(replicas)) != len(replicas):
+        raise FrameError("a membership names a replica twice")
+
+
+def _check_addresses(addresses: Any) -> None:
+    if type(addresses) is not list:
+        raise FrameError("the addresses of a membership are not a list")
+    for pair in addresses:
+        if type(pair) is not list or len(pair) != 2 or type(pair[1]) is not str:
+            raise FrameError("an address in a membership is not a replica id and a string")
+        _check_numbers(pair[:1], "replica id in a membership")
+    _check_distinct([pair[0] for pair in addresses])
+
+
+def _message(kind: MessageType, row: list[Any], lengths: tuple[int, ...], bulk: memoryview) -> Message:
+    """Make the message of a checked row."""
+    count, snapshot, payload = row[11:]
+    runs: list[Run] = []
+    at = 0
+    for length in lengths[:count]:
+        runs.append(_run(bulk[at : at + length]))
+        at += length
+    to, sender, shard, term, log_term, log_index, commit, reject, hint, hint_high = row[1:11]
+    return Message(
+        kind, to, sender, shard, term, log_term, log_index, commit, reject, hint, hint_high,
+        Entries(runs) if runs else (),
+        None if snapshot is None else _snapshot(snapshot, bulk[at:]),
+        None if payload is None else _payload(payload),
+    )  # fmt: skip
+
+
+def _run(data: memoryview) -> Run:
+    try:
+        return Run.decode(bytes(data))
+    except CorruptData as error:
+        raise FrameError(f"the entries of a message: {error}") from error
+
+
+def _snapshot(row: list[Any], payload: memoryview) -> Snapshot:
+    index, term, size, witness, _, members = row
+    *roles, auto_leave, change_id, addresses = members
+    named = dict(zip(_ROLES, roles, strict=True))
+    membership = Membership(**named, auto_leave=auto_leave, change_id=change_id, addresses=dict(addresses))
+    return Snapshot(index, term, membership, bytes(payload), witness, size)
+
+
+def _payload(data: bytes) -> Any:
+    value = loads_strict(data, 16, plain_keys=False)
+    try:
+        _check_payload(value)
+    except ValueError as error:
+        raise FrameError(f"the payload of a message: {error}") from error
+    return value

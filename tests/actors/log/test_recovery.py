@@ -299,7 +299,7 @@ def written(directory: Path, image: bytes) -> Path:
 def test_whatever_a_crash_leaves_of_a_commit_holds_all_that_was_acknowledged(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L14, L15: a crash at every commit, with what was not synced yet torn, dropped and reordered."""
+    """BUG-L14, BUG-L15: a crash at every commit, with what was not synced yet torn, dropped and reordered."""
     rng = random.Random(seed)
     commits = recorded(tmp_path / "log", monkeypatch, seed, steps=45)
     assert len(commits) > 45
@@ -320,7 +320,7 @@ def test_whatever_a_crash_leaves_of_a_commit_holds_all_that_was_acknowledged(
 def test_a_crashed_store_goes_on_and_survives_the_next_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L16: recovery is a life of its own, with commits of its own."""
+    """BUG-L16: recovery is a life of its own, with commits of its own."""
     rng = random.Random(7)
     for commit in rng.sample(recorded(tmp_path / "log", monkeypatch, 4, steps=40), 15):
         crash, image, expected = rng.choice(list(commit.crashes(rng)))
@@ -514,7 +514,7 @@ def break_fdatasync() -> bool:
 
 
 def test_a_disk_that_fails_to_sync_is_never_believed_again(tmp_path: Path) -> None:
-    """L12: the kernel refuses the very call that LMDB makes, and what was written before it stays in its cache."""
+    """BUG-L12: the kernel refuses the very call that LMDB makes, and what was written before it stays in its cache."""
     host = Host(lambda: LmdbLogStore(tmp_path / "log"))
     host.begin()
     host.save(run(1, 5), hard=HardState(1, 1, 0))

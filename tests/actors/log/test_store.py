@@ -117,7 +117,7 @@ def test_the_largest_ids_are_kept_apart_from_all_others(host: Host) -> None:
 
 
 def test_every_column_of_an_entry_comes_back_byte_for_byte(host: Host) -> None:
-    """L18 of the bugs that bit: encoded twice on one path only, and seen only after a restart."""
+    """BUG-L18: encoded twice on one path only, and seen only after a restart."""
     kinds = bytes([EntryKind.NO_OP, EntryKind.CONFIG_CHANGE, EntryKind.SESSION, EntryKind.METADATA])
     runs = [
         Run(1, 3, [b"", b"\x00" * 300, b"x", b""], kinds, origin=(1 << 64) - 1, key=7),
@@ -175,7 +175,7 @@ def test_one_save_may_hold_several_runs_and_cut_in_the_middle_of_one(host: Host)
     ],
 )
 def test_pages_of_every_limit_give_all_entries_in_order(host: Host, size: int, limits: list[int]) -> None:
-    """L9: a store that returns more or fewer entries than asked for."""
+    """BUG-L9: a store that returns more or fewer entries than asked for."""
     host.begin()
     shapes = [(1, 5, 1, size), (6, 1, 1, 10 * size), (7, 3, 2, size), (10, 1, 3, size), (11, 6, 3, size)]
     runs = [run(*shape) for shape in shapes]
@@ -804,7 +804,7 @@ def test_closing_stores_leaves_no_thread(tmp_path: Path) -> None:
 def test_the_first_failed_commit_poisons_the_store_for_good(
     on_disk: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L12: the next fsync may succeed, and the pages are lost all the same."""
+    """BUG-L12: the next fsync may succeed, and the pages are lost all the same."""
     on_disk.begin()
     on_disk.begin(1, 2)
     on_disk.save(run(1, 5), hard=HardState(1, 1, 0))
@@ -1157,7 +1157,7 @@ def stored(directory: Path, table: bytes, key: bytes) -> bytes:
 
 
 def test_a_flipped_bit_in_any_byte_of_an_entry_is_found(on_disk: Host, tmp_path: Path) -> None:
-    """L15: damage in the middle must never look like the end."""
+    """BUG-L15: damage in the middle must never look like the end."""
     on_disk.begin()
     on_disk.save(run(1, 2))
     on_disk.save(run(3, 2))
@@ -1278,7 +1278,7 @@ def test_a_snapshot_beyond_what_the_log_holds_is_a_contradiction(on_disk: Host, 
 def test_a_commit_index_beyond_the_log_is_lowered_with_a_warning(
     on_disk: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L14: power was lost between two files, or the log was restored from a copy."""
+    """BUG-L14: power was lost between two files, or the log was restored from a copy."""
     on_disk.begin()
     on_disk.save(run(1, 2), run(3, 2), hard=HardState(1, 1, 4))
     damaged(on_disk, tmp_path / "log", b"log", key_of(3), None)

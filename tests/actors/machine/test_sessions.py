@@ -160,7 +160,7 @@ def test_sessions_know_nothing_of_one_another():
 
 
 def test_the_session_that_was_not_used_for_longest_makes_room():
-    """Row P7 of the protocol's examples."""
+    """P7."""
     shard = Shard().open(1, 2, 3)
     shard.do(1, 1)
     shard.open(4)

@@ -1,4 +1,4 @@
-"""Small tools of the scenario tests: a replica in any state, its messages in one line, a cluster by the sheet's rules.
+"""Small tools of the scenario tests: a replica in any state, its messages in one line, a cluster with the options of docs/protocol.md.
 
 The scenarios assume, unless they say otherwise, an election timeout of ten ticks, a heartbeat every tick, and
 neither pre-vote nor CheckQuorum. `replica(...)` and `cluster(...)` do the same.

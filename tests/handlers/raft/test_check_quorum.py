@@ -1,6 +1,6 @@
 """A leader that lost its quorum gives up, and those who hear a leader stand by it (thesis §6.2, §4.2.3).
 
-Scenarios C of the fact sheet, and the bugs E12 and E15 that bit other implementations. C10, a table of terms, is
+Facts C of docs/protocol.md, and the bugs BUG-E12 and BUG-E15 that bit other implementations. C10, a table of terms, is
 among the tests of terms, and so is C12.
 """
 
@@ -103,7 +103,7 @@ def test_a_leader_that_hears_no_quorum_gives_up_within_its_term(voters, heard):
     ],
 )
 def test_a_leader_that_hears_a_quorum_goes_on(voters, heard):
-    """Part 11."""
+    """Rules of CheckQuorum."""
     raft = replica(state=LEADER, **voters, **ON)
     for _ in range(3 * T):
         for peer in heard:
@@ -133,7 +133,7 @@ def test_a_leader_that_is_to_go_must_hear_a_voter_that_stays(removed, heard, lea
 
 @pytest.mark.parametrize("last_heard", range(T))
 def test_a_leader_that_is_cut_off_lasts_between_one_and_two_timeouts(last_heard):
-    """Part 11, INV20: it checks every T ticks, whoever was heard since the last check."""
+    """Rules of CheckQuorum, INV20: it checks every T ticks, whoever was heard since the last check."""
     raft = replica(state=LEADER, **ON)
     tick(raft, last_heard)
     raft.step(beat_answer(2, 1))
@@ -146,14 +146,14 @@ def test_a_leader_that_is_cut_off_lasts_between_one_and_two_timeouts(last_heard)
 
 
 def test_without_check_quorum_a_leader_without_followers_leads_on():
-    """Part 11: it is an option."""
+    """Rules of CheckQuorum: it is an option."""
     raft = replica(state=LEADER)
     tick(raft, 5 * T)
     assert raft.state is LEADER
 
 
 def test_the_tick_that_costs_the_leadership_sends_no_heartbeats():
-    """Part 2, a2 as recommended: whoever stepped down has nothing to say as a leader."""
+    """Rules of the matrix: whoever stepped down has nothing to say as a leader."""
     raft = replica(state=LEADER, **ON)
     tick(raft, T - 1)
     assert tick(raft, 1) == []
@@ -286,7 +286,7 @@ BRIDGES = [
 
 @pytest.mark.parametrize(("bridge", "groups"), BRIDGES)
 def test_whatever_one_replica_bridges_a_majority_elects_and_commits(bridge, groups):
-    """asks E12: five replicas of which only one sees all. 1 leads at first, as the bridge or at one end of it.
+    """BUG-E12: five replicas of which only one sees all. 1 leads at first, as the bridge or at one end of it.
 
     Where only the bridge can win, a leader whose heartbeats keep it loyal must give up by itself.
     """
@@ -306,7 +306,7 @@ def test_whatever_one_replica_bridges_a_majority_elects_and_commits(bridge, grou
 
 
 def test_a_leader_that_cannot_commit_over_a_bridge_steps_down():
-    """asks E12: 1 sees only 2, and 2 sees all."""
+    """BUG-E12: 1 sees only 2, and 2 sees all."""
     group = cluster(5, **BOTH)
     group.elect(1)
     for other in (3, 4, 5):
@@ -317,7 +317,7 @@ def test_a_leader_that_cannot_commit_over_a_bridge_steps_down():
 
 @pytest.mark.parametrize("options", [ON, BOTH], ids=["CheckQuorum", "and pre-vote"])
 def test_a_replica_that_does_not_know_of_its_removal_topples_nobody(options):
-    """asks E15: it was cut off when it was removed, and comes back asking for votes."""
+    """BUG-E15: it was cut off when it was removed, and comes back asking for votes."""
     group = cluster(4, **options)
     group.elect(1)
     group.isolate(4)
@@ -330,7 +330,7 @@ def test_a_replica_that_does_not_know_of_its_removal_topples_nobody(options):
 
 
 def test_a_replica_that_does_not_know_of_its_demotion_topples_nobody():
-    """asks E15: it was cut off when it was made an observer; with pre-vote its term has not grown meanwhile."""
+    """BUG-E15: it was cut off when it was made an observer; with pre-vote its term has not grown meanwhile."""
     group = cluster(4, **BOTH)
     group.elect(1)
     group.isolate(4)
@@ -345,7 +345,7 @@ def test_a_replica_that_does_not_know_of_its_demotion_topples_nobody():
 
 
 def test_a_demoted_replica_whose_term_has_grown_costs_one_election():
-    """asks E15 without pre-vote: its term gets through with its answers, once; then all is calm for ever."""
+    """BUG-E15 without pre-vote: its term gets through with its answers, once; then all is calm for ever."""
     group = cluster(4, **ON)
     group.elect(1)
     group.isolate(4)

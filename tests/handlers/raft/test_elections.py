@@ -1,6 +1,6 @@
 """Elections (thesis §3.4, §3.6.1): who campaigns and when, who votes for whom, and what a majority of votes does.
 
-Scenarios A and Q of the fact sheet, and the bugs E10 to E20 that bit other implementations.
+Facts A and Q of docs/protocol.md, and the bugs BUG-E10 to BUG-E20 that bit other implementations.
 """
 
 from collections import Counter
@@ -119,7 +119,7 @@ def test_an_election_range_of_one_tick_leaves_no_choice():
 
 @pytest.mark.parametrize("size", range(2, 8))
 def test_replicas_that_start_together_do_not_split_their_votes_for_ever(size):
-    """asks E19: each draws for itself, and anew each time, so somebody is alone soon."""
+    """BUG-E19: each draws for itself, and anew each time, so somebody is alone soon."""
     for seed in range(3):
         group = cluster(size, seed=seed)
         group.tick(8 * T)
@@ -127,7 +127,7 @@ def test_replicas_that_start_together_do_not_split_their_votes_for_ever(size):
 
 
 def test_replicas_without_a_given_random_source_draw_different_timeouts():
-    """asks E19: equal seeds would split every vote."""
+    """BUG-E19: equal seeds would split every vote."""
     rafts = [Raft(RaftConfig(replica_id=1), disk(membership=Membership((1, 2, 3)))) for _ in range(30)]
     assert len({raft.randomized_timeout for raft in rafts}) > 1
 
@@ -161,7 +161,7 @@ def test_replicas_without_a_given_random_source_draw_different_timeouts():
     ],
 )
 def test_one_round_of_votes(size, yes, no, outcome):
-    """A6, A7 and asks E19 (thesis §3.4)."""
+    """A6, A7 and BUG-E19 (thesis §3.4)."""
     raft = replica(voters=range(1, size + 1))
     campaign(raft)
     for voter in yes:
@@ -183,7 +183,7 @@ def test_each_voters_first_answer_counts():
 
 
 def test_one_voter_that_answers_twice_elects_nobody():
-    """asks E16: a counter in place of a set of voters makes a leader of five with two votes."""
+    """BUG-E16: a counter in place of a set of voters makes a leader of five with two votes."""
     raft = replica(voters=range(1, 6), state=CANDIDATE)
     for _ in range(4):
         raft.step(vote(2, 1))
@@ -191,7 +191,7 @@ def test_one_voter_that_answers_twice_elects_nobody():
 
 
 def test_a_candidate_that_asks_again_is_granted_again():
-    """asks E17: our first answer may have been lost, and the vote with it."""
+    """BUG-E17: our first answer may have been lost, and the vote with it."""
     raft = replica()
     for _ in range(2):
         raft.step(vote_request(2, 1))
@@ -200,7 +200,7 @@ def test_a_candidate_that_asks_again_is_granted_again():
 
 
 def test_votes_of_observers_do_not_count():
-    """Part 4: not even while a change of their role is on its way."""
+    """Rules of elections: not even while a change of their role is on its way."""
     raft = replica(voters=(1, 2, 3), observers=(4, 5), state=CANDIDATE)
     raft.step(vote(4, 1))
     raft.step(vote(5, 1))
@@ -208,7 +208,7 @@ def test_votes_of_observers_do_not_count():
 
 
 def test_a_joint_election_needs_both_majorities():
-    """Part 4 (thesis §4.3)."""
+    """Rules of elections (thesis §4.3)."""
     members = Membership(voters=(1, 2, 3), outgoing=(1, 4, 5))
     raft = replica(membership=members)
     assert routes(campaign(raft)) == [(M.REQUEST_VOTE, peer) for peer in (2, 3, 4, 5)]
@@ -222,7 +222,7 @@ def test_a_joint_election_needs_both_majorities():
 @pytest.mark.parametrize("answer", [vote(3, 1), vote(3, 1, reject=True)], ids=["grant", "refusal"])
 @pytest.mark.parametrize("state", [FOLLOWER, LEADER], ids=lambda state: state.name)
 def test_a_vote_that_comes_after_the_election_changes_nothing(state, answer):
-    """Part 3: of the same term, in the wrong state."""
+    """Rules of terms: of the same term, in the wrong state."""
     raft = replica(state=LEADER, term=1) if state is LEADER else replica(leader=2, term=1)
     before = standing(raft)
     raft.step(answer)
@@ -316,7 +316,7 @@ def test_granting_a_vote_postpones_our_own_election(term):
 
 
 def test_a_refused_candidate_cannot_keep_a_better_log_from_its_turn():
-    """A28 and asks E10: a shorter log that asks every few ticks would starve the only one that can win."""
+    """A28 and BUG-E10: a shorter log that asks every few ticks would starve the only one that can win."""
     raft = replica(terms=[1, 1], **FIXED)
     for ticks in range(1, 3 * T):
         if ticks % 3 == 0:
@@ -345,7 +345,7 @@ def test_a_refused_candidate_cannot_keep_a_better_log_from_its_turn():
     ],
 )
 def test_a_vote_outlives_every_change_of_state_within_the_term(lose_office):
-    """asks E18: a vote that is forgotten in its term can be cast twice."""
+    """BUG-E18: a vote that is forgotten in its term can be cast twice."""
     raft = replica(pre_vote=True, state=CANDIDATE)
     lose_office(raft)
     drain(raft)
@@ -355,7 +355,7 @@ def test_a_vote_outlives_every_change_of_state_within_the_term(lose_office):
 
 
 def test_a_vote_leaves_only_once_it_is_durable():
-    """Part 6, INV10: what a crash can forget must not be known to anybody."""
+    """Rules of durability, INV10: what a crash can forget must not be known to anybody."""
     raft = replica()
     raft.step(vote_request(2, 1))
     ready = raft.ready()
@@ -364,7 +364,7 @@ def test_a_vote_leaves_only_once_it_is_durable():
 
 
 def test_nothing_leaves_in_a_term_that_is_not_durable_yet():
-    """Part 6: whoever hears from us in a term may rely on our being in it."""
+    """Rules of durability: whoever hears from us in a term may rely on our being in it."""
     raft = replica(term=1, leader=2)
     raft.step(heartbeat(3, 2))
     assert raft.ready().messages == []
@@ -390,7 +390,7 @@ def test_a_candidate_yields_to_a_leader(state, message, term):
 
 
 def test_a_candidate_yields_to_a_snapshot():
-    """A9 and asks S6: whoever lags so far that it is sent one would campaign for ever."""
+    """A9 and BUG-S6: whoever lags so far that it is sent one would campaign for ever."""
     group = cluster(3)
     group.isolate(3)
     group.elect(1)
@@ -438,7 +438,7 @@ def test_a_candidate_of_an_old_term_returns_to_the_leader(speak):
 
 @pytest.mark.parametrize("voters", [(1,), (1, 2, 3)], ids=["alone", "of three"])
 def test_a_leader_that_is_asked_to_campaign_goes_on_leading(voters):
-    """A23 and asks E13: an election against itself is defeated by its own heartbeats."""
+    """A23 and BUG-E13: an election against itself is defeated by its own heartbeats."""
     raft = replica(voters=voters, state=LEADER, term=4)
     assert campaign(raft) == []
     assert standing(raft) == (LEADER, 4, 1, 1)
@@ -537,7 +537,7 @@ def test_a_leader_overwrites_a_newer_entry_that_no_majority_holds(pre_vote):
 
 
 def test_a_candidates_own_vote_leaves_no_trace_before_it_is_durable():
-    """A24, part 6: we count our own vote at once, and therefore send nothing before it is saved."""
+    """A24, rules of durability: we count our own vote at once, and therefore send nothing before it is saved."""
     raft = replica()
     raft.step(Message(M.ELECTION, sender=1))
     ready = raft.ready()
@@ -549,7 +549,7 @@ def test_a_candidates_own_vote_leaves_no_trace_before_it_is_durable():
 
 
 def test_a_single_voter_leads_at_once_but_commits_only_what_is_durable():
-    """Part 4: it wins within the same step."""
+    """Rules of elections: it wins within the same step."""
     raft = replica(voters=(1,), pre_vote=True)
     raft.step(Message(M.ELECTION, sender=1))
     assert standing(raft) == (LEADER, 1, 1, 1)
@@ -603,7 +603,7 @@ def test_only_a_member_campaigns(voters, promotable, cause):
 
 @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
 def test_nobody_campaigns_while_a_snapshot_waits_to_be_loaded(cause):
-    """Part 4, INV18: until then the membership that counts is not in effect."""
+    """Rules of elections, INV18: until then the membership that counts is not in effect."""
     raft = replica(term=1)
     raft.step(install(2, 1, (7, 1)))
     cause(raft)
@@ -624,7 +624,7 @@ def test_nobody_campaigns_while_a_snapshot_waits_to_be_loaded(cause):
     ],
 )
 def test_nobody_campaigns_while_a_committed_change_waits_to_be_applied(cause, pre_vote, changes):
-    """A26, asks M1: its old quorum need not meet the new one, so a term could have two leaders."""
+    """A26, BUG-M1: its old quorum need not meet the new one, so a term could have two leaders."""
     raft = replica(terms=[1, change_entry(1, *changes)], commit=2, pre_vote=pre_vote)
     cause(raft)
     assert standing(raft) == (FOLLOWER, 1, 0, 0)
@@ -661,7 +661,7 @@ def test_a_change_that_is_not_known_to_be_committed_does_not_block():
 
 
 def test_a_new_leader_sends_an_empty_entry_of_its_term_to_all():
-    """Part 4 (thesis §6.4)."""
+    """Rules of elections (thesis §6.4)."""
     raft = replica(terms=[1, 1], term=2, commit=2, state=CANDIDATE)
     raft.step(vote(2, 2))
     sent = of_type(drain(raft), M.REPLICATE)
@@ -738,7 +738,7 @@ def test_among_equal_logs_the_higher_priority_is_elected(logs, priorities, wins,
 
 @PRE_VOTE
 def test_a_vote_request_tells_its_refuser_of_the_commit_that_lets_it_win(pre_vote):
-    """Q3 (raft-rs), asks M7: 1 leads 1 to 4, removes itself, and dies with 3.
+    """Q3 (raft-rs), BUG-M7: 1 leads 1 to 4, removes itself, and dies with 3.
 
     Only 2 knows that. 4 has the longer log, so 2 cannot win; and 4, which counts 1 and 3 still, cannot either.
     """
@@ -767,7 +767,7 @@ def test_a_vote_request_tells_its_refuser_of_the_commit_that_lets_it_win(pre_vot
 
 @pytest.mark.parametrize("state", [PRE_CANDIDATE, CANDIDATE], ids=lambda state: state.name)
 def test_a_candidate_that_learns_of_an_unapplied_change_by_a_refusal_steps_back(state):
-    """Part 4, commit by vote: it counts by a membership that may be out of date."""
+    """Rules of elections, commit by vote: it counts by a membership that may be out of date."""
     raft = replica(terms=[1, change_entry(1, ADD_4)], term=2, state=state)
     answer = {"reject": True, "commit": 2, "hint_high": 1}
     type_ = M.REQUEST_VOTE_RESP if state is CANDIDATE else M.REQUEST_PRE_VOTE_RESP
@@ -790,7 +790,7 @@ def test_a_candidate_that_learns_of_an_unapplied_change_by_a_refusal_steps_back(
     ],
 )
 def test_what_a_vote_request_teaches(setup, last, fields, learnt):
-    """Part 4, commit by vote: the request side learns only when it refuses."""
+    """Rules of elections, commit by vote: the request side learns only when it refuses."""
     raft = replica(terms=[1, 1, 1], term=4, **setup)
     raft.step(vote_request(2, 4 if setup.get("state") else 5, *last, **fields))
     assert raft.log.committed == learnt
@@ -800,7 +800,7 @@ def test_what_a_vote_request_teaches(setup, last, fields, learnt):
 
 
 def test_a_heartbeat_that_waited_through_a_stall_is_taken_before_the_tick():
-    """asks E20, the core's half: a host hands over first what waits, and then late ticks as one (see the loop)."""
+    """BUG-E20, the core's half: a host hands over first what waits, and then late ticks as one (see the loop)."""
     raft = replica(term=1, leader=2, **FIXED)
     tick(raft, T - 1)
     raft.step(heartbeat(2, 1))
@@ -823,7 +823,7 @@ def test_check_quorum_can_be_switched_at_run_time():
 
 
 def test_two_replicas_with_the_same_random_source_live_the_same_life():
-    """Part 4: the random source is passed in, so a simulation can be replayed."""
+    """Rules of elections: the random source is passed in, so a simulation can be replayed."""
     lives = []
     for _ in range(2):
         raft = Raft(

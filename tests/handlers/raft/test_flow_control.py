@@ -105,7 +105,7 @@ class TestTheWindow:
         ],
     )
     def test_no_place_in_it_stays_taken_after_the_state_changed(self, event):
-        """N5 (er e419ba5): in-flight bytes that were not zeroed refused for ever."""
+        """BUG-N5 (er e419ba5): in-flight bytes that were not zeroed refused for ever."""
         raft = leader(max_inflight_messages=2, max_message_bytes=1, max_inflight_bytes=10)
         for _ in range(3):
             propose(raft, b"x")
@@ -138,7 +138,7 @@ class TestTheWindow:
         assert shard[3].log.last_index == 7
 
     def test_no_append_goes_out_behind_an_entry_whose_term_is_gone(self):
-        """L8 (er 76f1249): with term 0 it would match nothing, or anything; the peer needs a snapshot."""
+        """BUG-L8 (er 76f1249): with term 0 it would match nothing, or anything; the peer needs a snapshot."""
         shard = cluster(3, max_inflight_messages=1)
         shard.elect(1)
         shard.cut(1, 3)
@@ -157,7 +157,7 @@ class TestTheWindow:
 
 
 class TestUncommittedBytes:
-    """`max_uncommitted_bytes` (sheet part 5): payloads that this leader logged and that are not applied yet."""
+    """`max_uncommitted_bytes` (rules of replication): payloads that this leader logged and that are not applied yet."""
 
     def test_it_bounds_the_log_of_a_leader_that_cannot_commit(self):
         """F5: a single voter whose disk stands still."""
@@ -187,7 +187,7 @@ class TestUncommittedBytes:
         ],
     )
     def test_what_is_refused(self, held, size, taken):
-        """Sheet part 5."""
+        """Rules of replication."""
         raft = leader(max_uncommitted_bytes=10)
         propose(raft, held)
         assert (propose(raft, size).dropped == []) is taken
@@ -211,7 +211,7 @@ class TestUncommittedBytes:
 
     @pytest.mark.parametrize("kind", [EntryKind.COMMAND, EntryKind.CONFIG_CHANGE])
     def test_nothing_stays_counted_when_all_is_applied(self, kind):
-        """N5 (er a370b6f): also not the content of a membership change that was logged as an empty entry."""
+        """BUG-N5 (er a370b6f): also not the content of a membership change that was logged as an empty entry."""
         raft = leader(max_uncommitted_bytes=1000)
         propose(raft, b"one", kind=EntryKind.CONFIG_CHANGE)
         for _ in range(5):

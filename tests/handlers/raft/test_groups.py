@@ -1,4 +1,4 @@
-"""Groups of replicas that fail together, and what is committed in more than one of them (raft-rs; sheet part 5)."""
+"""Groups of replicas that fail together, and what is committed in more than one of them (raft-rs; rules of replication)."""
 
 import pytest
 from drakkar.handlers import (

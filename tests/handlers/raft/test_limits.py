@@ -1,4 +1,4 @@
-"""Rate limiting (dragonboat's, sheet part 11): how much log may wait to be applied, here and at the followers."""
+"""Rate limiting (dragonboat's): how much log may wait to be applied, here and at the followers."""
 
 import pytest
 from drakkar.handlers import (
@@ -172,7 +172,7 @@ class TestAtTheLeader:
         assert raft.rate_limit.limited
 
     def test_a_strangers_does_not(self):
-        """Sheet part 2, o1, Rec."""
+        """Rules of the matrix."""
         raft = self.leader()
         hear(raft, Message(T.RATE_LIMIT, sender=9, term=1, hint=BOUND + 1))
         tick(raft)

@@ -55,7 +55,7 @@ def take_in(log, entries):
 
 
 class TestWhatAFollowerTakesIn:
-    """Log `[1, 2]` at term 2, nothing committed, unless said (sheet part 14, section D)."""
+    """Log `[1, 2]` at term 2, nothing committed, unless said (facts D of docs/protocol.md)."""
 
     @pytest.mark.parametrize(
         ("previous", "terms", "commit", "last", "committed"),
@@ -90,7 +90,7 @@ class TestWhatAFollowerTakesIn:
         assert (raft.log.last_index, raft.log.committed) == (2, 0)
 
     def test_an_index_beyond_the_last_never_matches_not_even_with_term_zero(self):
-        """Sheet part 5: dragonboat's lookup yields 0 outside the log, so that (9, 0) would match."""
+        """Rules of replication: dragonboat's lookup yields 0 outside the log, so that (9, 0) would match."""
         raft = replica(terms=[1, 2], term=2)
         [answer] = hear(raft, append(2, 2, (9, 0)))
         assert (answer.reject, raft.log.last_index) == (True, 2)
@@ -141,7 +141,7 @@ class TestWhatAFollowerTakesIn:
         ],
     )
     def test_a_rejection_names_the_last_entry_that_may_agree(self, log, previous, hint):
-        """Sheet part 5, etcd's hint: both sides search by term, so each term costs one probe at most."""
+        """Rules of replication, etcd's hint: both sides search by term, so each term costs one probe at most."""
         raft = replica(terms=log, term=6)
         [answer] = hear(raft, append(2, 6, previous))
         assert (answer.reject, answer.log_index) == (True, previous[0])
@@ -170,10 +170,10 @@ def terms_of_entries(entries):
 
 
 class TestBugsThatBitOthers:
-    """`asks.md` 2b, each named after what it would break."""
+    """Bugs of logs, each named after what it would break."""
 
     def test_a_new_leader_that_knows_less_committed_does_not_move_the_commit_index_back(self):
-        """L1 (pso#166): neither by its appends nor by its heartbeats, nor in what is saved."""
+        """BUG-L1 (pso#166): neither by its appends nor by its heartbeats, nor in what is saved."""
         raft = replica(terms=[1, 1, 1], term=1)
         hear(raft, append(2, 1, (3, 1), [], commit=3))
         hear(raft, append(3, 2, (3, 1), [2], commit=1))
@@ -182,14 +182,14 @@ class TestBugsThatBitOthers:
         assert raft.log.storage.hard_state.commit == 3
 
     def test_a_saved_commit_index_older_than_the_snapshot_does_not_move_anything_back(self):
-        """L1, L14: a commit index need not be flushed, so a snapshot may know more; applied <= committed holds."""
+        """BUG-L1, BUG-L14: a commit index need not be flushed, so a snapshot may know more; applied <= committed holds."""
         log = disk([1, 1, 1, 1], commit=1)
         log.snapshot = Snapshot(3, 1, Membership((1, 2, 3)))
         restarted = RaftLog(log)
         assert (restarted.applied, restarted.committed) == (3, 3)
 
     def test_a_late_copy_with_fewer_entries_cuts_nothing_off(self):
-        """L4 (pso 0.3.14 kept 1 of 5 entries): only a true conflict of terms does (thesis §3.5)."""
+        """BUG-L4 (pso 0.3.14 kept 1 of 5 entries): only a true conflict of terms does (thesis §3.5)."""
         raft = replica(term=1)
         hear(raft, append(2, 1, (0, 0), [1] * 5))
         [answer] = hear(raft, append(2, 1, (0, 0), [1]))
@@ -199,7 +199,7 @@ class TestBugsThatBitOthers:
         assert (terms_of(raft), answer.log_index) == ([1] * 5, 5)
 
     def test_an_old_tail_that_the_leader_has_not_checked_is_not_committed(self):
-        """L5 (ra#508): our entries behind the message's last may not be the leader's."""
+        """BUG-L5 (ra#508): our entries behind the message's last may not be the leader's."""
         raft = replica(terms=[1, 1, 1], term=1)
         hear(raft, append(3, 2, (1, 1), [], commit=3))
         assert raft.log.committed == 1
@@ -207,13 +207,13 @@ class TestBugsThatBitOthers:
         assert (terms_of(raft), raft.log.committed) == ([1, 2, 2], 3)
 
     def test_a_heartbeat_that_commits_what_was_lost_stops_the_replica_with_a_remedy(self):
-        """L6 (etcd#7239): the data directory was wiped or restored from a copy."""
+        """BUG-L6 (etcd#7239): the data directory was wiped or restored from a copy."""
         raft = replica(terms=[1], term=1)
         with pytest.raises(ProtocolViolation, match=r"entry 5 is committed.*ends at 1.*remove this replica"):
             raft.step(heartbeat(2, 1, commit=5))
 
     def test_a_disk_that_lost_committed_entries_is_refused_at_the_start(self):
-        """L6."""
+        """BUG-L6."""
         with pytest.raises(
             CorruptData, match=r"commit index 4 lies beyond the last entry 2.*remove this replica"
         ):
@@ -229,7 +229,7 @@ class TestBugsThatBitOthers:
 
     @pytest.mark.parametrize("stored", range(7))
     def test_every_page_is_a_prefix_without_a_gap_whatever_the_limit(self, stored):
-        """L9 (etcd 8ecce32): a store that returned more or fewer than asked skipped entries."""
+        """BUG-L9 (etcd 8ecce32): a store that returned more or fewer than asked skipped entries."""
         sizes = [1, 30, 2, 2, 50, 3]
         log = RaftLog(disk([Entry(term=1, payload=b"x" * size) for size in sizes[:stored]]))
         for index, size in enumerate(sizes[stored:], stored + 1):
@@ -323,7 +323,7 @@ class TestCommitting:
 
 
 class TestWhatIsDurable:
-    """Reports name a write, where the peers' name an index and a term (sheet D12, D13, D17, D18; part 6)."""
+    """Reports name a write, where the peers' name an index and a term (D12, D13, D17, D18; rules of durability)."""
 
     def test_it_grows_write_by_write(self):
         """D12."""
@@ -366,7 +366,7 @@ class TestWhatIsDurable:
         assert log.stable == 1
 
     def test_behind_a_snapshot_nothing_is_durable_though_the_log_before_it_was_longer(self):
-        """L7: entry 3 of the leader's log stands where an entry 3 of ours was durable."""
+        """BUG-L7: entry 3 of the leader's log stands where an entry 3 of ours was durable."""
         log = log_of(1, 1, 1)
         log.restore(Snapshot(2, 2))
         log.append(Run(3, 2, [b"x"]))
@@ -413,7 +413,7 @@ class TestWhatMayBeApplied:
         assert log.take_committed(UNLIMITED, ahead) == []
 
     def test_none_while_a_snapshot_waits_to_be_loaded(self):
-        """D15, sheet part 6: apply pauses while a snapshot is pending."""
+        """D15, rules of durability: apply pauses while a snapshot is pending."""
         log = self.log(3)
         log.restore(Snapshot(9, 1))
         log.append(Run(10, 1, [b"x"]))
@@ -434,7 +434,7 @@ class TestWhatMayBeApplied:
         ],
     )
     def test_a_bound_of_bytes_makes_pages(self, limit, pages):
-        """Sheet part 12, `max_apply_bytes`: at least one entry passes. An entry of one byte counts 17."""
+        """Rules of options, `max_apply_bytes`: at least one entry passes. An entry of one byte counts 17."""
         log = log_of(1, 1, 1, 1, commit=4)
         seen = []
         while page := [entry.index for entry in Entries(log.take_committed(limit))]:
@@ -520,7 +520,7 @@ class TestCompaction:
 
 
 class TestUnappliedChanges:
-    """Sheet part 4: who has a committed membership change to apply does not campaign; so it has to be found."""
+    """Rules of elections: who has a committed membership change to apply does not campaign; so it has to be found."""
 
     @pytest.mark.parametrize("stored", [0, 2, 5])
     @pytest.mark.parametrize(
@@ -704,7 +704,7 @@ class LogModel(RuleBasedStateMachine):
 
     @invariant()
     def what_is_called_durable_is_on_the_disk(self):
-        """INV10, and the ABA of L7: the same index and term on disk may be an entry that was replaced since."""
+        """INV10, and the ABA of BUG-L7: the same index and term on disk may be an entry that was replaced since."""
         on_disk = {entry.index: entry for entry in self.disk.entries()}
         for index in range(self.base + 1, self.log.stable + 1):
             assert on_disk.get(index) == self.mine[index - self.base - 1], f"{index} is not durable"

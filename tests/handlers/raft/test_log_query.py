@@ -1,4 +1,4 @@
-"""Reading the committed log from outside (dragonboat's LOG_QUERY, sheet part 11)."""
+"""Reading the committed log from outside (dragonboat's LOG_QUERY)."""
 
 import pytest
 from drakkar.handlers import (

@@ -1,4 +1,4 @@
-"""The handler matrix: every cell declared, as the fact sheet's part 2 has it; and the table that it is made of."""
+"""The handler matrix: every cell declared, and what is expected there; and the table that it is made of."""
 
 import ast
 import inspect
@@ -31,7 +31,7 @@ from tests.handlers.raft.support import replica, standing
 T = MessageType
 
 # `.` is ignored, `x` must stay empty; the same code in two cells is the same handler.
-SHEET = """
+EXPECTED = """
                        FOLLOWER PRE_CANDIDATE CANDIDATE LEADER OBSERVER WITNESS
 LOCAL_TICK             a1       a1            a1        a2     a3       a3
 ELECTION               b1       b1            b1        .      x        x
@@ -63,9 +63,8 @@ REQUEST_PRE_VOTE       i2       i2            i2        i2     i2       i2
 REQUEST_PRE_VOTE_RESP  x        j2            x         x      x        x
 LOG_QUERY              p1       p1            p1        p1     p1       x
 """
-"""Part 2. ELECTION at a leader is `b2` there, "ignored", and so `Ignore` here; g1 and g2 are a pair for each type."""
 
-_STATES, *_ROWS = (line.split() for line in SHEET.strip().splitlines())
+_STATES, *_ROWS = (line.split() for line in EXPECTED.strip().splitlines())
 CELLS = [
     pytest.param(State[state], T[row[0]], code, id=f"{state}-{row[0]}")
     for row in _ROWS
@@ -116,7 +115,7 @@ def remembered(raft):
 
 class TestTheMatrix:
     @pytest.mark.parametrize(("state", "type_", "code"), CELLS)
-    def test_every_cell_is_what_the_sheet_says(self, state, type_, code):
+    def test_every_cell_is_what_is_expected(self, state, type_, code):
         cell = raft_handlers()[state][type_]
         if code == ".":
             assert isinstance(cell, Ignore)
@@ -169,7 +168,7 @@ class TestTheMatrix:
 
     @pytest.mark.parametrize(("state", "type_", "code"), [p for p in CELLS if p.values[2] == "x"])
     def test_no_handler_may_ever_stand_where_the_protocol_forbids_it(self, state, type_, code):
-        """The library asserts it at the start (sheet part 2); so a `Raft` refuses the table."""
+        """The library asserts it at the start (rules of the matrix); so a `Raft` refuses the table."""
         table = raft_handlers()
         table.on(type_, state)(lambda raft, message: None)
         with pytest.raises(
@@ -224,7 +223,7 @@ class TestATableOfOnesOwn:
         light().check()
 
     def test_a_forgotten_cell_is_named_with_its_remedy(self):
-        """V14, P18: every state of a type that has a row."""
+        """V14, BUG-P18: every state of a type that has a row."""
         table = HandlerTable(Light)
         table.on(PRESS, Light.RED)(press)
         with pytest.raises(HandlerTableError) as refused:
@@ -324,7 +323,7 @@ class TestATableOfOnesOwn:
             light().on(PRESS, State.WITNESS)(press)
 
     def test_a_type_that_it_does_not_know_is_ignored(self):
-        """Sheet and `design.md`: an unknown number from a peer is counted and dropped."""
+        """An unknown number from a peer is counted and dropped."""
         unknown = T.define("matrix.unknown", 1903)
         assert isinstance(light()[Light.RED][unknown], Ignore)
         raft = replica(term=1)

@@ -110,7 +110,7 @@ def ask_shard(shard, at, text="", transition=AUTO):
 
 
 class TestOneChangeAtATime:
-    """Dragonboat's checks (sheet part 10 and L): members {1: a1}, observers {2: a2}."""
+    """Dragonboat's checks (rules of membership, facts L): members {1: a1}, observers {2: a2}."""
 
     MEMBERS = Membership({1: "a1"}, {2: "a2"})
 
@@ -215,7 +215,7 @@ class TestOneChangeAtATime:
 
 
 class TestSeveralAtOnce:
-    """etcd's joint changer (sheet M), without the rules of the state machine: (incoming)&&(outgoing)."""
+    """etcd's joint changer (facts M), without what the state machine refuses: (incoming)&&(outgoing)."""
 
     def test_the_leader_leaves_by_itself_where_it_was_asked_to(self):
         """M1."""
@@ -308,7 +308,7 @@ class TestSeveralAtOnce:
         )
 
     def test_witnesses_keep_their_role_in_the_old_half(self):
-        """S5: restored as what it is, not as a voter."""
+        """BUG-S5: restored as what it is, not as a voter."""
         joint = enter_joint(Membership((1, 2), witnesses=(3,)), changes("r3 v4"), auto_leave=False)
         assert joint.electorate == ({1, 2, 4}, {1, 2, 3})
         assert (joint.is_witness(3), joint.is_voter(3), joint.is_voter(4)) == (True, False, True)
@@ -426,7 +426,7 @@ class TestInALeader:
         assert describe(raft.membership) == "(1 2 3)"
 
     def test_a_rejected_change_is_reported_and_frees_the_way(self):
-        """Sheet part 10."""
+        """Rules of membership."""
         raft = leader_of(1, 2, 3)
         ask(raft, "v2")
         changed = acknowledge_and_changes(raft)
@@ -447,7 +447,7 @@ class TestInALeader:
         assert raft.state is State.FOLLOWER
 
     def test_it_first_tells_the_others_that_the_change_is_committed(self):
-        """Sheet part 10, Rec: so that none has to time out to learn it."""
+        """Rules of membership: so that none has to time out to learn it."""
         raft = leader_of(1, 2, 3)
         ask(raft, "r1")
         sent = hear(raft, ack(2, 1, 2))
@@ -469,7 +469,7 @@ class TestInALeader:
         assert routes(of_type(tick(raft), T.HEARTBEAT)) == [(T.HEARTBEAT, 2), (T.HEARTBEAT, 3)]
 
     def test_a_smaller_quorum_commits_what_waited_for_a_larger_one(self):
-        """Sheet part 10, remove."""
+        """Rules of membership, remove."""
         raft = leader_of(1, 2)
         ask(raft, "r2")
         propose(raft, b"x")
@@ -507,7 +507,7 @@ class TestInALeader:
         )
 
     def test_peers_are_all_the_others_and_never_oneself(self):
-        """M10 (pso PR131)."""
+        """BUG-M10 (pso PR131)."""
         raft = leader_of(1, 2, 3)
         for text in ("v4", "r2", "o5"):
             ask(raft, text)
@@ -517,7 +517,7 @@ class TestInALeader:
         assert all(m.to != 1 for m in tick(raft, 3) + propose(raft, b"x"))
 
     def test_answers_of_a_peer_that_was_removed_meanwhile_break_nothing(self):
-        """M10 (pso#121): its tick thread died of a KeyError."""
+        """BUG-M10 (pso#121): its tick thread died of a KeyError."""
         raft = leader_of(1, 2, 3)
         ask(raft, "r3")
         hear(raft, ack(2, 1, 2))
@@ -529,7 +529,7 @@ class TestInALeader:
         assert sorted(raft.progress) == [1, 2]
 
     def test_growing_by_one_that_is_not_up_does_not_stop_the_shard(self):
-        """M11 (pso#51): join as observer first; and back, if it never comes."""
+        """BUG-M11 (pso#51): join as observer first; and back, if it never comes."""
         raft = leader_of(1)
         ask(raft, "o2")
         propose(raft, b"x")
@@ -586,14 +586,14 @@ class TestJointly:
         assert describe(raft.membership) == "(1 2)&&(1) auto-leave"
         assert (raft.log.last_index, raft.log.committed) == (3, 2)
         tick(raft, 5)
-        assert raft.log.last_index == 3, "M6: proposed once"
+        assert raft.log.last_index == 3, "BUG-M6: proposed once"
         hear(raft, ack(2, 1, 3))
         assert describe(raft.membership) == "(1 2)"
         tick(raft, 5)
         assert raft.log.last_index == 3
 
     def test_several_changes_go_jointly_and_one_goes_directly(self):
-        """Sheet part 10, transition auto."""
+        """Rules of membership, transition auto."""
         raft = leader_of(1)
         ask(raft, "o2")
         assert describe(raft.membership) == "(1) observers(2)"
@@ -659,7 +659,7 @@ class TestJointly:
 
     @pytest.mark.parametrize("killed_after", range(0, 30, 2))
     def test_a_shard_gets_out_of_it_whenever_its_leader_dies(self, killed_after):
-        """M6 (etcd#11281) and M7 (etcd PR12435): the leader is killed when so many messages have arrived."""
+        """BUG-M6 (etcd#11281) and BUG-M7 (etcd PR12435): the leader is killed when so many messages have arrived."""
         shard = cluster(3, seed=killed_after, pre_vote=True, check_quorum=True)
         shard.add(4)
         shard.add(5)
@@ -685,7 +685,7 @@ class TestJointly:
         assert shard.applied(leader.id)[-1] == b"after"
 
     def test_leaving_is_put_off_by_a_transfer_and_made_up_for(self):
-        """M6: refused and lost, it would stay joint for ever."""
+        """BUG-M6: refused and lost, it would stay joint for ever."""
         raft = leader_of(1, 2, 3)
         ask(raft, "v4", IMPLICIT)
         hear(raft, Message(T.LEADER_TRANSFER, hint=3))
@@ -718,7 +718,7 @@ class TestInAShard:
         assert (shard[1].state, describe(shard[1].membership)) == (State.FOLLOWER, "(1 2)")
 
     def test_a_promotion_takes_effect_in_an_idle_shard(self):
-        """M9 (ra#584): an observer that got only a snapshot was not promoted before the next command."""
+        """BUG-M9 (ra#584): an observer that got only a snapshot was not promoted before the next command."""
         shard = cluster(Membership((1,), observers=(2,)))
         shard.isolate(2)
         shard.elect(1)
@@ -732,7 +732,7 @@ class TestInAShard:
         assert (shard[2].state, shard[2].promotable) == (State.FOLLOWER, True)
 
     def test_an_update_promotes_nobody(self):
-        """M9 (etcd PR21737)."""
+        """BUG-M9 (etcd PR21737)."""
         shard = cluster(Membership((1,), observers=(2,)))
         shard.elect(1)
         ask_shard(shard, 1, "u2=a2")
@@ -761,7 +761,7 @@ class TestInAShard:
         assert (shard[3].state, shard[3].log.committed) == (State.FOLLOWER, 5)
 
     def test_two_voters_survive_the_removal_of_their_leader_though_its_last_word_is_lost(self):
-        """M8 (etcd#10563): the one that is left learns, or wins with the vote of the one that is gone."""
+        """BUG-M8 (etcd#10563): the one that is left learns, or wins with the vote of the one that is gone."""
         shard = cluster(2, pre_vote=True, check_quorum=True)
         shard.elect(1)
         shard.auto_deliver = False
@@ -778,7 +778,7 @@ class TestInAShard:
         assert shard.applied(2) == [b"after"]
 
     def test_every_replica_has_the_same_membership_when_it_has_applied_the_same(self):
-        """M2, V8: a change is in effect from its application, on all replicas alike, restarts included."""
+        """BUG-M2, V8: a change is in effect from its application, on all replicas alike, restarts included."""
         shard = cluster(3, seed=3)
         for joiner in (4, 5):
             shard.add(joiner)
@@ -816,7 +816,7 @@ class TestWhatIsCommittedAndNotApplied:
     @pytest.mark.parametrize("what", CHANGES.values(), ids=CHANGES)
     @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
     def test_keeps_a_replica_from_campaigning(self, cause, what, pre_vote):
-        """M1 (etcd#12133, rrs#221): it would count a quorum that need not meet the new one; V1, INV18."""
+        """BUG-M1 (etcd#12133, rrs#221): it would count a quorum that need not meet the new one; V1, INV18."""
         raft = replica(term=1, pre_vote=pre_vote, max_apply_bytes=1)
         message = append(2, 1, (0, 0), [1, 1], commit=2)
         message.entries = (Entry(1, 1, payload=b"x"), entry(what, 2))
@@ -831,7 +831,7 @@ class TestWhatIsCommittedAndNotApplied:
         assert raft.state in (State.PRE_CANDIDATE, State.CANDIDATE)
 
     def test_keeps_one_that_leaves_a_joint_change_from_it_too(self):
-        """M1: the newer type of change; it is empty."""
+        """BUG-M1: the newer type of change; it is empty."""
         joint = Membership((1, 2), outgoing=(1, 2, 3))
         raft = replica(membership=joint, term=1)
         message = append(2, 1, (0, 0), [1], commit=1)
@@ -843,7 +843,7 @@ class TestWhatIsCommittedAndNotApplied:
 
 class TestWhatIsLoggedAndNotCommitted:
     def test_does_not_count_after_a_restart(self):
-        """M3 (ra 110b8d63): here changes count from their application, so not before it on either side."""
+        """BUG-M3 (ra 110b8d63): here changes count from their application, so not before it on either side."""
         log = MemoryLog((entry(change("r2 r3"), 1),), HardState(1, 0, 0), Membership((1, 2, 3)))
         raft = Raft(RaftConfig(replica_id=1, **DEFAULTS), log)
         drain(raft)
@@ -853,7 +853,7 @@ class TestWhatIsLoggedAndNotCommitted:
 
     @pytest.mark.parametrize("text", ["r1", "o1 v4", "v4", "r2 r3"])
     def test_leaves_nothing_behind_when_it_is_cut_off(self, text):
-        """M4 (ra#600, #609): neither the membership nor one's own role."""
+        """BUG-M4 (ra#600, #609): neither the membership nor one's own role."""
         raft = replica(terms=[1], term=1, commit=1)
         drain(raft)
         before = raft.membership
@@ -865,7 +865,7 @@ class TestWhatIsLoggedAndNotCommitted:
         assert raft.promotable
 
     def test_keeps_a_new_leader_from_logging_another(self):
-        """M5 (ra cc797663): until all that it inherited is applied, however quickly it is elected again."""
+        """BUG-M5 (ra cc797663): until all that it inherited is applied, however quickly it is elected again."""
         raft = leader_of(1, 2, 3)
         ask(raft, "v4")
         hear(raft, heartbeat(2, 2))
@@ -878,7 +878,7 @@ class TestWhatIsLoggedAndNotCommitted:
         assert ask(raft, "v5").dropped == []
 
     def test_does_not_keep_one_from_it_that_never_had_it(self):
-        """M5: no flag of an earlier term survives."""
+        """BUG-M5: no flag of an earlier term survives."""
         raft = leader_of(1, 2, 3)
         ask(raft, "v4")
         hear(raft, append(2, 2, (1, 1), [2], commit=2))
@@ -948,7 +948,7 @@ class TestEventsOfTheHost:
         ],
     )
     def test_it_only_frees_the_way_for_the_next(self, event):
-        """Sheet part 1, type 3."""
+        """Rules of message types, type 3."""
         raft = leader_of(1, 2, 3)
         ask(raft, "v4")
         hear(raft, Message(T.CONFIG_CHANGE_EVENT, **event))
@@ -963,7 +963,7 @@ class TestEventsOfTheHost:
 
 class TestRolesOfPeers:
     def test_a_progress_moves_along_with_its_replica(self):
-        """Sheet part 10: an observer that becomes a voter is not probed anew."""
+        """Rules of membership: an observer that becomes a voter is not probed anew."""
         raft = replica(voters=(1, 2), observers=(3,), state=State.LEADER)
         acknowledge_all(raft)
         before = raft.progress[3]

@@ -1,6 +1,6 @@
 """Observers receive the log and count for nothing (thesis §4.2.1); witnesses vote and count, but keep no commands.
 
-Scenarios N1 to N5 of the fact sheet, and the bug E14 that bit other implementations.
+Facts N1 to N5 of docs/protocol.md, and the bug BUG-E14 that bit other implementations.
 """
 
 import pytest
@@ -64,7 +64,7 @@ def onlooker(role, **options):
     ],
 )
 def test_onlookers_never_campaign(role, push, options):
-    """N1, asks E14, INV17: not even when a leader asks them to."""
+    """N1, BUG-E14, INV17: not even when a leader asks them to."""
     raft = onlooker(role, **options)
     push(raft)
     assert drain(raft) == []
@@ -72,7 +72,7 @@ def test_onlookers_never_campaign(role, push, options):
 
 
 def test_a_shard_without_its_voters_elects_nobody():
-    """asks E14: neither observers nor witnesses lead, however many they are."""
+    """BUG-E14: neither observers nor witnesses lead, however many they are."""
     group = cluster(Membership((1,), observers=(2, 3), witnesses=(4, 5)), pre_vote=True, check_quorum=True)
     group.elect(1)
     group.crash(1)
@@ -91,7 +91,7 @@ def test_a_shard_without_its_voters_elects_nobody():
 @ROLES
 @pytest.mark.parametrize("ask", [vote_request, pre_vote_request], ids=["vote", "pre-vote"])
 def test_onlookers_answer_requests_for_votes_like_anyone(role, ask):
-    """N2, N5, asks E14: an observer may be a voter already without knowing it, and its silence would block."""
+    """N2, N5, BUG-E14: an observer may be a voter already without knowing it, and its silence would block."""
     raft = onlooker(role, terms=[1, 1])
     raft.step(ask(2, 2, 11, 1))
     raft.step(ask(3, 2, 1, 1))
@@ -102,7 +102,7 @@ def test_onlookers_answer_requests_for_votes_like_anyone(role, ask):
 
 @ROLES
 def test_an_onlookers_vote_is_durable_before_it_leaves(role):
-    """Part 6: it counts, or may count, like any other."""
+    """Rules of durability: it counts, or may count, like any other."""
     raft = onlooker(role)
     raft.step(vote_request(2, 2, 11, 1))
     ready = raft.ready()
@@ -143,7 +143,7 @@ def test_a_witness_lets_no_one_win_without_the_newest_entry():
 
 
 def test_candidates_ask_witnesses_and_no_observers():
-    """Part 4."""
+    """Rules of elections."""
     raft = replica(voters=(1, 2), observers=(3,), witnesses=(4,))
     assert routes(campaign(raft)) == [(M.REQUEST_VOTE, 2), (M.REQUEST_VOTE, 4)]
 
@@ -167,7 +167,7 @@ def test_an_observer_receives_all_that_is_committed():
 @ROLES
 @pytest.mark.parametrize("message", [heartbeat, append], ids=["HEARTBEAT", "REPLICATE"])
 def test_onlookers_follow_a_leader_and_stay_what_they_are(role, message):
-    """Part 2, g1."""
+    """Rules of the matrix."""
     raft = onlooker(role)
     raft.step(message(2, 4))
     assert standing(raft) == (role, 4, 0, 2)
@@ -200,7 +200,7 @@ def test_an_observer_is_promoted_and_elected():
 
 
 def test_a_replica_that_does_not_know_of_its_promotion_votes_for_the_one_who_does():
-    """K11, asks E14: 3 is a voter, and has not received the entry that says so; 1 is down."""
+    """K11, BUG-E14: 3 is a voter, and has not received the entry that says so; 1 is down."""
     group = cluster(Membership((1, 2), observers=(3,)))
     group.elect(1)
     group.isolate(3)
@@ -223,7 +223,7 @@ def test_a_witness_stays_one(role):
 
 
 def test_onlookers_receive_no_requests_that_they_could_not_answer():
-    """Part 4: nobody asks an observer for a vote, so whatever it does, it delays no election."""
+    """Rules of elections: nobody asks an observer for a vote, so whatever it does, it delays no election."""
     group = cluster(Membership((1, 2, 3), observers=(4,)))
     group.crash(4)
     group.elect(1)

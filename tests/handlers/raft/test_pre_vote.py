@@ -1,7 +1,7 @@
 """Asking whether an election could be won before starting one (thesis §9.6), so that nobody is disturbed in vain.
 
-Scenarios B of the fact sheet, and the bugs E1 to E11 that bit other implementations. A follower is told to forget its
-leader (the sheet's B13) by a call, where etcd has a message.
+Facts B of docs/protocol.md, and the bugs BUG-E1 to BUG-E11 that bit other implementations. A follower is told to forget its
+leader (B13) by a call, where etcd has a message.
 """
 
 from random import Random
@@ -56,7 +56,7 @@ def states(group):
 
 
 def assert_alive(group, timeouts=6):
-    """asks V12: within so many election timeouts there is a leader, and what it takes is committed."""
+    """V12: within so many election timeouts there is a leader, and what it takes is committed."""
     for _ in range(timeouts * 2 * T):
         group.tick()
         leader = group.leader
@@ -72,7 +72,7 @@ def assert_alive(group, timeouts=6):
 
 
 def test_a_pre_candidate_asks_about_the_next_term_and_stays_in_its_own():
-    """Part 4 (thesis §9.6): nothing that must be durable has changed."""
+    """Rules of elections (thesis §9.6): nothing that must be durable has changed."""
     raft = replica(terms=[4], term=5, vote=3, pre_vote=True)
     raft.step(Message(M.ELECTION, sender=1))
     ready = raft.ready()
@@ -86,7 +86,7 @@ def test_a_pre_candidate_asks_about_the_next_term_and_stays_in_its_own():
 
 
 def test_encouraged_by_a_majority_it_starts_the_election():
-    """Part 4."""
+    """Rules of elections."""
     raft = replica(term=5, state=PRE_CANDIDATE)
     raft.step(pre_vote(2, 6))
     assert standing(raft) == (CANDIDATE, 6, 1, 0)
@@ -94,7 +94,7 @@ def test_encouraged_by_a_majority_it_starts_the_election():
 
 
 def test_refused_by_a_majority_it_is_a_follower_again():
-    """Part 4: of the same term, so nobody was disturbed."""
+    """Rules of elections: of the same term, so nobody was disturbed."""
     raft = replica(term=5, state=PRE_CANDIDATE)
     for voter in (2, 3):
         raft.step(pre_vote(voter, 5, reject=True))
@@ -124,7 +124,7 @@ def test_what_an_answer_to_a_pre_vote_does(state, answer, outcome):
 
 
 def test_grants_of_an_earlier_round_do_not_count_in_the_next():
-    """asks E3: two of five in each of two rounds are no majority."""
+    """BUG-E3: two of five in each of two rounds are no majority."""
     raft = replica(voters=range(1, 6), term=5, state=PRE_CANDIDATE)
     raft.step(pre_vote(2, 6))
     campaign(raft)
@@ -135,7 +135,7 @@ def test_grants_of_an_earlier_round_do_not_count_in_the_next():
 
 
 def test_a_late_grant_of_an_earlier_terms_round_does_not_count():
-    """asks E7, part 3: the term that it names has been tried meanwhile."""
+    """BUG-E7, rules of terms: the term that it names has been tried meanwhile."""
     raft = replica(voters=range(1, 6), term=6, state=CANDIDATE, pre_vote=True)
     campaign(raft)
     assert standing(raft) == (PRE_CANDIDATE, 6, 1, 0)
@@ -145,7 +145,7 @@ def test_a_late_grant_of_an_earlier_terms_round_does_not_count():
 
 
 def test_a_vote_does_not_count_as_a_pre_vote_nor_the_reverse():
-    """Part 2: only the phase that asked counts the answer."""
+    """Rules of the matrix: only the phase that asked counts the answer."""
     raft = replica(term=5, state=PRE_CANDIDATE)
     raft.step(Message(M.REQUEST_VOTE_RESP, sender=2, term=5))
     assert raft.state is PRE_CANDIDATE
@@ -155,7 +155,7 @@ def test_a_vote_does_not_count_as_a_pre_vote_nor_the_reverse():
 
 
 def test_each_further_attempt_asks_first_again_without_losing_the_raised_term():
-    """Part 4: a candidate that got no answers falls back to asking."""
+    """Rules of elections: a candidate that got no answers falls back to asking."""
     raft = replica(term=6, state=CANDIDATE, pre_vote=True)
     sent = tick(raft, 2 * T - 1)
     assert standing(raft) == (PRE_CANDIDATE, 6, 1, 0)
@@ -178,7 +178,7 @@ def test_a_pre_vote_is_granted_to_everybody_who_could_win():
 
 
 def test_a_pre_vote_of_an_older_term_is_told_the_newer_one():
-    """B4 and asks E4: the asker adopts it, and its next attempt counts."""
+    """B4 and BUG-E4: the asker adopts it, and its next attempt counts."""
     raft = replica(term=10, pre_vote=True)
     raft.step(pre_vote_request(2, 9, 5, 8))
     (answer,) = drain(raft)
@@ -217,7 +217,7 @@ def test_a_replica_that_does_not_ask_first_still_answers_those_who_do():
     ids=["voted", "led", "pre-candidate", "candidate", "leader", "observer", "witness"],
 )
 def test_a_pre_vote_changes_nothing_at_the_asked(setup, ask):
-    """INV16, asks E6: neither term nor vote, state, leader or log."""
+    """INV16, BUG-E6: neither term nor vote, state, leader or log."""
     raft = replica(terms=[1, 2], term=10, **setup)
     before = standing(raft), raft.log.last_index, raft.log.committed, raft.votes
     raft.step(ask)
@@ -227,7 +227,7 @@ def test_a_pre_vote_changes_nothing_at_the_asked(setup, ask):
 
 
 def test_granting_pre_votes_does_not_keep_a_follower_from_its_own_election():
-    """asks E9: a replica that asks for ever would stop all elections."""
+    """BUG-E9: a replica that asks for ever would stop all elections."""
     raft = replica(term=10, **FIXED)
     for _ in range(T - 1):
         raft.step(pre_vote_request(2, 11, 9, 9))
@@ -311,7 +311,7 @@ def test_where_a_leader_cannot_be_forgotten(setup, leader):
 
 
 def test_a_pre_candidate_forgets_its_leader_and_so_does_not_defend_it():
-    """B9 and asks E2: the leader is cut off, 3 times out, then 2 does; each order must end in a leader."""
+    """B9 and BUG-E2: the leader is cut off, 3 times out, then 2 does; each order must end in a leader."""
     group = cluster(3, **BOTH)
     group.elect(1)
     group.isolate(1)
@@ -322,7 +322,7 @@ def test_a_pre_candidate_forgets_its_leader_and_so_does_not_defend_it():
 
 
 def test_a_leader_that_steps_down_alone_finds_votes_as_soon_as_the_lease_ends():
-    """asks E8: two of three are alive, and the follower still believes in the leader that asks."""
+    """BUG-E8: two of three are alive, and the follower still believes in the leader that asks."""
     group = cluster(3, **BOTH)
     group.elect(1)
     group.crash(3)
@@ -392,7 +392,7 @@ def test_a_replica_that_was_away_does_not_depose_the_leader():
 
 
 def test_a_grant_carries_the_term_that_was_asked_for():
-    """B8 and asks E1: 3 comes back with an old term, the leader is lost, and 1's round counts 3's answer.
+    """B8 and BUG-E1: 3 comes back with an old term, the leader is lost, and 1's round counts 3's answer.
 
     With its own, older term in it the answer would be thrown away as late, and nobody could ever win.
     """
@@ -414,7 +414,7 @@ def test_a_grant_carries_the_term_that_was_asked_for():
 @SWITCHES
 @pytest.mark.parametrize("order", [(1, 3), (3, 1)], ids=["longer log first", "shorter log first"])
 def test_a_replica_of_a_low_term_and_one_of_a_short_log_elect_a_leader(order, options):
-    """B8, asks E1 and E4, in both orders and with leases."""
+    """B8, BUG-E1 and BUG-E4, in both orders and with leases."""
     group = cluster(3, **options)
     group.elect(2)
     group.isolate(3)
@@ -430,7 +430,7 @@ def test_a_replica_of_a_low_term_and_one_of_a_short_log_elect_a_leader(order, op
 
 @SWITCHES
 def test_a_replica_that_raised_its_term_before_pre_vote_was_switched_on_is_freed(options):
-    """B10 and asks E4: it is at term 4 with a short log; 1 leads 1 and 2 in term 2.
+    """B10 and BUG-E4: it is at term 4 with a short log; 1 leads 1 and 2 in term 2.
 
     It can neither win nor, by its higher term, listen: it tells the leader its term, which gives way to an election.
     """
@@ -454,7 +454,7 @@ def test_a_replica_that_raised_its_term_before_pre_vote_was_switched_on_is_freed
 
 @SWITCHES
 def test_candidates_of_one_majority_that_is_barely_alive_do_not_block_each_other(options):
-    """asks E5: seven voters, three stopped, so that all four others must agree. The shorter log is candidate already.
+    """BUG-E5: seven voters, three stopped, so that all four others must agree. The shorter log is candidate already.
 
     First it tells the longer one its term, by a refusal; then it has to encourage it, candidate or not.
     """
@@ -480,7 +480,7 @@ def test_candidates_of_one_majority_that_is_barely_alive_do_not_block_each_other
 
 @pytest.mark.parametrize("mixed", [(1,), (1, 2)], ids=["one asks first", "two ask first"])
 def test_a_shard_whose_replicas_are_switched_over_one_by_one_stays_alive(mixed):
-    """asks E4: a replica of the old kind comes back from a partition with a high term."""
+    """BUG-E4: a replica of the old kind comes back from a partition with a high term."""
     group = cluster(3)
     for each in mixed:
         group.add(each, pre_vote=True)
@@ -495,7 +495,7 @@ def test_a_shard_whose_replicas_are_switched_over_one_by_one_stays_alive(mixed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_after_any_partitions_with_pre_vote_and_check_quorum_there_is_a_leader_again(seed):
-    """asks E11: clusters in production never elected again. Random cuts, also one-way, and restarts."""
+    """BUG-E11: clusters in production never elected again. Random cuts, also one-way, and restarts."""
     random = Random(seed)
     group = cluster(5, seed=seed, **BOTH)
     for _ in range(12):
@@ -511,7 +511,7 @@ def test_after_any_partitions_with_pre_vote_and_check_quorum_there_is_a_leader_a
 
 
 def test_a_plain_vote_request_of_the_leaders_lease_is_no_pre_vote():
-    """Part 3: with pre-vote alone, a real request of a newer term deposes; the lease is CheckQuorum's."""
+    """Rules of terms: with pre-vote alone, a real request of a newer term deposes; the lease is CheckQuorum's."""
     raft = replica(term=5, leader=2, pre_vote=True)
     raft.step(vote_request(3, 6, 9, 5))
     assert (raft.term, raft.vote) == (6, 3)

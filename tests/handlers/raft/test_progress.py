@@ -342,7 +342,7 @@ MOVES: list[Callable[[Progress], None]] = [
 def test_a_change_of_state_leaves_nothing_behind(
     state: ProgressState, move: Callable[[Progress], None]
 ) -> None:
-    """What is not cleared counts for ever: etcd once refused to send again (asks.md N5)."""
+    """What is not cleared counts for ever: etcd once refused to send again (BUG-N5)."""
     progress = progress_in(state, 3)
     if state is SNAPSHOT:
         progress.delay_status(5, rejected=False)
@@ -708,7 +708,7 @@ def disturb(talk: Conversation, random: Random) -> None:
 def test_a_follower_catches_up_over_any_wire(
     logs: tuple[list[int], list[int]], steps: int, random: Random
 ) -> None:
-    """INV12 and INV13 at each step; then INV26, and an idle window is an empty one (asks.md N5)."""
+    """INV12 and INV13 at each step; then INV26, and an idle window is an empty one (BUG-N5)."""
     talk = Conversation(leader=list(logs[0]), follower=list(logs[1]))
     talk.send()
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Quiesce (dragonboat's): an idle shard falls silent, and wakes when somebody wants something (sheet part 11)."""
+"""Quiesce (dragonboat's): an idle shard falls silent, and wakes when somebody wants something."""
 
 import pytest
 from drakkar.handlers import (
@@ -183,7 +183,7 @@ class TestWaking:
             assert not raft.quiesce.quiesced
 
     def test_nobody_is_blamed_for_the_silence(self):
-        """Sheet part 11, Rec: no election storm: timers begin anew, and a leader counts all as heard."""
+        """Rules of quiesce: no election storm: timers begin anew, and a leader counts all as heard."""
         raft = sleeper()
         tick(raft, 500)
         raft.check_quorum = True

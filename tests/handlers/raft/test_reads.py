@@ -1,6 +1,6 @@
 """Linearizable reads without a log entry (thesis §6.4), and by a lease (§6.4.1).
 
-Scenarios I of the fact sheet, and the bugs R1 to R5 that bit other implementations. I4, an index that goes back,
+Facts I of docs/protocol.md, and the bugs BUG-R1 to BUG-R5 that bit other implementations. I4, an index that goes back,
 cannot be brought about from outside: the commit index of one leader never falls.
 """
 
@@ -104,7 +104,7 @@ def test_a_read_costs_one_round_of_heartbeats():
 
 
 def test_a_read_is_answered_with_the_index_of_its_beginning():
-    """Part 8: what is committed meanwhile need not be waited for."""
+    """Rules of reads: what is committed meanwhile need not be waited for."""
     raft = leader()
     name = round_of(read(raft, (7, 0)))
     propose(raft, b"x")
@@ -114,7 +114,7 @@ def test_a_read_is_answered_with_the_index_of_its_beginning():
 
 
 def test_a_single_voter_needs_nobodys_word():
-    """Part 8."""
+    """Rules of reads."""
     raft = leader(voters=(1,))
     out = read(raft, (7, 0))
     assert (out, answers(out)) == ([], [(1, (7, 0))])
@@ -134,7 +134,7 @@ def test_a_single_voter_needs_nobodys_word():
     ],
 )
 def test_who_confirms_a_read(setup, peers, confirmed):
-    """Part 8 as recommended: the voters of the moment, each once, in both halves."""
+    """Rules of reads: the voters of the moment, each once, in both halves."""
     raft = leader(**setup)
     name = round_of([sent for sent in read(raft, (7, 0)) if sent.to not in raft.membership.observers])
     found = [answer for peer in peers for answer in answers(confirm(raft, peer, name))]
@@ -142,14 +142,14 @@ def test_who_confirms_a_read(setup, peers, confirmed):
 
 
 def test_observers_are_not_asked_to_confirm():
-    """Part 2, c1: their heartbeats carry no context."""
+    """Rules of the matrix: their heartbeats carry no context."""
     raft = leader(voters=(1, 2, 3), observers=(4,))
     contexts = {beat.to: (beat.hint, beat.hint_high) for beat in read(raft, (7, 5))}
     assert contexts == {2: (7, 5), 3: (7, 5), 4: (0, 0)}
 
 
 def test_the_newest_round_confirms_all_reads_before_it():
-    """Part 8: each is answered to whoever asked, with its own context and the newest index."""
+    """Rules of reads: each is answered to whoever asked, with its own context and the newest index."""
     raft = leader(voters=(1, 2, 3))
     first = round_of(read(raft, (7, 0)))
     read(raft, (8, 0), sender=2)
@@ -165,7 +165,7 @@ def test_the_newest_round_confirms_all_reads_before_it():
 
 
 def test_an_answer_to_an_unknown_round_confirms_nothing():
-    """Part 8."""
+    """Rules of reads."""
     raft = leader()
     read(raft, (7, 0))
     for name in ((8, 0), (7, 1)):
@@ -173,7 +173,7 @@ def test_an_answer_to_an_unknown_round_confirms_nothing():
 
 
 def test_every_further_heartbeat_repeats_the_newest_round():
-    """Part 8, asks R3: so that lost messages delay a read, and do not lose it."""
+    """Rules of reads, BUG-R3: so that lost messages delay a read, and do not lose it."""
     raft = leader()
     read(raft, (7, 0))
     newest = round_of(read(raft, (8, 0)))
@@ -219,7 +219,7 @@ def test_reads_at_the_leader_and_at_an_observer_see_all_that_was_committed_befor
 
 @pytest.mark.parametrize("sender", [0, 3], ids=["of its own host", "of another replica"])
 def test_a_new_leader_answers_no_read_before_it_has_committed_in_its_term(sender):
-    """I2 by etcd's rule, asks R1: until then it does not know what is committed, and its answer would be stale."""
+    """I2 by etcd's rule, BUG-R1: until then it does not know what is committed, and its answer would be stale."""
     raft = replica(terms=[1, 1], commit=1, state=LEADER)
     out = read(raft, (7, 0), sender)
     assert (out, out.reads, out.dropped) == ([], [], [])
@@ -231,7 +231,7 @@ def test_a_new_leader_answers_no_read_before_it_has_committed_in_its_term(sender
 
 
 def test_a_single_voter_that_restarts_reads_all_that_it_had_committed():
-    """asks R5: its commit index on disk may lag, so it must not answer by that."""
+    """BUG-R5: its commit index on disk may lag, so it must not answer by that."""
     raft = replica(voters=(1,), terms=[1, 1], commit=0)
     raft.step(Message(M.ELECTION, sender=1))
     raft.step(Message(M.READ_INDEX, hint=7))
@@ -242,7 +242,7 @@ def test_a_single_voter_that_restarts_reads_all_that_it_had_committed():
 
 
 def test_postponed_reads_are_told_when_the_leader_steps_down():
-    """Part 3 as recommended: etcd forgets them there, and answers them in a later term."""
+    """Rules of terms: etcd forgets them there, and answers them in a later term."""
     raft = replica(state=LEADER)
     read(raft, (7, 0))
     raft.step(heartbeat(2, 2))
@@ -277,7 +277,7 @@ def test_whoever_knows_the_leader_sends_reads_on_to_it(observer):
     ids=["follower", "observer", "pre-candidate", "candidate"],
 )
 def test_without_a_leader_a_read_is_refused_at_once(setup, because):
-    """Part 2, k1 and k2 as recommended: reported, and once."""
+    """Rules of the matrix: reported, and once."""
     out = read(replica(term=4, **setup), (7, 9))
     assert (out, refusals(out)) == ([], [((7, 9), because)])
 
@@ -291,7 +291,7 @@ def test_a_witness_takes_no_reads():
 
 
 def test_a_leader_answers_no_witness():
-    """Part 8."""
+    """Rules of reads."""
     raft = leader(voters=(1, 2), witnesses=(3,))
     assert read(raft, (7, 0), sender=3) == []
 
@@ -313,7 +313,7 @@ def test_an_observer_is_answered_after_the_word_of_the_other_voter():
 
 
 def test_the_answer_makes_a_read_ready_and_proves_the_leader():
-    """Part 2, k4: it resets the election timer."""
+    """Rules of the matrix: it resets the election timer."""
     raft = replica(term=4, **FIXED)
     tick(raft, T - 1)
     raft.step(Message(M.READ_INDEX_RESP, sender=2, term=4, log_index=9, hint=7, hint_high=1))
@@ -324,7 +324,7 @@ def test_the_answer_makes_a_read_ready_and_proves_the_leader():
 
 @pytest.mark.parametrize("state", [PRE_CANDIDATE, CANDIDATE], ids=lambda state: state.name)
 def test_an_answer_that_comes_during_a_campaign_is_dropped(state):
-    """Part 2: the campaign has told its host already that there will be no answer."""
+    """Rules of the matrix: the campaign has told its host already that there will be no answer."""
     raft = replica(term=4, state=state)
     raft.step(Message(M.READ_INDEX_RESP, sender=2, term=4, log_index=0, hint=7))
     out = drain(raft)
@@ -348,7 +348,7 @@ def test_the_answer_may_raise_the_commit_index(terms, index, commit):
 
 
 def test_a_leader_that_steps_down_tells_its_host_which_reads_are_lost():
-    """Part 8: the reads of other replicas are told by their own clocks."""
+    """Rules of reads: the reads of other replicas are told by their own clocks."""
     raft = leader()
     read(raft, (7, 0))
     read(raft, (8, 0), sender=2)
@@ -367,7 +367,7 @@ def test_a_leader_that_steps_down_tells_its_host_which_reads_are_lost():
 
 @pytest.mark.parametrize("committed", [True, False], ids=["confirmable", "postponed"])
 def test_reads_are_bounded(committed):
-    """Part 8 as recommended: one too many is refused at once, to whoever asked."""
+    """Rules of reads: one too many is refused at once, to whoever asked."""
     raft = replica(state=LEADER, max_pending_reads=2)
     if committed:
         acknowledge_all(raft)
@@ -379,7 +379,7 @@ def test_reads_are_bounded(committed):
 
 
 def test_a_refusal_by_the_leader_reaches_the_host_that_asked():
-    """Part 8 as recommended, V11: it need not wait for its clock."""
+    """Rules of reads, V11: it need not wait for its clock."""
     raft = replica(term=4, leader=2)
     read(raft, (7, 9))
     raft.step(Message(M.READ_INDEX_RESP, sender=2, term=4, reject=True, hint=7, hint_high=9))
@@ -391,7 +391,7 @@ def test_a_refusal_by_the_leader_reaches_the_host_that_asked():
 
 
 def test_late_answers_to_a_first_round_confirm_no_second_one():
-    """I8, asks R2: 2's read comes twice, as networks duplicate. 1 was deposed between the two.
+    """I8, BUG-R2: 2's read comes twice, as networks duplicate. 1 was deposed between the two.
 
     Rounds named by the caller's context would take 3's late answer for the second copy's, and with it for read B.
     """
@@ -419,7 +419,7 @@ def test_late_answers_to_a_first_round_confirm_no_second_one():
 
 
 def test_a_context_that_this_host_repeats_gets_a_round_of_its_own():
-    """asks R2 for local reads: never trust that contexts are unique."""
+    """BUG-R2 for local reads: never trust that contexts are unique."""
     raft = leader()
     first = round_of(read(raft, (7, 0)))
     confirm(raft, 2, first)
@@ -429,7 +429,7 @@ def test_a_context_that_this_host_repeats_gets_a_round_of_its_own():
 
 
 def test_a_copy_of_another_replicas_read_gets_a_round_of_its_own_however_late_it_comes():
-    """asks R2: what a leader remembers is bounded, and the network's memory is not known."""
+    """BUG-R2: what a leader remembers is bounded, and the network's memory is not known."""
     raft = leader(max_pending_reads=1)
     names = []
     for context in (7, 8, 9, 10, 11, 12, 7):
@@ -439,7 +439,7 @@ def test_a_copy_of_another_replicas_read_gets_a_round_of_its_own_however_late_it
 
 
 def test_two_replicas_may_use_the_same_context():
-    """asks R2: neither confirms, nor hides, the other's read."""
+    """BUG-R2: neither confirms, nor hides, the other's read."""
     raft = leader()
     read(raft, (7, 0))
     read(raft, (7, 0), sender=2)
@@ -449,7 +449,7 @@ def test_two_replicas_may_use_the_same_context():
 
 
 def test_a_read_without_a_context_is_confirmed_by_no_plain_heartbeat():
-    """asks R2: (0, 0) is what all other heartbeats carry."""
+    """BUG-R2: (0, 0) is what all other heartbeats carry."""
     raft = leader()
     name = round_of(read(raft, (0, 0)))
     assert name != (0, 0)
@@ -458,7 +458,7 @@ def test_a_read_without_a_context_is_confirmed_by_no_plain_heartbeat():
 
 
 def test_removing_dead_voters_releases_the_reads_that_waited_for_them():
-    """I12, asks R3 (raft-rs)."""
+    """I12, BUG-R3 (raft-rs)."""
     raft = leader()
     read(raft, (7, 0))
     read(raft, (8, 0), sender=2)
@@ -471,7 +471,7 @@ def test_removing_dead_voters_releases_the_reads_that_waited_for_them():
     "lost", [M.HEARTBEAT, M.HEARTBEAT_RESP, None], ids=["request", "answer", "reordered"]
 )
 def test_lost_and_reordered_answers_only_delay_reads(lost):
-    """asks R3."""
+    """BUG-R3."""
     raft = leader()
     first = round_of(read(raft, (7, 0)))
     second = round_of(read(raft, (8, 0)))
@@ -486,7 +486,7 @@ def test_lost_and_reordered_answers_only_delay_reads(lost):
 
 
 def test_a_deposed_leader_confirms_nothing_and_steps_down_by_the_answers():
-    """asks R5: the question is asked after the read began, so there is no window between the two."""
+    """BUG-R5: the question is asked after the read began, so there is no window between the two."""
     group = cluster(3)
     group.elect(1)
     group.isolate(1)
@@ -521,7 +521,7 @@ def served_by_lease(raft, context=(7, 0)):
 
 
 def test_a_lease_needs_check_quorum():
-    """Part 8: without it no follower defends the leader."""
+    """Rules of reads: without it no follower defends the leader."""
     with pytest.raises(ConfigError, match="check_quorum"):
         RaftConfig(replica_id=1, read_mode="lease", check_quorum=False)
 
@@ -543,7 +543,7 @@ def test_reads_by_lease_see_all_that_was_committed_before_them():
 
 
 def test_inside_its_lease_a_leader_asks_nobody():
-    """Part 8 (thesis §6.4.1); elsewhere and by default a round is needed."""
+    """Rules of reads (thesis §6.4.1); elsewhere and by default a round is needed."""
     raft = leader(**LEASE)
     hear_all(raft)
     assert served_by_lease(raft)
@@ -554,7 +554,7 @@ def test_inside_its_lease_a_leader_asks_nobody():
 
 
 def test_a_lease_does_not_replace_the_first_commit_of_the_term():
-    """Part 8, asks R1."""
+    """Rules of reads, BUG-R1."""
     raft = replica(terms=[1], state=LEADER, **LEASE)
     hear_all(raft)
     assert not served_by_lease(raft)
@@ -578,7 +578,7 @@ def test_whose_answers_make_a_lease(setup, peers, holds):
 
 
 def test_a_lease_runs_from_when_the_answered_heartbeat_left():
-    """asks R4: a late answer says nothing about the time that it took, and CheckQuorum's flags even less."""
+    """BUG-R4: a late answer says nothing about the time that it took, and CheckQuorum's flags even less."""
     raft = leader(**LEASE)
     beats = of_type(tick(raft), M.HEARTBEAT)
     tick(raft, T - 4)
@@ -591,7 +591,7 @@ def test_a_lease_runs_from_when_the_answered_heartbeat_left():
 @pytest.mark.parametrize("phase", [0.01, 0.3, 0.6, 0.9])
 @pytest.mark.parametrize("rate", [0.9, 1.0, 1.1])
 def test_a_lease_is_over_before_another_leads_though_clocks_drift(rate, phase):
-    """asks R4: within the drift of a tenth that lease reads assume, whenever the clocks tick.
+    """BUG-R4: within the drift of a tenth that lease reads assume, whenever the clocks tick.
 
     1 leads and is cut off at time 0. The others' clocks run at `rate`, and tick first at `phase`.
     """
@@ -615,7 +615,7 @@ def test_a_lease_is_over_before_another_leads_though_clocks_drift(rate, phase):
 
 
 def test_a_proposal_that_is_sent_on_and_a_read_keep_their_order():
-    """Part 8: a client that has seen its write committed reads at or behind it, wherever it asks."""
+    """Rules of reads: a client that has seen its write committed reads at or behind it, wherever it asks."""
     group = cluster(3)
     group.elect(1)
     group.propose(2, b"x")
@@ -625,7 +625,7 @@ def test_a_proposal_that_is_sent_on_and_a_read_keep_their_order():
 
 
 def test_an_append_of_a_newer_leader_ends_all_pending_reads():
-    """Part 8: any reset clears the queue."""
+    """Rules of reads: any reset clears the queue."""
     raft = leader()
     name = round_of(read(raft, (7, 0)))
     raft.step(append(2, 2))

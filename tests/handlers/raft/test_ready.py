@@ -1,4 +1,4 @@
-"""The contract of `Ready` (thesis §10.2.1, sheet part 6): what leaves before the write, what after it, and what counts."""
+"""The contract of `Ready` (thesis §10.2.1, rules of durability): what leaves before the write, what after it, and what counts."""
 
 import pytest
 from drakkar.handlers import (
@@ -121,7 +121,7 @@ class TestWhatWaitsForTheWrite:
         assert len(ready.messages_after_save) == 1
 
     def test_a_refusal_of_the_vote_too(self):
-        """Sheet part 6: it may rest on a vote that is not saved yet."""
+        """Rules of durability: it may rest on a vote that is not saved yet."""
         raft = replica(term=1)
         raft.step(vote_request(2, 1))
         raft.step(vote_request(3, 1))
@@ -131,7 +131,7 @@ class TestWhatWaitsForTheWrite:
         assert ready.messages == []
 
     def test_everything_while_a_new_term_is_not_durable(self):
-        """Sheet part 4: the self vote counts at once, but nothing leaves before durability."""
+        """Rules of elections: the self vote counts at once, but nothing leaves before durability."""
         raft = replica(voters=(1, 2), term=1)
         raft.step(Message(T.ELECTION))
         first = raft.ready()
@@ -146,7 +146,7 @@ class TestWhatWaitsForTheWrite:
         assert types(raft.ready().messages) == [T.HEARTBEAT], "the term is durable now"
 
     def test_an_earlier_write_does_not_make_the_term_durable(self):
-        """L7: a report names the write that it completes."""
+        """BUG-L7: a report names the write that it completes."""
         raft = replica(voters=(1, 2), term=1)
         raft.step(append(2, 1, (0, 0), [1]))
         earlier = raft.ready()
@@ -246,7 +246,7 @@ class TestHandingOut:
         ],
     )
     def test_what_has_to_be_flushed(self, message, must_save):
-        """Sheet part 6: a commit index alone need not be."""
+        """Rules of durability: a commit index alone need not be."""
         raft = replica(terms=[1], term=1)
         raft.step(message)
         ready = raft.ready()
@@ -279,7 +279,7 @@ class TestHandingOut:
 
 
 class TestWritesThatWereOvertaken:
-    """L7 and O5: after two truncations the same index and term can stand there again, not yet durable (ABA)."""
+    """BUG-L7 and O5: after two truncations the same index and term can stand there again, not yet durable (ABA)."""
 
     def test_a_write_of_the_first_does_not_make_the_second_durable(self):
         """Tail A is overwritten by B, and then A comes again; the disk is still busy with the first A."""
@@ -302,7 +302,7 @@ class TestWritesThatWereOvertaken:
         assert [e.index for e in raft.ready().committed] == [2, 3]
 
     def test_a_leader_does_not_count_its_own_copy_by_an_old_write(self):
-        """L7 (ra 39490978): it would commit what it can still lose."""
+        """BUG-L7 (ra 39490978): it would commit what it can still lose."""
         raft = replica(voters=(1, 2), term=1)
         raft.step(append(2, 1, (0, 0), [1, 1, 1]))
         old = raft.ready()

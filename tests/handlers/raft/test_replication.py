@@ -136,7 +136,7 @@ class TestProposals:
         assert [shard.applied(n) for n in (1, 2, 3)] == [[b"a", b"b"]] * 3
 
     def test_an_empty_proposal_changes_nothing(self):
-        """Sheet part 2, e3."""
+        """Rules of the matrix."""
         raft = leader()
         assert propose(raft) == []
         assert raft.log.last_index == 1
@@ -163,7 +163,7 @@ class TestCommitting:
         assert raft.log.committed == committed
 
     def test_an_older_entry_on_a_majority_can_still_be_replaced(self):
-        """L3 and E8, thesis figure 3.7: so it is not committed before an entry of the new term is."""
+        """BUG-L3 and E8, thesis figure 3.7: so it is not committed before an entry of the new term is."""
         shard = cluster(5)
         shard.elect(1)
         for far in (3, 4, 5):
@@ -182,7 +182,7 @@ class TestCommitting:
         assert [shard[n].log.committed for n in range(1, 6)] == [5] * 5
 
     def test_the_first_entry_of_the_new_term_commits_what_was_left(self):
-        """L3 and E9: a prefix of old terms does not stop the commit index for ever."""
+        """BUG-L3 and E9: a prefix of old terms does not stop the commit index for ever."""
         shard = cluster(5)
         shard.elect(1)
         for far in (3, 4, 5):
@@ -218,7 +218,7 @@ class TestCommitting:
         assert raft.progress[1].match == 2
 
     def test_a_majority_of_others_commits_what_is_not_durable_here(self):
-        """Thesis §10.2.1; but it is not applied here before it is (sheet part 6)."""
+        """Thesis §10.2.1; but it is not applied here before it is (rules of durability)."""
         raft = leader()
         raft.step(Message(T.PROPOSE, entries=(Entry(payload=b"x"),)))
         ready = raft.ready()
@@ -289,8 +289,8 @@ class TestFollowersWhoseLogsDiffer:
     @pytest.mark.parametrize(
         ("mine", "its", "probes"),
         [
-            pytest.param([1, 1, 4, 4, 4], [1, 1, 2, 2], [5, 2], id="sheet part 5, its own example"),
-            pytest.param([1, 3, 3], [1, 3, 5, 5, 6], [3, 2], id="sheet part 5, the mirror"),
+            pytest.param([1, 1, 4, 4, 4], [1, 1, 2, 2], [5, 2], id="the example in the rules of replication"),
+            pytest.param([1, 3, 3], [1, 3, 5, 5, 6], [3, 2], id="its mirror"),
             pytest.param([2] * 40, [1] * 40, [40, 0], id="a term a probe, not an entry a probe"),
             pytest.param([1, 2, 3, 4, 5, 5], [1, 1, 1, 1, 1, 1], [6, 1], id="many terms of ours, one of its"),
         ],
@@ -401,7 +401,7 @@ class TestWhatAPeerIsSent:
         assert standing_of(raft, 2) == after
 
     def test_a_late_rejection_does_not_take_back_what_was_accepted(self):
-        """E18 and L2 (er#149, raft.tla#18): next never comes down to match."""
+        """E18 and BUG-L2 (er#149, raft.tla#18): next never comes down to match."""
         raft = leader()
         propose(raft, b"a")
         propose(raft, b"b")
@@ -413,7 +413,7 @@ class TestWhatAPeerIsSent:
 
     @pytest.mark.parametrize("late", [ack(2, 1, 1), ack(2, 1, 0), ack(2, 1, 2)])
     def test_a_late_accept_does_not_lower_match(self, late):
-        """L2 (pso#167), V3."""
+        """BUG-L2 (pso#167), V3."""
         raft = leader()
         for payload in (b"a", b"b"):
             propose(raft, payload)
@@ -423,7 +423,7 @@ class TestWhatAPeerIsSent:
         assert standing_of(raft, 2) == before == (REPLICATE, 3, 4)
 
     def test_entries_always_follow_the_one_that_is_named_before_them(self):
-        """L10 (openraft#1795), checked on every append that a lossy network sees."""
+        """BUG-L10 (openraft#1795), checked on every append that a lossy network sees."""
         shard = cluster(3, seed=5, max_message_bytes=40, max_inflight_messages=2)
         shard.elect(1)
         shard.faults(loss=0.2, duplication=0.2, reordering=0.3)
@@ -471,7 +471,7 @@ class TestHeartbeats:
         assert hear(raft, beat_answer(2, 1)) == []
 
     def test_a_peer_that_lost_nothing_comes_back_to_replicate_without_a_proposal(self):
-        """E23 and S2 (etcd PR10308): an idle shard does not leave a caught-up peer probing."""
+        """E23 and BUG-S2 (etcd PR10308): an idle shard does not leave a caught-up peer probing."""
         raft = leader()
         hear(raft, Message(T.UNREACHABLE, sender=2))
         assert standing_of(raft, 2) == (PROBE, 1, 2)
@@ -481,7 +481,7 @@ class TestHeartbeats:
         assert standing_of(raft, 2) == (REPLICATE, 1, 2)
 
     def test_every_peer_ends_in_replicate_after_faults_though_nothing_is_proposed(self):
-        """S2, INV26."""
+        """BUG-S2, INV26."""
         shard = cluster(3)
         shard.elect(1)
         shard.faults(loss=0.6)
@@ -518,7 +518,7 @@ class TestOptions:
         assert appends(propose(raft, b"y"))[1] == (3, (2, 1), [1], 2)
 
     def test_messages_are_cut_to_their_bound_of_bytes(self):
-        """Sheet part 12, `max_message_bytes`: at least one entry always goes. An entry of one byte counts 17."""
+        """Rules of options, `max_message_bytes`: at least one entry always goes. An entry of one byte counts 17."""
         for bound, sizes in [(0, [1] * 5), (34, [2, 2, 1]), (1 << 20, [5])]:
             raft = leader(max_message_bytes=bound)
             sent = appends(propose(raft, *[b"x"] * 5))
@@ -551,7 +551,7 @@ class TestRefusals:
         ],
     )
     def test_whoever_cannot_log_a_proposal_says_so(self, state, because):
-        """Sheet parts 2 and 5: dropped requests are reported, and surely have no effect."""
+        """Dropped requests are reported, and surely have no effect."""
         raft = replica(state=state, term=1)
         asked = (Entry(payload=b"a", origin=7, key=3), Entry(payload=b"b", origin=7, key=4))
         out = hear(raft, Message(T.PROPOSE, entries=asked))

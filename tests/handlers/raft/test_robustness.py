@@ -1,6 +1,6 @@
 """Whatever arrives, `step` does not raise, but to stop a replica whose safety is broken; and the basics go on holding.
 
-N9 (hc#465, ra 56e2f0e2): peers decoded from a snapshot, or an answer from nobody known, brought replicas down.
+BUG-N9 (hc#465, ra 56e2f0e2): peers decoded from a snapshot, or an answer from nobody known, brought replicas down.
 """
 
 from dataclasses import replace
@@ -212,13 +212,13 @@ class TestOneReplica:
     )
     @patient
     def test_anything_at_all(self, state, messages, given_options, seed):
-        """N9: every field of every message type in every state, unknown senders included."""
+        """BUG-N9: every field of every message type in every state, unknown senders included."""
         live(in_state(state, seed, **given_options), messages, seed)
 
     @given(data=st.data(), given_options=options, seed=st.integers(0, 99))
     @patient
     def test_what_gets_past_the_guards(self, state, data, given_options, seed):
-        """N9: in its own term, from members, with entries that follow one another."""
+        """BUG-N9: in its own term, from members, with entries that follow one another."""
         raft = in_state(state, seed, **given_options)
         messages = data.draw(st.lists(plausible(raft.term), min_size=1, max_size=6))
         live(raft, messages, seed)
@@ -235,7 +235,7 @@ def test_an_empty_message_of_every_type_from_everybody(state, type_):
 class TestAShard:
     @pytest.mark.parametrize("seed", range(4))
     def test_a_stranger_that_talks_nonsense_does_not_stop_a_shard(self, seed):
-        """N9: it is no member, and sends everything to everybody; a shard with pre-vote and CheckQuorum works on."""
+        """BUG-N9: it is no member, and sends everything to everybody; a shard with pre-vote and CheckQuorum works on."""
         shard = Cluster(3, seed=seed, **{**DEFAULTS, "pre_vote": True, "check_quorum": True})
         shard.elect(1)
         random = Random(seed)

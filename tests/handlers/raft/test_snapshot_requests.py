@@ -1,4 +1,4 @@
-"""A replica asks its leader for a snapshot, though the log would do (raft-rs; sheet part 7, H21 and H22)."""
+"""A replica asks its leader for a snapshot, though the log would do (raft-rs; rules of snapshots, H21 and H22)."""
 
 import pytest
 from drakkar.handlers import (
@@ -172,7 +172,7 @@ def test_the_request_is_a_rejection_that_says_what_is_held(role):
 
 
 def test_each_answer_repeats_the_request_and_no_entry_is_taken_in():
-    """Sheet part 2, g1. An entry that was taken in and acknowledged would be dropped with the log."""
+    """Rules of the matrix. An entry that was taken in and acknowledged would be dropped with the log."""
     raft = asking()
     (first,) = hear(raft)
     assert hear(raft, append(1, 1, (5, 1), [1, 1], commit=5)) == [first]
@@ -216,7 +216,7 @@ def test_not_while_another_snapshot_is_not_loaded():
 
 @pytest.mark.parametrize("committed", [3, 5], ids=["beyond the commit index", "at the commit index"])
 def test_what_was_asked_for_replaces_a_log_that_has_it_all(committed):
-    """Sheet part 7: no fast-forward. The commit index does not fall."""
+    """Rules of snapshots: no fast-forward. The commit index does not fall."""
     raft = asking()
     hear(raft, heartbeat(1, 1, commit=committed))
     raft.step(install(1, 1, (5, 1)))
@@ -297,7 +297,7 @@ def test_an_answer_without_the_request_takes_it_back(answer):
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_how_the_sending_ended_clears_the_request(failed):
-    """Sheet part 2, f1: a peer that still wants one says so with its next answer."""
+    """Rules of the matrix: a peer that still wants one says so with its next answer."""
     raft = leader()
     take_snapshot(raft)
     assert routes(hear(raft, request())) == [(T.INSTALL_SNAPSHOT, 2)]

@@ -86,7 +86,7 @@ class TestSending:
         assert standing_of(raft, 2) == (SNAPSHOT, 0, 1, 11)
 
     def test_one_that_is_not_heard_of_waits_until_it_is(self):
-        """H2 and S11 (typesense#2821): it needs one, so it must get it once it is there."""
+        """H2 and BUG-S11 (typesense#2821): it needs one, so it must get it once it is there."""
         raft = leader()
         peer = raft.progress[2]
         peer.become_probe()
@@ -107,7 +107,7 @@ class TestSending:
         assert raft.faults["no snapshot stands in for what was compacted"] == 1
 
     def test_a_witness_is_sent_no_content(self):
-        """Sheet part 7: index, term and membership are all that it needs."""
+        """Rules of snapshots: index, term and membership are all that it needs."""
         shot = Snapshot(11, 11, Membership((1, 3), witnesses=(2,)), payload=b"secret", size=6)
         raft = replica(state=State.LEADER, term=12, snapshot=shot, membership=shot.membership)
         [sent] = hear(raft, rejection(2, 12, 11, 0))
@@ -116,7 +116,7 @@ class TestSending:
 
 class TestHowItEnds:
     def test_it_failed(self):
-        """H4 and S1 (etcd#10225): probing begins again, and with it a new attempt once the peer is heard."""
+        """H4 and BUG-S1 (etcd#10225): probing begins again, and with it a new attempt once the peer is heard."""
         raft = leader_sending()
         assert hear(raft, status(reject=True)) == []
         assert standing_of(raft, 2) == (PROBE, 0, 1, 0)
@@ -164,7 +164,7 @@ class TestHowItEnds:
 
     @pytest.mark.parametrize("failed", [False, True])
     def test_a_delayed_report_comes_into_force_in_its_time(self, failed):
-        """Sheet part 7: 10 ticks for the sender's word, 2 for the receiver's, so that the peer's own may win."""
+        """Rules of snapshots: 10 ticks for the sender's word, 2 for the receiver's, so that the peer's own may win."""
         raft = leader_sending()
         hear(raft, status(hint=2, reject=failed))
         tick(raft)
@@ -173,7 +173,7 @@ class TestHowItEnds:
         assert standing_of(raft, 2) == (PROBE, 0, 1 if failed else 12, 0)
 
     def test_a_peer_that_dies_while_it_receives_gets_another_when_it_is_back(self):
-        """S1, V12: at whatever moment of the transfer."""
+        """BUG-S1, V12: at whatever moment of the transfer."""
         shard = shard_with_a_laggard()
         shard.lost.clear()
         shard.crash(3)
@@ -189,7 +189,7 @@ class TestHowItEnds:
         assert shard[1].progress[3].state is REPLICATE
 
     def test_a_peer_whose_answer_was_lost_does_not_stay_paused_in_an_idle_shard(self):
-        """S2 (er#52, etcd PR7042)."""
+        """BUG-S2 (er#52, etcd PR7042)."""
         shard = shard_with_a_laggard()
         shard.heal()
         shard.cut_one_way(3, 1)
@@ -229,7 +229,7 @@ class TestReceiving:
         assert raft.leader_id == 2
 
     def test_entries_that_follow_it_are_taken_in_and_applied_after_it(self):
-        """Sheet part 6: at most one snapshot outstanding, and it precedes later entries."""
+        """Rules of durability: at most one snapshot outstanding, and it precedes later entries."""
         raft = replica(term=1)
         raft.step(install(2, 1, snap(5, 1)))
         raft.step(append(2, 1, (5, 1), [1, 1], commit=7))
@@ -242,13 +242,13 @@ class TestReceiving:
 
     @pytest.mark.parametrize(("index", "answered"), [(2, 3), (3, 3)])
     def test_an_old_one_is_answered_with_what_is_committed(self, index, answered):
-        """Sheet part 7: index <= own commit."""
+        """Rules of snapshots: index <= own commit."""
         raft = replica(terms=[1, 1, 1, 1], term=1, commit=3)
         [answer] = hear(raft, install(2, 1, snap(index, 1)))
         assert (answer.log_index, answer.reject, terms_of(raft)) == (answered, False, [1, 1, 1, 1])
 
     def test_an_old_one_does_not_bring_back_what_was_compacted_away(self):
-        """L1, V3: its entries cannot even be compared any more."""
+        """BUG-L1, V3: its entries cannot even be compared any more."""
         raft = replica(term=1)
         hear(raft, install(2, 1, snap(5, 1)), append(2, 1, (5, 1), [1], commit=6))
         [answer] = hear(raft, install(2, 1, snap(3, 1)))
@@ -274,7 +274,7 @@ class TestReceiving:
         assert ([m.log_index for m in out], raft.log.last_index) == ([5], 5)
 
     def test_the_old_half_of_a_joint_change_comes_with_it(self):
-        """H10, and S5 (er e515a67, rrs#416): a voter of the old half only is a member, and votes there."""
+        """H10, and BUG-S5 (er e515a67, rrs#416): a voter of the old half only is a member, and votes there."""
         joint = Membership((2, 3, 4), outgoing=(1, 2, 3))
         raft = replica(term=1, **FIXED)
         raft.step(install(2, 1, snap(5, 1, joint)))
@@ -364,7 +364,7 @@ class TestReceiving:
         assert shard[3].log.applied == 2
 
     def test_a_replica_that_was_removed_learns_it(self):
-        """Sheet part 7, Rec."""
+        """Rules of snapshots."""
         raft = replica(term=1, **FIXED)
         shot = snap(5, 1, Membership((2, 3), removed=(1,)))
         [answer] = hear(raft, install(2, 1, shot))
@@ -383,7 +383,7 @@ class TestReceiving:
         ],
     )
     def test_one_that_cannot_be_right_is_refused_and_counted(self, shot, options):
-        """Sheet part 7; the answer says what is committed, so that the leader is not left waiting."""
+        """Rules of snapshots; the answer says what is committed, so that the leader is not left waiting."""
         raft = replica(
             **{"term": 1, **options, **({"state": State.WITNESS} if "witnesses" in options else {})}
         )
@@ -401,7 +401,7 @@ class TestReceiving:
 
     @pytest.mark.parametrize("state", [State.PRE_CANDIDATE, State.CANDIDATE])
     def test_whoever_campaigns_takes_one_from_the_leader_of_its_own_term(self, state):
-        """S6 (ra#607): else a lagging replica campaigns for ever while its snapshots are dropped."""
+        """BUG-S6 (ra#607): else a lagging replica campaigns for ever while its snapshots are dropped."""
         raft = replica(state=state, term=3)
         [answer] = hear(raft, install(2, 3, snap(5, 2)))
         assert (raft.state, raft.term, raft.leader_id, raft.log.last_index) == (State.FOLLOWER, 3, 2, 5)
@@ -409,7 +409,7 @@ class TestReceiving:
 
     @pytest.mark.parametrize("state", list(State))
     def test_one_of_a_newer_term_is_taken_in_every_state(self, state):
-        """S6 (ra 7bf151df): a leader that ignored it stayed behind."""
+        """BUG-S6 (ra 7bf151df): a leader that ignored it stayed behind."""
         roles = {State.OBSERVER: {"observers": (1,)}, State.WITNESS: {"witnesses": (1,)}}.get(state, {})
         voters = (2, 3) if roles else (1, 2, 3)
         raft = replica(state=state, term=3, voters=voters, **roles)
@@ -418,7 +418,7 @@ class TestReceiving:
         assert (raft.state, raft.term, raft.leader_id, raft.log.last_index) == (resting, 4, 2, 5)
 
     def test_a_second_one_before_the_first_is_durable_is_not_taken_for_it(self):
-        """S4 (rrs#417): nor is what follows the second applied before it is loaded."""
+        """BUG-S4 (rrs#417): nor is what follows the second applied before it is loaded."""
         raft = replica(term=1)
         raft.step(install(2, 1, snap(5, 1)))
         first = raft.ready()
@@ -436,7 +436,7 @@ class TestReceiving:
         assert [e.index for e in raft.ready().committed] == [10]
 
     def test_entries_that_were_on_their_way_to_the_disk_before_it_do_not_count_after_it(self):
-        """S4 and L7: the same indexes stand there again, not yet durable."""
+        """BUG-S4 and BUG-L7: the same indexes stand there again, not yet durable."""
         raft = replica(term=1)
         raft.step(append(2, 1, (0, 0), [1] * 4))
         before = raft.ready()
@@ -446,7 +446,7 @@ class TestReceiving:
         assert raft.log.stable < 3
 
     def test_a_replica_that_restarts_before_it_is_durable_has_its_old_log(self):
-        """S4, V7."""
+        """BUG-S4, V7."""
         raft = replica(terms=[1, 1], term=1, commit=1)
         raft.step(install(2, 1, snap(5, 1)))
         raft.ready()
@@ -464,7 +464,7 @@ def ticks_until_campaign_without_applying(raft, limit=40):
 
 
 class TestMembershipInSnapshots:
-    """S5: "without, or with the wrong, membership: just after a change; joint state dropped on restore"."""
+    """BUG-S5: "without, or with the wrong, membership: just after a change; joint state dropped on restore"."""
 
     @pytest.mark.parametrize("at", range(1, 9))
     def test_whoever_starts_from_a_snapshot_comes_to_the_same_membership(self, at):
@@ -504,7 +504,7 @@ class TestMembershipInSnapshots:
         assert restored.membership == raft.membership == history[8]
 
     def test_what_the_state_machine_loaded_is_in_effect(self):
-        """Sheet part 7, SNAPSHOT_RECEIVED in the core."""
+        """Rules of snapshots, SNAPSHOT_RECEIVED in the core."""
         raft = replica(3, voters=(1, 2), observers=(3,), term=1, leader=1)
         hear(raft, Message(T.SNAPSHOT_RECEIVED, snapshot=snap(5, 1)))
         assert (raft.state, raft.leader_id, sorted(raft.progress)) == (State.FOLLOWER, 1, [1, 2, 3])
@@ -521,19 +521,19 @@ class TestMembershipInSnapshots:
         assert sorted(shard[1].membership.voters) == [1, 2]
 
     def test_what_another_replica_loaded_is_not(self):
-        """O3, sheet part 1, Rec: the core takes SNAPSHOT_RECEIVED from its own host alone."""
+        """O3, rules of message types: the core takes SNAPSHOT_RECEIVED from its own host alone."""
         raft = replica(term=1)
         hear(raft, Message(T.SNAPSHOT_RECEIVED, sender=2, snapshot=snap(5, 1, Membership((2, 3)))))
         assert raft.membership == ALL
 
     def test_a_leader_that_it_does_not_list_steps_down(self):
-        """Sheet part 7: FOLLOWER, no leader."""
+        """Rules of snapshots: FOLLOWER, no leader."""
         raft = replica(state=State.LEADER)
         hear(raft, Message(T.SNAPSHOT_RECEIVED, snapshot=snap(5, 1, Membership((2, 3)))))
         assert (raft.state, raft.leader_id) == (State.FOLLOWER, 0)
 
     def test_a_witness_that_it_makes_a_voter_stops(self):
-        """Sheet part 7: a fault."""
+        """Rules of snapshots: a fault."""
         raft = replica(voters=(2, 3), witnesses=(1,), state=State.WITNESS)
         with pytest.raises(ProtocolViolation, match="cannot become FOLLOWER from WITNESS"):
             raft.step(Message(T.SNAPSHOT_RECEIVED, snapshot=snap(5, 1)))
@@ -551,7 +551,7 @@ class TestTaking:
         assert raft.log.snapshot.index == 2, "an older one does not replace it"
 
     def test_entries_kept_behind_it_spare_a_laggard_the_snapshot(self):
-        """Sheet part 7, `compaction_overhead`: the log may reach back further."""
+        """Rules of snapshots, `compaction_overhead`: the log may reach back further."""
         raft = replica(state=State.LEADER, terms=[1] * 5, term=2)
         hear(raft, ack(3, 2, 6))
         raft.snapshot_taken(snap(6, 2))
@@ -568,7 +568,7 @@ class TestTaking:
 
 
 def test_a_cluster_takes_no_snapshot_with_the_membership_of_a_later_time():
-    """S5 (matrixone PR23281), in the tool that tests are made with."""
+    """BUG-S5 (matrixone PR23281), in the tool that tests are made with."""
     shard = cluster(3)
     shard.elect(1)
     shard.propose(

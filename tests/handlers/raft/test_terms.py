@@ -1,6 +1,6 @@
 """Whose term is right is settled before any handler runs (thesis §3.3), with the exceptions of §4.2.3 and §9.6.
 
-The tables follow the reconciliation rules of the fact sheet's part 3, row by row; `c10` is dragonboat's own table.
+The tables follow the rules of terms in docs/protocol.md, rule by rule; `c10` is dragonboat's own table.
 """
 
 import pytest
@@ -336,7 +336,7 @@ NEED_A_TERM = [
 
 @pytest.mark.parametrize("type_", NEED_A_TERM, ids=str)
 def test_a_message_that_lacks_the_term_it_must_have_is_refused(type_):
-    """Rule 2, as part 1 recommends: only requests and a host's own messages come without a term."""
+    """Rule 2, rules of message types: only requests and a host's own messages come without a term."""
     for raft in one_of_each():
         before = standing(raft), raft.log.last_index, raft.log.committed
         raft.step(Message(type_, sender=3, commit=1, snapshot=Snapshot(5, 5)))
@@ -363,7 +363,7 @@ def test_a_message_that_lacks_the_term_it_must_have_is_refused(type_):
     ],
 )
 def test_the_term_that_an_answer_carries(asked, answer, term):
-    """Part 1's term column."""
+    """Rules of message types: which carry what term."""
     raft = replica(terms=[8], term=10)
     raft.step(asked)
     assert [(sent.type, sent.to, sent.term) for sent in drain(raft)] == [(answer, 2, term)]
@@ -371,7 +371,7 @@ def test_the_term_that_an_answer_carries(asked, answer, term):
 
 @pytest.mark.parametrize("type_", [M.PROPOSE, M.READ_INDEX, M.LEADER_TRANSFER], ids=str)
 def test_a_request_is_sent_on_without_a_term(type_):
-    """I11, C12 and asks T4: with a term of its own it would raise the leader's, or be dropped as old."""
+    """I11, C12 and BUG-T4: with a term of its own it would raise the leader's, or be dropped as old."""
     raft = replica(term=10, leader=2)
     raft.step(Message(type_, sender=1, hint=3, entries=(Entry(payload=b"x"),)))
     assert [(sent.type, sent.to, sent.term) for sent in drain(raft)] == [(type_, 2, 0)]
@@ -390,7 +390,7 @@ def test_all_that_a_leader_sends_by_itself_carries_its_term():
 
 @pytest.mark.parametrize("role", [FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER], **NAMED)
 def test_an_acknowledgement_of_a_newer_term_reaches_an_empty_cell(role):
-    """Part 3: the payload of an answer to a stale leader is not looked at any more."""
+    """Rules of terms: the payload of an answer to a stale leader is not looked at any more."""
     raft = in_role(role)
     assert isinstance(raft.handlers[FOLLOWER][M.REPLICATE_RESP], Never)
     raft.step(ack(2, 11, 1))
@@ -423,7 +423,7 @@ def test_a_message_for_another_replica_is_refused():
 )
 @pytest.mark.parametrize("role", [PRE_CANDIDATE, CANDIDATE, LEADER], **NAMED)
 def test_answers_of_strangers_count_for_nothing(role, answer):
-    """Part 1's response types. REQUEST_PRE_VOTE_RESP is among them, which dragonboat forgets."""
+    """Rules of message types, answers and reports. REQUEST_PRE_VOTE_RESP is among them, which dragonboat forgets."""
     raft = in_role(role, term=1)
     before = standing(raft)
     raft.step(answer)
@@ -434,7 +434,7 @@ def test_answers_of_strangers_count_for_nothing(role, answer):
 
 @pytest.mark.parametrize("sender", [0, 1], ids=["unnamed", "named"])
 def test_a_host_may_ask_its_own_replica_for_a_transfer_whatever_the_membership_says(sender):
-    """Part 1: members are asked for, so that strangers cannot; a host is none."""
+    """Rules of message types: members are asked for, so that strangers cannot; a host is none."""
     raft = replica(1, voters=(2, 3), term=4, leader=2)
     raft.step(Message(M.LEADER_TRANSFER, sender=sender, hint=3))
     assert routes(drain(raft)) == [(M.LEADER_TRANSFER, 2)]

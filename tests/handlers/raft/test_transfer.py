@@ -1,7 +1,7 @@
 """A leader that hands its office over (thesis §3.10): it takes no proposals, brings its successor up to date, and asks it
 to campaign at once.
 
-Scenarios J of the fact sheet, and the bugs T1 to T5 that bit other implementations.
+Facts J of docs/protocol.md, and the bugs BUG-T1 to BUG-T5 that bit other implementations.
 """
 
 import pytest
@@ -105,7 +105,7 @@ def test_a_target_that_is_behind_is_sent_what_it_lacks_first():
 
 
 def test_each_step_forward_of_the_target_is_checked():
-    """Part 9: only the whole log will do."""
+    """Rules of transfers: only the whole log will do."""
     raft = leader()
     propose(raft, b"a", b"b")
     transfer(raft, 2)
@@ -126,7 +126,7 @@ def test_each_step_forward_of_the_target_is_checked():
     ],
 )
 def test_a_target_that_cannot_lead_is_refused_with_the_reason(target, because):
-    """asks T4: only a voter can win, and whoever asked must not wait for it."""
+    """BUG-T4: only a voter can win, and whoever asked must not wait for it."""
     raft = replica(observers=(5,), witnesses=(6,), state=LEADER)
     out = transfer(raft, target)
     assert (out, refusals(out), [dropped.key for dropped in out.dropped]) == ([], [because], [target])
@@ -179,7 +179,7 @@ def test_another_target_replaces_the_first():
 
 
 def test_proposals_during_a_transfer_are_refused_and_nothing_else_stands_still():
-    """Part 9, asks T2: accepted, they would let the target fall behind for ever."""
+    """Rules of transfers, BUG-T2: accepted, they would let the target fall behind for ever."""
     raft = leader_with_laggard()
     transfer(raft, 3)
     last = raft.log.last_index
@@ -205,7 +205,7 @@ def test_a_transfer_has_one_election_timeout():
 
 
 def test_a_transfer_keeps_no_leader_in_office_without_a_quorum():
-    """Part 2, a2: CheckQuorum is asked when the transfer's time is over, and comes first."""
+    """Rules of the matrix: CheckQuorum is asked when the transfer's time is over, and comes first."""
     raft = leader_with_laggard(check_quorum=True)
     tick(raft, T)
     assert raft.state is LEADER, "2 was heard before"
@@ -252,7 +252,7 @@ def test_the_host_that_asked_hears_of_a_refusal_in_every_state(state):
 
 
 def test_a_leader_that_makes_way_for_its_successor_does_not_call_the_transfer_lost():
-    """Part 9: the newer term most likely is the target's; who leads next tells what became of it."""
+    """Rules of transfers: the newer term most likely is the target's; who leads next tells what became of it."""
     raft = leader()
     transfer(raft, 2)
     raft.step(vote_request(2, 2, 1, 1, hint=2))
@@ -292,7 +292,7 @@ def test_a_target_that_is_no_voter_any_more_ends_the_transfer(change):
 
 
 def test_a_leader_that_is_elected_again_has_forgotten_its_transfer():
-    """asks T1: the flag survived a lost quorum, and muted the leader of the next term."""
+    """BUG-T1: the flag survived a lost quorum, and muted the leader of the next term."""
     raft = leader_with_laggard()
     transfer(raft, 3)
     raft.step(Message(M.CHECK_QUORUM))
@@ -306,7 +306,7 @@ def test_a_leader_that_is_elected_again_has_forgotten_its_transfer():
 
 
 def test_a_lease_ends_when_another_is_asked_to_campaign():
-    """asks T5: the successor's request overrides all leases, so this leader's own is worth nothing from then on."""
+    """BUG-T5: the successor's request overrides all leases, so this leader's own is worth nothing from then on."""
     raft = leader(check_quorum=True, read_mode="lease")
     for message in of_type(tick(raft), M.HEARTBEAT):
         raft.step(beat_answer(message.to, 1, log_index=message.log_index))
@@ -329,7 +329,7 @@ def test_a_lease_ends_when_another_is_asked_to_campaign():
     "options", [{}, {"pre_vote": True, "check_quorum": True}], ids=["plain", "pre-vote and lease"]
 )
 def test_a_follower_that_is_asked_to_campaigns_at_once_with_the_leaders_mark(options):
-    """J13, asks T3: it asks nobody first, and the mark opens the leases of the others."""
+    """J13, BUG-T3: it asks nobody first, and the mark opens the leases of the others."""
     raft = replica(id_=2, term=1, leader=1, **options)
     raft.step(Message(M.TIMEOUT_NOW, sender=1, term=1))
     assert standing(raft) == (CANDIDATE, 2, 2, 0)
@@ -340,7 +340,7 @@ def test_a_follower_that_is_asked_to_campaigns_at_once_with_the_leaders_mark(opt
 
 
 def test_the_mark_lasts_for_one_attempt():
-    """Part 9: the next one asks first, like any other."""
+    """Rules of transfers: the next one asks first, like any other."""
     raft = replica(id_=2, term=1, leader=1, pre_vote=True, **FIXED)
     raft.step(Message(M.TIMEOUT_NOW, sender=1, term=1))
     drain(raft)
@@ -350,7 +350,7 @@ def test_the_mark_lasts_for_one_attempt():
 
 @pytest.mark.parametrize("state", [PRE_CANDIDATE, CANDIDATE, LEADER], ids=lambda state: state.name)
 def test_only_a_follower_follows_the_order_to_campaign(state):
-    """Part 2, n1."""
+    """Rules of the matrix."""
     raft = replica(state=state, term=4)
     raft.step(Message(M.TIMEOUT_NOW, sender=2, term=4))
     assert drain(raft) == []
@@ -369,7 +369,7 @@ def test_a_removed_replica_does_not_campaign_for_anybody():
 
 @pytest.mark.parametrize("pre_vote", [False, True], ids=["plain", "pre-vote"])
 def test_an_unapplied_change_stands_against_a_transfer_too(pre_vote):
-    """J15, asks M1: and leaves no mark behind, so that a later attempt of its own is no transfer."""
+    """J15, BUG-M1: and leaves no mark behind, so that a later attempt of its own is no transfer."""
     change = ConfigChange((Change(ChangeType.ADD_VOTER, 4),)).encode()
     entries = [1, Entry(term=1, kind=EntryKind.CONFIG_CHANGE, payload=change)]
     raft = replica(id_=2, terms=entries, commit=2, pre_vote=pre_vote)
@@ -387,7 +387,7 @@ def test_an_unapplied_change_stands_against_a_transfer_too(pre_vote):
 
 
 def test_a_follower_sends_the_request_on_to_its_leader():
-    """J2, asks T4: without a term, or it would raise terms or be dropped as late."""
+    """J2, BUG-T4: without a term, or it would raise terms or be dropped as late."""
     raft = replica(id_=2, term=5, leader=1)
     (sent,) = transfer(raft, 3)
     assert (sent.type, sent.to, sent.hint, sent.term) == (M.LEADER_TRANSFER, 1, 3, 0)
@@ -401,7 +401,7 @@ def test_a_request_is_not_sent_on_twice():
 
 
 def test_a_follower_without_a_leader_says_so():
-    """Part 9, asks T2: a request in any state must come to an end."""
+    """Rules of transfers, BUG-T2: a request in any state must come to an end."""
     assert refusals(transfer(replica(term=5), 3)) == [Refusal.NO_LEADER]
 
 
@@ -416,7 +416,7 @@ def test_a_follower_without_a_leader_says_so():
     ids=["pre-candidate", "candidate", "observer", "witness"],
 )
 def test_elsewhere_a_request_is_counted_and_changes_nothing(setup):
-    """Part 2: these cells are empty, so a host must see by the state that there will be no transfer."""
+    """Rules of the matrix: these cells are empty, so a host must see by the state that there will be no transfer."""
     raft = replica(term=5, **setup)
     before = standing(raft)
     assert transfer(raft, 3) == []
@@ -431,7 +431,7 @@ def test_elsewhere_a_request_is_counted_and_changes_nothing(setup):
 @pytest.mark.parametrize("pre_vote", [False, True], ids=["", "pre-vote"])
 @pytest.mark.parametrize("asked_at", [1, 2, 3])
 def test_the_office_goes_to_and_fro(asked_at, pre_vote, check_quorum):
-    """J1, J2, J3, asks T3: with loyal followers and without, asked at the leader, the target or a third."""
+    """J1, J2, J3, BUG-T3: with loyal followers and without, asked at the leader, the target or a third."""
     group = cluster(3, pre_vote=pre_vote, check_quorum=check_quorum)
     group.elect(1)
     group.propose(1, b"a")
@@ -481,7 +481,7 @@ def test_a_target_that_needs_a_snapshot_is_waited_for():
 
 
 def test_a_transfer_under_load_succeeds_or_is_over_within_an_election_timeout():
-    """asks T2: proposals keep coming in, at all replicas, while the target catches up."""
+    """BUG-T2: proposals keep coming in, at all replicas, while the target catches up."""
     group = cluster(3, pre_vote=True, check_quorum=True, max_inflight_messages=1, max_message_bytes=0)
     group.elect(1)
     group.isolate(3)

@@ -30,6 +30,7 @@ from drakkar.actors.snapshots.store import MemorySnapshots, SnapshotFiles, Snaps
 from drakkar.handlers.checks import check_number, check_whole
 from drakkar.handlers.errors import ConfigError, OutcomeUnknown, TransportError
 from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.matrix import checked_handlers
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.addresses import canonical, parse_address
@@ -283,7 +284,7 @@ class NodeHost:
                 "must be 0 for a state machine on disk",
             )
         if handlers is not None:
-            handlers.check()
+            checked_handlers(handlers)
         with self._registry.reserve(shard_id):
             log = open_log(
                 self._store,

@@ -29,9 +29,11 @@ class TableActor(TrioActor):
         light = TrafficLight.start()
         light.tell(Message(PRESS))
 
+    A message's type is a `MessageType`, or a member of an `IntEnum` of yours if its messages stay in this process.
+
     The table and the first state are attributes of the class, or are given to `start(handlers=…, state=…)`. A cell's
-    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns is the answer to whoever
-    asked. Guards run before it. Messages in cells without a handler are counted, and answered by None.
+    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an
+    `ask`. Guards run before it. `tally` counts all messages that have a type; where no handler runs, the answer is None.
 
     The table is not copied: give each actor `table.copy()` if they are to change it each for itself.
 
@@ -64,7 +66,7 @@ class TableActor(TrioActor):
             raise ConfigError(
                 f"{name}.handlers", brief(table), "a HandlerTable, in the class or given to start()"
             )
-        if getattr(self, "state", None) not in table.states:
+        if not table.has_state(getattr(self, "state", None)):
             known = ", ".join(state.name for state in table.states)
             raise ConfigError(
                 f"{name}.state", getattr(self, "state", None), f"must be one of the table's states, {known}"

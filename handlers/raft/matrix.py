@@ -5,8 +5,10 @@ nothing does: `Ignore` where the message is legal and late, `Never` where no cor
 may ever be registered. Before the table the guards are asked, which settle what is the same in every state.
 """
 
-from typing import Final
+import reprlib
+from typing import Any, Final
 
+from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft import (
     clock,
@@ -29,7 +31,7 @@ from drakkar.handlers.raft.terms import (
 )
 from drakkar.handlers.table import HandlerTable, Ignore, Never
 
-__all__ = ["GUARDS", "RAFT", "raft_handlers"]
+__all__ = ["GUARDS", "RAFT", "checked_handlers", "raft_handlers"]
 
 GUARDS: Final = (
     refuse_misdelivered,
@@ -97,6 +99,9 @@ RAFT: Final = (
 # fmt: on
 
 
+_BUILT_IN: Final = HandlerTable(State, RAFT, GUARDS)
+
+
 def raft_handlers() -> HandlerTable:
     """A fresh copy of the built-in table, to use as it is or to extend.
 
@@ -108,4 +113,22 @@ def raft_handlers() -> HandlerTable:
 
     raft = Raft(config, log, handlers=table)
     """
-    return HandlerTable(State, RAFT, GUARDS)
+    return _BUILT_IN.copy()
+
+
+def checked_handlers(table: Any) -> HandlerTable:
+    """Return `table` if a `Raft` can use it. Raises `HandlerTableError` otherwise, with the remedy."""
+    remedy = "make one with raft_handlers() and extend that"
+    if not isinstance(table, HandlerTable):
+        raise HandlerTableError(f"handlers={reprlib.repr(table)} is no HandlerTable: {remedy}")
+    table.check(State)
+    if missing := set(_BUILT_IN.types) - set(table.types):
+        raise HandlerTableError(
+            f"the handler table has no row of {', '.join(map(str, sorted(missing)))}: {remedy}"
+        )
+    for type_ in table.types:
+        if not isinstance(type_, MessageType):
+            raise HandlerTableError(
+                f"{type_!r} cannot travel between replicas: define a type with MessageType.define(name, number)"
+            )
+    return table

@@ -19,7 +19,7 @@ from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
 from drakkar.handlers.raft.limits import RateLimit
 from drakkar.handlers.raft.log import RaftLog, Storage, check_compaction
-from drakkar.handlers.raft.matrix import raft_handlers
+from drakkar.handlers.raft.matrix import checked_handlers, raft_handlers
 from drakkar.handlers.raft.progress import Progress
 from drakkar.handlers.raft.quiesce import Quiesce
 from drakkar.handlers.raft.reads import ReadQueue
@@ -87,8 +87,7 @@ class Raft:
         Raises `HandlerTableError` for a table with undeclared cells, `ConfigError` for a role that the membership
         contradicts, `CorruptData` for a log that contradicts itself.
         """
-        self.handlers = raft_handlers() if handlers is None else handlers
-        self.handlers.check()
+        self.handlers = raft_handlers() if handlers is None else checked_handlers(handlers)
         self.config = config
         self.id = config.replica_id
         self.random = random or Random()

@@ -609,7 +609,7 @@ def _(change):
     "CheckQuorum is off although it is configured", "INV20 a leader", given={"config": GUARDED}, rig=solitude
 )
 def _(change):
-    @change.handlers.on(M.CHECK_QUORUM, State.LEADER)
+    @change.handlers.on(M.CHECK_QUORUM, State.LEADER, replace=True)
     def nothing(raft, message):
         pass
 
@@ -668,7 +668,7 @@ def campaign_as(change, state):
     change.patch(Raft, "promotable", property(lambda raft: raft.log.pending_snapshot is None))
     change.patch(Raft, "_leave_for", lambda raft, state: None)
 
-    @change.handlers.on(M.LOCAL_TICK, state)
+    @change.handlers.on(M.LOCAL_TICK, state, replace=True)
     def run_for_office(raft, tick):
         clock.tick_onlooker(raft, tick)
         if raft.election_elapsed >= raft.randomized_timeout:
@@ -961,7 +961,7 @@ def _(change):
 
 @mutant("a peer that lags is not sent what it lacks", "INV26", weather={"loss": 0.3})
 def _(change):
-    @change.handlers.on(M.HEARTBEAT_RESP, State.LEADER)
+    @change.handlers.on(M.HEARTBEAT_RESP, State.LEADER, replace=True)
     def only_listen(raft, answer):
         raft.progress[answer.sender].heard()
         reads.count_confirmation(raft, answer)
@@ -998,7 +998,7 @@ def _(change):
     rig=laggards,
 )
 def _(change):
-    @change.handlers.on(M.SNAPSHOT_STATUS, State.LEADER)
+    @change.handlers.on(M.SNAPSHOT_STATUS, State.LEADER, replace=True)
     def ignore(raft, report):
         pass
 
@@ -1097,7 +1097,7 @@ def _(change):
 
 @mutant("a follower confirms its reads itself", "INV21", "NotLinearizable", rig=succession)
 def _(change):
-    @change.handlers.on(M.READ_INDEX, State.FOLLOWER)
+    @change.handlers.on(M.READ_INDEX, State.FOLLOWER, replace=True)
     def confirm(raft, ask):
         raft.release(ReadReady(raft.log.committed, (ask.hint, ask.hint_high)))
 
@@ -1644,7 +1644,7 @@ def _(change):
 
 @mutant("a successor does not campaign", "V11 a transfer", given=TRIO)
 def _(change):
-    @change.handlers.on(M.TIMEOUT_NOW, State.FOLLOWER)
+    @change.handlers.on(M.TIMEOUT_NOW, State.FOLLOWER, replace=True)
     def nothing(raft, message):
         pass
 

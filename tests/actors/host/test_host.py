@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from enum import IntEnum
 from pathlib import Path
 
 import pykka
@@ -39,6 +40,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.matrix import raft_handlers
 from drakkar.handlers.raft.membership import Change, ChangeType
 from drakkar.handlers.raft.state import State
+from drakkar.handlers.table import HandlerTable
 
 from tests.actors.support import (
     PATIENCE,
@@ -568,12 +570,31 @@ def test_a_wrong_start_says_what_is_wrong_and_records_nothing(tmp_path, options,
         hosts.run(numbers=[1])
 
 
-def test_a_table_with_a_hole_is_refused_before_anything_is_recorded(tmp_path):
+class Light(IntEnum):
+    RED = 0
+
+
+def with_a_hole():
     table = raft_handlers()
     table.on(MessageType.define("test_host.hole", 40_010), State.LEADER)(lambda _raft, _message: None)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        pytest.param(with_a_hole(), "undeclared", id="a hole"),
+        pytest.param(
+            HandlerTable(Light), "its states are RED, but its node's are FOLLOWER", id="other states"
+        ),
+        pytest.param({}, r"handlers=\{\} is no HandlerTable: make one with raft_handlers", id="a dict"),
+        pytest.param(HandlerTable(State), "no row of LOCAL_TICK", id="nothing of Raft"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_anything_is_recorded(tmp_path, table, named):
     with Hosts(data=tmp_path) as hosts:
         host = hosts.start(1)
-        with pytest.raises(HandlerTableError, match="undeclared"):
+        with pytest.raises(HandlerTableError, match=named):
             host.start_replica(Ledger, shard_id=1, replica_id=1, members=hosts.members, handlers=table)
         assert host._store.replicas() == []
 

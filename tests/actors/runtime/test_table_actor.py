@@ -24,6 +24,7 @@ class Light(IntEnum):
 
 class Button(IntEnum):
     BELL = 7
+    EQUAL = 1  # to `Light.GREEN`
 
 
 def light_table():
@@ -155,12 +156,32 @@ def holed():
         pytest.param({}, ConfigError, r"TrafficLight\.handlers=", id="no table"),
         pytest.param({"handlers": {}}, ConfigError, "a HandlerTable", id="no table but a dict"),
         pytest.param({"handlers": light_table(), "state": 5}, ConfigError, "RED, GREEN", id="no such state"),
+        pytest.param(
+            {"handlers": light_table(), "state": 1}, ConfigError, "RED, GREEN", id="a state's number"
+        ),
+        pytest.param(
+            {"handlers": light_table(), "state": Button.EQUAL},
+            ConfigError,
+            "RED, GREEN",
+            id="equal to a state",
+        ),
         pytest.param({"handlers": holed()}, HandlerTableError, "GREEN is undeclared", id="a hole"),
     ],
 )
 def test_a_wrong_table_is_refused_before_the_start(loop, options, error, named):
     with pytest.raises(error, match=named):
         TrafficLight.start(loop=loop, **options)
+
+
+def test_a_handler_that_sets_a_state_of_another_table_is_told_of_it(loop):
+    table = light_table()
+    table.on(PRESS, Light.RED, replace=True)(lambda light, _message: setattr(light, "state", "dark"))
+    light = TrafficLight.start(handlers=table, loop=loop)
+    light.ask(Message(PRESS), timeout=PATIENCE)
+    with pytest.raises(
+        HandlerTableError, match="'dark' is no state of this table; its states are RED, GREEN"
+    ):
+        light.ask(Message(PRESS), timeout=PATIENCE)
 
 
 def test_a_missing_state_is_named(loop):

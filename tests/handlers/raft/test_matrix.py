@@ -1,4 +1,4 @@
-"""The handler matrix: every cell declared, and what is expected there; and the table that it is made of."""
+"""The handler matrix: every cell declared, and what is expected there; and what extends it."""
 
 import ast
 import inspect
@@ -180,7 +180,7 @@ class TestTheMatrix:
 
     def test_each_caller_has_a_table_of_its_own(self):
         mine = raft_handlers()
-        mine.on(T.PING, State.LEADER)(lambda raft, message: None)
+        mine.on(T.PING, State.LEADER, replace=True)(lambda raft, message: None)
         mine.guard(lambda raft, message: SWALLOW)
         assert not raft_handlers()[State.LEADER][T.PING]
         assert raft_handlers().guards == list(GUARDS)
@@ -193,156 +193,6 @@ class TestTheMatrix:
         assert run.stdout.rstrip("\n") == str(raft_handlers().describe())
         for name in (*State.__members__, *(type_.name for type_, *_ in RAFT)):
             assert name in run.stdout
-
-
-class Light(IntEnum):
-    RED = 0
-    GREEN = 1
-    DARK = 2
-
-
-PRESS = T.define("matrix.press", 1901)
-WAIT = T.define("matrix.wait", 1902)
-
-
-def light():
-    """A table for a protocol of one's own."""
-    table = HandlerTable(Light)
-    table.on(PRESS, Light.RED, Light.GREEN)(press)
-    table.impossible(PRESS, Light.DARK, because="nobody sees the button")
-    table.ignore(WAIT, because="waiting is free")
-    return table
-
-
-def press(node, message):
-    node.append("pressed")
-
-
-class TestATableOfOnesOwn:
-    def test_it_is_whole_when_every_cell_of_every_row_is_declared(self):
-        light().check()
-
-    def test_a_forgotten_cell_is_named_with_its_remedy(self):
-        """V14, BUG-P18: every state of a type that has a row."""
-        table = HandlerTable(Light)
-        table.on(PRESS, Light.RED)(press)
-        with pytest.raises(HandlerTableError) as refused:
-            table.check()
-        assert "matrix.press in GREEN is undeclared: use on, ignore or impossible" in str(refused.value)
-        assert "matrix.press in DARK is undeclared" in str(refused.value)
-        assert "RED" not in str(refused.value)
-
-    def test_a_row_with_a_cell_too_few_cannot_be_built(self):
-        with pytest.raises(HandlerTableError, match=r"the row of matrix.press has 2 cells for 3 states"):
-            HandlerTable(Light, [(PRESS, press, press)])
-
-    def test_on_without_states_fills_all_but_the_impossible(self):
-        table = light()
-
-        @table.on(PRESS)
-        def other(node, message):
-            node.append("other")
-
-        assert table[Light.RED][PRESS] is table[Light.GREEN][PRESS] is other
-        assert isinstance(table[Light.DARK][PRESS], Never)
-        table.check()
-
-    def test_wrappers_stand_around_each_other_and_decide_whether_the_inner_one_runs(self):
-        table = light()
-
-        @table.wrap(PRESS, Light.RED)
-        def inner_wrapper(node, message, inner):
-            node.append("in")
-            inner(node, message)
-
-        @table.wrap(PRESS, Light.RED)
-        def outer_wrapper(node, message, inner):
-            node.append("out")
-            if message.hint:
-                inner(node, message)
-
-        done = []
-        table[Light.RED][PRESS](done, Message(PRESS, hint=1))
-        assert done == ["out", "in", "pressed"]
-        done.clear()
-        table[Light.RED][PRESS](done, Message(PRESS))
-        assert done == ["out"]
-        table[Light.GREEN][PRESS](done, Message(PRESS))
-        assert done == ["out", "pressed"]
-
-    def test_wrap_without_states_takes_every_handler_of_the_row(self):
-        table = light()
-        seen = []
-
-        @table.wrap(PRESS)
-        def count(node, message, inner):
-            seen.append(message)
-            inner(node, message)
-
-        for state in (Light.RED, Light.GREEN):
-            table[state][PRESS]([], Message(PRESS))
-        assert len(seen) == 2
-        assert isinstance(table[Light.DARK][PRESS], Never)
-
-    @pytest.mark.parametrize(
-        ("type_", "states", "named"),
-        [
-            pytest.param(WAIT, (), "RED, GREEN, DARK", id="a row without a handler"),
-            pytest.param(PRESS, (Light.RED, Light.DARK), "DARK", id="one of the states has none"),
-        ],
-    )
-    def test_there_must_be_something_to_wrap(self, type_, states, named):
-        with pytest.raises(HandlerTableError, match=f"no handler stands in {named}; fill the cell with `on`"):
-            light().wrap(type_, *states)(lambda node, message, inner: None)
-
-    def test_a_cell_that_was_declared_impossible_stays_so(self):
-        table = light()
-        table.on(PRESS, Light.DARK)(press)
-        with pytest.raises(
-            HandlerTableError, match="in DARK has a handler, but must stay empty: nobody sees"
-        ):
-            table.check()
-
-    def test_a_copy_is_changed_alone(self):
-        table = light()
-        twin = table.copy()
-        twin.ignore(PRESS, Light.RED)
-        twin.guard(lambda node, message: None)
-        twin.on(PRESS, Light.DARK)(press)
-        assert table[Light.RED][PRESS] is press
-        assert table.guards == []
-        assert raft_handlers().copy().guards == list(GUARDS)
-        table.check()
-        with pytest.raises(HandlerTableError):
-            twin.check()
-
-    def test_a_state_that_it_does_not_have_is_refused_with_those_it_has(self):
-        with pytest.raises(
-            HandlerTableError, match=r"is no state of this table; its states are RED, GREEN, DARK"
-        ):
-            light().on(PRESS, State.WITNESS)(press)
-
-    def test_a_type_that_it_does_not_know_is_ignored(self):
-        """An unknown number from a peer is counted and dropped."""
-        unknown = T.define("matrix.unknown", 1903)
-        assert isinstance(light()[Light.RED][unknown], Ignore)
-        raft = replica(term=1)
-        raft.step(Message(unknown, sender=2))
-        assert raft.tally.ignored == {(State.FOLLOWER, unknown): 1}
-
-    def test_it_describes_itself(self):
-        """A line for each type, a column for each state, then the reasons, each once."""
-        table = light()
-        table.guard(press)
-        table.on(T.define("matrix.hole", 1904), Light.RED)(press)
-        lines = table.describe().splitlines()
-        assert lines[0].split() == ["RED", "GREEN", "DARK"]
-        assert lines[1].split() == ["matrix.press", "test_matrix.press", "test_matrix.press", "x1"]
-        assert lines[2].split() == ["matrix.wait", "-2", "-2", "-2"]
-        assert lines[3].split() == ["matrix.hole", "test_matrix.press", "?", "?"]
-        assert [line.strip() for line in lines[5:7]] == ["x1 nobody sees the button", "-2 waiting is free"]
-        assert lines[-1] == "before dispatch: test_matrix.press"
-        assert repr(table.describe()) == str(table.describe())
 
 
 class TestATableThatWasExtended:
@@ -388,6 +238,47 @@ class TestATableThatWasExtended:
         raft.step(Message(T.HEARTBEAT, sender=2, term=1))
         assert (seen, raft.leader_id) == ([2], 2)
         assert "count(replication.follow_beat)" in table.describe()
+
+
+class Colour(IntEnum):
+    """As many members as `State`, and equal to its."""
+
+    RED, GREEN, BLUE, CYAN, MAGENTA, BLACK = range(6)
+
+
+class Loose(IntEnum):
+    TYPE = 1908
+
+
+def with_a_loose_type():
+    table = raft_handlers()
+    table.ignore(Loose.TYPE)
+    return table
+
+
+class TestATableThatRaftCannotUse:
+    @pytest.mark.parametrize(
+        ("table", "named"),
+        [
+            pytest.param({}, ["handlers={} is no HandlerTable", "raft_handlers()"], id="a dict"),
+            pytest.param(raft_handlers, ["is no HandlerTable", "raft_handlers()"], id="the function"),
+            pytest.param(HandlerTable(Colour), ["RED, GREEN", "FOLLOWER, PRE_CAND"], id="other states"),
+            pytest.param(
+                HandlerTable(State), ["no row of LOCAL_TICK, ELECTION", "raft_handlers()"], id="empty"
+            ),
+            pytest.param(
+                HandlerTable(State, RAFT[:-1]), ["no row of LOG_QUERY", "raft_handlers()"], id="a row missing"
+            ),
+            pytest.param(
+                with_a_loose_type(), ["<Loose.TYPE: 1908>", "MessageType.define"], id="a type of another enum"
+            ),
+        ],
+    )
+    def test_it_is_refused_with_the_remedy(self, table, named):
+        with pytest.raises(HandlerTableError) as caught:
+            Raft(RaftConfig(replica_id=1), MemoryLog(membership=(1, 2, 3)), handlers=table)
+        for text in named:
+            assert text in str(caught.value)
 
 
 EXAMPLES = (

@@ -25,8 +25,12 @@ __all__ = [
     "encode_reason",
 ]
 
-PROTOCOL_VERSION: Final = (1, 0)
-"""Hosts of the same major version understand each other."""
+PROTOCOL_VERSION: Final = (2, 0)
+"""Major and minor. Hosts of the same major version understand each other, hosts of different ones do not connect.
+
+In version 1 a refused proposal, the question of a removed replica and the request for a snapshot were flags of other
+message types. In version 2 each has a message type of its own, which a host of version 1 would drop.
+"""
 
 _REASON_LIMIT: Final = SMALL_FRAME_LIMIT // 4
 """Maximum bytes of the text of a REFUSED frame."""
@@ -117,9 +121,10 @@ class Identity:
 
     def _objection(self, other: Hello) -> str | None:
         if other.version[0] != self.version[0]:
+            older = other.address if other.version < self.version else self.address
             return (
-                f"{other.address} speaks protocol version {_dotted(other.version)}, and {self.address} "
-                f"{_dotted(self.version)}: the first numbers must be equal, so upgrade the older host"
+                f"{other.address} speaks protocol version {_dotted(other.version)}, and {self.address} speaks "
+                f"{_dotted(self.version)}: the major versions must be equal; upgrade {older}"
             )
         if other.deployment_id != self.deployment_id:
             return (

@@ -11,14 +11,16 @@ decoded, because a few hundred kilobytes of CBOR made for the purpose can keep a
 """
 
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import cbor2
+from drakkar.handlers.checks import MAX_UNSIGNED, is_whole
 from drakkar.handlers.errors import CorruptData, TransportError
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.codec import decode_membership, encode_membership
 from drakkar.handlers.raft.entries import Entries, Run
-from drakkar.handlers.raft.state import Membership, Snapshot
+from drakkar.handlers.raft.state import Snapshot
 from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, encode_frame, loads_strict
 
 __all__ = [
@@ -47,9 +49,8 @@ _RUN_LENGTH: Final = 4
 _FRAME_EXTRA: Final = _CONTROL_LENGTH.size + _LIST_HEAD
 """Maximum bytes of a body that belong to no message."""
 
-_TOP: Final = 1 << 64
-_TYPE_LIMIT: Final = 1 << 16
-_KEY_LIMIT: Final = 1 << 31
+_MAX_TYPE: Final = (1 << 16) - 1
+_MAX_KEY: Final = (1 << 31) - 1
 
 LOCAL_TYPES: Final = frozenset(
     {
@@ -100,7 +101,7 @@ def pack(message: Message, frame_limit: int = FRAME_LIMIT) -> Packed:
         int(message.type), message.to, message.sender, message.shard, message.term, message.log_term,
         message.log_index, message.commit, message.reject, message.hint, message.hint_high,
     ]  # fmt: skip
-    if min(fields) < 0 or max(fields) >= _TOP or type(message.reject) is not bool:
+    if min(fields) < 0 or max(fields) > MAX_UNSIGNED or type(message.reject) is not bool:
         raise TransportError(f"{message}: a number is not from 0 to 2**64 - 1, or `reject` is not a boolean")
     bulk = [run.encode() for run in Entries.of(message.entries).runs] if message.entries else []
     snapshot = message.snapshot
@@ -146,14 +147,14 @@ def _check_payload(value: Any) -> None:
     if kind in _SCALARS:
         return
     if kind is int:
-        if not -_TOP <= value < _TOP:
+        if not -MAX_UNSIGNED - 1 <= value <= MAX_UNSIGNED:
             raise ValueError("a number has more than 64 bits")
     elif kind in {list, tuple}:
         for item in value:
             _check_payload(item)
     elif kind is dict:
         for key, item in value.items():
-            if type(key) is not str and not (type(key) is int and abs(key) < _KEY_LIMIT):
+            if type(key) is not str and not (type(key) is int and abs(key) <= _MAX_KEY):
                 raise ValueError(f"the key {key!r:.60} is neither a string nor a small number")
             _check_payload(item)
     else:
@@ -177,28 +178,14 @@ def _payload_bytes(message: Message) -> bytes:
 
 
 def _snapshot_row(snapshot: Snapshot) -> list[Any]:
-    members = snapshot.membership
-    roles = [sorted(getattr(members, role)) for role in _ROLES]
-    addresses = [[replica, members.addresses[replica]] for replica in sorted(members.addresses)]
     return [
         snapshot.index,
         snapshot.term,
         snapshot.size,
         snapshot.witness,
         len(snapshot.payload),
-        [*roles, members.auto_leave, members.change_id, addresses],
+        encode_membership(snapshot.membership),
     ]
-
-
-_ROLES: Final = (
-    "voters",
-    "observers",
-    "witnesses",
-    "outgoing",
-    "outgoing_witnesses",
-    "next_observers",
-    "removed",
-)
 
 
 def frame_of(batch: Sequence[Packed]) -> bytes:
@@ -242,8 +229,8 @@ def encode_messages(messages: Iterable[Message], frame_limit: int = FRAME_LIMIT)
 def decode_messages(body: bytes | memoryview) -> Decoded:
     """Decode the body of a MESSAGES frame.
 
-    The type and range of every field are checked. Messages of unknown or local types, and those without a sender,
-    are dropped and counted.
+    Messages of unknown or local types, and those without a sender, are dropped and counted. The type and range of
+    every field of the others are checked.
 
     Raises `FrameError` for a body that no correct host sends.
     """
@@ -286,13 +273,9 @@ def _control(body: memoryview) -> tuple[list[Any], int]:
     return rows, end
 
 
-_ONLY_INT: Final = {int}
-
-
-def _check_numbers(values: Sequence[Any], name: str, limit: int = _TOP) -> None:
-    """Raise `FrameError` unless all values are integers from 0 to `limit - 1`."""
-    if values and (set(map(type, values)) != _ONLY_INT or min(values) < 0 or max(values) >= limit):
-        raise FrameError(f"a {name} is not a number from 0 to {limit - 1}")
+def _check_numbers(values: Sequence[Any], name: str) -> None:
+    if not all(map(is_whole, values)):
+        raise FrameError(f"a number in a {name} is not from 0 to 2**64 - 1")
 
 
 def _bulk(body: memoryview, at: int, row: list[Any]) -> tuple[tuple[int, ...], int]:
@@ -316,10 +299,10 @@ def _check_row(row: Any) -> None:
     """Check types and bounds of all fields of a row, but not what its payload decodes to."""
     if type(row) is not list or len(row) != 14:
         raise FrameError("a message is not a list of 14 fields")
-    _check_numbers(row[:8] + row[9:12], "number in a message")
+    _check_numbers(row[:8] + row[9:12], "message")
     reject, _, _, _, snapshot, payload = row[8:]
-    if row[0] >= _TYPE_LIMIT:
-        raise FrameError(f"a message has type {row[0]}, and {_TYPE_LIMIT - 1} is the largest")
+    if row[0] > _MAX_TYPE:
+        raise FrameError(f"a message has type {row[0]}, and {_MAX_TYPE} is the largest")
     if type(reject) is not bool:
         raise FrameError("the reject of a message is not a boolean")
     if payload is not None and (type(payload) is not bytes or len(payload) > PAYLOAD_LIMIT):
@@ -329,39 +312,13 @@ def _check_row(row: Any) -> None:
 
 
 def _check_snapshot(row: Any) -> None:
+    """Check all of a snapshot but its membership."""
     if type(row) is not list or len(row) != 6:
         raise FrameError("a snapshot is not a list of six fields")
-    index, term, size, witness, length, members = row
-    _check_numbers((index, term, size, length), "number in a snapshot")
+    index, term, size, witness, length, _ = row
+    _check_numbers((index, term, size, length), "snapshot")
     if type(witness) is not bool:
         raise FrameError("the witness mark of a snapshot is not a boolean")
-    if type(members) is not list or len(members) != len(_ROLES) + 3:
-        raise FrameError(f"a membership is not a list of {len(_ROLES) + 3} fields")
-    *roles, auto_leave, change_id, addresses = members
-    for name, replicas in zip(_ROLES, roles, strict=True):
-        if type(replicas) is not list:
-            raise FrameError(f"the {name} of a membership are not a list")
-        _check_numbers(replicas, "replica id in a membership")
-        _check_distinct(replicas)
-    if type(auto_leave) is not bool:
-        raise FrameError("the auto-leave mark of a membership is not a boolean")
-    _check_numbers((change_id,), "change id of a membership")
-    _check_addresses(addresses)
-
-
-def _check_distinct(replicas: Collection[int]) -> None:
-    if len(set(replicas)) != len(replicas):
-        raise FrameError("a membership names a replica twice")
-
-
-def _check_addresses(addresses: Any) -> None:
-    if type(addresses) is not list:
-        raise FrameError("the addresses of a membership are not a list")
-    for pair in addresses:
-        if type(pair) is not list or len(pair) != 2 or type(pair[1]) is not str:
-            raise FrameError("an address in a membership is not a replica id and a string")
-        _check_numbers(pair[:1], "replica id in a membership")
-    _check_distinct([pair[0] for pair in addresses])
 
 
 def _message(kind: MessageType, row: list[Any], lengths: tuple[int, ...], bulk: memoryview) -> Message:
@@ -389,10 +346,11 @@ def _run(data: memoryview) -> Run:
 
 
 def _snapshot(row: list[Any], payload: memoryview) -> Snapshot:
-    index, term, size, witness, _, members = row
-    *roles, auto_leave, change_id, addresses = members
-    named = dict(zip(_ROLES, roles, strict=True))
-    membership = Membership(**named, auto_leave=auto_leave, change_id=change_id, addresses=dict(addresses))
+    index, term, size, witness, _, columns = row
+    try:
+        membership = decode_membership(columns)
+    except CorruptData as error:
+        raise FrameError(f"the snapshot of a message: {error}") from error
     return Snapshot(index, term, membership, bytes(payload), witness, size)
 
 

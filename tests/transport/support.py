@@ -14,7 +14,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.addresses import parse_address
 from drakkar.transport.frames import Frame, FrameKind, FrameReader
-from drakkar.transport.hello import Hello, decode_hello, encode_hello
+from drakkar.transport.hello import PROTOCOL_VERSION, Hello, decode_hello, encode_hello
 from drakkar.transport.options import Options
 from drakkar.transport.tcp import TcpTransport
 
@@ -149,7 +149,7 @@ class FakePeer:
 
 def hello(dialed: str, **fields: Any) -> Hello:
     settings: dict[str, Any] = {
-        "version": (1, 0),
+        "version": PROTOCOL_VERSION,
         "deployment_id": "default",
         "address": "10.9.9.9:1",
     } | fields

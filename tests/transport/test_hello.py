@@ -112,9 +112,77 @@ async def test_another_deployment_is_refused_and_both_sides_say_why(caplog: pyte
 async def test_another_major_version_is_refused_and_both_sides_say_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    said = await refusal(Host(version=(1, 4)), Host(version=(2, 0)), caplog)
+    a, b = Host(version=(1, 4)), Host(version=(2, 0))
+    said = await refusal(a, b, caplog)
     assert len(said) == 2
-    assert all("version 1.4" in text and "2.0" in text and "upgrade" in text for text in said)
+    for text in said:
+        assert f"{a.address} speaks protocol version 1.4, and {b.address} speaks 2.0" in text
+        assert f"upgrade {a.address}" in text
+
+
+def hello_of_version_1(address: str, dialed: str) -> bytes:
+    """What a host of the first version sends, byte by byte."""
+    return encode_frame(FrameKind.HELLO, cbor2.dumps([1, 0, "default", address, dialed, []]))
+
+
+@on_loop
+async def test_a_caller_of_version_1_is_refused_and_both_sides_say_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    a = Host()
+    async with running(a):
+        old = await FakePeer.dial(a)
+        await old.send(hello_of_version_1("10.7.7.7:7", a.address))
+        frame = await old.next_frame()
+        assert frame.kind == FrameKind.REFUSED
+        told = decode_reason(frame.body)
+        await old.closed()
+    assert told == (
+        f"10.7.7.7:7 speaks protocol version 1.0, and {a.address} speaks 2.0: the major versions must be equal; "
+        "upgrade 10.7.7.7:7"
+    )
+    assert [text for text in warnings(caplog) if told in text]
+    assert a.counters.refused == 1
+    assert a.received == []
+
+
+@on_loop
+async def test_a_callee_of_version_1_is_refused_and_both_sides_say_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Even where it answers the HELLO of a later version."""
+    told: list[str] = []
+
+    async def lenient(caller: FakePeer) -> None:
+        introduction = decode_hello((await caller.next_frame()).body)
+        await caller.send(hello_of_version_1(introduction.dialed, introduction.dialed))
+        frame = await caller.next_frame()
+        assert frame.kind == FrameKind.REFUSED
+        told.append(decode_reason(frame.body))
+
+    a = Host()
+    async with listening(lenient) as address, running(a):
+        a.send(address)
+        await until(lambda: told)
+        await until(lambda: a.lost)
+        assert f"upgrade {address}" in a.transport.peers()[address].error
+    assert f"{address} speaks protocol version 1.0, and {a.address} speaks 2.0" in told[0]
+    assert [text for text in warnings(caplog) if told[0] in text]
+
+
+@on_loop
+async def test_what_a_host_of_version_1_says_when_it_refuses_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(caller: FakePeer) -> None:
+        version = decode_hello((await caller.next_frame()).body).version
+        await caller.send(encode_reason(f"you speak protocol version {version[0]}.{version[1]}, and I 1.0"))
+
+    a = Host()
+    async with listening(refuse) as address, running(a):
+        a.send(address)
+        await until(lambda: a.counters.refused)
+    assert [text for text in warnings(caplog) if "protocol version 2.0, and I 1.0" in text]
 
 
 @on_loop

@@ -13,7 +13,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.addresses import parse_address
 from drakkar.transport.frames import FrameKind, encode_frame
-from drakkar.transport.hello import Hello, encode_hello
+from drakkar.transport.hello import PROTOCOL_VERSION, Hello, encode_hello
 from drakkar.transport.options import Options
 from drakkar.transport.tcp import TcpTransport
 from drakkar.transport.tls import TlsConfig
@@ -176,7 +176,9 @@ def test_who_shows_no_certificate_is_refused(ours: Files, caplog: pytest.LogCapt
                 nameless = ssl.create_default_context(cafile=str(ours.ca))
                 async with await trio.open_tcp_stream(host, port) as stream:
                     secure = trio.SSLStream(stream, nameless, server_hostname=host)
-                    await secure.send_all(encode_hello(Hello((1, 0), "default", "10.0.0.9:1", address)))
+                    await secure.send_all(
+                        encode_hello(Hello(PROTOCOL_VERSION, "default", "10.0.0.9:1", address))
+                    )
                     with pytest.raises(trio.BrokenResourceError):
                         await secure.receive_some()
                 while not b.transport.counters.refused:  # noqa: ASYNC110  # nobody tells

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 import trio
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, ReplicaStopped, RequestDropped, SystemBusy
+from drakkar.transport.backoff import Backoff
 
 from examples.resp import Failure, ProtocolError, Reply, Request, Requests, pieces
 from examples.resp_commands import REDIS_VERSION, Client, Kind, Limits, plan
@@ -90,8 +91,8 @@ class Lane:
     WIDTH: Final = 4
     PATIENCE: Final = 0.25
     MOST: Final = 64
-    REPEAT_AFTER: Final = 0.01
-    REPEAT_AT_LEAST_EVERY: Final = 0.16
+    FIRST_WAIT: Final = 0.01
+    MAX_WAIT: Final = 0.16
 
     def __init__(
         self,
@@ -154,19 +155,19 @@ class Lane:
         self._returned.unpark()
 
     async def _deliver(self, items: list[Any], deadline: float) -> list[Reply]:
-        pause = self.REPEAT_AFTER
+        backoff = Backoff(self.FIRST_WAIT, self.MAX_WAIT)
         while True:
-            remaining = deadline - trio.current_time()
+            remaining = max(deadline - trio.current_time(), self.FIRST_WAIT)
             try:
-                return await self._request(items, min(max(remaining, pause), self._limits.attempt))
+                return await self._request(items, min(remaining, self._limits.attempt))
             except DrakkarError as error:
-                if remaining <= pause or not isinstance(error, self._may_repeat):
+                wait = backoff.next()
+                if trio.current_time() + wait >= deadline or not isinstance(error, self._may_repeat):
                     return [_failure(error)] * len(items)
             except Exception:  # noqa: BLE001  # a lane that stops leaves all clients waiting
                 _log.exception("a request of %d items failed", len(items))
                 return [Failure("ERR this host failed to answer: its log says why")] * len(items)
-            await trio.sleep(pause)
-            pause = min(2 * pause, self.REPEAT_AT_LEAST_EVERY)
+            await trio.sleep(wait)
 
 
 def _failure(error: DrakkarError) -> Failure:

@@ -338,7 +338,7 @@ class Peer:
         self._drop_queue()
         wait = self._backoff.next()
         if isinstance(error, RefusedError):
-            wait = self._backoff.jittered(self._options.backoff_refused)
+            wait = self._backoff.jitter(self._options.backoff_refused)
         self._counters.count_fault(error)
         # One warning until the reason changes, not one per attempt.
         level = logging.DEBUG if self._error == str(error) else logging.WARNING

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import random
 from types import NoneType
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -28,6 +27,7 @@ from drakkar.handlers.errors import (
     SessionRefused,
 )
 from drakkar.handlers.raft.entries import EntryKind
+from drakkar.transport.backoff import Backoff
 
 __all__ = ["Endpoint", "Later", "Session", "later_on", "open_session"]
 
@@ -41,9 +41,9 @@ _PARTS: Final = 4
 _LEAST_PATIENCE: Final = 0.5
 _MOST_PATIENCE: Final = 10.0
 """Seconds for which a request waits for its answer before it is repeated, whatever its time."""
-_FIRST_PAUSE: Final = 0.02
-_MOST_PAUSE: Final = 0.5
-"""Seconds, at most, after which a request that was refused is repeated; each pause is twice as long as the last."""
+_FIRST_WAIT_S: Final = 0.02
+_MAX_WAIT_S: Final = 0.5
+"""The first and the longest wait before a request that was refused is repeated."""
 
 
 class Later(Protocol):
@@ -332,7 +332,7 @@ class _Repetition:
         self._endpoint, self._request, self._conclude = endpoint, request, conclude
         self._deadline = endpoint.now() + seconds
         self._patience = min(max(seconds / _PARTS, _LEAST_PATIENCE), _MOST_PATIENCE)
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_WAIT_S, _MAX_WAIT_S)
         self._unknown = unknown
 
     def start(self) -> None:
@@ -354,14 +354,12 @@ class _Repetition:
             self._conclude(None, error, self._unknown)
 
     def _goes_on(self) -> bool:
-        """Repeat it after a pause, if there is time, and somebody to wake us."""
-        # Many sessions are refused at the same moment, and must not come again at the same moment.
-        pause = self._pause * (1 + random()) / 2
-        self._pause = min(2 * self._pause, _MOST_PAUSE)
-        if self._endpoint.now() + pause >= self._deadline:
+        """Repeat it after a wait; return False where no time is left for that, or the host stops."""
+        wait = self._backoff.next()
+        if self._endpoint.now() + wait >= self._deadline:
             return False
         try:
-            self._endpoint.later(pause, self.start)
+            self._endpoint.later(wait, self.start)
         except LoopError:  # the host stops
             return False
         return True

@@ -22,7 +22,7 @@ from drakkar.handlers.raft.progress import Progress, ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
-from drakkar.handlers.table import SWALLOW, HandlerTable, Ignore, Never
+from drakkar.handlers.table import SWALLOW, HandlerTable, Ignore, Never, Tally
 
 __all__ = [
     "SWALLOW",
@@ -60,6 +60,7 @@ __all__ = [
     "Snapshot",
     "State",
     "Storage",
+    "Tally",
     "Transition",
     "raft_handlers",
 ]

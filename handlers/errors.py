@@ -49,7 +49,7 @@ class ConfigError(DrakkarError, ValueError):
 
 
 class HandlerTableError(DrakkarError):
-    """The caller's fault: a handler table with an undeclared cell, or a handler where none may stand."""
+    """The caller's fault: a mistake in a handler table. Names the cell or the function, and what to do."""
 
 
 class RequestDropped(DrakkarError):

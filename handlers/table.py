@@ -124,7 +124,7 @@ class _Rows(dict[Any, _Row]):
 
 
 class Picture(str):
-    """Text that shows itself as it is, at the interactive prompt too."""
+    """Text that the interactive prompt shows as it is, without quotes and escapes."""
 
     __slots__ = ()
 
@@ -187,9 +187,9 @@ class HandlerTable:
         return MappingProxyType(self._rows[state])
 
     def dispatch(self, node: Node, message: Any) -> Any:
-        """Answer one message: the guards, then the cell of `node.state` and `message.type`, and count which it was.
+        """Run the guards, then the cell of `node.state` and `message.type`, and count what became of the message.
 
-        Returns what the handler returns, and None where a guard ended the message or the cell is empty.
+        Returns what the handler returns; None if a guard ended the message or the cell is empty.
         """
         for guard in self.guards:
             if guard(node, message) is SWALLOW:
@@ -218,7 +218,7 @@ class HandlerTable:
                 yield state, type_, self._rows[state].get(type_, _UNDECLARED)
 
     def copy(self) -> Self:
-        """A table of its own, to extend without changing this one.
+        """Return an independent copy, to extend without changing this table.
 
         mine = raft_handlers().copy()
         mine.wrap(MessageType.REPLICATE)(count_replications)
@@ -374,7 +374,7 @@ class HandlerTable:
         return any(type(known) is type(state) and known == state for known in self.states)
 
     def _choose(self, type_: Any, states: tuple[Any, ...]) -> list[Any]:
-        """Check a type and states; return the states that are meant, which are all of them if none is given."""
+        """Check a type and states. Returns the states, or all of the table if none is given."""
         self._check_type(type_)
         for state in states:
             if not self.has_state(state):

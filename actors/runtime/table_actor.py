@@ -32,17 +32,17 @@ class TableActor(TrioActor):
     A message's type is a `MessageType`, or a member of an `IntEnum` of yours if its messages stay in this process.
 
     The table and the first state are attributes of the class, or are given to `start(handlers=…, state=…)`. A cell's
-    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an
-    `ask`. Guards run before it. `tally` counts all messages that have a type; where no handler runs, the answer is None.
+    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an `ask`. Guards
+    run before it. `tally` counts all messages that have a type. Where no handler runs, the answer is None.
 
-    The table is not copied: give each actor `table.copy()` if they are to change it each for itself.
+    The table is not copied: give each actor `table.copy()` if actors change theirs.
 
-    Raises, in the thread that starts it, `ConfigError` where the table or the state is missing or the state is none of
-    the table's, and `HandlerTableError` where the table has a hole.
+    Raises, in the thread that starts it, `ConfigError` if the table or the state is missing, or the state is not one of
+    the table's, and `HandlerTableError` if `table.check()` refuses the table.
     """
 
     handlers: HandlerTable
-    """The table. To be changed in the loop's thread only, so by a handler, or before the start."""
+    """The table. Change it before the start, or in the loop's thread, so in a handler."""
 
     state: Any
     """The state that the actor is in: one of `handlers.states`."""
@@ -74,7 +74,7 @@ class TableActor(TrioActor):
         table.check()
 
     def on_receive(self, message: Any) -> Any:
-        """Run the guards, then the cell. Messages without a type go the way of unexpected ones."""
+        """Run the guards, then the cell. A message without a type is logged as unexpected."""
         if not isinstance(getattr(message, "type", None), MessageType | IntEnum):
             return super().on_receive(message)
         return self.handlers.dispatch(self, message)

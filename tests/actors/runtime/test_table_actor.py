@@ -10,7 +10,7 @@ from drakkar.handlers.errors import ConfigError, HandlerTableError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import SWALLOW, HandlerTable
 
-PATIENCE = 10  # seconds after which a test is stuck
+TIMEOUT_S = 10  # after this a test is stuck
 
 PRESS = MessageType.define("test.light.press", 1290)
 TICK = MessageType.define("test.light.tick", 1291)
@@ -60,14 +60,14 @@ def light(loop):
 
 
 def state_of(light):
-    return light.proxy().state.get(timeout=PATIENCE)
+    return light.proxy().state.get(timeout=TIMEOUT_S)
 
 
 def test_the_cell_of_state_and_type_answers(light):
     assert state_of(light) is Light.RED
-    assert light.ask(Message(PRESS, sender=3), timeout=PATIENCE) == "green for 3"
+    assert light.ask(Message(PRESS, sender=3), timeout=TIMEOUT_S) == "green for 3"
     assert state_of(light) is Light.GREEN
-    assert light.ask(Message(TICK), timeout=PATIENCE) is None
+    assert light.ask(Message(TICK), timeout=TIMEOUT_S) is None
     assert state_of(light) is Light.RED
 
 
@@ -76,11 +76,11 @@ def test_messages_in_cells_without_a_handler_are_counted_by_cell(light, caplog):
         light.tell(Message(TICK))
     light.tell(Message(PRESS))
     for _ in range(2):
-        assert light.ask(Message(PRESS), timeout=PATIENCE) is None
+        assert light.ask(Message(PRESS), timeout=TIMEOUT_S) is None
     light.tell(Message(UNKNOWN))
     proxy = light.proxy()
-    assert proxy.tally.get(timeout=PATIENCE).impossible == {(Light.RED, TICK): 3}
-    assert proxy.tally.get(timeout=PATIENCE).ignored == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
+    assert proxy.tally.get(timeout=TIMEOUT_S).impossible == {(Light.RED, TICK): 3}
+    assert proxy.tally.get(timeout=TIMEOUT_S).ignored == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "test.light.tick in RED, which cannot be: the clock runs while it is green" in warning
 
@@ -97,11 +97,11 @@ def test_guards_run_first_and_may_end_a_message(loop):
         return SWALLOW if message.sender == 9 else None
 
     light = TrafficLight.start(handlers=table, loop=loop)
-    assert light.ask(Message(PRESS, sender=9), timeout=PATIENCE) is None
+    assert light.ask(Message(PRESS, sender=9), timeout=TIMEOUT_S) is None
     assert state_of(light) is Light.RED
-    assert light.ask(Message(PRESS, sender=8), timeout=PATIENCE) == "green for 8"
+    assert light.ask(Message(PRESS, sender=8), timeout=TIMEOUT_S) == "green for 8"
     assert seen == [(Light.RED, 9), (Light.RED, 8)]
-    assert light.proxy().tally.get(timeout=PATIENCE).swallowed == {(Light.RED, PRESS): 1}
+    assert light.proxy().tally.get(timeout=TIMEOUT_S).swallowed == {(Light.RED, PRESS): 1}
 
 
 def test_the_table_may_stand_in_the_class_and_the_state_may_be_given(loop):
@@ -111,14 +111,14 @@ def test_the_table_may_stand_in_the_class_and_the_state_may_be_given(loop):
     light = Classy.start(state=Light.GREEN, loop=loop)
     light.tell(Message(TICK))
     assert state_of(light) is Light.RED
-    assert light.proxy().handlers.get(timeout=PATIENCE) is Classy.handlers
+    assert light.proxy().handlers.get(timeout=TIMEOUT_S) is Classy.handlers
 
 
 def test_types_may_be_of_any_enum(loop):
     table = light_table()
     table.on(Button.BELL)(lambda _light, message: message.payload)
     light = TrafficLight.start(handlers=table, loop=loop)
-    assert light.ask(Message(Button.BELL, payload="ring"), timeout=PATIENCE) == "ring"
+    assert light.ask(Message(Button.BELL, payload="ring"), timeout=TIMEOUT_S) == "ring"
 
 
 def test_a_message_without_a_type_is_unexpected_and_changes_nothing(light, caplog):
@@ -126,9 +126,9 @@ def test_a_message_without_a_type_is_unexpected_and_changes_nothing(light, caplo
         type = ["unhashable"]
 
     for message in ("text", Odd(), None):
-        assert light.ask(message, timeout=PATIENCE) is None
+        assert light.ask(message, timeout=TIMEOUT_S) is None
     assert caplog.text.count("unexpected message for TrafficLight") == 3
-    assert light.proxy().tally.get(timeout=PATIENCE).ignored == {}
+    assert light.proxy().tally.get(timeout=TIMEOUT_S).ignored == {}
 
 
 def test_a_failing_handler_goes_to_the_asker(loop):
@@ -140,7 +140,7 @@ def test_a_failing_handler_goes_to_the_asker(loop):
 
     light = TrafficLight.start(handlers=table, loop=loop)
     with pytest.raises(ZeroDivisionError):
-        light.ask(Message(PRESS), timeout=PATIENCE)
+        light.ask(Message(PRESS), timeout=TIMEOUT_S)
     assert light.is_alive()
 
 
@@ -177,11 +177,11 @@ def test_a_handler_that_sets_a_state_of_another_table_is_told_of_it(loop):
     table = light_table()
     table.on(PRESS, Light.RED, replace=True)(lambda light, _message: setattr(light, "state", "dark"))
     light = TrafficLight.start(handlers=table, loop=loop)
-    light.ask(Message(PRESS), timeout=PATIENCE)
+    light.ask(Message(PRESS), timeout=TIMEOUT_S)
     with pytest.raises(
         HandlerTableError, match="'dark' is no state of this table; its states are RED, GREEN"
     ):
-        light.ask(Message(PRESS), timeout=PATIENCE)
+        light.ask(Message(PRESS), timeout=TIMEOUT_S)
 
 
 def test_a_missing_state_is_named(loop):

@@ -1,22 +1,24 @@
-"""The last step of a proposal's journey: from committed entries to the state machine, and back with results."""
+"""The order in which a state machine does its work: committed entries, queries and snapshots, one after the other.
+
+Most of it is done by the threads of a pool, so that a state machine may take its time. What is done is in `applied`.
+"""
 
 import logging
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
-from drakkar.actors.machine.compression import decode
-from drakkar.actors.machine.sessions import SessionTable
-from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
+from drakkar.actors.machine.applied import AppliedState
+from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.state_machine import ConcurrentStateMachine, StateMachine
 from drakkar.actors.runtime.futures import ActorFuture, brief
 from drakkar.actors.runtime.workers import WorkerPool
-from drakkar.actors.snapshots.store import SnapshotReader, Snapshots, SnapshotWriter
-from drakkar.handlers.errors import ActorFailed, CorruptData, ReplicaStopped, SessionRefused
+from drakkar.actors.snapshots.store import Snapshots, SnapshotWriter
+from drakkar.handlers.errors import ActorFailed, ReplicaStopped
 from drakkar.handlers.raft.config import Compression
-from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.state import Snapshot
 
 __all__ = ["Applied", "Applier", "LoadRequest", "SaveRequest"]
@@ -26,17 +28,6 @@ logger = logging.getLogger(__name__)
 Applied: TypeAlias = tuple[int, list[tuple[Run, Sequence[Any]]]]
 """The last index that was applied, and the results of the runs that this host proposed."""
 Query: TypeAlias = tuple[Any, ActorFuture[Any]]
-
-_COMMAND: Final = int(EntryKind.COMMAND)
-_ENCODED: Final = int(EntryKind.ENCODED)
-_SESSION: Final = int(EntryKind.SESSION)
-
-_SESSIONS_HEAD: Final = struct.Struct(">Q")
-_MAX_SESSION_BYTES: Final = 256 << 20
-_SHARD: Final = "shard"
-_MACHINE_INDEX: Final = "machine_index"
-_CONTENT: Final = "content"
-"""Facts beside a snapshot: whose it is, how far the state machine was, and whether its state is in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +39,29 @@ class SaveRequest:
     done: Callable[[Snapshot | BaseException], None]
     """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
     whole: bool = False
-    """Also of a state machine on disk, whose snapshot is otherwise a mark that the log behind it may go."""
+    """Write the content for a state machine on disk, too. By default its snapshot only says that the log may go."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """Replace the state by a snapshot's, or at the start: continue with it."""
+    """Replace the state by that of a snapshot; as the first request, open a state machine on disk."""
 
     snapshot: Snapshot
+    """One with index 0 leaves the state as it is."""
     done: Callable[[], None]
-    """Called once, on a worker's thread, when that is done; a failure is reported as one of the state machine."""
+    """Called once, on a worker's thread, when it is loaded; a failure is reported as one of the state machine."""
     log_end: int | None = None
-    """At the start: the last entry of the log, beyond which no state machine on disk can be."""
+    """The last entry of the log, at the start: a state machine on disk cannot hold more."""
 
 
 Work: TypeAlias = Entries | list[Query] | SaveRequest | LoadRequest
 
 
 class Applier:
-    """One replica's state machine, and what waits for it.
+    """One replica's state machine, and the work that waits for it.
 
-    Batches, queries and snapshots take effect in the order in which they come. All methods are for the loop's thread;
-    the state machine itself is touched by one thread at a time, a worker's or, where it never blocks, the loop's.
+    Entries, queries and snapshots take effect in the order in which they come. Call all methods in the loop's thread.
+    One thread at a time uses the state machine: a worker's, or the loop's if the state machine never blocks.
     """
 
     def __init__(
@@ -85,66 +77,61 @@ class Applier:
         may_apply_here: Callable[[], bool] = lambda: True,
         compression: Compression = "none",
     ) -> None:
-        """`report` is called after each batch: at once where the state machine never blocks, else on a worker.
+        """`report` is called after each batch: by a worker, or at once if the state machine never blocks.
 
-        Snapshots are written and loaded by the `background`'s threads, so that they keep no other replica's commands
-        waiting. `may_apply_here()` is false where an earlier report is still on its way to the loop.
+        The threads of `background` write and load snapshots, so that no other replica's commands wait for that.
+        `may_apply_here()` returns False while an earlier report is on its way to the loop.
         """
         self.machine = machine
+        self.state = AppliedState(machine, shard_id)
+        self.given = 0
+        """The last index that was given to the state machine, applied or not. For the loop's thread."""
+        self.over: ActorFuture[None] = ActorFuture()
+        """Set after `stop`, when no thread uses the state machine any more."""
         self._origin = origin
         self._pool, self._background = pool, background or pool
         self._may_apply_here = may_apply_here
         self._report = report
         self._snapshots = snapshots
-        self._shard = shard_id
         self._compression: Compression = compression
-        self._sessions = SessionTable()
-        self._disk = machine if isinstance(machine, DiskStateMachine) else None
-        self._machine_index = 0
-        """The last command that the state machine holds."""
-        self.given = 0
-        """The last index that the state machine was given, whether it has got there yet or not. For the loop's thread."""
         self._reached = 0
-        """The last index that it has got to."""
-        self._opened = False
-        self.over: ActorFuture[None] = ActorFuture()
-        """Set when it was stopped, and nobody touches the state machine any more."""
+        """The last index that was applied or loaded."""
         self._waiting: deque[Work] = deque()
         self._lock = threading.Lock()
         self._busy = self._stopping = False
         self._writes = 0
-        """Snapshots that are being written beside all else."""
+        """Snapshots that are being written while entries are applied."""
         self._failed: BaseException | None = None
         self._asked = 0
         self._answered = 0
-        """Written by whoever has the state machine, one thread at a time."""
+        """Written by the thread that uses the state machine."""
 
     @property
     def unanswered(self) -> int:
-        """Questions that wait for the state machine, or that it has not answered yet."""
+        """The number of queries that were not answered yet."""
         return self._asked - self._answered
 
     def apply(self, entries: Entries) -> None:
-        """Apply committed entries, which follow on those given before."""
+        """Apply committed entries, which follow those given before."""
         self.given = entries.runs[-1].last
         self._do(entries, on_loop=not self.machine.blocks)
 
     def query(self, queries: list[Query]) -> None:
-        """Answer questions, from the state after all that was given before."""
+        """Answer queries, from the state after all entries given before."""
         self._asked += len(queries)
         self._do(queries, on_loop=not self.machine.blocks)
 
     def save(self, request: SaveRequest) -> None:
-        """Write a snapshot of the state after all that was given before."""
+        """Write a snapshot of the state after all entries given before."""
         self._do(request, on_loop=False)
 
     def load(self, request: LoadRequest) -> None:
-        """Take over a snapshot, before all that is given later."""
+        """Load a snapshot, before all entries that are given later."""
         self.given = request.snapshot.index
         self._do(request, on_loop=False)
 
     def stop(self, error: Exception) -> None:
-        """Refuse what waits, and all that comes, because of `error`."""
+        """Refuse all work that waits, and all that comes, because of `error`. `over` is set when that is done."""
         self._failed = self._failed or error
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
@@ -153,14 +140,14 @@ class Applier:
             self._refuse(work)
         self._end_if_done()
 
-    # -- one piece of work after the other ----------------------------------------------------------------------
+    # -- the order of work --------------------------------------------------------------------------------------
 
     def _do(self, work: Work, *, on_loop: bool) -> None:
         if self._failed is not None:
             self._refuse(work)
             return
-        # Only the loop makes it busy. Once it is idle again, no worker touches the state machine any more; but what
-        # the worker reported must be heard first.
+        # Only the loop sets `_busy`. While it is False no worker uses the state machine; but the loop must hear the
+        # last worker's report before it applies more.
         if on_loop and not self._busy and self._may_apply_here():
             self._work(work)
             return
@@ -171,7 +158,7 @@ class Applier:
             self._pool.submit(self._work_on_worker)
 
     def _work_on_worker(self) -> None:
-        """Do one piece of work, and go to the back of the queue with the rest: other replicas wait there too."""
+        """Do one piece of work, then go to the back of the pool's queue, since other replicas wait there too."""
         with self._lock:
             work = self._waiting.popleft() if self._waiting else None
         if work is not None and self._takes_long(work):
@@ -188,7 +175,7 @@ class Applier:
         if work is not None:
             self._work(work)
         with self._lock:
-            # Once it is false, the loop may submit the next piece to another worker: it must not be looked at again.
+            # As soon as `_busy` is False, the loop may submit the next piece to another worker: do not read it again.
             more = self._busy = bool(self._waiting)
         if more:
             self._pool.submit(self._work_on_worker)
@@ -196,28 +183,27 @@ class Applier:
             self._end_if_done()
 
     def _end_if_done(self) -> None:
-        """A state machine on disk is closed when nobody uses it any more; that may take a while."""
         with self._lock:
             done = self._stopping and not self._busy and not self._writes
-            self._busy |= done  # nobody comes after that
+            self._busy |= done  # no thread may begin after that
         if not done:
             return
-        if self._disk is None:
+        if self.state.disk is None:
             self.over.try_set(None)
         else:
-            self._background.submit(self._close)
+            self._background.submit(self._close)  # it may take a while
 
     def _close(self) -> None:
         try:
-            if self._disk is not None:
-                self._disk.close()
+            if self.state.disk is not None:
+                self.state.disk.close()
         except Exception:
             logger.exception("a state machine could not be closed")
         finally:
             self.over.try_set(None)
 
     def _refuse(self, work: Work) -> None:
-        """Nobody is told anything by a state machine that failed, perhaps in the middle of a command."""
+        """A state machine that failed, perhaps in the middle of a command, answers nothing more."""
         ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
         if isinstance(work, SaveRequest):
             work.done(ended)
@@ -225,12 +211,14 @@ class Applier:
             for _, future in work:
                 future.try_fail(ended)
 
+    # -- the work -----------------------------------------------------------------------------------------------
+
     def _work(self, work: Work) -> None:
         if self._failed is not None:
             self._refuse(work)
         elif isinstance(work, list):
             for query, future in work:
-                self._answer(query, future)
+                self.state.query(query, future)
             self._answered += len(work)
         elif isinstance(work, SaveRequest):
             self._save(work)
@@ -239,93 +227,39 @@ class Applier:
                 if isinstance(work, LoadRequest):
                     self._load(work)
                 else:
-                    self._apply_all(work)
-            except BaseException as error:  # noqa: BLE001  # whatever it is, it is the state machine's, and ends the replica
+                    self._apply(work)
+            except BaseException as error:  # noqa: BLE001  # any error of the state machine ends the replica
                 self._failed = error
                 self._report(error)
 
-    # -- commands and questions ---------------------------------------------------------------------------------
-
-    def _apply_all(self, entries: Entries) -> None:
-        results = [(run, self._apply(run)) for run in entries.runs]
+    def _apply(self, entries: Entries) -> None:
+        results = [(run, self.state.apply(run)) for run in entries.runs]
         mine = [(run, answers) for run, answers in results if run.origin == self._origin]
         self._reached = entries.runs[-1].last
         self._report((self._reached, mine))
 
-    def _apply(self, run: Run) -> Sequence[Any]:
-        if self._disk is not None:
-            return self._apply_on_disk(self._disk, run)
-        self._machine_index = run.last
-        if run.plain:
-            return _checked("apply_many", self.machine.apply_many(run.payloads), len(run.payloads))
-        return [
-            self.machine.apply(payload) if kind == _COMMAND else self._apply_other(run, place, kind)
-            for place, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True))
-        ]
-
-    def _apply_other(self, run: Run, place: int, kind: int) -> Any:
-        """One at a time, since what was encoded may be large; membership changes and the like are the core's."""
-        if kind == _SESSION:
-            return self._sessions.apply(run.payloads[place], self.machine.apply)
-        return self.machine.apply(_decoded(run, place)) if kind == _ENCODED else None
-
-    def _apply_on_disk(self, machine: DiskStateMachine, run: Run) -> Sequence[Any]:
-        """It is given what it does not hold yet; what it does was answered in an earlier life."""
-        results: list[Any] = [None] * len(run.payloads)
-        places, entries = [], []
-        for place in range(max(self._machine_index + 1 - run.first, 0), len(run.payloads)):
-            kind = run.kinds[place] if run.kinds else _COMMAND
-            if kind in (_COMMAND, _ENCODED):
-                command = run.payloads[place] if kind == _COMMAND else _decoded(run, place)
-                places.append(place)
-                entries.append((run.first + place, command))
-            elif kind == _SESSION:
-                results[place] = SessionRefused(
-                    "a state machine on disk keeps no sessions: propose without one"
-                )
-        if entries:
-            answers = _checked("apply_entries", machine.apply_entries(entries), len(entries))
-            for place, answer in zip(places, answers, strict=True):
-                results[place] = answer
-            self._machine_index = entries[-1][0]
-        return results
-
-    def _answer(self, query: Any, future: ActorFuture[Any]) -> None:
-        if future.done:  # its deadline passed while it waited
-            return
-        try:
-            answer = self.machine.query(query)
-        except Exception as error:  # noqa: BLE001  # it goes to whoever asked
-            future.try_fail(error)
-        except BaseException as error:  # noqa: BLE001  # neither the asker nor the worker must be ended by a SystemExit
-            failed = ActorFailed(f"the state machine answered a query by raising {brief(error)}")
-            failed.__cause__ = error
-            failed.outcome_known = True  # it was a question
-            future.try_fail(failed)
-        else:
-            future.try_set(answer)
-
-    # -- snapshots ----------------------------------------------------------------------------------------------
+    def _load(self, request: LoadRequest) -> None:
+        self.state.load(request.snapshot, self._snapshots, log_end=request.log_end)
+        self._reached = request.snapshot.index
+        request.done()
 
     def _save(self, request: SaveRequest) -> None:
-        """Where the state can be fixed, it is written beside all else, by another job."""
-        machine = self.machine
+        """Write a snapshot, in another job if the state machine can go on meanwhile."""
         try:
             self._check_point(request.point)
-            facts = {_SHARD: self._shard, _MACHINE_INDEX: self._machine_index, _CONTENT: True}
-            # Before the state is fixed: a full disk must not leave a transaction open that nobody ends.
+            # Before the state is fixed: a full disk must not leave a transaction open that is never ended.
             sink = self._snapshots.create(compression=self._compression)
         except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
             request.done(error)
             return
         try:
-            if self._disk is not None and not request.whole:
-                self._disk.sync()
-                self._write(request, sink, {**facts, _CONTENT: False}, lambda _: None)
-            elif isinstance(machine, ConcurrentStateMachine):
-                self._write_beside(request, sink, facts, _behind(self._sessions.encode(), machine.capture()))
+            if self.state.disk is not None and not request.whole:
+                self.state.disk.sync()
+                self._write(request, sink, self.state.facts(has_content=False), lambda _: None)
+            elif isinstance(self.machine, ConcurrentStateMachine):
+                self._write_beside(request, sink, self.state.facts(), self.state.writer())
             else:
-                self._write(request, sink, facts, _behind(self._sessions.encode(), machine.save))
+                self._write(request, sink, self.state.facts(), self.state.writer())
         except BaseException as error:  # noqa: BLE001  # likewise
             sink.abort()
             request.done(error)
@@ -339,24 +273,18 @@ class Applier:
             )
 
     def _write(
-        self,
-        request: SaveRequest,
-        sink: SnapshotWriter,
-        facts: dict[str, Any],
-        write: Callable[[BinaryIO], None],
+        self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: Callable[[BinaryIO], None]
     ) -> None:
         with sink:
             write(sink)
-            written = sink.finish(request.point, facts)
+            written = sink.finish(request.point, facts.encode())
         request.done(written)
 
     def _write_beside(
-        self,
-        request: SaveRequest,
-        sink: SnapshotWriter,
-        facts: dict[str, Any],
-        write: Callable[[BinaryIO], None],
+        self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: Callable[[BinaryIO], None]
     ) -> None:
+        """Write a state that is fixed, while entries are applied to the next one."""
+
         def job() -> None:
             try:
                 self._write(request, sink, facts, write)
@@ -370,72 +298,3 @@ class Applier:
         with self._lock:
             self._writes += 1
         self._background.submit(job)
-
-    def _load(self, request: LoadRequest) -> None:
-        if self._disk is not None and not self._opened:
-            self._open(self._disk, request.log_end)
-        snapshot = request.snapshot
-        if snapshot and not snapshot.witness:
-            with self._snapshots.open(snapshot.payload.decode()) as source:
-                self._take_over(source, snapshot)
-        self._reached = snapshot.index
-        request.done()
-
-    def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:
-        self._opened = True
-        self._machine_index = machine.open()
-        if log_end is not None and self._machine_index > log_end:
-            raise CorruptData(
-                f"the state machine holds the log up to {self._machine_index}, and the log ends at {log_end}: they do "
-                "not belong together. If the log was lost, replace this replica by a new one; if it was imported, remove "
-                "the state machine's own data, which the import brings"
-            )
-
-    def _take_over(self, source: SnapshotReader, snapshot: Snapshot) -> None:
-        shard, index = source.facts.get(_SHARD, self._shard), source.facts.get(_MACHINE_INDEX, snapshot.index)
-        if shard != self._shard:
-            raise CorruptData(f"the snapshot at {snapshot.index} is of shard {shard}, not {self._shard}")
-        if self._disk is not None and self._machine_index >= index:
-            return  # it holds that much by itself
-        if not source.facts.get(_CONTENT, True):
-            raise CorruptData(
-                f"the state machine holds the log up to {self._machine_index} alone, and the log begins behind "
-                f"{index}: its own data was lost or restored from an older copy; replace this replica by a new one"
-            )
-        size = _SESSIONS_HEAD.unpack(_exactly(source, _SESSIONS_HEAD.size))[0]
-        if size > _MAX_SESSION_BYTES:
-            raise CorruptData(f"the snapshot at {snapshot.index} says that its sessions take {size} bytes")
-        sessions = SessionTable.decode(_exactly(source, size))
-        self.machine.load(source)
-        self._sessions, self._machine_index = sessions, index
-
-
-def _behind(sessions: bytes, write: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
-    """The content of a snapshot: the sessions, and behind them the state."""
-
-    def write_both(sink: BinaryIO) -> None:
-        sink.write(_SESSIONS_HEAD.pack(len(sessions)))
-        sink.write(sessions)
-        write(sink)
-
-    return write_both
-
-
-def _exactly(source: BinaryIO, size: int) -> bytes:
-    data = source.read(size)
-    if len(data) < size:
-        raise CorruptData(f"a snapshot ends {size - len(data)} bytes before its state begins")
-    return data
-
-
-def _checked(method: str, results: Sequence[Any], commands: int) -> Sequence[Any]:
-    if len(results) != commands:
-        raise ValueError(f"{method} gave {len(results)} results for {commands} commands")
-    return results
-
-
-def _decoded(run: Run, place: int) -> bytes:
-    try:
-        return decode(run.payloads[place])
-    except CorruptData as error:
-        raise CorruptData(f"entry {run.first + place}: {error}") from error

@@ -11,30 +11,23 @@ All of it works on the directories of hosts that are stopped, and blocks on thei
 from a loop. `docs/operations.md` shows the same as commands.
 """
 
+import dataclasses
+import logging
 import os
-import queue
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self, final
+from typing import BinaryIO, Final, Self, final
 
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log.store import LmdbLogStore, LogStore, StoredLog
-from drakkar.actors.machine.applier import (
-    _CONTENT,
-    _MACHINE_INDEX,
-    _SHARD,
-    Applied,
-    Applier,
-    LoadRequest,
-    _behind,
-)
+from drakkar.actors.machine.applied import AppliedState
+from drakkar.actors.machine.content import Facts
 from drakkar.actors.machine.state_machine import StateMachine, made
 from drakkar.actors.runtime.futures import brief
-from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
 from drakkar.actors.tools.inspection import (
@@ -49,9 +42,9 @@ from drakkar.actors.tools.inspection import (
     then_members,
 )
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
-from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError, ReplicaStopped
+from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError
 from drakkar.handlers.raft.config import Compression, RaftConfig
-from drakkar.handlers.raft.entries import Entries, EntryKind, Run, pages
+from drakkar.handlers.raft.entries import EntryKind, Run, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.transport.addresses import canonical, parse_address
 
@@ -65,6 +58,8 @@ __all__ = [
     "import_",
     "inspect",
 ]
+
+logger = logging.getLogger(__name__)
 
 _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
@@ -184,7 +179,7 @@ def export(
         config = RaftConfig(replica_id=key[1], shard_id=key[0], ordered_config_change=ordered_config_change)
         with (
             create_file(Path(path).absolute(), compression=compression) as file,
-            _Replay(machine, key[0], host.snapshots(key)) as replay,
+            closing(_Replay(machine, key[0], host.snapshots(key))) as replay,
         ):
             replay.load(log.snapshot)
             index = _last_to_apply(log, key, replay, committed_only=committed_only)
@@ -194,7 +189,7 @@ def export(
             replay.write(file)
             origin = _origin(host, log, key, index)
             point = Snapshot(index, log.term(index), membership)
-            written = file.finish(point, {**replay.facts(), _EXPORT: asdict(origin)})
+            written = file.finish(point, {**replay.state.facts().encode(), _EXPORT: asdict(origin)})
     return Exported(
         Path(path).absolute(),
         *key,
@@ -235,7 +230,7 @@ def _witness(key: ReplicaKey) -> ConfigError:
 
 
 def _last_to_apply(log: StoredLog, key: ReplicaKey, replay: "_Replay", *, committed_only: bool) -> int:
-    held = replay.machine_index
+    held = replay.state.index
     if held > log.last_index:
         raise CorruptData(
             f"the state machine of shard {key[0]} replica {key[1]} holds the log up to {held}, but that ends at "
@@ -269,64 +264,48 @@ def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig
     return membership, max(index + 1 - first, 0)
 
 
-@final
 class _Replay:
-    """A state machine that is brought to where a log says, by what does so in a host. A context manager."""
+    """A state machine that is brought to where a log says. What it raises becomes an error of this package."""
 
     def __init__(self, machine: StateMachine, shard: int, snapshots: Snapshots) -> None:
-        self._shard = shard
-        self._outcomes: queue.SimpleQueue[Applied | BaseException | None] = queue.SimpleQueue()
-        self._pool = WorkerPool(1)
-        self._applier = Applier(machine, 0, self._pool, self._outcomes.put, snapshots, shard_id=shard)
-
-    @property
-    def machine_index(self) -> int:
-        """The last command that the state machine holds."""
-        return self._applier._machine_index
+        self.state = AppliedState(machine, shard)
+        self._snapshots = snapshots
 
     def load(self, snapshot: Snapshot) -> None:
         """Begin with a snapshot, or, where it has no index, with the state machine as it is."""
-        self._applier.load(LoadRequest(snapshot, lambda: self._outcomes.put(None)))
-        self._wait(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state")
+        with _naming(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state"):
+            self.state.load(snapshot, self._snapshots)
 
     def apply(self, runs: list[Run]) -> None:
         """Apply the next entries."""
-        self._applier.apply(Entries(runs))
-        self._wait(f"applying entries {runs[0].first} to {runs[-1].last}")
-
-    def _wait(self, doing: str) -> None:
-        outcome = self._outcomes.get()
-        if isinstance(outcome, BaseException):
-            raise _failed(doing, outcome) from outcome
+        with _naming(f"applying entries {runs[0].first} to {runs[-1].last}"):
+            for run in runs:
+                self.state.apply(run)
 
     def write(self, sink: BinaryIO) -> None:
         """Write the whole state, as the content of a snapshot."""
-        machine = self._applier.machine
-        try:
-            _behind(self._applier._sessions.encode(), machine.save)(sink)
-        except DrakkarError:
-            raise
-        except Exception as error:
-            raise _failed("writing its state", error) from error
+        with _naming("writing its state"):
+            self.state.writer()(sink)
 
-    def facts(self) -> dict[str, Any]:
-        """What stands beside that in a snapshot."""
-        return {_SHARD: self._shard, _MACHINE_INDEX: self.machine_index, _CONTENT: True}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._applier.stop(ReplicaStopped("the export is over"))
-        self._pool.stop()
+    def close(self) -> None:
+        """Let a state machine on disk close its files."""
+        if self.state.disk is not None:
+            try:
+                self.state.disk.close()
+            except Exception:
+                logger.exception("a state machine could not be closed")
 
 
-def _failed(doing: str, error: BaseException) -> DrakkarError:
-    if isinstance(error, DrakkarError):
-        return error
-    return ActorFailed(f"the state machine failed while {doing}, and nothing was exported: {brief(error)}")
+@contextmanager
+def _naming(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except DrakkarError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ActorFailed(
+            f"the state machine failed while {doing}, and nothing was exported: {brief(error)}"
+        ) from error
 
 
 # -- import ---------------------------------------------------------------------------------------------------------
@@ -386,18 +365,18 @@ def import_(
 
 
 def _check_source_shard(source: SnapshotReader, path: Path, shard_id: int) -> None:
-    shard = source.facts.get(_SHARD)
-    if type(shard) is not int or source.facts.get(_CONTENT) is not True:
+    facts = Facts.decode(source.facts)
+    if not facts.has_content:
         raise ConfigError(
             "path",
             str(path),
             "holds no state of a shard: name a file that an export wrote, not one of a host's own",
         )
-    if shard != shard_id:
+    if facts.shard_id != shard_id:
         raise ConfigError(
             "shard_id",
             shard_id,
-            f"the export is of shard {shard}: name that, and as_shard={shard_id} if it shall have that number from "
+            f"the export is of shard {facts.shard_id}: name that, and as_shard={shard_id} if it shall have that number from "
             "now on",
         )
 
@@ -537,4 +516,5 @@ class _Import:
         with snapshots.create(compression=compression) as sink:
             shutil.copyfileobj(source, sink, _COPY_BYTES)
             point = Snapshot(was.index, was.term, membership)
-            return sink.finish(point, {**source.facts, _SHARD: self._key[0]})
+            facts = dataclasses.replace(Facts.decode(source.facts), shard_id=self._key[0])
+            return sink.finish(point, {**source.facts, **facts.encode()})

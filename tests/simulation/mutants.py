@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
 from drakkar.actors.node.actor import NodeActor
@@ -1756,19 +1757,19 @@ def _(change):
 
 @mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **CROWDED)
 def _(change):
-    @change.around(Applier, "_take_over")
-    def forget(inner, applier, source, snapshot):
-        sessions = applier._sessions
-        inner(applier, source, snapshot)
-        applier._sessions = sessions
+    @change.around(AppliedState, "_take_over")
+    def forget(inner, state, source, index):
+        sessions = state.sessions
+        inner(state, source, index)
+        state.sessions = sessions
 
 
 @mutant("a snapshot's sessions come in another order", "V6", **CROWDED)
 def _(change):
-    @change.around(Applier, "_take_over")
-    def turn_round(inner, applier, source, snapshot):
-        inner(applier, source, snapshot)
-        sessions = applier._sessions._sessions
+    @change.around(AppliedState, "_take_over")
+    def turn_round(inner, state, source, index):
+        inner(state, source, index)
+        sessions = state.sessions._sessions
         for client in list(sessions)[::-1]:
             sessions.move_to_end(client)
 
@@ -1880,7 +1881,7 @@ def _(change):
     @change.around(Applier, "_load")
     def forget(inner, applier, order):
         inner(applier, order)
-        applier._machine_index = order.snapshot.index
+        applier.state.index = order.snapshot.index
 
 
 @mutant("the log is given up though a state machine on disk was not synced", "V11 no node fails", **MISHAPS)

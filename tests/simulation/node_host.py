@@ -167,7 +167,7 @@ class NodeHost(SimulatedHost):
             loop=self._loop,
         )
         self.node = next(iter(self._loop._actors.values()))
-        self.node._applier._sessions = Sessions(self.simulation.invariants.happened)
+        self.node._applier.state.sessions = Sessions(self.simulation.invariants.happened)
         self._watch_loading(self.node.snapshots)
         self._removed_at = None
 
@@ -202,7 +202,7 @@ class NodeHost(SimulatedHost):
             "damaged snapshots": int(node.snapshots._damaged is not None),  # no file ever is damaged here
             "results": sum(
                 max(len(session.kept) - MOST_UNCONFIRMED, 0)
-                for session in node._applier._sessions._sessions.values()
+                for session in node._applier.state.sessions._sessions.values()
             ),
         }
         return [f"{name} {count}" for name, count in held.items() if count]
@@ -412,7 +412,7 @@ class NodeHost(SimulatedHost):
     def state(self):
         applier = self.node._applier
         is_witness = self.raft.resting_state is State.WITNESS
-        return None if is_witness else (applier.machine.values, applier._sessions.encode())
+        return None if is_witness else (applier.machine.values, applier.state.sessions.encode())
 
 
 def outcome_of(future):

@@ -1,0 +1,167 @@
+"""The state that a replica has applied: its state machine, the client sessions beside it, and how far both have come."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Final
+
+from drakkar.actors.machine import content
+from drakkar.actors.machine.compression import decode
+from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.sessions import SessionTable
+from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
+from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.snapshots.store import SnapshotReader, Snapshots
+from drakkar.handlers.errors import ActorFailed, CorruptData, SessionRefused
+from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.state import Snapshot
+
+__all__ = ["AppliedState"]
+
+_COMMAND: Final = int(EntryKind.COMMAND)
+_ENCODED: Final = int(EntryKind.ENCODED)
+_SESSION: Final = int(EntryKind.SESSION)
+
+
+class AppliedState:
+    """A state machine, the client sessions beside it, and the last entry that it holds. For one thread at a time."""
+
+    def __init__(self, machine: StateMachine, shard_id: int) -> None:
+        self.machine = machine
+        self.disk = machine if isinstance(machine, DiskStateMachine) else None
+        """The state machine, if it keeps its state on a disk of its own."""
+        self.sessions = SessionTable()
+        self.index = 0
+        """The last entry that the state machine holds. One on disk may hold more than it was given since its start."""
+        self._shard_id = shard_id
+        self._opened = False
+
+    # -- entries and queries ------------------------------------------------------------------------------------
+
+    def apply(self, run: Run) -> Sequence[Any]:
+        """Apply committed entries, which follow those applied before; return one result for each.
+
+        The result of an entry that is no command, or that the state machine holds already, is None. Raises
+        `CorruptData` for an entry that cannot be decoded, and whatever the state machine raises: the replica must
+        end then.
+        """
+        if self.disk is not None:
+            return self._apply_on_disk(self.disk, run)
+        self.index = run.last
+        if run.plain:
+            return _checked("apply_many", self.machine.apply_many(run.payloads), len(run.payloads))
+        return [
+            self.machine.apply(payload) if kind == _COMMAND else self._apply_other(run, place, kind)
+            for place, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True))
+        ]
+
+    def _apply_other(self, run: Run, place: int, kind: int) -> Any:
+        if kind == _SESSION:
+            return self.sessions.apply(run.payloads[place], self.machine.apply)
+        # Decoded one at a time, since a command may be large. Membership changes and the like are the core's.
+        return self.machine.apply(_decoded(run, place)) if kind == _ENCODED else None
+
+    def _apply_on_disk(self, machine: DiskStateMachine, run: Run) -> Sequence[Any]:
+        """Apply the entries that it does not hold yet; those that it holds were answered before the restart."""
+        results: list[Any] = [None] * len(run.payloads)
+        places, entries = [], []
+        for place in range(max(self.index + 1 - run.first, 0), len(run.payloads)):
+            kind = run.kinds[place] if run.kinds else _COMMAND
+            if kind in (_COMMAND, _ENCODED):
+                command = run.payloads[place] if kind == _COMMAND else _decoded(run, place)
+                places.append(place)
+                entries.append((run.first + place, command))
+            elif kind == _SESSION:
+                results[place] = SessionRefused(
+                    "a state machine on disk keeps no sessions: propose without one"
+                )
+        if entries:
+            answers = _checked("apply_entries", machine.apply_entries(entries), len(entries))
+            for place, answer in zip(places, answers, strict=True):
+                results[place] = answer
+            self.index = entries[-1][0]
+        return results
+
+    def query(self, query: Any, future: ActorFuture[Any]) -> None:
+        """Answer a question by the future; an exception of the state machine is an answer too."""
+        if future.done:  # its deadline passed while it waited
+            return
+        try:
+            answer = self.machine.query(query)
+        except Exception as error:  # noqa: BLE001  # it is the answer
+            future.try_fail(error)
+        except BaseException as error:  # noqa: BLE001  # a SystemExit must end neither the asker nor the worker
+            failed = ActorFailed(f"the state machine answered a query by raising {brief(error)}")
+            failed.__cause__ = error
+            failed.outcome_known = True  # a question changes nothing
+            future.try_fail(failed)
+        else:
+            future.try_set(answer)
+
+    # -- snapshots ----------------------------------------------------------------------------------------------
+
+    def load(self, snapshot: Snapshot, snapshots: Snapshots, *, log_end: int | None = None) -> None:
+        """Replace the state by that of a snapshot, unless the state machine on disk holds that much by itself.
+
+        The first call opens a state machine on disk; `log_end` is the last entry of the log then, None if unknown.
+        A snapshot without an index or without content for this replica leaves the state as it is. Raises
+        `CorruptData` where snapshot, log and state machine do not belong together, and whatever the state machine
+        raises.
+        """
+        if self.disk is not None and not self._opened:
+            self._open(self.disk, log_end)
+        if snapshot and not snapshot.witness:
+            with snapshots.open(snapshot.payload.decode()) as source:
+                self._take_over(source, snapshot.index)
+
+    def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:
+        self._opened = True
+        self.index = machine.open()
+        if log_end is not None and self.index > log_end:
+            raise CorruptData(
+                f"the state machine holds the log up to {self.index}, and the log ends at {log_end}: they do not belong "
+                "together. If the log was lost, replace this replica by a new one; if it was imported, remove the state "
+                "machine's own data, which the import brings"
+            )
+
+    def _take_over(self, source: SnapshotReader, index: int) -> None:
+        facts = Facts.decode(source.facts)
+        if facts.shard_id != self._shard_id:
+            raise CorruptData(f"the snapshot at {index} is of shard {facts.shard_id}, not {self._shard_id}")
+        if self.disk is not None and self.index >= facts.machine_index:
+            return
+        if not facts.has_content:
+            raise CorruptData(
+                f"the state machine holds the log up to {self.index}, and the log begins after {facts.machine_index}: "
+                "its own data was lost or restored from an older copy; replace this replica by a new one"
+            )
+        sessions = content.read_sessions(source)
+        self.machine.load(source)
+        self.sessions, self.index = sessions, facts.machine_index
+
+    def facts(self, *, has_content: bool = True) -> Facts:
+        """Return what stands beside a snapshot of this state."""
+        return Facts(self._shard_id, self.index, has_content)
+
+    def writer(self) -> Callable[[BinaryIO], None]:
+        """Return what writes this state, as the content of a snapshot.
+
+        That of a `ConcurrentStateMachine` is fixed now, and may be written by another thread while entries are
+        applied; that of any other must be written before anything else is done with it.
+        """
+        machine, sessions = self.machine, self.sessions.encode()
+        fixed = machine.capture() if isinstance(machine, ConcurrentStateMachine) else machine.save
+        return content.with_sessions(sessions, fixed)
+
+
+def _checked(method: str, results: Sequence[Any], commands: int) -> Sequence[Any]:
+    if len(results) != commands:
+        raise ValueError(
+            f"{method} returned {len(results)} results for {commands} commands: return one for each"
+        )
+    return results
+
+
+def _decoded(run: Run, place: int) -> bytes:
+    try:
+        return decode(run.payloads[place])
+    except CorruptData as error:
+        raise CorruptData(f"entry {run.first + place}: {error}") from error

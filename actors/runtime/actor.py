@@ -159,7 +159,7 @@ class TrioActor(pykka.Actor):
             self._leave()
             self._bury(error, [])
             raise
-        self.actor_inbox.open(str(self), partial(self.actor_loop._schedule, self))
+        self.actor_inbox.open(str(self), partial(self.actor_loop._scheduler.schedule, self))
 
     # Its turns
 

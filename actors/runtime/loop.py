@@ -1,10 +1,10 @@
-"""The trio loop: one thread, on which any number of actors and tasks live together.
+"""`TrioLoop`: one thread that runs trio, and on it any number of actors and tasks.
 
-    any thread            ref.tell(message) ──► the actor's inbox ──► the loop's queue of actors with something to do
-    the loop's thread     a turn: the actor handles what waits, a batch at most; then the next one's turn
+    any thread            ref.tell(message) ──► the actor's inbox ──► `scheduler`: the actors with something to do
+    the loop's thread     a turn: the actor handles what waits, a batch at most; then the next actor's turn
                           every 2 ms: trio's turn, with the sockets and the tasks
 
-The loop knows of its actors only what `Resident` says; what an actor does with its turn is in `trio_actor`.
+Here is the loop's life: it starts, takes actors and tasks, stops them and ends.
 """
 
 import contextlib
@@ -13,57 +13,24 @@ import functools
 import inspect
 import itertools
 import logging
-import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, ClassVar, Final, Protocol, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 import pykka
 import trio
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, this_thread
-from drakkar.handlers.errors import ActorFailed, LoopError
+from drakkar.actors.runtime.futures import forbid_waiting, this_thread
+from drakkar.actors.runtime.scheduler import Resident, Scheduler
+from drakkar.actors.runtime.tasks import Task
+from drakkar.handlers.errors import LoopError
 
-__all__ = ["Resident", "Task", "TrioLoop"]
+__all__ = ["TrioLoop"]
 
 logger = logging.getLogger(__name__)
 
-_SLICE: Final = 0.002
-"""Seconds after which actors let trio have its turn. An election timeout is five hundred times as long, and a pass
-through trio's scheduler costs some 20 µs, one part in a hundred."""
-
-_LONG_ROUND: Final = 10
-"""Every so many rounds in a row without rest, one is long enough for other threads to get the interpreter. Python makes
-a thread give it up when another has waited for `sys.getswitchinterval()` without a break; between two short rounds trio
-lets go of it, for a few microseconds: too short for the other to wake up, and yet its wait begins anew."""
-
-_PULSE: Final = 0.1
-"""Seconds between two looks at the clock, to see how late the loop runs."""
-
-_SLOW: Final = 0.5
-"""Seconds of one turn after which the log says whose it was: half of the shortest election timeout by default."""
-
-
-class Resident(Protocol):
-    """An actor, as its loop sees it. All but `stop` is called in the loop's thread only."""
-
-    actor_urn: str
-
-    def stop(self) -> None:
-        """Ask it to stop; raises `pykka.ActorDeadError` if it has ended."""
-
-    @property
-    def _end(self) -> ActorFuture[BaseException | None]:
-        """Set when it has ended."""
-        ...
-
-    def _take_turn(self, until: float) -> None:
-        """Do what there is to do, until that time of `time.perf_counter`. Raises nothing."""
-
-    def _fail(self, error: BaseException) -> None:
-        """End now, because the loop does."""
+_CLOCK_INTERVAL_S: Final = 0.1
+"""Seconds between two measurements of how late the loop runs."""
 
 
 class _Phase(enum.IntEnum):
@@ -74,27 +41,6 @@ class _Phase(enum.IntEnum):
     CLOSING = 3
     """Its tasks are being cancelled, and new ones are refused."""
     ENDED = 4
-
-
-class Task:
-    """A task that `TrioLoop.spawn` started. Its methods may be called from any thread."""
-
-    def __init__(self, loop: "TrioLoop", name: str) -> None:
-        self.name = name
-        self.finished: ActorFuture[Any] = ActorFuture()
-        """What the function returned, None if it was cancelled before it did, or the exception it failed with."""
-        self.cancelled = False
-        """It was cancelled before its function returned."""
-        self._loop = loop
-        self._scope = trio.CancelScope()
-
-    def __repr__(self) -> str:
-        return f"<Task {self.name!r} on {self._loop}>"
-
-    def cancel(self) -> None:
-        """Cancel it, without waiting for its end; `finished` tells that. Too late is no error."""
-        with contextlib.suppress(LoopError):
-            self._loop.run_soon(self._scope.cancel)
 
 
 class TrioLoop:
@@ -117,8 +63,6 @@ class TrioLoop:
     def __init__(self, name: str | None = None) -> None:
         self.name = name or f"drakkar-loop-{next(self._numbers)}"
         """The thread's name too."""
-        self.turns = 0
-        """How often an actor had its turn."""
         self.deaths = 0
         """Actors that ended by a failure."""
         self.crashes = 0
@@ -136,10 +80,7 @@ class TrioLoop:
         self._trouble: BaseException | None = None
         self._actors: dict[str, Resident] = {}
         self._tasks: dict[Task, None] = {}
-        self._ready: deque[Resident] = deque()
-        self._busy_with: Resident | None = None
-        self._awake = True
-        self._runner: trio.lowlevel.Task | None = None
+        self._scheduler = Scheduler(self)
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery
         self._stop_requested: trio.Event
@@ -167,6 +108,11 @@ class TrioLoop:
             if TrioLoop._default is None or not TrioLoop._default.running:
                 TrioLoop._default = TrioLoop("drakkar-default-loop").start()
             return TrioLoop._default
+
+    @property
+    def turns(self) -> int:
+        """How many turns actors have had."""
+        return self._scheduler.turns
 
     @property
     def running(self) -> bool:
@@ -224,7 +170,7 @@ class TrioLoop:
 
     def _what_lasts(self) -> str:
         lasting = [f"{len(self._actors)} actors are alive", f"{len(self._tasks)} tasks run"]
-        if (busy_with := self._busy_with) is not None:
+        if (busy_with := self._scheduler.busy_with) is not None:
             lasting.append(f"{busy_with} is in the middle of a turn, so see what its handler waits for")
         lasting += [f"task {task.name!r} has not ended yet" for task in list(self._tasks)[:5]]
         return "; ".join(lasting)
@@ -253,8 +199,8 @@ class TrioLoop:
         self._stop_requested = trio.Event()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._run_actors)
-            nursery.start_soon(self._look_at_the_clock)
+            nursery.start_soon(self._scheduler.run)
+            nursery.start_soon(self._watch_clock)
             self._phase = _Phase.RUNNING
             self._up.set()
             await self._stop_requested.wait()
@@ -288,13 +234,13 @@ class TrioLoop:
         for actor in reversed(list(self._actors.values())):
             actor._fail(error)
         for task in list(self._tasks):
-            self._finish(task, None, error)
+            task._fail(error)
         this_thread.loop = None
         self._up.set()
 
-    async def _look_at_the_clock(self) -> None:
+    async def _watch_clock(self) -> None:
         while True:
-            due = trio.current_time() + _PULSE
+            due = trio.current_time() + _CLOCK_INTERVAL_S
             await trio.sleep_until(due)
             self.lateness = trio.current_time() - due
             self.worst_lateness = max(self.worst_lateness, self.lateness)
@@ -369,51 +315,20 @@ class TrioLoop:
         name: str,
         report: Callable[[Task, BaseException], None] | None,
     ) -> Task:
-        task = Task(self, name)
+        task = Task(name, str(self), self.run_soon, self._forget_task)
         with self._admission:
             if self._phase not in {_Phase.RUNNING, _Phase.STOPPING}:
                 raise LoopError(f"{self} cannot run {name}: {self._why_not()}")
             self._tasks[task] = None
-        start = functools.partial(
-            self._nursery.start_soon, self._run_task, task, async_fn, args, report, name=name
-        )
+        start = functools.partial(self._nursery.start_soon, task._run, async_fn, args, report, name=name)
         if self.in_loop():
             start()
         else:
             self.run_soon(start)
         return task
 
-    async def _run_task(
-        self,
-        task: Task,
-        async_fn: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        report: Callable[[Task, BaseException], None] | None,
-    ) -> None:
-        result = None
-        try:
-            with task._scope:
-                result = await async_fn(*args)
-        except trio.Cancelled:
-            raise  # not by us: trio is going down, and `_close` tells
-        except BaseException as error:  # noqa: BLE001  # one task must not end everybody's loop
-            self._finish(task, None, error)
-            if report is not None:
-                report(task, error)
-        else:
-            task.cancelled = task._scope.cancelled_caught
-            self._finish(task, result, None)
-
-    def _finish(self, task: Task, result: Any, error: BaseException | None) -> None:
+    def _forget_task(self, task: Task) -> None:
         self._tasks.pop(task, None)
-        if error is None:
-            task.finished.try_set(result)
-        elif isinstance(error, Exception):
-            task.finished.try_fail(error)
-        else:  # an asker must not be ended by another's SystemExit
-            failed = ActorFailed(f"task {task.name!r} raised {brief(error)}")
-            failed.__cause__ = error
-            task.finished.try_fail(failed)
 
     def _report_crash(
         self, task: Task, error: BaseException, on_crash: Callable[[BaseException], object] | None
@@ -433,72 +348,6 @@ class TrioLoop:
 
     def _forget(self, actor: Resident) -> None:
         self._actors.pop(actor.actor_urn, None)
-
-    def _schedule(self, actor: Resident) -> None:
-        """Give an actor a turn. From any thread."""
-        self._ready.append(actor)
-        # Whoever adds an actor looks whether the loop is awake only afterwards, and the loop, before it goes to sleep,
-        # looks for actors only after saying so: one of the two sees the other.
-        if not self._awake:
-            self._awake = True
-            if this_thread.loop is self:
-                self._unpark()
-            elif self._token is not None:
-                with contextlib.suppress(trio.RunFinishedError):  # then the inbox is closed, and tells
-                    self._token.run_sync_soon(self._wake_up, idempotent=True)
-
-    def _wake_up(self) -> None:
-        """Run the first round right here, called from outside: to reschedule the runner would cost 30 µs more."""
-        if self._runner is None:
-            return  # it is awake already
-        self._run_round(_SLICE)
-        if not self._ready:
-            self._awake = False
-        if self._ready:
-            self._awake = True
-            self._unpark()
-
-    def _unpark(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            trio.lowlevel.reschedule(runner)
-
-    async def _park(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._runner = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._runner = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    async def _run_actors(self) -> None:
-        ready = self._ready
-        rounds = 0
-        while True:
-            self._awake = False
-            if not ready:
-                rounds = 0
-                await self._park()
-            self._awake = True
-            rounds += 1
-            self._run_round(_SLICE if rounds % _LONG_ROUND else 2 * sys.getswitchinterval())
-            if ready:
-                await trio.lowlevel.checkpoint()
-
-    def _run_round(self, seconds: float) -> None:
-        """Give turns until nobody wants one, or the time is up."""
-        ready = self._ready
-        now = time.perf_counter()
-        until = now + seconds
-        while ready and now < until:
-            began = now
-            actor = self._busy_with = ready.popleft()
-            self.turns += 1
-            actor._take_turn(until)
-            now = time.perf_counter()
-            if now - began > _SLOW:
-                logger.warning("%s kept %s to itself for %.2f seconds", actor, self, now - began)
-        self._busy_with = None
 
 
 def _name(fn: Callable[..., object]) -> str:

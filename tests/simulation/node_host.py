@@ -56,8 +56,8 @@ class SimulatedLoop(TrioLoop):
         return not self.elsewhere
 
     def run(self):
-        while self._ready:
-            self._ready.popleft()._take_turn(FOREVER)
+        while self._scheduler.ready:
+            self._scheduler.ready.popleft()._take_turn(FOREVER)
 
 
 class SimulatedPool:
@@ -184,7 +184,7 @@ class NodeHost(SimulatedHost):
         """As by SIGKILL: nothing is told to anybody, and whoever waits never hears."""
         self.node._leave()
         self.node.actor_inbox.queue.clear()
-        self._loop._ready.clear()
+        self._loop._scheduler.ready.clear()
         self._loop._actors.clear()
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():

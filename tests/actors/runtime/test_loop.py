@@ -22,6 +22,7 @@ from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import watch
+from drakkar.actors.runtime.scheduler import Scheduler
 from drakkar.handlers.errors import ActorFailed, ConfigError, DeadlockError, LoopError, SystemBusy
 from pykka._envelope import Envelope
 
@@ -148,7 +149,7 @@ def test_a_loop_cannot_be_stopped_from_within(loop):
 
 
 def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels_the_tasks(monkeypatch):
-    monkeypatch.setattr("drakkar.actors.runtime.loop._SLICE", 1e-9)  # one turn between two checkpoints
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", 1e-9)  # one turn between two checkpoints
 
     class Last(Recorder):
         batch = 1  # so that the newest, with twenty-one messages, needs as many turns
@@ -213,7 +214,7 @@ def test_a_crash_of_the_loop_itself_leaves_nobody_waiting(caplog, monkeypatch):
         await going_down.wait()
         raise TroubleError("trio is broken")
 
-    monkeypatch.setattr(TrioLoop, "_look_at_the_clock", crash)
+    monkeypatch.setattr(TrioLoop, "_watch_clock", crash)
     going_down = trio.Event()
     loop = TrioLoop().start()
     ref, deaths = Echo.start(loop=loop), []
@@ -376,10 +377,11 @@ def test_lateness_is_measured(loop):
 
 
 def test_a_turn_that_keeps_the_loop_for_long_is_named_in_the_log(loop, caplog, monkeypatch):
-    monkeypatch.setattr("drakkar.actors.runtime.loop._SLOW", 0)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._SLOW_TURN_S", 0)
     Echo.start(loop=loop).ask("hello", timeout=PATIENCE)
     assert any(
-        "Echo" in record.getMessage() and "to itself" in record.getMessage() for record in caplog.records
+        "Echo" in record.getMessage() and "kept the thread" in record.getMessage()
+        for record in caplog.records
     )
 
 
@@ -740,7 +742,7 @@ def test_the_hook_runs_after_on_start_and_before_on_stop(loop, held):
 
 
 def test_a_turn_ends_early_when_its_time_is_up(loop, monkeypatch):
-    monkeypatch.setattr("drakkar.actors.runtime.loop._SLICE", 1e-9)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", 1e-9)
     seen = []
     ref = Batches.start(seen, loop=loop)
     for _ in range(5):
@@ -797,8 +799,8 @@ def test_an_idle_loop_is_woken_once_however_many_messages_come(loop, held, monke
             wakes.append(args)
             token.run_sync_soon(*args, **kwargs)
 
-    wakes, token = [], loop._token
-    monkeypatch.setattr(loop, "_token", Token())
+    wakes, token = [], loop._scheduler._token
+    monkeypatch.setattr(loop._scheduler, "_token", Token())
     seen = []
     refs = [Recorder.start(seen, loop=loop) for _ in range(10)]
     for ref in refs * 100:
@@ -893,19 +895,19 @@ def test_a_message_that_comes_as_the_turn_ends_is_not_overlooked():
 
 
 def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlooked(monkeypatch):
-    loop, turns = TrioLoop(), []
-    loop._ready = Meddled(lambda: None)
-    loop._runner = object()
+    scheduler, turns = Scheduler("a loop"), []
+    scheduler.ready = Meddled(lambda: None)
+    scheduler._sleeper = object()
     actor = SimpleNamespace(_take_turn=turns.append)
 
     def round_then_meddle(seconds):
-        TrioLoop._run_round(loop, seconds)
-        loop._ready.meddle = [lambda: loop._schedule(actor)]
+        Scheduler._run_round(scheduler, seconds)
+        scheduler.ready.meddle = [lambda: scheduler.schedule(actor)]
 
-    monkeypatch.setattr(loop, "_run_round", round_then_meddle)
+    monkeypatch.setattr(scheduler, "_run_round", round_then_meddle)
     monkeypatch.setattr("trio.lowlevel.reschedule", turns.append)
-    loop._wake_up()
-    assert loop._runner is None, "it was woken for another round"
+    scheduler._wake_up()
+    assert scheduler._sleeper is None, "it was woken for another round"
     assert len(turns) == 1
 
 
@@ -943,7 +945,7 @@ def test_ten_thousand_starts_and_stops_leave_nothing(loop):
     assert stopped.get(timeout=60)
     assert threading.active_count() <= threads
     assert loop._actors == {}
-    assert not loop._ready
+    assert not loop._scheduler.ready
     assert loop.deaths == 0
     assert loop.dead_letters == 0
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, final
+from typing import Any, ClassVar, Final, Protocol, Self, final
 
 import pykka
 from drakkar.actors.log.lmdb import LmdbDisk
@@ -218,6 +218,11 @@ class StoredLog:
         self._disk, self._key, self._replica = disk, key, replica
         # The last run that was read: the next page, or the term before it, is often in it too.
         self._recent: tuple[int, Run] | None = None
+
+    @classmethod
+    def of(cls, disk: Disk, key: ReplicaKey, state: LogState) -> Self:
+        """Return a log to read without a store, as it stands on a disk that is not written."""
+        return cls(disk, key, _Replica(state))
 
     @property
     def bootstrap(self) -> Bootstrap:

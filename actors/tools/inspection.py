@@ -12,16 +12,17 @@ from typing import Final, Self, final
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.lmdb import LmdbDisk
 from drakkar.actors.log.records import ReplicaKey, replica_key
-from drakkar.actors.log.store import StoredLog, _Replica
+from drakkar.actors.log.state import LogState
+from drakkar.actors.log.store import StoredLog
 from drakkar.actors.snapshots.files import DiskFiles
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import EntryKind, Run, pages
-from drakkar.handlers.raft.membership import decide
+from drakkar.handlers.raft.entries import changes, pages
+from drakkar.handlers.raft.membership import decide_all
 from drakkar.handlers.raft.state import Membership
 
-__all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect", "then_members"]
+__all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect"]
 
 LOG: Final = "log"
 SNAPSHOTS: Final = "snapshots"
@@ -32,7 +33,6 @@ PAGE_BYTES: Final = 4 << 20
 _MAP_BYTES: Final = 1 << 20
 """LMDB takes the length of the file where that is more."""
 _NOBODY: Final = Membership()
-_CHANGE: Final = int(EntryKind.CONFIG_CHANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,16 @@ class StoppedHost:
 
     def log(self, key: ReplicaKey) -> StoredLog:
         """Return a replica's log. Raises `CorruptData` where its records or its ends are damaged."""
+        state = self.state(key)
+        assert self._disk is not None, "the state was on it"
+        return StoredLog.of(self._disk, key, state)
+
+    def state(self, key: ReplicaKey) -> LogState:
+        """Return where a replica's log stands, as it is on disk. Raises as `log` does."""
         state = self._disk.load(key) if self._disk is not None else None
-        if self._disk is None or state is None:
+        if state is None:
             raise ConfigError("replica", key, f"is not in {self.directory.path}")
-        return StoredLog(self._disk, key, _Replica(state))
+        return state
 
     def snapshots(self, key: ReplicaKey) -> Snapshots:
         """Return a replica's snapshots. Only read them."""
@@ -186,16 +192,6 @@ class StoppedHost:
         self.close()
 
 
-def then_members(membership: Membership, runs: list[Run], config: RaftConfig) -> Membership:
-    """Return the membership after these entries; changes that break a rule are without effect, as in a replica."""
-    for run in runs:
-        for place, kind in enumerate(run.kinds):
-            if kind == _CHANGE:
-                outcome = decide(membership, run.entry(run.first + place), config)
-                membership = membership if isinstance(outcome, str) else outcome
-    return membership
-
-
 def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
     shard, replica = key
     try:
@@ -204,9 +200,10 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
     except CorruptData as error:
         return ReplicaReport(shard, replica, problem=str(error))
     membership, problem = _members(log, key)
-    if log._state().hard_state.commit > log.last_index:
+    known = host.state(key).hard_state.commit
+    if known > log.last_index:
         problem = (
-            f"it knew the log to be committed up to {log._state().hard_state.commit}, but that ends at {log.last_index}: "
+            f"it knew the log to be committed up to {known}, but that ends at {log.last_index}: "
             "entries were lost, or the directory was restored from an older copy"
         )
     return ReplicaReport(
@@ -233,7 +230,7 @@ def _members(log: StoredLog, key: ReplicaKey) -> tuple[Membership, str]:
         config = RaftConfig(replica_id=key[1], shard_id=key[0])
         for runs in pages(log.runs, log.first_index, log.last_index + 1, PAGE_BYTES):
             news = [run.slice(behind + 1, run.last + 1) for run in runs if run.last > behind]
-            membership = then_members(membership, news, config)
+            membership = decide_all(membership, changes(news), config)
     except CorruptData as error:
         return membership, str(error)
     return membership, ""

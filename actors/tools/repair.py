@@ -39,12 +39,12 @@ from drakkar.actors.tools.inspection import (
     SnapshotReport,
     StoppedHost,
     inspect,
-    then_members,
 )
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError
 from drakkar.handlers.raft.config import Compression, RaftConfig
-from drakkar.handlers.raft.entries import EntryKind, Run, pages
+from drakkar.handlers.raft.entries import EntryKind, Run, changes, pages
+from drakkar.handlers.raft.membership import decide_all
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.transport.addresses import canonical, parse_address
 
@@ -260,7 +260,7 @@ def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig
         if any(_METADATA in run.kinds for run in runs):
             raise _witness((config.shard_id, config.replica_id))
         replay.apply(runs)
-        membership = then_members(membership, runs, config)
+        membership = decide_all(membership, changes(runs), config)
     return membership, max(index + 1 - first, 0)
 
 

@@ -17,7 +17,7 @@ from drakkar.handlers import cbor
 from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData
 
-__all__ = ["ENTRY_OVERHEAD", "Entries", "Entry", "EntryKind", "Run", "fitting", "pages"]
+__all__ = ["ENTRY_OVERHEAD", "Entries", "Entry", "EntryKind", "Run", "changes", "fitting", "pages"]
 
 
 class EntryKind(IntEnum):
@@ -296,6 +296,15 @@ def _continues(run: Run, entry: Entry) -> bool:
         and entry.origin == run.origin
         and (not run.origin or entry.key == run.key + count)
     )
+
+
+def changes(runs: Iterable[Run]) -> Iterator[Entry]:
+    """The membership changes among the entries of these runs."""
+    for run in runs:
+        if _CONFIG_CHANGE in run.kinds:
+            for place, kind in enumerate(run.kinds):
+                if kind == _CONFIG_CHANGE:
+                    yield run.entry(run.first + place)
 
 
 def fitting(runs: Iterable[Run], limit: int) -> list[Run]:

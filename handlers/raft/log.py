@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
-from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run, fitting, pages
+from drakkar.handlers.raft.entries import Entries, Entry, Run, changes, fitting, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
@@ -23,7 +23,6 @@ __all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
 UNLIMITED: Final = 1 << 62
 _PAGE: Final = 1 << 20
 _RUN_OVERHEAD: Final = 320
-_CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
 
 
 class Storage(Protocol):
@@ -333,11 +332,7 @@ class RaftLog:
     def changes(self, low: int, high: int) -> Iterator[Entry]:
         """The membership changes among the entries `low` up to, but without, `high`."""
         for page in pages(self.runs, low, high, _PAGE):
-            for run in page:
-                if _CHANGE in run.kinds:
-                    yield from (
-                        run.entry(i) for i in range(run.first, run.last + 1) if run.kind(i) == _CHANGE[0]
-                    )
+            yield from changes(page)
 
     def size_after(self, index: int) -> int:
         """Bytes held in memory of the entries after `index`."""

@@ -34,6 +34,7 @@ __all__ = [
     "Transition",
     "change_membership",
     "decide",
+    "decide_all",
     "describe",
     "enter_joint",
     "initial_log",
@@ -270,6 +271,14 @@ def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membersh
     return replace(after, change_id=entry.index)
 
 
+def decide_all(membership: Membership, entries: Iterable[Entry], config: RaftConfig) -> Membership:
+    """The membership after these CONFIG_CHANGE entries; one that breaks a rule changes nothing."""
+    for entry in entries:
+        outcome = decide(membership, entry, config)
+        membership = membership if isinstance(outcome, str) else outcome
+    return membership
+
+
 def _check_order(membership: Membership, change: ConfigChange) -> None:
     if not change.initialize and change.change_id != membership.change_id:
         raise MembershipRejected(
@@ -482,11 +491,7 @@ def voters_that_stay(raft: "Raft") -> frozenset[int]:
 
 def once_applied(raft: "Raft", index: int) -> Membership:
     """The membership when all up to `index` is applied, if nothing cuts the log off before."""
-    after = raft.membership
-    for entry in raft.log.changes(raft.log.applied + 1, index + 1):
-        outcome = decide(after, entry, raft.config)
-        after = after if isinstance(outcome, str) else outcome
-    return after
+    return decide_all(raft.membership, raft.log.changes(raft.log.applied + 1, index + 1), raft.config)
 
 
 def leave_when_due(raft: "Raft") -> None:

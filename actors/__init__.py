@@ -39,8 +39,8 @@ from drakkar.handlers.errors import (
     TransferInProgress,
     TransportError,
 )
+from drakkar.handlers.raft.confchange import Change, ChangeType, Transition
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.membership import Change, ChangeType, Transition
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.transport.options import Options
 from drakkar.transport.peer import PeerStatus

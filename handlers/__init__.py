@@ -13,11 +13,12 @@ from drakkar.handlers.errors import (
     RequestDropped,
 )
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
-from drakkar.handlers.raft.log import MemoryLog, Storage
+from drakkar.handlers.raft.log import Storage
 from drakkar.handlers.raft.matrix import raft_handlers
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
+from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.progress import Progress, ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal

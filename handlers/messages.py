@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, cast
 
 from drakkar.handlers.errors import HandlerTableError
+from drakkar.handlers.traits import Traits
 
 __all__ = ["Message", "MessageType"]
 
@@ -35,6 +36,8 @@ class MessageType(int, metaclass=_Numbered):
     """
 
     name: str
+    traits: Traits
+    """What is true of every message of this type."""
     known: ClassVar[dict[int, "MessageType"]] = {}
     FIRST_FREE: ClassVar[int] = 1000
 
@@ -67,6 +70,13 @@ class MessageType(int, metaclass=_Numbered):
     REQUEST_PRE_VOTE: ClassVar["MessageType"]
     REQUEST_PRE_VOTE_RESP: ClassVar["MessageType"]
     LOG_QUERY: ClassVar["MessageType"]
+    PROPOSE_REFUSED: ClassVar["MessageType"]
+    READ_REFUSED: ClassVar["MessageType"]
+    TRANSFER_REFUSED: ClassVar["MessageType"]
+    REMOVAL_QUERY: ClassVar["MessageType"]
+    REMOVED: ClassVar["MessageType"]
+    SNAPSHOT_REQUEST: ClassVar["MessageType"]
+    DISK_HUNG: ClassVar["MessageType"]
 
     def __new__(cls, number: int) -> Self:
         """Look up the known type of that number. Raises `ValueError` where there is none."""
@@ -78,33 +88,53 @@ class MessageType(int, metaclass=_Numbered):
         return cast("Self", known)
 
     @classmethod
-    def _add(cls, name: str, number: int) -> "MessageType":
+    def _add(cls, name: str, number: int, traits: Traits) -> "MessageType":
         added = int.__new__(cls, number)
-        added.name = name
+        added.name, added.traits = name, traits
         cls.known[number] = added
         return added
 
     @classmethod
-    def define(cls, name: str, number: int) -> "MessageType":
+    def define(
+        cls,
+        name: str,
+        number: int,
+        *,
+        local: bool = False,
+        from_members: bool = False,
+        after_write: bool = False,
+        wakes: bool = True,
+        bulk: bool = False,
+    ) -> "MessageType":
         """Add a message type of your own, and return it.
 
         `number` is from 1000 to 65535 and goes over the wire, so all hosts must agree on it; `name` is for
-        people. Defining the same pair again returns the same type.
+        people. The other arguments are the type's `Traits`: with `after_write` a message leaves only when what its
+        sender appended before is durable. Defining the same type again returns it.
 
-        Raises `HandlerTableError` where the number or the name is taken by another type.
+        Raises `HandlerTableError` where the number or the name is taken by another type, or the traits differ.
         """
-        if not cls.FIRST_FREE <= number <= 0xFFFF:
+        if type(number) is not int or not cls.FIRST_FREE <= number <= 0xFFFF:
             raise HandlerTableError(
-                f"message type {name!r} has number {number}: your own types are numbered {cls.FIRST_FREE} to 65535"
+                f"message type {name!r} has number {number!r}: your own types are numbered {cls.FIRST_FREE} to 65535"
             )
+        traits = Traits(
+            local=local, from_members=from_members, after_write=after_write, wakes=wakes, bulk=bulk
+        )
         same_name = next((known for known in cls.known.values() if known.name == name), None)
         same_number = cls.known.get(number)
         if same_name is None and same_number is None:
-            return cls._add(name, number)
-        if same_name is same_number and same_number is not None:
-            return same_number
-        taken = same_number if same_number is not None else same_name
-        raise HandlerTableError(f"message type {name!r} = {number} clashes with {taken!r}: choose another")
+            return cls._add(name, number, traits)
+        if same_name is not same_number or same_number is None:
+            taken = same_number if same_number is not None else same_name
+            raise HandlerTableError(
+                f"message type {name!r} = {number} clashes with {taken!r}: choose another"
+            )
+        if same_number.traits != traits:
+            raise HandlerTableError(
+                f"message type {same_number!r} is defined with {same_number.traits}, which cannot become {traits}"
+            )
+        return same_number
 
     def __repr__(self) -> str:
         return f"{self.name}({int(self)})"
@@ -150,9 +180,17 @@ _BUILT_IN: Final = [
     "REQUEST_PRE_VOTE",
     "REQUEST_PRE_VOTE_RESP",
     "LOG_QUERY",
+    # From here on numbers of our own, where dragonboat has a flag of another type, or nothing.
+    "PROPOSE_REFUSED",
+    "READ_REFUSED",
+    "TRANSFER_REFUSED",
+    "REMOVAL_QUERY",
+    "REMOVED",
+    "SNAPSHOT_REQUEST",
+    "DISK_HUNG",
 ]
 for _number, _name in enumerate(_BUILT_IN):
-    setattr(MessageType, _name, MessageType._add(_name, _number))
+    setattr(MessageType, _name, MessageType._add(_name, _number, Traits()))
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from drakkar.actors.log.store import AppendRequest, LogStore, StoredLog
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.membership import initial_log
 from drakkar.handlers.raft.state import Membership
 from drakkar.transport.addresses import canonical
 

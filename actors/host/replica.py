@@ -19,8 +19,8 @@ from drakkar.actors.node.transfers import TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import EntryKind
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
 from drakkar.transport.addresses import parse_address
 
 __all__ = ["Replica"]

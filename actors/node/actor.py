@@ -214,7 +214,7 @@ class NodeActor(TableActor):
         self._propose()
         self._take_requests()
         if not self._must_wait_for_a_leader():
-            self._reads.start(self.raft.ticks)
+            self._reads.start(self.raft.timers.ticks)
         self._hand_out()
         if self.persistence.stalled is None:
             self.snapshots.consider()
@@ -230,7 +230,7 @@ class NodeActor(TableActor):
         no_leader = NotLeader(self.raft.id, 0, "no leader was known by the deadline: repeat it")
         self.queue.expire(now, no_leader)
         self._pending.expire(now)
-        self._reads.expire(now, self.raft.ticks, None if self.raft.leader_id else no_leader)
+        self._reads.expire(now, self.raft.timers.ticks, None if self.raft.leader_id else no_leader)
         self._transfers.expire(now)
         self.snapshots.tick(now)
         if self.removal.is_over(self.disk.ticks):

@@ -131,14 +131,14 @@ class SnapshotKeeper:
 
     @property
     def _every(self) -> int:
-        is_witness = self._raft.resting_state is State.WITNESS
+        is_witness = self._raft.base_state is State.WITNESS
         return _WITNESS_ENTRIES if is_witness else self._raft.config.snapshot_entries
 
     def request(self, request: SnapshotRequest) -> None:
         """Take one now, or as soon as the one that is being taken is done."""
         if len(self._requests) + len(self._exports) >= _MOST_REQUESTS:
             request.future.try_fail(SystemBusy("too many snapshots are asked for: wait for one"))
-        elif self._raft.resting_state is State.WITNESS:
+        elif self._raft.base_state is State.WITNESS:
             request.future.try_fail(
                 RequestDropped(f"replica {self._raft.id} is a witness, which has no state: ask another")
             )
@@ -166,8 +166,8 @@ class SnapshotKeeper:
         """Mind the deadlines, and peers that asked their leader for a snapshot."""
         raft = self._raft
         wanted = raft.snapshot_wanted if raft.state is State.LEADER else 0
-        if 0 < wanted <= raft.log.applied and not self._taking and raft.ticks >= self._not_before:
-            self._not_before = raft.ticks + raft.config.election_ticks
+        if 0 < wanted <= raft.log.applied and not self._taking and raft.timers.ticks >= self._not_before:
+            self._not_before = raft.timers.ticks + raft.config.election_ticks
             self._take()
         late = OutcomeUnknown("the snapshot was not taken by the deadline; it may be yet")
         if self._requests:
@@ -194,7 +194,7 @@ class SnapshotKeeper:
 
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log
-        if raft.resting_state is not State.WITNESS:
+        if raft.base_state is not State.WITNESS:
             return raft.snapshot_point(self._applier.given)
         # Nobody saves anything behind what was handed out, so what is reported as applied must do.
         if log.pending_snapshot is not None or log.applied > log.stable:

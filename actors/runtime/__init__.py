@@ -1,4 +1,4 @@
-"""What actors run on: the loop, actors with their inboxes and futures, monitoring, and worker threads.
+"""What actors live on: the loop, the actor with its inbox and futures, its end that others are told of, and workers.
 
-It knows nothing of Raft, logs or hosts: an application's own actors run on it too.
+Knows nothing of Raft, logs or hosts: an application's own actors run on it too.
 """

@@ -1,8 +1,8 @@
 """`ActorFuture`: a pykka future that is cheap to make, calls back, and can be awaited from trio and from asyncio.
 
-Every question makes a future, so making and setting one must be cheap: this takes a third of a microsecond, a tenth of
-what a `ThreadingFuture` takes. It has no lock. An outcome is stored by a single `dict.setdefault`, which the interpreter
-runs as a whole; a thread that waits makes a lock of its own.
+Futures are dear: one lies on the way of every question, so this one is made and set in a third of a microsecond,
+a tenth of what a `ThreadingFuture` takes. It has no lock. An outcome is stored by a single `dict.setdefault`, which
+the interpreter runs as a whole, and whoever waits brings a lock of their own.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Callback: TypeAlias = "Callable[[ActorFuture[Any]], object]"
 
 
 def brief(value: object) -> str:
-    """Describe a value for a log or an error, in bounded length and without printing what it holds."""
+    """Describe a value for a log or an error in bounded length, and without asking it to print all it holds."""
     if value is None or isinstance(value, str | bytes | int | float):
         return reprlib.repr(value)
     if isinstance(value, BaseException):
@@ -44,25 +44,25 @@ def brief(value: object) -> str:
 
 
 class _ThisThread(threading.local):
-    """What a future must know of the current thread."""
+    """What a future must know of the thread that it is used in."""
 
     loop: Any = None
-    """The `TrioLoop` that runs in this thread, or None."""
+    """The `TrioLoop` that this thread runs; None in all others."""
 
 
 this_thread: Final = _ThisThread()
 
 
 def forbid_waiting(what: str, instead: str) -> None:
-    """Raise `DeadlockError` in the thread of a `TrioLoop`: while it blocks, none of the loop's actors can answer."""
+    """Raise `DeadlockError` in a thread that runs a `TrioLoop`: actors live there, and none of them could answer."""
     if this_thread.loop is not None:
         raise DeadlockError(
-            f"{what} would block {this_thread.loop}, whose thread must do what is waited for: {instead}"
+            f"{what} would block {this_thread.loop}, whose thread has to do what is waited for: {instead}"
         )
 
 
 class _Failure:
-    """An exception as an outcome; it knows whether it was read."""
+    """An exception as an outcome, which knows whether anybody has looked at it."""
 
     __slots__ = ("error", "read", "traceback", "unread")
 
@@ -73,32 +73,32 @@ class _Failure:
     def raise_it(self) -> NoReturn:
         self.read = True
         try:
-            # The traceback of where it happened, without the frames of earlier readers.
+            # As it was where it happened, without the frames of those who raised it again before.
             raise self.error.with_traceback(self.traceback)
         finally:
-            # The traceback holds this frame, so the frame must not hold the traceback.
+            # The traceback holds this frame, which must not hold the traceback in turn.
             del self
 
     def __del__(self) -> None:
         if self.unread and not self.read:
-            logger.warning("%s, and its future was never read: %s", self.unread, brief(self.error))
+            logger.warning("%s, and nobody looked: %s", self.unread, brief(self.error))
 
 
 class _Hook:
-    """A function that `get()` runs once to find the outcome."""
+    """A function in place of an outcome, which `get()` runs once."""
 
     __slots__ = ("function", "lock", "result", "sources")
 
     def __init__(self, function: Callable[[float | None], Any]) -> None:
         self.function = function
         self.sources: tuple[pykka.Future[Any], ...] = ()
-        """The futures that the function waits for, if it waits for nothing else; empty if that is unknown."""
+        """The futures that the function waits for, and for nothing else; empty where that is not known."""
         self.lock = threading.Lock()
         self.result: tuple[Any] | None = None
 
     @property
     def opaque(self) -> bool:
-        """Whether the function would block is unknown until it runs."""
+        """Only running it can tell whether it would block."""
         if self.result is not None:
             return False
         return not self.sources or any(
@@ -113,7 +113,7 @@ class _Hook:
 
     def _run(self, timeout: float | None) -> None:
         remaining = _countdown(timeout)
-        if not self.lock.acquire(timeout=_lock_timeout(timeout)):
+        if not self.lock.acquire(timeout=_patience(timeout)):
             raise pykka.Timeout(f"{timeout} seconds")
         try:
             if self.result is None:
@@ -123,9 +123,10 @@ class _Hook:
 
 
 class ActorFuture(pykka.Future[T]):
-    """A handle to a value or an exception that is there now, or will be later.
+    """A handle to a value, or an exception, that is there now or will be.
 
-    Call the methods from any thread. A future gets one outcome, once. None is a value like any other.
+    Every method may be called from any thread. The first outcome counts, and there is never a second. None is a
+    value like any other.
 
         future = ref.ask(question, block=False)
         answer = future.get(timeout=3)     # in a thread
@@ -133,8 +134,8 @@ class ActorFuture(pykka.Future[T]):
         future.add_done_callback(print)    # anywhere
     """
 
-    if not TYPE_CHECKING:  # mypy would take the instances for Any
-        # pykka's would cost more than everything else.
+    if not TYPE_CHECKING:  # mypy takes what such a class makes for Any
+        # pykka's would cost more than all the rest.
         __init__ = object.__init__
 
     _outcome: tuple[T] | _Failure | _Hook | None = None
@@ -148,11 +149,11 @@ class ActorFuture(pykka.Future[T]):
             return f"<ActorFuture failed: {brief(outcome.error)}>"
         return f"<ActorFuture {'done' if self.done else 'pending'}>"
 
-    # Set the outcome
+    # Giving it an outcome
 
     def set(self, value: T | None = None) -> None:
         """Give it its value, and run the callbacks in this thread. Raises `AlreadySet` if it has an outcome."""
-        # As in `_settle`, without the call: this is the hot path.
+        # As `_settle` does it, but without the call: this is the hot path.
         outcome = (value,)
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             raise self._already_set(f"set({brief(value)})")
@@ -160,8 +161,8 @@ class ActorFuture(pykka.Future[T]):
             self._call_back()
 
     def try_set(self, value: T | None = None) -> bool:
-        """As `set`, but return False, and change nothing, if there is an outcome: a deadline may have been first."""
-        # As in `_settle`, without the call: every proposal's answer is set here.
+        """As `set`, for those who race with a deadline: returns False, and changes nothing, if they come late."""
+        # As in `set`, without a call: every proposal's answer comes this way.
         outcome = (value,)
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             return False
@@ -170,9 +171,9 @@ class ActorFuture(pykka.Future[T]):
         return True
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
-        """Give it an exception, in the form of `sys.exc_info()`; by default the one that is being handled.
+        """Give it an exception, as `sys.exc_info()` describes one; by default the one that is being handled.
 
-        Raises `AlreadySet` if it has an outcome, and `ValueError` if no exception is given or being handled.
+        Raises `AlreadySet` if it has an outcome, and `ValueError` where there is no exception to give.
         """
         type_, error, traceback = sys.exc_info() if exc_info is None else exc_info
         if type_ is None:
@@ -187,20 +188,20 @@ class ActorFuture(pykka.Future[T]):
     def fail(self, exception: BaseException, *, unread: str = "") -> None:
         """Give it an exception. Raises `AlreadySet` if it has an outcome.
 
-        `unread` is a line for the log, written as a warning if the future is deleted before its outcome was read.
+        `unread` is a line for the log, written as a warning if the future is thrown away before anybody looked.
         """
         if not self.try_fail(exception, unread=unread):
             raise self._already_set(f"fail({brief(exception)})")
 
     def try_fail(self, exception: BaseException, *, unread: str = "") -> bool:
-        """As `fail`, but return False, and change nothing, if there is an outcome: an answer may have been first."""
+        """As `fail`, for those who race with an answer: returns False, and changes nothing, if they come late."""
         return self._settle(_Failure(exception, exception.__traceback__, unread))
 
     def set_get_hook(self, func: Callable[[float | None], T]) -> None:
-        """Let `func(timeout)` find the value when the future is first read; its first result is kept.
+        """Let `func(timeout)` find the value when somebody asks for it; its first result is kept.
 
-        It runs in the thread that calls `get`, or in a worker thread if the future is awaited. Raises `AlreadySet` if
-        there is an outcome or a hook already.
+        It runs in the thread that calls `get`; for those who await it, in a worker thread. Raises `AlreadySet` if
+        there is an outcome, or a hook, already.
         """
         if not self._settle(_Hook(func)):
             raise self._already_set("set_get_hook()")
@@ -208,7 +209,7 @@ class ActorFuture(pykka.Future[T]):
     def _settle(self, outcome: Any) -> bool:
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             if isinstance(outcome, _Failure):
-                outcome.read = True  # it came too late, so there is nothing to read
+                outcome.read = True  # it came late, so there is nothing for anybody to look at
             return False
         if self._callbacks is not None:
             self._call_back()
@@ -216,14 +217,14 @@ class ActorFuture(pykka.Future[T]):
 
     def _already_set(self, call: str) -> AlreadySet:
         return AlreadySet(
-            f"{call} on {self!r}, which has its outcome: use try_set or try_fail if two may race"
+            f"{call} on {self!r}, which has its outcome: use try_set or try_fail where two may race"
         )
 
-    # Read the outcome
+    # Looking at it
 
     @property
     def done(self) -> bool:
-        """Whether `get()` would return or raise without waiting."""
+        """`get()` would return, or raise, without waiting."""
         return not self._is_opaque and self._pending() is None
 
     def outcome(self) -> tuple[T | None, BaseException | None]:
@@ -247,8 +248,8 @@ class ActorFuture(pykka.Future[T]):
     def get(self, *, timeout: float | None = None) -> T:
         """Wait for the outcome, at most `timeout` seconds, and return the value or raise the exception.
 
-        Raises `pykka.Timeout` if there is none by then. Raises `DeadlockError` at once if it would have to wait in the
-        thread of a `TrioLoop`.
+        Raises `pykka.Timeout` if it does not come in time, and `DeadlockError` at once in the thread of a `TrioLoop`
+        where it would have to wait.
         """
         outcome = self._outcome
         if type(outcome) is tuple:  # the common case, first
@@ -275,7 +276,7 @@ class ActorFuture(pykka.Future[T]):
 
         self._notify(open_door)
         try:
-            if not door.acquire(timeout=_lock_timeout(timeout)) and self._outcome is None:
+            if not door.acquire(timeout=_patience(timeout)) and self._outcome is None:
                 raise pykka.Timeout(f"{timeout} seconds")
         finally:
             self._forget(open_door)
@@ -283,25 +284,25 @@ class ActorFuture(pykka.Future[T]):
     # Callbacks
 
     def add_done_callback(self, fn: Callable[["ActorFuture[T]"], object]) -> None:
-        """Call `fn(self)` once there is an outcome: in the thread that sets it, or at once if it is set.
+        """Call `fn(self)` once there is an outcome: in the thread that sets it, or at once if it is there.
 
-        Callbacks run in the order in which they were added. They must not block, and read the outcome with `outcome()`
-        or `get()`. What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, since
-        only `get()` or `await` runs that.
+        Callbacks run in the order they were added, must not block, and read the outcome with `outcome()` or `get()`.
+        What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, which only
+        `get()` or `await` runs.
         """
         if not isinstance(self._outcome, _Hook):  # the common case, first
             self._notify(fn)
             return
         if self._is_opaque:
             raise DrakkarError(
-                f"{self!r} finds its value only when get() is called, so it cannot call back: "
+                f"{self!r} finds its value by a function when get() is called, so it can call nobody back: "
                 "await it, or add the callback to the future that its function reads"
             )
         pending = self._pending()
         if pending is None:
             self._notify(fn)
         else:
-            # One source after the other: once the last is done, nothing is pending.
+            # One source after the other: when the last is there, nothing is pending.
             pending._notify(lambda _: self.add_done_callback(fn))
 
     def _notify(self, callback: Callback) -> None:
@@ -310,13 +311,13 @@ class ActorFuture(pykka.Future[T]):
         if callbacks is None:
             callbacks = self.__dict__.setdefault("_callbacks", deque())
         callbacks.append(callback)
-        # The setter stores the outcome and then looks for callbacks; this adds a callback and then looks for the
-        # outcome. So one of the two sees the other, and `popleft` gives each callback to only one of them.
+        # Whoever sets the outcome sets it before it looks for callbacks, and this looks for it after adding one. So one
+        # of the two sees the other, and `popleft` gives each callback to only one of them.
         if self._outcome is not None:
             self._call_back()
 
     def _forget(self, callback: Callback) -> None:
-        """Remove a callback of `_notify`, if it was not called yet."""
+        """Take a callback of `_notify` back, if it is still there."""
         callbacks = self._callbacks
         while callbacks:
             try:
@@ -337,22 +338,22 @@ class ActorFuture(pykka.Future[T]):
                 break
             try:
                 callback(self)
-            except BaseException as error:  # the other callbacks must run all the same
+            except BaseException as error:  # nobody else's callback may be lost by it
                 logger.exception("the callback %.200r of a future failed", callback)
                 interrupt = error
-        # Ctrl-C, which Python raises wherever the main thread is at that moment.
+        # Ctrl-C, which Python raises wherever the main thread happens to be.
         if isinstance(interrupt, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise interrupt
 
-    # Futures made of futures
+    # Futures made of futures: theirs is the value's way, so they wait as it does
 
     @property
     def _is_opaque(self) -> bool:
-        """It has a hook whose sources are unknown."""
+        """It has a hook, and nobody knows what for."""
         return isinstance(self._outcome, _Hook) and self._outcome.opaque
 
     def _pending(self) -> "ActorFuture[Any] | None":
-        """Return the first future to wait for, this one or a source; None if all are done. Not for opaque ones."""
+        """Return the first one to wait for, itself or a source. Not for opaque ones."""
         outcome = self._outcome
         if outcome is None:
             return self
@@ -379,7 +380,7 @@ class ActorFuture(pykka.Future[T]):
         return cast("ActorFuture[R]", super().reduce(func, *args))._reads(self)
 
     def join(self, *futures: pykka.Future[Any]) -> "ActorFuture[Iterable[Any]]":
-        """Make a future of the list of all values. A timeout of `get` is for all of them together."""
+        """Make a future of the list of all their values. A timeout is one for all of them together."""
         sources = (self, *futures)
 
         def values(timeout: float | None) -> list[Any]:
@@ -390,10 +391,10 @@ class ActorFuture(pykka.Future[T]):
         joined.set_get_hook(values)
         return joined._reads(*sources)
 
-    # Await it
+    # Awaiting it
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait for it in a trio or an asyncio task. Cancelling the wait does not change the future."""
+        """Wait for it in a trio or an asyncio task; cancelling the wait does not touch the future."""
         return self._arrive().__await__()
 
     __iter__ = __await__
@@ -426,11 +427,11 @@ async def _park_in_trio(future: ActorFuture[Any]) -> None:
     thread = threading.get_ident()
 
     def wake(_: ActorFuture[Any]) -> None:
-        # In the same trio run there is no need for a call from outside.
+        # Within the same run nobody needs to be called from outside.
         if threading.get_ident() == thread and trio.lowlevel.in_trio_task():
             arrived.set()
             return
-        with contextlib.suppress(trio.RunFinishedError):  # the waiting task has ended with the run
+        with contextlib.suppress(trio.RunFinishedError):  # and with it whoever waited
             token.run_sync_soon(arrived.set)
 
     future._notify(wake)
@@ -445,7 +446,7 @@ async def _park_in_asyncio(future: ActorFuture[Any]) -> None:
     loop = asyncio.get_running_loop()
 
     def wake(_: ActorFuture[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so the waiting task has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whoever waited
             loop.call_soon_threadsafe(arrived.set)
 
     future._notify(wake)
@@ -455,13 +456,13 @@ async def _park_in_asyncio(future: ActorFuture[Any]) -> None:
         future._forget(wake)
 
 
-def _lock_timeout(timeout: float | None) -> float:
-    """Return a timeout as locks take it: minus one is for ever."""
+def _patience(timeout: float | None) -> float:
+    """Express a timeout as locks understand it, where minus one is for ever."""
     return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
 
 
 def _countdown(timeout: float | None) -> Callable[[], float | None]:
-    """Return a function that returns the seconds left of a timeout."""
+    """Return a function that tells what is left of a timeout, in seconds."""
     if timeout is None:
         return lambda: None
     deadline = time.monotonic() + timeout

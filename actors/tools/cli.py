@@ -17,7 +17,7 @@ from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.tools.repair import HostReport, ReplicaReport, export, import_, inspect
 from drakkar.handlers.errors import ConfigError, DrakkarError
-from drakkar.handlers.raft.membership import describe
+from drakkar.handlers.raft.confchange import describe
 from drakkar.handlers.raft.state import Membership
 from drakkar.transport.addresses import parse_address
 

@@ -26,7 +26,7 @@ from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log.store import LmdbLogStore, LogStore, StoredLog
 from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.content import Facts
-from drakkar.actors.machine.state_machine import StateMachine, make_machine
+from drakkar.actors.machine.state_machine import StateMachine, made
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
@@ -42,9 +42,9 @@ from drakkar.actors.tools.inspection import (
 )
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError
+from drakkar.handlers.raft.confchange import decide_all
 from drakkar.handlers.raft.config import Compression, RaftConfig
 from drakkar.handlers.raft.entries import EntryKind, Run, changes, pages
-from drakkar.handlers.raft.membership import decide_all
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.transport.addresses import canonical, parse_address
 
@@ -171,7 +171,7 @@ def export(
     snapshot; `ActorFailed` where the state machine fails; `StorageFailed` where the file cannot be written. There is
     no file then.
     """
-    machine = make_machine(state_machine)
+    machine = made(state_machine)
     with StoppedHost(data_dir) as host:
         key = host.find(shard_id, replica_id)
         log = host.log(key)

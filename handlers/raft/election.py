@@ -1,33 +1,38 @@
 """Elections (thesis §3.4), asking first (§9.6), and who may be elected (§3.6.1)."""
 
-from typing import TYPE_CHECKING
-
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import quorum, replication
+from drakkar.handlers.raft import quorum, sending
+from drakkar.handlers.raft.core import BASE_STATES, RaftCore
 from drakkar.handlers.raft.quorum import Vote
 from drakkar.handlers.raft.state import State
 
-if TYPE_CHECKING:
-    from drakkar.handlers.raft.raft import Raft
+__all__ = [
+    "campaign",
+    "count_pre_vote",
+    "count_vote",
+    "forget_leader",
+    "grant_pre_vote",
+    "grant_vote",
+    "step_down",
+]
 
-__all__ = ["campaign", "count_pre_vote", "count_vote", "grant_pre_vote", "grant_vote"]
 
-
-def campaign(raft: "Raft", _message: Message) -> None:
-    """Try to become leader: ask first, unless a leader asked us to (thesis §9.6, §3.10).
+def campaign(raft: RaftCore, event: Message) -> None:
+    """Try to become leader: ask first, unless `hint` names the leader that asked for it (thesis §9.6, §3.10).
 
     Not while a committed membership change waits to be applied: the quorum that we would count may be too small to
     meet that of the new membership, and two leaders of one term would be possible.
     """
     if not raft.promotable or raft.log.unapplied_change():
         return
-    if raft.config.pre_vote and not raft.is_transfer_target:
+    by_order = event.hint != 0
+    if raft.config.pre_vote and not by_order:
         _ask_first(raft)
     else:
-        _ask_for_votes(raft)
+        _ask_for_votes(raft, by_order=by_order)
 
 
-def _ask_first(raft: "Raft") -> None:
+def _ask_first(raft: RaftCore) -> None:
     raft.become_pre_candidate()
     raft.votes[raft.id] = True
     if quorum.joint_tally(raft.electorate, raft.votes) is Vote.WON:
@@ -36,17 +41,17 @@ def _ask_first(raft: "Raft") -> None:
     _ask_voters(raft, MessageType.REQUEST_PRE_VOTE, raft.term + 1)
 
 
-def _ask_for_votes(raft: "Raft") -> None:
+def _ask_for_votes(raft: RaftCore, *, by_order: bool = False) -> None:
     raft.become_candidate()
     raft.votes[raft.id] = True
     if quorum.joint_tally(raft.electorate, raft.votes) is Vote.WON:
         _lead(raft)
         return
-    _ask_voters(raft, MessageType.REQUEST_VOTE, raft.term)
+    _ask_voters(raft, MessageType.REQUEST_VOTE, raft.term, by_order=by_order)
 
 
-def _ask_voters(raft: "Raft", request: MessageType, term: int) -> None:
-    """Also tell how far we know the log committed: who refuses us may need to know (raft-rs' commit by vote)."""
+def _ask_voters(raft: RaftCore, request: MessageType, term: int, *, by_order: bool = False) -> None:
+    """Also tell how far we know the log committed: a voter that refuses may need to know (raft-rs' commit by vote)."""
     for voter in raft.voters:
         if voter == raft.id:
             continue
@@ -58,14 +63,14 @@ def _ask_voters(raft: "Raft", request: MessageType, term: int) -> None:
                 log_index=raft.log.last_index,
                 log_term=raft.log.last_term,
                 commit=raft.log.committed,
-                hint=raft.id if raft.is_transfer_target and request is MessageType.REQUEST_VOTE else 0,
+                hint=raft.id if by_order else 0,
                 hint_high=raft.log.term(raft.log.committed),
                 payload=raft.priority or None,
             )
         )
 
 
-def grant_vote(raft: "Raft", ask: Message) -> None:
+def grant_vote(raft: RaftCore, ask: Message) -> None:
     """Grant the vote, unless it is taken, or a leader is known, or the asker's log is behind ours.
 
     Thesis §3.4: one vote a term, first come, first served. §3.6.1: a log that may lack a committed entry must not
@@ -76,18 +81,18 @@ def grant_vote(raft: "Raft", ask: Message) -> None:
     granted = free and _deserves(raft, ask)
     if granted:
         raft.vote = ask.sender
-        raft.election_elapsed = 0
+        raft.timers.election_elapsed = 0
     _answer(raft, ask, MessageType.REQUEST_VOTE_RESP, granted=granted, term=raft.term)
 
 
-def grant_pre_vote(raft: "Raft", ask: Message) -> None:
+def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
     """Say whether the vote would be granted. Changes nothing here, and promises nothing (thesis §9.6)."""
     granted = ask.term > raft.term and _deserves(raft, ask)
     term = ask.term if granted else raft.term
     _answer(raft, ask, MessageType.REQUEST_PRE_VOTE_RESP, granted=granted, term=term)
 
 
-def _deserves(raft: "Raft", ask: Message) -> bool:
+def _deserves(raft: RaftCore, ask: Message) -> bool:
     """Thesis §3.6.1; and among equal logs the preferred replica first (raft-rs' priority)."""
     if not raft.log.is_up_to_date(ask.log_term, ask.log_index):
         return False
@@ -95,7 +100,7 @@ def _deserves(raft: "Raft", ask: Message) -> bool:
     return ask.log_index > raft.log.last_index or raft.priority <= priority
 
 
-def _answer(raft: "Raft", ask: Message, type_: MessageType, *, granted: bool, term: int) -> None:
+def _answer(raft: RaftCore, ask: Message, type_: MessageType, *, granted: bool, term: int) -> None:
     """A refusal tells what we know to be committed, and takes in what the asker knows."""
     if granted:
         raft.reply(ask, type_, term=term)
@@ -105,7 +110,7 @@ def _answer(raft: "Raft", ask: Message, type_: MessageType, *, granted: bool, te
     learn_commit(raft, ask)
 
 
-def learn_commit(raft: "Raft", message: Message) -> None:
+def learn_commit(raft: RaftCore, message: Message) -> None:
     """raft-rs' commit by vote: an entry that is committed elsewhere, and that we hold too, is committed here.
 
     So a replica that may not campaign, because a membership change is not applied yet, learns that it may from
@@ -120,12 +125,11 @@ def learn_commit(raft: "Raft", message: Message) -> None:
     ):
         return
     raft.log.commit_to(index)
-    campaigning = raft.state in (State.PRE_CANDIDATE, State.CANDIDATE)
-    if campaigning and raft.log.unapplied_change():
+    if raft.state not in BASE_STATES and raft.log.unapplied_change():
         raft.become_follower(raft.term, 0)
 
 
-def count_pre_vote(raft: "Raft", answer: Message) -> None:
+def count_pre_vote(raft: RaftCore, answer: Message) -> None:
     """Count an answer of this round: a grant names the term that we asked for."""
     if not answer.reject and answer.term != raft.term + 1:
         return
@@ -136,7 +140,7 @@ def count_pre_vote(raft: "Raft", answer: Message) -> None:
         raft.become_follower(raft.term, 0)
 
 
-def count_vote(raft: "Raft", answer: Message) -> None:
+def count_vote(raft: RaftCore, answer: Message) -> None:
     """Count a vote; a majority makes a leader (thesis §3.4)."""
     outcome = _count(raft, answer)
     if outcome is Vote.WON:
@@ -145,7 +149,7 @@ def count_vote(raft: "Raft", answer: Message) -> None:
         raft.become_follower(raft.term, 0)
 
 
-def _count(raft: "Raft", answer: Message) -> Vote:
+def _count(raft: RaftCore, answer: Message) -> Vote:
     """Each voter's first answer counts, and only once. What was learnt from it may end the campaign."""
     raft.votes.setdefault(answer.sender, not answer.reject)
     campaign_state = raft.state
@@ -156,6 +160,20 @@ def _count(raft: "Raft", answer: Message) -> Vote:
     return quorum.joint_tally(raft.electorate, raft.votes)
 
 
-def _lead(raft: "Raft") -> None:
+def _lead(raft: RaftCore) -> None:
     raft.become_leader()
-    replication.broadcast(raft)
+    sending.broadcast(raft)
+
+
+# -- an end of the leadership, and of what is known of it -----------------------------------------------------------
+
+
+def step_down(raft: RaftCore, _event: Message) -> None:
+    """The host of this leader cannot write: another replica shall lead, in a newer term."""
+    raft.become_follower(raft.term, 0)
+
+
+def forget_leader(raft: RaftCore) -> None:
+    """Do as if no leader were known; see `Raft.forget_leader`."""
+    if raft.state is not State.LEADER and raft.config.read_mode != "lease":
+        raft.leader_id = 0

@@ -9,20 +9,19 @@ leave the window when they are stable and applied and the window is larger than 
 grows with the length of the log.
 """
 
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
 from drakkar.handlers.raft.entries import Entries, Entry, Run, changes, fitting, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+from drakkar.handlers.raft.window import Window
 
-__all__ = ["UNLIMITED", "MemoryLog", "RaftLog", "Storage"]
+__all__ = ["UNLIMITED", "RaftLog", "Storage", "check_compaction"]
 
 UNLIMITED: Final = 1 << 62
 _PAGE: Final = 1 << 20
-_RUN_OVERHEAD: Final = 320
 
 
 class Storage(Protocol):
@@ -67,145 +66,6 @@ class Storage(Protocol):
         ...
 
 
-def _weight(run: Run) -> int:
-    """Bytes that a run takes in memory, about: one of a single short command is mostly its own objects."""
-    return run.size + _RUN_OVERHEAD
-
-
-class _Window:
-    """Consecutive runs, found by index. The mechanics of the log, without any of its rules."""
-
-    __slots__ = ("bytes", "first", "firsts", "runs")
-
-    def __init__(self, first: int) -> None:
-        self.runs: list[Run] = []
-        self.firsts: list[int] = []
-        self.first = first
-        self.bytes = 0
-
-    @property
-    def last(self) -> int:
-        return self.runs[-1].last if self.runs else self.first - 1
-
-    def append(self, run: Run) -> None:
-        self.runs.append(run)
-        self.firsts.append(run.first)
-        self.bytes += _weight(run)
-
-    def at(self, index: int) -> Run:
-        return self.runs[bisect_right(self.firsts, index) - 1]
-
-    def between(self, low: int, high: int) -> Iterator[Run]:
-        """The runs of `low` up to, but without, `high`, cut to fit."""
-        if low >= high or not self.runs:
-            return
-        position = max(bisect_right(self.firsts, low) - 1, 0)
-        while position < len(self.runs) and self.firsts[position] < high:
-            run = self.runs[position]
-            yield run.slice(low, high)
-            position += 1
-
-    def cut(self, index: int) -> None:
-        """Drop `index` and all after it."""
-        self.first = min(index, self.first)
-        while self.runs and self.firsts[-1] >= index:
-            self.firsts.pop()
-            self.bytes -= _weight(self.runs.pop())
-        if self.runs and self.runs[-1].last >= index:
-            whole = self.runs[-1]
-            self.runs[-1] = kept = whole.slice(whole.first, index)
-            self.bytes += kept.size - whole.size
-
-    def drop_through(self, index: int, limit: int) -> None:
-        """Forget whole runs up to `index`, oldest first, until at most `limit` bytes are held."""
-        count = 0
-        while count < len(self.runs) and self.bytes > limit and self.runs[count].last <= index:
-            self.bytes -= _weight(self.runs[count])
-            count += 1
-        if count:
-            self.first = self.runs[count - 1].last + 1
-            del self.runs[:count], self.firsts[:count]
-
-
-class MemoryLog:
-    """A log in memory: what a `Raft` starts from in tests, and what a restarted one starts from again.
-
-    It is a `Storage`; `save(ready)` does to it what a host's log store does to its disk. Indexes of `entries` may be
-    left out (0): they then count up from the snapshot.
-    """
-
-    def __init__(
-        self,
-        entries: Iterable[Entry] = (),
-        hard_state: HardState | None = None,
-        membership: Membership | Mapping[int, str] | Collection[int] | None = None,
-        snapshot: Snapshot | None = None,
-    ) -> None:
-        self.snapshot = snapshot or Snapshot()
-        self.hard_state = hard_state or HardState(commit=self.snapshot.index)
-        if membership is None:
-            self.membership = self.snapshot.membership
-        else:
-            self.membership = membership if isinstance(membership, Membership) else Membership(membership)
-        self._marker = (self.snapshot.index, self.snapshot.term)
-        self._window = _Window(self.snapshot.index + 1)
-        placed = (
-            Entry(number, entry.term, entry.kind, entry.payload, entry.origin, entry.key)
-            for number, entry in enumerate(entries, self.first_index)
-        )
-        for run in Entries.of(tuple(placed)).runs:
-            self._window.append(run)
-
-    @property
-    def first_index(self) -> int:
-        """The oldest entry still held."""
-        return self._marker[0] + 1
-
-    @property
-    def last_index(self) -> int:
-        """The newest entry held."""
-        return self._window.last
-
-    def term(self, index: int) -> int:
-        """The term at `index`; 0 where it is unknown."""
-        if index == self._marker[0]:
-            return self._marker[1]
-        return self._window.at(index).term if self.first_index <= index <= self.last_index else 0
-
-    def runs(self, low: int, high: int, limit: int) -> list[Run]:
-        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one."""
-        return fitting(self._window.between(low, high), limit)
-
-    def entries(self) -> tuple[Entry, ...]:
-        """All entries held, as objects."""
-        return tuple(Entries(self._window.runs))
-
-    def save(self, ready: Any) -> None:
-        """Keep what a `Ready` says must be durable."""
-        if ready.hard_state is not None:
-            self.hard_state = ready.hard_state
-        if ready.snapshot is not None:
-            self.install(ready.snapshot)
-        for run in Entries.of(ready.entries).runs:
-            self._window.cut(run.first)
-            self._window.append(run)
-
-    def install(self, snapshot: Snapshot) -> None:
-        """Begin anew behind a snapshot that a leader sent."""
-        self.snapshot, self.membership = snapshot, snapshot.membership
-        self._marker = (snapshot.index, snapshot.term)
-        self._window = _Window(snapshot.index + 1)
-
-    def compact(self, index: int) -> None:
-        """Forget the entries up to `index`. Raises `ConfigError` where it is not one of those held."""
-        check_compaction(index, self.first_index, self.last_index)
-        self._marker = (index, self.term(index))
-        kept = list(self._window.between(index + 1, self.last_index + 1))
-        self._window = _Window(index + 1)
-        for run in kept:
-            self._window.append(run)
-
-
 class RaftLog:
     """The log of one `Raft`: where it stands, and the rules by which it may change (thesis §3.5, §3.6).
 
@@ -222,7 +82,7 @@ class RaftLog:
         """One that a leader sent and that the state machine has not loaded yet."""
         self._unhanded_snapshot: Snapshot | None = None
         self._marker = (storage.first_index - 1, storage.term(storage.first_index - 1))
-        self._window = _Window(storage.last_index + 1)
+        self._window = Window(storage.last_index + 1)
         self._last = storage.last_index
         self._last_term = storage.term(self._last)
         if self._marker[0] > self.snapshot.index:
@@ -410,7 +270,7 @@ class RaftLog:
         """Begin anew behind a snapshot that a leader sent (thesis §5.3)."""
         self.snapshot = self.pending_snapshot = self._unhanded_snapshot = snapshot
         self._marker = (snapshot.index, snapshot.term)
-        self._window = _Window(snapshot.index + 1)
+        self._window = Window(snapshot.index + 1)
         self._last, self._last_term = self._marker
         self.committed = self.applying = snapshot.index
         self._unapplied.clear()
@@ -426,7 +286,7 @@ class RaftLog:
         self._marker = (index, self.term(index))
         if self._window.first <= index:
             kept = list(self._window.between(index + 1, self._last + 1))
-            self._window = _Window(index + 1)
+            self._window = Window(index + 1)
             for run in kept:
                 self._window.append(run)
 

@@ -6,6 +6,7 @@ may ever be registered. Before the table the guards are asked, which settle what
 """
 
 import reprlib
+from types import MappingProxyType
 from typing import Any, Final
 
 from drakkar.handlers.errors import HandlerTableError
@@ -13,34 +14,36 @@ from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft import (
     clock,
     election,
+    heartbeat,
     limits,
     membership,
+    proposals,
     query,
     reads,
+    refusals,
     replication,
     snapshot,
     transfer,
 )
-from drakkar.handlers.raft.quiesce import mind_quiesce
+from drakkar.handlers.raft.quiesce import track_activity
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.raft.terms import (
     reconcile_terms,
-    refuse_misdelivered,
-    refuse_strangers,
-    tell_the_removed,
+    reject_misdelivered,
+    reject_non_members,
+    reject_removed_replicas,
 )
 from drakkar.handlers.table import HandlerTable, Ignore, Never
+from drakkar.handlers.traits import Term, Traits
 
-__all__ = ["GUARDS", "RAFT", "checked_handlers", "raft_handlers"]
+__all__ = ["GUARDS", "RAFT", "TRAITS", "checked_handlers", "raft_handlers"]
 
 GUARDS: Final = (
-    refuse_misdelivered,
-    tell_the_removed,
-    refuse_strangers,
-    replication.hear_refusal,
-    transfer.hear_refusal,
+    reject_misdelivered,
+    reject_removed_replicas,
+    reject_non_members,
     reconcile_terms,
-    mind_quiesce,
+    track_activity,
 )
 
 HOST: Final = Ignore("between hosts, not for the core")
@@ -52,8 +55,8 @@ UNASKED: Final = Ignore("this campaign has dropped its reads")
 LEADING: Final = Ignore("it leads already")
 BUSY: Final = Ignore("it campaigns already")
 NO_CANDIDATE: Final = Ignore("only a voter campaigns (thesis §4.2.1)")
-NO_OFFICE: Final = Ignore("there is no leader who could hand over")
-NOT_MINE: Final = Ignore("transfers are a voter's business")
+NO_VOTER: Final = Ignore("only a voter transfers the leadership")
+NOT_ASKED: Final = Ignore("it forwards none, so none is refused")
 
 ONE_LEADER: Final = Never("a term has at most one leader (thesis §3.4)")
 NO_PEERS: Final = Never("only a leader follows its peers' progress")
@@ -65,38 +68,87 @@ M = MessageType
 
 # fmt: off
 RAFT: Final = (
-    # message                  FOLLOWER                       PRE_CANDIDATE                         CANDIDATE                             LEADER                         OBSERVER                       WITNESS
-    (M.LOCAL_TICK,             clock.tick_voter,              clock.tick_voter,                     clock.tick_voter,                     clock.tick_leader,             clock.tick_onlooker,           clock.tick_onlooker),
-    (M.ELECTION,               election.campaign,             election.campaign,                    election.campaign,                    LEADING,                       NEVER_RUNS,                    NEVER_RUNS),
-    (M.LEADER_HEARTBEAT,       LEADERS,                       LEADERS,                              LEADERS,                              replication.beat,              LEADERS,                       LEADERS),
-    (M.CONFIG_CHANGE_EVENT,    membership.change_membership,  membership.change_membership,         membership.change_membership,         membership.change_membership,  membership.change_membership,  membership.change_membership),
-    (M.NO_OP,                  CARRIER,                       CARRIER,                              CARRIER,                              CARRIER,                       CARRIER,                       CARRIER),
-    (M.PING,                   HOST,                          HOST,                                 HOST,                                 HOST,                          HOST,                          HOST),
-    (M.PONG,                   HOST,                          HOST,                                 HOST,                                 HOST,                          HOST,                          HOST),
-    (M.PROPOSE,                replication.forward_proposal,  replication.refuse_proposal,          replication.refuse_proposal,          replication.log_proposal,      replication.forward_proposal,  NO_DATA),
-    (M.SNAPSHOT_STATUS,        NO_PEERS,                      NO_PEERS,                             NO_PEERS,                             snapshot.note_status,          LEADERS,                       LEADERS),
-    (M.UNREACHABLE,            NO_PEERS,                      NO_PEERS,                             NO_PEERS,                             replication.lose_peer,         LEADERS,                       LEADERS),
-    (M.CHECK_QUORUM,           LEADERS,                       LEADERS,                              LEADERS,                              clock.check_quorum,            LEADERS,                       LEADERS),
-    (M.BATCHED_READ_INDEX,     SPARE,                         SPARE,                                SPARE,                                SPARE,                         SPARE,                         SPARE),
-    (M.REPLICATE,              replication.append,            replication.append_as_follower,       replication.append_as_follower,       ONE_LEADER,                    replication.append,            replication.append),
-    (M.REPLICATE_RESP,         NO_PEERS,                      NO_PEERS,                             NO_PEERS,                             replication.count_ack,         NO_PEERS,                      NO_PEERS),
-    (M.REQUEST_VOTE,           election.grant_vote,           election.grant_vote,                  election.grant_vote,                  election.grant_vote,           election.grant_vote,           election.grant_vote),
-    (M.REQUEST_VOTE_RESP,      LATE,                          LATE,                                 election.count_vote,                  LATE,                          NO_BALLOT,                     NO_BALLOT),
-    (M.INSTALL_SNAPSHOT,       snapshot.install,              snapshot.install_as_follower,         snapshot.install_as_follower,         ONE_LEADER,                    snapshot.install,              snapshot.install),
-    (M.HEARTBEAT,              replication.follow_beat,       replication.follow_beat_as_follower,  replication.follow_beat_as_follower,  ONE_LEADER,                    replication.follow_beat,       replication.follow_beat),
-    (M.HEARTBEAT_RESP,         NO_PEERS,                      NO_PEERS,                             NO_PEERS,                             replication.count_beat,        NO_PEERS,                      NO_PEERS),
-    (M.READ_INDEX,             reads.forward_read,            reads.refuse_read,                    reads.refuse_read,                    reads.serve_read,              reads.forward_read,            NO_DATA),
-    (M.READ_INDEX_RESP,        reads.publish,                 UNASKED,                              UNASKED,                              ONE_LEADER,                    reads.publish,                 NO_DATA),
-    (M.QUIESCE,                HOST,                          HOST,                                 HOST,                                 HOST,                          HOST,                          HOST),
-    (M.SNAPSHOT_RECEIVED,      snapshot.recovered,            snapshot.recovered,                   snapshot.recovered,                   snapshot.recovered,            snapshot.recovered,            snapshot.recovered),
-    (M.LEADER_TRANSFER,        transfer.forward,              NO_OFFICE,                            NO_OFFICE,                            transfer.begin,                NOT_MINE,                      NOT_MINE),
-    (M.TIMEOUT_NOW,            transfer.time_out_now,         BUSY,                                 BUSY,                                 LEADING,                       NO_CANDIDATE,                  NO_CANDIDATE),
-    (M.RATE_LIMIT,             LEADERS,                       LEADERS,                              LEADERS,                              limits.note_follower_size,     LEADERS,                       LEADERS),
-    (M.REQUEST_PRE_VOTE,       election.grant_pre_vote,       election.grant_pre_vote,              election.grant_pre_vote,              election.grant_pre_vote,       election.grant_pre_vote,       election.grant_pre_vote),
-    (M.REQUEST_PRE_VOTE_RESP,  NO_BALLOT,                     election.count_pre_vote,              NO_BALLOT,                            NO_BALLOT,                     NO_BALLOT,                     NO_BALLOT),
-    (M.LOG_QUERY,              query.answer_query,            query.answer_query,                   query.answer_query,                   query.answer_query,            query.answer_query,            NO_DATA),
+    # message                  FOLLOWER                      PRE_CANDIDATE                           CANDIDATE                               LEADER                                  OBSERVER                      WITNESS
+    (M.LOCAL_TICK,             clock.tick_voter,             clock.tick_voter,                       clock.tick_voter,                       clock.tick_leader,                      clock.tick_non_voter,         clock.tick_non_voter),
+    (M.ELECTION,               election.campaign,            election.campaign,                      election.campaign,                      LEADING,                                NEVER_RUNS,                   NEVER_RUNS),
+    (M.LEADER_HEARTBEAT,       LEADERS,                      LEADERS,                                LEADERS,                                heartbeat.heartbeat,                    LEADERS,                      LEADERS),
+    (M.CONFIG_CHANGE_EVENT,    membership.change_membership, membership.change_membership,           membership.change_membership,           membership.change_membership_as_leader, membership.change_membership, membership.change_membership),
+    (M.NO_OP,                  CARRIER,                      CARRIER,                                CARRIER,                                CARRIER,                                CARRIER,                      CARRIER),
+    (M.PING,                   HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
+    (M.PONG,                   HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
+    (M.PROPOSE,                proposals.forward,            proposals.refuse,                       proposals.refuse,                       proposals.log,                          proposals.forward,            NO_DATA),
+    (M.SNAPSHOT_STATUS,        NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               snapshot.note_status,                   LEADERS,                      LEADERS),
+    (M.UNREACHABLE,            NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               replication.peer_unreachable,           LEADERS,                      LEADERS),
+    (M.CHECK_QUORUM,           LEADERS,                      LEADERS,                                LEADERS,                                clock.check_quorum,                     LEADERS,                      LEADERS),
+    (M.BATCHED_READ_INDEX,     SPARE,                        SPARE,                                  SPARE,                                  SPARE,                                  SPARE,                        SPARE),
+    (M.REPLICATE,              replication.append,           replication.append_as_follower,         replication.append_as_follower,         ONE_LEADER,                             replication.append,           replication.append),
+    (M.REPLICATE_RESP,         NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               replication.on_append_response,         NO_PEERS,                     NO_PEERS),
+    (M.REQUEST_VOTE,           election.grant_vote,          election.grant_vote,                    election.grant_vote,                    election.grant_vote,                    election.grant_vote,          election.grant_vote),
+    (M.REQUEST_VOTE_RESP,      LATE,                         LATE,                                   election.count_vote,                    LATE,                                   NO_BALLOT,                    NO_BALLOT),
+    (M.INSTALL_SNAPSHOT,       snapshot.install,             snapshot.install_as_follower,           snapshot.install_as_follower,           ONE_LEADER,                             snapshot.install,             snapshot.install),
+    (M.HEARTBEAT,              heartbeat.handle_heartbeat,   heartbeat.handle_heartbeat_as_follower, heartbeat.handle_heartbeat_as_follower, ONE_LEADER,                             heartbeat.handle_heartbeat,   heartbeat.handle_heartbeat),
+    (M.HEARTBEAT_RESP,         NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               heartbeat.on_heartbeat_response,        NO_PEERS,                     NO_PEERS),
+    (M.READ_INDEX,             reads.forward,                reads.refuse,                           reads.refuse,                           reads.serve,                            reads.forward,                NO_DATA),
+    (M.READ_INDEX_RESP,        reads.publish,                UNASKED,                                UNASKED,                                ONE_LEADER,                             reads.publish,                NO_DATA),
+    (M.QUIESCE,                HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
+    (M.SNAPSHOT_RECEIVED,      snapshot.recovered,           snapshot.recovered,                     snapshot.recovered,                     snapshot.recovered_as_leader,           snapshot.recovered,           snapshot.recovered),
+    (M.LEADER_TRANSFER,        transfer.forward,             transfer.refuse,                        transfer.refuse,                        transfer.begin,                         NO_VOTER,                     NO_VOTER),
+    (M.TIMEOUT_NOW,            transfer.time_out_now,        BUSY,                                   BUSY,                                   LEADING,                                NO_CANDIDATE,                 NO_CANDIDATE),
+    (M.RATE_LIMIT,             LEADERS,                      LEADERS,                                LEADERS,                                limits.note_follower_size,              LEADERS,                      LEADERS),
+    (M.REQUEST_PRE_VOTE,       election.grant_pre_vote,      election.grant_pre_vote,                election.grant_pre_vote,                election.grant_pre_vote,                election.grant_pre_vote,      election.grant_pre_vote),
+    (M.REQUEST_PRE_VOTE_RESP,  NO_BALLOT,                    election.count_pre_vote,                NO_BALLOT,                              NO_BALLOT,                              NO_BALLOT,                    NO_BALLOT),
+    (M.LOG_QUERY,              query.answer_query,           query.answer_query,                     query.answer_query,                     query.answer_query,                     query.answer_query,           NO_DATA),
+    (M.PROPOSE_REFUSED,        refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NO_DATA),
+    (M.READ_REFUSED,           refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NO_DATA),
+    (M.TRANSFER_REFUSED,       refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                NOT_ASKED,                    NOT_ASKED),
+    (M.REMOVAL_QUERY,          LEADERS,                      LEADERS,                                LEADERS,                                membership.answer_removal_query,        LEADERS,                      LEADERS),
+    (M.REMOVED,                snapshot.learn_of_removal,    snapshot.learn_of_removal,              snapshot.learn_of_removal,              snapshot.learn_of_removal,              snapshot.learn_of_removal,    snapshot.learn_of_removal),
+    (M.SNAPSHOT_REQUEST,       NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               snapshot.on_snapshot_request,           NO_PEERS,                     NO_PEERS),
+    (M.DISK_HUNG,              LEADERS,                      LEADERS,                                LEADERS,                                election.step_down,                     LEADERS,                      LEADERS),
 )
+
+TRAITS: Final = MappingProxyType({
+    # message                 term                local       sender             leaves            wakes        lane
+    M.LOCAL_TICK:             Traits(Term.NONE,    local=True,                                      wakes=False),
+    M.ELECTION:               Traits(Term.NONE,    local=True,                                      wakes=False),
+    M.LEADER_HEARTBEAT:       Traits(Term.NONE,    local=True,                                      wakes=False),
+    M.CONFIG_CHANGE_EVENT:    Traits(Term.NONE,    local=True),
+    M.NO_OP:                  Traits(Term.SENDERS,                                after_write=True),
+    M.PING:                   Traits(Term.NONE),
+    M.PONG:                   Traits(Term.NONE),
+    M.PROPOSE:                Traits(Term.NONE,                                                                 bulk=True),
+    M.SNAPSHOT_STATUS:        Traits(Term.NONE,    local=True, from_members=True,                   wakes=False),
+    M.UNREACHABLE:            Traits(Term.NONE,    local=True, from_members=True,                   wakes=False),
+    M.CHECK_QUORUM:           Traits(Term.NONE,    local=True,                                      wakes=False),
+    M.BATCHED_READ_INDEX:     Traits(Term.NONE,    local=True),
+    M.REPLICATE:              Traits(Term.SENDERS,             from_leader=True,                                bulk=True),
+    M.REPLICATE_RESP:         Traits(Term.SENDERS,             from_members=True, after_write=True),
+    M.REQUEST_VOTE:           Traits(Term.CHOSEN,              asks_for_vote=True, after_write=True),
+    M.REQUEST_VOTE_RESP:      Traits(Term.SENDERS,             from_members=True, after_write=True),
+    M.INSTALL_SNAPSHOT:       Traits(Term.SENDERS,             from_leader=True,                                bulk=True),
+    M.HEARTBEAT:              Traits(Term.SENDERS,             from_leader=True,                    wakes=False),
+    M.HEARTBEAT_RESP:         Traits(Term.SENDERS,             from_members=True,                   wakes=False),
+    M.READ_INDEX:             Traits(Term.NONE),
+    M.READ_INDEX_RESP:        Traits(Term.SENDERS,             from_members=True),
+    M.QUIESCE:                Traits(Term.NONE,                                                     wakes=False),
+    M.SNAPSHOT_RECEIVED:      Traits(Term.NONE),
+    M.LEADER_TRANSFER:        Traits(Term.NONE,                from_members=True),
+    M.TIMEOUT_NOW:            Traits(Term.SENDERS),
+    M.RATE_LIMIT:             Traits(Term.SENDERS,             from_members=True,                   wakes=False),
+    M.REQUEST_PRE_VOTE:       Traits(Term.CHOSEN,              asks_for_vote=True, after_write=True),
+    M.REQUEST_PRE_VOTE_RESP:  Traits(Term.CHOSEN,              from_members=True, after_write=True),
+    M.LOG_QUERY:              Traits(Term.NONE,    local=True),
+    M.PROPOSE_REFUSED:        Traits(Term.NONE,                from_members=True),
+    M.READ_REFUSED:           Traits(Term.NONE,                from_members=True),
+    M.TRANSFER_REFUSED:       Traits(Term.NONE,                from_members=True),
+    M.REMOVAL_QUERY:          Traits(Term.TOLD,                                                     wakes=False),
+    M.REMOVED:                Traits(Term.TOLD),
+    M.SNAPSHOT_REQUEST:       Traits(Term.SENDERS,             from_members=True, after_write=True),
+    M.DISK_HUNG:              Traits(Term.NONE,    local=True,                                      wakes=False),
+})
 # fmt: on
+for _type, _traits in TRAITS.items():
+    _type.traits = _traits
 
 
 _BUILT_IN: Final = HandlerTable(State, RAFT, GUARDS)

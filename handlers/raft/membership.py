@@ -1,397 +1,36 @@
-"""Membership changes (thesis chapter 4): one voter at a time (§4.1), or several through a joint consensus (§4.3).
+"""The conversation about membership changes (thesis chapter 4); the changes themselves are in `confchange`.
 
 A change is a CONFIG_CHANGE entry, and takes effect when it is applied, as in dragonboat and etcd, not when it is
-logged as in the thesis. That is safe with two rules: one unapplied change at a time, and nobody campaigns while a
+logged as in the thesis. That is safe with two rules: one unapplied change at a time, and no replica campaigns while a
 committed change waits to be applied.
 
-    propose ─► logged ─► committed ─► applied: `decide` says what the membership is then, or which rule was broken
+    propose ─► logged ─► committed ─► applied: `confchange.decide` gives the new membership, or the rule that was broken
                                                  └─► CONFIG_CHANGE_EVENT ─► `change_membership`
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
-from typing import TYPE_CHECKING, Final
 
-import cbor2
-from drakkar.handlers import cbor
-from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData, MembershipRejected
-from drakkar.handlers.messages import Message
-from drakkar.handlers.raft import reads, replication, transfer
-from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entry, EntryKind, Run
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft import commit, reads, sending
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, MembershipBuilder
+from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.ready import Refusal
-from drakkar.handlers.raft.state import HardState, Membership, State
-
-if TYPE_CHECKING:
-    from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.state import Membership, Snapshot, State
 
 __all__ = [
-    "Change",
-    "ChangeType",
-    "ConfigChange",
-    "Transition",
+    "answer_removal_query",
+    "ask_whether_removed",
     "change_membership",
-    "decide",
-    "decide_all",
-    "describe",
-    "enter_joint",
-    "initial_log",
-    "leave_joint",
-    "once_applied",
-    "simple",
+    "change_membership_as_leader",
+    "leave_when_due",
+    "reason_to_refuse",
+    "tell_of_removal",
 ]
 
 
-class ChangeType(IntEnum):
-    """What happens to one replica; dragonboat's numbers."""
-
-    ADD_VOTER = 0
-    """Also promotes an observer."""
-    REMOVE = 1
-    ADD_OBSERVER = 2
-    """In a joint change also demotes a voter, which becomes an observer on leaving."""
-    ADD_WITNESS = 3
-    UPDATE = 4
-    """Changes nothing."""
-
-
-_ADDS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
-
-
-class Transition(IntEnum):
-    """How a change of several replicas gets through."""
-
-    AUTO = 0
-    """One change directly, several jointly; the leader leaves the joint state by itself."""
-    IMPLICIT = 1
-    """Jointly, and the leader leaves by itself."""
-    EXPLICIT = 2
-    """Jointly, until an empty `ConfigChange` asks to leave."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One replica's new role."""
-
-    type: ChangeType
-    replica: int
-    address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
-    """The content of a CONFIG_CHANGE entry. Without changes it asks to leave the joint state."""
-
-    changes: tuple[Change, ...] = ()
-    transition: Transition = Transition.AUTO
-    change_id: int = 0
-    """The `Membership.change_id` that whoever asks has seen; checked where changes are ordered."""
-    initialize: bool = False
-    """The shard's first membership, whole: it replaces whatever a replica took for it."""
-
-    @property
-    def joint(self) -> bool:
-        """Goes through a joint consensus."""
-        return len(self.changes) > 1 or self.transition is not Transition.AUTO
-
-    def encode(self) -> bytes:
-        """The payload of the entry."""
-        changes = [[int(change.type), change.replica, change.address] for change in self.changes]
-        return cbor2.dumps([int(self.transition), self.change_id, self.initialize, changes])
-
-    @classmethod
-    def decode(cls, payload: bytes) -> "ConfigChange":
-        """The change of a payload. Raises `CorruptData` where it is none."""
-        try:
-            transition, change_id, initialize, changes = cbor.loads(payload, max_depth=4)
-            return cls(
-                tuple(
-                    Change(ChangeType(kind), _id(replica), str(address)) for kind, replica, address in changes
-                ),
-                Transition(transition),
-                _id(change_id),
-                bool(initialize),
-            )
-        except (ValueError, TypeError) as error:
-            raise CorruptData(f"{len(payload)} bytes are no membership change: {error}") from error
-
-
-def initial_log(membership: Membership) -> tuple[HardState, Run]:
-    """What the log of a shard begins with, the same on each of its first members: their membership, committed.
-
-    It is an entry, so that a replica that joins later learns it from the log.
-    """
-    roles = (
-        (ChangeType.ADD_VOTER, membership.voters),
-        (ChangeType.ADD_OBSERVER, membership.observers),
-        (ChangeType.ADD_WITNESS, membership.witnesses),
-    )
-    changes = tuple(
-        Change(role, replica, membership.addresses.get(replica, ""))
-        for role, replicas in roles
-        for replica in sorted(replicas)
-    )
-    run = Run(1, 1, [ConfigChange(changes, initialize=True).encode()], bytes([EntryKind.CONFIG_CHANGE]))
-    return HardState(term=run.term, commit=run.last), run
-
-
-def _id(number: int) -> int:
-    if not is_whole(number):
-        raise ValueError(f"{number!r} is no id")
-    return number
-
-
-# -- the rules, as functions of memberships ----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A membership on the way to another."""
-
-    voters: set[int]
-    observers: set[int]
-    witnesses: set[int]
-    outgoing: frozenset[int]
-    next_observers: set[int]
-    gone: set[int] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, membership: Membership) -> "_Draft":
-        return cls(
-            set(membership.voters),
-            set(membership.observers),
-            set(membership.witnesses),
-            frozenset(membership.outgoing),
-            set(membership.next_observers),
-        )
-
-    def make(self, change: Change) -> None:
-        """Idempotent. Replica 0 stands for a change that was vetoed."""
-        replica = change.replica
-        if not replica or change.type is ChangeType.UPDATE:
-            return
-        if change.type is ChangeType.ADD_OBSERVER and replica in self.observers:
-            return
-        for role in (self.voters, self.observers, self.witnesses, self.next_observers):
-            role.discard(replica)
-        if change.type is ChangeType.REMOVE:
-            self.gone.add(replica)
-        elif change.type is ChangeType.ADD_VOTER:
-            self.voters.add(replica)
-        elif change.type is ChangeType.ADD_WITNESS:
-            self.witnesses.add(replica)
-        elif replica in self.outgoing:
-            # It still votes in the old half, and whoever votes there cannot be an observer yet.
-            self.next_observers.add(replica)
-        else:
-            self.observers.add(replica)
-
-    def finish(self, before: Membership) -> Membership:
-        if not self.voters:
-            raise MembershipRejected("it would leave the shard without voters: add another voter first")
-        after = replace(
-            before,
-            voters=frozenset(self.voters),
-            observers=frozenset(self.observers),
-            witnesses=frozenset(self.witnesses),
-            next_observers=frozenset(self.next_observers),
-        )
-        return _bury(before, after, self.gone)
-
-
-def _bury(before: Membership, after: Membership, gone: set[int]) -> Membership:
-    """Whoever is in no set any more is removed for good: a replica that lost its disk might vote twice."""
-    removed = (frozenset(before.removed) | before.everybody | gone) - after.everybody
-    addresses = {
-        replica: address for replica, address in after.addresses.items() if replica in after.everybody
-    }
-    return replace(after, removed=removed, addresses=addresses)
-
-
-def simple(membership: Membership, changes: tuple[Change, ...]) -> Membership:
-    """Change at most one voter (thesis §4.1). Raises `MembershipRejected`."""
-    if membership.joint:
-        raise MembershipRejected("a joint change is on its way: leave it first")
-    draft = _Draft.of(membership)
-    for change in changes:
-        draft.make(change)
-    after = draft.finish(membership)
-    if len(membership.electorate[0] ^ after.electorate[0]) > 1:
-        raise MembershipRejected("it changes more than one voter: use a joint change")
-    return after
-
-
-def enter_joint(membership: Membership, changes: tuple[Change, ...], *, auto_leave: bool) -> Membership:
-    """Until `leave_joint`, decisions need a majority of the old voters and one of the new (thesis §4.3).
-
-    Raises `MembershipRejected`.
-    """
-    if membership.joint:
-        raise MembershipRejected("a joint change is on its way: leave it first")
-    if not membership.voters:
-        raise MembershipRejected("a shard without voters cannot change jointly")
-    joint = replace(
-        membership,
-        outgoing=membership.electorate[0],
-        outgoing_witnesses=membership.witnesses,
-        auto_leave=auto_leave,
-    )
-    draft = _Draft.of(joint)
-    for change in changes:
-        draft.make(change)
-    return draft.finish(joint)
-
-
-def leave_joint(membership: Membership) -> Membership:
-    """Only the new voters count from here on. Raises `MembershipRejected`."""
-    if not membership.joint:
-        raise MembershipRejected("no joint change is on its way, so there is none to leave")
-    after = replace(
-        membership,
-        observers=frozenset(membership.observers) | frozenset(membership.next_observers),
-        outgoing=frozenset(),
-        outgoing_witnesses=frozenset(),
-        next_observers=frozenset(),
-        auto_leave=False,
-    )
-    return _bury(membership, after, set())
-
-
-def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membership | str:
-    """The membership after a CONFIG_CHANGE entry, or the rule that it breaks. The same on every replica."""
-    try:
-        change = ConfigChange.decode(entry.payload)
-        if config.ordered_config_change:
-            _check_order(membership, change)
-        after = _changed(membership, change)
-    except (MembershipRejected, CorruptData) as rejection:
-        return str(rejection)
-    return replace(after, change_id=entry.index)
-
-
-def decide_all(membership: Membership, entries: Iterable[Entry], config: RaftConfig) -> Membership:
-    """The membership after these CONFIG_CHANGE entries; one that breaks a rule changes nothing."""
-    for entry in entries:
-        outcome = decide(membership, entry, config)
-        membership = membership if isinstance(outcome, str) else outcome
-    return membership
-
-
-def _check_order(membership: Membership, change: ConfigChange) -> None:
-    if not change.initialize and change.change_id != membership.change_id:
-        raise MembershipRejected(
-            f"it was made for membership {change.change_id}, but {membership.change_id} is in effect: "
-            "read the membership and try again"
-        )
-
-
-def _changed(membership: Membership, change: ConfigChange) -> Membership:
-    if change.initialize:
-        return _first(change)
-    if not change.changes:
-        return leave_joint(membership)
-    addresses = dict(membership.addresses)
-    for one in change.changes:
-        _check(membership, one, joint=change.joint)
-        _note_address(addresses, one)
-    if change.joint:
-        after = enter_joint(
-            membership, change.changes, auto_leave=change.transition is not Transition.EXPLICIT
-        )
-    else:
-        after = simple(membership, change.changes)
-    known = {replica: address for replica, address in addresses.items() if replica in after.everybody}
-    return replace(after, addresses=known)
-
-
-def _first(change: ConfigChange) -> Membership:
-    """The shard's first membership, which stands at the head of its log, so that whoever joins learns it."""
-    draft = _Draft.of(Membership())
-    for one in change.changes:
-        draft.make(one)
-    addresses = {one.replica: one.address for one in change.changes}
-    return draft.finish(Membership(addresses=addresses))
-
-
-def _check(membership: Membership, change: Change, *, joint: bool) -> None:
-    """Dragonboat's rules for one replica. A joint change may also demote a voter, and repeat what is so already."""
-    who, type_ = change.replica, change.type
-    if type_ not in _ADDS:
-        return
-    if who in membership.removed:
-        raise MembershipRejected(f"replica {who} was removed, and ids are never used again: choose a new one")
-    is_witness, is_voter = membership.is_witness(who), who in membership.voters
-    if is_witness or (type_ is ChangeType.ADD_WITNESS and (is_voter or who in membership.observers)):
-        raise MembershipRejected(
-            f"replica {who} cannot become or cease to be a witness: remove it, add a new one"
-        )
-    if joint:
-        return
-    if is_voter:
-        raise MembershipRejected(f"replica {who} is a voter already")
-    if type_ is ChangeType.ADD_OBSERVER and who in membership.observers:
-        raise MembershipRejected(f"replica {who} is an observer already")
-
-
-def _note_address(addresses: dict[int, str], change: Change) -> None:
-    """An address belongs to one replica, which keeps it; also among those that are added together."""
-    if change.type not in _ADDS or not change.address:
-        return
-    wanted = _clean(change.address)
-    for replica, address in addresses.items():
-        if replica == change.replica and _clean(address) != wanted:
-            raise MembershipRejected(
-                f"replica {replica} has address {address}, which cannot become {change.address}"
-            )
-        if replica != change.replica and _clean(address) == wanted:
-            raise MembershipRejected(f"address {change.address} belongs to replica {replica} already")
-    addresses.setdefault(change.replica, change.address)
-
-
-def _clean(address: str) -> str:
-    return address.strip().lower()
-
-
-def may_become(role: State, after: State) -> bool:
-    """Whether a membership change may turn one role into the other: whoever is a witness stays one (dragonboat)."""
-    return role is after or State.WITNESS not in (role, after)
-
-
-def misfit(replica: int, role: State, after: State) -> str:
-    """Why a replica of one role cannot be what its shard lists it as, and what to do about it."""
-    witness = after is State.WITNESS
-    return (
-        f"replica {replica} cannot become {after.name} from {role.name}: the shard has it as "
-        f"{'a witness' if witness else 'no witness'}. If it has just joined, start it with is_witness={witness}; "
-        "otherwise remove it, and add a new replica"
-    )
-
-
-def describe(membership: Membership) -> str:
-    """`(1 2 3)&&(1) observers(4) next(5) auto-leave`, for logs and tests."""
-
-    def listed(ids: object) -> str:
-        return "(" + " ".join(map(str, sorted(ids))) + ")"  # type: ignore[call-overload]
-
-    text = listed(membership.voters)
-    if membership.joint:
-        text += "&&" + listed(membership.outgoing)
-    for name, ids in (
-        ("observers", membership.observers),
-        ("witnesses", membership.witnesses),
-        ("next", membership.next_observers),
-    ):
-        if ids:
-            text += f" {name}{listed(ids)}"
-    return text + (" auto-leave" if membership.auto_leave else "")
-
-
-# -- the rules, in a replica ----------------------------------------------------------------------------------------
-
-
-def reason_to_refuse(raft: "Raft", payload: bytes) -> Refusal | None:
+def reason_to_refuse(raft: RaftCore, payload: bytes) -> Refusal | None:
     """Why a leader does not log this change; what only its rules forbid is found out when it is applied."""
     if raft.config.disable_conf_change_validation:
         return None
@@ -407,104 +46,114 @@ def reason_to_refuse(raft: "Raft", payload: bytes) -> Refusal | None:
     return None if valid else Refusal.CHANGE_INVALID
 
 
-def change_membership(raft: "Raft", event: Message) -> None:
-    """A change was applied, or rejected by its rules: from now on nothing stands in the way of the next.
+def change_membership(raft: RaftCore, event: Message) -> None:
+    """A change was applied, or rejected by its rules: the next one may be logged.
 
     `payload` is the new membership. Without it, `hint` and `hint_high` are a replica and a `ChangeType`, which
     the host has checked; replica 0 changes nothing.
     """
-    if not event.log_index:
-        raft.pending_change_index = 0
-    if event.reject:
+    after = _after(raft, event)
+    if after is not None:
+        raft.switch_membership(after)
+
+
+def change_membership_as_leader(raft: RaftCore, event: Message) -> None:
+    """A leader also tells its peers, answers what the new quorum decides, and steps down where it is no voter."""
+    after = _after(raft, event)
+    if after is None:
         return
-    if isinstance(event.payload, Membership):
-        _switch(raft, event.payload)
-    elif event.hint:
-        _switch_as_told(raft, event)
-
-
-def _switch_as_told(raft: "Raft", event: Message) -> None:
-    draft = _Draft.of(raft.membership)
-    try:
-        draft.make(Change(ChangeType(event.hint_high), event.hint))
-        after = draft.finish(raft.membership)
-    except (ValueError, MembershipRejected):
-        raft.fault("a membership change that its host should have refused")
-        return
-    _switch(raft, after)
-
-
-def _switch(raft: "Raft", after: Membership) -> None:
-    was_leader = raft.state is State.LEADER
-    if was_leader and not after.is_voter(raft.id):
+    if not after.is_voter(raft.id):
         _retire(raft, after)
         return
     raft.switch_membership(after)
-    if not was_leader:
-        return
-    if not after.is_voter(raft.transfer_target):
-        transfer.give_up(raft, Refusal.BAD_TARGET)
+    if not after.is_voter(raft.transfer.target):
+        raft.give_up_transfer(Refusal.BAD_TARGET)
     reads.recount(raft)
-    if replication.commit(raft):
-        replication.announce_commit(raft)
+    if commit.commit(raft):
+        commit.announce(raft)
     else:
         for peer in raft.peers:
             # Where a new peer stands is not known before it answers, so it is asked at once.
-            replication.send(raft, peer, even_empty=not raft.progress[peer].match)
+            sending.send(raft, peer, even_empty=not raft.progress[peer].match)
 
 
-def _retire(raft: "Raft", after: Membership) -> None:
+def _after(raft: RaftCore, event: Message) -> Membership | None:
+    if not event.log_index:
+        raft.pending_change_index = 0
+    if event.reject:
+        return None
+    if isinstance(event.payload, Membership):
+        return event.payload
+    return _as_told(raft, event) if event.hint else None
+
+
+def _as_told(raft: RaftCore, event: Message) -> Membership | None:
+    builder = MembershipBuilder.of(raft.membership)
+    try:
+        builder.apply(Change(ChangeType(event.hint_high), event.hint))
+        return builder.build(raft.membership)
+    except (ValueError, MembershipRejected):
+        raft.fault("a membership change that its host should have refused")
+        return None
+
+
+def _retire(raft: RaftCore, after: Membership) -> None:
     """A leader that is no voter any more (thesis §4.2.2): first it tells the others, so that none has to time out."""
     # What a witness may know depends on who votes from now on, so it hears last.
     _tell(raft, [peer for peer in raft.peers if not after.is_witness(peer)])
     raft.switch_membership(after)
     _tell(raft, after.witnesses)
-    if raft.config.step_down_on_removal or raft.resting_state is not State.FOLLOWER:
+    if raft.config.step_down_on_removal or raft.base_state is not State.FOLLOWER:
         raft.become_follower(raft.term, 0)
-    elif replication.commit(raft):
-        replication.announce_commit(raft)
+    elif commit.commit(raft):
+        commit.announce(raft)
 
 
-def _tell(raft: "Raft", peers: Iterable[int]) -> None:
+def _tell(raft: RaftCore, peers: Iterable[int]) -> None:
     for peer in sorted(peers):
-        replication.send(raft, peer)
-    raft.send_due_appends()
+        sending.send(raft, peer)
+    sending.send_due_appends(raft)
 
 
-def kept_by_voters(raft: "Raft") -> int:
-    """The last index that a voter surely keeps who is still one when all changes in the log have taken effect.
-
-    No witness may know more. It votes, but cannot lead: if it remembered what only a voter knew that is gone, or has
-    crashed before its write, nobody could ever win its vote.
-    """
-    log = raft.log
-    if raft.pending_change_index <= log.applied and raft.membership.is_voter(raft.id):
-        return log.stable
-    return max(map(raft.match_of, voters_that_stay(raft)))
-
-
-def voters_that_stay(raft: "Raft") -> frozenset[int]:
-    """Who may lead when all changes in the log have taken effect."""
-    after = once_applied(raft, raft.log.last_index)
-    return frozenset(filter(after.is_voter, after.everybody))
-
-
-def once_applied(raft: "Raft", index: int) -> Membership:
-    """The membership when all up to `index` is applied, if nothing cuts the log off before."""
-    return decide_all(raft.membership, raft.log.changes(raft.log.applied + 1, index + 1), raft.config)
-
-
-def leave_when_due(raft: "Raft") -> None:
+def leave_when_due(raft: RaftCore) -> None:
     """Thesis §4.3: once the joint membership is in effect, the leader proposes the new one.
 
     Asked again at every tick and apply, so that a leave which was lost with its leader, or put off by a transfer,
     is made up for.
     """
     due = raft.state is State.LEADER and raft.membership.joint and raft.membership.auto_leave
-    if not due or raft.transfer_target or raft.pending_change_index > raft.log.applied:
+    if not due or raft.transfer.target or raft.pending_change_index > raft.log.applied:
         return
     # It names the change that it follows, or it would be rejected, again and again, where changes are ordered.
     leave = ConfigChange(change_id=raft.membership.change_id).encode()
     raft.append_entries([Run(0, 0, [leave], bytes([EntryKind.CONFIG_CHANGE]))])
     raft.pending_change_index = raft.log.last_index
-    replication.broadcast(raft)
+    sending.broadcast(raft)
+
+
+# -- the removed ---------------------------------------------------------------------------------------------------
+
+
+def ask_whether_removed(raft: RaftCore) -> None:
+    """For a replica that cannot campaign, and hears no leader: its shard may have removed it, and none would tell it.
+
+    All peers that it knows are asked, since an observer may lead by now. One that never heard of a term knows no shard
+    that it could be removed from.
+    """
+    if not raft.term or raft.id in raft.membership.removed:
+        return
+    for peer in raft.peers:
+        raft.send(Message(MessageType.REMOVAL_QUERY, to=peer))
+
+
+def answer_removal_query(raft: RaftCore, ask: Message) -> None:
+    """Only a leader answers, and only a replica that it knows as removed."""
+    if ask.sender in raft.membership.removed:
+        tell_of_removal(raft, ask.sender)
+
+
+def tell_of_removal(raft: RaftCore, replica: int) -> None:
+    """A removed replica is sent no log, so it learns of its removal by the membership, as a snapshot without content."""
+    applied = raft.log.applied
+    news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
+    raft.send(Message(MessageType.REMOVED, to=replica, snapshot=news))

@@ -7,10 +7,10 @@ from random import Random
 from typing import Any, Final
 
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entry, EntryKind
-from drakkar.handlers.raft.log import MemoryLog
-from drakkar.handlers.raft.membership import ConfigChange
+from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady
 from drakkar.handlers.raft.state import Membership, Snapshot, State
@@ -179,8 +179,8 @@ class Cluster:
         """Let a replica campaign now, its own lease and those of all others being over."""
         for node in self.nodes.values():
             raft = node.raft
-            raft.election_elapsed = max(raft.election_elapsed, raft.config.election_ticks)
-            raft.ticks = max(raft.ticks, raft.no_votes_before)
+            raft.timers.election_elapsed = max(raft.timers.election_elapsed, raft.config.election_ticks)
+            raft.timers.ticks = max(raft.timers.ticks, raft.timers.no_votes_before)
         self.step(replica, Message(MessageType.ELECTION, sender=replica))
 
     def propose(self, replica: int, *payloads: bytes, kind: EntryKind = EntryKind.COMMAND) -> None:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from drakkar.handlers.errors import RequestDropped
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
-from drakkar.handlers.raft.log import MemoryLog
-from drakkar.handlers.raft.membership import initial_log
+from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Ready
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
@@ -129,7 +129,7 @@ class CoreHost(SimulatedHost):
 
     def state(self) -> bytes | None:
         """As it would stand in a snapshot."""
-        return None if self.raft.resting_state is State.WITNESS else self.machine.save()
+        return None if self.raft.base_state is State.WITNESS else self.machine.save()
 
     def leftovers(self) -> Iterable[str]:
         """Requests without an answer."""
@@ -341,7 +341,7 @@ class CoreHost(SimulatedHost):
         if late or self._applying or raft.log.pending_snapshot is not None:
             return
         self._snapshot_due = index
-        witness = raft.resting_state is State.WITNESS
+        witness = raft.base_state is State.WITNESS
         state = b"" if witness else self.machine.save()
         snapshot = Snapshot(index, raft.log.term(index), raft.membership, state, witness=witness)
 

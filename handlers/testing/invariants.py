@@ -16,33 +16,18 @@ from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, Ready, Refusal
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.table import Never
+from drakkar.handlers.traits import Term
 
 __all__ = ["Invariants", "Violation", "Witnessed"]
 
 M = MessageType
 
-LOCAL_ONLY: Final = frozenset(
-    {
-        M.LOCAL_TICK,
-        M.ELECTION,
-        M.LEADER_HEARTBEAT,
-        M.CONFIG_CHANGE_EVENT,
-        M.SNAPSHOT_STATUS,
-        M.UNREACHABLE,
-        M.CHECK_QUORUM,
-        M.BATCHED_READ_INDEX,
-        M.SNAPSHOT_RECEIVED,
-        M.LOG_QUERY,
-    }
-)
-TERMLESS: Final = frozenset({M.PROPOSE, M.READ_INDEX, M.LEADER_TRANSFER, M.QUIESCE})
 PRE_VOTES: Final = frozenset({M.REQUEST_PRE_VOTE, M.REQUEST_PRE_VOTE_RESP})
 ONLOOKERS: Final = frozenset({State.OBSERVER, State.WITNESS})
-LEADERS_ONLY: Final = frozenset({M.REPLICATE, M.HEARTBEAT, M.INSTALL_SNAPSHOT, M.READ_INDEX_RESP})
 ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.HEARTBEAT_RESP})
 KEPT_BY_WITNESSES: Final = frozenset({EntryKind.METADATA, EntryKind.CONFIG_CHANGE})
 
-EXPECTED_FAULTS: Final = frozenset({"answer from a stranger", "addressed to another replica"})
+EXPECTED_FAULTS: Final = frozenset({"answer from a non-member", "addressed to another replica"})
 """What a late message after a membership change is counted as, with no bug anywhere."""
 
 
@@ -184,7 +169,7 @@ class Invariants:
     def _watch(self, replica: Witnessed) -> None:
         """See what the core is asked, and what it hands out, whoever its host is."""
         raft = replica.raft
-        step, ready, send, drop = raft.step, raft.ready, raft.send, raft.drop
+        step, ready, send, refuse = raft.step, raft.ready, raft.send, raft.refuse
         depth = 0  # a handler may step a message of its own
 
         def watched_step(message: Message) -> Any:
@@ -206,7 +191,7 @@ class Invariants:
             return answer
 
         def watched_send(message: Message) -> None:
-            if message.type is M.TIMEOUT_NOW and message.to != raft.transfer_target:
+            if message.type is M.TIMEOUT_NOW and message.to != raft.transfer.target:
                 raise Violation(
                     "INV28 only the successor is asked to campaign", f"{raft!r} asks {message.to}"
                 )
@@ -215,14 +200,12 @@ class Invariants:
             granted = message.type is M.REQUEST_PRE_VOTE_RESP and not message.reject
             if granted and _in_lease(raft):
                 raise Violation("INV20 a lease protects its leader", f"{raft!r} answers {message}")
-            if message.type is M.PROPOSE and message.reject:
-                self._check_refusal(raft, Refusal.named(message.payload))
             send(message)
 
-        def watched_drop(dropped: Dropped) -> None:
-            if dropped.type is M.PROPOSE and dropped.entries:  # not what another replica has refused
-                self._check_refusal(raft, dropped.because)
-            drop(dropped)
+        def watched_refuse(asker: int, refused: Dropped) -> None:
+            if refused.type is M.PROPOSE:
+                self._check_refusal(raft, refused.because)
+            refuse(asker, refused)
 
         def watched_ready() -> Ready:
             handed_out = ready()
@@ -232,7 +215,7 @@ class Invariants:
         raft.step = watched_step  # type: ignore[method-assign]
         raft.ready = watched_ready  # type: ignore[method-assign]
         raft.send = watched_send  # type: ignore[method-assign]
-        raft.drop = watched_drop  # type: ignore[method-assign]
+        raft.refuse = watched_refuse  # type: ignore[method-assign]
         self._watch_campaigns(raft)
 
     def _watch_campaigns(self, raft: Raft) -> None:
@@ -252,7 +235,7 @@ class Invariants:
 
     @staticmethod
     def _check_refusal(raft: Raft, because: Refusal) -> None:
-        if because is Refusal.TRANSFERRING and not raft.transfer_target:
+        if because is Refusal.TRANSFERRING and not raft.transfer.target:
             raise Violation("INV28 only a transfer stops proposals", repr(raft))
 
     def sent(self, replica: Witnessed, message: Message) -> None:
@@ -260,36 +243,37 @@ class Invariants:
         type_ = message.type
         if type_ >= M.FIRST_FREE:
             return
-        if type_ in LOCAL_ONLY or message.sender != replica.id or message.to in (0, replica.id):
+        if type_.traits.local or message.sender != replica.id or message.to in (0, replica.id):
             raise Violation("INV23 what may be sent", str(message))
-        if (not message.term) is not (type_ in TERMLESS):
+        if (not message.term) is not (type_.traits.term is Term.NONE):
             raise Violation("INV23 what may be sent", f"its term is not as it must be: {message}")
         if message.term and type_ not in PRE_VOTES:
             self._check_durable(replica, message)
         if type_ is M.HEARTBEAT:
-            self._check_beat(replica.raft, message)
+            self._check_heartbeat(replica.raft, message)
 
     def _before(self, replica: Witnessed, message: Message) -> tuple[Any, ...] | None:
         """A message is about to be stepped; what is returned is for `_check_unmoved`."""
         raft = replica.raft
         # Not the answers: they go to whoever asked, who may be something else by now.
-        current = message.type in LEADERS_ONLY and message.term == raft.term
+        from_leader = message.type.traits.from_leader or message.type is M.READ_INDEX_RESP
+        current = from_leader and message.term == raft.term
         if current and isinstance(raft.handlers[raft.state][message.type], Never):
             raise Violation("INV19 a cell that cannot be reached", f"{raft!r} gets {message}")
         if message.type is M.REQUEST_PRE_VOTE:
-            return raft.term, raft.vote, raft.log.last_index, raft.election_elapsed, raft.state
+            return raft.term, raft.vote, raft.log.last_index, raft.timers.election_elapsed, raft.state
         if message.type is M.REQUEST_VOTE:
             protected = _in_lease(raft) and not message.hint and message.term > raft.term
             return (raft.term,) if protected else None
         if message.type in ANSWERS and message.term == raft.term:
-            self.seen[replica.id].heard[message.sender] = raft.ticks
+            self.seen[replica.id].heard[message.sender] = raft.timers.ticks
         return None
 
     def _check_unmoved(self, raft: Raft, message: Message, before: tuple[Any, ...]) -> None:
         """The message was stepped."""
         if message.type is M.REQUEST_PRE_VOTE:
             # A candidate may learn from it that a membership change is committed, and give up.
-            elapsed = raft.election_elapsed if raft.state is before[-1] else before[3]
+            elapsed = raft.timers.election_elapsed if raft.state is before[-1] else before[3]
             after = raft.term, raft.vote, raft.log.last_index, elapsed
             if after != before[:4]:
                 raise Violation("INV16 a pre-vote changes nothing", f"{before} became {after} by {message}")
@@ -305,13 +289,14 @@ class Invariants:
         raft, seen = replica.raft, self.seen[replica.id]
         if raft.state is not State.LEADER or not raft.config.check_quorum or raft.quiesce.on:
             return
-        oldest = raft.ticks - 2 * raft.config.election_ticks - 1
+        oldest = raft.timers.ticks - 2 * raft.config.election_ticks - 1
         if seen.leading_since > oldest:
             return
         heard = [peer for peer, tick in seen.heard.items() if tick >= oldest]
         if not _is_quorum(raft.membership, {raft.id, *heard}):
             raise Violation(
-                "INV20 a leader without a quorum steps down", f"{raft!r} heard {seen.heard} at {raft.ticks}"
+                "INV20 a leader without a quorum steps down",
+                f"{raft!r} heard {seen.heard} at {raft.timers.ticks}",
             )
 
     def turned(self, replica: Witnessed) -> None:
@@ -390,14 +375,14 @@ class Invariants:
             raise Violation(
                 "INV18 nobody campaigns with an unapplied change", f"{raft!r}, changes at {unapplied}"
             )
-        if raft.resting_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
+        if raft.base_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
             raise Violation("INV17 only voters campaign", repr(raft))
 
     def _check_election(self, raft: Raft, seen: _Seen) -> None:
         first = self.leaders.setdefault(raft.term, raft.id)
         if first != raft.id:
             raise Violation("INV1 one leader a term", f"{first} and {raft.id} lead term {raft.term}")
-        if raft.resting_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
+        if raft.base_state in ONLOOKERS or not raft.membership.is_voter(raft.id):
             raise Violation("INV17 only voters lead", repr(raft))
         electors = {raft.id} | {
             id_ for (id_, term), vote in self.votes.items() if term == raft.term and vote == raft.id
@@ -405,7 +390,7 @@ class Invariants:
         if not _is_quorum(raft.membership, electors):
             raise Violation("INV1 a majority elects", f"{raft!r}, by {electors} of {raft.membership}")
         self.happened["an election was won"] += 1
-        seen.leading_since = raft.ticks
+        seen.leading_since = raft.timers.ticks
         seen.transfer = 0
         seen.heard = {}
         seen.peers = {}
@@ -494,7 +479,7 @@ class Invariants:
     def _check_entry(
         self, raft: Raft, index: int, term: int, previous: int, kind: EntryKind, payload: bytes
     ) -> None:
-        if raft.resting_state is State.WITNESS:
+        if raft.base_state is State.WITNESS:
             if kind not in KEPT_BY_WITNESSES or (kind == EntryKind.METADATA and payload):
                 raise Violation(
                     "INV17 a witness keeps no commands", f"{raft!r} stores {kind.name} at {index}"
@@ -669,15 +654,15 @@ class Invariants:
         return known is None or known.storage.hard_state.term > term
 
     def _check_transfer(self, raft: Raft, seen: _Seen) -> None:
-        target = raft.transfer_target
+        target = raft.transfer.target
         if target and target == seen.transfer:
             if raft.log.last_index != seen.last:
                 raise Violation("INV28 a transfer stops proposals", f"{raft!r} transfers to {target}")
-            if raft.ticks - seen.transfer_since > raft.config.election_ticks + 1:
+            if raft.timers.ticks - seen.transfer_since > raft.config.election_ticks + 1:
                 raise Violation("INV28 a transfer ends in time", f"{raft!r} transfers to {target}")
         elif target:
             self.happened["a transfer began"] += 1
-            seen.transfer_since = raft.ticks
+            seen.transfer_since = raft.timers.ticks
         elif seen.transfer:
             self.happened["a transfer was given up"] += 1
         seen.transfer = target
@@ -692,7 +677,7 @@ class Invariants:
         if after.change_id > raft.log.committed:
             raise Violation("INV15 a change takes effect when it is committed", f"{raft!r}: {after}")
         if raft.state is State.LEADER:
-            seen.leading_since = raft.ticks  # another quorum is to be heard
+            seen.leading_since = raft.timers.ticks  # another quorum is to be heard
             seen.peers = {id_: known for id_, known in seen.peers.items() if id_ in raft.progress}
         known = self.memberships.get(after.change_id)
         if known is not None:
@@ -753,7 +738,7 @@ class Invariants:
                 f"{message}, of term {own}; on disk is one of term {storage.term(index)}",
             )
 
-    def _check_beat(self, raft: Raft, message: Message) -> None:
+    def _check_heartbeat(self, raft: Raft, message: Message) -> None:
         peer = raft.progress.get(message.to)
         leads = raft.state is State.LEADER and raft.term == message.term
         if leads and peer is not None and message.commit > peer.match:
@@ -763,7 +748,7 @@ class Invariants:
 def _in_lease(raft: Raft) -> bool:
     """Whether it has heard its leader lately, and may depose it on no other's word."""
     known = raft.config.check_quorum and raft.leader_id
-    return bool(known) and raft.election_elapsed < raft.config.election_ticks
+    return bool(known) and raft.timers.election_elapsed < raft.config.election_ticks
 
 
 def _halves(membership: Membership) -> tuple[set[int], set[int]]:

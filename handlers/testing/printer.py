@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Message
+from drakkar.handlers.raft.confchange import ConfigChange, describe
 from drakkar.handlers.raft.entries import Entry, EntryKind
-from drakkar.handlers.raft.membership import ConfigChange, describe
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership
 

@@ -18,9 +18,9 @@ from random import Random
 from typing import Any, Final
 
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.log import Storage
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership, State
@@ -804,7 +804,7 @@ class Simulation:
         if leader is None:
             return
         membership, log = leader.raft.membership, leader.raft.log
-        idle = leader.raft.pending_change_index <= log.applied and not leader.raft.transfer_target
+        idle = leader.raft.pending_change_index <= log.applied and not leader.raft.transfer.target
         if membership.joint and not membership.auto_leave and idle:
             leave = ConfigChange(change_id=membership.change_id)
             leader.submit("change", leave.encode(), PATIENCE, _ignore)
@@ -819,7 +819,7 @@ class Simulation:
 
     def _has_converged(self) -> bool:
         leader = self.leader()
-        if leader is None or leader.raft.membership.joint or leader.raft.transfer_target:
+        if leader is None or leader.raft.membership.joint or leader.raft.transfer.target:
             return False
         last = leader.raft.log.last_index
         members = self._members()
@@ -869,7 +869,7 @@ class Simulation:
         lines = [f"newest membership: {self.invariants.newest}"]
         for host in self.hosts.values():
             raft = host.raft
-            lines.append(f"{'up  ' if host.up else 'down'} {raft!r} elapsed={raft.election_elapsed}")
+            lines.append(f"{'up  ' if host.up else 'down'} {raft!r} elapsed={raft.timers.election_elapsed}")
             if raft.state is State.LEADER:
                 lines += [f"       {replica}: {peer}" for replica, peer in raft.progress.items()]
         return "\n".join(lines)

@@ -138,7 +138,7 @@ def keeps_sessions(host):
 
 
 def can_read(host):
-    return host.raft.resting_state is not State.WITNESS
+    return host.raft.base_state is not State.WITNESS
 
 
 def with_requests(plan):

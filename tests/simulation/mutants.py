@@ -32,24 +32,28 @@ from drakkar.handlers import raft_handlers
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import (
     clock,
+    commit,
+    confchange,
     election,
     membership,
+    proposals,
     quorum,
     reads,
     replication,
+    sending,
     terms,
     transfer,
 )
-from drakkar.handlers.raft import raft as core
 from drakkar.handlers.raft import snapshot as snapshots
+from drakkar.handlers.raft.confchange import ChangeType, Transition
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.log import RaftLog
-from drakkar.handlers.raft.membership import ChangeType, Transition
+from drakkar.handlers.raft.outbox import Outbox
 from drakkar.handlers.raft.progress import Inflight, Progress, ProgressState
-from drakkar.handlers.raft.quiesce import Quiesce
+from drakkar.handlers.raft.quiesce_state import Quiesce
 from drakkar.handlers.raft.quorum import Vote
 from drakkar.handlers.raft.raft import Raft
-from drakkar.handlers.raft.ready import ReadReady
+from drakkar.handlers.raft.ready import ReadReady, Ready, Refusal
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import CoreHost
 from drakkar.handlers.testing.plan import TICK, Event
@@ -351,9 +355,9 @@ def handovers(random, plan):
         )
 
 
-def laggards(random, plan):
+def laggards(random, plan, *kinds):
     """Replicas miss so much that only a snapshot helps."""
-    yield from asked(random, plan, "put", every=2, of_leader=0.5)
+    yield from asked(random, plan, *(kinds or ("put",)), every=2, of_leader=0.5)
     for time in range(100, plan.ticks * TICK, 50):
         yield Event(
             time + random.randrange(50), "isolate", (random.choice(members(plan)), random.randrange(15, 45))
@@ -397,6 +401,11 @@ def mishaps(random, plan):
     yield from crashing(random, plan)
     yield from restarts(random, plan)
     yield from laggards(random, plan)
+
+
+def growing_laggards(random, plan):
+    """The same where registers only grow, so that no command that was skipped is made good by a later one."""
+    return laggards(random, plan, "add")
 
 
 def growth(random, plan):
@@ -455,9 +464,9 @@ def _(change):
 
 @mutant("a vote is told before it is durable", "INV10", **SWIFTLY)
 def _(change):
-    @change.around(Raft, "_hand_out_messages")
-    def hurry(inner, raft, ready):
-        inner(raft, ready)
+    @change.around(Outbox, "hand_out")
+    def hurry(inner, outbox, ready, *, hold):
+        inner(outbox, ready, hold=hold)
         votes = [each for each in ready.messages_after_save if each.type is M.REQUEST_VOTE_RESP]
         ready.messages += votes
         ready.messages_after_save = [each for each in ready.messages_after_save if each not in votes]
@@ -465,11 +474,9 @@ def _(change):
 
 @mutant("a term is told before it is durable", "INV10", **SWIFTLY)
 def _(change):
-    @change.around(Raft, "_hand_out_messages")
-    def hurry(inner, raft, ready):
-        unsaved, raft._unsaved_votes = raft._unsaved_votes, []
-        inner(raft, ready)
-        raft._unsaved_votes = unsaved
+    @change.around(Outbox, "hand_out")
+    def hurry(inner, outbox, ready, *, hold):
+        inner(outbox, ready, hold=False)
 
 
 @mutant("a term without a vote is not saved", "INV10")
@@ -534,7 +541,7 @@ def _(change):
     @change.handlers.wrap(M.REQUEST_PRE_VOTE, State.FOLLOWER)
     def put_off(raft, message, inner):
         inner(raft, message)
-        raft.election_elapsed = 0
+        raft.timers.election_elapsed = 0
 
 
 @mutant("a voter is counted twice", "INV1", given={"voters": 5}, weather=STORMY)
@@ -576,7 +583,7 @@ def _(change):
 def _(change):
     @change.around(terms, "_refuse_older")
     def listen(inner, raft, message):
-        return None if message.type in terms.FROM_LEADER else inner(raft, message)
+        return None if message.type.traits.from_leader else inner(raft, message)
 
 
 @mutant("a leader stays in office in a newer term", "INV26", "V11 a transfer", **IN_STRIFE)
@@ -651,7 +658,7 @@ def _(change):
     change.patch(
         Raft,
         "promotable",
-        property(lambda raft: raft.resting_state is State.FOLLOWER and raft.membership.is_voter(raft.id)),
+        property(lambda raft: raft.base_state is State.FOLLOWER and raft.membership.is_voter(raft.id)),
     )
 
 
@@ -660,7 +667,7 @@ def _(change):
     change.patch(
         Raft,
         "promotable",
-        property(lambda raft: raft.resting_state is State.FOLLOWER and raft.log.pending_snapshot is None),
+        property(lambda raft: raft.base_state is State.FOLLOWER and raft.log.pending_snapshot is None),
     )
 
 
@@ -671,8 +678,8 @@ def campaign_as(change, state):
 
     @change.handlers.on(M.LOCAL_TICK, state, replace=True)
     def run_for_office(raft, tick):
-        clock.tick_onlooker(raft, tick)
-        if raft.election_elapsed >= raft.randomized_timeout:
+        clock.tick_non_voter(raft, tick)
+        if raft.timers.election_elapsed >= raft.timers.randomized_timeout:
             election.campaign(raft, tick)
 
 
@@ -699,11 +706,11 @@ def _(change):
 
 @mutant("an entry of an older term is committed by counting", "INV11 counting", **IN_STRIFE)
 def _(change):
-    def commit(raft):
+    def own_commit(raft):
         index = quorum.joint_committed(raft.electorate, raft.match_of)
         return index <= raft.log.last_index and raft.log.commit_to(index)
 
-    change.patch(replication, "commit", commit)
+    change.patch(commit, "commit", own_commit)
 
 
 @mutant("a new leader commits all that it inherited", "INV11", **IN_STRIFE)
@@ -723,13 +730,13 @@ def _(change):
 def commit_with(change, others):
     """Let others count as well for what is committed."""
 
-    def commit(raft):
+    def own_commit(raft):
         voters, outgoing = raft.electorate
         index = quorum.joint_committed((voters | others(raft), outgoing), raft.match_of)
         own = index <= raft.log.last_index and raft.log.term(index) == raft.term
         return own and raft.log.commit_to(index)
 
-    change.patch(replication, "commit", commit)
+    change.patch(commit, "commit", own_commit)
 
 
 @mutant(
@@ -807,7 +814,7 @@ def _(change):
 
 @mutant("an accept is told before the entries are durable", "INV10", "INV12 match is durable")
 def _(change):
-    change.patch(core, "_BESIDE_THE_WRITE", core._BESIDE_THE_WRITE | {M.REPLICATE_RESP})
+    change.patch(M.REPLICATE_RESP, "traits", replace(M.REPLICATE_RESP.traits, after_write=False))
 
 
 @mutant("a late append cuts off what was acknowledged", "INV14 what agrees", "INV12", "INV11", weather=STORMY)
@@ -944,7 +951,7 @@ def _(change):
     weather={"loss": 0.3},
 )
 def _(change):
-    change.patch(replication, "_send_empty", lambda raft, replica, peer: None)
+    change.patch(sending, "send_empty", lambda raft, replica, peer: None)
 
 
 @mutant("an answered heartbeat does not unpause a peer", "INV26", weather={"loss": 0.3})
@@ -1100,7 +1107,7 @@ def _(change):
 def _(change):
     @change.handlers.on(M.READ_INDEX, State.FOLLOWER, replace=True)
     def confirm(raft, ask):
-        raft.release(ReadReady(raft.log.committed, (ask.hint, ask.hint_high)))
+        raft.outbox.reads.append(ReadReady(raft.log.committed, (ask.hint, ask.hint_high)))
 
 
 @mutant(
@@ -1149,7 +1156,7 @@ def last_confirmed(raft):
     """The tick at which the newest heartbeat had left that a quorum answered."""
     stamps = raft.reads.lease_stamps
     return quorum.joint_committed(
-        raft.electorate, lambda replica: raft.ticks if replica == raft.id else stamps.get(replica, 0)
+        raft.electorate, lambda replica: raft.timers.ticks if replica == raft.id else stamps.get(replica, 0)
     )
 
 
@@ -1164,7 +1171,7 @@ def last_confirmed(raft):
 def _(change):
     def lasts(raft):
         start = last_confirmed(raft)
-        return start > 0 and raft.ticks - start < 2 * raft.config.election_ticks
+        return start > 0 and raft.timers.ticks - start < 2 * raft.config.election_ticks
 
     change.patch(reads, "_holds_lease", lasts)
 
@@ -1212,11 +1219,11 @@ def _(change):
 
 @mutant("a transfer does not stop proposals", "INV28 a transfer stops", rig=handovers)
 def _(change):
-    @change.around(replication, "_reason_to_refuse")
+    @change.around(proposals, "_reason_to_refuse")
     def accept(inner, raft, entries):
-        target, raft.transfer_target = raft.transfer_target, 0
+        target, raft.transfer.target = raft.transfer.target, 0
         refusal = inner(raft, entries)
-        raft.transfer_target = target
+        raft.transfer.target = target
         return refusal
 
 
@@ -1229,9 +1236,9 @@ def _(change):
     "a transfer that was given up still lets its target campaign", "INV28 only the successor", rig=handovers
 )
 def _(change):
-    @change.around(transfer, "give_up")
+    @change.around(Raft, "give_up_transfer")
     def remember(inner, raft, because):
-        raft.once_wanted = raft.transfer_target or getattr(raft, "once_wanted", 0)
+        raft.once_wanted = raft.transfer.target or getattr(raft, "once_wanted", 0)
         inner(raft, because)
 
     @change.around(transfer, "hand_over_when_caught_up")
@@ -1244,15 +1251,15 @@ def _(change):
 
 @mutant("a transfer that was given up still stops proposals", "INV28 only a transfer stops", rig=handovers)
 def _(change):
-    @change.around(transfer, "give_up")
+    @change.around(Raft, "give_up_transfer")
     def remember(inner, raft, because):
-        raft.once_wanted = raft.transfer_target or getattr(raft, "once_wanted", 0)
+        raft.once_wanted = raft.transfer.target or getattr(raft, "once_wanted", 0)
         inner(raft, because)
 
-    @change.around(replication, "_reason_to_refuse")
+    @change.around(proposals, "_reason_to_refuse")
     def refuse(inner, raft, entries):
         if getattr(raft, "once_wanted", 0):
-            return core.Refusal.TRANSFERRING
+            return Refusal.TRANSFERRING
         return inner(raft, entries)
 
 
@@ -1266,7 +1273,13 @@ def _(change):
     @change.handlers.wrap(M.TIMEOUT_NOW, State.FOLLOWER)
     def keep(raft, message, inner):
         inner(raft, message)
-        raft.is_transfer_target = True
+        raft.was_asked = True
+
+    for state in (State.FOLLOWER, State.PRE_CANDIDATE, State.CANDIDATE):
+
+        @change.handlers.wrap(M.ELECTION, state)
+        def by_order(raft, event, inner):
+            inner(raft, replace(event, hint=raft.id) if getattr(raft, "was_asked", False) else event)
 
 
 # -- membership ----------------------------------------------------------------------------------------------------
@@ -1282,7 +1295,7 @@ def _(change):
     @change.around(Raft, "ready")
     def switch(inner, raft):
         for entry in getattr(raft.log, "logged", ()):
-            after = membership.decide(raft.membership, entry, raft.config)
+            after = confchange.decide(raft.membership, entry, raft.config)
             if not isinstance(after, str):
                 raft.switch_membership(after)
         raft.log.logged = []
@@ -1309,9 +1322,9 @@ def _(change):
 
 @mutant("a joint membership is left as soon as it is entered", "INV15 successive", rig=reform)
 def _(change):
-    @change.around(membership, "enter_joint")
+    @change.around(confchange, "enter_joint")
     def skip(inner, members, changes, *, auto_leave):
-        return membership.leave_joint(inner(members, changes, auto_leave=auto_leave))
+        return confchange.leave_joint(inner(members, changes, auto_leave=auto_leave))
 
 
 @mutant("a joint membership is never left", "INV26", rig=reform)
@@ -1373,12 +1386,12 @@ def _(change):
 @mutant("several voters change at once without a joint membership", "INV15 successive", rig=reform)
 def _(change):
     def directly(members, changes, *, auto_leave):
-        draft = membership._Draft.of(members)
+        builder = confchange.MembershipBuilder.of(members)
         for one in changes:
-            draft.make(one)
-        return draft.finish(members)
+            builder.apply(one)
+        return builder.build(members)
 
-    change.patch(membership, "enter_joint", directly)
+    change.patch(confchange, "enter_joint", directly)
 
 
 @mutant(
@@ -1557,7 +1570,7 @@ def _(change):
     given={"config": {"disable_proposal_forwarding": True}},
 )
 def _(change):
-    @change.around(replication, "_drop")
+    @change.around(proposals, "_refuse")
     def log(inner, raft, ask, because):
         inner(raft, ask, because)
         if raft.leader_id and raft.leader_id != raft.id:
@@ -1605,7 +1618,7 @@ def _(change):
 
 @mutant("a silent shard does not wake", "INV27 a silent", given={"config": {"quiesce": True}})
 def _(change):
-    change.patch(Quiesce, "note", lambda quiesce, raft, message: None)
+    change.patch(Quiesce, "note_activity", lambda quiesce: False)
 
 
 # -- who is enough, and what is told to whoever asks ---------------------------------------------------------------
@@ -1629,7 +1642,7 @@ def _(change):
 
 @mutant("a membership change is always refused", "V11 a change")
 def _(change):
-    change.patch(membership, "reason_to_refuse", lambda raft, payload: core.Refusal.CHANGE_INVALID)
+    change.patch(membership, "reason_to_refuse", lambda raft, payload: Refusal.CHANGE_INVALID)
 
 
 @mutant("who asks a node for a membership change hears nothing", "V11 a change", hosts="node")
@@ -1682,7 +1695,7 @@ def _(change):
     @change.around(CoreHost, "_save")
     def split(inner, host, ready):
         if ready.entries:
-            host.disk.write(lambda: host.log.save(core.Ready(entries=ready.entries)), lambda: None)
+            host.disk.write(lambda: host.log.save(Ready(entries=ready.entries)), lambda: None)
         inner(host, ready)
 
 
@@ -1744,7 +1757,7 @@ def _(change):
 
 @mutant("a session's result is given up before its client has it", "NotLinearizable", **REPEATED)
 def _(change):
-    @change.around(SessionTable, "_confirm")
+    @change.around(SessionTable, "_receive")
     def hurry(inner, table, session, responded_to):
         inner(table, session, responded_to)
         session.kept.pop(responded_to + 1, None)
@@ -1752,7 +1765,7 @@ def _(change):
 
 @mutant("what a session's client has received is kept all the same", "V10", **REPEATED)
 def _(change):
-    change.patch(SessionTable, "_confirm", lambda table, session, responded_to: None)
+    change.patch(SessionTable, "_receive", lambda table, session, responded_to: None)
 
 
 @mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **CROWDED)
@@ -1815,9 +1828,9 @@ def _(change):
     "V6",
     "NotLinearizable",
     hosts="node",
-    given=FIVE | {"config": QUICK | {"snapshot_entries": 2, "compaction_overhead": 1, "max_apply_bytes": 1}},
+    given=FIVE | {"ticks": 80, "config": QUICK | COMPACT},
     weather={"loss": 0.1, "duplication": 0.3, "disk": 2, "apply": 2},
-    rig=growth,
+    rig=growing_laggards,
 )
 def _(change):
     keep_on_disk(change)
@@ -2002,7 +2015,7 @@ def _(change):
     rig=rivalry,
 )
 def _(change):
-    change.patch(terms, "VOTE_REQUESTS", frozenset({M.REQUEST_VOTE}))
+    change.patch(M.REQUEST_PRE_VOTE, "traits", replace(M.REQUEST_PRE_VOTE.traits, asks_for_vote=False))
 
 
 @mutant("two replicas share an address", "INV25", rig=reform)
@@ -2011,7 +2024,7 @@ def _(change):
         if one.address:
             addresses.setdefault(one.replica, one.address)
 
-    change.patch(membership, "_note_address", note)
+    change.patch(confchange, "_note_address", note)
 
 
 @mutant(

@@ -19,8 +19,8 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
 from drakkar.handlers.messages import MessageType
+from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.entries import Entries, EntryKind
-from drakkar.handlers.raft.membership import initial_log
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import config_of
 from drakkar.handlers.testing.invariants import Violation
@@ -397,7 +397,7 @@ class NodeHost(SimulatedHost):
     def keeps_sessions(self):
         """A state machine on disk would have to keep them with its state, and a witness has none."""
         on_disk = isinstance(self.node._applier.machine, OnDisk)
-        return not on_disk and self.raft.resting_state is not State.WITNESS
+        return not on_disk and self.raft.base_state is not State.WITNESS
 
     def may_come_twice(self, message):
         """A command of a session is applied once, however often it comes; a session that comes again is another one."""
@@ -411,7 +411,7 @@ class NodeHost(SimulatedHost):
 
     def state(self):
         applier = self.node._applier
-        is_witness = self.raft.resting_state is State.WITNESS
+        is_witness = self.raft.base_state is State.WITNESS
         return None if is_witness else (applier.machine.values, applier.state.sessions.encode())
 
 

@@ -37,8 +37,8 @@ from drakkar.actors import (
 )
 from drakkar.handlers.errors import DeadlockError, DrakkarError, LoopError
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import Change, ChangeType
 from drakkar.handlers.raft.matrix import raft_handlers
-from drakkar.handlers.raft.membership import Change, ChangeType
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
 
@@ -725,8 +725,8 @@ def test_a_slow_apply_costs_no_leader_and_delays_no_other_replica(in_memory):
         for machine in slow:
             assert machine.arrived.wait(PATIENCE)
         node = in_memory[leader]._node
-        until_tick = node.raft.ticks + 2 * CALM["election_ticks"]
-        while node.raft.ticks < until_tick:
+        until_tick = node.raft.timers.ticks + 2 * CALM["election_ticks"]
+        while node.raft.timers.ticks < until_tick:
             assert isinstance(commit(others[leader], b"fast"), int)
         assert not waiting.done
         assert {replica.status().term for replica in in_memory.replicas.values()} == {term}

@@ -34,11 +34,11 @@ from drakkar.handlers.errors import (
     TransportError,
 )
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
-from drakkar.handlers.raft.log import MemoryLog
 from drakkar.handlers.raft.matrix import raft_handlers
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange
+from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.ready import ReadReady
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 
@@ -341,9 +341,8 @@ def test_what_the_leader_refuses_is_told_to_whoever_proposed_it_at_a_follower(no
     one.settle()
     (run,) = one.services.messages(M.PROPOSE)[0].entries.runs
     one.tell(
-        M.PROPOSE,
+        M.PROPOSE_REFUSED,
         sender=2,
-        reject=True,
         hint=run.origin,
         hint_high=run.key,
         log_index=len(run),
@@ -662,7 +661,7 @@ def test_a_transfer_that_the_leader_elsewhere_refuses_fails_at_once(node):
     future, other = (one.replica.transfer_leadership(target, timeout=1000.0) for target in (9, 3))
     one.settle()
     assert [message.hint for message in one.services.messages(M.LEADER_TRANSFER)] == [9, 3]
-    one.tell(M.LEADER_TRANSFER, sender=2, reject=True, hint=9, payload="BAD_TARGET")
+    one.tell(M.TRANSFER_REFUSED, sender=2, hint_high=9, log_index=1, payload="BAD_TARGET")
     outcome = settled(future)
     assert type(outcome) is RequestDropped
     assert "no voter" in str(outcome)

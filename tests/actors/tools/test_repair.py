@@ -26,8 +26,8 @@ from drakkar.actors.tools import cli
 from drakkar.actors.tools.repair import export, import_, inspect
 from drakkar.handlers.errors import ActorFailed, TransportError
 from drakkar.handlers.messages import MessageType
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, initial_log
 from drakkar.handlers.raft.entries import EntryKind, Run
-from drakkar.handlers.raft.membership import Change, ChangeType, ConfigChange, initial_log
 from drakkar.handlers.raft.state import HardState, Membership, State
 
 from tests.actors.log.support import Waiter

@@ -79,7 +79,7 @@ def replica(
         become_candidate(raft)
     elif state is State.LEADER:
         become_leader(raft)
-    assert (raft.state, raft.term) == (raft.resting_state if state is State.FOLLOWER else state, term)
+    assert (raft.state, raft.term) == (raft.base_state if state is State.FOLLOWER else state, term)
     return raft
 
 

@@ -129,7 +129,7 @@ def test_replicas_that_start_together_do_not_split_their_votes_for_ever(size):
 def test_replicas_without_a_given_random_source_draw_different_timeouts():
     """BUG-E19: equal seeds would split every vote."""
     rafts = [Raft(RaftConfig(replica_id=1), disk(membership=Membership((1, 2, 3)))) for _ in range(30)]
-    assert len({raft.randomized_timeout for raft in rafts}) > 1
+    assert len({raft.timers.randomized_timeout for raft in rafts}) > 1
 
 
 # -- counting votes ---------------------------------------------------------------------------------------------------

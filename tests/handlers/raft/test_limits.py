@@ -8,7 +8,7 @@ from drakkar.handlers import (
     State,
 )
 from drakkar.handlers.raft.entries import ENTRY_OVERHEAD
-from drakkar.handlers.raft.limits import RateLimit
+from drakkar.handlers.raft.rate_limit import RateLimit
 
 from tests.handlers.raft.support import (
     FIXED,

@@ -26,14 +26,7 @@ from drakkar.handlers import (
     Transition,
 )
 from drakkar.handlers.errors import MembershipRejected
-from drakkar.handlers.raft.membership import (
-    decide,
-    describe,
-    enter_joint,
-    initial_log,
-    leave_joint,
-    simple,
-)
+from drakkar.handlers.raft.confchange import decide, describe, enter_joint, initial_log, leave_joint, simple
 from drakkar.handlers.testing import drain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -692,7 +685,7 @@ class TestJointly:
         hear(raft, ack(2, 1, 2))
         assert (describe(raft.membership), raft.log.last_index) == ("(1 2 3 4)&&(1 2 3) auto-leave", 2)
         tick(raft, 10)
-        assert raft.transfer_target == 0
+        assert raft.transfer.target == 0
         assert raft.log.last_index == 3
         acknowledge_all(raft)
         assert describe(raft.membership) == "(1 2 3 4)"
@@ -861,7 +854,7 @@ class TestWhatIsLoggedAndNotCommitted:
         message.entries = (entry(change(text), 2),)
         hear(raft, message)
         hear(raft, append(3, 2, (1, 1), [2], commit=2))
-        assert (raft.membership, raft.state, raft.resting_state) == (before, State.FOLLOWER, State.FOLLOWER)
+        assert (raft.membership, raft.state, raft.base_state) == (before, State.FOLLOWER, State.FOLLOWER)
         assert raft.promotable
 
     def test_keeps_a_new_leader_from_logging_another(self):
@@ -1001,7 +994,7 @@ def test_a_leader_tells_a_removed_replica_that_asks_for_votes(kind):
     term = leader.term
     answers = hear(leader, Message(kind, to=1, sender=3, term=term + 1, log_index=9, log_term=9))
     assert (leader.state, leader.term) == (State.LEADER, term), "it disturbs nobody"
-    (news,) = of_type(answers, T.INSTALL_SNAPSHOT)
+    (news,) = of_type(answers, T.REMOVED)
     assert (news.to, news.snapshot.witness) == (3, True)
     hear(gone, news)
     assert 3 in gone.membership.removed
@@ -1011,7 +1004,7 @@ def test_a_leader_tells_a_removed_replica_that_asks_for_votes(kind):
 def test_only_the_leader_tells_the_removed():
     shard = a_shard_that_removed_the_third()
     ask = Message(T.REQUEST_PRE_VOTE, to=2, sender=3, term=shard[2].term + 1, log_index=9, log_term=9)
-    assert of_type(hear(shard[2], ask), T.INSTALL_SNAPSHOT) == []
+    assert of_type(hear(shard[2], ask), T.REMOVED) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"pre_vote": True, "check_quorum": True}], ids=["", "both options"])
@@ -1036,7 +1029,7 @@ def test_a_removed_voter_learns_of_it_though_its_term_is_the_higher_one(options)
 def news_of_removal(removed=(1,), last=(5, 1), **fields):
     membership = Membership((2, 3), removed=removed, change_id=last[0])
     snapshot = Snapshot(*last, membership, witness=True)
-    return Message(T.INSTALL_SNAPSHOT, **{"sender": 2, "term": 2, "snapshot": snapshot, **fields})
+    return Message(T.REMOVED, **{"sender": 2, "term": 2, "snapshot": snapshot, **fields})
 
 
 @pytest.mark.parametrize("state", [State.FOLLOWER, State.PRE_CANDIDATE, State.CANDIDATE, State.LEADER])
@@ -1058,17 +1051,17 @@ def test_news_of_what_it_holds_is_only_committed():
 @pytest.mark.parametrize(
     ("news", "faults"),
     [
-        pytest.param(news_of_removal(removed=(4,)), 0, id="that removes another"),
+        pytest.param(news_of_removal(removed=(4,)), 1, id="that removes another"),
         pytest.param(
             news_of_removal(last=(3, 2)), 0, id="of a shard repaired without what is committed here"
         ),
         pytest.param(news_of_removal(last=(5, 3)), 1, id="of a term beyond its leader's"),
         pytest.param(
-            news_of_removal(snapshot=Snapshot(5, 1, Membership((2, 3), removed=(1,)))), 0, id="with content"
+            news_of_removal(snapshot=Snapshot(5, 1, Membership((2, 3), removed=(1,)))), 1, id="with content"
         ),
     ],
 )
-def test_a_snapshot_of_an_older_term_is_refused_but_for_such_news(news, faults):
+def test_other_news_of_an_older_term_changes_nothing(news, faults):
     raft = replica(terms=[1, 1, 1, 6], term=9, commit=3)
     drain(raft)
     hear(raft, news)
@@ -1107,7 +1100,7 @@ def test_who_cannot_campaign_asks_once_an_election_timeout_without_a_leader(memb
     hear(raft, heartbeat(2, 3))
     assert tick(raft, TIMEOUT - 1) == [], "a leader was heard"
     for _ in range(3):
-        assert routes(tick(raft)) == [(T.NO_OP, 2), (T.NO_OP, 3), (T.NO_OP, 4)]
+        assert routes(tick(raft)) == [(T.REMOVAL_QUERY, 2), (T.REMOVAL_QUERY, 3), (T.REMOVAL_QUERY, 4)]
         assert tick(raft, TIMEOUT - 1) == []
     for _ in range(3 * TIMEOUT):
         raft.step(Message(T.LOCAL_TICK, reject=True))
@@ -1127,14 +1120,21 @@ def test_the_question_changes_nothing_for_a_member_and_wakes_nobody(state, term)
     raft = replica(**members, term=2, state=state, quiesce=True, check_quorum=True)
     hear(raft, Message(T.QUIESCE, sender=2))
     tick(raft)
-    before = (raft.state, raft.term, raft.vote, raft.leader_id, raft.election_elapsed, raft.quiesce.quiesced)
+    before = (
+        raft.state,
+        raft.term,
+        raft.vote,
+        raft.leader_id,
+        raft.timers.election_elapsed,
+        raft.quiesce.quiesced,
+    )
     assert hear(raft, question(4, term)) == []
     assert before == (
         raft.state,
         raft.term,
         raft.vote,
         raft.leader_id,
-        raft.election_elapsed,
+        raft.timers.election_elapsed,
         raft.quiesce.quiesced,
     )
     assert not raft.faults
@@ -1145,7 +1145,7 @@ def test_a_witness_that_asks_does_not_take_itself_for_one_that_hears_a_leader():
     raft = replica(
         voters=(2, 3), witnesses=(1,), term=1, state=State.WITNESS, leader=2, check_quorum=True, **FIXED
     )
-    assert of_type(tick(raft, TIMEOUT + 1), T.NO_OP)
+    assert of_type(tick(raft, TIMEOUT + 1), T.REMOVAL_QUERY)
     [answer] = hear(raft, vote_request(3, 2))
     assert (answer.type, answer.reject) == (T.REQUEST_VOTE_RESP, False)
 

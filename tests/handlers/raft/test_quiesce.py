@@ -140,7 +140,7 @@ class TestAsleep:
         for _ in range(200):
             raft.step(Message(T.LOCAL_TICK, reject=True))
         assert drain(raft) == []
-        assert (raft.state, raft.term, raft.election_elapsed) == (state, 1, 200)
+        assert (raft.state, raft.term, raft.timers.election_elapsed) == (state, 1, 200)
 
     def test_a_whole_shard_is_silent(self):
         """INV27: no messages after e ticks, and no new term."""
@@ -191,7 +191,7 @@ class TestWaking:
             raft.progress[peer].active = False
         propose(raft, b"x")
         assert not raft.quiesce.quiesced
-        assert raft.election_elapsed == 0
+        assert raft.timers.election_elapsed == 0
         tick(raft, TIMEOUT)
         assert raft.state is State.LEADER
 

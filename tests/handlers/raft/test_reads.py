@@ -375,16 +375,28 @@ def test_reads_are_bounded(committed):
     read(raft, (8, 0), sender=2)
     assert refusals(read(raft, (9, 0))) == [((9, 0), Refusal.TOO_MANY_READS)]
     (sent,) = read(raft, (10, 0), sender=3)
-    assert (sent.type, sent.to, sent.reject, sent.hint) == (M.READ_INDEX_RESP, 3, True, 10)
+    assert (sent.type, sent.to, sent.hint, sent.payload) == (M.READ_REFUSED, 3, 10, "TOO_MANY_READS")
 
 
 def test_a_refusal_by_the_leader_reaches_the_host_that_asked():
     """Rules of reads, V11: it need not wait for its clock."""
     raft = replica(term=4, leader=2)
     read(raft, (7, 9))
-    raft.step(Message(M.READ_INDEX_RESP, sender=2, term=4, reject=True, hint=7, hint_high=9))
+    raft.step(Message(M.READ_REFUSED, sender=2, hint=7, hint_high=9, payload="TOO_MANY_READS"))
     out = drain(raft)
-    assert ([context for context, _ in refusals(out)], out.reads) == ([(7, 9)], [])
+    assert (refusals(out), out.reads) == ([((7, 9), Refusal.TOO_MANY_READS)], [])
+
+
+@pytest.mark.parametrize("state", [State.PRE_CANDIDATE, State.CANDIDATE], ids=lambda state: state.name)
+def test_a_campaigning_replica_refuses_the_read_of_another(state):
+    """As it refuses a proposal: the other need not wait for its clock."""
+    raft = replica(state=state, term=4)
+    (sent,) = read(raft, (7, 9), sender=3)
+    assert (sent.type, sent.to, sent.term, sent.hint, sent.hint_high) == (M.READ_REFUSED, 3, 0, 7, 9)
+    assert sent.payload == "CAMPAIGNING"
+    other = replica(3, term=4, leader=1)
+    other.step(sent)
+    assert refusals(drain(other)) == [((7, 9), Refusal.CAMPAIGNING)]
 
 
 # -- bugs of others ---------------------------------------------------------------------------------------------------------
@@ -549,7 +561,7 @@ def test_inside_its_lease_a_leader_asks_nobody():
     assert served_by_lease(raft)
     raft = leader(check_quorum=True)
     hear_all(raft)
-    raft.step(beat_answer(2, 1, log_index=raft.ticks))
+    raft.step(beat_answer(2, 1, log_index=raft.timers.ticks))
     assert not served_by_lease(raft)
 
 

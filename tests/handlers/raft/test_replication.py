@@ -563,7 +563,7 @@ class TestRefusals:
         """INV22: whoever proposed is told, also at another replica."""
         shard = cluster(3)
         shard.elect(1)
-        shard[1].transfer_target = 3
+        shard[1].transfer.target = 3
         shard.step(2, Message(T.PROPOSE, entries=(Entry(payload=b"a", origin=7, key=3),)))
         [dropped] = shard.nodes[2].dropped
         assert (dropped.because, dropped.origin, dropped.key) == (Refusal.TRANSFERRING, 7, 3)
@@ -574,7 +574,13 @@ class TestRefusals:
         raft = replica(term=1, leader=3)
         message = Message(T.PROPOSE, sender=2, entries=(Entry(payload=b"a", origin=7, key=3),))
         [refusal] = hear(raft, message)
-        assert (refusal.to, refusal.reject, refusal.hint, refusal.hint_high) == (2, True, 7, 3)
+        assert (refusal.type, refusal.to) == (T.PROPOSE_REFUSED, 2)
+        assert (refusal.hint, refusal.hint_high, refusal.log_index, refusal.payload) == (7, 3, 1, "NO_LEADER")
+
+    def test_a_refusal_of_more_than_can_be_on_its_way_is_counted_and_not_believed(self):
+        raft = replica(term=1, leader=3)
+        raft.step(Message(T.PROPOSE_REFUSED, sender=3, hint=7, hint_high=3, log_index=1 << 40))
+        assert (drain(raft).dropped, raft.faults.total()) == ([], 1)
 
     def test_a_candidate_keeps_nothing_of_a_proposal(self):
         raft = replica(term=1)

@@ -116,7 +116,7 @@ class Watch:
         self.raft = raft
         self.term, self.vote = raft.term, raft.vote
         self.committed, self.applied = raft.log.committed, raft.log.applied
-        self.resting = raft.resting_state
+        self.resting = raft.base_state
 
     def check(self):
         raft, log = self.raft, self.raft.log
@@ -137,7 +137,7 @@ class Watch:
         raft = self.raft
         assert (raft.leader_id == raft.id) == (raft.state is State.LEADER)
         if raft.state in (*CAMPAIGNING, State.LEADER):
-            assert raft.resting_state is State.FOLLOWER, "INV17"
+            assert raft.base_state is State.FOLLOWER, "INV17"
         if raft.state in CAMPAIGNING:
             assert raft.leader_id == 0
         for peer, progress in raft.progress.items():

@@ -59,15 +59,13 @@ def asking(**options):
 def request(index=5, committed=3, sender=2):
     """What such a replica says."""
     return Message(
-        T.REPLICATE_RESP,
+        T.SNAPSHOT_REQUEST,
         sender=sender,
         term=1,
-        reject=True,
-        log_index=committed,
         commit=committed,
-        hint=index,
+        log_index=index,
         log_term=1,
-        hint_high=index,
+        hint=index,
     )
 
 
@@ -164,11 +162,11 @@ def test_two_voters_do_not_wait_for_each_other():
 @pytest.mark.parametrize(
     "role", [{}, {"voters": (1, 3), "observers": (2,)}, {"voters": (1, 3), "witnesses": (2,)}]
 )
-def test_the_request_is_a_rejection_that_says_what_is_held(role):
+def test_the_request_says_what_is_held(role):
     raft = asking(**role)
     (sent,) = hear(raft)
-    assert (sent.type, sent.to, sent.term, sent.reject) == (T.REPLICATE_RESP, 1, 1, True)
-    assert (sent.log_index, sent.commit, sent.hint, sent.log_term, sent.hint_high) == (3, 3, 5, 1, 5)
+    assert (sent.type, sent.to, sent.term) == (T.SNAPSHOT_REQUEST, 1, 1)
+    assert (sent.log_index, sent.log_term, sent.commit, sent.hint) == (5, 1, 3, 5)
 
 
 def test_each_answer_repeats_the_request_and_no_entry_is_taken_in():
@@ -177,7 +175,7 @@ def test_each_answer_repeats_the_request_and_no_entry_is_taken_in():
     (first,) = hear(raft)
     assert hear(raft, append(1, 1, (5, 1), [1, 1], commit=5)) == [first]
     (second,) = hear(raft, heartbeat(1, 1, commit=4, hint=7))
-    assert (second.type, second.hint_high, second.commit) == (T.REPLICATE_RESP, 5, 4)
+    assert (second.type, second.hint, second.commit) == (T.SNAPSHOT_REQUEST, 5, 4)
     assert (raft.log.last_index, raft.log.committed) == (5, 4)
 
 
@@ -321,7 +319,7 @@ def test_a_snapshot_on_its_way_that_is_too_old_is_followed_by_another():
     assert routes(hear(raft)) == [(T.INSTALL_SNAPSHOT, 2)]
 
 
-@pytest.mark.parametrize("wrong", [{"hint_high": 9}, {"hint": 9}, {"log_index": 9}])
+@pytest.mark.parametrize("wrong", [{"hint": 9}, {"hint": 0}, {"log_index": 9}])
 def test_a_request_of_what_was_never_sent_is_counted(wrong):
     raft = leader()
     message = request()

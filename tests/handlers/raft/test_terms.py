@@ -429,7 +429,7 @@ def test_answers_of_strangers_count_for_nothing(role, answer):
     raft.step(answer)
     assert drain(raft) == []
     assert standing(raft) == before
-    assert raft.faults == {"answer from a stranger": 1}
+    assert raft.faults == {"answer from a non-member": 1}
 
 
 @pytest.mark.parametrize("sender", [0, 1], ids=["unnamed", "named"])

@@ -1,0 +1,75 @@
+"""What is committed, and who is told (thesis §3.6.2); also by groups of replicas (raft-rs)."""
+
+from collections.abc import Mapping
+
+from drakkar.handlers.raft import quorum, reads, sending
+from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.state import State
+
+__all__ = [
+    "advance",
+    "announce",
+    "assign_groups",
+    "commit",
+    "groups_consistent",
+    "on_own_write",
+]
+
+
+def advance(raft: RaftCore) -> None:
+    """Something was learnt of a replica, so that a majority may hold more than was known."""
+    if commit(raft):
+        announce(raft)
+
+
+def commit(raft: RaftCore) -> bool:
+    """Thesis §3.6.2: what a majority holds is committed, if it is of this term; and all before it with it."""
+    if raft.config.group_commit:
+        index = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
+    else:
+        index = quorum.joint_committed(raft.electorate, raft.match_of)
+    # By counting, only an entry of this term: an older one may be on a majority, and be replaced yet (figure 3.7).
+    if index > raft.log.last_index or raft.log.term(index) != raft.term:
+        return False
+    return raft.log.commit_to(index)
+
+
+def announce(raft: RaftCore) -> None:
+    """Tell the peers, and answer the reads that waited for the first commit of this term (thesis §6.4)."""
+    reads.answer_postponed(raft)
+    if tells_commits(raft):
+        sending.broadcast(raft)
+
+
+def tells_commits(raft: RaftCore) -> bool:
+    """Whether peers are told of a commit at once; else it rides on the next append or heartbeat."""
+    return not raft.config.skip_commit_broadcast or raft.pending_change_index > raft.log.applied
+
+
+def on_own_write(raft: RaftCore) -> None:
+    """The leader's own copy counts once it is durable (thesis §10.2.1)."""
+    own = raft.progress.get(raft.id)
+    if own is not None and own.accepted(raft.log.stable):
+        advance(raft)
+    sending.feed_witnesses(raft)
+
+
+# -- groups --------------------------------------------------------------------------------------------------------
+
+
+def assign_groups(raft: RaftCore, groups: Mapping[int, int]) -> None:
+    """Say to which group each of these replicas belongs; see `Raft.assign_groups`."""
+    raft.groups.update(groups)
+    for replica, progress in raft.progress.items():
+        progress.group = raft.groups.get(replica, 0)
+    if raft.state is State.LEADER:
+        advance(raft)
+
+
+def groups_consistent(raft: RaftCore) -> bool | None:
+    """Whether two groups in each half of the electorate hold all that is committed; None where that is not known."""
+    in_use = raft.config.group_commit and any(map(raft.group_of, raft.voters))
+    if raft.state is not State.LEADER or not in_use or raft.log.term(raft.log.applied) != raft.term:
+        return None
+    held = quorum.group_committed(raft.electorate, raft.match_of, raft.group_of)
+    return quorum.spans_groups(raft.electorate, raft.group_of) and held >= raft.log.committed

@@ -1,0 +1,91 @@
+"""Proposals: taken by the leader, forwarded to it, or refused (thesis §3.5, §6.2)."""
+
+from typing import Final
+
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft import limits, membership, sending
+from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.ready import Dropped, Refusal
+
+__all__ = ["forward", "log", "refuse"]
+
+_CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
+
+
+def forward(raft: RaftCore, ask: Message) -> None:
+    """A proposal goes to the leader, if one is known (thesis §6.2); else the proposer is told."""
+    if not raft.leader_id:
+        _refuse(raft, ask, Refusal.NO_LEADER)
+    elif raft.config.disable_proposal_forwarding:
+        _refuse(raft, ask, Refusal.FORWARDING_DISABLED)
+    elif ask.sender not in (0, raft.id):
+        # Forwarded once already: two replicas that each believe the other leads do not send it back and forth.
+        _refuse(raft, ask, Refusal.NO_LEADER)
+    else:
+        raft.send(Message(MessageType.PROPOSE, to=raft.leader_id, entries=ask.entries))
+
+
+def refuse(raft: RaftCore, ask: Message) -> None:
+    """While an election is going on no replica can take proposals."""
+    _refuse(raft, ask, Refusal.CAMPAIGNING)
+
+
+def log(raft: RaftCore, ask: Message) -> None:
+    """The leader appends the proposal to its log, and sends it out at once (thesis §3.5, §10.2.1)."""
+    entries = Entries.of(ask.entries)
+    if not entries:
+        return
+    refusal = _reason_to_refuse(raft, entries)
+    if refusal is not None:
+        _refuse(raft, ask, refusal)
+        return
+    runs = _without_surplus_changes(raft, ask, entries)
+    raft.uncommitted_bytes += sum(run.payload_bytes for run in runs)
+    raft.append_entries(runs)
+    sending.broadcast(raft)
+
+
+def _reason_to_refuse(raft: RaftCore, entries: Entries) -> Refusal | None:
+    if not raft.membership.is_voter(raft.id):
+        return Refusal.NOT_A_MEMBER
+    if raft.transfer.target:
+        return Refusal.TRANSFERRING
+    if limits.too_many_uncommitted(raft, entries.payload_bytes):
+        return Refusal.TOO_MANY_UNCOMMITTED
+    return None
+
+
+def _without_surplus_changes(raft: RaftCore, ask: Message, entries: Entries) -> list[Run]:
+    """Thesis §4.1: one membership change at a time. One too many becomes an empty entry, and is reported."""
+    runs, first = [], raft.log.last_index + 1
+    for run in entries.runs:
+        runs.append(_checked(raft, ask, run, first) if _CHANGE in run.kinds else run)
+        first += len(run)
+    return runs
+
+
+def _checked(raft: RaftCore, ask: Message, run: Run, first: int) -> Run:
+    """The run as it may be logged from index `first` on."""
+    kinds, payloads = bytearray(run.kinds), list(run.payloads)
+    for at, kind in enumerate(run.kinds):
+        if kind != EntryKind.CONFIG_CHANGE:
+            continue
+        refusal = membership.reason_to_refuse(raft, payloads[at])
+        if refusal is None:
+            raft.pending_change_index = first + at
+            continue
+        key = run.key + at if run.origin else 0
+        _refuse_run(raft, ask, Run(0, 0, [payloads[at]], _CHANGE, run.origin, key), refusal)
+        kinds[at], payloads[at] = EntryKind.NO_OP, b""
+    return Run(0, 0, payloads, bytes(kinds), run.origin, run.key)
+
+
+def _refuse(raft: RaftCore, ask: Message, because: Refusal) -> None:
+    for run in Entries.of(ask.entries).runs:
+        _refuse_run(raft, ask, run, because)
+
+
+def _refuse_run(raft: RaftCore, ask: Message, run: Run, because: Refusal) -> None:
+    refused = Dropped(MessageType.PROPOSE, because, run.origin, run.key, len(run), Entries([run]))
+    raft.refuse(ask.sender, refused)

@@ -1,0 +1,29 @@
+"""The timers of one replica, counted in ticks of its host's clock."""
+
+from dataclasses import dataclass
+from random import Random
+
+from drakkar.handlers.raft.config import RaftConfig
+
+__all__ = ["Timers"]
+
+
+@dataclass(slots=True)
+class Timers:
+    """How much time has passed, in ticks."""
+
+    ticks: int = 0
+    """Since the start."""
+    election_elapsed: int = 0
+    """Since a leader was heard or a vote granted; at a leader, since it last checked for a quorum."""
+    heartbeat_elapsed: int = 0
+    """At a leader: since the last heartbeats."""
+    randomized_timeout: int = 0
+    """`election_elapsed` at which this replica campaigns; drawn anew at each change of state (thesis §3.4)."""
+    no_votes_before: int = 0
+    """The value of `ticks` until which votes are refused: a lease may have been confirmed before the restart."""
+
+    def restart(self, config: RaftConfig, random: Random) -> None:
+        """Begin to wait anew, with a new random timeout."""
+        self.election_elapsed = self.heartbeat_elapsed = 0
+        self.randomized_timeout = config.randomized_timeout(random)

@@ -1,1 +1,1 @@
-"""Snapshots as files: how they are laid out, written, checked, kept and removed."""
+"""Snapshots as files: their format, how they are written and checked, and when they are removed."""

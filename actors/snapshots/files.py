@@ -1,6 +1,6 @@
-"""The few things that snapshots do with files, on a disk and in memory.
+"""What snapshots do with files: an interface, and its implementations on a disk and in memory.
 
-They stand apart so that tests can put a disk that fails, or forgets, in their place.
+Tests put a disk in its place that fails, or that forgets what was not synced.
 """
 
 import errno
@@ -23,83 +23,83 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FileContent(Protocol):
-    """A file that is open for reading; what was read of it stays readable when its name is removed."""
+    """A file that is open for reading. It stays readable after its name was removed."""
 
     size: int
-    """Bytes, when it was opened."""
+    """Its bytes when it was opened."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Read `length` bytes, or fewer where the file ends. Raises `CorruptData` or `StorageFailed`."""
         ...
 
     def file(self) -> BinaryIO:
-        """Return a file object over all of it, with a position and a life of its own."""
+        """Return a file object over all of it, with a position of its own. It stays open when this one is closed."""
         ...
 
     def close(self) -> None:
-        """Let go of it. Closing it again does nothing."""
+        """Close it. A second call does nothing."""
         ...
 
 
 class Files(Protocol):
-    """Where snapshots lie. From any thread; raises `OSError`, unless it says otherwise."""
+    """A place for files. From any thread. Methods raise `OSError` unless they say otherwise."""
 
     def token(self) -> str:
-        """Return eight hexadecimal digits that no file of the same directory has yet."""
+        """Return eight hexadecimal digits that no file in the same directory has yet."""
         ...
 
     def make_directory(self, path: Path) -> None:
-        """Make it, and those above it, durably; does nothing where it is there."""
+        """Make a directory and those above it, durably. Does nothing if it exists."""
         ...
 
     def names(self, directory: Path) -> list[str]:
-        """What is in a directory, in order; nothing where there is none."""
+        """Return the sorted names in a directory; none if it does not exist."""
         ...
 
     def create(self, path: Path) -> int:
-        """Make an empty file, which must not be there, and return its handle."""
+        """Create an empty file, which must not exist, and return its handle."""
         ...
 
     def write(self, handle: int, data: bytes) -> None:
-        """Append all of it."""
+        """Append all bytes."""
         ...
 
     def sync(self, handle: int) -> None:
-        """Make durable what was written; not the file's name."""
+        """Make durable what was written, but not the file's name."""
         ...
 
     def close(self, handle: int) -> None:
-        """Let go of it; it was written, well or badly."""
+        """Close a file that was written."""
         ...
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give it another name in the same directory, at once."""
+        """Rename a file within its directory, atomically."""
         ...
 
     def sync_directory(self, path: Path) -> None:
-        """Make the names in it durable."""
+        """Make the names in a directory durable."""
         ...
 
     def remove(self, path: Path) -> None:
-        """Remove a file; does nothing where there is none."""
+        """Remove a file. Does nothing if it does not exist."""
         ...
 
     def remove_directory(self, path: Path) -> None:
-        """Remove an empty directory; does nothing where there is none."""
+        """Remove an empty directory. Does nothing if it does not exist."""
         ...
 
     def open(self, path: Path) -> FileContent:
-        """Open it for reading. Raises `CorruptData` where it is not there, else `StorageFailed`."""
+        """Open a file for reading. Raises `CorruptData` if it does not exist or its disk cannot read it, else `StorageFailed`."""
         ...
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tell a damaged or missing file from one that this process may not, or cannot now, read."""
+    """Raise `CorruptData` for a damaged or missing file, `StorageFailed` for one that this process cannot read now."""
     try:
         yield
     except FileNotFoundError as error:
-        raise CorruptData(f"{path} is not there") from error
+        raise CorruptData(f"{path} does not exist") from error
     except OSError as error:
         if error.errno == errno.EIO:
             raise CorruptData(f"{path} cannot be read from its disk ({error.strerror})") from error
@@ -110,18 +110,18 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's error into ours, which names the file and the remedy."""
+    """Turn an `OSError` into a `StorageFailed` that names the file and the remedy."""
     try:
         yield
     except OSError as error:
         remedy = "free some space" if error.errno in _FULL else "see to its disk and its owner"
         raise StorageFailed(
-            f"{path} cannot be written ({error.strerror}): {remedy}, then repeat it"
+            f"{path} cannot be written ({error.strerror}): {remedy}, then try again"
         ) from error
 
 
 class _Window(io.RawIOBase):
-    """A descriptor, read from a position of its own."""
+    """A file descriptor with a position of its own."""
 
     def __init__(self, handle: int, path: Path, size: int) -> None:
         super().__init__()
@@ -185,29 +185,29 @@ class _DiskContent:
 
 @final
 class DiskFiles:
-    """The real ones."""
+    """Files on a disk."""
 
     def token(self) -> str:
         """Draw it at random."""
         return secrets.token_hex(4)
 
     def make_directory(self, path: Path) -> None:
-        """Make it, and those above it, durably."""
+        """Make a directory and those above it, durably."""
         make_directory(path)
 
     def names(self, directory: Path) -> list[str]:
-        """What is in a directory, in order."""
+        """Return the sorted names in a directory."""
         try:
             return sorted(entry.name for entry in directory.iterdir())
         except FileNotFoundError:
             return []
 
     def create(self, path: Path) -> int:
-        """Open a new file for writing."""
+        """Create a file and open it for writing."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def write(self, handle: int, data: bytes) -> None:
-        """Write, again where the system took only a part."""
+        """Write all bytes, in several calls if the system takes only a part."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(handle, rest) :]
@@ -221,7 +221,7 @@ class DiskFiles:
         os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Rename it."""
+        """Rename a file."""
         old.rename(new)
 
     def sync_directory(self, path: Path) -> None:
@@ -229,11 +229,11 @@ class DiskFiles:
         sync_directory(path)
 
     def remove(self, path: Path) -> None:
-        """Unlink it."""
+        """Unlink a file."""
         path.unlink(missing_ok=True)
 
     def remove_directory(self, path: Path) -> None:
-        """Remove it, and see that it does not come back."""
+        """Remove an empty directory, durably."""
         try:
             path.rmdir()
         except FileNotFoundError:
@@ -241,7 +241,7 @@ class DiskFiles:
         sync_directory(path.parent)
 
     def open(self, path: Path) -> FileContent:
-        """Open it for reading."""
+        """Open a file for reading."""
         return _DiskContent(path)
 
 
@@ -262,7 +262,7 @@ class _MemoryContent:
 
 @final
 class MemoryFiles:
-    """Files that last as long as this object, with names that are the same in every run."""
+    """Files in memory. They last as long as this object, and get the same names in every run."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -272,30 +272,30 @@ class MemoryFiles:
         self._files: dict[Path, bytearray | bytes] = {}
 
     def token(self) -> str:
-        """Count on."""
+        """Return the next number."""
         return f"{next(self._tokens) & 0xFFFFFFFF:08x}"
 
     def make_directory(self, path: Path) -> None:
-        """Do nothing: every directory is there."""
+        """Do nothing: there are no directories."""
 
     def names(self, directory: Path) -> list[str]:
-        """What is in a directory, in order."""
+        """Return the sorted names in a directory."""
         with self._lock:
             return sorted(path.name for path in self._files if path.parent == directory)
 
     def create(self, path: Path) -> int:
-        """Make an empty file."""
+        """Create an empty file."""
         with self._lock:
             handle = next(self._handles)
             self._files[path] = self._open[handle] = bytearray()
             return handle
 
     def write(self, handle: int, data: bytes) -> None:
-        """Append to it."""
+        """Append bytes."""
         self._open[handle] += data
 
     def sync(self, handle: int) -> None:
-        """Do nothing: memory is as durable as it gets."""
+        """Do nothing: this is as durable as memory is."""
 
     def close(self, handle: int) -> None:
         """Forget the handle."""
@@ -303,7 +303,7 @@ class MemoryFiles:
             del self._open[handle]
 
     def rename(self, old: Path, new: Path) -> None:
-        """Rename it; from now on it is only read."""
+        """Rename a file; it is not written any more."""
         with self._lock:
             if old not in self._files:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(old))
@@ -313,15 +313,15 @@ class MemoryFiles:
         """Do nothing."""
 
     def remove(self, path: Path) -> None:
-        """Remove it."""
+        """Remove a file."""
         with self._lock:
             self._files.pop(path, None)
 
     def remove_directory(self, path: Path) -> None:
-        """Do nothing: an empty directory takes no room."""
+        """Do nothing: there are no directories."""
 
     def open(self, path: Path) -> FileContent:
-        """Open it for reading."""
+        """Open a file for reading."""
         with self._lock, _reading(path):
             if path not in self._files:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

@@ -1,14 +1,14 @@
-"""The bytes of a snapshot's file: written once from front to back, and checked block by block as it is read.
+"""The format of a snapshot's file: written once from front to back, and checked block by block as it is read.
 
     header    "DRKSNAP", the version of the format (1), and eight bytes that differ from file to file
     blocks    each 4 bytes of length, 1 of encoding (0 as it is, 1 zlib), 4 of checksum, then at most 1 MiB
-    footer    a CBOR list of the snapshot, as the log store keeps it, and a map of facts
+    footer    a CBOR list of the snapshot, encoded as in the log store, and a map of facts
     tail      8 bytes of the content's size, 4 of the blocks' checksum, 4 of the footer's length, 4 of the checksum
               of header, footer and tail, and "DRKSNEND"
 
-Numbers are big-endian, checksums CRC-32. That of a block covers all before it, the header included, so that a block
-that is lost, moved or another file's is noticed. The tail is found from the end, so that a file that was cut short is
-noticed when it is opened, without reading it.
+Numbers are big-endian, checksums CRC-32. A block's checksum covers all bytes before it, the header included, so it
+shows that a block was lost, moved, or taken from another file. The tail is found from the end, so opening a file that
+was cut short fails, without reading the blocks.
 """
 
 import io
@@ -33,10 +33,10 @@ from drakkar.handlers.raft.state import Snapshot
 __all__ = ["BLOCK_BYTES", "Encoder", "SnapshotReader"]
 
 BLOCK_BYTES: Final = 1 << 20
-"""The most content of a block, and so what writing or reading one takes of memory."""
+"""Bytes of content in a block, at most. Writing or reading a snapshot takes that much memory."""
 
 _FOOTER_BYTES: Final = 16 << 20
-"""The longest footer: room for the ids of a million removed replicas."""
+"""The longest footer, with room for the ids of a million removed replicas."""
 
 _MAGIC: Final = b"DRKSNAP"
 _VERSION: Final = 1
@@ -49,15 +49,15 @@ _TAIL_START: Final = Struct(">QII")
 _PLAIN: Final = 0
 _ZLIB: Final = 1
 _LEVEL: Final = 1
-"""The fastest: a snapshot is taken beside the proposals, on the same processors."""
+"""zlib's fastest, since proposals need the same processors at the same time."""
 _PEEK_BYTES: Final = 8192
 _DEPTH: Final = 16
-"""How deep the facts may nest, the footer's own list included."""
+"""How deep the facts may be nested, the footer's own list included."""
 
 
 @final
 class Encoder:
-    """Makes the bytes of one file, in order: `header`, any number of `block`, `end`."""
+    """Encodes one file, in order: `header`, any number of `block`, `end`."""
 
     def __init__(self, token: str, compression: Compression) -> None:
         self.header: Final = _HEADER.pack(_MAGIC, _VERSION, token.encode())
@@ -66,7 +66,7 @@ class Encoder:
         self._size = 0
 
     def block(self, content: memoryview | bytearray) -> bytes:
-        """Encode the next 1 to `BLOCK_BYTES` bytes of content; compressed only if that saves something."""
+        """Encode the next 1 to `BLOCK_BYTES` bytes of content. They are compressed only if that makes them shorter."""
         how, stored = _PLAIN, bytes(content)
         if self._compress and len(packed := zlib.compress(stored, _LEVEL)) < len(stored):
             how, stored = _ZLIB, packed
@@ -76,7 +76,7 @@ class Encoder:
         return _BLOCK.pack(len(stored), how, self._chain) + stored
 
     def end(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> bytes:
-        """Encode footer and tail. Raises `ConfigError` for what could not be decoded again."""
+        """Encode footer and tail. Raises `ConfigError` for what cannot be decoded again."""
         check_whole("index", snapshot.index, 1, MAX_UNSIGNED)
         try:
             footer = cbor2.dumps([encode_snapshot(replace(snapshot, payload=b"", size=0)), dict(facts)])
@@ -85,7 +85,7 @@ class Encoder:
             raise ConfigError(
                 "facts",
                 facts,
-                f"must be a map of names to what CBOR encodes without tags, and the membership one of ids: {error}",
+                f"must be a map of names to values that CBOR encodes without tags, and the membership valid: {error}",
             ) from error
         if len(footer) > _FOOTER_BYTES:
             raise ConfigError("facts", f"{len(footer)} bytes", f"must be at most {_FOOTER_BYTES}")
@@ -95,7 +95,7 @@ class Encoder:
 
 
 def _decode_footer(footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
-    """Decode it. Raises `CorruptData` or `ValueError`."""
+    """Decode the footer. Raises `CorruptData` or `ValueError`."""
     columns = cbor.loads(footer, max_depth=_DEPTH)
     if type(columns) is not list or tuple(map(type, columns)) != (bytes, dict):
         raise ValueError("it is not a list of a snapshot and a map of facts")
@@ -107,17 +107,17 @@ def _decode_footer(footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
 
 @final
 class SnapshotReader(io.BufferedIOBase, BinaryIO):
-    """A snapshot's file that is open: a binary file of its content, decompressed and checked as it is read.
+    """An open snapshot's file: a binary file of its content, decompressed and checked as it is read.
 
-    `read(n)` returns n bytes, or fewer at the end; there is no seeking. It blocks on the disk, so it is for worker
-    threads, one at a time. It stays readable when its file is removed meanwhile.
+    `read(n)` returns n bytes, or fewer at the end; there is no seeking. It blocks on the disk, so use it in worker
+    threads, one at a time. It stays readable if its file is removed.
 
-    Whatever reads raises `CorruptData`, with file, index and offset, where a block is not what was written, and from
-    then on again, so that nobody takes it for the end.
+    All methods that read raise `CorruptData`, with file, index and offset, for a damaged block, and again at each
+    further call, so that the damage is not taken for the end.
     """
 
     def __init__(self, content: FileContent, path: Path, remedy: str) -> None:
-        """Made by `Snapshots.open` and `read_file`; raises `CorruptData` where it is no complete snapshot's file."""
+        """Made by `Snapshots.open` and `read_file`. Raises `CorruptData` unless it is a whole snapshot's file."""
         super().__init__()
         self._content, self._path, self._remedy = content, path, remedy
         self._index = 0
@@ -131,21 +131,21 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
             content.close()
             raise
         self.snapshot: Final = replace(stored, payload=path.name.encode(), size=content.size)
-        """As of when it was taken, with the file's name as payload and its length as size."""
+        """The snapshot as it was taken, with the file's name as payload and its length as size."""
         self._index = stored.index
         self._blocks = self._contents()
 
     @property
     def mode(self) -> str:
-        """As of any file that is only read."""
+        """Return "rb", as a file opened for reading."""
         return "rb"
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes of content, or all that is left."""
+        """Read `size` bytes of content; all that is left if it is None or negative."""
         wanted = sys.maxsize if size is None or size < 0 else size
         if wanted <= len(self._block) - self._at:
             return self._take(wanted)
@@ -156,11 +156,11 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         return b"".join(parts)
 
     def read1(self, size: int = -1, /) -> bytes:
-        """Read what is left of one block, and no more than `size` bytes."""
+        """Read the rest of one block, at most `size` bytes."""
         return self._take(sys.maxsize if size < 0 else size) if size and self._fill() else b""
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Read up to the end of the line, and no more than `size` bytes."""
+        """Read up to the end of the line, at most `size` bytes."""
         wanted = sys.maxsize if size is None or size < 0 else size
         parts: list[bytes] = []
         while wanted and self._fill():
@@ -172,20 +172,20 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         return b"".join(parts)
 
     def peek(self, size: int = 0, /) -> bytes:
-        """Look at what comes next, about `size` bytes of it; none only at the end."""
+        """Return the next bytes without reading them, about `size`; none only at the end."""
         return self._block[self._at : self._at + (size or _PEEK_BYTES)] if self._fill() else b""
 
     def raw(self) -> BinaryIO:
-        """Open the bytes of the file itself, to send them; it outlives this one. Close it."""
+        """Open the bytes of the file itself, to send them. The caller closes it; this one may be closed before."""
         return self._content.file()
 
     def verify(self) -> None:
-        """Read and check everything, wherever this one stands. Raises `CorruptData`."""
+        """Read and check all blocks, without moving the position. Raises `CorruptData`."""
         for _ in self._contents():
             pass
 
     def close(self) -> None:
-        """Let go of the file. Closing it again does nothing."""
+        """Close the file. A second call does nothing."""
         if not self.closed:
             self._content.close()
             self._block, self._at = b"", 0
@@ -200,7 +200,7 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         return taken
 
     def _fill(self) -> bool:
-        """See to it that something is left of the present block; False at the end."""
+        """Read the next block if none is left of the present one; return False at the end."""
         if self.closed:
             raise ValueError(f"{self!r} was closed")
         if self._damage is not None:
@@ -214,7 +214,7 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         return bool(self._block)
 
     def _contents(self) -> Iterator[bytes]:
-        """Read and check block after block, then that they were all."""
+        """Read and check block after block, and at the end that none was missing."""
         offset, chain, size = _HEADER.size, crc32(self._header), 0
         while offset < self._footer_at:
             length, how, checksum = _BLOCK.unpack(self._read(offset, _BLOCK.size))
@@ -236,31 +236,31 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         if how == _PLAIN:
             return stored
         if how != _ZLIB:
-            self._fail(f"the block at byte {offset} is encoded in the way {how}, which is unknown here")
+            self._fail(f"the block at byte {offset} has encoding {how}, which this version does not know")
         decoder = zlib.decompressobj()
         try:
             content = decoder.decompress(stored, BLOCK_BYTES + 1)
         except zlib.error as error:
             self._fail(f"the block at byte {offset} cannot be decompressed: {error}")
         if not 0 < len(content) <= BLOCK_BYTES or not decoder.eof or decoder.unused_data:
-            self._fail(f"the block at byte {offset} is not one of 1 to {BLOCK_BYTES} bytes, compressed")
+            self._fail(f"the block at byte {offset} is not a compressed one of 1 to {BLOCK_BYTES} bytes")
         return content
 
     def _read_tail(self) -> tuple[bytes, int, int, int, bytes]:
-        """Return header, checksum of the blocks, place of the footer, size of the content, and footer."""
+        """Return the header, the blocks' checksum, the offset of the footer, the content's size, and the footer."""
         least = _HEADER.size + _TAIL.size
         if self._content.size < least:
-            self._fail(f"its {self._content.size} bytes are fewer than the {least} that the shortest has")
+            self._fail(f"it has {self._content.size} bytes, and the shortest has {least}")
         header = self._read(0, _HEADER.size)
         magic, version, _ = _HEADER.unpack(header)
         if magic != _MAGIC:
-            self._fail("it does not begin as a snapshot does")
+            self._fail("it does not begin as a snapshot's file does")
         if version != _VERSION:
             self._fail(f"its format is {version}, and this version reads {_VERSION}")
         tail = self._read(self._content.size - _TAIL.size, _TAIL.size)
         size, chain, length, checksum, end = _TAIL.unpack(tail)
         if end != _END:
-            self._fail("it does not end as a snapshot does, so it was cut short")
+            self._fail("it does not end as a snapshot's file does, so it was cut short")
         if length > min(_FOOTER_BYTES, self._content.size - least):
             self._fail(f"its footer says that it has {length} bytes")
         footer_at = self._content.size - _TAIL.size - length

@@ -1,15 +1,14 @@
-"""Where a host keeps the snapshots of its replicas: whole files, durable before anybody hears their names.
+"""The snapshots of a host's replicas, as files. A file is whole and durable before its name is known.
 
     <directory>/<shard>-<replica>/<index as 20 digits>-<8 random digits>.snapshot
                                   <8 random digits>.tmp
 
-A file is written under a temporary name, made durable, renamed, and its directory made durable; only then does its
-name exist for the log store. So whatever moment the power fails at, a file with a complete name is complete, and what
-was being written is an orphan, which the next life removes. Damage that comes later is found by the checksums in the
-file (`snapshot_format`).
+A file is written under a temporary name, made durable and renamed; then its directory is made durable. Only after that
+does the log store learn the name. So after a power failure, a file that has its final name is complete, and the next
+start of the host removes the temporary ones. The checksums in a file show later damage (`format`).
 
-Everything here blocks on the disk, and so is for worker threads, never for the loop. Stores and `Snapshots` may be
-used by any number of them at once; a reader or a writer by one at a time.
+Everything here blocks on the disk: call it from worker threads, never from the loop. Any number of threads may use a
+store or a `Snapshots` at once, but only one thread at a time a reader or a writer.
 """
 
 import io
@@ -50,7 +49,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 _SYNC_BYTES: Final = 32 << 20
-"""So much is written between two syncs, so that the last one does not keep the disk from the log for long."""
+"""Bytes written between two syncs. One sync of a large file would keep the disk from the log for long."""
 
 _COPY_BYTES: Final = 1 << 20
 
@@ -59,18 +58,19 @@ _NO_FACTS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NAME: Final = re.compile(r"([0-9]{20})-[0-9a-f]{8}\.snapshot", re.ASCII)
 _TEMPORARY: Final = ".tmp"
 
-_KEPT: Final = "restore it from a copy, or replace the replica by a new one"
 DAMAGED: Final = "damaged on its way"
-_RECEIVED: Final = f"it was {DAMAGED}, so have it sent again"
-_EXPORTED: Final = "take another copy of it"
+"""Stands in the error about a file that was sent, so that the sender knows to check its own."""
+_REMEDY_STORED: Final = "restore it from a copy, or replace the replica by a new one"
+_REMEDY_RECEIVED: Final = f"it was {DAMAGED}, so have it sent again"
+_REMEDY_EXPORTED: Final = "take another copy of it"
 
 
 @final
 class _PendingFile:
-    """A file under its temporary name: published whole, or removed. Its first failure is the answer ever after."""
+    """A file under its temporary name, until it is published or removed. After a failure every call raises it again."""
 
     def __init__(self, files: Files, path: Path, over: Callable[[], None]) -> None:
-        """Make the file; `over` is called once, when it is no longer written. Raises `StorageFailed`."""
+        """Create the file. `over` is called once, when it is no longer being written. Raises `StorageFailed`."""
         self.size = 0
         self._files, self._path, self._over = files, path, over
         self._unsynced = 0
@@ -85,7 +85,7 @@ class _PendingFile:
         self._open = True
 
     def handle(self) -> int:
-        """Where it is written. Raises what it failed with, and `ValueError` where it is over."""
+        """Return the open file's handle. Raises the earlier failure, or `ValueError` if it was finished or aborted."""
         if self._failure is not None:
             raise self._failure
         if self._handle is None:
@@ -93,7 +93,7 @@ class _PendingFile:
         return self._handle
 
     def write(self, data: bytes) -> None:
-        """Append it. Raises `StorageFailed`, and the file is gone then."""
+        """Append bytes. Raises `StorageFailed` and removes the file."""
         handle = self.handle()
         try:
             with writing(self._path):
@@ -109,7 +109,7 @@ class _PendingFile:
         self.size += len(data)
 
     def publish(self, target: Path) -> None:
-        """Make it durable under this name. Raises `StorageFailed`, and neither name is there then."""
+        """Make the file durable under this name. Raises `StorageFailed` and removes it under both names."""
         handle = self.handle()
         named = False
         try:
@@ -129,13 +129,13 @@ class _PendingFile:
         self._end()
 
     def abort(self) -> None:
-        """Remove it, unless it was published. Doing so again does nothing."""
+        """Remove the file, unless it was published. A second call does nothing."""
         if not self._open:
             return
         try:
             self._close()
         except OSError:
-            _logger.warning("%s is removed, and could not be closed either", self._path, exc_info=True)
+            _logger.warning("%s is removed, but could not be closed", self._path, exc_info=True)
         _remove(self._files, self._path)
         self._end()
 
@@ -150,21 +150,21 @@ class _PendingFile:
 
 
 def _remove(files: Files, path: Path) -> bool:
-    """Remove it, or say in the log why it is still there. Nobody waits for the room, and `prune` tries again."""
+    """Remove a file and return True, or log why that failed; `prune` tries again."""
     try:
         files.remove(path)
     except OSError:
-        _logger.warning("%s cannot be removed now, and takes room until it is", path, exc_info=True)
+        _logger.warning("%s cannot be removed now, and will be tried again", path, exc_info=True)
         return False
     return True
 
 
 @final
 class SnapshotWriter(io.BufferedIOBase, BinaryIO):
-    """A snapshot that is being taken: a binary file for the content, then `finish`.
+    """A snapshot that is being written: a binary file for the content, then `finish`.
 
-    A context manager that aborts what was not finished. `close` only ends the content, so that a text or zip file
-    laid around this one may close it. One thread at a time; 1 MiB of memory, and as much again while it compresses.
+    As a context manager it aborts what was not finished. `close` only ends the content, so that a text or zip file
+    around this one may close it. For one thread at a time. It takes 1 MiB of memory, and as much again to compress.
     """
 
     def __init__(
@@ -178,15 +178,15 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
 
     @property
     def mode(self) -> str:
-        """As of any file that is only written."""
+        """Return "wb", as a file opened for writing."""
         return "wb"
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Append bytes of content; returns their number, which is always all of them. Raises `StorageFailed`."""
+        """Append bytes of content, and return their number. Raises `StorageFailed`."""
         if self.closed:
             raise ValueError("the content was closed: write no more of it")
         rest = memoryview(data).cast("B")
@@ -204,11 +204,10 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
         return length
 
     def finish(self, snapshot: Snapshot, facts: Mapping[str, Any] = _NO_FACTS) -> Snapshot:
-        """Make the snapshot durable, and return it with its file's name as payload and the file's bytes as size.
+        """Make the snapshot durable; return it with its file's name as payload and the file's bytes as size.
 
-        `facts` is whatever else the reader needs: a small map of names to what CBOR encodes without tags. Raises
-        `ConfigError` where snapshot or facts cannot be kept, and `StorageFailed` where the disk refuses; then there is
-        no file of it.
+        `facts` is a small map of names to values that CBOR encodes without tags, for the reader. Raises `ConfigError`
+        if snapshot or facts cannot be encoded, and `StorageFailed` if the disk fails; the file is removed then.
         """
         end = self._encoded_end(snapshot, facts)
         self._file.write(end)
@@ -216,7 +215,7 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
         return replace(snapshot, payload=name.encode(), size=self._file.size)
 
     def abort(self) -> None:
-        """Remove what was written, unless it was finished. Doing so again does nothing."""
+        """Remove what was written, unless it was finished. A second call does nothing."""
         self._file.abort()
 
     def __enter__(self) -> Self:
@@ -239,9 +238,9 @@ class SnapshotWriter(io.BufferedIOBase, BinaryIO):
 
 @final
 class IncomingSnapshot:
-    """A snapshot's file of another host, as its bytes arrive.
+    """A snapshot's file that another host sends, as its bytes arrive. For one thread at a time.
 
-    A context manager that aborts what was not finished. One thread at a time.
+    As a context manager it aborts what was not finished.
     """
 
     def __init__(
@@ -254,14 +253,14 @@ class IncomingSnapshot:
         self._file, self._opened, self._publish = file, opened, publish
 
     def write(self, raw: bytes | bytearray | memoryview) -> None:
-        """Append the next bytes of the file. Raises `StorageFailed`, and it is gone then."""
+        """Append the next bytes of the file. Raises `StorageFailed` and removes it."""
         self._file.write(bytes(raw))
 
     def finish(self) -> tuple[Snapshot, dict[str, Any]]:
-        """Check all of it, make it durable, and return the snapshot and its facts.
+        """Check the whole file, make it durable, and return the snapshot and its facts.
 
-        The payload is the name of the file here. Raises `CorruptData` where the bytes are not one whole, undamaged
-        snapshot's file, and `StorageFailed` where the disk refuses; then there is no file of it.
+        The payload is the name of the file here. Raises `CorruptData` unless the bytes are one whole, undamaged file of
+        a snapshot, and `StorageFailed` if the disk fails; the file is removed then.
         """
         try:
             self._file.handle()
@@ -275,7 +274,7 @@ class IncomingSnapshot:
         return replace(snapshot, payload=name.encode()), facts
 
     def abort(self) -> None:
-        """Remove what has arrived, unless it was finished. Doing so again does nothing."""
+        """Remove what has arrived, unless it was finished. A second call does nothing."""
         self._file.abort()
 
     def __enter__(self) -> Self:
@@ -291,61 +290,61 @@ class IncomingSnapshot:
 class Snapshots:
     """The snapshots of one replica. Made by `SnapshotStore.of`.
 
-    Worker threads only, any number of them. Names are the strings that `Snapshot.payload` holds as bytes.
+    For any number of worker threads. A name is what `Snapshot.payload` holds as bytes.
     """
 
     def __init__(self, files: Files, directory: Path) -> None:
-        """Touches nothing yet."""
+        """Made by `SnapshotStore.of`. Reads and writes nothing yet."""
         self._files, self._directory = files, directory
         self._lock = Lock()
         self._writing: set[str] = set()
         self._finished: set[str] = set()
-        """In this life, and not pruned since: whoever finished them may be about to record them."""
+        """Names finished since the start and not removed: the log store may not have recorded them yet."""
         self._pins: Counter[str] = Counter()
         self._doomed: set[str] = set()
-        """Pinned when they were to be removed."""
+        """Names to remove as soon as they are unpinned."""
 
     def create(self, *, compression: Compression = "none") -> SnapshotWriter:
         """Begin a snapshot; "zlib" compresses it block by block.
 
-        Raises `StorageFailed` where no file can be made, `ConfigError` for another compression.
+        Raises `StorageFailed` if no file can be created, `ConfigError` for an unknown compression.
         """
         check_choice("compression", compression, get_args(Compression))
         token, file = self._begin_file()
         return SnapshotWriter(file, Encoder(token, compression), self._publish)
 
     def receive(self) -> IncomingSnapshot:
-        """Begin to take in the file of another host. Raises `StorageFailed` where no file can be made."""
+        """Begin to receive the file of another host. Raises `StorageFailed` if no file can be created."""
         token, file = self._begin_file()
         return IncomingSnapshot(
             file,
-            lambda: _opened(self._files, self._directory / (token + _TEMPORARY), _RECEIVED),
+            lambda: _opened(self._files, self._directory / (token + _TEMPORARY), _REMEDY_RECEIVED),
             self._publish,
         )
 
     def open(self, name: str) -> SnapshotReader:
-        """Open a snapshot for reading. Close it.
+        """Open a snapshot for reading. The caller closes it.
 
-        Raises `CorruptData`, with file and index, where it is missing, was cut short, or is no file of that snapshot;
-        damage within the content is found as it is read. Raises `StorageFailed` where it cannot be opened now.
+        Raises `CorruptData`, with file and index, if the file is missing, cut short, or not that snapshot's; reading
+        finds damage within the content. Raises `StorageFailed` if it cannot be opened now.
         """
         index = self._index(name)
-        reader = _opened(self._files, self._directory / name, _KEPT)
+        reader = _opened(self._files, self._directory / name, _REMEDY_STORED)
         if reader.snapshot.index != index:
             reader.close()
             raise CorruptData(
-                f"{self._directory / name} holds the snapshot at index {reader.snapshot.index}, not {index}; {_KEPT}"
+                f"{self._directory / name} holds the snapshot at index {reader.snapshot.index}, not {index}; {_REMEDY_STORED}"
             )
         return reader
 
     def prune(self, keep: str) -> None:
-        """Remove all snapshots but `keep`, and all temporary files that nobody is writing; "" keeps none.
+        """Remove all snapshots but `keep` ("" for none), and all temporary files that are not being written.
 
-        Call it when the log store has `keep` on record. What is pinned goes when it is unpinned. What was finished in
-        this life and is no older than `keep` stays, because the log store may be about to hear of it: if it never will,
-        `discard` it. What cannot be removed is logged, and tried again the next time.
+        Call it after the log store has recorded `keep`. A pinned snapshot is removed when it is unpinned. A snapshot
+        that was finished since the start and is no older than `keep` stays, because the log store may be about to
+        record it; if it never will, `discard` it. A file that cannot be removed is logged, and tried again next time.
 
-        Raises `StorageFailed` where the directory cannot be read.
+        Raises `StorageFailed` if the directory cannot be read.
         """
         kept = self._index(keep) if keep else 0
         with self._lock:
@@ -359,22 +358,22 @@ class Snapshots:
                         self._drop(name)
 
     def discard(self, name: str) -> None:
-        """Remove a snapshot; one that is pinned, as soon as it is unpinned. Does nothing where it is gone."""
+        """Remove a snapshot, or if it is pinned, as soon as it is unpinned. Does nothing if it is gone."""
         self._index(name)
         with self._lock:
             self._drop(name)
 
     def pin(self, name: str) -> None:
-        """Keep a snapshot from being removed, as long as this process lives; as often as it is unpinned.
+        """Keep a snapshot from being removed until it was unpinned as many times, or until the process ends.
 
-        Then `open` it, to learn that it was not removed just before.
+        `open` it afterwards, to be sure that it was not removed just before.
         """
         self._index(name)
         with self._lock:
             self._pins[name] += 1
 
     def unpin(self, name: str) -> None:
-        """Take back one `pin`, and remove the snapshot if that is due. Raises `ConfigError` where it has none."""
+        """Undo one `pin`, and remove the snapshot if that is due. Raises `ConfigError` if it is not pinned."""
         with self._lock:
             if not self._pins[name]:
                 del self._pins[name]
@@ -387,10 +386,10 @@ class Snapshots:
                 self._drop(name)
 
     def remove_all(self) -> None:
-        """Remove everything of this replica, pinned or half written; what is being read stays readable.
+        """Remove all files of this replica, also pinned and unfinished ones. Open readers can read on.
 
-        A writer that is at work finds its file gone when it finishes (`StorageFailed`). Raises `StorageFailed` where
-        something cannot be removed; repeat it then.
+        A writer raises `StorageFailed` when it finishes, since its file is gone. Raises `StorageFailed` if a file
+        cannot be removed: call it again then.
         """
         with self._lock:
             for name in self._names():
@@ -403,12 +402,12 @@ class Snapshots:
             self._doomed.clear()
 
     def _remove_orphans(self) -> int:
-        """Remove what earlier lives did not finish, and return how many there were."""
+        """Remove the files that earlier runs did not finish, and return how many there were."""
         orphans = [name for name in self._names() if name.endswith(_TEMPORARY)]
         removed = sum(_remove(self._files, self._directory / name) for name in orphans)
         if removed:
             _logger.warning(
-                "%s: removed %d unfinished snapshots of an earlier life, such as %s",
+                "%s: removed %d unfinished snapshots of an earlier run, such as %s",
                 self._directory,
                 removed,
                 orphans[0],
@@ -439,7 +438,7 @@ class Snapshots:
         return name
 
     def _drop(self, name: str) -> None:
-        """Remove it now, or when it is unpinned. The lock is held, so that no pin comes in between."""
+        """Remove a snapshot now, or when it is unpinned. The caller holds the lock, so that no pin comes in between."""
         self._finished.discard(name)
         if self._pins[name]:
             self._doomed.add(name)
@@ -457,10 +456,10 @@ class Snapshots:
             ) from error
 
     def _index(self, name: str) -> int:
-        """Return the index in a name, which may come from a damaged record and lead anywhere."""
+        """Return the index in a name. Raises `CorruptData` for any other string, which might lead out of the directory."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise CorruptData(f"{name!r} is no name of a snapshot in {self._directory}; {_KEPT}")
+            raise CorruptData(f"{name!r} is no name of a snapshot in {self._directory}; {_REMEDY_STORED}")
         return int(match[1])
 
 
@@ -471,22 +470,22 @@ class SnapshotStore:
         """Made by one of those."""
         self.directory: Final = directory
         self.orphans = 0
-        """Temporary files of earlier lives that were found and removed."""
+        """Temporary files of earlier runs that were found and removed."""
         self._files = files
         self._lock = Lock()
         self._replicas: dict[ReplicaKey, Snapshots] = {}
 
-    def of(self, shard: int, replica: int) -> Snapshots:
+    def of(self, shard_id: int, replica_id: int) -> Snapshots:
         """Return those of one replica, always the same object.
 
-        The first call removes what earlier lives left unfinished, logs it, and counts it in `orphans`. Raises
-        `ConfigError` where an id is out of bounds, `StorageFailed` where the directory cannot be read.
+        The first call removes the files that earlier runs left unfinished, logs that, and counts them in `orphans`.
+        Raises `ConfigError` for an id out of bounds, `StorageFailed` if the directory cannot be read.
         """
-        key = replica_key(shard, replica)
+        key = replica_key(shard_id, replica_id)
         with self._lock:
             snapshots = self._replicas.get(key)
             if snapshots is None:
-                snapshots = Snapshots(self._files, self.directory / f"{shard}-{replica}")
+                snapshots = Snapshots(self._files, self.directory / f"{shard_id}-{replica_id}")
                 self.orphans += snapshots._remove_orphans()
                 self._replicas[key] = snapshots
             return snapshots
@@ -494,10 +493,10 @@ class SnapshotStore:
 
 @final
 class SnapshotFiles(SnapshotStore):
-    """Snapshots on disk, in a directory that no other process uses: one within a `DataDir`."""
+    """Snapshots on disk, in a directory of a `DataDir`, so that no other process uses it."""
 
     def __init__(self, directory: Path, *, files: Files | None = None) -> None:
-        """Touches nothing yet; `files` is for tests."""
+        """Reads and writes nothing yet. `files` is for tests."""
         super().__init__(files or DiskFiles(), directory)
 
 
@@ -505,28 +504,28 @@ class SnapshotFiles(SnapshotStore):
 class MemorySnapshots(SnapshotStore):
     """Snapshots in memory, under the same rules: for hosts without a data directory, and for the simulator.
 
-    Nothing in it is left to chance: the same calls make the same names and bytes.
+    The same calls make the same names and bytes, in every run.
     """
 
     def __init__(self, *, files: MemoryFiles | None = None) -> None:
-        """Empty, or what `files` holds."""
+        """`files` is what an earlier store wrote; by default there is nothing."""
         self._memory = files or MemoryFiles()
         super().__init__(self._memory, Path("memory"))
 
     def restarted(self) -> "MemorySnapshots":
-        """Return what the host's next life finds: what was finished. This one is used no more."""
+        """Return the store as it is after a restart of the host. Do not use this one any more."""
         return MemorySnapshots(files=self._memory)
 
 
 def read_file(path: Path) -> SnapshotReader:
-    """Open a snapshot's file that lies anywhere, such as an exported one; raises as `Snapshots.open` does."""
-    return _opened(DiskFiles(), path, _EXPORTED)
+    """Open a snapshot's file anywhere, such as an exported one. Raises as `Snapshots.open` does."""
+    return _opened(DiskFiles(), path, _REMEDY_EXPORTED)
 
 
 def create_file(path: Path, *, compression: Compression = "none") -> SnapshotWriter:
-    """Begin a snapshot's file that lies anywhere; the directory must be there, the file must not.
+    """Begin a snapshot's file anywhere. The directory must exist, the file must not.
 
-    Raises `ConfigError` where `path` is taken, `StorageFailed` where no file can be made.
+    Raises `ConfigError` as `check_free` does, and `StorageFailed` if no file can be created.
     """
     check_free(path)
     files = DiskFiles()
@@ -540,10 +539,10 @@ def create_file(path: Path, *, compression: Compression = "none") -> SnapshotWri
 
 
 def export_to(reader: SnapshotReader, path: Path) -> None:
-    """Check a snapshot, and copy its file to `path`, durably; the directory must be there, the file must not.
+    """Check a snapshot, and copy its file to `path`, durably. The directory must exist, the file must not.
 
-    Raises `CorruptData` where the snapshot is damaged, `ConfigError` where `path` is taken, and `StorageFailed` where
-    the disk refuses; then there is no file of it.
+    Raises `CorruptData` if the snapshot is damaged, `ConfigError` as `check_free` does, and `StorageFailed` if the disk
+    fails; the copy is removed then.
     """
     check_free(path)
     reader.verify()
@@ -559,11 +558,11 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Raise `ConfigError` where there is a file of this name already."""
+    """Raise `ConfigError` if a new file cannot be created at `path`: it exists, or its directory does not."""
     if path.exists():
-        raise ConfigError("path", str(path), "is there already: name another file")
+        raise ConfigError("path", str(path), "exists already: name another file")
     if not path.parent.is_dir():
-        raise ConfigError("path", str(path), "lies in no directory: make that first")
+        raise ConfigError("path", str(path), "is in a directory that does not exist: make that first")
 
 
 def _file_beside(files: Files, path: Path, token: str) -> _PendingFile:

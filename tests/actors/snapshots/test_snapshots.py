@@ -260,7 +260,7 @@ def test_an_export_is_a_file_of_its_own_that_can_be_imported(tmp_path: Path) -> 
     with own.open(name) as reader:
         reader.read(3)
         export_to(reader, path)
-        with pytest.raises(ConfigError, match=r"rescue.snapshot.*is there already"):
+        with pytest.raises(ConfigError, match=r"rescue.snapshot.*exists already"):
             export_to(reader, path)
         with pytest.raises(ConfigError, match=r"make that first"):
             export_to(reader, tmp_path / "nowhere" / "rescue")
@@ -283,7 +283,7 @@ def test_a_damaged_snapshot_is_not_exported(tmp_path: Path) -> None:
     with own.open(name) as reader, pytest.raises(CorruptData, match=f"{name}.*index 4"):
         export_to(reader, tmp_path / "rescue")
     assert names_in(tmp_path) == [name]
-    with pytest.raises(CorruptData, match=r"rescue is not there; take another copy"):
+    with pytest.raises(CorruptData, match=r"rescue does not exist; take another copy"):
         read_file(tmp_path / "rescue")
 
 
@@ -476,7 +476,7 @@ def test_a_file_that_is_missing_or_another_snapshots_or_another_formats_is_refus
     path = tmp_path / "1-1" / take(own, 7)
     moved = path.rename(path.with_name("00000000000000000008-00000000.snapshot"))
     assert "index 7, not 8" in str(noticed(own, moved))
-    assert "is not there; restore it" in str(noticed(own, path))
+    assert "does not exist; restore it" in str(noticed(own, path))
     moved.write_bytes(moved.read_bytes().replace(b"DRKSNAP\1", b"DRKSNAP\2"))
     assert "its format is 2, and this version reads 1" in str(noticed(own, moved))
 
@@ -532,16 +532,16 @@ def test_pruning_leaves_what_is_kept_pinned_written_or_about_to_be_recorded(
         writer.write(b"x" * 5)
         own.prune(kept)
         assert [content_of(own, name) for name in (pinned, kept, newer)] == [b"content"] * 3
-        with pytest.raises(CorruptData, match="is not there"):
+        with pytest.raises(CorruptData, match="does not exist"):
             own.open(old)
         own.unpin(pinned)
-        with pytest.raises(CorruptData, match="is not there"):
+        with pytest.raises(CorruptData, match="does not exist"):
             own.open(pinned)
         last = writer.finish(at(5)).payload.decode()
     own.prune(last)
     assert content_of(own, last) == b"x" * 5
     for name in (kept, newer):
-        with pytest.raises(CorruptData, match="is not there"):
+        with pytest.raises(CorruptData, match="does not exist"):
             own.open(name)
 
 
@@ -570,12 +570,12 @@ def test_what_is_discarded_goes_when_the_last_pin_does(kind: str, tmp_path: Path
     own.unpin(name)
     with own.open(name) as reader:
         own.unpin(name)
-        with pytest.raises(CorruptData, match="is not there"):
+        with pytest.raises(CorruptData, match="does not exist"):
             own.open(name)
         assert reader.read() == b"content"  # whoever had it open reads on
     with pytest.raises(ConfigError, match="is not pinned"):
         own.unpin(name)
-    with pytest.raises(CorruptData, match="is not there"):
+    with pytest.raises(CorruptData, match="does not exist"):
         own.open(free)
 
 
@@ -591,7 +591,7 @@ def test_a_replicas_data_goes_altogether(kind: str, tmp_path: Path) -> None:
         with pytest.raises(StorageFailed, match="1-1"):
             writer.finish(at(2))
     own.remove_all()
-    with pytest.raises(CorruptData, match="is not there"):
+    with pytest.raises(CorruptData, match="does not exist"):
         own.open(name)
     assert content_of(other, others) == b"content"
     if kind == "disk":
@@ -636,7 +636,7 @@ def test_orphans_of_earlier_lives_are_removed_counted_and_logged_once(
     store = SnapshotFiles(tmp_path)
     own = store.of(1, 1)
     assert (names_in(tmp_path), store.orphans) == ([name], 2)
-    assert "removed 2 unfinished snapshots of an earlier life, such as 0badf00d.tmp" in caplog.text
+    assert "removed 2 unfinished snapshots of an earlier run, such as 0badf00d.tmp" in caplog.text
     with own.create():
         store.of(1, 1)
         assert (len(names_in(tmp_path)), store.orphans) == (2, 2)

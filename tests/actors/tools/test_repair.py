@@ -519,7 +519,7 @@ def test_damage_is_found_and_the_file_named(survivor, target):
 def test_nothing_is_overwritten(survivor, target):
     survivor.fill()
     target.write_bytes(b"precious")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(survivor.path, 1, Book, target)
     assert target.read_bytes() == b"precious"
 
@@ -655,7 +655,7 @@ def test_a_damaged_or_foreign_file_touches_nothing(exported, survivor, tmp_path)
         exported.write_bytes(harmed)
         with pytest.raises(CorruptData, match=f"{exported}.*take another copy of it"):
             bring_in(exported, tmp_path / "new")
-    with pytest.raises(CorruptData, match="is not there"):
+    with pytest.raises(CorruptData, match="does not exist"):
         bring_in(tmp_path / "nothing", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

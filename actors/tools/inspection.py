@@ -17,9 +17,9 @@ from drakkar.actors.log.store import StoredLog
 from drakkar.actors.snapshots.files import DiskFiles
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
+from drakkar.handlers.raft.confchange import decide_all
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import changes, pages
-from drakkar.handlers.raft.confchange import decide_all
 from drakkar.handlers.raft.state import Membership
 
 __all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect"]

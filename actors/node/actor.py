@@ -236,9 +236,8 @@ class NodeActor(TableActor):
         if self.removal.is_over(self.disk.ticks):
             self.actor_ref.stop(block=False)
         if self.disk.tick(self.persistence.waits_since):
-            # It neither leads nor campaigns: it steps down, and counts no ticks until the write is through.
-            if self.raft.state is State.LEADER:
-                self.raft.become_follower(self.raft.term, 0)
+            # A leader steps down, and no ticks are counted until the write is through: it neither leads nor campaigns.
+            self.raft.step(Message(MessageType.DISK_HUNG, sender=self.raft.id))
             # The news of its removal may wait for the disk too. It holds without: a replica that forgets it asks again.
             self._check_removal()
         else:

@@ -119,8 +119,8 @@ def install_as_follower(raft: RaftCore, message: Message) -> None:
 def learn_of_removal(raft: RaftCore, message: Message) -> None:
     """A leader says that the shard has removed this replica: take its membership in, as a snapshot without content.
 
-    What that leader holds is committed, and is never taken back, whatever its term. The own term stays, and that leader is
-    not followed. A replica that campaigns or leads gives up: it has no shard to do so. One that this replica knows as
+    What that leader holds is committed, and is never taken back, also where its term is older than ours. It is not
+    followed. A replica that campaigns or leads gives up: it has no shard to do so. One that this replica knows as
     removed is not believed: both may have been removed, each by the other's half of a shard that was repaired.
     """
     snapshot = _sound(raft, message)
@@ -129,7 +129,7 @@ def learn_of_removal(raft: RaftCore, message: Message) -> None:
     if not snapshot.witness or raft.id not in snapshot.membership.removed:
         raft.fault("news of a removal that does not name this replica")
     elif _fits(raft, snapshot):
-        raft.become_follower(raft.term, 0)
+        raft.become_follower(max(raft.term, message.term), 0)
         _take_in(raft, snapshot)
 
 

@@ -24,7 +24,7 @@ M = MessageType
 
 PRE_VOTES: Final = frozenset({M.REQUEST_PRE_VOTE, M.REQUEST_PRE_VOTE_RESP})
 ONLOOKERS: Final = frozenset({State.OBSERVER, State.WITNESS})
-ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.HEARTBEAT_RESP})
+ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.HEARTBEAT_RESP, M.SNAPSHOT_REQUEST})
 KEPT_BY_WITNESSES: Final = frozenset({EntryKind.METADATA, EntryKind.CONFIG_CHANGE})
 
 EXPECTED_FAULTS: Final = frozenset({"answer from a non-member", "addressed to another replica"})

@@ -21,6 +21,8 @@ SELDOM = {
     ("SNAPSHOT_RECEIVED", "PRE_CANDIDATE"): "nobody campaigns with a snapshot to load",
     ("SNAPSHOT_RECEIVED", "CANDIDATE"): "likewise",
     ("SNAPSHOT_RECEIVED", "LEADER"): "likewise",
+    ("READ_REFUSED", "CANDIDATE"): "the asker would have to lose its leader within the way of one message",
+    ("TRANSFER_REFUSED", "LEADER"): "likewise, and to win an election",
     ("INSTALL_SNAPSHOT", "CANDIDATE"): "the winner would have to compact before the loser hears of it",
 }
 

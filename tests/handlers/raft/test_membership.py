@@ -1042,6 +1042,13 @@ def test_news_of_an_older_term_is_taken_in_by_whoever_it_removes(state):
     assert (out, raft.faults.total()) == ([], 0), "that leader listens to it no more"
 
 
+def test_news_of_a_newer_term_raises_the_term_too():
+    """What it brings may be of that term, and no entry may be newer than the term of its replica."""
+    raft = replica(terms=[1], term=1)
+    hear(raft, news_of_removal(last=(5, 3), term=4))
+    assert (raft.term, raft.leader_id, raft.log.last_term, raft.membership.removed) == (4, 0, 3, {1})
+
+
 def test_news_of_what_it_holds_is_only_committed():
     raft = replica(terms=[1] * 5 + [6], term=9)
     hear(raft, news_of_removal())

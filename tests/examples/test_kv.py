@@ -613,7 +613,7 @@ def test_hello_switches_the_dialect():
             wire(b"INCR", b"k"), 1, [NotLeader(1), SystemBusy("full")], id="a write that surely was not"
         ),
         pytest.param(
-            wire(b"GET", b"k"), None, [NotLeader(1), OutcomeUnknown("late")], id="a read, whatever happened"
+            wire(b"GET", b"k"), None, [NotLeader(1), OutcomeUnknown("late")], id="a read after any error"
         ),
     ],
 )
@@ -637,9 +637,9 @@ def test_who_waited_long_enough_is_told_that_nothing_happened():
 def test_a_client_that_does_not_read_is_not_read_from():
     async def scenario(talker, replica):
         replica.machine.data[b"k"] = bytes(512 << 10)
-        with trio.move_on_after(0.5) as patience:
+        with trio.move_on_after(0.5) as waiting:
             await talker.say(*[wire(b"KEYS", b"*"), wire(b"GET", b"k")] * 200_000)
-        assert patience.cancelled_caught
+        assert waiting.cancelled_caught
         assert len(replica.asked) < 1000
 
     front_test(scenario)
@@ -844,7 +844,7 @@ def test_a_host_whose_replica_fails_says_so_and_ends(tmp_path, raft_port):
     assert "the state machine broke" in complaint
 
 
-def test_a_data_directory_of_somebody_else_is_refused(tmp_path, raft_port):
+def test_a_data_directory_of_another_replica_is_refused(tmp_path, raft_port):
     ours, foreign, file = tmp_path / "ours", tmp_path / "foreign", tmp_path / "file"
     host = OneHost(ours, raft_port)
     with host as client, client:

@@ -193,7 +193,7 @@ def clients(cluster: kv_demo.Cluster) -> Iterator[list[Any]]:
         client.close()
 
 
-def test_whatever_host_took_a_write_every_host_reads_it_at_once(clients):
+def test_a_write_through_any_host_is_read_at_once_on_every_host(clients):
     for number in range(30):
         writer, reader = clients[number % 3], clients[(number + 1) % 3]
         assert writer.set("k", number)

@@ -41,9 +41,9 @@ def demo(directory, *options):
                 running.wait(20)
 
 
-def ended(running, directory, patience=100):
+def ended(running, directory, timeout=100):
     """Its exit status, what it said and what it complained about; it has left nothing behind."""
-    said, complaint = running.communicate(timeout=patience)
+    said, complaint = running.communicate(timeout=timeout)
     until(lambda: not processes_of(directory))
     assert list(directory.iterdir()) == []
     return running.returncode, said, complaint

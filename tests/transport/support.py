@@ -38,8 +38,8 @@ def on_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    """Wait for something that no event announces; the test's own deadline ends a wait in vain."""
-    while not true():  # noqa: ASYNC110  # counters are numbers, and tell nobody when they change
+    """Wait until a condition holds that no event announces. The test's own deadline ends the wait."""
+    while not true():  # noqa: ASYNC110  # counters are numbers without events
         await trio.sleep(0.001)
 
 
@@ -123,7 +123,7 @@ class FakePeer:
 
     @classmethod
     async def introduced(cls, host: Host, **fields: Any) -> "FakePeer":
-        """One that dialed `host`, and was let in."""
+        """One that dialed `host` and was accepted."""
         fake = await cls.dial(host)
         await fake.send(encode_hello(hello(host.address, **fields)))
         assert (await fake.next_frame()).kind == FrameKind.HELLO
@@ -177,7 +177,7 @@ async def listening(answer: Callable[[FakePeer], Awaitable[None]]) -> AsyncItera
 
 
 async def welcome(caller: FakePeer) -> Hello:
-    """Let a transport that dialed in, as whoever it wanted to reach."""
+    """Accept a transport that dialed, as the host that it wanted to reach."""
     frame = await caller.next_frame()
     introduction = decode_hello(frame.body)
     await caller.send(encode_hello(hello(introduction.address, address=introduction.dialed)))

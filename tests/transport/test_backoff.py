@@ -17,7 +17,7 @@ def test_waits_double_up_to_a_limit_and_are_cut_by_up_to_half() -> None:
         assert whole / 2 <= delay <= whole
 
 
-def test_two_hosts_do_not_knock_in_step() -> None:
+def test_two_hosts_do_not_wait_equally_long() -> None:
     assert len({round(delay, 6) for seed in range(50) for delay in delays(seed, 4)}) > 190
 
 

@@ -75,7 +75,7 @@ def test_a_hello_too_long_to_be_read_is_refused_by_the_sender() -> None:
         encode_hello(Hello((1, 0), "x" * SMALL_FRAME_LIMIT, "a:1", "b:1"))
 
 
-def test_a_reason_arrives_fit_to_be_logged_whoever_wrote_it() -> None:
+def test_any_reason_arrives_fit_to_be_logged() -> None:
     def reason(frame: bytes) -> str:
         return decode_reason(FrameReader(SMALL_FRAME_LIMIT).feed(frame)[0].body)
 
@@ -88,7 +88,7 @@ def test_a_reason_arrives_fit_to_be_logged_whoever_wrote_it() -> None:
 
 
 async def refusal(a: Host, b: Host, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Let a dial b in vain; the warnings of both."""
+    """Let a dial b, which fails; return the warnings of both."""
     async with running(a, b):
         a.send(b)
         await until(lambda: a.lost)
@@ -211,7 +211,7 @@ async def test_a_host_under_another_address_is_refused_and_both_sides_say_why(
 
 
 @on_loop
-async def test_whoever_dials_finds_out_himself_where_the_other_side_is_lenient() -> None:
+async def test_a_caller_checks_the_address_itself_where_the_callee_is_lenient() -> None:
     """An old or foreign host may answer a HELLO that it should refuse."""
     said: list[str] = []
 
@@ -230,7 +230,7 @@ async def test_whoever_dials_finds_out_himself_where_the_other_side_is_lenient()
 
 
 @on_loop
-async def test_a_refused_host_knocks_at_a_slower_pace() -> None:
+async def test_a_refused_host_waits_longer_before_it_dials_again() -> None:
     a, b = Host(deployment_id="blue"), Host(deployment_id="green")
     async with running(a, b):
         a.send(b)

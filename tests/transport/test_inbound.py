@@ -27,7 +27,7 @@ from tests.transport.support import (
     welcome,
 )
 
-# ---- who is let in
+# ---- which callers are accepted
 
 
 @on_loop
@@ -65,7 +65,7 @@ async def test_the_number_of_connections_is_bounded() -> None:
 
 
 @on_loop
-async def test_a_caller_that_went_silent_is_put_out() -> None:
+async def test_a_caller_that_went_silent_is_disconnected() -> None:
     a = Host(options=Options(keepalive=0.02, answer_timeout=0.02))
     async with running(a):
         caller = await FakePeer.introduced(a)
@@ -87,7 +87,7 @@ async def test_a_caller_that_keeps_sending_pings_stays_and_has_them_answered() -
 
 
 @on_loop
-async def test_whoever_dials_and_says_nothing_is_put_out() -> None:
+async def test_a_caller_that_does_not_introduce_itself_is_disconnected() -> None:
     a = Host(options=Options(connect_timeout=0.05))
     async with running(a):
         mute = await FakePeer.dial(a)
@@ -240,7 +240,7 @@ async def test_much_that_comes_at_once_leaves_the_loop_turns_for_others() -> Non
     turns = 0
     seen: set[int] = set()
 
-    async def somebody_else() -> None:
+    async def another_task() -> None:
         nonlocal turns
         while True:
             turns += 1
@@ -249,7 +249,7 @@ async def test_much_that_comes_at_once_leaves_the_loop_turns_for_others() -> Non
     a.transport._inbound._deliver = lambda *_: seen.add(turns)
     async with running(a) as nursery:
         caller = await FakePeer.introduced(a)
-        nursery.start_soon(somebody_else)
+        nursery.start_soon(another_task)
         frames = encode_messages([bulk(30_000)])[0] * 90
         reader = FrameReader()
         inbound = a.transport._inbound
@@ -288,9 +288,9 @@ async def test_a_host_that_fails_to_hear_of_an_unreachable_peer_is_logged_and_go
         raise ZeroDivisionError(address)
 
     a, b = Host(unreachable=unreachable), Host()
-    nobody = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_port()}"
     async with running(a, b):
-        a.send(nobody)
+        a.send(nowhere)
         await until(lambda: a.counters.failed)
         a.send(b)
         await until(lambda: b.received)

@@ -468,7 +468,7 @@ def test_any_bytes_are_decoded_or_malformed(data: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(messages, st.data())
 def test_a_changed_body_is_decoded_or_malformed(message: Message, data: st.DataObject) -> None:
-    """As if somebody who can compute checksums had changed it."""
+    """As if a peer that computes checksums had changed it."""
     (frame,) = FrameReader().feed(encode_messages([message])[0])
     changed = bytearray(frame.body)
     for _ in range(data.draw(st.integers(1, 4))):

@@ -63,27 +63,27 @@ async def test_a_peer_that_comes_back_is_dialed_at_once_and_not_after_the_back_o
 @on_loop
 async def test_unreachable_is_told_once_an_attempt_and_what_waited_is_dropped() -> None:
     a = Host(options=Options(backoff_first=1000, backoff_last=1000))
-    nobody = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_port()}"
     async with running(a):
-        assert a.send(nobody, heartbeat(1), heartbeat(2)) == 0
+        assert a.send(nowhere, heartbeat(1), heartbeat(2)) == 0
         await until(lambda: a.lost)
-        assert a.lost == [nobody]
+        assert a.lost == [nowhere]
         assert (a.counters.dropped, a.counters.connect_failures) == (2, 1)
-        a.send(nobody)
-        status = a.transport.peers()[nobody]
+        a.send(nowhere)
+        status = a.transport.peers()[nowhere]
     assert (status.connected, status.failures, status.queued_messages) == (False, 1, 1)
     assert "refused" in status.error.lower()
-    assert a.lost == [nobody]
+    assert a.lost == [nowhere]
 
 
 @on_loop
 async def test_an_attempt_is_only_made_while_there_is_something_to_send() -> None:
     a = Host()
-    nobody = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_port()}"
     async with running(a):
-        a.send(nobody)
+        a.send(nowhere)
         await until(lambda: a.lost)
-        await until(lambda: a.transport.peers()[nobody].queued_messages == 0)
+        await until(lambda: a.transport.peers()[nowhere].queued_messages == 0)
         with trio.move_on_after(QUICK.backoff_last * 4) as window:
             await until(lambda: a.counters.connect_failures > 1)
     assert window.cancelled_caught
@@ -95,10 +95,10 @@ async def test_a_failure_is_logged_as_a_warning_once_and_not_at_each_attempt(
 ) -> None:
     caplog.set_level(logging.DEBUG, "drakkar.transport")
     a = Host()
-    nobody = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_port()}"
     async with running(a):
-        await until(lambda: a.send(nobody) or a.counters.connect_failures >= 4)
-    assert [text for text in warnings(caplog) if nobody in text and "cannot reach" in text] == warnings(
+        await until(lambda: a.send(nowhere) or a.counters.connect_failures >= 4)
+    assert [text for text in warnings(caplog) if nowhere in text and "cannot reach" in text] == warnings(
         caplog
     )
     assert len(warnings(caplog)) == 1
@@ -224,7 +224,7 @@ async def test_a_peer_that_never_reads_is_given_up_after_the_send_timeout() -> N
 
 @on_loop
 async def test_a_peer_that_went_silent_is_noticed_although_there_is_always_something_to_send() -> None:
-    """As when its machine lost power: nobody answers, and the kernel takes heartbeats for a long time."""
+    """As when its machine lost power: nothing answers, and the kernel takes heartbeats for a long time."""
     a = Host(options=Options(keepalive=0.05, answer_timeout=0.05))
 
     async def read_and_never_answer(caller: FakePeer) -> None:
@@ -285,7 +285,7 @@ async def test_a_peer_whose_address_leads_nowhere_is_unreachable(nowhere: str) -
 
 
 class MovingHost(trio.abc.HostnameResolver):
-    """Says at the first question that the host is where nobody is, and afterwards where it is."""
+    """Answers the first question with an address on which nothing listens, and then with the right one."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -117,7 +117,7 @@ async def fails(a: Host, b: "Host | str", source: Any = None, match: str | None 
 
 
 async def still_works(a: Host, b: Receiver) -> None:
-    """After whatever happened, messages and streams go on."""
+    """Messages and streams still work."""
     b.sink = Sink
     b.received.clear()
     a.send(b, heartbeat(77))
@@ -317,7 +317,7 @@ async def test_a_receiver_that_takes_nothing_is_given_up_after_the_send_timeout(
 async def test_a_sender_that_vanished_without_a_word_is_noticed() -> None:
     b = Receiver(options=Options(keepalive=0.05, answer_timeout=0.05))
     async with running(b):
-        caller = await stream_of_stranger(b, PIECE)
+        caller = await stream_of_fake_peer(b, PIECE)
         await until(lambda: b.sinks and b.sinks[0].aborts)
         await caller.closed()
     assert "nothing came for" in str(b.sinks[0].aborts[0])
@@ -325,7 +325,7 @@ async def test_a_sender_that_vanished_without_a_word_is_noticed() -> None:
 
 
 @on_loop
-async def test_nobody_there_is_told_at_once() -> None:
+async def test_an_address_without_a_listener_fails_at_once() -> None:
     a = Host()
     async with running(a):
         await fails(a, f"127.0.0.1:{free_port()}", match="0 bytes of it were sent: .*refused")
@@ -534,7 +534,7 @@ async def _bandwidth_is_shared_and_kept() -> None:
             nursery.start_soon(use, 10)
     # All but the little that had not been used before.
     assert ends == [pytest.approx(0.1 * number - 0.02) for number in range(1, 41)]
-    # Whoever sent nothing for an hour may not send it all at once then.
+    # After an hour without a stream, its bandwidth may not be used all at once.
     await trio.sleep(3600)
     start = trio.current_time()
     ends.clear()
@@ -552,7 +552,7 @@ async def _a_cancelled_wait_uses_nothing() -> None:
 
 
 test_bandwidth_is_shared_in_turn_and_not_saved_up = on_virtual_clock(_bandwidth_is_shared_and_kept)
-test_whoever_is_cancelled_while_he_waits_for_bandwidth_has_used_nothing = on_virtual_clock(
+test_a_task_that_is_cancelled_while_it_waits_for_bandwidth_has_used_none = on_virtual_clock(
     _a_cancelled_wait_uses_nothing
 )
 
@@ -585,7 +585,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self.address = f"127.0.0.1:{free_port()}"
-        self.owner = f"127.0.0.1:{free_port()}"
+        self.callee = f"127.0.0.1:{free_port()}"
         self.passed = {"there": 0, "back": 0}
         self.cut_at = {"there": math.inf, "back": math.inf}
         self.flip_at = math.inf
@@ -605,20 +605,20 @@ class Proxy:
 
     async def treat(self, caller: trio.SocketStream) -> None:
         self.passed = dict.fromkeys(self.passed, 0)
-        host, port = parse_address(self.owner)
+        host, port = parse_address(self.callee)
 
         async def one_way(way: str, *ends: trio.SocketStream) -> None:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.relay(way, *ends)
             both.cancel_scope.cancel()
 
-        async with caller, await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
-            both.start_soon(one_way, "there", caller, owner)
-            both.start_soon(one_way, "back", owner, caller)
+        async with caller, await trio.open_tcp_stream(host, port) as callee, trio.open_nursery() as both:
+            both.start_soon(one_way, "there", caller, callee)
+            both.start_soon(one_way, "back", callee, caller)
 
     @asynccontextmanager
     async def between(self, a: Host, **settings: Any) -> AsyncIterator[Receiver]:
-        b = Receiver(self.address, listen_address=self.owner, **settings)
+        b = Receiver(self.address, listen_address=self.callee, **settings)
         _, port = parse_address(self.address)
         (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         async with running(a, b) as nursery:
@@ -755,19 +755,19 @@ PIECE = encode_stream_piece(0, b"abc")
 END = encode_stream_end(3, zlib.crc32(b"abc"))
 
 
-async def stream_of_stranger(b: Host, *frames: bytes) -> FakePeer:
-    """Begin a stream as somebody who may say anything."""
+async def stream_of_fake_peer(b: Host, *frames: bytes) -> FakePeer:
+    """Begin a stream as a peer that may send anything."""
     caller = await FakePeer.introduced(b, stream=True)
     await caller.send(b"".join((BEGIN, *frames)))
     return caller
 
 
 @on_loop
-async def test_a_stranger_who_keeps_to_the_protocol_is_thanked() -> None:
+async def test_a_peer_that_keeps_to_the_protocol_gets_its_answer() -> None:
     b = Receiver()
     async with running(b):
         later = encode_frame(200, b"from the future")
-        caller = await stream_of_stranger(b, encode_frame(FrameKind.PING), PIECE, later, END)
+        caller = await stream_of_fake_peer(b, encode_frame(FrameKind.PING), PIECE, later, END)
         assert (await caller.next_frame()).kind == FrameKind.STREAM_DONE
     assert (b.sinks[0].data, b.sinks[0].finished, b.counters.unknown_frames) == (b"abc", 1, 1)
 
@@ -792,7 +792,7 @@ async def test_a_stranger_who_keeps_to_the_protocol_is_thanked() -> None:
 async def test_what_no_host_would_send_ends_that_stream_and_no_other(frames: list[bytes], why: str) -> None:
     a, b = Host(), Receiver()
     async with running(a, b):
-        caller = await stream_of_stranger(b)
+        caller = await stream_of_fake_peer(b)
         await until(lambda: b.sinks)
         await caller.send(b"".join(frames))
         frame = await caller.next_frame()

@@ -126,7 +126,7 @@ async def test_messages_sent_before_the_host_serves_wait_for_it_and_those_after_
 
 
 @on_loop
-async def test_frames_of_other_kinds_reach_whoever_asked_for_them_in_order_with_messages() -> None:
+async def test_frames_of_other_kinds_reach_their_receiver_in_order_with_messages() -> None:
     seen: list[Any] = []
     b = Host(
         frames={100: lambda sender, body: seen.append((sender, bytes(body)))},
@@ -159,7 +159,7 @@ def test_a_kind_of_frame_that_is_not_free_is_refused(kind: int) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:7000", "[::]:7000"])
-def test_an_address_that_nobody_can_dial_is_not_advertised(address: str) -> None:
+def test_an_address_that_cannot_be_dialed_is_not_advertised(address: str) -> None:
     with pytest.raises(TransportError, match="as listen_address"):
         TcpTransport(address, deliver=print, unreachable=print)
     TcpTransport("10.0.0.1:7000", listen_address=address, deliver=print, unreachable=print)

@@ -1,4 +1,4 @@
-"""Mutual TLS: who has no certificate of the authority is not talked to."""
+"""Mutual TLS: a host without a certificate of the authority is refused."""
 
 import logging
 import ssl
@@ -20,7 +20,7 @@ from drakkar.transport.tls import TlsConfig
 
 
 class Files:
-    """The files of one authority, and of hosts that it vouches for."""
+    """The files of one authority, and of hosts whose certificates it signed."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = trustme.CA()
@@ -75,7 +75,7 @@ async def exchange(a: Host, b: Host) -> None:
             for host in (a, b):
                 await nursery.start(host.transport.serve)
             a.transport.send(b.transport.address, [MESSAGE])
-            while not (b.received or (a.lost and b.transport.counters.refused)):  # noqa: ASYNC110  # nobody tells
+            while not (b.received or (a.lost and b.transport.counters.refused)):  # noqa: ASYNC110  # no event
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
 
@@ -88,7 +88,7 @@ def test_hosts_of_one_authority_exchange_messages(ours: Files) -> None:
 
 
 def test_what_travels_is_encrypted(ours: Files) -> None:
-    """Somebody who is between the two sees neither the deployment nor a payload."""
+    """A listener between the two sees neither the deployment nor a payload."""
     seen = bytearray()
 
     async def relay(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
@@ -103,9 +103,9 @@ def test_what_travels_is_encrypted(ours: Files) -> None:
 
         async def between(caller: trio.SocketStream) -> None:
             host, port = parse_address(b.transport._listen_address)
-            async with await trio.open_tcp_stream(host, port) as owner, trio.open_nursery() as both:
-                both.start_soon(relay, caller, owner)
-                both.start_soon(relay, owner, caller)
+            async with await trio.open_tcp_stream(host, port) as callee, trio.open_nursery() as both:
+                both.start_soon(relay, caller, callee)
+                both.start_soon(relay, callee, caller)
 
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
@@ -125,7 +125,7 @@ def test_what_travels_is_encrypted(ours: Files) -> None:
                 for host in (a, b):
                     await nursery.start(host.transport.serve)
                 a.transport.send(where, [secret])
-                while not b.received:  # noqa: ASYNC110  # nobody tells
+                while not b.received:  # noqa: ASYNC110  # no event
                     await trio.sleep(0.001)
                 nursery.cancel_scope.cancel()
 
@@ -164,7 +164,7 @@ def test_a_host_of_another_authority_is_not_let_in_and_both_sides_say_why(
     assert "self-signed certificate" in its
 
 
-def test_who_shows_no_certificate_is_refused(ours: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_host_without_a_certificate_is_refused(ours: Files, caplog: pytest.LogCaptureFixture) -> None:
     """Even one that trusts our authority."""
 
     async def scenario() -> None:
@@ -181,7 +181,7 @@ def test_who_shows_no_certificate_is_refused(ours: Files, caplog: pytest.LogCapt
                     )
                     with pytest.raises(trio.BrokenResourceError):
                         await secure.receive_some()
-                while not b.transport.counters.refused:  # noqa: ASYNC110  # nobody tells
+                while not b.transport.counters.refused:  # noqa: ASYNC110  # no event
                     await trio.sleep(0.001)
                 assert b.transport.counters.accepted == 0
                 nursery.cancel_scope.cancel()
@@ -190,14 +190,14 @@ def test_who_shows_no_certificate_is_refused(ours: Files, caplog: pytest.LogCapt
     assert any("PEER_DID_NOT_RETURN_A_CERTIFICATE" in text for text in said(caplog))
 
 
-def test_who_speaks_no_tls_is_refused(ours: Files) -> None:
+def test_a_host_without_tls_is_refused(ours: Files) -> None:
     a, b = Host(None), Host(ours.config())
     trio.run(exchange, a, b)
     assert b.received == []
     assert b.transport.counters.refused + b.transport.counters.malformed >= 1
 
 
-def test_who_is_dialed_must_have_a_certificate_for_the_name(
+def test_a_host_that_is_dialed_must_have_a_certificate_for_the_name(
     ours: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b = Host(ours.config()), Host(ours.config("db-2.example"))
@@ -266,9 +266,7 @@ def test_a_key_of_another_certificate_is_named(ours: Files, theirs: Files) -> No
     assert "KEY_VALUES_MISMATCH" in str(caught.value)
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_the_password(
-    ours: Files, tmp_path: Path
-) -> None:
+def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(ours: Files, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import serialization
 
     plain = serialization.load_pem_private_key(Path(ours.config().key).read_bytes(), password=None)
@@ -290,5 +288,5 @@ def test_a_transport_with_bad_files_is_not_made(ours: Files, tmp_path: Path) -> 
 
 
 def test_a_frame_is_no_client_hello() -> None:
-    """What `test_who_speaks_no_tls_is_refused` relies on: neither protocol is taken for the other."""
+    """What `test_a_host_without_tls_is_refused` relies on: neither protocol is taken for the other."""
     assert encode_frame(FrameKind.PING)[:1] != b"\x16"

@@ -25,7 +25,6 @@ from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, encode_
 
 __all__ = [
     "CONTROL_LIMIT",
-    "LOCAL_TYPES",
     "PAYLOAD_LIMIT",
     "Decoded",
     "Packed",
@@ -51,21 +50,6 @@ _FRAME_EXTRA: Final = _CONTROL_LENGTH.size + _LIST_HEAD
 
 _MAX_TYPE: Final = (1 << 16) - 1
 _MAX_KEY: Final = (1 << 31) - 1
-
-LOCAL_TYPES: Final = frozenset(
-    {
-        MessageType.LOCAL_TICK,
-        MessageType.ELECTION,
-        MessageType.LEADER_HEARTBEAT,
-        MessageType.CONFIG_CHANGE_EVENT,
-        MessageType.SNAPSHOT_STATUS,
-        MessageType.UNREACHABLE,
-        MessageType.CHECK_QUORUM,
-        MessageType.BATCHED_READ_INDEX,
-        MessageType.LOG_QUERY,
-    }
-)
-"""Types that a host sends to its own replicas only. From a peer they are dropped."""
 
 
 class Packed(NamedTuple):
@@ -96,6 +80,8 @@ def pack(message: Message, frame_limit: int = FRAME_LIMIT) -> Packed:
 
     Raises `TransportError` that names the field, where the message cannot be sent.
     """
+    if message.type.traits.local:
+        raise TransportError(f"{message}: its type is local: a host sends it to its own replicas only")
     # In the order of the fields of `Message`.
     fields = [
         int(message.type), message.to, message.sender, message.shard, message.term, message.log_term,
@@ -244,7 +230,7 @@ def decode_messages(body: bytes | memoryview) -> Decoded:
         kind = MessageType.known.get(row[0])
         if kind is None:
             unknown += 1
-        elif kind in LOCAL_TYPES:
+        elif kind.traits.local:
             local += 1
         elif not row[2]:
             anonymous += 1

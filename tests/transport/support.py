@@ -2,12 +2,14 @@
 
 import logging
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 import trio
 from drakkar.handlers.messages import Message, MessageType
@@ -105,6 +107,26 @@ def heartbeat(number: int, **fields: Any) -> Message:
 
 def bulk(size: int, number: int = 1) -> Message:
     return Message(REPLICATE, to=2, sender=1, term=number, entries=(Entry(number, 1, payload=bytes(size)),))
+
+
+def body(control: Any, bulk: bytes = b"") -> bytes:
+    """The body of a MESSAGES frame, made by hand."""
+    data = control if isinstance(control, bytes) else cbor2.dumps(control)
+    return struct.pack(">I", len(data)) + data + bulk
+
+
+def lengths(*runs: int) -> bytes:
+    """What stands before the runs of a message."""
+    return struct.pack(f">{len(runs)}I", *runs)
+
+
+def message_row(**fields: Any) -> list[Any]:
+    """A heartbeat as it travels, with some of its fields changed."""
+    row: dict[str, Any] = {
+        "type": int(MessageType.HEARTBEAT), "to": 2, "sender": 1, "shard": 0, "term": 0, "log_term": 0, "log_index": 0,
+        "commit": 0, "reject": False, "hint": 0, "hint_high": 0, "runs": 0, "snapshot": None, "payload": None,
+    }  # fmt: skip
+    return list((row | fields).values())
 
 
 class FakePeer:

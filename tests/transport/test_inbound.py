@@ -15,11 +15,13 @@ from tests.transport.support import (
     HEARTBEAT,
     FakePeer,
     Host,
+    body,
     bulk,
     free_port,
     heartbeat,
     hello,
     listening,
+    message_row,
     on_loop,
     running,
     until,
@@ -211,16 +213,13 @@ async def test_messages_that_no_peer_may_send_are_counted_and_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     a = Host()
-    bad = [
-        Message(MessageType.ELECTION, sender=1),
-        Message(HEARTBEAT, sender=0),
-        Message(MessageType.LOCAL_TICK, sender=1),
-    ]
+    local = [message_row(type=int(kind)) for kind in (MessageType.ELECTION, MessageType.LOCAL_TICK)]
+    forged = encode_frame(FrameKind.MESSAGES, body([*local, message_row(sender=0), message_row(term=1)]))
     async with running(a):
         caller = await FakePeer.introduced(a)
         for _ in range(2):
-            await caller.send(encode_messages([*bad, heartbeat(1)])[0])
-        await until(lambda: a.received == [heartbeat(1)] * 2)
+            await caller.send(forged)
+        await until(lambda: a.received == [Message(HEARTBEAT, to=2, sender=1, term=1)] * 2)
     assert (a.counters.local_types, a.counters.anonymous, a.counters.unknown_types) == (4, 2, 0)
     assert len(warnings(caplog)) == 1
 

@@ -12,7 +12,6 @@ from drakkar.handlers.raft.state import Membership, Snapshot
 from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, FrameReader
 from drakkar.transport.message_frames import (
     CONTROL_LIMIT,
-    LOCAL_TYPES,
     PAYLOAD_LIMIT,
     Decoded,
     decode_messages,
@@ -22,9 +21,13 @@ from drakkar.transport.message_frames import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.transport.support import body, lengths, message_row
+
 TOP = (1 << 64) - 1
 AUDIT = MessageType.define("wire.audit", 61_000)
-NETWORK_TYPES = [kind for kind in MessageType if kind not in LOCAL_TYPES]
+OWN_TIMER = MessageType.define("wire.own_timer", 61_001, local=True)
+NETWORK_TYPES = [kind for kind in MessageType if not kind.traits.local]
+LOCAL_TYPES = [kind for kind in MessageType if kind.traits.local]
 NUMBERS = ("to", "sender", "shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
 
 
@@ -216,10 +219,25 @@ def test_a_payload_that_contains_itself_is_refused() -> None:
 # ---- what is dropped
 
 
-@pytest.mark.parametrize("kind", sorted(LOCAL_TYPES), ids=lambda kind: MessageType(kind).name)
+@pytest.mark.parametrize("kind", LOCAL_TYPES, ids=str)
 def test_local_types_are_dropped_and_counted(kind: MessageType) -> None:
-    kept = Message(MessageType.HEARTBEAT, sender=1)
-    assert sent(Message(kind, sender=1, entries=(Entry(1, 1),)), kept) == ([kept], 0, 1, 0)
+    run = Run(1, 1, [b"x"]).encode()
+    decoded = decode_messages(
+        body([message_row(type=int(kind), runs=1), message_row()], lengths(len(run)) + run)
+    )
+    assert decoded == ([Message(MessageType.HEARTBEAT, to=2, sender=1)], 0, 1, 0)
+
+
+@pytest.mark.parametrize("kind", LOCAL_TYPES, ids=str)
+def test_local_types_are_not_sent(kind: MessageType) -> None:
+    with pytest.raises(TransportError, match=f"{kind}.*its own replicas only"):
+        encode_messages([Message(kind, to=2, sender=1)])
+
+
+def test_what_a_host_tells_its_own_replicas_is_local() -> None:
+    """A peer that could send one of these could stop a leader, or fill a log."""
+    host_only = "LOCAL_TICK ELECTION CHECK_QUORUM UNREACHABLE SNAPSHOT_STATUS CONFIG_CHANGE_EVENT LOG_QUERY"
+    assert {MessageType[name] for name in host_only.split()} | {OWN_TIMER} <= set(LOCAL_TYPES)
 
 
 def test_messages_without_a_sender_are_dropped_and_counted() -> None:
@@ -238,26 +256,6 @@ def test_unknown_types_are_dropped_and_counted_and_their_entries_skipped() -> No
 
 
 # ---- hostile bodies
-
-
-def body(control: Any, bulk: bytes = b"") -> bytes:
-    """The body of a MESSAGES frame, made by hand."""
-    data = control if isinstance(control, bytes) else cbor2.dumps(control)
-    return struct.pack(">I", len(data)) + data + bulk
-
-
-def lengths(*runs: int) -> bytes:
-    """What stands before the runs of a message."""
-    return struct.pack(f">{len(runs)}I", *runs)
-
-
-def message_row(**fields: Any) -> list[Any]:
-    """A heartbeat as it travels, with some of its fields changed."""
-    row: dict[str, Any] = {
-        "type": int(MessageType.HEARTBEAT), "to": 2, "sender": 1, "shard": 0, "term": 0, "log_term": 0, "log_index": 0,
-        "commit": 0, "reject": False, "hint": 0, "hint_high": 0, "runs": 0, "snapshot": None, "payload": None,
-    }  # fmt: skip
-    return list((row | fields).values())
 
 
 def snapshot_row(**fields: Any) -> list[Any]:

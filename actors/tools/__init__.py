@@ -1,1 +1,1 @@
-"""For operators: look into a data directory, export and import snapshots, repair a shard that lost its quorum."""
+"""Tools for operators: inspect data directories, export and import a shard, repair one that lost its quorum."""

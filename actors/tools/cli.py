@@ -1,6 +1,6 @@
-"""The command line: looking into data directories, and repairing shards that lost their quorum for good.
+"""The command line: inspect data directories, and repair shards that lost their quorum for good.
 
-python -m drakkar.actors inspect|export|import, or `drakkar` where the package is installed
+python -m drakkar.actors inspect|export|import, or `drakkar` if the package is installed
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any, Final
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.tools.repair import HostReport, ReplicaReport, export, import_, inspect
+from drakkar.handlers.checks import MAX_SIGNED
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.handlers.raft.confchange import describe
 from drakkar.handlers.raft.state import Membership
@@ -39,12 +40,12 @@ _HEADINGS: Final = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when it is done, 1 for trouble, which is named on stderr, 2 for a wrong option."""
+    """Run one command. Returns 0 if it succeeded, 1 after an error, printed to stderr, and 2 for a wrong option."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except BrokenPipeError:
-        # Whoever read has enough. Nothing more may be written, not even by Python as it ends.
+        # The reader of stdout has closed it, so Python must not flush it at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -123,7 +124,7 @@ def _show_more(replica: ReplicaReport) -> None:
 
 
 def _best(hosts: Iterable[HostReport]) -> dict[int, tuple[HostReport, ReplicaReport]]:
-    """Of each shard the replica to export: of those that are sound, the one that holds most."""
+    """Return the replica to export of each shard: of the undamaged ones, the one that holds most."""
     best: dict[int, tuple[HostReport, ReplicaReport]] = {}
     for host in hosts:
         for replica in host.replicas:
@@ -158,7 +159,7 @@ def _plain(host: HostReport) -> dict[str, Any]:
 
 
 def _plain_members(membership: Membership) -> dict[str, Any]:
-    # Ids as texts, since the keys of a JSON object are.
+    # Ids as strings, since the keys of a JSON object are strings.
     return {
         **{
             role: sorted(getattr(membership, role))
@@ -192,21 +193,21 @@ def _export(options: argparse.Namespace) -> int:
     )
     print(f"{done.path}: {done.size} bytes")
     print(
-        f"  shard {done.shard_id} as replica {done.replica_id} has it after entry {done.index} of term {done.term}; "
+        f"  the state of shard {done.shard_id} at replica {done.replica_id} after entry {done.index} of term {done.term}; "
         f"members {describe(done.membership)}"
     )
     if done.uncommitted:
         print(
-            f"  {done.uncommitted} of its entries were not known to be committed, and are in it: a command whose outcome "
-            "was unknown may so have taken effect"
+            f"  {done.uncommitted} of its entries were not known to be committed, and are in it: commands whose outcome "
+            "was unknown may have taken effect"
         )
     if done.left_out:
         print(
-            f"  {done.left_out} entries behind it were not known to be committed, and are not in it: one that was "
-            "acknowledged may so be lost"
+            f"  {done.left_out} entries after it were not known to be committed, and are not in it: acknowledged commands "
+            "may be lost"
         )
     print(
-        "  Is this the survivor with the greatest (last term, last index)? `drakkar inspect` of all of them tells."
+        "  Check with `drakkar inspect` of all survivors that this one has the greatest (last term, last index)."
     )
     return 0
 
@@ -214,7 +215,7 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     if options.replica not in options.members:
         raise ConfigError(
-            "--replica", options.replica, f"is none of the --members {_listed(sorted(options.members))}"
+            "--replica", options.replica, f"is not one of the --members {_listed(sorted(options.members))}"
         )
     done = import_(
         options.file,
@@ -233,16 +234,16 @@ def _import(options: argparse.Namespace) -> int:
         f"  members {describe(done.membership)}; removed: {_listed(sorted(done.membership.removed)) or 'none'}"
     )
     for other in done.replaced:
-        print(f"  replica {other} was here, and is removed: it may never run again")
-    print("  Import the same file on every other member, then start them all, with the members left out.")
+        print(f"  replica {other} was deleted here: it may never run again")
+    print("  Import the same file on every other member, then start them all without members.")
     return 0
 
 
 def _state_machine(name: str) -> Callable[[], StateMachine]:
-    """Import it. The present directory counts, as with `python -m`."""
+    """Import a state machine. Modules in the current directory are found, as with `python -m`."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ConfigError("--state-machine", name, "write MODULE:CLASS, as in examples.kv:KeyValue")
+        raise ConfigError("--state-machine", name, "write MODULE:CLASS, such as examples.kv:KeyValue")
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -265,7 +266,7 @@ def _listed(ids: Iterable[int]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="drakkar",
-        description="Look into the data directories of stopped hosts, and repair a shard that lost its quorum for good.",
+        description="Inspect the data directories of stopped hosts, and repair a shard that lost its quorum for good.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -276,14 +277,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_inspect(commands: Any) -> None:
-    parser = commands.add_parser(
-        "inspect", help="show, and check, what data directories hold; changes nothing"
-    )
+    parser = commands.add_parser("inspect", help="show and check what data directories hold; changes nothing")
     parser.set_defaults(run=_inspect)
     parser.add_argument(
         "data_dir", nargs="+", type=Path, metavar="DIR", help="the data directory of a stopped host"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_export(commands: Any) -> None:
@@ -294,23 +293,23 @@ def _add_export(commands: Any) -> None:
     add = parser.add_argument
     add("data_dir", type=Path, metavar="DIR", help="the data directory of a stopped host")
     add("--shard", type=_shard, required=True, metavar="N")
-    add("--replica", type=_replica, metavar="N", help="needed where the directory holds several of the shard")
+    add("--replica", type=_replica, metavar="N", help="needed if the directory holds several of the shard")
     add(
         "--state-machine",
         required=True,
         metavar="MODULE:CLASS",
-        help="a StateMachine class, or a function that makes one, as examples.kv:KeyValue",
+        help="a StateMachine class, or a function that makes one, such as examples.kv:KeyValue",
     )
-    add("--to", type=Path, required=True, metavar="FILE", help="the file to write, which must not be there")
+    add("--to", type=Path, required=True, metavar="FILE", help="the file to write, which must not exist")
     add(
         "--committed-only",
         action="store_true",
-        help="leave out what the replica did not know to be committed, though some of it may have been acknowledged",
+        help="leave out entries that the replica did not know to be committed; some may have been acknowledged",
     )
     add(
         "--ordered-config-change",
         action="store_true",
-        help="where the shard's replicas have this option on",
+        help="if the shard's replicas have this option on",
     )
     add("--compress", action="store_true", help="make the file smaller")
 
@@ -330,16 +329,21 @@ def _add_import(commands: Any) -> None:
         type=_members,
         required=True,
         metavar="1=HOST:PORT,...",
-        help="all voters from now on, the same list on each; everybody else is removed for good",
+        help="all voters from now on, the same list on each; all other replicas are removed for good",
     )
-    add("--address", metavar="HOST:PORT", help="of this host (default: as in --members)")
-    add("--deployment", default="default", metavar="NAME", help="as of the hosts (default: default)")
-    add("--as-shard", type=_shard, metavar="N", help="give the shard another number")
-    add("--state-machine", metavar="CLASS", help="the name of its type, where the file does not say it")
+    add("--address", metavar="HOST:PORT", help="address of this host (default: as in --members)")
+    add(
+        "--deployment",
+        default="default",
+        metavar="NAME",
+        help="deployment id of the hosts (default: default)",
+    )
+    add("--as-shard", type=_shard, metavar="N", help="import the shard under this number")
+    add("--state-machine", metavar="CLASS", help="the name of its type, if the file does not say it")
     add(
         "--replace",
         action="store_true",
-        help="give up what the directory holds of the shard, even if that is more than the export",
+        help="delete what the directory holds of the shard, even if that is more than the export",
     )
 
 
@@ -351,11 +355,9 @@ def _replica(text: str) -> int:
     return _number(text, 1, "replica")
 
 
-def _number(text: str, least: int, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and least <= int(text) < 1 << 63):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no {what}: write a number from {least} to {(1 << 63) - 1}"
-        )
+def _number(text: str, low: int, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= MAX_SIGNED):
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}: write a number from {low} to {MAX_SIGNED}")
     return int(text)
 
 

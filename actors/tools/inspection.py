@@ -1,7 +1,7 @@
-"""Looking into the data directory of a host that is stopped, without changing anything in it.
+"""Inspect the data directory of a stopped host, without changing anything in it.
 
-What is read here is what the host would find at its next start: the same checksums, the same rules of membership. So
-it tells which of the survivors of a shard holds most (`repair`), and whether what is on a disk can be trusted.
+It reads what the host would read at its next start, with the same checksums and the same rules of membership. So it
+shows which survivor of a shard holds most (see `repair`), and whether a disk is damaged.
 """
 
 import os
@@ -26,12 +26,12 @@ __all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "insp
 
 LOG: Final = "log"
 SNAPSHOTS: Final = "snapshots"
-"""Where a host keeps them, within its data directory."""
+"""The names of both in a host's data directory."""
 
 PAGE_BYTES: Final = 4 << 20
 """Bytes of a log that are read at once."""
 _MAP_BYTES: Final = 1 << 20
-"""LMDB takes the length of the file where that is more."""
+"""LMDB takes the length of the file if that is more."""
 _NOBODY: Final = Membership()
 
 
@@ -42,25 +42,25 @@ class SnapshotReport:
     index: int
     term: int
     size: int
-    """Bytes of its file, as they were when it was recorded; 0 for a witness, which has none."""
+    """Bytes of its file when it was recorded; 0 for a witness, which has no file."""
     problem: str
-    """What is wrong with the file; "" where all of it matches its checksums."""
+    """What is wrong with the file; "" if it matches its checksums."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """One replica, as its host would find it."""
+    """One replica, as its host would start it."""
 
     shard_id: int
     replica_id: int
     state_machine: str = ""
-    """The name of its type."""
+    """The type of its state machine, by name."""
     joined: bool = False
     """It was started with `join=True`."""
     term: int = 0
     vote: int = 0
     commit: int = 0
-    """How far it knows the log to be committed: a lower bound."""
+    """The last entry that it knows to be committed; more may be."""
     first_index: int = 0
     last_index: int = 0
     last_term: int = 0
@@ -68,21 +68,21 @@ class ReplicaReport:
     membership: Membership = _NOBODY
     """After all entries of the log, committed or not."""
     problem: str = ""
-    """What is wrong with its log; "" where all of it is there and matches its checksums."""
+    """What is wrong with its log; "" if it is complete and matches its checksums."""
 
     @property
     def witness(self) -> bool:
-        """It votes, and holds no commands: nothing can be exported from it."""
+        """Whether it is a witness, which holds no commands and cannot be exported."""
         return self.membership.is_witness(self.replica_id)
 
     @property
     def damaged(self) -> bool:
-        """It, or its snapshot, is not what was written."""
+        """Whether its log or its snapshot is not what was written."""
         return bool(self.problem or (self.snapshot is not None and self.snapshot.problem))
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Term and index of the last entry, the order by which voters judge candidates (thesis §3.6.1).
+        """Term and index of the last entry, by which voters compare logs (thesis §3.6.1).
 
         Of two survivors of a shard, the one with the greater reach holds every committed entry that the other holds.
         """
@@ -101,13 +101,13 @@ class HostReport:
 
 
 def inspect(data_dir: str | os.PathLike[str]) -> HostReport:
-    """Read everything in the data directory of a stopped host, and check it. Changes nothing.
+    """Read and check all logs and snapshots in the data directory of a stopped host. Changes nothing.
 
-    Reads all logs and snapshots, so it takes as long as the disk needs for that. What is damaged is told in the
-    report. From any thread but a loop's.
+    The report says what is damaged. It takes as long as the disk needs to read everything. From any thread except that
+    of a loop.
 
-    Raises `ConfigError` where it is no host's directory, or is in use, and `CorruptData` where its identity or its log
-    store cannot be read at all.
+    Raises `ConfigError` if it is not a host's directory or is in use, and `CorruptData` if its identity or its log store
+    cannot be read at all.
     """
     with StoppedHost(data_dir) as host:
         return HostReport(
@@ -121,14 +121,14 @@ def inspect(data_dir: str | os.PathLike[str]) -> HostReport:
 
 @final
 class StoppedHost:
-    """The data directory of a host that is stopped, to read: kept from others until it is closed. A context manager."""
+    """The data directory of a stopped host, for reading. It is locked until it is closed. A context manager."""
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         """Raises as `inspect` does."""
         self.directory = DataDir.existing(data_dir)
         log = self.directory.path / LOG
         try:
-            # One whose first start was cut short has none yet.
+            # There is none if the host's first start was cut short.
             begun = log.is_dir() and any(log.iterdir())
             self._disk = LmdbDisk(log, _MAP_BYTES, read_only=True) if begun else None
         except BaseException:
@@ -136,28 +136,28 @@ class StoppedHost:
             raise
 
     def replicas(self) -> list[ReplicaKey]:
-        """Shard and replica of all that are here."""
+        """Return shard and replica of all that it holds."""
         return sorted(self._disk.replicas()) if self._disk is not None else []
 
     def log(self, key: ReplicaKey) -> StoredLog:
-        """Return a replica's log. Raises `CorruptData` where its records or its ends are damaged."""
+        """Return a replica's log. Raises `CorruptData` if its records or its ends are damaged."""
         state = self.state(key)
         assert self._disk is not None, "the state was on it"
         return StoredLog.of(self._disk, key, state)
 
     def state(self, key: ReplicaKey) -> LogState:
-        """Return where a replica's log stands, as it is on disk. Raises as `log` does."""
+        """Return the state of a replica's log as it is on disk. Raises as `log` does."""
         state = self._disk.load(key) if self._disk is not None else None
         if state is None:
             raise ConfigError("replica", key, f"is not in {self.directory.path}")
         return state
 
     def snapshots(self, key: ReplicaKey) -> Snapshots:
-        """Return a replica's snapshots. Only read them."""
+        """Return a replica's snapshots, for reading only."""
         return Snapshots(DiskFiles(), self.directory.path / SNAPSHOTS / f"{key[0]}-{key[1]}")
 
     def find(self, shard: int, replica: int | None) -> ReplicaKey:
-        """Return the replica of a shard: that one, or the only one. Raises `ConfigError` where it is not here."""
+        """Return the replica of a shard, or its only one if `replica` is None. Raises `ConfigError` if there is none."""
         if replica is not None:
             replica_key(shard, replica)
         held = [other for one, other in self.replicas() if one == shard]
@@ -178,7 +178,7 @@ class StoppedHost:
         )
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Unlock the directory."""
         if self._disk is not None:
             self._disk.close()
         self.directory.close()
@@ -224,7 +224,7 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
 
 
 def _members(log: StoredLog, key: ReplicaKey) -> tuple[Membership, str]:
-    """Read the whole log: the membership at its end, or where it is damaged, and what is wrong there."""
+    """Read the whole log; return the membership at its end, or up to the damage, and what is wrong there."""
     membership, behind = log.membership, log.snapshot.index
     try:
         config = RaftConfig(replica_id=key[1], shard_id=key[0])

@@ -1,14 +1,14 @@
-"""Repairing a shard that lost its quorum for good, offline: `inspect`, `export`, `import_`.
+"""Repair a shard that lost its quorum for good, offline: `inspect`, `export`, `import_`.
 
-As long as a majority of its voters can be started again, a shard needs no repair. When it cannot, no protocol can
-tell what those who are lost had acknowledged, and a human has to decide that they will never speak again. Then
+A shard needs no repair as long as a majority of its voters can be started again. Otherwise no protocol can tell what the
+lost voters had acknowledged, and an operator must decide that they will never be started again. Then
 
 1. `inspect` the data directory of each survivor, and choose the one with the greatest (last term, last index);
-2. `export` what it holds: one file with the state machine's whole state, sessions included;
+2. `export` it: one file with the state machine's whole state, sessions included;
 3. `import_` that file on every host of the new membership, and start these hosts again.
 
-All of it works on the directories of hosts that are stopped, and blocks on their disks: call it from a thread, never
-from a loop. `docs/operations.md` shows the same as commands.
+The hosts must be stopped. The functions block on disks: call them from a thread, never from a loop.
+`docs/operations.md` shows the same as commands.
 """
 
 import dataclasses
@@ -65,18 +65,18 @@ _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
 
 _EXPORT: Final = "export"
-"""The fact beside a snapshot that says where an export comes from: an `_Origin`, by the names of its fields."""
+"""The fact beside a snapshot with the fields of an `_Origin`, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where an export comes from. A copy of a snapshot that a replica wrote for safekeeping says nothing of that."""
+    """Where an export comes from. A file that `Replica.snapshot` wrote does not say that."""
 
     deployment: str
     state_machine: str
     replica: int
     host: str
-    """The id of the host, which changes when it loses its disk."""
+    """The id of the host. A host that lost its disk gets a new one."""
     term: int
     """Of the replica."""
     last_term: int
@@ -86,7 +86,7 @@ class _Origin:
 
     @classmethod
     def of(cls, source: SnapshotReader, path: Path) -> Self | None:
-        """Return what an export says of itself; None for a snapshot. Raises `ConfigError` where it says nonsense."""
+        """Return the origin of an export, None for another snapshot. Raises `ConfigError` for unknown fields."""
         facts = source.facts.get(_EXPORT)
         if facts is None:
             return None
@@ -95,31 +95,31 @@ class _Origin:
             raise ConfigError(
                 "path",
                 str(path),
-                "says of itself what this version does not know: use the version that wrote it",
+                "was exported by a version whose files this one cannot read: use that version",
             )
         return cls(**facts)
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export holds."""
+    """What an export contains."""
 
     path: Path
     shard_id: int
     replica_id: int
-    """The replica that it was taken from."""
+    """The replica whose log and snapshot were read."""
     index: int
-    """It is the state after this entry."""
+    """The last entry that the state contains."""
     term: int
     """Of that entry."""
     replayed: int
-    """Entries that were applied to the newest snapshot."""
+    """How many entries were applied to the newest snapshot."""
     uncommitted: int
-    """Entries among them that the replica did not know to be committed."""
+    """How many of them the replica did not know to be committed."""
     left_out: int
-    """Entries at the end of the log that it does not hold, since they were not known to be committed."""
+    """How many entries at the end of the log were left out, since they were not known to be committed."""
     membership: Membership
-    """As of that entry."""
+    """After that entry."""
     size: int
     """Bytes of the file."""
 
@@ -132,7 +132,7 @@ class Imported:
     replica_id: int
     index: int
     term: int
-    """The term in which the replica starts."""
+    """The term in which the replica will start."""
     membership: Membership
     replaced: tuple[int, ...]
     """Other replicas of the shard that were removed from this directory."""
@@ -154,22 +154,21 @@ def export(
 ) -> Exported:
     """Write the state of a shard, as the replica in this data directory has it, to the file `path`, durably.
 
-    `state_machine`: as for `start_replica`; the newest snapshot is loaded into it, and the log behind applied.
-    `replica_id`: needed only where the directory holds several replicas of the shard.
+    `state_machine`: as for `start_replica`. The newest snapshot is loaded into it, and the log after that applied.
+    `replica_id`: needed only if the directory holds several replicas of the shard.
     `committed_only`: stop at the last entry that the replica knew to be committed. By default all entries of its log
-    are applied: a survivor may hold some that were committed, and acknowledged to clients, without having heard of it
-    yet. So commands whose outcome was unknown may take effect, which their clients had to reckon with anyway. Of all
-    survivors, the one with the greatest (last term, last index) holds every acknowledged command that any of them holds.
+    are applied: some may be committed, and acknowledged to clients, although this replica does not know it yet. So
+    commands whose outcome was unknown may take effect. Of all survivors, the one with the greatest (last term, last
+    index) holds every acknowledged command that any of them holds.
     `ordered_config_change`: as in the shard's `RaftConfig`.
     `compression`: "zlib" makes the file smaller.
 
-    The directory is not changed. But a `DiskStateMachine` has its state elsewhere, and applies to that what it lacks:
-    unless `committed_only`, its host must not be started on it any more, but by an import.
+    The directory is not changed. But a `DiskStateMachine` has its state elsewhere, and applies the missing entries to
+    that: unless `committed_only`, do not start its host with that state again, except after an import.
 
-    Raises `ConfigError` where the directory is in use or does not hold what is asked for, for a witness, which has
-    no commands, for another type of state machine, and where `path` is taken; `CorruptData` for a damaged log or
-    snapshot; `ActorFailed` where the state machine fails; `StorageFailed` where the file cannot be written. There is
-    no file then.
+    Raises `ConfigError` if the directory is in use, holds no such replica or a witness, if the type of the state machine
+    is another, or if `path` exists; `CorruptData` for a damaged log or snapshot; `ActorFailed` if the state machine
+    fails; `StorageFailed` if the file cannot be written. No file is left then.
     """
     machine = made(state_machine)
     with StoppedHost(data_dir) as host:
@@ -208,25 +207,21 @@ def _check_source(log: StoredLog, key: ReplicaKey, machine: StateMachine) -> Non
         raise ConfigError(
             "state_machine",
             type(machine).__name__,
-            f"the log of replica {key[1]} was written for {log.bootstrap.state_machine!r}: name that",
+            f"the log of replica {key[1]} was written for {log.bootstrap.state_machine!r}: name that one",
         )
     if not log.last_index:
-        raise ConfigError(
-            "replica_id", key[1], "has no entries yet, so there is nothing to export: choose another"
-        )
+        raise ConfigError("replica_id", key[1], "has no entries yet: export another replica")
     if log.snapshot.witness or log.membership.is_witness(key[1]):
         raise _witness(key)
     if log.snapshot.index < log.first_index - 1:
         raise CorruptData(
             f"shard {key[0]} replica {key[1]}: entries {log.snapshot.index + 1} to {log.first_index - 1} are missing, "
-            "since its log begins behind its snapshot: export another replica"
+            "since its log begins after its snapshot: export another replica"
         )
 
 
 def _witness(key: ReplicaKey) -> ConfigError:
-    return ConfigError(
-        "replica_id", key[1], "is a witness, which keeps no commands: export a replica that is none"
-    )
+    return ConfigError("replica_id", key[1], "is a witness, which keeps no commands: export another replica")
 
 
 def _last_to_apply(log: StoredLog, key: ReplicaKey, replay: "_Replay", *, committed_only: bool) -> int:
@@ -236,7 +231,7 @@ def _last_to_apply(log: StoredLog, key: ReplicaKey, replay: "_Replay", *, commit
             f"the state machine of shard {key[0]} replica {key[1]} holds the log up to {held}, but that ends at "
             f"{log.last_index}: they do not belong together, or one was restored from an older copy"
         )
-    # What a state machine on disk has applied was committed, whether or not that was noted; it cannot go back.
+    # A state machine on disk has applied only committed entries, though the log may not say so, and cannot go back.
     return max(log.hard_state.commit, log.snapshot.index, held) if committed_only else log.last_index
 
 
@@ -254,7 +249,7 @@ def _origin(host: StoppedHost, log: StoredLog, key: ReplicaKey, index: int) -> _
 
 
 def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig) -> tuple[Membership, int]:
-    """Apply the log up to `index`; return the membership there, and how many entries were applied."""
+    """Apply the log up to `index`; return the membership there, and the number of entries applied."""
     membership, first = log.membership, log.snapshot.index + 1
     for runs in pages(log.runs, first, index + 1, PAGE_BYTES):
         if any(_METADATA in run.kinds for run in runs):
@@ -265,14 +260,14 @@ def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig
 
 
 class _Replay:
-    """A state machine that is brought to where a log says. What it raises becomes an error of this package."""
+    """A state machine to which a log is applied. Its exceptions are raised as `ActorFailed`."""
 
     def __init__(self, machine: StateMachine, shard: int, snapshots: Snapshots) -> None:
         self.state = AppliedState(machine, shard)
         self._snapshots = snapshots
 
     def load(self, snapshot: Snapshot) -> None:
-        """Begin with a snapshot, or, where it has no index, with the state machine as it is."""
+        """Load a snapshot, or only open the state machine if the snapshot has index 0."""
         with _naming(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state"):
             self.state.load(snapshot, self._snapshots)
 
@@ -324,27 +319,27 @@ def import_(
     state_machine: str | None = None,
     replace: bool = False,
 ) -> Imported:
-    """Make a replica of an exported shard in the data directory of a host that is stopped, or new; durably.
+    """Make a replica of an exported shard in the data directory of a host that is stopped or new, durably.
 
-    `path`: what `export` wrote, or `Replica.snapshot(export_to=…)`.
-    `members`: all voters of the shard from now on, by replica id. Do the same on the host of each, with the same file
-    and members. Everybody else who ever belonged to the shard is removed for good; ids that were removed are never
-    used again. Give a new machine a new id: so the lost one, should it ever come back, is no member.
+    `path`: a file that `export` or `Replica.snapshot(export_to=…)` wrote.
+    `members`: all voters of the shard from now on, by replica id. Import the same file with the same members on the host
+    of each. All other replicas that ever belonged to the shard are removed for good, and their ids never used again.
+    Give a new machine a new id, so that the lost one is no member if it should start again.
     `address`, `deployment_id`: as for `NodeHost`.
-    `shard_id`: of the export; `as_shard`: import it under another number.
-    `state_machine`: the name of its type, for a file that does not say it, as `Replica.snapshot` writes them.
-    `replace`: give up what the directory holds that is in the way: another replica of the shard, which is removed
-    and may never run again, or this one's log where it is damaged or holds more than the exported log did.
+    `shard_id`: that of the export. `as_shard`: import it under this number instead.
+    `state_machine`: the name of its type, for a file that does not say it, as those of `Replica.snapshot`.
+    `replace`: delete what is in the way in the directory: other replicas of the shard, which may never run again, or
+    this one's log if it is damaged or holds more than the exported log did.
 
-    Start the host again as after any restart: with the members left out, and without `join`. A `DiskStateMachine`
-    has its state elsewhere: remove that before the start, on every host, as the import brings it.
+    Then start the host as after any restart: without members, and without `join`. A `DiskStateMachine` has its state
+    elsewhere: remove that before the start, on every host, since the import brings it.
 
-    The file is checked before anything is touched. A crash in the middle leaves the directory as it was before, or
-    without the replicas that were to be replaced; import again then.
+    The file is checked before anything is changed. A crash in the middle leaves the directory as it was, or without the
+    replicas to be replaced: import again then.
 
-    Raises `ConfigError` for arguments that contradict the export, one another or the directory, and for a directory
-    that is in use; `CorruptData` for a damaged file; `TransportError` for an address that is none; `StorageFailed`
-    where the disk refuses.
+    Raises `ConfigError` for arguments that contradict the export, each other or the directory, and for a directory that
+    is in use; `CorruptData` for a damaged file; `TransportError` for an invalid address; `StorageFailed` if the disk
+    fails.
     """
     key = replica_key(shard_id if as_shard is None else as_shard, replica_id)
     _check_members(members, replica_id, address)
@@ -356,7 +351,7 @@ def import_(
             raise ConfigError(
                 "deployment_id",
                 deployment_id,
-                f"the export is of a shard of deployment {origin.deployment!r}: name that",
+                f"the export is of a shard of deployment {origin.deployment!r}: name that one",
             )
         membership = _rewritten(source.snapshot, members)
         source.verify()
@@ -370,14 +365,13 @@ def _check_source_shard(source: SnapshotReader, path: Path, shard_id: int) -> No
         raise ConfigError(
             "path",
             str(path),
-            "holds no state of a shard: name a file that an export wrote, not one of a host's own",
+            "holds no state of a state machine: name a file that an export wrote, not one of a data directory",
         )
     if facts.shard_id != shard_id:
         raise ConfigError(
             "shard_id",
             shard_id,
-            f"the export is of shard {facts.shard_id}: name that, and as_shard={shard_id} if it shall have that number from "
-            "now on",
+            f"the export is of shard {facts.shard_id}: name that, and as_shard={shard_id} to import it under that number",
         )
 
 
@@ -386,7 +380,7 @@ def _state_machine(origin: _Origin | None, given: str | None) -> str:
         raise ConfigError(
             "state_machine",
             given,
-            "the file does not say whose state it holds: name the type of the state machine",
+            "the file does not say the type of its state machine: name it",
         )
     if origin is not None and given and given != origin.state_machine:
         raise ConfigError(
@@ -396,7 +390,7 @@ def _state_machine(origin: _Origin | None, given: str | None) -> str:
 
 
 def _check_members(members: Mapping[int, str], replica_id: int, address: str) -> None:
-    """The same rules as for the first members of a shard."""
+    """Apply the same rules as to the first members of a shard."""
     for member, where in members.items():
         if not is_whole(member, 1, MAX_SIGNED):
             raise ConfigError(
@@ -404,7 +398,7 @@ def _check_members(members: Mapping[int, str], replica_id: int, address: str) ->
             )
         if not parse_address(where)[1]:
             raise ConfigError(
-                "members", dict(members), f"{where} has no port by which the others find it: name one"
+                "members", dict(members), f"{where} has no port, so the others cannot find it: name one"
             )
     if len({canonical(where) for where in members.values()}) < len(members):
         raise ConfigError(
@@ -421,7 +415,7 @@ def _check_members(members: Mapping[int, str], replica_id: int, address: str) ->
 
 
 def _rewritten(snapshot: Snapshot, members: Mapping[int, str]) -> Membership:
-    """Return the membership with these voters alone: all others who ever belonged to the shard are removed."""
+    """Return the membership with these voters; all other replicas that ever belonged to the shard are removed."""
     before = snapshot.membership
     again = sorted(frozenset(members) & frozenset(before.removed))
     if again:
@@ -432,13 +426,13 @@ def _rewritten(snapshot: Snapshot, members: Mapping[int, str]) -> Membership:
             "new one",
         )
     gone = (frozenset(before.removed) | before.everybody) - frozenset(members)
-    # Changes that were made for the membership before must not take effect now: an ordered one names the entry.
+    # An ordered change names the entry of the membership that it was made for, so none made before takes effect now.
     return Membership(voters=members, removed=gone, change_id=snapshot.index)
 
 
 @final
 class _Import:
-    """An import into a directory that is ours, of a file that was checked."""
+    """An import of a checked file into a data directory that this process holds."""
 
     def __init__(
         self,
@@ -463,7 +457,7 @@ class _Import:
         try:
             others = self._in_the_way(store)
             term = 1 + max(self._term, self._held_term(store))
-            # The largest part comes first: where there is no room for it, nothing else has happened.
+            # The largest part comes first: if there is no room for it, nothing else has changed.
             snapshot = self._copied(files.of(*self._key), membership)
             for other in others:
                 store.remove(self._key[0], other)
@@ -481,13 +475,13 @@ class _Import:
         if others and not self._replace:
             held = ", ".join(map(str, others))
             raise self._refusal(
-                f"holds replica {held} of shard {shard}: import to another directory, or say replace=True to give that "
-                "up for good"
+                f"holds replica {held} of shard {shard}: import to another directory, or say replace=True to delete that "
+                "for good"
             )
         return others
 
     def _held_term(self, store: LogStore) -> int:
-        """Refuse to overwrite what is worth more than the export; return the term of what is there, or 0."""
+        """Return the term of the replica's log in the directory, or 0. Refuse to replace one that holds more."""
         try:
             log = store.open(*self._key)
             held = (log.term(log.last_index), log.last_index) if log is not None else (0, 0)
@@ -496,13 +490,13 @@ class _Import:
                 return 0
             raise self._refusal(
                 "holds it, damaged, so it cannot be seen whether it holds more than the export: say replace=True to "
-                f"give it up ({error})"
+                f"delete it ({error})"
             ) from error
         if held > self._exported and not self._replace:
             raise self._refusal(
                 f"holds its log up to entry {held[1]} of term {held[0]}, and the exported one ended with entry "
-                f"{self._exported[1]} of term {self._exported[0]}: export this one instead, or say replace=True to give "
-                "up what it holds"
+                f"{self._exported[1]} of term {self._exported[0]}: export this one instead, or say replace=True to "
+                "delete it"
             )
         return log.hard_state.term if log is not None else 0
 
@@ -510,7 +504,7 @@ class _Import:
         return ConfigError("replica_id", self._key[1], f"{self._directory.path} {why}")
 
     def _copied(self, snapshots: Snapshots, membership: Membership) -> Snapshot:
-        """Write it among the replica's own, with the new membership inside too, since others may be sent the file."""
+        """Write it among the replica's snapshots, with the new membership inside, since it may be sent to others."""
         source, was = self._source, self._source.snapshot
         compression: Compression = "zlib" if was.size < source.content_size else "none"
         with snapshots.create(compression=compression) as sink:

@@ -2,7 +2,8 @@
 
 A column for each state, a row for each message type. A cell is the function that answers, or the reason why
 nothing does: `Ignore` where the message is legal and late, `Never` where no correct peer sends it, and where nothing
-may ever be registered. Before the table the guards are asked, which settle what is the same in every state.
+may ever be registered. Before the table the guards are asked, which settle what is the same in every state. `TRAITS` says
+what is true of all messages of a type, and `DECIDED_BESIDE` which decisions ask for the state without being a cell.
 """
 
 import reprlib
@@ -36,7 +37,7 @@ from drakkar.handlers.raft.terms import (
 from drakkar.handlers.table import HandlerTable, Ignore, Never
 from drakkar.handlers.traits import Term, Traits
 
-__all__ = ["GUARDS", "RAFT", "TRAITS", "checked_handlers", "raft_handlers"]
+__all__ = ["DECIDED_BESIDE", "GUARDS", "RAFT", "TRAITS", "checked_handlers", "raft_handlers"]
 
 GUARDS: Final = (
     reject_misdelivered,
@@ -150,6 +151,31 @@ TRAITS: Final = MappingProxyType({
 for _type, _traits in TRAITS.items():
     _type.traits = _traits
 
+
+DECIDED_BESIDE: Final = MappingProxyType(
+    {
+        "core.RaftCore.become_leader": "the moves between states are checked where they are made",
+        "core.RaftCore._leave_for": "likewise",
+        "core.RaftCore.switch_membership": "likewise: a membership may change what this replica is",
+        "core.RaftCore.promotable": "a property of the role, asked by several cells",
+        "raft.Raft.persisted": "a report of the host, not a message: only a leader counts its own copy",
+        "raft.Raft._apply_ahead": "what `ready` hands out, whatever message came before",
+        "raft.Raft.snapshot_point": "a question of the host: a witness has no state to save",
+        "commit.assign_groups": "a call of the host: only a leader counts copies",
+        "commit.groups_consistent": "likewise",
+        "election.forget_leader": "a call of the host: a leader cannot forget itself",
+        "snapshot._reason_not_to_ask": "a call of the host: a leader has no one to ask",
+        "election.learn_commit": "part of answering any vote request, which every state does alike but for this",
+        "sending._send_now": "appends are put off until `ready`, when the leadership may be over",
+        "membership._retire": "asks what the replica has become, after the change",
+        "membership.leave_when_due": "at each tick and after each apply, which is a report of the host",
+        "quiesce.tick": "sleep is no state of its own: it goes beside the six",
+        "quiesce.track_activity": "likewise",
+        "quiesce._wake": "likewise",
+        "terms.reject_removed_replicas": "depends on the sender, so it is a guard",
+    }
+)
+"""Where the state is asked outside the table, and why no cell can decide it."""
 
 _BUILT_IN: Final = HandlerTable(State, RAFT, GUARDS)
 

@@ -1,25 +1,46 @@
-"""Whether everybody who asks a host for something is told what came of it: once, and in time."""
+"""Whether each request to a host is answered: once, and in time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.plan import TICK
 
-if TYPE_CHECKING:
-    from drakkar.handlers.testing.simulation import Answer, SimulatedHost, Simulation
+__all__ = ["Answer", "Answers"]
 
-__all__ = ["Answers"]
+Answer = Callable[[str, Any], None]
+"""Called with "done" and the result, "refused" (surely without effect) and why, or "unknown" and why."""
 
 _GRACE: Final = 2
 """Ticks of the host's own clock that it may take to notice that a deadline has passed."""
 
 
+class Asked(Protocol):
+    """A simulated host, as far as requests go."""
+
+    raft: Any
+    life: int
+    ticks: int
+
+    def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
+        """As `SimulatedHost.submit`."""
+
+    def transfer(self, target: int, seconds: float, answer: Answer) -> None:
+        """As `SimulatedHost.transfer`."""
+
+
+class Calendar(Protocol):
+    """Calls something when simulated time has passed."""
+
+    def after(self, delay: int, function: Callable[..., None], *args: Any) -> None:
+        """In `delay` units of time."""
+
+
 @dataclass(slots=True)
 class _Request:
     kind: str
-    host: "SimulatedHost"
+    host: Asked
     life: int
     answered: bool = False
     ticks: int = -1
@@ -32,27 +53,25 @@ class _Request:
 class Answers:
     """The requests of one simulated shard. Raises `Violation` where one is answered twice, or never."""
 
-    def __init__(self, simulation: "Simulation", units_a_second: int) -> None:
+    def __init__(self, simulation: Calendar, units_a_second: int) -> None:
         """`units_a_second` is how long a second is in units of the simulation's time."""
         self._simulation = simulation
         self._units_a_second = units_a_second
 
-    def watch(self, host: "SimulatedHost") -> None:
+    def watch(self, host: Asked) -> None:
         """See all that the host is asked, whoever asks."""
         submit, transfer = host.submit, host.transfer
 
-        def watched_submit(kind: str, content: Any, seconds: float, answer: "Answer") -> None:
+        def watched_submit(kind: str, content: Any, seconds: float, answer: Answer) -> None:
             submit(kind, content, seconds, self._expect(kind, host, seconds, answer))
 
-        def watched_transfer(target: int, seconds: float, answer: "Answer") -> None:
+        def watched_transfer(target: int, seconds: float, answer: Answer) -> None:
             transfer(target, seconds, self._expect("transfer", host, seconds, answer))
 
         host.submit = watched_submit  # type: ignore[method-assign]
         host.transfer = watched_transfer  # type: ignore[method-assign]
 
-    def _expect(
-        self, kind: str, host: "SimulatedHost", seconds: float, answer: "Answer"
-    ) -> Callable[[str, Any], None]:
+    def _expect(self, kind: str, host: Asked, seconds: float, answer: Answer) -> Callable[[str, Any], None]:
         request = _Request(kind, host, host.life)
         if kind != "read":  # which waits for the state machine, however long that takes
             self._simulation.after(round(seconds * self._units_a_second), self._check, request)

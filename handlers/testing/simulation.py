@@ -24,7 +24,7 @@ from drakkar.handlers.raft.log import Storage
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership, State
-from drakkar.handlers.testing.answers import Answers
+from drakkar.handlers.testing.answers import Answer, Answers
 from drakkar.handlers.testing.invariants import Invariants, Violation
 from drakkar.handlers.testing.plan import CALM, TICK, Event, Plan
 
@@ -44,9 +44,6 @@ _ALL: Final = 1 << 62
 UNITS_A_SECOND: Final = 10 * TICK
 PATIENCE: Final = 2.0
 """Seconds that a request waits for its answer."""
-
-Answer = Callable[[str, Any], None]
-"""Called with "done" and the result, "refused" (surely without effect) and why, or "unknown" and why."""
 
 
 @dataclass(slots=True)

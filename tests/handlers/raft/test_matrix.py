@@ -2,14 +2,17 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from enum import IntEnum
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 from drakkar.handlers import (
     SWALLOW,
+    Entry,
     HandlerTable,
     HandlerTableError,
     Ignore,
@@ -22,7 +25,7 @@ from drakkar.handlers import (
     raft_handlers,
     testing,
 )
-from drakkar.handlers.raft.matrix import GUARDS, RAFT
+from drakkar.handlers.raft.matrix import DECIDED_BESIDE, GUARDS, RAFT, TRAITS
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.testing import drain
 
@@ -345,3 +348,82 @@ def test_the_example_in_its_docstring_runs(documented):
             made()
     if "raft" in names:
         assert names["raft"].handlers is names["table"]
+
+
+# -- decisions beside the table ------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[3]
+IN_ACTORS = {
+    "node.snapshots.SnapshotKeeper._every": "how often a role gives up its log",
+    "node.snapshots.SnapshotKeeper._point": "a witness has no state to save",
+    "node.snapshots.SnapshotKeeper.request": "likewise",
+    "node.snapshots.SnapshotKeeper.tick": "a leader's host takes the snapshots that peers ask for",
+    "node.snapshots.SnapshotKeeper._needed_by_peers": "a leader's host keeps the log for its peers",
+    "node.status.status_of": "a picture for people",
+}
+"""Where a host asks for the state of its replica, for what is the host's own business."""
+
+
+def asks_for_a_state(compare):
+    parts = [compare.left, *compare.comparators]
+    texts = [ast.unparse(part) for part in parts]
+    return any(
+        isinstance(part, ast.Attribute) and part.attr in {"state", "base_state"} for part in parts
+    ) and any(re.search(r"\bState\.|STATES\b|CAMPAIGNING\b", text) for text in texts)
+
+
+def decisions(folder):
+    """The functions below a folder that compare a replica's state, as `module.Class.function`."""
+    found = set()
+
+    def visit(node, name):
+        for child in ast.iter_child_nodes(node):
+            inner = f"{name}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else name
+            if isinstance(child, ast.Compare) and asks_for_a_state(child):
+                found.add(inner)
+            visit(child, inner)
+
+    for path in folder.rglob("*.py"):
+        visit(ast.parse(path.read_text()), ".".join(path.relative_to(folder).with_suffix("").parts))
+    return found
+
+
+def test_what_is_decided_beside_the_table_is_listed_with_its_reason():
+    assert decisions(ROOT / "handlers" / "raft") == set(DECIDED_BESIDE)
+    assert decisions(ROOT / "actors") >= set(IN_ACTORS)
+
+
+# -- traits --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_type_has_its_traits():
+    assert list(TRAITS) == [type_ for type_, *_ in RAFT]
+    assert all(type_.traits is TRAITS[type_] for type_ in TRAITS)
+
+
+@pytest.mark.parametrize("after_write", [True, False])
+def test_a_type_of_ones_own_leaves_after_the_write_if_its_traits_say_so(after_write):
+    """What it tells of an entry is then true after a crash as well."""
+    told = T.define(f"matrix.told.{after_write}", 1910 + after_write, after_write=after_write)
+    table = raft_handlers()
+
+    @table.on(T.define("matrix.tell", 1912))
+    def tell(raft, message):
+        raft.step(Message(T.PROPOSE, entries=(Entry(payload=b"x"),)))
+        raft.send(Message(told, to=2, payload=raft.log.last_index))
+
+    table.ignore(told)
+    raft = replica(state=State.LEADER, handlers=table)
+    drain(raft)
+    raft.step(Message(T(1912)))
+    ready = raft.ready()
+    assert ready.entries
+    assert [m.type for m in ready.messages_after_save if m.type is told] == [told] * after_write
+    assert [m.type for m in ready.messages if m.type is told] == [told] * (not after_write)
+
+
+def test_a_type_cannot_be_defined_again_with_other_traits():
+    T.define("matrix.again", 1913, bulk=True)
+    assert T.define("matrix.again", 1913, bulk=True) is T(1913)
+    with pytest.raises(HandlerTableError, match=r"matrix\.again.*cannot become"):
+        T.define("matrix.again", 1913)

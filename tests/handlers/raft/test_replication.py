@@ -508,6 +508,20 @@ class TestOptions:
             raft.step(Message(T.PROPOSE, entries=(Entry(payload=b"%d" % number),)))
         assert appends(drain(raft)) == [(2, (1, 1), [1] * 5, 1), (3, (1, 1), [1] * 5, 1)]
 
+    @pytest.mark.parametrize(("skip", "messages"), [(False, 80), (True, 40)])
+    def test_without_commit_broadcasts_a_proposal_takes_one_message_and_one_answer_a_peer(
+        self, skip, messages
+    ):
+        shard = cluster(3, skip_commit_broadcast=skip)
+        shard.elect(1)
+        shard.tick(3)
+        before = len(shard.seen)
+        for number in range(10):
+            shard.propose(1, b"%d" % number)
+        assert len(shard.seen) - before == messages
+        shard.tick(3)
+        assert shard.applied(3) == [b"%d" % number for number in range(10)], "heartbeats tell of the last one"
+
     def test_a_new_commit_index_travels_with_the_next_message_where_it_is_not_broadcast(self):
         """`skip_commit_broadcast` (raft-rs)."""
         raft = leader(skip_commit_broadcast=True)

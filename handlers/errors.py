@@ -75,7 +75,7 @@ class SystemBusy(RequestDropped):
 
 
 class TransferInProgress(RequestDropped):
-    """The leader is handing its office over and takes no proposals meanwhile. Repeat it in a moment."""
+    """A leadership transfer is in progress, so the leader takes no proposals. Repeat the request in a moment."""
 
 
 class MembershipRejected(RequestDropped):

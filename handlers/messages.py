@@ -201,10 +201,7 @@ class Message:
     and log and terms begin at 1. `entries` is a sequence of `Entry`; `payload` is free for message types of your
     own, of anything that CBOR encodes without tags.
 
-    What `hint` and `hint_high` mean depends on the type. In a REPLICATE_RESP that rejects, `hint` says where to try
-    next, with the term there in `log_term`; with a `hint_high` it rejects nothing but asks for a snapshot up to that
-    index or beyond, and `hint` and `log_term` name the last entry held. With `reject`, PROPOSE and LEADER_TRANSFER are
-    their own refusals, on the way back to who sent them on.
+    What the other fields mean depends on the type: docs/protocol.md has a table, type by field.
 
     On the wire, `shard` says which replica of the receiving host is meant; the core leaves it to its host.
     """

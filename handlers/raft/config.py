@@ -22,7 +22,7 @@ ReadMode = Literal["safe", "lease"]
 Compression = Literal["none", "zlib"]
 
 _MAX_TICKS: Final = 1_000_000
-"""More than a day of the usual ticks: whoever wants more has probably written milliseconds."""
+"""More than a day of ticks of 100 ms: a larger number most likely means milliseconds."""
 
 _MIB: Final = 1 << 20
 
@@ -45,7 +45,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "apply_unpersisted_limit": (0, MAX_SIGNED),
     "max_pending_reads": (1, MAX_SIGNED),
 }
-"""From and to, both allowed, of every option that is a number; rules between options stand in the checks below."""
+"""Least and greatest value of every option that is a number; rules between options stand in the checks below."""
 
 _SMALLEST_LOG: Final = 129
 """Dragonboat's least limit of the log in memory: one byte beside the 128 that an entry takes there."""
@@ -66,10 +66,10 @@ class RaftConfig:
     """
 
     replica_id: int
-    """Who this replica is within its shard: 1 to 2**63 - 1. An id that was removed is never used again."""
+    """The number of this replica within its shard: 1 to 2**63 - 1. A removed id is never used again."""
 
     shard_id: int = 1
-    """The group of replicas that it belongs to: any number from 0 on. Default 1."""
+    """The shard, a group of replicas, that it belongs to: 0 to 2**63 - 1. Default 1."""
 
     election_ticks: int = 10
     """T, the election timeout in ticks: more than 2 * `heartbeat_ticks`, better at least ten times. Default 10.
@@ -103,7 +103,7 @@ class RaftConfig:
     """
 
     read_mode: ReadMode = "safe"
-    """How linearizable reads are made sure of: "safe" or "lease". Default "safe".
+    """How a leader makes sure that a linearizable read is one: "safe" or "lease". Default "safe".
 
     "safe" asks a majority whether the leader still is one (thesis §6.4). "lease" trusts clocks instead (§6.4.1):
     faster, needs `check_quorum`, and may read old data where a process is paused, or where the clocks of two hosts
@@ -112,7 +112,7 @@ class RaftConfig:
     """
 
     priority: int = 0
-    """Who should lead, of replicas with logs of equal length: -2**63 to 2**63 - 1, higher is preferred. Default 0.
+    """Which replica should lead among those with logs of equal length: -2**63 to 2**63 - 1, higher is preferred. Default 0.
 
     A voter refuses a candidate of lower priority than its own, unless the candidate's log is longer (raft-rs).
     """
@@ -147,12 +147,12 @@ class RaftConfig:
     """
 
     disable_auto_compactions: bool = False
-    """Give the storage's room back only on request, not after each snapshot. Default off."""
+    """Compact the log only on request, not after each snapshot. Default off."""
 
     max_in_mem_log_bytes: int = 0
-    """Refuse proposals while more bytes of the log wait to be applied, here or at a follower: 129 or more.
+    """Reject proposals once unapplied log bytes, here or at a follower, exceed this: 129 or more; 0, the default, is unlimited.
 
-    0, the default, is no limit. Once over the limit, proposals are taken again below 70 percent of it.
+    Once the limit was exceeded, proposals are taken again below 70 percent of it.
     """
 
     max_message_bytes: int = _MIB
@@ -165,16 +165,16 @@ class RaftConfig:
     max_apply_bytes: int = _MIB
     """Bytes of committed entries handed to the state machine at once: 0 or more. One entry always fits.
 
-    0 is as `max_message_bytes`, which is then what the attribute says. Default 1 MiB: the workers are shared, so
-    that a batch that takes long to apply delays other shards.
+    0 means `max_message_bytes`, and the attribute then has that value. Default 1 MiB: the workers are shared, so a batch
+    that takes long to apply delays other shards.
     """
 
     max_uncommitted_bytes: int = 0
-    """A leader refuses proposals while its own, with the new ones, have more payload than so many bytes that are
-    not applied: 0 or more; 0, the default, is no limit.
+    """Reject proposals at a leader once its unapplied payload bytes, with the new ones, exceed this: 0 or more; 0, the
+    default, is unlimited.
 
-    A log in which nothing waits takes a proposal of any size. Overhead does not count here, so that proposals
-    without a payload always pass. raft-rs wants no less than `max_message_bytes`; nothing depends on that.
+    A leader with nothing unapplied takes a proposal of any size. Overhead does not count here, so proposals without a
+    payload always pass. raft-rs wants no less than `max_message_bytes`; nothing depends on that.
     """
 
     max_inflight_messages: int = 256
@@ -190,8 +190,8 @@ class RaftConfig:
     """A follower refuses proposals, rather than forward them to its leader. Default off."""
 
     disable_conf_change_validation: bool = False
-    """A leader logs membership changes unchecked, also two at a time. Default off; for tests and for those who
-    check before they propose.
+    """A leader logs membership changes unchecked, also two at a time. Default off; for tests, and for hosts that check
+    before they propose.
     """
 
     step_down_on_removal: bool = True
@@ -228,9 +228,9 @@ class RaftConfig:
     entry_compression: Compression = "none"
     """Whether this replica's host compresses the commands that are proposed at it: "none" or "zlib". Default "none".
 
-    Those that gain by it travel and are stored compressed, and every replica decodes them before it applies them,
-    whatever its own option says. Pays for large commands of text over slow lines; it costs the proposing thread, and
-    whoever applies them, 2 to 10 ms a megabyte.
+    A command that gets smaller travels and is stored compressed. Every replica decodes it before it applies it; this
+    option need not be equal on all. Worth it for large commands of text over slow lines; it costs 2 to 10 ms a megabyte
+    where a command is proposed, and where it is applied.
     """
 
     snapshot_compression: Compression = "none"

@@ -39,8 +39,8 @@ class EntryKind(IntEnum):
 class Entry:
     """One entry of the log.
 
-    `origin` and `key` say who proposed it: a number that the proposing replica drew for its present life, and
-    the proposal's number within it. Zero: nobody waits for it. They let the proposer recognise its own entry
+    `origin` and `key` name the proposal: a number that the proposing replica drew for its present life, and
+    the proposal's number within it. Zero: no proposer waits for it. They let the proposer recognise its own entry
     when it is applied, whichever leader logged it.
     """
 
@@ -190,7 +190,7 @@ class Run:
 
 
 def _check_columns(columns: Any) -> None:
-    """Whatever came from a disk or a peer is data until it passed here."""
+    """Raise `CorruptData` unless these are the columns of a run: they came from a disk or a peer."""
     if type(columns) is not list or len(columns) != 6:
         raise CorruptData("a run is not a list of six columns")
     first, term, kinds, origin, key, payloads = columns

@@ -27,7 +27,7 @@ _PAGE: Final = 1 << 20
 class Storage(Protocol):
     """What a `Raft` starts from and reads older entries from. Read on the loop, so it must not block for long.
 
-    Guaranteed by whoever implements it, so assumed by the core:
+    The implementation guarantees, and the core assumes:
     1. the entries `first_index`..`last_index` are there without a gap, and their terms never decrease;
     2. what `Raft.persisted` reported is readable.
     """

@@ -13,8 +13,8 @@ is silent is slow, cut off or gone. So each peer is in one of three states, as i
     SNAPSHOT  -> PROBE      the transport says that the snapshot was delivered, or that it failed
     SNAPSHOT  -> REPLICATE  the peer's own accept says that it has caught up
 
-The leader decides on the moves between states, since it alone knows its log and its term; how a move is made,
-and that it leaves nothing behind, is written here. Always true, whatever arrives in whatever order:
+The leader decides on the moves between states, since it alone knows its log and its term. How a move is made,
+and that it leaves nothing behind, is written here. Always true, for messages in any order:
 
 1. `match` < `next`, and `match` never falls: a leader makes new progress for a new term, it never resets one.
 2. The window holds indexes above `match` only, strictly rising, and is empty unless the state is REPLICATE.
@@ -132,16 +132,16 @@ class Progress:
         self.active = active
         """Heard from since the last CheckQuorum; only an active peer is sent a snapshot."""
         self.pending_snapshot = 0
-        """The index of the snapshot on its way, 0 for none."""
+        """The index of the snapshot that is being sent; 0 for none."""
         self.requested_snapshot = 0
-        """The index that a snapshot must reach which the peer asks for, 0 for none (raft-rs)."""
+        """The index that the peer wants a snapshot to reach; 0 for none (raft-rs)."""
         self.probe_sent = False
-        """In PROBE: a message with entries is out, so wait for an answer or a heartbeat's."""
+        """In PROBE: a message with entries was sent, so wait for its answer, or for one to a heartbeat."""
         self.inflight = Inflight(max_inflight_messages, max_inflight_bytes)
         self.sent_commit = 0
         """The highest commit index that was sent to the peer and is not known to be lost (etcd)."""
         self.group = 0
-        """Where the peer stands, for group commit; 0 is nowhere (raft-rs)."""
+        """The group of the peer, for group commit; 0 for none (raft-rs)."""
         self.delayed_status: tuple[int, bool] | None = None
         """A report about the snapshot that waits: ticks until it counts, and whether it is a failure."""
 
@@ -222,8 +222,8 @@ class Progress:
     def asked(self, index: int) -> None:
         """Note that the peer asks for a snapshot up to `index` or beyond, and takes in nothing else meanwhile.
 
-        So what was sent ahead is lost, and the rejection that carries the request is none: `next` steps back to no
-        hint. A peer that asks says so in every answer, so that one without a request takes it back: 0.
+        So what was sent ahead is lost. A peer that still asks does so in place of every other answer, so an
+        acknowledgement takes the request back: 0.
         """
         self._note_request(index)
         if not self.requested_snapshot:
@@ -254,7 +254,7 @@ class Progress:
     def heard(self) -> None:
         """Note an answer to a heartbeat: the peer is there, so a probe that is still unanswered counts as lost.
 
-        Nor does it ask for a snapshot any more, or it would have answered so.
+        It asks for no snapshot any more: else it would have asked in place of this answer.
         """
         self.active = True
         self.probe_sent = False

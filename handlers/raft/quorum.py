@@ -2,9 +2,9 @@
 
 While the membership changes jointly there are two sets of voters, and each must agree by a majority of its own
 (thesis §4.3). So an *electorate* is always a pair of sets, and a joint answer is the more reluctant of two plain
-ones. The second set is empty most of the time. An empty set has nothing to object to: it agrees with everything,
-which makes the plain case a joint one without a special rule. Whoever asks about two empty sets gets the same
-friendly answer, so it is the caller's duty that a shard has voters.
+ones. The second set is empty most of the time. An empty set agrees with everything,
+which makes the plain case a joint one without a special rule. Two empty sets agree too, so it is the caller's
+duty that a shard has voters.
 
 Nothing here keeps state or blocks: call it from any thread.
 """
@@ -42,7 +42,7 @@ class Vote(Enum):
     """Neither side has a majority yet, and both still may."""
     WON = "won"
     LOST = "lost"
-    """So many refused that those who are still silent cannot make a majority of grants any more."""
+    """So many refused that the silent voters cannot make a majority of grants any more."""
 
 
 def majority(size: int) -> int:
@@ -51,7 +51,7 @@ def majority(size: int) -> int:
 
 
 def tally(voters: Collection[int], votes: Mapping[int, bool]) -> Vote:
-    """Where the vote of one set stands. `votes` has True for a grant; whoever is not in it has not answered.
+    """Where the vote of one set stands. `votes` has True for a grant; a voter that is not in it has not answered.
 
     Answers of others than `voters` do not count. A vote is lost as soon as it cannot be won any more, which is
     etcd's rule; dragonboat waits for a majority of refusals, so that two of four leave it waiting in vain.
@@ -186,7 +186,7 @@ def describe(electorate: Electorate, match: Callable[[int], int]) -> str:
     """
     halves = [_describe(voters, match) for voters in electorate if voters]
     if not halves:
-        return "nobody -> any index"
+        return "no voters -> any index"
     if len(halves) == 1:
         return halves[0]
     both = " && ".join(f"({half})" for half in halves)

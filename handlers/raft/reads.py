@@ -135,7 +135,7 @@ def note_lease(raft: RaftCore, answer: Message) -> None:
 
 
 def _holds_lease(raft: RaftCore) -> bool:
-    """Thesis §6.4.1: for an election timeout after a quorum was heard, nobody else can have been elected.
+    """Thesis §6.4.1: for an election timeout after a quorum was heard, no other replica can have been elected.
 
     Only with `read_mode="lease"`, which assumes that all clocks tick at the same rate within a tenth, and that no
     process stands still unnoticed: a leader that was paused does not know that its lease is over. Measured from when the

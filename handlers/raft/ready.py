@@ -14,12 +14,12 @@ __all__ = ["Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusa
 class Refusal(Enum):
     """Why a request was dropped. It surely has no effect, and may be repeated.
 
-    But for a transfer that was given up: if its target was asked to campaign before, it may win an election yet.
+    One exception is a transfer that was given up: a target that was asked to campaign may still win the election.
     """
 
     NO_LEADER = "no leader is known"
     CAMPAIGNING = "an election is going on"
-    TRANSFERRING = "the leader is handing its office over"
+    TRANSFERRING = "a leadership transfer is in progress"
     NOT_A_MEMBER = "the leader is no member any more"
     TOO_MANY_UNCOMMITTED = "the leader holds too many bytes that are not yet committed"
     CHANGE_PENDING = "another membership change is not yet applied"
@@ -95,7 +95,7 @@ class Ready:
     """What the host has to do now. Each piece of work is handed out once.
 
     1. Hand `messages` to the transport: they rest on nothing that is still to be saved.
-    2. Make `snapshot`, then `entries`, and `hard_state` durable, in one step. `entries` replace whatever stood at
+    2. Make `snapshot`, then `entries`, and `hard_state` durable, in one step. `entries` replace all that stood at
        or behind their first index; a `snapshot` replaces the whole log.
     3. When that, and the work of every earlier `Ready`, is durable: call `Raft.persisted(ready)` and hand
        `messages_after_save` to the transport.

@@ -31,7 +31,7 @@ class HardState:
 
     term: int = 0
     vote: int = 0
-    """The replica voted for in `term`; 0 is nobody."""
+    """The replica voted for in `term`; 0 for none."""
     commit: int = 0
     """A lower bound, kept to save work at a restart; it is not needed for safety."""
 
@@ -124,8 +124,8 @@ class Membership:
 class Snapshot:
     """The state of a state machine up to `index`, and the membership there (thesis §5.1).
 
-    The core looks at the first three and `witness` alone. `payload` is whatever the host needs to find or hold
-    the content: a file's name, or for small ones the content itself.
+    The core reads only the first three and `witness`. `payload` belongs to the host: the name of the file with the
+    content or, of a small snapshot, the content itself.
     """
 
     index: int = 0

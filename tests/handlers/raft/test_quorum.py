@@ -198,7 +198,7 @@ def test_group_commit_of_a_joint_electorate_is_the_lower_of_both_halves() -> Non
 @pytest.mark.parametrize(
     ("incoming", "outgoing", "text"),
     [
-        pytest.param([], [], "nobody -> any index", id="nobody"),
+        pytest.param([], [], "no voters -> any index", id="nobody"),
         pytest.param([1], [], "1:101 -> 101", id="one"),
         pytest.param([3, 1, 2], [], "2:103 1:101 | 3:100 -> 101", id="three"),
         pytest.param([4, 1], [], "1:101 4:101 -> 101", id="alike, in the order of ids"),

@@ -1,7 +1,6 @@
-"""The pure core: the vocabulary, the handler table and the Raft machine. No threads, clocks, sockets or files.
+"""What serves any protocol: messages, the traits of their types, and the handler table.
 
-Start with `matrix`, which says who answers what; then `raft`, the state of one replica; then the conversations,
-one thesis chapter a file.
+Pure: no threads, clocks, sockets or files. The protocol that ships with it is in `raft`, and exported here as well.
 """
 
 from drakkar.handlers.errors import (

@@ -1,16 +1,23 @@
-"""The README's copy of the handler matrix. `python -m tests.readme` writes it anew."""
+"""What the README shows of the code: the rooms and the handler matrix. `python -m tests.readme` writes both anew."""
 
 import re
 from pathlib import Path
 
 from drakkar.handlers import raft_handlers
 
+from tests import structure
+
 README = Path(__file__).parent.parent / "README.md"
-BLOCK = re.compile(r"(?<=<!-- matrix: begin -->\n).*?(?=<!-- matrix: end -->)", re.DOTALL)
 
 
-def matrix() -> str:
-    return f"```text\n{raft_handlers().describe()}\n```\n"
+def block(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=<!-- {name}: begin -->\n).*?(?=<!-- {name}: end -->)", re.DOTALL)
+
+
+def drawn() -> dict[str, str]:
+    """What belongs into each block."""
+    pictures = {"matrix": raft_handlers().describe(), "rooms": structure.picture()}
+    return {name: f"```text\n{picture}\n```\n" for name, picture in pictures.items()}
 
 
 def snippets() -> list[str]:
@@ -19,4 +26,7 @@ def snippets() -> list[str]:
 
 
 if __name__ == "__main__":
-    README.write_text(BLOCK.sub(lambda _: matrix(), README.read_text()))
+    text = README.read_text()
+    for name, picture in drawn().items():
+        text = block(name).sub(lambda _, picture=picture: picture, text)
+    README.write_text(text)

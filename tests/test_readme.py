@@ -4,6 +4,7 @@ import re
 import socket
 from contextlib import ExitStack
 
+import pytest
 from drakkar.actors import NodeHost
 from drakkar.handlers import State
 
@@ -18,10 +19,11 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def test_the_matrix_is_the_one_in_the_code():
-    shown = readme.BLOCK.search(readme.README.read_text())
+@pytest.mark.parametrize(("name", "picture"), readme.drawn().items(), ids=readme.drawn())
+def test_what_the_readme_shows_is_what_the_code_is(name, picture):
+    shown = readme.block(name).search(readme.README.read_text())
     assert shown is not None
-    assert shown[0] == readme.matrix(), "run `python -m tests.readme`"
+    assert shown[0] == picture, "run `python -m tests.readme`"
 
 
 def at_home(text, count):

@@ -1,35 +1,8 @@
 """The structure of the code: no circles, and what serves any protocol knows nothing of Raft."""
 
-import ast
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("handlers", "transport", "actors")
-
-
-def modules():
-    return {
-        "drakkar." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-        for room in ROOMS
-        for path in (ROOT / room).rglob("*.py")
-        if path.name not in {"__init__.py", "__main__.py"}
-    }
-
-
-def imports_of(path, known):
-    """The modules that a module names in any import, those for a type checker alone included."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & known
-
-
-GRAPH = {name: imports_of(path, set(modules())) for name, path in modules().items()}
+from tests.structure import GRAPH
 
 
 def circle(graph):

@@ -1,4 +1,4 @@
-"""What actors live on: the loop, the actor with its inbox and futures, its end that others are told of, and workers.
+"""What actors live on: the loop, inboxes, futures, the actor with a handler table, and worker threads.
 
 Knows nothing of Raft, logs or hosts: an application's own actors run on it too.
 """

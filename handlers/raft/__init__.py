@@ -1,5 +1,4 @@
-"""The Raft machine: pure, one theme a file.
+"""The Raft machine: its state, its conversations, one thesis chapter a file, and the matrix of who answers what.
 
-Start with `matrix`, which says who answers what; then `raft`, the state of one replica; then the conversations, one
-thesis chapter a file.
+Pure. Start with `matrix`; then `core`, the state of one replica; then the conversations; `raft` is what a host talks to.
 """

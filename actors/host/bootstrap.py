@@ -54,7 +54,7 @@ def check_snapshot(log: StoredLog, snapshots: Snapshots) -> None:
 
     Raises `CorruptData`.
     """
-    if log.snapshot and not log.snapshot.witness:
+    if log.snapshot.has_content:
         snapshots.open(log.snapshot.payload.decode()).close()
 
 

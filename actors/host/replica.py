@@ -1,4 +1,4 @@
-"""`Replica`: the client's handle on one replica of this host."""
+"""`Replica`: what a client calls to use one replica of this host."""
 
 import os
 import time
@@ -18,9 +18,10 @@ from drakkar.actors.node.status import Status
 from drakkar.actors.node.transfers import TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
-from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected, RequestDropped
+from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import EntryKind
+from drakkar.handlers.raft.state import Membership
 from drakkar.transport.addresses import parse_address
 
 __all__ = ["Replica"]
@@ -30,13 +31,16 @@ _ADDITIONS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, Ch
 
 
 class Replica:
-    """A replica that this host runs. All methods may be called from any thread, and none of them blocks.
+    """A replica that this host runs. All methods may be called from any thread; none but `stop` blocks.
 
-    What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every one is
-    answered by its `timeout`, in seconds and to within a tick, whatever happens. How it fails tells what became of it:
+    What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every future is
+    set by its `timeout`, in seconds and to within a tick. Its error tells whether the request had an effect:
 
-    - `NotLeader`, `SystemBusy`, `TransferInProgress`, or any other `RequestDropped`, and `ReplicaStopped`: surely nothing;
-    - `OutcomeUnknown`: it may or may not have been committed, and may be yet.
+    - none: `NotLeader`, `SystemBusy`, `TransferInProgress`, any other `RequestDropped`, and `ReplicaStopped`;
+    - unknown: `OutcomeUnknown`; it may or may not have been committed, and may still be.
+
+    A `timeout` that is no number of seconds from 0 up raises `ConfigError` at once. All other wrong arguments set it as
+    the future's error.
     """
 
     def __init__(self, ref: pykka.ActorRef[NodeActor], node: NodeActor, *, max_command_bytes: int) -> None:
@@ -44,13 +48,12 @@ class Replica:
         self.ref = ref
         """The node actor's ref; `ref.proxy().handlers` is its table."""
         self._node = node
-        self._max_command_bytes = max_command_bytes
         self.shard_id = node.raft.config.shard_id
         self.replica_id = node.raft.id
         compresses = node.raft.config.entry_compression != "none"
         self._put = self._put_compressed if compresses else node.queue.put
         self._endpoint = Endpoint(
-            shard=self.shard_id,
+            shard_id=self.shard_id,
             put=node.queue.put,
             later=later_on(node.actor_loop),
             max_command_bytes=max_command_bytes,
@@ -63,13 +66,13 @@ class Replica:
     # -- commands -----------------------------------------------------------------------------------------------
 
     def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
-        """Have a command applied by all replicas; the result is that of this host's state machine.
+        """Have a command applied by all replicas; the future has the result of this host's state machine.
 
         The future is set when the command is durable on a majority and applied here. Any replica takes proposals:
-        one that does not lead sends them on to the leader.
+        one that does not lead forwards them to the leader.
         """
         future: ActorFuture[Any] = ActorFuture()
-        if self._fits((command,), future):
+        if self._accepts((command,), future):
             self._put(Proposal((command,), future, _deadline(timeout), single=True))
         return future
 
@@ -78,51 +81,44 @@ class Replica:
     ) -> ActorFuture[list[Any]]:
         """Propose commands together, which is much cheaper than one by one; the future has the list of results.
 
-        They stay in order, and next to one another unless a leader changes meanwhile.
+        They are applied in this order, and next to one another unless the leader changes meanwhile.
         """
         future: ActorFuture[list[Any]] = ActorFuture()
         commands = list(commands)
         if not commands:
             future.set([])
-        elif self._fits(commands, future):
+        elif self._accepts(commands, future):
             self._put(Proposal(commands, future, _deadline(timeout), single=False))
         return future
 
     def _put_compressed(self, proposal: Proposal) -> None:
-        """In the client's thread, as it takes its time."""
+        """Compress in the client's thread, since that takes milliseconds a megabyte."""
         proposal.compress()
         self._node.queue.put(proposal)
 
-    def _fits(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
+    def _accepts(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
         for command in commands:
-            if type(command) is not bytes:
-                future.fail(
-                    ConfigError("command", type(command).__name__, "a command is bytes: encode it first")
-                )
-                return False
-            if len(command) > self._max_command_bytes:
-                future.fail(
-                    RequestDropped(
-                        f"a command of {len(command)} bytes is larger than {self._max_command_bytes}: make it "
-                        "smaller, or raise the host's max_command_bytes"
-                    )
-                )
+            refusal = self._endpoint.reason_to_refuse(command)
+            if refusal is not None:
+                future.fail(refusal)
                 return False
         return True
 
     def session(
         self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> ActorFuture[Session]:
-        """Open a client session, whose commands are applied exactly once each, however often they are repeated.
+        """Open a client session, each of whose commands is applied exactly once, however often it is proposed.
 
-        It repeats them itself until their deadlines (thesis §6.3). With a `token`, go on with that session, at this
-        host: `Session.token` says what it is. The shard remembers 4096 sessions, and forgets the one that was not used
-        for longest. State machines on disk keep none (`ConfigError`).
+        The session proposes a command again until its deadline (thesis §6.3). With a `token`, continue that session
+        at this host; `Session.token` says what it is. The shard remembers 4096 sessions, and forgets the least
+        recently used one. State machines on disk keep none: the future fails with `ConfigError`.
         """
         if self._node.snapshots.on_disk:
             future: ActorFuture[Session] = ActorFuture()
             name = DiskStateMachine.__name__
-            future.fail(ConfigError("session", self.shard_id, f"a {name} keeps no sessions: propose without"))
+            future.fail(
+                ConfigError("session", self.shard_id, f"a {name} keeps no sessions: propose without one")
+            )
             return future
         return open_session(self._endpoint, token=token, timeout=timeout)
 
@@ -131,22 +127,22 @@ class Replica:
     def read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
         """Ask the state machine, linearizably: the answer reflects all that was committed before the call.
 
-        Any replica answers, from its own state machine, after a word from the leader. With the option
-        `read_mode="safe"`, the default, that costs the leader a round of heartbeats, which the reads of one moment
-        share, and no write (thesis §6.4). With `read_mode="lease"` it costs nothing at the leader, and the way there
-        and back elsewhere (§6.4.1); but then it is linearizable only as long as no clock of the shard's hosts runs away
-        from the others, and no process stands still, by more than the election timeout allows: a leader that was
-        stopped may answer from an old state after it wakes up.
+        Any replica answers from its own state machine, after the leader has confirmed the read. With the option
+        `read_mode="safe"`, the default, this costs the leader a round of heartbeats, which simultaneous reads share,
+        and no write (thesis §6.4). With `read_mode="lease"` it costs nothing at the leader, and a message there and
+        back elsewhere (§6.4.1). A lease is linearizable only while the clocks of the hosts do not drift apart, and no
+        process pauses, by more than the election timeout allows: a leader that was paused may answer from an old
+        state.
         """
         future: ActorFuture[Any] = ActorFuture()
         self._node.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
     def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
-        """Ask the state machine as it is here and now: costs no message, and waits for nothing but its turn.
+        """Ask the state machine as it is here and now; costs no message.
 
-        The answer may be older than what the same client has seen before, by as much as this replica is behind: any
-        time at all where it is cut off.
+        The answer may be older than what the same client has seen before, by as much as this replica is behind. There
+        is no limit to that while it is cut off.
         """
         future: ActorFuture[Any] = ActorFuture()
         self._node.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
@@ -155,11 +151,11 @@ class Replica:
     # -- who leads, and who belongs -----------------------------------------------------------------------------
 
     def transfer_leadership(self, target: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
-        """Let `target`, a voter, become leader; the future is set, with its id, once this replica sees it lead.
+        """Transfer the leadership to `target`, a voter; the future has its id, once this replica sees it lead.
 
-        Proposals are refused with `TransferInProgress` meanwhile, an election timeout at most (thesis §3.10). It fails
-        as soon as the leader, here or elsewhere, refuses it or gives it up, and when somebody else is elected; to ask
-        for the present leader calls off a transfer that is on its way.
+        Meanwhile, for an election timeout at most, proposals are refused with `TransferInProgress` (thesis §3.10). The
+        future fails as soon as the leader refuses the transfer or gives it up, and when another replica is elected.
+        To name the present leader cancels a transfer that is in progress.
         """
         future: ActorFuture[int] = ActorFuture()
         if is_whole(target, 1, MAX_SIGNED):
@@ -170,24 +166,24 @@ class Replica:
 
     def add_replica(
         self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
-    ) -> ActorFuture[Any]:
-        """Add a voter, or promote an observer; the future has the new `Membership`."""
+    ) -> ActorFuture[Membership]:
+        """Add a voter, or promote an observer; the future has the new membership. `address` is its host's."""
         return self.change_membership([Change(ChangeType.ADD_VOTER, replica_id, address)], timeout=timeout)
 
     def add_observer(
         self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
-    ) -> ActorFuture[Any]:
-        """Add a replica that receives everything and never votes."""
+    ) -> ActorFuture[Membership]:
+        """Add a replica that receives everything and never votes; the future has the new membership."""
         return self.change_membership([Change(ChangeType.ADD_OBSERVER, replica_id, address)], timeout=timeout)
 
     def add_witness(
         self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
-    ) -> ActorFuture[Any]:
-        """Add a replica that votes and keeps no commands."""
+    ) -> ActorFuture[Membership]:
+        """Add a replica that votes and keeps no commands; the future has the new membership."""
         return self.change_membership([Change(ChangeType.ADD_WITNESS, replica_id, address)], timeout=timeout)
 
-    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
-        """Remove a replica for good: its id is never used again."""
+    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Membership]:
+        """Remove a replica for good: its id is never used again. The future has the new membership."""
         return self.change_membership([Change(ChangeType.REMOVE, replica_id)], timeout=timeout)
 
     def change_membership(
@@ -197,13 +193,13 @@ class Replica:
         transition: Transition = Transition.AUTO,
         change_id: int = 0,
         timeout: float = DEFAULT_TIMEOUT,
-    ) -> ActorFuture[Any]:
-        """Change several replicas at once, by joint consensus (thesis §4.3); the future has the new `Membership`.
+    ) -> ActorFuture[Membership]:
+        """Change several replicas at once, by joint consensus (thesis §4.3); the future has the new membership.
 
-        `change_id` is the one of the membership that the change was made for, where changes are ordered. Fails with
-        `MembershipRejected`, which names the rule, or why it cannot be now.
+        `change_id`: with the option `ordered_config_change`, the `Membership.change_id` that this change follows. Fails
+        with `MembershipRejected`, which names the rule that the change breaks, or why it is not possible now.
         """
-        future: ActorFuture[Any] = ActorFuture()
+        future: ActorFuture[Membership] = ActorFuture()
         try:
             _check_changes(changes, self._node.raft.membership.addresses)
         except DrakkarError as error:
@@ -223,12 +219,12 @@ class Replica:
         compaction_overhead: int | None = None,
         timeout: float = 60.0,
     ) -> ActorFuture[int]:
-        """Take a snapshot now, and give up the log behind it; the future has its index, when it is durable.
+        """Take a snapshot now and compact the log up to it; the future has its index once it is durable.
 
-        Where nothing was applied since the last one, that one's. `compaction_overhead` is how many entries stay, if
-        not as many as the option of that name says. With `export_to`, a copy for safekeeping, or for `import` after a
-        disaster, is written to that file, which must not be there yet, and nothing else changes. Proposals go on; see
-        `StateMachine` for what waits. A witness has none.
+        If nothing was applied since the last snapshot, that one's index. `compaction_overhead`: how many entries to
+        keep in the log, instead of what the option of that name says. With `export_to`, only a copy is written to that
+        file, which must not exist: a backup, or the source of an `import` after a disaster. Proposals are still
+        taken; `StateMachine` says what waits. A witness has no snapshots.
         """
         future: ActorFuture[int] = ActorFuture()
         if compaction_overhead is not None:
@@ -244,20 +240,19 @@ class Replica:
     # -- itself -------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """Where the replica stands, as of a moment ago. Returns at once."""
+        """Return term, leader, indexes and members as they were a moment ago."""
         return self._node.status()
 
     def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
-        """Wait until this replica's state machine has applied the log up to `index`; the future has how far it is."""
+        """Wait until this replica has applied the log up to `index`; the future has the index it has applied by then."""
         future: ActorFuture[int] = ActorFuture()
         self._node.requests.put(AppliedRequest(index, future, _deadline(timeout)))
         return future
 
     def stop(self, *, timeout: float = 10.0) -> None:
-        """Stop this replica; the others of its shard go on. Not from the loop.
+        """Stop this replica, and wait until its state machine has finished. The others of its shard go on.
 
-        Blocks until it has stopped, and its state machine is at work no more; raises `pykka.Timeout` where that takes
-        longer than `timeout` seconds.
+        Raises `pykka.Timeout` if that takes longer than `timeout` seconds, and `DeadlockError` in the host's loop.
         """
         until = time.monotonic() + timeout
         self.ref.stop(timeout=timeout)
@@ -270,7 +265,7 @@ def _deadline(timeout: float) -> float:
 
 
 def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
-    """What is logged is logged for good, so an address that is none must not come so far."""
+    """Refuse what must not get into the log, which keeps it for good."""
     for change in changes:
         check_whole("replica_id", change.replica, 1, MAX_SIGNED)
         if type(change.address) is not str:
@@ -278,9 +273,11 @@ def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
         if change.address:
             parse_address(change.address)
         elif change.type in _ADDITIONS and change.replica not in known:
-            raise ConfigError("address", "", f"say where the new replica {change.replica} is to be found")
+            raise ConfigError(
+                "address", "", f"name the host of the new replica {change.replica}, 'host:port'"
+            )
         if change.type is ChangeType.REMOVE and change.replica not in known:
-            # The log would take it, and nobody could ever use that id.
+            # The log would take it, and that id could never be used.
             raise MembershipRejected(
-                f"replica {change.replica} is none of the members that are known here: {sorted(known)}"
+                f"replica {change.replica} is no member: {sorted(known)} are, as far as this replica knows"
             )

@@ -108,7 +108,7 @@ class AppliedState:
         """
         if self.disk is not None and not self._opened:
             self._open(self.disk, log_end)
-        if snapshot and not snapshot.witness:
+        if snapshot.has_content:
             with snapshots.open(snapshot.payload.decode()) as source:
                 self._take_over(source, snapshot.index)
 

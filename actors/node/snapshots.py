@@ -122,7 +122,7 @@ class SnapshotKeeper:
         """Continue with what the last life left: before anything is applied."""
         log = self._raft.log
         keep = log.snapshot.payload.decode()
-        if self.on_disk or (log.snapshot and not log.snapshot.witness):
+        if self.on_disk or log.snapshot.has_content:
             self._applier.load(LoadRequest(log.snapshot, partial(self._prune, keep), log.last_index))
         else:
             self._background.submit(partial(self._prune, keep))

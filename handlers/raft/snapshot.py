@@ -16,6 +16,7 @@ from drakkar.handlers.raft.state import Snapshot, State
 __all__ = [
     "install",
     "install_as_follower",
+    "is_news",
     "learn_of_removal",
     "note_status",
     "on_snapshot_request",
@@ -144,7 +145,7 @@ def _sound(raft: RaftCore, message: Message) -> Snapshot | None:
 def _fits(raft: RaftCore, snapshot: Snapshot) -> bool:
     """Whether it is news, and of a shard in which this replica can be what it is."""
     membership = snapshot.membership
-    if snapshot.index <= raft.log.committed and not _asked_for(raft, snapshot):
+    if not is_news(raft, snapshot):
         return False
     # A replica that joins need not be listed: it was added behind the snapshot. A member is, or was removed.
     known = membership.everybody | frozenset(membership.removed)
@@ -160,6 +161,11 @@ def _fits(raft: RaftCore, snapshot: Snapshot) -> bool:
         raise ProtocolViolation(role_conflict(raft.id, raft.base_state, role))
     raft.fault("a snapshot that changes a role as no membership change can")
     return False
+
+
+def is_news(raft: RaftCore, snapshot: Snapshot) -> bool:
+    """Whether a snapshot reaches beyond what is committed here, or is one that this replica has asked for."""
+    return snapshot.index > raft.log.committed or _asked_for(raft, snapshot)
 
 
 def _asked_for(raft: RaftCore, snapshot: Snapshot) -> bool:

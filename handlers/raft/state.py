@@ -139,3 +139,8 @@ class Snapshot:
 
     def __bool__(self) -> bool:
         return self.index > 0
+
+    @property
+    def has_content(self) -> bool:
+        """There is a state of a state machine to send and to load."""
+        return self.index > 0 and not self.witness

@@ -847,9 +847,9 @@ def test_a_leader_whose_disk_hangs_gives_way_to_another_and_comes_back_when_it_w
     try:
         unknown = on_disk[leader].propose(b"in the log", timeout=60)
         node = on_disk[leader]._node
-        asked_at = node._age
+        asked_at = node.disk.ticks
         until(lambda: on_disk[leader].status().state is not State.LEADER)
-        assert node._age - asked_at <= 2 * node.raft.config.election_ticks
+        assert node.disk.ticks - asked_at <= 2 * node.raft.config.election_ticks
         outcome = until(lambda: node.disk.hangs and settled(on_disk[leader].propose(b"refused")))
         assert type(outcome) is SystemBusy
         rest = {number: on_disk[number] for number in on_disk.others(leader)}
@@ -1076,11 +1076,11 @@ def test_a_stalled_host_does_not_make_up_for_the_ticks_that_it_missed(in_memory)
     entered, leave = threading.Event(), threading.Event()
     loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
     assert entered.wait(PATIENCE)
-    stalled_at, began = node._age, time.monotonic()
+    stalled_at, began = node.disk.ticks, time.monotonic()
     until(lambda: time.monotonic() - began > 30 * TICK)
     leave.set()
-    until(lambda: node._age > stalled_at)
-    assert node._age - stalled_at <= 5
+    until(lambda: node.disk.ticks > stalled_at)
+    assert node.disk.ticks - stalled_at <= 5
 
 
 @pytest.mark.parametrize("level", [logging.ERROR])

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import threading
 from collections import deque
+from random import Random
 
 import cbor2
 import pytest
@@ -77,7 +78,7 @@ class Shard:
             5,
             self.put,
             self.clock.later,
-            **{"max_command_bytes": 2000, "now": lambda: self.clock.now} | options,
+            **{"max_command_bytes": 2000, "now": lambda: self.clock.now, "random": Random(1)} | options,
         )
 
     def put(self, proposal):

@@ -1,6 +1,5 @@
 """Options of a replica, as a host takes them: a host's own defaults, and what it cannot act on."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -9,8 +8,6 @@ from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 
 __all__ = ["HOST_DEFAULTS", "replica_config"]
-
-logger = logging.getLogger(__name__)
 
 HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # One message to a peer for everything that one turn of the node brought.
@@ -32,7 +29,8 @@ def replica_config(
 ) -> RaftConfig:
     """Return the options of a replica. A `RaftConfig` is taken as it is; a mapping is completed by `HOST_DEFAULTS`.
 
-    Raises `ConfigError` for an unknown option, a value out of bounds, and a role that the config contradicts.
+    Raises `ConfigError` for an unknown option, a value out of bounds, a role that the config contradicts, and an option
+    that has no effect on a host.
     """
     if isinstance(config, RaftConfig):
         _check_owner(config, shard_id, replica_id, role)
@@ -40,7 +38,11 @@ def replica_config(
     else:
         complete = _from_mapping(config or {}, shard_id, replica_id, role)
     if complete.notify_commit:
-        logger.warning("notify_commit has no effect yet: a future is set when its command was applied")
+        raise ConfigError(
+            "notify_commit",
+            True,
+            "a host cannot do that: a future is set once its command is applied; leave it out",
+        )
     return complete
 
 

@@ -539,6 +539,16 @@ def wrong_starts():
         "election_ticks=1",
     )
     yield (
+        "an option that a host cannot act on",
+        lambda m: {"members": m, "config": {"notify_commit": True}},
+        "notify_commit=True: a host cannot do that: a future is set once its command is applied; leave it out",
+    )
+    yield (
+        "the same in a RaftConfig",
+        lambda m: {"members": m, "config": RaftConfig(replica_id=1, notify_commit=True)},
+        "notify_commit=True",
+    )
+    yield (
         "another's config",
         lambda m: {"members": m, "config": RaftConfig(replica_id=2)},
         "for another replica",
@@ -1091,8 +1101,3 @@ def test_an_ordinary_life_logs_no_error(hosts, caplog, level):
         for number in list(hosts.hosts):
             hosts.stop(number)
     assert [record for record in caplog.records if record.levelno >= level] == []
-
-
-def test_options_that_the_host_does_not_act_on_yet_are_warned_of(in_memory, caplog):
-    in_memory.run(numbers=[1], config={"notify_commit": True})
-    assert "notify_commit has no effect yet" in caplog.text

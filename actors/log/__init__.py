@@ -1,1 +1,1 @@
-"""The log on disk: what a replica has promised to remember, and the data directory that holds it."""
+"""The log store: what a replica must remember across a crash, and the data directory of a host."""

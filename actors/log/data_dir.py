@@ -1,9 +1,9 @@
-"""The data directory of a host: one process at a time, one host for ever.
+"""The data directory of a host: it belongs to one host for ever, and one process at a time uses it.
 
-A directory belongs to the deployment and the address under which it was made, because its replicas have promised
-votes and entries under these names. `IDENTITY` says which, in JSON for people to read; `LOCK` is held, by `flock`,
-for as long as a process uses the directory, so that it frees itself when that process is killed. Whatever looks
-like somebody else's directory is refused before anything in it is touched.
+A directory belongs to the deployment and the address under which it was made, because its replicas have promised votes
+and entries under these names. `IDENTITY` names them, in JSON. A process holds `LOCK` by `flock` while it uses the
+directory, so that the lock is released even if the process is killed. A directory that may be another host's is refused
+before anything in it is changed.
 """
 
 import errno
@@ -25,7 +25,7 @@ _IDENTITY: Final = "IDENTITY"
 _NEW_IDENTITY: Final = "IDENTITY.new"
 _LOCK: Final = "LOCK"
 _HARMLESS: Final = frozenset({_LOCK, _NEW_IDENTITY, "lost+found"})
-"""What a directory may hold before it is ours: traces of a start that was cut short, and what a new disk has."""
+"""What a new directory may hold: the remains of a start that was cut short, and what a new file system has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class _Identity:
 
 @final
 class DataDir:
-    """An open data directory: a context manager; `close` lets the next process have it.
+    """An open data directory, locked until `close`. A context manager.
 
-    Any thread may use it. `open` and `directory` block on the disk, so they are not for the loop.
+    From any thread, but `open`, `existing` and `directory` block on the disk: do not call them on the loop.
     """
 
     def __init__(self, path: Path, identity: _Identity, lock: int | None) -> None:
@@ -49,16 +49,16 @@ class DataDir:
         self.deployment_id = identity.deployment_id
         self.address = identity.address
         self.host_id = identity.host_id
-        """Drawn at random when the directory was made: a host with an emptied directory is known by a new one."""
+        """Drawn at random when the directory was made. A host whose directory was emptied gets a new one."""
         self._lock = lock
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, deployment_id: str, address: str) -> Self:
-        """Take the directory at `path` for this process, and make it if it is not there.
+        """Lock the directory at `path` for this process, and make it if it does not exist.
 
-        Raises `ConfigError` where it cannot be read or written, is in use by another process, or belongs to
-        another deployment or address, to another version's format or to something else altogether; it is then
-        left as it was. Raises `CorruptData` where its identity cannot be read.
+        Raises `ConfigError` if it cannot be read or written, is in use by another process, belongs to another
+        deployment or address, has another version's format, or holds other files; it is left as it was then. Raises
+        `CorruptData` if its identity cannot be read.
         """
         directory = Path(path).absolute()
         try:
@@ -66,7 +66,7 @@ class DataDir:
             _check(directory, deployment_id, address)
             lock = _take_lock(directory)
             try:
-                # Another process may have made it its own before we had the lock.
+                # Another process may have written its identity before we had the lock.
                 identity = _check(directory, deployment_id, address)
                 if identity is None:
                     identity = _Identity(_FORMAT, deployment_id, address, secrets.token_hex(16))
@@ -80,9 +80,9 @@ class DataDir:
 
     @classmethod
     def existing(cls, path: str | os.PathLike[str]) -> Self:
-        """Take the directory of a host that is stopped, whoever it belongs to, and change nothing in it.
+        """Lock the directory of a stopped host, of any deployment and address, and change nothing in it.
 
-        Raises `ConfigError` where it is no host's directory, is in use, or cannot be read, and `CorruptData` where its
+        Raises `ConfigError` if it is not a host's directory, is in use, or cannot be read, and `CorruptData` if its
         identity cannot be read.
         """
         directory = Path(path).absolute()
@@ -102,13 +102,13 @@ class DataDir:
             raise ConfigError("data_dir", str(directory), _remedy(error)) from error
 
     def directory(self, name: str) -> Path:
-        """Return the directory `name` within this one, made durably if it is not there."""
+        """Return the directory `name` within this one; make it, durably, if it does not exist."""
         inner = self.path / name
         make_directory(inner)
         return inner
 
     def close(self) -> None:
-        """Let go of the directory. Closing it again does nothing."""
+        """Unlock the directory. A second call does nothing."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -126,7 +126,7 @@ class DataDir:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it, each durable before anything is put into it."""
+    """Make a directory and those above it. Each is durable before something is created in it."""
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -135,7 +135,7 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: without it, a crash can lose a file whose content is safe."""
+    """Make the names in a directory durable. Otherwise a crash can lose a file whose content was synced."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -144,7 +144,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _check(directory: Path, deployment_id: str, address: str) -> _Identity | None:
-    """Return the identity of a directory that is ours, None for one that is free. Touches nothing."""
+    """Return the identity of this host's directory, None for a new one. Changes nothing. Raises `ConfigError`."""
     present = {entry.name for entry in directory.iterdir()}
     if _IDENTITY not in present:
         foreign = sorted(present - _HARMLESS)
@@ -176,7 +176,7 @@ def _read_identity(path: Path) -> _Identity:
         fields: Any = json.loads(path.read_bytes())
     except ValueError as error:
         raise CorruptData(
-            f"{path} is no JSON ({error}): restore it, or start with an empty directory"
+            f"{path} is not JSON ({error}): restore it, or start with an empty directory"
         ) from error
     version = fields.get("format") if type(fields) is dict else None
     if version != _FORMAT:
@@ -193,7 +193,7 @@ def _read_identity(path: Path) -> _Identity:
 
 
 def _write_identity(directory: Path, identity: _Identity) -> None:
-    """At once or not at all, whenever the power fails."""
+    """Write it atomically: after a power failure it is there as a whole, or not at all."""
     new = directory / _NEW_IDENTITY
     with new.open("w", encoding="utf-8") as file:
         json.dump(asdict(identity), file, indent=2)
@@ -205,7 +205,7 @@ def _write_identity(directory: Path, identity: _Identity) -> None:
 
 
 def _take_lock(directory: Path) -> int:
-    """Return the descriptor that holds the lock until it is closed. The file stays: removing it would race."""
+    """Return the descriptor that holds the lock until it is closed. The file stays, since removing it would race."""
     lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         _hold(lock, directory)
@@ -218,7 +218,7 @@ def _take_lock(directory: Path) -> int:
 
 
 def _take_lock_unchanged(directory: Path) -> int | None:
-    """Hold the lock without a word of who does. None where there is no file of it, and so nobody who uses it."""
+    """Lock as `_take_lock` does, but write nothing. Returns None if there is no lock file: no process uses the directory."""
     try:
         lock = os.open(directory / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -244,7 +244,7 @@ def _hold(lock: int, directory: Path) -> None:
 
 
 def _remedy(error: OSError) -> str:
-    """Say what is wrong with the directory, and what to do."""
+    """Return what is wrong with the directory, and what to do."""
     if isinstance(error, NotADirectoryError | FileExistsError):
         return f"{error.filename} is a file: name a directory"
     if isinstance(error, PermissionError):

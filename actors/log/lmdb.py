@@ -1,14 +1,14 @@
-"""Logs on disk, in LMDB: one file that a crash cannot tear, nothing to run or to repair.
+"""Logs on disk, in LMDB: one file with atomic transactions.
 
-Two tables. `log` holds a run of entries under shard, replica and first index, so that a replica's log lies together
-and in order. `meta` holds a replica's few records under shard, replica and kind. A transaction is one fsync of the
-data and one write-through of the page that makes it count; whatever a crash interrupts did not happen.
+There are two tables. `log` holds runs of entries under shard, replica and first index, so that a replica's log is
+contiguous and in order. `meta` holds a replica's few records under shard, replica and kind. A transaction is one fsync
+of the data and one synchronous write of a meta page. A transaction that a crash interrupts has no effect.
 
-The map, the window through which LMDB sees its file, is doubled when it is full, and the file replaced by a shorter
-one when most of it is free (`log_space`). No transaction may be open meanwhile, so that reads, which come from other
-threads, hold a lock for as long as they take.
+The map, the part of the address space in which LMDB sees its file, is doubled when it is full, and the file is replaced
+by a shorter one when most of it is free (`space`). No transaction may be open meanwhile, so reads, which come from other
+threads, hold a lock while they last.
 
-What a removed replica leaves for ever is one record, its tombstone: somebody may still count on votes that it gave.
+Of a removed replica one record stays for ever, its tombstone, since others may still rely on votes that it gave.
 """
 
 import logging
@@ -42,12 +42,12 @@ _FORMAT_KEY: Final = b"format"
 _FORMAT: Final = b"1"
 _RESTORE: Final = "restore it, or remove the replicas of this host from their shards and add new ones, with an empty directory"
 _TRIMMED_AT_ONCE: Final = 4096
-"""Runs deleted in one transaction, some milliseconds: whoever waits for the next one should not notice.
+"""Runs deleted in one transaction, in some milliseconds, so that the next transaction is not delayed much.
 
-Where a transaction adds many, it deletes twice as many, or deleting would fall behind for as long as the load lasts.
+A transaction that adds more than that deletes twice as many as it adds, or deleting would fall behind under load.
 """
 _COPIED_AT_ONCE: Final = 64 << 20
-"""Bytes that are copied while savers wait, to make the file shorter; more only when the store is opened."""
+"""Bytes that are copied while requests wait, to make the file shorter; more are copied only when the store is opened."""
 
 
 @final
@@ -67,12 +67,13 @@ class LmdbDisk:
     ) -> None:
         """Open the environment in `directory`, or create it.
 
-        `spare_bytes` of the file may be free before it is made shorter. `read_only` neither creates nor changes
-        anything; only whoever keeps all others from the directory may use it. Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
+        `spare_bytes` of the file may be free before it is made shorter. `read_only` creates and changes nothing; the
+        caller must hold the lock of the data directory. Raises `ConfigError` if the directory cannot be used,
+        `CorruptData` if the file in it cannot be read.
         """
         self.path = Path(directory) / "data.mdb"
         self.commit_seconds = 0.0
-        """How long the last commit took, which is the fsync and little else."""
+        """Seconds that the last commit took, which is the fsync and little else."""
         self._spare_bytes: int | None = spare_bytes
         self._reading = Lock()
         self._closed = False
@@ -115,46 +116,46 @@ class LmdbDisk:
 
     @contextmanager
     def reading(self, key: ReplicaKey, low: int) -> Iterator[Iterator[Run]]:
-        """Read the runs of a replica, from the one that holds `low` on; soon, since writing may have to wait for it.
+        """Read the runs of a replica, from the one that holds `low` on. Be quick, since writing may wait for it.
 
-        Raises `CorruptData` where a run does not match its checksum.
+        Raises `CorruptData` if a run does not match its checksum.
         """
         with self._snapshot() as txn:
             yield self._runs_from(txn.cursor(self._runs), key, low)
 
     def replicas(self) -> list[ReplicaKey]:
-        """All replicas in the store."""
+        """Return all replicas in the store."""
         with self._snapshot() as txn:
             return [key for key, kind, _ in self._records_of(txn) if kind == records.BOOTSTRAP]
 
     def unneeded(self) -> dict[ReplicaKey, int]:
-        """For each replica the index up to which a crash may have left entries that were dropped already."""
+        """Return for each replica the index up to which a crash may have left dropped entries."""
         found: dict[ReplicaKey, int] = {}
         with self._snapshot() as txn:
             runs = txn.cursor(self._runs)
             for key, kind, value in self._records_of(txn):
                 if kind == records.REMOVED:
-                    # A tombstone stays when all else is gone.
+                    # A tombstone stays when all other data is gone.
                     if runs.set_range(records.run_key(key, 0)) and _belongs(runs, key):
                         found[key] = ALL_ENTRIES
                 elif kind == records.MARKER:
                     try:
                         found[key] = records.decode_marker(self._unsealed(key, kind, value))[0]
                     except CorruptData as error:
-                        # Whoever opens this replica is told; the others of this host are sound.
+                        # Opening this replica fails with the same error; the host's other replicas can run.
                         _log.error("%s", error)
         return found
 
     def removed(self, key: ReplicaKey) -> bool:
-        """Whether the replica was removed. A damaged tombstone is one, too."""
+        """Return whether the replica was removed. A damaged tombstone counts, too."""
         with self._snapshot() as txn:
             return txn.get(records.replica_prefix(key) + records.REMOVED, db=self._records) is not None
 
     def load(self, key: ReplicaKey) -> LogState | None:
-        """Where the replica's log stands; None where it is not in the store.
+        """Return the state of the replica's log, None if it is not in the store.
 
-        Reads the records and the two ends of the log, however long it is. The entries between are checked when
-        they are read. Raises `CorruptData` where any of this is damaged or contradicts itself.
+        It reads the records and the two ends of the log; the entries between are checked when they are read. Raises
+        `CorruptData` if one of these is damaged or contradicts the others.
         """
         with self._snapshot() as txn:
             stored = self._records_of(txn, key)
@@ -168,7 +169,7 @@ class LmdbDisk:
             state = self._decoded(key, found)
             if tail is None or tail.last <= state.marker[0]:
                 return self._consistent(key, state._replace(last=state.marker[0]))
-            # The other end: a log that lacks its beginning is not one.
+            # The other end: the beginning of the log must not be missing.
             first = state.marker[0] + 1
             head = next(self._runs_from(cursor, key, first), None)
             if head is None or head.first > first:
@@ -177,7 +178,7 @@ class LmdbDisk:
             return self._consistent(key, state._replace(last=tail.last, starts=known, terms=(tail.term,)))
 
     def _decoded(self, key: ReplicaKey, found: Mapping[bytes, bytes]) -> LogState:
-        """Return what the records say, without the entries."""
+        """Return the state that the records describe, without the entries."""
         if records.BOOTSTRAP not in found or records.HARD_STATE not in found:
             raise self._corrupt(key, "its bootstrap record or its hard state is missing")
         try:
@@ -206,7 +207,7 @@ class LmdbDisk:
         return self._run_at(cursor, key) if _belongs(cursor, key) else None
 
     def _runs_from(self, cursor: "lmdb.Cursor[memoryview]", key: ReplicaKey, low: int) -> Iterator[Run]:
-        """Begin with the last run that begins at or before `low`, or else with the first."""
+        """Read from the last run that begins at or before `low`, or from the first if there is none."""
         wanted = records.run_key(key, low)
         if not (cursor.set_range(wanted) and bytes(cursor.key()) == wanted):
             before = cursor.prev() if cursor.key() else cursor.last()
@@ -232,7 +233,7 @@ class LmdbDisk:
     def _records_of(
         self, txn: "lmdb.Transaction[memoryview]", key: ReplicaKey | None = None
     ) -> Iterator[tuple[ReplicaKey, bytes, memoryview]]:
-        """Key, kind and sealed content of all records of a replica, or of all replicas."""
+        """Return key, kind and sealed content of all records of a replica, or of all replicas."""
         cursor = txn.cursor(self._records)
         placed = cursor.set_range(records.replica_prefix(key)) if key else cursor.first()
         while placed and (key is None or _belongs(cursor, key)):
@@ -256,15 +257,15 @@ class LmdbDisk:
                 yield txn
 
     def _corrupt(self, key: ReplicaKey, problem: str) -> CorruptData:
-        return CorruptData(f"{self.path}: shard {key[0]} replica {key[1]}: {problem}")
+        return CorruptData(f"{self.path}: {records.named(key)}: {problem}")
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
-        """Make all of it durable, or none. Returns what of `trims` is left to do.
+        """Make all of it durable, or nothing. Returns the `trims` that are left.
 
-        Raises `RefusedReplica` where the data on disk does not allow the changes of one: nothing was written, and without
-        that replica it may be tried again. Any other error means that the disk cannot be trusted any more.
+        Raises `RefusedReplica` if the data of one replica is corrupt: nothing was written, and the call may be repeated
+        without that replica. After any other error the disk cannot be trusted.
         """
         while True:
             try:
@@ -310,7 +311,7 @@ class LmdbDisk:
                 txn.put(stored_key, records.seal(stored_key, content), db=self._records)
 
     def _cut(self, txn: "lmdb.Transaction[bytes]", key: ReplicaKey, index: int) -> None:
-        """Delete `index` and all after it, and shorten the run that it lies in."""
+        """Delete `index` and all entries after it, and shorten the run that holds it."""
         cursor = txn.cursor(self._runs)
         placed = cursor.set_range(records.run_key(key, index))
         while placed and _belongs(cursor, key):
@@ -336,10 +337,10 @@ class LmdbDisk:
         return left
 
     def _trim_one(self, txn: "lmdb.Transaction[bytes]", key: ReplicaKey, upto: int, budget: int) -> int:
-        """Delete and return what is left of `budget`; 0 where there may be more to delete.
+        """Delete runs, and return what is left of `budget`; 0 if there may be more to delete.
 
-        A run is known to end at or before `upto` by where the next one begins, so that none has to be read. The
-        last run of a log therefore stays, unless all shall go.
+        The start of the next run shows that a run ends at or before `upto`, so no run is read. The last run of a log
+        therefore stays, unless all entries are deleted.
         """
         cursor = txn.cursor(self._runs)
         placed = cursor.set_range(records.run_key(key, 0))
@@ -357,14 +358,14 @@ class LmdbDisk:
         size = self._env.info()["map_size"] * 2
         with self._reading:
             self._env.set_mapsize(size)
-        _log.info("%s: the map was full and has now %d MiB", self.path, size >> 20)
+        _log.info("%s: the map was full, and now has %d MiB", self.path, size >> 20)
 
     def reclaim(self) -> None:
-        """Make the file shorter where most of it is free; by the thread that writes, when nothing is left to trim.
+        """Make the file shorter if most of it is free. For the thread that writes, when nothing is left to trim.
 
-        Takes well below a second, since where more than `_COPIED_AT_ONCE` is in use it waits until the store is
-        opened again; readers wait for the last millisecond of it. A copy that fails is given up, with a warning; where its taking the place of the file
-        fails, the error says that the disk cannot be trusted any more.
+        It takes well below a second: if more than `_COPIED_AT_ONCE` is in use, the file stays as it is until the store
+        is opened again. Readers wait for the last millisecond. A copy that fails is deleted, with a warning; an error
+        while the copy replaces the file means that the disk cannot be trusted.
         """
         self._shrink(_COPIED_AT_ONCE)
 
@@ -389,10 +390,10 @@ class LmdbDisk:
             log_space.copy_live(self._env, self.path.parent)
         except (OSError, lmdb.Error) as error:
             log_space.throw_copy_away(self.path.parent)
-            # The next attempt would fare no better.
+            # The next attempt would fail too.
             self._spare_bytes = None
             _log.warning(
-                "%s: what is free of it is given back at the next start only, since copying the rest failed: %s",
+                "%s: its free space is given back only at the next start, since copying the rest failed: %s",
                 self.path,
                 error,
             )
@@ -400,17 +401,17 @@ class LmdbDisk:
         return True
 
     def _reopen(self) -> None:
-        """Go on with the file that has taken the place of the one that is open."""
+        """Open the file that has replaced the open one."""
         map_size = self._env.info()["map_size"]
         with self._reading:
-            # Until it is open again, for whatever may fail.
+            # Until it is open again, in case that fails.
             self._closed = True
             self._env.close()
             self._use(_open_environment(self.path.parent, map_size))
             self._closed = False
 
     def close(self) -> None:
-        """Close the files. Whoever reads afterwards is told so."""
+        """Close the files. Later reads raise `ReplicaStopped`."""
         with self._reading:
             self._closed = True
             self._env.close()
@@ -418,14 +419,14 @@ class LmdbDisk:
     # -- opening ------------------------------------------------------------------------------------------------
 
     def _check_present(self) -> None:
-        """Refuse to start afresh where there was a store: its replicas would break the promises that it kept."""
+        """Refuse to begin a new store in place of a lost one: its replicas would break their promises."""
         if not self.path.exists() or self.path.stat().st_size == 0:
             raise CorruptData(
                 f"{self.path} is missing or empty, although its directory was in use: {_RESTORE}"
             )
 
     def _check_length(self) -> None:
-        """Look before reading: beyond the end of a file that was cut off, it would kill the process."""
+        """Check the length first: reading beyond the end of a file that was cut off would kill the process."""
         figures, page = self._env.info(), self._env.stat()["psize"]
         length = self.path.stat().st_size
         missing = range(length // page, figures["last_pgno"] + 1)
@@ -451,7 +452,7 @@ def _is_new(directory: Path) -> bool:
 
 
 def _create(directory: Path, map_size: int) -> None:
-    """Make a store beside where it belongs and move it there, so that a store is never found half made."""
+    """Make a store in a directory beside and rename it, so that a half made store is never found."""
     made = directory.with_name(directory.name + ".new")
     shutil.rmtree(made, ignore_errors=True)
     make_directory(made)
@@ -479,7 +480,7 @@ def _open_environment(directory: Path, map_size: int, *, read_only: bool = False
             metasync=True,
             writemap=False,
             readonly=read_only,
-            # It would write to a file of its own.
+            # The lock is a file that would be written.
             lock=not read_only,
         )
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:

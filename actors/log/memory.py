@@ -1,4 +1,4 @@
-"""Logs in memory, under the same rules as those on disk: for hosts without a data directory, and for tests."""
+"""Logs in memory, under the same rules as on disk: for hosts without a data directory, and for tests."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,14 +34,14 @@ class _MemoryLog:
             self.runs[-1] = self.runs[-1].slice(self.firsts[-1], index)
 
     def trim(self, upto: int) -> None:
-        """Drop the runs that surely end at or before `upto`: those that another one follows by then."""
+        """Drop the runs that end at or before `upto`, as the start of the next run shows."""
         kept = max(bisect_right(self.firsts, upto + 1) - 1, 0)
         del self.firsts[:kept], self.runs[:kept]
 
 
 @final
 class MemoryDisk:
-    """A disk that lasts as long as this object: hand it to another store, and that one starts from it again."""
+    """A disk that lasts as long as this object. Another store that is given it goes on from there."""
 
     def __init__(self) -> None:
         self.path = "memory"
@@ -59,24 +59,24 @@ class MemoryDisk:
             yield islice(log.runs, max(bisect_right(log.firsts, low) - 1, 0), None)
 
     def replicas(self) -> list[ReplicaKey]:
-        """All replicas in the store."""
+        """Return all replicas on it."""
         with self._lock:
             return sorted(self._states)
 
     def unneeded(self) -> dict[ReplicaKey, int]:
-        """Nothing: dropped entries are gone at once."""
+        """Return nothing: dropped entries are deleted at once."""
         return {}
 
     def removed(self, key: ReplicaKey) -> bool:
-        """Whether the replica was removed."""
+        """Return whether the replica was removed."""
         return key in self._removed
 
     def load(self, key: ReplicaKey) -> LogState | None:
-        """Where the replica's log stands."""
+        """Return the state of the replica's log."""
         return self._states.get(key)
 
     def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
-        """Keep all of it."""
+        """Write all of it."""
         with self._lock:
             for changed in changes:
                 self._put(changed)
@@ -101,7 +101,7 @@ class MemoryDisk:
         self._states[changed.key] = changed.state
 
     def reclaim(self) -> None:
-        """Nothing: the space was given back with the entries."""
+        """Do nothing: deleted entries take no space."""
 
     def close(self) -> None:
-        """Nothing to do: what is in memory stays as long as this object."""
+        """Do nothing: the data stays as long as this object."""

@@ -1,11 +1,11 @@
-"""Which pages of an LMDB file need not be there.
+"""Which pages of an LMDB file may be missing at its end.
 
-LMDB never writes a page that it took at the end of its file and freed within the same transaction, but counts it. So
-a sound file may be shorter than its page count says, and only its list of free pages tells that from a file that was
-cut off. LMDB itself cannot be asked: where a page is missing that it wants to read, the system kills the process.
+LMDB does not write a page that it took at the end of its file and freed within the same transaction, but counts it. So
+an undamaged file may be shorter than its page count says, and only its list of free pages distinguishes that from a
+file that was cut off. LMDB cannot tell: if it reads a page that is missing, the system kills the process.
 
-The layout is that of LMDB's data format 1: a page has a header, pointers to its nodes, and the nodes. Integers are
-the machine's own, since the file is not portable anyway.
+The layout is that of LMDB's data format 1: a page has a header, pointers to its nodes, and the nodes. Integers have the
+machine's byte order and size, as the file is not portable.
 """
 
 import os
@@ -30,17 +30,17 @@ _NUMBER: Final = Struct("@N")
 
 _BRANCH, _LEAF, _META_PAGE = 0x01, 0x02, 0x08
 _ELSEWHERE: Final = 0x01
-"""Flag of a node whose value lies on pages of its own."""
+"""Flag of a node whose value has pages of its own."""
 _NO_ROOT: Final = (1 << (8 * _NUMBER.size)) - 1
 _DEEPEST: Final = 32
 
 
 class _Damaged(Exception):  # never leaves this file
-    """Something is not what, or where, it has to be."""
+    """The file does not have the layout of LMDB."""
 
 
 def are_free(file: Path, page_size: int, transaction: int, pages: range) -> bool:
-    """Whether these pages, which the file lacks, are free as of its newest transaction; False where it is damaged."""
+    """Return whether these missing pages are free as of the newest transaction; False if the file is damaged."""
     handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         missing = set(pages)
@@ -55,7 +55,7 @@ def are_free(file: Path, page_size: int, transaction: int, pages: range) -> bool
 
 
 class _Reader:
-    """Reads the tree of free pages: its values are lists of page numbers, each behind its length."""
+    """Reads the tree of free pages. Its values are lists of page numbers, each after its length."""
 
     def __init__(self, handle: int, page_size: int) -> None:
         self._handle, self._page_size = handle, page_size
@@ -71,7 +71,7 @@ class _Reader:
         for number in (0, 1):
             page = self._read(number)
             (*_, root) = _TREE.unpack_from(page, _HEADER.size + _META.size)
-            # Behind the two trees' descriptions: the last page, and the transaction.
+            # After the descriptions of the two trees come the last page and the transaction.
             _, written = Struct("@NN").unpack_from(page, _HEADER.size + _META.size + 2 * _TREE.size)
             if written == transaction and _HEADER.unpack_from(page)[2] & _META_PAGE:
                 return int(root)

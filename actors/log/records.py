@@ -1,7 +1,7 @@
-"""What the log store keeps, as bytes: keys that sort like the log, and values that carry a checksum.
+"""What the log store keeps, as bytes: keys that sort like the log, and values with a checksum.
 
-A value's checksum covers its key too, so that a value found under another's key is as corrupt as one with a
-flipped bit. A run of entries is stored as the very bytes that travelled (`Run.encode`), behind its checksum.
+A value's checksum covers its key too, so a value under another value's key is found to be corrupt. A run of entries is
+stored as the bytes that were sent (`Run.encode`), after its checksum.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ ReplicaKey = tuple[int, int]
 BOOTSTRAP: Final = b"b"
 HARD_STATE: Final = b"h"
 MARKER: Final = b"m"
-"""Index and term of the entry just before the first: whatever lies at or before it was compacted away."""
+"""Index and term of the entry before the first: it and all entries before it were compacted."""
 REMOVED: Final = b"r"
-"""The replica is gone for good, and its id never used again; what may be left of its log waits to be deleted."""
+"""The replica was removed for good, and its id must not be used again. The rest of its log waits to be deleted."""
 SNAPSHOT: Final = b"s"
 
 ALL_ENTRIES: Final = (1 << 64) - 1
-"""An index beyond every log."""
+"""An index after the end of every log."""
 
 _REPLICA: Final = Struct(">QQ")
 _RUN: Final = Struct(">QQQ")
@@ -39,25 +39,30 @@ _CHECKSUM: Final = Struct(">I")
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How a replica began; written once, before anything else of it."""
+    """How a replica began. Written once, before everything else."""
 
     membership: Membership
-    """The initial members; empty where `join`."""
+    """The initial members; empty if `join`."""
     join: bool = False
-    """It joins a shard that exists, whose leader will tell it the members."""
+    """It joins an existing shard, whose leader tells it the members."""
     state_machine: str = ""
-    """The type of its state machine, by name: its log makes no sense to another."""
+    """The type of its state machine, by name. Its log has no meaning for another type."""
 
 
-def replica_key(shard: int, replica: int) -> ReplicaKey:
-    """Return both ids as a key. Raises `ConfigError` where one is out of bounds."""
-    check_whole("shard_id", shard, 0, MAX_UNSIGNED)
-    check_whole("replica_id", replica, 1, MAX_UNSIGNED)
-    return shard, replica
+def replica_key(shard_id: int, replica_id: int) -> ReplicaKey:
+    """Return both ids as a key. Raises `ConfigError` for an id out of bounds."""
+    check_whole("shard_id", shard_id, 0, MAX_UNSIGNED)
+    check_whole("replica_id", replica_id, 1, MAX_UNSIGNED)
+    return shard_id, replica_id
+
+
+def named(key: ReplicaKey) -> str:
+    """Return a replica's name, for errors and logs."""
+    return f"shard {key[0]} replica {key[1]}"
 
 
 def replica_prefix(key: ReplicaKey) -> bytes:
-    """Return what the keys of all runs and records of a replica begin with."""
+    """Return the prefix of the keys of all runs and records of a replica."""
     return _REPLICA.pack(*key)
 
 
@@ -73,9 +78,9 @@ def first_of(stored_key: bytes) -> int:
 
 
 def replica_of(stored_key: bytes) -> ReplicaKey:
-    """Return the replica that this key belongs to."""
-    shard, replica = _REPLICA.unpack_from(stored_key)
-    return shard, replica
+    """Return the replica of the run or record under this key."""
+    shard_id, replica_id = _REPLICA.unpack_from(stored_key)
+    return shard_id, replica_id
 
 
 def seal(key: bytes, content: bytes) -> bytes:
@@ -84,7 +89,7 @@ def seal(key: bytes, content: bytes) -> bytes:
 
 
 def unseal(key: bytes, value: memoryview) -> bytes:
-    """Return the content of a value. Raises `CorruptData` where it is not what was stored under `key`."""
+    """Return the content of a value. Raises `CorruptData` if it is not what was stored under `key`."""
     content = value[_CHECKSUM.size :]
     if len(value) < _CHECKSUM.size or _CHECKSUM.unpack_from(value)[0] != crc32(content, crc32(key)):
         raise CorruptData(f"a value of {len(value)} bytes does not match its checksum")
@@ -97,7 +102,7 @@ def encode_hard_state(state: HardState) -> bytes:
 
 
 def decode_hard_state(content: bytes) -> HardState:
-    """Decode it. Raises `CorruptData` where it is none."""
+    """Decode it. Raises `CorruptData`."""
     return HardState(*_columns(content, "hard state", int, int, int))
 
 
@@ -107,13 +112,13 @@ def encode_marker(marker: tuple[int, int]) -> bytes:
 
 
 def decode_marker(content: bytes) -> tuple[int, int]:
-    """Decode it. Raises `CorruptData` where it is none."""
+    """Decode it. Raises `CorruptData`."""
     index, term = _columns(content, "compaction marker", int, int)
     return index, term
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """Encode it as a CBOR list; of the content only what `Snapshot.payload` holds."""
+    """Encode it as a CBOR list. The state machine's state is in a file, which `Snapshot.payload` names."""
     members = encode_membership(snapshot.membership)
     return cbor2.dumps(
         [snapshot.index, snapshot.term, members, snapshot.payload, snapshot.witness, snapshot.size]
@@ -121,7 +126,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 
 def decode_snapshot(content: bytes) -> Snapshot:
-    """Decode it. Raises `CorruptData` where it is none."""
+    """Decode it. Raises `CorruptData`."""
     index, term, members, payload, witness, size = _columns(
         content, "snapshot", int, int, list, bytes, bool, int
     )
@@ -134,7 +139,7 @@ def encode_bootstrap(record: Bootstrap) -> bytes:
 
 
 def decode_bootstrap(content: bytes) -> Bootstrap:
-    """Decode it. Raises `CorruptData` where it is none."""
+    """Decode it. Raises `CorruptData`."""
     members, join, state_machine = _columns(content, "bootstrap record", list, bool, str)
     return Bootstrap(decode_membership(members), join, state_machine)
 

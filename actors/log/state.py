@@ -1,8 +1,8 @@
 """What the store knows of one replica's log without reading it, and how a batch of requests changes that.
 
-Planning is apart from writing: `LogChanges` say what to write and what will be true once that is durable. So a
-transaction can be done again as a whole, in a bigger map or without a replica whose data is corrupt, and nothing
-that was only planned is ever seen by a reader.
+Planning and writing are apart: `LogChanges` say what to write, and what is true once that is durable. So a transaction
+can be repeated as a whole, in a bigger map or without a replica whose data is corrupt, and readers never see what was
+only planned.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,6 +22,7 @@ from drakkar.actors.log.records import (
     encode_hard_state,
     encode_marker,
     encode_snapshot,
+    named,
 )
 from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation, RequestDropped
 from drakkar.handlers.raft.entries import Run
@@ -31,15 +32,15 @@ __all__ = ["LogChanges", "LogState", "RefusedReplica"]
 
 
 _NEVER_AGAIN: Final = (
-    "was removed from this log store, and ids are never used again, since others may still count on what it promised: "
+    "was removed from this log store, and ids are never used again, since others may still rely on its votes: "
     "choose another id"
 )
 _TERMS: Final = 128
-"""Terms whose beginning is kept in mind, of each log."""
+"""The number of terms of each log whose first index is remembered."""
 
 
 class RefusedReplica(Exception):  # never leaves the store
-    """What is on disk of this replica is corrupt, so that the changes to it cannot be made."""
+    """The data of this replica on the disk is corrupt, so it cannot be changed."""
 
     def __init__(self, key: ReplicaKey, error: CorruptData) -> None:
         super().__init__(key, error)
@@ -47,7 +48,7 @@ class RefusedReplica(Exception):  # never leaves the store
 
 
 class LogState(NamedTuple):
-    """Where a replica's log stands. Immutable, so that any thread may look at it while another replaces it."""
+    """The state of a replica's log. Immutable, so that any thread may read it while another one replaces it."""
 
     bootstrap: Bootstrap
     hard_state: HardState = HardState()
@@ -56,11 +57,11 @@ class LogState(NamedTuple):
     """Index and term of the entry before the first."""
     last: int = 0
     starts: tuple[int, ...] = ()
-    """Indexes at which the newest terms begin, ascending. Before the first a term must be read from the log."""
+    """Indexes at which the newest terms begin, ascending. The terms before the first must be read from the log."""
     terms: tuple[int, ...] = ()
     """The terms that begin there."""
     cuts: int = 0
-    """How often the tail was cut off: whoever remembers entries must forget them when this rises."""
+    """How often the end of the log was cut off. Cached entries are invalid when this changes."""
 
     @property
     def membership(self) -> Membership:
@@ -68,7 +69,7 @@ class LogState(NamedTuple):
         return self.snapshot.membership if self.snapshot else self.bootstrap.membership
 
     def term(self, index: int) -> int | None:
-        """Return the term at `index`; 0 where the log has none, None where it must be read."""
+        """Return the term at `index`; 0 if the log does not hold it, None if it must be read."""
         if index == self.marker[0]:
             return self.marker[1]
         if not self.marker[0] < index <= self.last:
@@ -77,27 +78,27 @@ class LogState(NamedTuple):
         return self.terms[at] if at >= 0 else None
 
     def extended(self, run: Run) -> "LogState":
-        """Return it with `run` behind the last entry."""
+        """Return the state with `run` after the last entry."""
         starts, terms = self.starts, self.terms
         if not terms or terms[-1] != run.term:
-            # Where there are elections and little else, a log may hold as many terms as entries.
+            # A log of elections and little else may hold as many terms as entries.
             starts, terms = (*starts[-_TERMS:], run.first), (*terms[-_TERMS:], run.term)
         return self._replace(last=run.last, starts=starts, terms=terms)
 
     def cut(self, index: int) -> "LogState":
-        """Return it without `index` and all after it."""
+        """Return the state without `index` and all entries after it."""
         kept = bisect_left(self.starts, index)
         return self._replace(
             last=index - 1, starts=self.starts[:kept], terms=self.terms[:kept], cuts=self.cuts + 1
         )
 
     def compacted(self, index: int, term: int) -> "LogState":
-        """Return it without `index` and all before it."""
+        """Return the state without `index` and all entries before it."""
         past = max(bisect_right(self.starts, index + 1) - 1, 0)
         return self._replace(marker=(index, term), starts=self.starts[past:], terms=self.terms[past:])
 
     def installed(self, snapshot: Snapshot) -> "LogState":
-        """Return it begun anew behind a snapshot that a leader sent."""
+        """Return the state of a log that is empty after a snapshot."""
         return self._replace(
             snapshot=snapshot,
             marker=(snapshot.index, snapshot.term),
@@ -109,9 +110,9 @@ class LogState(NamedTuple):
 
 
 class LogChanges:
-    """Changes to one replica that become durable together, in the order in which they were asked for.
+    """Changes to one replica that become durable together, in the order in which they were requested.
 
-    Each method either plans all that it is asked, or raises and plans nothing.
+    Each method plans its changes, or raises and plans nothing.
     """
 
     __slots__ = ("_written", "key", "log", "records", "removed", "state", "successor", "trim", "urgent")
@@ -130,40 +131,40 @@ class LogChanges:
         self.removed = removed
         """It was in the store, and its id must not be used again."""
         self.successor = False
-        """It takes the place of what was there: who read that has nothing to read any more."""
+        """It replaces the old data: open logs of it cannot be read any more."""
         self.log: list[int | Run] = []
-        """What to do to the entries, in order: an index cuts it and all after it off, a run is appended."""
+        """Changes to the entries, in order: an index cuts off that entry and all after it, a run is appended."""
         self.records: dict[bytes, bytes | None] = {}
-        """What to store beside the entries, by kind; None deletes."""
+        """Records to store, by kind; None deletes."""
         self.trim: int | None = None
-        """Entries up to here are no longer needed, and may be deleted at leisure; None leaves it as it was."""
+        """Entries up to here are no longer needed, and may be deleted later; None changes nothing."""
         self.urgent = False
-        """Somebody waits for this. A commit index alone need not be flushed: it can be learned anew."""
+        """Must be flushed now. A commit index alone need not be: it can be learned again."""
         self._written = written
 
     def is_late(self) -> bool:
-        """Whether the hard state on disk is out of date."""
+        """Return whether the hard state on disk is out of date."""
         return self.state is not None and self.state.hard_state != self._written
 
     def seal(self) -> None:
-        """Add the hard state, where the one on disk is out of date. The last call before it is written."""
+        """Add the hard state, if the one on disk is out of date. The last call before writing."""
         if self.state is not None and self.is_late():
             self.records[HARD_STATE] = encode_hard_state(self.state.hard_state)
 
     def bootstrap(self, record: Bootstrap) -> None:
-        """Begin a replica. Raises `ConfigError` where it is in the store already, or was."""
+        """Begin a replica. Raises `ConfigError` if it is in the store or was removed from it."""
         if self.state is not None:
             raise ConfigError(
-                "replica", _named(self.key), "is in this log store already: open it, or choose another id"
+                "replica", named(self.key), "is in this log store already: open it, or choose another id"
             )
         if self.removed:
-            raise ConfigError("replica", _named(self.key), _NEVER_AGAIN)
+            raise ConfigError("replica", named(self.key), _NEVER_AGAIN)
         self.state = LogState(record)
         self.records[BOOTSTRAP] = encode_bootstrap(record)
         self.urgent = True
 
     def replace(self, record: Bootstrap, snapshot: Snapshot, hard_state: HardState) -> None:
-        """Begin a replica behind a snapshot, in place of whatever there is, or was, of it."""
+        """Begin a replica after a snapshot, in place of all data of it."""
         self.log = [0]
         self.trim = snapshot.index
         self.records = {
@@ -178,7 +179,7 @@ class LogChanges:
         self.successor = True
 
     def remove(self) -> None:
-        """Forget the replica, whether or not it is there, all but that it must never come back."""
+        """Delete the replica, whether or not it is there, and record that it must never come back."""
         self.records = dict.fromkeys((BOOTSTRAP, HARD_STATE, MARKER, SNAPSHOT))
         self.records[REMOVED] = b""
         self.log = []
@@ -188,14 +189,14 @@ class LogChanges:
         self.urgent = True
 
     def save(self, hard_state: HardState | None, runs: Sequence[Run], snapshot: Snapshot | None) -> None:
-        """Plan a snapshot first, then the entries behind it, then the hard state.
+        """Plan first a snapshot, then the entries after it, then the hard state.
 
-        Raises `ProtocolViolation` where the entries leave a gap, or would replace compacted ones.
+        Raises `ProtocolViolation` if the entries leave a gap or would replace compacted ones.
         """
         state = self._present()
         if snapshot is not None and snapshot.index < state.marker[0]:
             raise ProtocolViolation(
-                f"{_named(self.key)}: a snapshot at {snapshot.index} would bring back entries that were compacted "
+                f"{named(self.key)}: a snapshot at {snapshot.index} would bring back entries that were compacted "
                 f"up to {state.marker[0]}"
             )
         behind = state.marker[0] if snapshot is None else snapshot.index
@@ -209,7 +210,7 @@ class LogChanges:
             self._remember(hard_state)
 
     def compact(self, index: int, term: int) -> None:
-        """Drop the entries up to `index`, whose term is `term`; nothing to do where they are gone already."""
+        """Drop the entries up to `index`, whose term is `term`, unless they are gone already."""
         state = self._present()
         if state.marker[0] < index <= state.last:
             self._set(state.compacted(index, term))
@@ -217,16 +218,16 @@ class LogChanges:
             self.trim = index
 
     def record_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot that was taken here. Raises `RequestDropped` where a newer one is known."""
+        """Record a snapshot that was taken here. Raises `RequestDropped` if a newer one is known."""
         state = self._present()
         if snapshot.index <= state.snapshot.index:
             raise RequestDropped(
-                f"{_named(self.key)}: the snapshot at {snapshot.index} is out of date, there is one at "
+                f"{named(self.key)}: the snapshot at {snapshot.index} is out of date, since there is one at "
                 f"{state.snapshot.index}"
             )
         if snapshot.index > state.last:
             raise ProtocolViolation(
-                f"{_named(self.key)}: the snapshot at {snapshot.index} lies beyond the last entry saved, {state.last}"
+                f"{named(self.key)}: the snapshot at {snapshot.index} lies beyond the last entry saved, {state.last}"
             )
         self._set(state._replace(snapshot=snapshot))
         self.records[SNAPSHOT] = encode_snapshot(snapshot)
@@ -234,7 +235,7 @@ class LogChanges:
     def _present(self) -> LogState:
         if self.state is None:
             problem = _NEVER_AGAIN if self.removed else "is not in this log store: bootstrap it first"
-            raise ConfigError("replica", _named(self.key), problem)
+            raise ConfigError("replica", named(self.key), problem)
         return self.state
 
     def _set(self, state: LogState) -> None:
@@ -268,17 +269,13 @@ class LogChanges:
 
 
 def _check_runs(key: ReplicaKey, runs: Sequence[Run], first: int, last: int) -> None:
-    """Refuse runs that cannot stand in a log of `first`..`last`."""
+    """Raise `ProtocolViolation` for runs that cannot follow a log of `first`..`last`."""
     if not runs:
         return
     if not first <= runs[0].first <= last + 1:
         raise ProtocolViolation(
-            f"{_named(key)}: entries from {runs[0].first} on cannot follow a log of {first}..{last}"
+            f"{named(key)}: entries from {runs[0].first} on cannot follow a log of {first}..{last}"
         )
     for run, following in zip(runs, (*runs[1:], None), strict=True):
         if not run.payloads or (following is not None and following.first != run.last + 1):
-            raise ProtocolViolation(f"{_named(key)}: {run} is empty, or {following} does not follow it")
-
-
-def _named(key: ReplicaKey) -> str:
-    return f"shard {key[0]} replica {key[1]}"
+            raise ProtocolViolation(f"{named(key)}: {run} is empty, or {following} does not follow it")

@@ -1,13 +1,13 @@
 """The log store: what must survive a crash, for all replicas of a host, with one fsync for all of them.
 
-Saves wait in a queue, from any thread. The store takes all that wait, plans what they change (`log_state`), writes
-that in one transaction (`log_lmdb`) and then tells each saver; meanwhile the next ones gather. So the busier the
-host, the more saves share an fsync, and nobody ever waits for a timer.
+Requests wait in a queue, from any thread. The store takes all that wait, plans what they change (`state`), writes that
+in one transaction (`lmdb`) and then calls each request's `done`; meanwhile the next requests gather. So the busier the
+host, the more requests share an fsync, and no request waits for a timer.
 
-The first write that fails poisons the store for good: after a failed fsync the system may have dropped the very
-pages it could not write, and the next fsync would report success without them. All that wait, and all that come
-later, are told so; the host must be restarted. Data of one replica that turns out to be corrupt, or a save that
-contradicts its log, fails that replica alone, until it is opened again.
+The first write that fails poisons the store for good: after a failed fsync the system may have dropped the pages that
+it could not write, and the next fsync would report success without them. All requests that wait, and all that come
+later, fail; the host must be restarted. If the data of one replica is corrupt, or a request contradicts its log, only
+that replica fails, until it is opened again.
 """
 
 import logging
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, final
 import pykka
 from drakkar.actors.log.lmdb import LmdbDisk
 from drakkar.actors.log.memory import MemoryDisk
-from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
+from drakkar.actors.log.records import Bootstrap, ReplicaKey, named, replica_key
 from drakkar.actors.log.state import LogChanges, LogState, RefusedReplica
 from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import (
@@ -57,13 +57,13 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 Done = Callable[[BaseException | None], None]
-"""Called exactly once: with None when it is durable, else with the reason why it never will be."""
+"""Called exactly once: with None when the request is durable, otherwise with the reason why it never will be."""
 
 RUN_OVERHEAD: Final = 512
-"""Bytes that a run counts beside its entries where reads are limited.
+"""Bytes that a run counts, in addition to its entries, towards the limit of a read.
 
-To read even the shortest run takes some 10 µs. A page of 1 MiB in runs of one small entry would so hold up the loop,
-and every heartbeat of the host, for some 300 ms; counted like this, it is 20.
+Reading even the shortest run takes some 10 µs. So a page of 1 MiB in runs of one small entry would block the loop, and
+every heartbeat of the host, for some 300 ms. With this overhead it is 20 ms.
 """
 
 _WAKE: Final = "wake"
@@ -71,38 +71,38 @@ _WAKE: Final = "wake"
 
 @dataclass(slots=True)
 class AppendRequest:
-    """What one replica must have on disk before it may go on. All of it becomes durable together, or none."""
+    """What one replica must have on disk before it goes on. It becomes durable as a whole, or not at all."""
 
     shard_id: int
     replica_id: int
     hard_state: HardState | None = None
-    """None leaves it as it was. One that differs only in `commit` is not flushed by itself."""
+    """None leaves the stored one as it is. One that differs only in `commit` causes no flush by itself."""
     runs: Sequence[Run] = ()
-    """Consecutive. The first index of the first run cuts off whatever stood at or after it."""
+    """Consecutive. Entries at or after the first index of the first run are deleted first."""
     snapshot: Snapshot | None = None
-    """One that the leader sent: the whole log goes, and `runs` begin behind it."""
+    """A snapshot that the leader sent: it replaces the whole log, and `runs` begin after it."""
     _: KW_ONLY
     done: Done
-    """Called on the store's thread, in the order of the saves; it must be quick, and may call `save`."""
+    """Called on the store's thread, in the order of the requests. It must be quick, and may call `save`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """A moment's figures of a log store."""
+    """The figures of a log store at one moment."""
 
     waiting: int
-    """Requests that are not done yet, those being written included."""
+    """Requests that are not done yet, including those being written."""
     waiting_bytes: int
     refused: int
-    """Requests that found the queue full."""
+    """Requests that were refused because the queue was full."""
     saves: int
-    """Requests that were done, well or badly."""
+    """Requests that are done, successfully or not."""
     commits: int
     """Transactions."""
     entries: int
     """Entries written."""
     last_commit_seconds: float
-    """How long the last fsync took."""
+    """Seconds that the last fsync took."""
     busy_since: float | None
     """When the transaction that is being written began (`time.monotonic`); None between transactions."""
     poisoned: StorageFailed | None
@@ -111,74 +111,74 @@ class StoreStatus:
 
 
 class Disk(Protocol):
-    """Where a `LogStore` keeps things. One thread at a time writes and loads; any thread reads."""
+    """Where a `LogStore` stores its data. One thread at a time writes and loads; any thread reads."""
 
     commit_seconds: float
-    """How long the last commit took."""
+    """Seconds that the last commit took."""
 
     @property
     def path(self) -> str | Path:
-        """What to call it in errors."""
+        """Its name in errors."""
         ...
 
     def replicas(self) -> list[ReplicaKey]:
-        """All replicas that are on it."""
+        """Return all replicas on it."""
         ...
 
     def load(self, key: ReplicaKey) -> LogState | None:
-        """Where a replica's log stands. Raises `CorruptData`."""
+        """Return the state of a replica's log, None if it is not there. Raises `CorruptData`."""
         ...
 
     def removed(self, key: ReplicaKey) -> bool:
-        """Whether it was removed, and its id must not be used again."""
+        """Return whether the replica was removed, so that its id must not be used again."""
         ...
 
     def unneeded(self) -> dict[ReplicaKey, int]:
-        """Up to where entries may still be there that were dropped in an earlier life."""
+        """Return up to which index entries may be left that were dropped in an earlier run."""
         ...
 
     def reading(self, key: ReplicaKey, low: int) -> AbstractContextManager[Iterator[Run]]:
-        """Read the runs from the one that holds `low` on, as they stand at this moment. Raises `CorruptData`."""
+        """Read the runs from the one that holds `low` on, as of this moment. Raises `CorruptData`."""
         ...
 
     def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
-        """All of it, or none, durable on return; what is returned of `trims` waits for the next time.
+        """Write all of it, durably, or nothing; return the `trims` that are left for the next call.
 
-        Raises `RefusedReplica` where only that one's data is at fault; any other error poisons the store.
+        Raises `RefusedReplica` if the data of one replica is corrupt; any other error poisons the store.
         """
         ...
 
     def reclaim(self) -> None:
-        """Give space that is free back to the system, if it is worth it; any error poisons the store."""
+        """Return free space to the system, if that is worth it. Any error poisons the store."""
         ...
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         ...
 
 
 class _Replica:
-    """What all parts of the store, on whatever thread, know of one replica. Each field is replaced as a whole."""
+    """What the store knows of one replica, shared by all threads. Each field is replaced as a whole."""
 
     __slots__ = ("broken", "floor", "gone", "log", "removed", "state", "written")
 
     def __init__(self, state: LogState | None, *, removed: bool = False) -> None:
         self.removed = removed
-        """It was in the store once."""
+        """It was in the store before, and was removed."""
         self.state = state
-        """As of the last write that is done."""
+        """As of the last write that succeeded."""
         self.written = state.hard_state if state else None
         """The hard state on disk, whose commit index may be older."""
         self.floor = (0, 0)
-        """Index and term up to which the log is to be compacted: for readers, these entries are gone already."""
+        """Index and term up to which the log is being compacted: readers see these entries no more."""
         self.broken: Exception | None = None
         self.log: StoredLog | None = None
-        """As it was opened last."""
+        """The log that was opened last."""
         self.gone = ""
-        """Why there is nothing to read any more."""
+        """Why it cannot be read any more; "" if it can."""
 
     def publish(self, changed: LogChanges) -> "_Replica | None":
-        """Show what has become durable. Returns who stands for the replica from now on."""
+        """Show readers what has become durable. Returns the object for the replica from now on, None if it was removed."""
         if changed.state is None:
             self.gone = "it was removed from the log store"
             return None
@@ -198,9 +198,9 @@ class _Work:
     done: Done
     size: int = 0
     reopens: bool = False
-    """It looks anew at a replica that failed."""
+    """Load a replica that failed anew."""
     discards: bool = False
-    """It does not matter what was there, nor that it is corrupt."""
+    """The old data does not matter, even if it is corrupt."""
     error: Exception | None = None
 
 
@@ -208,15 +208,15 @@ class _Work:
 class StoredLog:
     """One replica's log as the core reads it: a `drakkar.handlers.raft.log.Storage`.
 
-    Reads are short and come from the page cache as a rule, so that they are fit for the loop; any one thread at a
-    time may do them. Compaction shows at once, other changes when they are durable. Raises `ReplicaStopped` when
-    the store is closed or the replica removed.
+    Reads are short and usually come from the page cache, so that the loop may do them; one thread at a time. Compaction
+    shows at once, other changes when they are durable. Raises `ReplicaStopped` if the store is closed or the replica
+    was removed.
     """
 
     def __init__(self, disk: Disk, key: ReplicaKey, replica: _Replica) -> None:
         """Made by `LogStore.open`."""
         self._disk, self._key, self._replica = disk, key, replica
-        # The last run that was read: the next page, or the term before it, is often in it too.
+        # The last run that was read often holds the next page too, or the term before it.
         self._recent: tuple[int, Run] | None = None
 
     @classmethod
@@ -231,14 +231,14 @@ class StoredLog:
 
     @property
     def hard_state(self) -> HardState:
-        """As last made durable, with a commit index that lies within the log: it is only a lower bound."""
+        """As last made durable. Its commit index is a lower bound, and lies within the log."""
         state = self._state()
         known = state.hard_state
         return HardState(known.term, known.vote, min(max(known.commit, state.marker[0]), state.last))
 
     @property
     def snapshot(self) -> Snapshot:
-        """The newest one; index 0 is none."""
+        """The newest snapshot; index 0 is none."""
         return self._state().snapshot
 
     @property
@@ -248,19 +248,19 @@ class StoredLog:
 
     @property
     def first_index(self) -> int:
-        """The oldest entry still held."""
+        """The index of the oldest entry."""
         return max(self._state().marker, self._replica.floor)[0] + 1
 
     @property
     def last_index(self) -> int:
-        """The newest entry that is durable; `first_index - 1` where there is none."""
+        """The index of the newest durable entry; `first_index - 1` if there is none."""
         return self._state().last
 
     def term(self, index: int) -> int:
         """Return the term at `index`, known from `first_index - 1` to `last_index`; 0 elsewhere.
 
-        Read from the log only for entries that were written before the log was opened. Raises `CorruptData`
-        where what is on disk is damaged.
+        It reads the log only for entries that were written before the log was opened. Raises `CorruptData` if these are
+        damaged.
         """
         state = self._state()
         before = max(state.marker, self._replica.floor)
@@ -272,15 +272,15 @@ class StoredLog:
     def runs(self, low: int, high: int, limit: int) -> list[Run]:
         """Return entries `low` up to, but without, `high`: at most `limit` bytes, but at least one entry.
 
-        A run counts some bytes itself, so that reading a page of short ones cannot hold up the loop. Raises
-        `IndexError` for entries that are not held, `CorruptData` where what is on disk is damaged.
+        Each run counts `RUN_OVERHEAD` bytes more, so that reading a page of short ones does not block the loop. Raises
+        `IndexError` for entries that the log does not hold, `CorruptData` if they are damaged.
         """
         state = self._state()
         if low >= high:
             return []
         if not self.first_index <= low or high > state.last + 1:
             raise IndexError(
-                f"entries {low} to {high - 1} of {_named(self._key)}: it holds {self.first_index} to {state.last}"
+                f"entries {low} to {high - 1} of {named(self._key)}: it holds {self.first_index} to {state.last}"
             )
         page = _Page(low, high, limit)
         recent = self._recent
@@ -300,18 +300,18 @@ class StoredLog:
                 if page.full:
                     return
         if page.next < self.first_index:
-            raise IndexError(f"entry {page.next} of {_named(self._key)} was compacted while it was read")
-        raise CorruptData(f"{self._disk.path}: {_named(self._key)}: entry {page.next} is missing")
+            raise IndexError(f"entry {page.next} of {named(self._key)} was compacted while it was read")
+        raise CorruptData(f"{self._disk.path}: {named(self._key)}: entry {page.next} is missing")
 
     def _state(self) -> LogState:
         state = self._replica.state
         if self._replica.gone or state is None:
-            raise ReplicaStopped(f"{_named(self._key)}: {self._replica.gone}")
+            raise ReplicaStopped(f"{named(self._key)}: {self._replica.gone}")
         return state
 
 
 class _Page:
-    """Runs gathered up to a limit."""
+    """Runs up to a limit of bytes."""
 
     __slots__ = ("full", "high", "left", "next", "runs")
 
@@ -321,7 +321,7 @@ class _Page:
         self.full = False
 
     def take(self, run: Run) -> None:
-        """Add what is wanted of `run`, which holds the next entry, as far as there is room."""
+        """Add the wanted entries of `run`, which holds the next one, as far as there is room."""
         wanted = run.slice(self.next, self.high)
         part = wanted.fitting(self.left)
         if self.runs and part.size > self.left:
@@ -336,27 +336,27 @@ class _Page:
 class LogStore:
     """The logs of all replicas of a host.
 
-    `save`, `compact` and `record_snapshot` never block, from any thread, and so suit the loop; the others wait for
-    the disk. Requests of one replica take effect, and are reported, in the order in which they were made.
+    `save`, `compact` and `record_snapshot` never block: call them from any thread, also from the loop. The others wait
+    for the disk. The requests of one replica take effect, and are reported, in the order in which they were made.
     """
 
     def __init__(
         self, disk: Disk, *, max_queue_bytes: int, max_queue_saves: int, own_thread: bool = True
     ) -> None:
-        """Bounds on what waits: bytes of entries (one save may be larger, if nothing else waits), and requests."""
+        """Bounds of the queue: bytes of entries and number of requests. A single request may be larger if it waits alone."""
         check_whole("max_queue_bytes", max_queue_bytes, 1)
         check_whole("max_queue_saves", max_queue_saves, 1)
         self._disk = disk
         self._max_bytes, self._max_saves = max_queue_bytes, max_queue_saves
         self._replicas: dict[ReplicaKey, _Replica] = {}
-        """Those that were asked for, and are there."""
+        """The replicas that were used since the start."""
         self._stored = set(disk.replicas())
-        """All that are there. To ask the disk for each of a thousand replicas that start took minutes."""
+        """All replicas on the disk. To ask the disk again for each of a thousand that start took minutes."""
         self._trims = disk.unneeded()
         self._trimmed = False
-        """All was deleted that was to be, and nobody has looked since what that leaves free."""
+        """All that was to be deleted is, and the free space was not looked at since."""
 
-        # These are shared by all threads, under the lock.
+        # Shared by all threads, under the lock.
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._queue: list[_Work] = []
@@ -365,7 +365,7 @@ class LogStore:
         self._finished = threading.Event()
         self._worker: int | None = None
 
-        # These are written by whoever works the queue, and read by all.
+        # Written by the thread that works the queue, and read by all.
         self._poison: StorageFailed | None = None
         self._busy_since: float | None = None
         self._refused = self._saves = self._commits = self._entries = self._failed_callbacks = 0
@@ -392,25 +392,25 @@ class LogStore:
             )
         )
 
-    def compact(self, shard: int, replica: int, index: int) -> None:
-        """Drop the entries up to `index`, as far as they are durable; `index` itself keeps its term.
+    def compact(self, shard_id: int, replica_id: int, index: int) -> None:
+        """Drop the entries up to `index`, as far as they are durable; the term of `index` stays known.
 
-        Readers see it at once; the space is freed little by little, and used again. Where these entries are gone
-        already there is nothing to do. One thread at a time for a replica, which must be open.
+        Readers see it at once; the space is freed little by little, and used again. It does nothing if the entries are
+        gone already. One thread at a time for a replica, which must be open.
 
-        Raises `SystemBusy` and `ReplicaStopped` as `save` does, `CorruptData` where the term cannot be read.
+        Raises `SystemBusy` and `ReplicaStopped` as `save` does, `CorruptData` if the term cannot be read.
         """
-        key = (shard, replica)
+        key = (shard_id, replica_id)
         known = self._replicas.get(key)
         if known is None or known.log is None:
-            raise ConfigError("replica", _named(key), "is not open in this log store: open it first")
+            raise ConfigError("replica", named(key), "is not open in this log store: open it first")
         log = known.log
         index = min(index, log.last_index)
         if index < log.first_index:
             return
         term = log.term(index)
         before = known.floor
-        # First, or a reader on another thread could find entries missing that are deleted already.
+        # Before the request, or a reader on another thread could find that entries are missing.
         known.floor = (index, term)
         try:
             self._enqueue(
@@ -420,13 +420,15 @@ class LogStore:
             known.floor = before
             raise
 
-    def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
-        """Keep a snapshot that was taken here, as the newest; the log stays as it is.
+    def record_snapshot(
+        self, shard_id: int, replica_id: int, snapshot: Snapshot, done: Done | None = None
+    ) -> None:
+        """Record a snapshot that was taken here as the newest; the log stays as it is.
 
         `done` tells when files of older ones may go; it gets `RequestDropped` where a newer one is known. Raises
         as `save` does.
         """
-        key = (shard, replica)
+        key = (shard_id, replica_id)
         done = done or _logged(key, "recording a snapshot")
         self._enqueue(
             _Work(key, lambda changed: changed.record_snapshot(snapshot), done, len(snapshot.payload))
@@ -434,12 +436,12 @@ class LogStore:
 
     @property
     def busy_since(self) -> float | None:
-        """When the transaction that is being written began (`time.monotonic`), for a watchdog; None between them."""
+        """When the current transaction began (`time.monotonic`), None between transactions. For a watchdog."""
         return self._busy_since
 
     @property
     def poisoned(self) -> StorageFailed | None:
-        """Why nothing becomes durable any more; None while all is well."""
+        """Why nothing becomes durable any more; None if the store works."""
         return self._poison
 
     @property
@@ -461,21 +463,21 @@ class LogStore:
 
     # -- for any thread but the loop's, waiting for the disk ----------------------------------------------------
 
-    def bootstrap(self, shard: int, replica: int, record: Bootstrap, *, timeout: float = 60.0) -> None:
-        """Begin a replica; durable on return.
+    def bootstrap(self, shard_id: int, replica_id: int, record: Bootstrap, *, timeout: float = 60.0) -> None:
+        """Begin a replica, durably.
 
-        Raises `ConfigError` where it is in the store already or was ever removed from it, `StorageFailed` where the disk fails, and
-        `OutcomeUnknown` when it takes longer than `timeout` seconds.
+        Raises `ConfigError` if it is in the store or was removed from it, `StorageFailed` if the disk fails, and
+        `OutcomeUnknown` if it takes longer than `timeout` seconds.
         """
-        self._wait(replica_key(shard, replica), lambda changed: changed.bootstrap(record), timeout)
+        self._wait(replica_key(shard_id, replica_id), lambda changed: changed.bootstrap(record), timeout)
 
-    def open(self, shard: int, replica: int, *, timeout: float = 60.0) -> StoredLog | None:
-        """Return a replica's log, after all that was asked for earlier; None for one that is not in the store.
+    def open(self, shard_id: int, replica_id: int, *, timeout: float = 60.0) -> StoredLog | None:
+        """Return a replica's log, after all earlier requests; None if it is not in the store.
 
-        However long the log is, only its ends are read. Raises `CorruptData` where they are damaged, and as
+        Only the ends of the log are read, however long it is. Raises `CorruptData` if they are damaged, and as
         `bootstrap` does.
         """
-        key = replica_key(shard, replica)
+        key = replica_key(shard_id, replica_id)
         self._wait(key, _change_nothing, timeout, reopens=True)
         known = self._replicas.get(key)
         if known is None:
@@ -484,7 +486,7 @@ class LogStore:
             _logger.warning(
                 "%s: the commit index %d lies beyond the last entry %d and is lowered to it: entries may have been lost; "
                 "if the disk was restored from a copy, remove this replica and add a new one",
-                _named(key),
+                named(key),
                 known.state.hard_state.commit,
                 known.state.last,
             )
@@ -493,24 +495,24 @@ class LogStore:
 
     def import_replica(
         self,
-        shard: int,
-        replica: int,
+        shard_id: int,
+        replica_id: int,
         record: Bootstrap,
         snapshot: Snapshot,
         hard_state: HardState,
         *,
         timeout: float = 60.0,
     ) -> None:
-        """Begin a replica behind `snapshot`, in place of whatever there is, or was, of it; durable on return.
+        """Begin a replica after `snapshot`, durably, in place of all data of it. Atomic.
 
-        At once or not at all. What was there may be corrupt, and may have been removed: this is the one way to use
-        an id again, for those who repair a shard that lost its majority for good, and know that none of the old
-        one will ever speak again. Logs of it that are open raise `ReplicaStopped` from now on; open it again.
+        The old data may be corrupt, and the replica may have been removed. This is the only way to use an id again, for
+        an operator who repairs a shard that lost its majority for good and knows that no old replica will run again.
+        Logs of it that are open raise `ReplicaStopped` from now on: open it again.
 
-        Raises `ConfigError` where the snapshot has no index or `hard_state` does not fit it, and as `bootstrap` does.
+        Raises `ConfigError` if the snapshot has index 0 or `hard_state` does not fit it, and as `bootstrap` does.
         """
         if not snapshot:
-            raise ConfigError("snapshot", snapshot, "has index 0, which is none: name one to begin behind")
+            raise ConfigError("snapshot", snapshot, "has index 0, which is none: name one to begin after")
         if hard_state.term < snapshot.term or hard_state.commit > snapshot.index:
             raise ConfigError(
                 "hard_state",
@@ -519,29 +521,29 @@ class LogStore:
                 f"{snapshot.term} or more, its commit index {snapshot.index} or less",
             )
         self._wait(
-            replica_key(shard, replica),
+            replica_key(shard_id, replica_id),
             lambda changed: changed.replace(record, snapshot, hard_state),
             timeout,
             discards=True,
         )
 
     def replicas(self) -> list[ReplicaKey]:
-        """Shard and replica of all that are in the store; never waits, and may be called from any thread."""
+        """Return shard and replica of all in the store. It never waits; from any thread."""
         with self._lock:
             return sorted(self._stored)
 
-    def remove(self, shard: int, replica: int, *, timeout: float = 60.0) -> None:
-        """Forget a replica and its log, even a corrupt one, durably on return. Raises as `bootstrap` does.
+    def remove(self, shard_id: int, replica_id: int, *, timeout: float = 60.0) -> None:
+        """Delete a replica and its log, even a corrupt one, durably. Raises as `bootstrap` does.
 
-        Its id is not forgotten: what it promised holds for ever, so that `bootstrap` never takes it again.
+        Its id stays recorded, and `bootstrap` never takes it again, since its votes and acknowledgements hold for ever.
         """
-        self._wait(replica_key(shard, replica), LogChanges.remove, timeout, discards=True)
+        self._wait(replica_key(shard_id, replica_id), LogChanges.remove, timeout, discards=True)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Take no more, make all that waits durable, and close the files. Closing again does nothing.
+        """Refuse new requests, make all that wait durable, and close the files. A second call does nothing.
 
-        Raises `OutcomeUnknown` when it takes longer than `timeout` seconds: the disk hangs, and what waits may or
-        may not become durable yet.
+        Raises `OutcomeUnknown` if it takes longer than `timeout` seconds: the disk hangs, and the requests that wait may
+        still become durable.
         """
         self._refuse_worker()
         if self._writer is not None:
@@ -550,7 +552,7 @@ class LogStore:
             self._writer.stop(block=False)
         elif self._claim(timeout):
             self._finish()
-        # Not for the actor: to pykka it is dead before it does its last work.
+        # Not for the actor's end: to pykka it has ended before it does its last work.
         if not self._finished.wait(timeout):
             raise self._late(timeout)
 
@@ -583,7 +585,7 @@ class LogStore:
         try:
             self._writer.tell(_WAKE)
         except pykka.ActorDeadError:
-            # Somebody stops all actors. What is in the queue by now is done before the writer's end.
+            # All actors are being stopped. The writer does what is in the queue by now before it ends.
             _logger.debug("the log store in %s is being stopped", self._disk.path)
 
     def _wait(
@@ -612,7 +614,7 @@ class LogStore:
     def _refuse_worker(self) -> None:
         if self._worker == threading.get_ident():
             raise DeadlockError(
-                "the log store was asked to wait for itself, by a `done` callback: do it on another thread"
+                "a `done` callback asked the log store to wait for itself: do it on another thread"
             )
 
     def _late(self, timeout: float) -> OutcomeUnknown:
@@ -623,18 +625,18 @@ class LogStore:
     # -- working the queue: one thread at a time ----------------------------------------------------------------
 
     def _work(self) -> None:
-        """Do all that waits, and what comes meanwhile."""
+        """Do all requests that wait, and those that come meanwhile."""
         try:
             while (batch := self._take()) is not None:
                 self._do(batch)
         except BaseException:
-            # A Ctrl-C on the main thread: the next one who makes a request goes on.
+            # A Ctrl-C on the main thread: the next request goes on from here.
             with self._lock:
                 self._scheduled, self._worker = False, None
             raise
 
     def _claim(self, timeout: float) -> bool:
-        """Become the last one to work the queue, when nobody does; False where somebody was that already."""
+        """Become the last thread to work the queue, once no other does; False if another one was that already."""
         with self._lock:
             free = self._idle.wait_for(lambda: not self._scheduled, timeout) and not self._closed
             if free:
@@ -654,7 +656,7 @@ class LogStore:
     def _do(self, batch: list[_Work]) -> None:
         try:
             self._change(batch)
-        except Exception as error:  # noqa: BLE001  # whatever happened to the disk, it cannot be trusted now
+        except Exception as error:  # noqa: BLE001  # after any error the disk cannot be trusted
             self._fail(error, batch)
         with self._lock:
             self._waiting -= len(batch)
@@ -662,7 +664,7 @@ class LogStore:
             self._saves += len(batch)
         for work in batch:
             self._report(work)
-        # Not while others wait: under a steady load the space is used again, and the pause would come ever again.
+        # Not while requests wait: under a steady load the space is used again, and pauses would recur.
         if self._trimmed and not self._queue and self._poison is None and not self._closed:
             self._reclaim()
 
@@ -693,7 +695,7 @@ class LogStore:
             if work.key not in changes:
                 changes[work.key] = LogChanges(work.key, known.state, known.written, removed=known.removed)
             work.plan(changes[work.key])
-        except Exception as error:  # noqa: BLE001  # whatever it is, the saver is told
+        except Exception as error:  # noqa: BLE001  # it is reported by `done`
             work.error = error
             if not isinstance(error, DrakkarError) or isinstance(error, CorruptData | ProtocolViolation):
                 self._break(work.key, error)
@@ -714,16 +716,16 @@ class LogStore:
         except CorruptData as error:
             if not work.discards:
                 raise
-            _logger.warning("%s is corrupt, and goes: %s", _named(work.key), error)
+            _logger.warning("%s is corrupt, and is deleted: %s", named(work.key), error)
             state = None
         return _Replica(state, removed=state is None and self._disk.removed(work.key))
 
     def _break(self, key: ReplicaKey, error: Exception) -> None:
-        """No more of this replica: what comes next rests on what just failed."""
+        """Refuse all further requests of this replica, which may rely on the one that failed."""
         known = self._replicas.get(key)
         if known is not None and known.broken is not None:
             return
-        _logger.error("%s fails, until it is opened again: %s", _named(key), error)
+        _logger.error("%s fails, until it is opened again: %s", named(key), error)
         if known is not None:
             known.broken = error
 
@@ -737,7 +739,7 @@ class LogStore:
             self._busy_since = None
 
     def _written(self, batch: list[_Work], changes: dict[ReplicaKey, LogChanges]) -> bool:
-        """Write all; False where it must be tried again without a replica whose data is at fault."""
+        """Write all; return False if it must be tried again without a replica whose data is corrupt."""
         trims = dict(self._trims)
         for changed in changes.values():
             changed.seal()
@@ -764,7 +766,7 @@ class LogStore:
         self._busy_since = time.monotonic()
         try:
             self._disk.reclaim()
-        except Exception as error:  # noqa: BLE001  # which file a restart would find is unknown
+        except Exception as error:  # noqa: BLE001  # it is unknown which file a restart would find
             self._fail(error)
         finally:
             self._busy_since = None
@@ -773,7 +775,7 @@ class LogStore:
         if self._poison is None:
             self._trims = {}
             self._poison = StorageFailed(
-                f"writing to {self._disk.path} failed, and nothing is taken any more: see to the disk, which may "
+                f"writing to {self._disk.path} failed, and nothing more is written: see to the disk, which may "
                 f"be full, then restart this host ({error!r})"
             )
             self._poison.__cause__ = error
@@ -785,18 +787,18 @@ class LogStore:
         try:
             work.done(work.error)
         except BaseException:
-            # Whoever waits for the other saves must hear of them all the same.
+            # The other requests must be reported all the same.
             self._failed_callbacks += 1
-            _logger.exception("a callback of %s failed", _named(work.key))
+            _logger.exception("a callback of %s failed", named(work.key))
 
     def _finish(self) -> None:
-        """End well: write all that waits, and the commit indexes that nobody waited for."""
+        """Write all that waits, and the commit indexes that were not flushed, and close the disk."""
         with self._lock:
             self._closed = True
         try:
             self._work()
             self._flush_commits()
-        except Exception as error:  # noqa: BLE001  # it is logged, and nobody waits for it
+        except Exception as error:  # noqa: BLE001  # it is logged; no request waits
             self._fail(error)
         finally:
             for known in self._replicas.values():
@@ -826,11 +828,11 @@ class LmdbLogStore(LogStore):
     ) -> None:
         """Open the store in `directory`, or create it.
 
-        `map_size`, in bytes, is what the file may grow to before the map is doubled: address space, not memory.
-        When more than `spare_bytes` of it, and more than three quarters, are free after a compaction, the file is
-        made shorter.
+        `map_size` is the bytes to which the file may grow before the map is doubled: address space, not memory. When
+        more than `spare_bytes` of the file, and more than three quarters, are free after a compaction, it is made
+        shorter.
 
-        Raises `ConfigError` where the directory cannot be used, `CorruptData` where the file in it cannot.
+        Raises `ConfigError` if the directory cannot be used, `CorruptData` if the file in it cannot be read.
         """
         check_whole("map_size", map_size, 1 << 16, (1 << 47) - 1)
         check_whole("spare_bytes", spare_bytes, 0)
@@ -843,20 +845,20 @@ class LmdbLogStore(LogStore):
 
 @final
 class MemoryLogStore(LogStore):
-    """The logs in memory. It has no thread: requests are done, and reported, by the thread that makes them.
+    """The logs in memory. It has no thread: the thread that makes a request does and reports it.
 
-    Where two threads make requests at once, one of them does both.
+    If two threads make requests at once, one of them does both.
     """
 
     def __init__(self, disk: MemoryDisk | None = None) -> None:
-        """`disk` is one that another store wrote: as if the host was restarted."""
+        """`disk` is one that another store wrote, as after a restart of the host."""
         super().__init__(
             disk or MemoryDisk(), max_queue_bytes=64 << 20, max_queue_saves=10_000, own_thread=False
         )
 
 
 class _LogWriter(pykka.ThreadingActor):
-    """The actor whose thread works the queue. Its inbox holds one message at most, however much there is to do."""
+    """The actor whose thread works the queue. Its inbox holds at most one message, however many requests wait."""
 
     use_daemon_thread: ClassVar[bool] = True
 
@@ -866,7 +868,7 @@ class _LogWriter(pykka.ThreadingActor):
 
     @staticmethod
     def _create_actor_inbox() -> "queue.SimpleQueue[Any]":
-        # pykka's own is a `queue.Queue`, which takes three locks to wake its reader; and each save wakes it.
+        # pykka's own is a `queue.Queue`, which takes three locks to wake its reader, and each request may wake it.
         return queue.SimpleQueue()
 
     def on_receive(self, message: Any) -> None:
@@ -881,13 +883,9 @@ def _change_nothing(_changes: LogChanges) -> None:
     pass
 
 
-def _named(key: ReplicaKey) -> str:
-    return f"shard {key[0]} replica {key[1]}"
-
-
 def _logged(key: ReplicaKey, what: str) -> Done:
     def done(error: BaseException | None) -> None:
         if error is not None:
-            _logger.warning("%s of %s failed: %s", what, _named(key), error)
+            _logger.warning("%s of %s failed: %s", what, named(key), error)
 
     return done

@@ -18,7 +18,7 @@ from drakkar.actors.host.services import Inbound, NodeServices
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.store import LmdbLogStore, LogStore, MemoryLogStore, StoredLog, StoreStatus
-from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, made
+from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, make_machine
 from drakkar.actors.node.actor import GetActor, NodeActor
 from drakkar.actors.node.events import ReplicaEnded
 from drakkar.actors.node.proposals import ProposalQueue
@@ -276,7 +276,7 @@ class NodeHost:
         """
         options = replica_config(config, shard_id, replica_id, role)
         # What the caller got wrong is found before anything is recorded.
-        machine = made(state_machine)
+        machine = make_machine(state_machine)
         if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
             raise ConfigError(
                 "apply_unpersisted_limit",

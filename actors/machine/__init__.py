@@ -1,1 +1,1 @@
-"""The state machine: what users write, and what applies commands to it, answers queries and saves its state."""
+"""State machines: what users write, and what applies the log to it, answers queries, and saves and loads its state."""

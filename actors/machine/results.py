@@ -1,7 +1,7 @@
-"""Results of commands as bytes, for whoever asks for one again: they come back as they were, of the very same types.
+"""Results of commands as bytes, for a client that asks again: they come back with the same values and types.
 
-None, bool, int of 64 bits, float, str and bytes stand for themselves. CBOR would make a list of a tuple, and has keys
-that are none of ours, so whatever holds other values is a list with a number in front that says what it was.
+None, bool, int of 64 bits, float, str and bytes are encoded as such. CBOR makes a list of a tuple and takes only some
+keys, so a list, tuple or dict is encoded as a list that begins with a number for its type.
 """
 
 from collections.abc import Iterable
@@ -15,38 +15,38 @@ from drakkar.handlers import cbor
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "NotEncodable", "decode_result", "encode_result"]
 
 MAX_BYTES: Final = 1 << 20
-"""Of one result. Part of what replicas agree on, like all that decides whether a result is kept."""
+"""Bytes of one result. The replicas of a shard must agree on it, as on everything that decides whether a result is kept."""
 MAX_DEPTH: Final = 16
-"""Containers in each other."""
+"""Containers inside each other."""
 
 _PLAIN: Final = frozenset({NoneType, bool, float})
 _LIST, _TUPLE, _DICT = range(3)
 
 
 class NotEncodable(ValueError):
-    """The result cannot be kept; says why, in few words and alike on all replicas."""
+    """The result cannot be encoded. The text is part of the replicated state, so it is the same on all replicas."""
 
 
 def encode_result(result: Any) -> bytes:
-    """The bytes of a result. Equal results give equal bytes on every host, dicts if they are in the same order.
+    """Return the bytes of a result. Equal results give equal bytes on every host; dicts in the same order, too.
 
-    Raises `NotEncodable` for any other type, subclasses included, and for more than `MAX_BYTES` or `MAX_DEPTH`.
+    Raises `NotEncodable` for any other type, subclasses included, and beyond `MAX_BYTES` or `MAX_DEPTH`.
     """
     try:
-        kept = cbor2.dumps(_Packer().pack(result, 0))
+        encoded = cbor2.dumps(_Packer().pack(result, 0))
     except UnicodeEncodeError:
         raise NotEncodable("a text that is no valid Unicode") from None
-    if len(kept) > MAX_BYTES:
+    if len(encoded) > MAX_BYTES:
         raise _too_large()
-    return kept
+    return encoded
 
 
-def decode_result(kept: bytes) -> Any:
-    """The result of these bytes. Raises `ValueError` where they are none."""
+def decode_result(encoded: bytes) -> Any:
+    """Return the result of these bytes. Raises `ValueError` if they are not what `encode_result` makes."""
     try:
-        return _unpack(cbor.loads(kept, max_depth=MAX_DEPTH + 1))
+        return _unpack(cbor.loads(encoded, max_depth=MAX_DEPTH + 1))
     except TypeError as error:  # a list as a key
-        raise ValueError(f"no kept result: {error}") from error
+        raise ValueError(f"no encoded result: {error}") from error
 
 
 def _too_large() -> NotEncodable:
@@ -54,9 +54,9 @@ def _too_large() -> NotEncodable:
 
 
 class _Packer:
-    """Makes CBOR's values of a result, and gives up as soon as it is sure to be too large.
+    """Makes the values for CBOR, and gives up as soon as the result is sure to be too large.
 
-    A list may hold itself, or one thing many times over, so the values are counted as they are met.
+    A list may hold itself, or one value many times, so it counts the values as it goes.
     """
 
     __slots__ = ("_left",)
@@ -93,10 +93,10 @@ def _unpack(value: Any) -> Any:
     kind = type(value)
     if kind is not list:
         if kind is dict:
-            raise ValueError("no kept result: a map")
+            raise ValueError("no encoded result: a map")
         return value
     if not value or type(value[0]) is not int:
-        raise ValueError("no kept result: a list that does not say what it was")
+        raise ValueError("no encoded result: a list without its type")
     which, *packed = value
     values = [_unpack(each) for each in packed]
     if which == _LIST:
@@ -104,8 +104,8 @@ def _unpack(value: Any) -> Any:
     if which == _TUPLE:
         return tuple(values)
     if which != _DICT or len(values) % 2:
-        raise ValueError(f"no kept result: {len(values)} values of the unknown kind {which}")
+        raise ValueError(f"no encoded result: {len(values)} values of the unknown type {which}")
     result = dict(zip(values[::2], values[1::2], strict=True))
     if 2 * len(result) != len(values):
-        raise ValueError("no kept result: a dict has a key twice")
+        raise ValueError("no encoded result: a dict has a key twice")
     return result

@@ -1,15 +1,15 @@
-"""Client sessions, the replicated side: what every replica remembers, so that nothing is applied twice (thesis §6.3).
+"""Client sessions, the replicated side: what every replica remembers, so that no command is applied twice (thesis §6.3).
 
 A request of a session is the payload of a SESSION entry:
 
-    1 byte    how: 0 is a command as it is, 1 is one that `actors.compression` encoded
+    1 byte    the encoding: 0 is a command as it is, 1 is one that `compression` encoded
     8 bytes   the client's id, not 0
-    8 bytes   the series: 1 for its first command, one more for each that follows
+    8 bytes   the series: 1 for the first command, one more for each that follows
     8 bytes   responded to: the client has the results of the commands up to this series
     the rest  the command
 
-(all numbers big-endian). The replicas of a shard must come to the same table whatever their hosts are, so here is no
-clock, no chance and no order but that of the log; and the limits below are as much a part of the protocol.
+All numbers are big-endian. The replicas of a shard must come to the same table on all hosts. So nothing here depends on
+a clock, on chance, or on any order but the log's, and the limits below are part of the protocol.
 """
 
 import struct
@@ -22,6 +22,7 @@ import cbor2
 from drakkar.actors.machine.compression import decode
 from drakkar.actors.machine.results import NotEncodable, decode_result, encode_result
 from drakkar.handlers import cbor
+from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
 
 __all__ = [
@@ -40,11 +41,11 @@ UNREGISTER: Final = (1 << 64) - 1
 """The series that closes it."""
 
 CAPACITY: Final = 4096
-"""Sessions of a shard; the one that was not used for longest makes room for a new one."""
+"""Sessions of a shard. When there are as many, a new session replaces the least recently used one."""
 MAX_RESULTS: Final = 64
-"""Results that a session may leave without a receipt. Our clients leave one."""
+"""Results of a session that its client has not confirmed yet. Our clients leave one unconfirmed."""
 MAX_KEPT_BYTES: Final = 64 << 20
-"""Of the results of all sessions together."""
+"""Bytes of the results of all sessions together."""
 
 _HEADER: Final = struct.Struct(">BQQQ")
 _DIGEST_BYTES: Final = 16
@@ -59,18 +60,18 @@ class _Request(NamedTuple):
     encoded: bool
 
     def plain(self) -> bytes:
-        """The command as it was proposed."""
+        """Return the command as it was proposed."""
         return decode(self.command) if self.encoded else self.command
 
 
 def encode_request(
     client: int, series: int, responded_to: int, command: bytes, *, encoded: bool = False
 ) -> bytes:
-    """The payload of a SESSION entry; `encoded`: the command is compressed by `actors.compression`.
+    """Return the payload of a SESSION entry. `encoded` says that `compression` encoded the command.
 
-    `REGISTER` and `UNREGISTER` come with 0 and no command. Raises `ConfigError`.
+    `REGISTER` and `UNREGISTER` take no command, and 0 for `responded_to`. Raises `ConfigError`.
     """
-    wrong = _what_is_wrong(_Request(client, series, responded_to, command, encoded))
+    wrong = _problem(_Request(client, series, responded_to, command, encoded))
     if wrong:
         raise ConfigError("session request", (client, series, responded_to), wrong)
     return _HEADER.pack(encoded, client, series, responded_to) + command
@@ -78,35 +79,35 @@ def encode_request(
 
 def _decode_request(payload: bytes) -> _Request:
     if len(payload) < _HEADER.size:
-        raise CorruptData(f"{len(payload)} bytes are no request of a session")
+        raise CorruptData(
+            f"a session's request has {len(payload)} bytes, and its header alone takes {_HEADER.size}"
+        )
     how, client, series, responded_to = _HEADER.unpack_from(payload)
     if how > 1:
-        raise CorruptData(
-            f"a session's command is encoded in the way {how}, which this version does not know"
-        )
+        raise CorruptData(f"a session's command has encoding {how}, which this version does not know")
     request = _Request(client, series, responded_to, payload[_HEADER.size :], how == 1)
-    if wrong := _what_is_wrong(request):
-        raise CorruptData(f"a session's request is none: {wrong}")
+    if wrong := _problem(request):
+        raise CorruptData(f"a session's request is damaged: {wrong}")
     return request
 
 
-def _what_is_wrong(request: _Request) -> str:
+def _problem(request: _Request) -> str:
     if not all(0 <= number < 1 << 64 for number in request[:3]):
-        return "its numbers have 64 bits"
+        return "its numbers must be from 0 to 2**64 - 1"
     if not request.client or not request.series:
-        return "neither the client nor the series is 0"
+        return "neither the client nor the series may be 0"
     if request.series >= REGISTER and (request.responded_to or request.command or request.encoded):
-        return "to open or close a session takes neither a receipt nor a command"
+        return "opening and closing a session takes neither a command nor a `responded_to`"
     return ""
 
 
 class _Kept(NamedTuple):
-    """What became of a command."""
+    """The outcome of a command that was applied."""
 
     digest: bytes
-    """Of the command, since whoever asks for its result must mean this one."""
+    """Of the command: a request with the same series must have the same command."""
     result: bytes | str
-    """As `results.keep` made it; or, where that cannot be kept, a text that says why."""
+    """As `encode_result` made it, or a text that says why the result could not be kept."""
 
 
 class _Session:
@@ -115,24 +116,23 @@ class _Session:
     def __init__(self, responded_to: int = 0, kept: dict[int, _Kept] | None = None) -> None:
         self.responded_to = responded_to
         self.kept: dict[int, _Kept] = kept or {}
-        """By series; all of them above `responded_to`."""
+        """By series, all of them above `responded_to`."""
 
 
 class SessionTable:
-    """The sessions of a shard, as one of its replicas has them. For whoever has the state machine.
+    """The sessions of a shard, as one of its replicas has them. For the thread that uses the state machine.
 
-    It is a part of the state, and so of every snapshot, its order included: all replicas forget the same sessions.
+    The table is part of the state and of every snapshot, its order included: all replicas forget the same sessions.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        """`capacity`: how many sessions, at most; the same on all replicas. Raises `ConfigError`."""
-        if not 0 < capacity < 1 << 32:
-            raise ConfigError("session capacity", capacity, "must be from 1 to 2**32 - 1")
+        """`capacity` is the greatest number of sessions, the same on all replicas. Raises `ConfigError`."""
+        check_whole("capacity", capacity, 1, (1 << 32) - 1)
         self.capacity = capacity
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
-        """The one that was not used for longest is the first."""
+        """The least recently used one is the first."""
         self.kept_bytes = 0
-        """Of all kept results together."""
+        """Bytes of all kept results together."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -143,16 +143,16 @@ class SessionTable:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def apply(self, payload: bytes, apply: Callable[[bytes], Any]) -> Any:
-        """Carry out the request of a SESSION entry, and return the result for whoever proposed it.
+        """Carry out the request of a SESSION entry, and return the result for its proposer.
 
-        `apply` is the state machine's, and is called with a command that was not applied before. What it raises comes
-        through: then nothing is kept, and the replica must end.
+        `apply` is the state machine's. It is called with a command that was not applied before. If it raises, nothing
+        is kept, the exception comes through, and the replica must end.
 
-        The result is the client's id where a session was opened or closed, and else the command's. Where it is a
-        `SessionRefused` (returned, not raised) nothing was applied now:
+        The result is the client's id for a session that was opened or closed, and otherwise the command's. If it is a
+        `SessionRefused`, which is returned and not raised, nothing was applied now:
 
         - `SessionExpired`: there is no such session;
-        - `ResultLost`: the command was applied by an earlier request, and its result is one that could not be kept;
+        - `ResultLost`: an earlier request applied the command, and its result could not be kept;
         - otherwise the text says what is wrong with the request.
 
         Raises `CorruptData` for a payload that is no request.
@@ -166,7 +166,7 @@ class SessionTable:
         if session is None:
             return _expired(request.client)
         self._sessions.move_to_end(request.client)
-        self._receive(session, request.responded_to)
+        self._confirm(session, request.responded_to)
         return self._update(session, request, apply)
 
     def _register(self, client: int) -> int | SessionRefused:
@@ -189,8 +189,8 @@ class SessionTable:
     def _forget(self, session: _Session) -> None:
         self.kept_bytes -= sum(len(kept.result) for kept in session.kept.values())
 
-    def _receive(self, session: _Session, responded_to: int) -> None:
-        """The client has the results up to `responded_to`. It never takes that back; an old request may say less."""
+    def _confirm(self, session: _Session, responded_to: int) -> None:
+        """Forget the results that the client has: those up to `responded_to`. An old request may name fewer."""
         if responded_to <= session.responded_to:
             return
         session.responded_to = responded_to
@@ -201,7 +201,7 @@ class SessionTable:
         series = request.series
         if series <= session.responded_to:
             return SessionRefused(
-                f"the session {request.client} has got on to command {session.responded_to + 1}, and the result of "
+                f"the session {request.client} has confirmed its results up to command {session.responded_to}, so that of "
                 f"command {series} was given up: this is an old request, or an old token"
             )
         command = request.plain()
@@ -211,8 +211,8 @@ class SessionTable:
             return _again(request, digest, known)
         if len(session.kept) >= MAX_RESULTS:
             return _without_effect(
-                f"the session {request.client} keeps {MAX_RESULTS} results that its client has not said it "
-                "received: let each request say which were"
+                f"the session {request.client} keeps {MAX_RESULTS} results that its client has not confirmed: "
+                "let each request say which results were received"
             )
         result = apply(command)
         kept = _Kept(digest, self._keep(result))
@@ -232,7 +232,7 @@ class SessionTable:
     # -- as bytes -----------------------------------------------------------------------------------------------
 
     def encode(self) -> bytes:
-        """The table, its order included: equal tables have equal bytes, on all replicas."""
+        """Return the table as bytes, its order included. Equal tables have equal bytes on all replicas."""
         sessions = [
             [
                 client,
@@ -245,32 +245,36 @@ class SessionTable:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The table of these bytes. Raises `CorruptData` where they are none."""
+        """Return the table of these bytes. Raises `CorruptData` if they are not what `encode` makes."""
         try:
             return cls._of(cbor.loads(data, max_depth=5))
         except (ValueError, CorruptData) as error:
-            raise CorruptData(f"{len(data)} bytes are no table of sessions: {error}") from error
+            raise CorruptData(
+                f"a table of sessions, of {len(data)} bytes, cannot be decoded: {error}"
+            ) from error
 
     @classmethod
     def _of(cls, value: Any) -> Self:
         version, capacity, sessions = _fields(value, int, int, list)
         if version != _VERSION:
-            raise CorruptData(f"version {version} is none that this one knows")
+            raise CorruptData(f"its version is {version}, and this version reads {_VERSION}")
         table = cls(capacity)
         for each in sessions:
             client, responded_to, kept = _fields(each, int, int, list)
             if not 0 < client < 1 << 64 or client in table or not 0 <= responded_to < 1 << 64:
-                raise CorruptData(f"the session {client}, with receipts up to {responded_to}, cannot be")
+                raise CorruptData(
+                    f"the session {client}, confirmed up to {responded_to}, is out of bounds or stands there twice"
+                )
             session = _Session(responded_to, _decode_kept(kept, responded_to))
             table._sessions[client] = session
             table.kept_bytes += sum(len(kept.result) for kept in session.kept.values())
         if len(table) > capacity:
-            raise CorruptData(f"{len(table)} sessions are more than its capacity of {capacity}")
+            raise CorruptData(f"it holds {len(table)} sessions, and its capacity is {capacity}")
         return table
 
 
 def _again(request: _Request, digest: bytes, known: _Kept) -> Any:
-    """A request came again, and gets the first one's result."""
+    """Return the result of the first request to one that came again."""
     if digest != known.digest:
         return SessionRefused(
             f"command {request.series} of the session {request.client} was another one: two clients use this session, "
@@ -279,8 +283,8 @@ def _again(request: _Request, digest: bytes, known: _Kept) -> Any:
     if isinstance(known.result, bytes):
         return decode_result(known.result)
     return ResultLost(
-        f"command {request.series} of the session {request.client} was applied, once, but its result is "
-        f"{known.result}, and was only for the first request: read the state instead"
+        f"command {request.series} of the session {request.client} was applied, and its result was not kept, since it is "
+        f"{known.result}: read the state instead"
     )
 
 
@@ -292,13 +296,13 @@ def _without_effect(text: str) -> SessionRefused:
 
 def _expired(client: int) -> SessionExpired:
     return SessionExpired(
-        f"there is no session {client}: it was closed, or made room for others that were used more recently, so it "
-        "cannot be known any more what it applied; read the state, and open another session"
+        f"there is no session {client}: it was closed, or replaced by others that were used more recently. What it "
+        "applied is no longer known: read the state, and open another session"
     )
 
 
 def _fields(value: Any, *types: type) -> list[Any]:
-    """A list of exactly these types."""
+    """Return a list of exactly these types."""
     if type(value) is not list or tuple(map(type, value)) != types:
         raise CorruptData(f"not a list of {', '.join(each.__name__ for each in types)}")
     return value
@@ -311,11 +315,11 @@ def _decode_kept(rows: list[Any], responded_to: int) -> dict[int, _Kept]:
         text = type(row) is list and len(row) == 3 and type(row[2]) is str
         series, digest, result = _fields(row, int, bytes, str if text else bytes)
         if not last < series < REGISTER or len(digest) != _DIGEST_BYTES:
-            raise CorruptData(f"the result of command {series} cannot stand after that of command {last}")
+            raise CorruptData(f"the result of command {series} follows that of command {last}")
         if not text:
-            decode_result(result)  # or it would be found out only by whoever asks for it
+            decode_result(result)  # now, and not only when a client asks for it
         results[series] = _Kept(digest, result)
         last = series
     if len(results) > MAX_RESULTS:
-        raise CorruptData(f"{len(results)} results of one session are more than {MAX_RESULTS}")
+        raise CorruptData(f"a session has {len(results)} results, and at most {MAX_RESULTS} are allowed")
     return results

@@ -1,8 +1,8 @@
 """`ActorFuture`: a pykka future that is cheap to make, calls back, and can be awaited from trio and from asyncio.
 
-Futures are dear: one lies on the way of every question, so this one is made and set in a third of a microsecond,
-a tenth of what a `ThreadingFuture` takes. It has no lock. An outcome is stored by a single `dict.setdefault`, which
-the interpreter runs as a whole, and whoever waits brings a lock of their own.
+Every question makes a future, so making and setting one must be cheap: this takes a third of a microsecond, a tenth of
+what a `ThreadingFuture` takes. It has no lock. An outcome is stored by a single `dict.setdefault`, which the interpreter
+runs as a whole; a thread that waits makes a lock of its own.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Callback: TypeAlias = "Callable[[ActorFuture[Any]], object]"
 
 
 def brief(value: object) -> str:
-    """Describe a value for a log or an error in bounded length, and without asking it to print all it holds."""
+    """Describe a value for a log or an error, in bounded length and without printing what it holds."""
     if value is None or isinstance(value, str | bytes | int | float):
         return reprlib.repr(value)
     if isinstance(value, BaseException):
@@ -44,25 +44,25 @@ def brief(value: object) -> str:
 
 
 class _ThisThread(threading.local):
-    """What a future must know of the thread that it is used in."""
+    """What a future must know of the current thread."""
 
     loop: Any = None
-    """The `TrioLoop` that this thread runs; None in all others."""
+    """The `TrioLoop` that runs in this thread, or None."""
 
 
 this_thread: Final = _ThisThread()
 
 
 def forbid_waiting(what: str, instead: str) -> None:
-    """Raise `DeadlockError` in a thread that runs a `TrioLoop`: actors live there, and none of them could answer."""
+    """Raise `DeadlockError` in the thread of a `TrioLoop`: while it blocks, none of the loop's actors can answer."""
     if this_thread.loop is not None:
         raise DeadlockError(
-            f"{what} would block {this_thread.loop}, whose thread has to do what is waited for: {instead}"
+            f"{what} would block {this_thread.loop}, whose thread must do what is waited for: {instead}"
         )
 
 
 class _Failure:
-    """An exception as an outcome, which knows whether anybody has looked at it."""
+    """An exception as an outcome; it knows whether it was read."""
 
     __slots__ = ("error", "read", "traceback", "unread")
 
@@ -73,32 +73,32 @@ class _Failure:
     def raise_it(self) -> NoReturn:
         self.read = True
         try:
-            # As it was where it happened, without the frames of those who raised it again before.
+            # The traceback of where it happened, without the frames of earlier readers.
             raise self.error.with_traceback(self.traceback)
         finally:
-            # The traceback holds this frame, which must not hold the traceback in turn.
+            # The traceback holds this frame, so the frame must not hold the traceback.
             del self
 
     def __del__(self) -> None:
         if self.unread and not self.read:
-            logger.warning("%s, and nobody looked: %s", self.unread, brief(self.error))
+            logger.warning("%s, and its future was never read: %s", self.unread, brief(self.error))
 
 
 class _Hook:
-    """A function in place of an outcome, which `get()` runs once."""
+    """A function that `get()` runs once to find the outcome."""
 
     __slots__ = ("function", "lock", "result", "sources")
 
     def __init__(self, function: Callable[[float | None], Any]) -> None:
         self.function = function
         self.sources: tuple[pykka.Future[Any], ...] = ()
-        """The futures that the function waits for, and for nothing else; empty where that is not known."""
+        """The futures that the function waits for, if it waits for nothing else; empty if that is unknown."""
         self.lock = threading.Lock()
         self.result: tuple[Any] | None = None
 
     @property
     def opaque(self) -> bool:
-        """Only running it can tell whether it would block."""
+        """Whether the function would block is unknown until it runs."""
         if self.result is not None:
             return False
         return not self.sources or any(
@@ -113,7 +113,7 @@ class _Hook:
 
     def _run(self, timeout: float | None) -> None:
         remaining = _countdown(timeout)
-        if not self.lock.acquire(timeout=_patience(timeout)):
+        if not self.lock.acquire(timeout=_lock_timeout(timeout)):
             raise pykka.Timeout(f"{timeout} seconds")
         try:
             if self.result is None:
@@ -123,10 +123,9 @@ class _Hook:
 
 
 class ActorFuture(pykka.Future[T]):
-    """A handle to a value, or an exception, that is there now or will be.
+    """A handle to a value or an exception that is there now, or will be later.
 
-    Every method may be called from any thread. The first outcome counts, and there is never a second. None is a
-    value like any other.
+    Call the methods from any thread. A future gets one outcome, once. None is a value like any other.
 
         future = ref.ask(question, block=False)
         answer = future.get(timeout=3)     # in a thread
@@ -134,8 +133,8 @@ class ActorFuture(pykka.Future[T]):
         future.add_done_callback(print)    # anywhere
     """
 
-    if not TYPE_CHECKING:  # mypy takes what such a class makes for Any
-        # pykka's would cost more than all the rest.
+    if not TYPE_CHECKING:  # mypy would take the instances for Any
+        # pykka's would cost more than everything else.
         __init__ = object.__init__
 
     _outcome: tuple[T] | _Failure | _Hook | None = None
@@ -149,11 +148,11 @@ class ActorFuture(pykka.Future[T]):
             return f"<ActorFuture failed: {brief(outcome.error)}>"
         return f"<ActorFuture {'done' if self.done else 'pending'}>"
 
-    # Giving it an outcome
+    # Set the outcome
 
     def set(self, value: T | None = None) -> None:
         """Give it its value, and run the callbacks in this thread. Raises `AlreadySet` if it has an outcome."""
-        # As `_settle` does it, but without the call: this is the hot path.
+        # As in `_settle`, without the call: this is the hot path.
         outcome = (value,)
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             raise self._already_set(f"set({brief(value)})")
@@ -161,8 +160,8 @@ class ActorFuture(pykka.Future[T]):
             self._call_back()
 
     def try_set(self, value: T | None = None) -> bool:
-        """As `set`, for those who race with a deadline: returns False, and changes nothing, if they come late."""
-        # As in `set`, without a call: every proposal's answer comes this way.
+        """As `set`, but return False, and change nothing, if there is an outcome: a deadline may have been first."""
+        # As in `_settle`, without the call: every proposal's answer is set here.
         outcome = (value,)
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             return False
@@ -171,9 +170,9 @@ class ActorFuture(pykka.Future[T]):
         return True
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
-        """Give it an exception, as `sys.exc_info()` describes one; by default the one that is being handled.
+        """Give it an exception, in the form of `sys.exc_info()`; by default the one that is being handled.
 
-        Raises `AlreadySet` if it has an outcome, and `ValueError` where there is no exception to give.
+        Raises `AlreadySet` if it has an outcome, and `ValueError` if no exception is given or being handled.
         """
         type_, error, traceback = sys.exc_info() if exc_info is None else exc_info
         if type_ is None:
@@ -188,20 +187,20 @@ class ActorFuture(pykka.Future[T]):
     def fail(self, exception: BaseException, *, unread: str = "") -> None:
         """Give it an exception. Raises `AlreadySet` if it has an outcome.
 
-        `unread` is a line for the log, written as a warning if the future is thrown away before anybody looked.
+        `unread` is a line for the log, written as a warning if the future is deleted before its outcome was read.
         """
         if not self.try_fail(exception, unread=unread):
             raise self._already_set(f"fail({brief(exception)})")
 
     def try_fail(self, exception: BaseException, *, unread: str = "") -> bool:
-        """As `fail`, for those who race with an answer: returns False, and changes nothing, if they come late."""
+        """As `fail`, but return False, and change nothing, if there is an outcome: an answer may have been first."""
         return self._settle(_Failure(exception, exception.__traceback__, unread))
 
     def set_get_hook(self, func: Callable[[float | None], T]) -> None:
-        """Let `func(timeout)` find the value when somebody asks for it; its first result is kept.
+        """Let `func(timeout)` find the value when the future is first read; its first result is kept.
 
-        It runs in the thread that calls `get`; for those who await it, in a worker thread. Raises `AlreadySet` if
-        there is an outcome, or a hook, already.
+        It runs in the thread that calls `get`, or in a worker thread if the future is awaited. Raises `AlreadySet` if
+        there is an outcome or a hook already.
         """
         if not self._settle(_Hook(func)):
             raise self._already_set("set_get_hook()")
@@ -209,7 +208,7 @@ class ActorFuture(pykka.Future[T]):
     def _settle(self, outcome: Any) -> bool:
         if self.__dict__.setdefault("_outcome", outcome) is not outcome:
             if isinstance(outcome, _Failure):
-                outcome.read = True  # it came late, so there is nothing for anybody to look at
+                outcome.read = True  # it came too late, so there is nothing to read
             return False
         if self._callbacks is not None:
             self._call_back()
@@ -217,14 +216,14 @@ class ActorFuture(pykka.Future[T]):
 
     def _already_set(self, call: str) -> AlreadySet:
         return AlreadySet(
-            f"{call} on {self!r}, which has its outcome: use try_set or try_fail where two may race"
+            f"{call} on {self!r}, which has its outcome: use try_set or try_fail if two may race"
         )
 
-    # Looking at it
+    # Read the outcome
 
     @property
     def done(self) -> bool:
-        """`get()` would return, or raise, without waiting."""
+        """Whether `get()` would return or raise without waiting."""
         return not self._is_opaque and self._pending() is None
 
     def outcome(self) -> tuple[T | None, BaseException | None]:
@@ -248,8 +247,8 @@ class ActorFuture(pykka.Future[T]):
     def get(self, *, timeout: float | None = None) -> T:
         """Wait for the outcome, at most `timeout` seconds, and return the value or raise the exception.
 
-        Raises `pykka.Timeout` if it does not come in time, and `DeadlockError` at once in the thread of a `TrioLoop`
-        where it would have to wait.
+        Raises `pykka.Timeout` if there is none by then. Raises `DeadlockError` at once if it would have to wait in the
+        thread of a `TrioLoop`.
         """
         outcome = self._outcome
         if type(outcome) is tuple:  # the common case, first
@@ -276,7 +275,7 @@ class ActorFuture(pykka.Future[T]):
 
         self._notify(open_door)
         try:
-            if not door.acquire(timeout=_patience(timeout)) and self._outcome is None:
+            if not door.acquire(timeout=_lock_timeout(timeout)) and self._outcome is None:
                 raise pykka.Timeout(f"{timeout} seconds")
         finally:
             self._forget(open_door)
@@ -284,25 +283,25 @@ class ActorFuture(pykka.Future[T]):
     # Callbacks
 
     def add_done_callback(self, fn: Callable[["ActorFuture[T]"], object]) -> None:
-        """Call `fn(self)` once there is an outcome: in the thread that sets it, or at once if it is there.
+        """Call `fn(self)` once there is an outcome: in the thread that sets it, or at once if it is set.
 
-        Callbacks run in the order they were added, must not block, and read the outcome with `outcome()` or `get()`.
-        What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, which only
-        `get()` or `await` runs.
+        Callbacks run in the order in which they were added. They must not block, and read the outcome with `outcome()`
+        or `get()`. What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, since
+        only `get()` or `await` runs that.
         """
         if not isinstance(self._outcome, _Hook):  # the common case, first
             self._notify(fn)
             return
         if self._is_opaque:
             raise DrakkarError(
-                f"{self!r} finds its value by a function when get() is called, so it can call nobody back: "
+                f"{self!r} finds its value only when get() is called, so it cannot call back: "
                 "await it, or add the callback to the future that its function reads"
             )
         pending = self._pending()
         if pending is None:
             self._notify(fn)
         else:
-            # One source after the other: when the last is there, nothing is pending.
+            # One source after the other: once the last is done, nothing is pending.
             pending._notify(lambda _: self.add_done_callback(fn))
 
     def _notify(self, callback: Callback) -> None:
@@ -311,13 +310,13 @@ class ActorFuture(pykka.Future[T]):
         if callbacks is None:
             callbacks = self.__dict__.setdefault("_callbacks", deque())
         callbacks.append(callback)
-        # Whoever sets the outcome sets it before it looks for callbacks, and this looks for it after adding one. So one
-        # of the two sees the other, and `popleft` gives each callback to only one of them.
+        # The setter stores the outcome and then looks for callbacks; this adds a callback and then looks for the
+        # outcome. So one of the two sees the other, and `popleft` gives each callback to only one of them.
         if self._outcome is not None:
             self._call_back()
 
     def _forget(self, callback: Callback) -> None:
-        """Take a callback of `_notify` back, if it is still there."""
+        """Remove a callback of `_notify`, if it was not called yet."""
         callbacks = self._callbacks
         while callbacks:
             try:
@@ -338,22 +337,22 @@ class ActorFuture(pykka.Future[T]):
                 break
             try:
                 callback(self)
-            except BaseException as error:  # nobody else's callback may be lost by it
+            except BaseException as error:  # the other callbacks must run all the same
                 logger.exception("the callback %.200r of a future failed", callback)
                 interrupt = error
-        # Ctrl-C, which Python raises wherever the main thread happens to be.
+        # Ctrl-C, which Python raises wherever the main thread is at that moment.
         if isinstance(interrupt, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise interrupt
 
-    # Futures made of futures: theirs is the value's way, so they wait as it does
+    # Futures made of futures
 
     @property
     def _is_opaque(self) -> bool:
-        """It has a hook, and nobody knows what for."""
+        """It has a hook whose sources are unknown."""
         return isinstance(self._outcome, _Hook) and self._outcome.opaque
 
     def _pending(self) -> "ActorFuture[Any] | None":
-        """Return the first one to wait for, itself or a source. Not for opaque ones."""
+        """Return the first future to wait for, this one or a source; None if all are done. Not for opaque ones."""
         outcome = self._outcome
         if outcome is None:
             return self
@@ -380,7 +379,7 @@ class ActorFuture(pykka.Future[T]):
         return cast("ActorFuture[R]", super().reduce(func, *args))._reads(self)
 
     def join(self, *futures: pykka.Future[Any]) -> "ActorFuture[Iterable[Any]]":
-        """Make a future of the list of all their values. A timeout is one for all of them together."""
+        """Make a future of the list of all values. A timeout of `get` is for all of them together."""
         sources = (self, *futures)
 
         def values(timeout: float | None) -> list[Any]:
@@ -391,10 +390,10 @@ class ActorFuture(pykka.Future[T]):
         joined.set_get_hook(values)
         return joined._reads(*sources)
 
-    # Awaiting it
+    # Await it
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait for it in a trio or an asyncio task; cancelling the wait does not touch the future."""
+        """Wait for it in a trio or an asyncio task. Cancelling the wait does not change the future."""
         return self._arrive().__await__()
 
     __iter__ = __await__
@@ -427,11 +426,11 @@ async def _park_in_trio(future: ActorFuture[Any]) -> None:
     thread = threading.get_ident()
 
     def wake(_: ActorFuture[Any]) -> None:
-        # Within the same run nobody needs to be called from outside.
+        # In the same trio run there is no need for a call from outside.
         if threading.get_ident() == thread and trio.lowlevel.in_trio_task():
             arrived.set()
             return
-        with contextlib.suppress(trio.RunFinishedError):  # and with it whoever waited
+        with contextlib.suppress(trio.RunFinishedError):  # the waiting task has ended with the run
             token.run_sync_soon(arrived.set)
 
     future._notify(wake)
@@ -446,7 +445,7 @@ async def _park_in_asyncio(future: ActorFuture[Any]) -> None:
     loop = asyncio.get_running_loop()
 
     def wake(_: ActorFuture[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whoever waited
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so the waiting task has ended
             loop.call_soon_threadsafe(arrived.set)
 
     future._notify(wake)
@@ -456,13 +455,13 @@ async def _park_in_asyncio(future: ActorFuture[Any]) -> None:
         future._forget(wake)
 
 
-def _patience(timeout: float | None) -> float:
-    """Express a timeout as locks understand it, where minus one is for ever."""
+def _lock_timeout(timeout: float | None) -> float:
+    """Return a timeout as locks take it: minus one is for ever."""
     return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
 
 
 def _countdown(timeout: float | None) -> Callable[[], float | None]:
-    """Return a function that tells what is left of a timeout, in seconds."""
+    """Return a function that returns the seconds left of a timeout."""
     if timeout is None:
         return lambda: None
     deadline = time.monotonic() + timeout

@@ -50,10 +50,10 @@ class TrioLoop:
             counter = Counter.start(loop=loop)
             loop.spawn(serve, counter)
 
-    Its thread keeps the process alive as a pykka actor's does; once the main thread has ended, a loop without actors
+    Its thread keeps the process alive, as a pykka actor's does. After the main thread has ended, a loop without actors
     ends too. A loop runs once: make a new one to run again.
 
-    Methods may be called from any thread, but for those that wait (`stop`, `call`), which no loop's own thread may.
+    Call the methods from any thread, except those that wait (`stop`, `call`): not from the thread of any loop.
     """
 
     _default: ClassVar["TrioLoop | None"] = None
@@ -68,11 +68,11 @@ class TrioLoop:
         self.crashes = 0
         """Tasks and `run_soon` functions that ended by an exception."""
         self.dead_letters = 0
-        """Messages that nobody waits for, and whose actor ended before it came to them."""
+        """Messages sent by `tell` that were lost because the actor ended before it handled them."""
         self.lateness = 0.0
-        """Seconds by which the loop last came late to an appointment with itself; there is one every 0.1 s."""
+        """Seconds by which the loop's last timer was late. There is one every 0.1 s."""
         self.worst_lateness = 0.0
-        """The greatest lateness so far. You may set it to 0.0 to begin anew."""
+        """The greatest lateness so far. Set it to 0.0 to measure from now on."""
         self._phase = _Phase.NEW
         self._admission = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=self.name)
@@ -103,7 +103,7 @@ class TrioLoop:
 
     @classmethod
     def default(cls) -> "TrioLoop":
-        """Return the loop of actors that were started without one. It is started when first asked for."""
+        """Return the loop of actors that were started without one. The first call starts it."""
         with TrioLoop._default_lock:
             if TrioLoop._default is None or not TrioLoop._default.running:
                 TrioLoop._default = TrioLoop("drakkar-default-loop").start()
@@ -116,14 +116,14 @@ class TrioLoop:
 
     @property
     def running(self) -> bool:
-        """It takes actors and tasks: it was started, and nobody has asked it to stop."""
+        """It takes actors and tasks: it was started, and was not asked to stop."""
         return self._phase is _Phase.RUNNING
 
     def in_loop(self) -> bool:
-        """Tell whether this thread is the loop's own."""
+        """Return whether this thread is the loop's own."""
         return this_thread.loop is self
 
-    # Its life
+    # Start and stop
 
     def start(self) -> Self:
         """Start the thread, and return when it runs. Starting a running loop changes nothing.
@@ -143,8 +143,8 @@ class TrioLoop:
 
         Each actor handles what is in its inbox before it stops. Stopping a loop that has ended changes nothing.
 
-        Raises `pykka.Timeout`, which names what it waits for, after `timeout` seconds (None: never); the loop goes on
-        stopping, and `stop` may be called again. Raises `DeadlockError` in a loop's own thread.
+        Raises `pykka.Timeout` after `timeout` seconds (None: never) and names what has not ended; the loop goes on
+        stopping, and `stop` may be called again. Raises `DeadlockError` in the thread of a loop.
         """
         if self._phase is _Phase.ENDED:
             return
@@ -158,22 +158,22 @@ class TrioLoop:
         self._request_stop()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise pykka.Timeout(f"{self} did not stop within {timeout} seconds: {self._what_lasts()}")
+            raise pykka.Timeout(f"{self} did not stop within {timeout} seconds: {self._not_ended()}")
 
     def _request_stop(self) -> None:
         with self._admission:
             if self._phase is not _Phase.RUNNING:
                 return
             self._phase = _Phase.STOPPING
-        with contextlib.suppress(LoopError):
+        with contextlib.suppress(LoopError):  # it ended meanwhile
             self.run_soon(self._stop_requested.set)
 
-    def _what_lasts(self) -> str:
-        lasting = [f"{len(self._actors)} actors are alive", f"{len(self._tasks)} tasks run"]
+    def _not_ended(self) -> str:
+        alive = [f"{len(self._actors)} actors are alive", f"{len(self._tasks)} tasks run"]
         if (busy_with := self._scheduler.busy_with) is not None:
-            lasting.append(f"{busy_with} is in the middle of a turn, so see what its handler waits for")
-        lasting += [f"task {task.name!r} has not ended yet" for task in list(self._tasks)[:5]]
-        return "; ".join(lasting)
+            alive.append(f"{busy_with} is in the middle of a turn: see what its handler waits for")
+        alive += [f"task {task.name!r} has not ended yet" for task in list(self._tasks)[:5]]
+        return "; ".join(alive)
 
     def _why_not(self) -> str:
         return {
@@ -226,7 +226,7 @@ class TrioLoop:
                 await task.finished
 
     def _close(self) -> None:
-        """Leave nobody waiting: not even after a crash of trio itself."""
+        """Fail every future that is still waited for, after a crash of trio too."""
         with self._admission:
             self._phase = _Phase.ENDED
         error = LoopError(f"{self} crashed")
@@ -252,8 +252,8 @@ class TrioLoop:
     def run_soon(self, fn: Callable[..., object], *args: Any) -> None:
         """Call `fn(*args)` in the loop's thread, soon and in order, and forget its result; an exception is logged.
 
-        Nothing bounds how many wait, so what calls it must be bounded itself. Raises `LoopError` if the loop does not
-        run; what waits when it ends is never called.
+        The number of calls that wait is unbounded, so the caller must be bounded. Calls that still wait when the loop
+        ends are never made. Raises `LoopError` if the loop does not run.
         """
         if self._token is None:
             raise LoopError(f"{self} cannot call {fn!r:.100}: {self._why_not()}")
@@ -265,7 +265,7 @@ class TrioLoop:
     def _call_guarded(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
             fn(*args)
-        except BaseException:  # even SystemExit: one function must not end everybody's loop
+        except BaseException:  # even a SystemExit must not end the loop, which others use
             self.crashes += 1
             logger.exception("%s: %.200r failed", self, fn)
 
@@ -279,7 +279,7 @@ class TrioLoop:
         """Run `async_fn(*args)` as a task of this loop, and return a handle to it.
 
         An exception is logged as an error, counted in `crashes`, given to `on_crash` (called in the loop's thread) and
-        to `finished`; other tasks and actors go on. `stop` cancels the tasks after the actors have stopped.
+        to `Task.finished`; other tasks and actors go on. `stop` cancels the tasks after the actors have stopped.
 
         Raises `LoopError` if the loop does not run.
         """
@@ -289,8 +289,8 @@ class TrioLoop:
     def call(self, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Call `fn(*args)` in the loop's thread and return its result, awaited if need be; raise what it raises.
 
-        Raises `pykka.Timeout` after `timeout` seconds (None: never), and cancels the call; `LoopError` if the loop does
-        not run, or stops before the call is through; `DeadlockError` in a loop's own thread.
+        Raises `pykka.Timeout` after `timeout` seconds (None: never) and cancels the call; `LoopError` if the loop does
+        not run, or stops before the call returns; `DeadlockError` in the thread of a loop.
         """
         forbid_waiting(f"call() of {self}", "call or await the function itself, or use spawn()")
 
@@ -305,7 +305,7 @@ class TrioLoop:
             task.cancel()
             raise
         if task.cancelled:
-            raise LoopError(f"{self} stopped before the call of {task.name} was through")
+            raise LoopError(f"{self} stopped before the call of {task.name} returned")
         return result
 
     def _spawn(

@@ -1,4 +1,4 @@
-"""Deaths: who hears of an actor's end, and how its pending answers tell of it."""
+"""Monitoring: `watch` tells when an actor ends, and why."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -16,58 +16,56 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ActorDied:
-    """Told to those who `watch` an actor, once, when it has ended."""
+    """The notice that `watch` sends, once, when the actor has ended."""
 
     ref: pykka.ActorRef[Any]
     reason: BaseException | None
-    """What it failed with; None if it was stopped."""
+    """The exception with which it failed; None if it was stopped."""
 
 
 class ActorCrashed(ActorFailed, pykka.ActorDeadError):
-    """The actor ended by a failure while, or before, it handled the message; `__cause__` is that failure."""
+    """The actor failed before or while it handled the message; `__cause__` is the failure."""
 
 
 Watcher: TypeAlias = pykka.ActorRef[Any] | Callable[[ActorDied], object]
 
 
 def watch(ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
-    """Tell `watcher` once, by an `ActorDied`, when the actor ends, whichever way; at once if it has ended.
+    """Tell `watcher` once, by an `ActorDied`, when the actor has failed or stopped; at once if it has ended.
 
     A ref is told by `tell`, even if its inbox is full. A function is called in the loop's thread, or in this one if the
     actor has ended; it must not block. Watching again before the notice changes nothing. From any thread.
 
-    Raises `ConfigError` for a ref of an actor that is no `TrioActor`: pykka's own do not tell anybody of their end.
+    Raises `ConfigError` for a ref of an actor that is no `TrioActor`, since pykka's own actors do not tell of their end.
     """
     _termination_of(ref).watch(ref, watcher)
 
 
 def unwatch(ref: pykka.ActorRef[Any], watcher: Watcher) -> bool:
-    """End a `watch`, and return whether there was one that had not told yet. From any thread."""
+    """End a `watch`; return whether there was one whose notice was not sent yet. From any thread."""
     return _termination_of(ref).unwatch(watcher)
 
 
 def _termination_of(ref: pykka.ActorRef[Any]) -> "Termination":
     termination = getattr(ref.actor_inbox, "termination", None)
     if not isinstance(termination, Termination):
-        raise ConfigError(
-            "ref", str(ref), "only TrioActors can be watched, so derive its class from TrioActor"
-        )
+        raise ConfigError("ref", str(ref), "only TrioActors can be watched: derive its class from TrioActor")
     return termination
 
 
 class Termination:
-    """What is left when an actor has ended: the reason, and before that, those who want to hear of it."""
+    """An actor's end: its watchers until then, the reason afterwards. It outlives the actor."""
 
     __slots__ = ("_sweep_at", "_watches", "end")
 
     def __init__(self) -> None:
         self.end: ActorFuture[BaseException | None] = ActorFuture()
-        """Set when the actor has ended: to what it failed with, or None if it was stopped."""
+        """Set when the actor has ended: to the exception with which it failed, or None if it was stopped."""
         self._watches: dict[Hashable, _Watch] = {}
         self._sweep_at = 16
 
     def publish(self, reason: BaseException | None) -> None:
-        """Tell everybody, in this thread."""
+        """Set `end`, and tell all watchers, in this thread."""
         self.end.set(reason)
         self._watches.clear()
 
@@ -82,7 +80,7 @@ class Termination:
             self.end.add_done_callback(new)
 
     def unwatch(self, watcher: Watcher) -> bool:
-        """Take a watcher back, and return whether it had not been told yet."""
+        """End a watch; see the function of that name."""
         old = self._watches.pop(_identity(watcher), None)
         if old is None:
             return False
@@ -90,7 +88,7 @@ class Termination:
         return old.disarm()
 
     def _sweep(self) -> None:
-        """Forget watchers that have ended themselves, now and then, so that they do not pile up."""
+        """Forget watchers that have ended themselves, so that their number stays bounded."""
         for watch in list(self._watches.values()):
             if isinstance(watch.watcher, pykka.ActorRef) and not watch.watcher.is_alive():
                 self.unwatch(watch.watcher)
@@ -102,7 +100,7 @@ def _identity(watcher: Watcher) -> Hashable:
 
 
 class _Watch:
-    """One watcher of one actor: called when the actor has ended, and tells once."""
+    """One watcher of one actor. It is called when the actor has ended, and tells the watcher once."""
 
     __slots__ = ("_armed", "ref", "watcher")
 
@@ -111,16 +109,16 @@ class _Watch:
         self._armed = [True]
 
     def disarm(self) -> bool:
-        """Return True to the first who asks, in whatever thread."""
+        """Return True to the first caller, of all threads."""
         try:
             return self._armed.pop()
         except IndexError:
             return False
 
-    def __call__(self, death: ActorFuture[BaseException | None]) -> None:
+    def __call__(self, end: ActorFuture[BaseException | None]) -> None:
         if not self.disarm():
             return
-        notice = ActorDied(self.ref, death.get())
+        notice = ActorDied(self.ref, end.get())
         try:
             if isinstance(self.watcher, pykka.ActorRef):
                 self.watcher.tell(notice)
@@ -128,5 +126,5 @@ class _Watch:
                 self.watcher(notice)
         except pykka.ActorDeadError:
             logger.debug("%s ended before it could be told that %s had", self.watcher, self.ref)
-        except BaseException:  # what is wrong with the watcher must not touch the watched
+        except BaseException:  # an error of the watcher must not reach the watched actor
             logger.exception("%.200r could not be told that %s ended", self.watcher, self.ref)

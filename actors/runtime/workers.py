@@ -1,4 +1,4 @@
-"""A few worker actors that all replicas of a host share, for whatever may take long."""
+"""A pool of worker threads that all replicas of a host share, for jobs that may take long."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ Job = Callable[[], None]
 class _Worker(pykka.ThreadingActor):
     """Does one job at a time, and then asks its pool for more."""
 
-    use_daemon_thread = True  # a state machine that hangs must not keep the process from ending
+    use_daemon_thread = True  # a state machine that hangs must not keep the process alive
 
     def __init__(self, pool: "WorkerPool") -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class _Worker(pykka.ThreadingActor):
             try:
                 job()
             except BaseException:
-                # A job reports its own errors; this one is ours. The other replicas still need the worker, and pykka
-                # would stop every actor of the process for a SystemExit.
+                # A job reports its errors itself, so this one is a bug of ours. The other replicas still need the worker,
+                # and pykka would stop every actor of the process for a SystemExit.
                 logger.exception("a job failed without a report: %s", brief(job))
             job = self._pool._next(self)
 
@@ -41,8 +41,8 @@ class _Worker(pykka.ThreadingActor):
 class WorkerPool:
     """Runs jobs on `size` threads, in the order in which they were submitted.
 
-    Whoever submits has a few jobs in here at a time, at most, so that the queue is bounded by the number of replicas;
-    those that must stay in order are submitted one after the other. From any thread.
+    The queue is bounded by the number of replicas, since each submits only a few jobs at a time. For jobs that must run
+    in order, submit the next one when the one before is done. From any thread.
     """
 
     def __init__(self, size: int) -> None:
@@ -60,14 +60,14 @@ class WorkerPool:
         while self._waiting and self._idle:
             try:
                 worker = self._idle.popleft()
-            except IndexError:  # another thread was faster, and its worker will ask for more
+            except IndexError:  # another thread was faster, and the worker will ask for more
                 return
             try:
                 job = self._waiting.popleft()
             except IndexError:
                 self._idle.append(worker)
                 continue
-            # Where the pool is being stopped, nobody waits for the job any more.
+            # If the pool is being stopped, the job is not needed any more.
             with contextlib.suppress(pykka.ActorDeadError):
                 worker.tell(job)
 
@@ -76,14 +76,14 @@ class WorkerPool:
             return None if self._abandoned else self._waiting.popleft()
         except IndexError:
             self._idle.append(worker.actor_ref)
-            # A job that was submitted just before that found nobody idle.
+            # A job that was submitted just before that found no idle worker.
             self._dispatch()
             return None
 
     def stop(self, timeout: float = 5.0) -> int:
-        """Let the workers end, after all that waits; return how many are still busy after `timeout` seconds.
+        """Let the workers end after all jobs that wait; return how many are still busy after `timeout` seconds.
 
-        These are left to themselves, and logged; what waits for them is dropped.
+        Those are abandoned, with an error in the log, and the jobs that still wait are dropped.
         """
         until = time.monotonic() + timeout
         stopped = [ref.stop(block=False) for ref in self._refs]
@@ -97,7 +97,7 @@ class WorkerPool:
             self._abandoned = True
             self._waiting.clear()
             logger.error(
-                "%d workers still work after %s seconds: they, and their state machines, are left behind",
+                "%d workers still work after %s seconds: they and their state machines are abandoned",
                 left,
                 timeout,
             )

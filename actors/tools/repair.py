@@ -26,7 +26,7 @@ from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log.store import LmdbLogStore, LogStore, StoredLog
 from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.content import Facts
-from drakkar.actors.machine.state_machine import StateMachine, made
+from drakkar.actors.machine.state_machine import StateMachine, make_machine
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
@@ -170,7 +170,7 @@ def export(
     is another, or if `path` exists; `CorruptData` for a damaged log or snapshot; `ActorFailed` if the state machine
     fails; `StorageFailed` if the file cannot be written. No file is left then.
     """
-    machine = made(state_machine)
+    machine = make_machine(state_machine)
     with StoppedHost(data_dir) as host:
         key = host.find(shard_id, replica_id)
         log = host.log(key)

@@ -1757,7 +1757,7 @@ def _(change):
 
 @mutant("a session's result is given up before its client has it", "NotLinearizable", **REPEATED)
 def _(change):
-    @change.around(SessionTable, "_receive")
+    @change.around(SessionTable, "_confirm")
     def hurry(inner, table, session, responded_to):
         inner(table, session, responded_to)
         session.kept.pop(responded_to + 1, None)
@@ -1765,7 +1765,7 @@ def _(change):
 
 @mutant("what a session's client has received is kept all the same", "V10", **REPEATED)
 def _(change):
-    change.patch(SessionTable, "_receive", lambda table, session, responded_to: None)
+    change.patch(SessionTable, "_confirm", lambda table, session, responded_to: None)
 
 
 @mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **CROWDED)

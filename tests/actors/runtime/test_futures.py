@@ -620,7 +620,7 @@ def test_a_failure_that_nobody_looked_at_is_logged_when_it_is_thrown_away(caplog
     future = ActorFuture()
     future.fail(TroubleError("unseen"), unread="deposit failed")
     del future
-    assert warnings_of(caplog) == ["deposit failed, and nobody looked: TroubleError: unseen"]
+    assert warnings_of(caplog) == ["deposit failed, and its future was never read: TroubleError: unseen"]
 
 
 @pytest.mark.parametrize("look", [lambda f: f.outcome(), lambda f: f.map(str).outcome(), lambda f: f.get()])

@@ -691,7 +691,7 @@ def test_a_handler_that_would_wait_for_an_actor_of_its_loop_gets_an_error_at_onc
 
     seen = []
     ref = Recorder.start(seen, loop=loop)
-    with pytest.raises(DeadlockError, match="whose thread has to do what is waited for"):
+    with pytest.raises(DeadlockError, match="whose thread must do what is waited for"):
         Impatient.start(loop=loop).ask(ref, timeout=PATIENCE)
     assert ref.ask("still there", timeout=PATIENCE) == (2 if wait == "get" else 1), "nothing was sent in vain"
 

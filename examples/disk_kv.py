@@ -1,10 +1,10 @@
-r"""The key-value store of `examples.kv` with its data in SQLite: a restart goes on where it was, and replays nothing.
+r"""The key-value store of `examples.kv` with its data in SQLite: after a restart, nothing is replayed.
 
     python -m examples.disk_kv --replica 1 --data-dir d1 --redis 10.0.0.1:6379 \
         --members 1=10.0.0.1:7001,2=10.0.0.2:7001,3=10.0.0.3:7001
 
-The same commands, the same command line, the same Redis. What makes it work is one row of one table: how far the log
-was applied changes in the same transaction as what was applied, so that no crash can part them.
+Commands, command line and clients are the same. The index of the last applied entry is stored in the same transaction
+as its effects, so a crash cannot separate the two.
 
 From top to bottom: the database; a table that looks like a dictionary, which is all that the commands of
 `examples.kv` need; the state machine; the command line.
@@ -23,8 +23,8 @@ from drakkar.actors import DiskStateMachine
 from examples import kv
 from examples.resp import Reply
 
-# In WAL mode whoever reads sees the moment at which it began, and no writer waits for it. NORMAL syncs nothing at a
-# commit: after a power failure the last ones may be missing, each of them whole, and the log has them.
+# In WAL mode a reader sees the state at which it began, and no writer waits for it. NORMAL does not sync at a commit:
+# after a power failure the last transactions may be missing, each as a whole, and the log still has their entries.
 OPEN: Final = """
     PRAGMA journal_mode = WAL;
     PRAGMA journal_size_limit = 67108864;
@@ -37,17 +37,17 @@ OPEN: Final = """
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file. Transactions begin where they are begun, and any one thread at a time may use it."""
+    """Open the file, with explicit transactions. Any thread may use the connection, one at a time."""
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
 class Pairs(MutableMapping[bytes, bytes]):
-    """Keys and values in a table, as a dictionary."""
+    """The keys and values in the table, as a dictionary."""
 
     def __init__(self, db: sqlite3.Connection, count: int) -> None:
         self._db = db
         self._count = count
-        """Kept, because SQLite would go through the whole table for it."""
+        """The number of pairs. SQLite would read the whole table to count them."""
 
     def __getitem__(self, key: bytes) -> bytes:
         found: tuple[bytes] | None = self._db.execute(
@@ -80,34 +80,34 @@ class Pairs(MutableMapping[bytes, bytes]):
 
 
 class DiskKeyValue(DiskStateMachine):
-    """Keys and values in one SQLite file, with the index of the last command that they reflect."""
+    """Keys and values in one SQLite file, with the index of the last entry that was applied to them."""
 
     def __init__(self, path: Path) -> None:
-        """Touch nothing yet: `open` opens the file at `path`, or makes it."""
+        """Remember `path`; `open` opens the file or creates it."""
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._commands = kv.KeyValue()
 
     @property
     def _opened(self) -> sqlite3.Connection:
-        assert self._db is not None, "open() comes first"
+        assert self._db is not None, "open() must be called first"
         return self._db
 
     def open(self) -> int:
-        """Open the file, or make it."""
+        """Open the file or create it; return the index of the last applied entry."""
         self.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._db = connect(self._path)
         self._db.executescript(OPEN)
-        return self._begin_anew()
+        return self._reload()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._db is not None:
             self._db.close()
             self._db = None
 
-    def _begin_anew(self) -> int:
+    def _reload(self) -> int:
         applied, count = _progress(self._opened)
         self._commands.data = Pairs(self._opened, count)
         return applied
@@ -115,40 +115,40 @@ class DiskKeyValue(DiskStateMachine):
     # -- Writes and reads
 
     def apply_entries(self, entries: Sequence[tuple[int, bytes]]) -> Sequence[Reply]:
-        """Apply a batch and note how far it goes, in one transaction."""
+        """Apply a batch and store the index of its last entry, in one transaction."""
         with self._transaction():
             replies = [self._commands.apply(command) for _, command in entries]
-            self._note(entries[-1][0], len(self._commands.data))
+            self._store_progress(entries[-1][0], len(self._commands.data))
         return replies
 
     def query(self, query: Sequence[Sequence[Any]]) -> list[Reply]:
-        """Answer several questions, all about the same state."""
+        """Answer several read commands from one and the same state."""
         return self._commands.query(query)
 
     def sync(self) -> None:
-        """Return when all that was applied is durable."""
+        """Return once everything that was applied is durable."""
         with self._transaction(durable=True):
-            # When a commit is synced, so are those before it, being in the same file; but there must be a change.
+            # Syncing a commit syncs all earlier ones, which are in the same file. A commit needs a change to be written.
             self._opened.execute("UPDATE state SET syncs = syncs + 1")
 
-    def _note(self, applied: int, count: int) -> None:
+    def _store_progress(self, applied: int, count: int) -> None:
         self._opened.execute("UPDATE state SET applied = ?, count = ?", (applied, count))
 
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[None]:
-        """All that is done within, or nothing of it; if `durable`, it is on the disk at the end."""
+        """Do all of the block or nothing of it; with `durable`, its effects are on the disk at the end."""
         with self._opened as db:
             db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
             db.execute("BEGIN IMMEDIATE")
             yield
 
-    # -- Snapshots: how far and how many, then the pairs, each behind its lengths
+    # -- Snapshots: the index and the number of pairs, then the pairs, each after its two lengths
 
     def capture(self) -> Callable[[BinaryIO], None]:
-        """Fix the state by a read transaction of its own, and return what writes it, a pair at a time."""
+        """Freeze the state in a read transaction, and return a function that writes it, pair by pair."""
         db = connect(self._path)
         db.execute("BEGIN")
-        progress = _progress(db)  # with its first read, a transaction sees what it will see to its end
+        progress = _progress(db)  # a read transaction shows the state of its first read to its end
 
         def write(sink: BinaryIO) -> None:
             with closing(db):
@@ -159,13 +159,13 @@ class DiskKeyValue(DiskStateMachine):
         return write
 
     def load(self, source: BinaryIO) -> None:
-        """Replace everything, in one transaction: who crashes within it finds the old state."""
+        """Replace everything in one transaction. A crash within it leaves the old state."""
         with self._transaction(durable=True):
             applied, count = _HEAD.unpack(_exactly(source, _HEAD.size))
             self._opened.execute("DELETE FROM pairs")
             self._opened.executemany("INSERT INTO pairs VALUES (?, ?)", _read_pairs(source, count))
-            self._note(applied, count)
-        self._begin_anew()
+            self._store_progress(applied, count)
+        self._reload()
 
 
 _HEAD: Final = struct.Struct(">QQ")
@@ -186,12 +186,12 @@ def _read_pairs(source: BinaryIO, count: int) -> Iterator[tuple[bytes, bytes]]:
 def _exactly(source: BinaryIO, size: int) -> bytes:
     data = source.read(size)
     if len(data) < size:
-        raise EOFError(f"the snapshot ends {size - len(data)} bytes before its end: have it sent again")
+        raise EOFError(f"the snapshot is cut off: {size - len(data)} bytes are missing")
     return data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one host: its log in the data directory, and the file beside that."""
+    """Run one host. The SQLite file is next to the data directory that holds the log."""
     return kv.main(arguments, machine=lambda data_dir: DiskKeyValue(data_dir.with_suffix(".sqlite")))
 
 

@@ -1,13 +1,13 @@
-r"""A key-value store on several hosts that speaks Redis: one host of it.
+r"""One host of a replicated key-value store that speaks the Redis protocol.
 
     python -m examples.kv --replica 1 --data-dir d1 --redis 10.0.0.1:6379 \
         --members 1=10.0.0.1:7001,2=10.0.0.2:7001,3=10.0.0.3:7001
 
-and the same with the other two numbers on the other two machines. Then talk to any of them, as to a Redis server.
-`make cluster` runs three on this machine.
+Run the same with replica 2 and replica 3 on the other two machines. Then connect a Redis client to any of them.
+`make cluster` runs three hosts on this machine.
 
-From top to bottom: the state machine, which is all that a replicated application has to write; one host of it;
-the command line.
+From top to bottom: the state machine, which is all that a replicated application must write; one host; the command
+line.
 """
 
 import argparse
@@ -42,24 +42,24 @@ from examples.resp_front import Front
 
 
 class KeyValue(StateMachine):
-    """The same commands in the same order, so the same keys and values on every host.
+    """Keys and values. Every host applies the same commands in the same order, so all hold the same.
 
-    Whatever is wrong with a command is a reply to whoever sent it; an exception would stop the replica. Nothing
-    here may differ between hosts: no clock, no chance, no local setting.
+    An invalid command gets a `Failure` as its reply, since an exception would stop the replica. A result must depend on
+    nothing that differs between hosts: no clock, no random number, no local setting.
     """
 
-    blocks = False  # each command is a look into a dictionary
+    blocks = False  # a dictionary is fast enough for the loop's own thread
 
     def __init__(self) -> None:
         self.data: MutableMapping[bytes, bytes] = {}
 
     def apply(self, command: bytes) -> Reply:
-        """Change the state by one command of the log."""
+        """Apply one command of the log, and return its reply."""
         name, *arguments = cbor2.loads(command)
         return self._COMMANDS[name](self, *arguments)
 
     def query(self, query: Sequence[Sequence[Any]]) -> list[Reply]:
-        """Answer several questions, all about the same state."""
+        """Answer several read commands from one and the same state."""
         return [self._COMMANDS[name](self, *arguments) for name, *arguments in query]
 
     # -- Writes
@@ -85,11 +85,11 @@ class KeyValue(StateMachine):
         before = integer(self.data.get(key, b"0"))
         if before is None:
             return Failure(
-                "ERR value is not an integer or out of range: only one of 64 bits can be counted up"
+                "ERR value is not an integer or out of range: a counter must be an integer of 64 bits"
             )
         after = before + amount
         if not -(1 << 63) <= after < 1 << 63:
-            return Failure(f"ERR increment or decrement would overflow: {after} has no place in 64 bits")
+            return Failure(f"ERR increment or decrement would overflow: {after} does not fit in 64 bits")
         self.data[key] = b"%d" % after
         return after
 
@@ -98,7 +98,7 @@ class KeyValue(StateMachine):
         if len(longer) > limit:
             return Failure(
                 f"ERR the value would have {len(longer)} bytes, over the limit of {limit}: "
-                "begin another key, or start all hosts with a larger --max-value"
+                "use another key, or start all hosts with a larger --max-value"
             )
         self.data[key] = longer
         return len(longer)
@@ -108,7 +108,7 @@ class KeyValue(StateMachine):
         return OK
 
     def _exec(self, *commands: bytes) -> Reply:
-        """Several at once: nothing comes between them, and nobody sees a half."""
+        """Apply several commands as one: no other command comes between them, and no read sees only some of them."""
         return [self.apply(command) for command in commands]
 
     # -- Reads
@@ -144,7 +144,7 @@ class KeyValue(StateMachine):
         "KEYS": _keys,
     }
 
-    # -- Snapshots: blocks of keys and values, each behind its length
+    # -- Snapshots: blocks of keys and values, each after its length; an empty block is the end
 
     def save(self, sink: BinaryIO) -> None:
         """Write the whole state."""
@@ -161,7 +161,7 @@ class KeyValue(StateMachine):
         _write_block(sink, [])
 
     def load(self, source: BinaryIO) -> None:
-        """Begin again from what `save` wrote."""
+        """Replace the whole state by what `save` wrote."""
         self.data = {}
         while block := _read_block(source):
             self._mset(*block)
@@ -183,9 +183,9 @@ def _read_block(source: BinaryIO) -> list[bytes]:
 
 
 def glob(pattern: bytes) -> re.Pattern[bytes]:
-    r"""Translate a pattern as Redis means it: `*`, `?`, `[abc]`, `[^a-c]`, and `\` before what is meant literally.
+    r"""Translate a pattern of Redis: `*`, `?`, `[abc]`, `[^a-c]`, and `\` before a literal character.
 
-    Each `*` takes as little as it can and never reconsiders, which finds the same keys in linear time.
+    Each `*` matches as little as possible and never backtracks. That finds the same keys, in linear time.
     """
     parts: list[bytes] = [b""]
     for token in _TOKEN.findall(pattern):
@@ -228,7 +228,7 @@ def _translated_class(body: bytes) -> bytes:
 
 
 class Address(NamedTuple):
-    """Where something listens."""
+    """A host and a port to listen on."""
 
     host: str
     port: int
@@ -238,20 +238,23 @@ class Address(NamedTuple):
 
 
 def serve(options: argparse.Namespace, machine: Callable[[], StateMachine]) -> None:
-    """Run one host until SIGINT or SIGTERM. Prints one line when it takes clients."""
+    """Run one host until SIGINT or SIGTERM. Prints one line when it accepts clients.
+
+    Raises `DrakkarError` where the host cannot start, and where its replica fails.
+    """
     raft: str = options.members[options.replica]
     limits: Limits = options.limits
     ended: ActorFuture[ActorDied | None] = ActorFuture()
-    for told in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told, lambda *_: ended.try_set(None))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.try_set(None))
     with NodeHost(
         raft,
         data_dir=options.data_dir,
         deployment_id=options.deployment,
-        # Beside keys and values, a command holds a few bytes for each.
+        # A command has a few bytes of its own for each key and value.
         max_command_bytes=limits.max_command + (1 << 20),
     ) as host:
-        # On the host's own loop: between a client's socket and the replica there is no other thread to wait for.
+        # The front runs on the host's own loop, so a request passes through no other thread on its way to the replica.
         listeners = host.loop.call(listen, options.redis)
         redis = options.redis._replace(port=listeners[0].socket.getsockname()[1])
         replica = host.start_replica(machine, shard_id=1, replica_id=options.replica, members=options.members)
@@ -261,18 +264,18 @@ def serve(options: argparse.Namespace, machine: Callable[[], StateMachine]) -> N
         )
         host.loop.spawn(front.serve, listeners, on_crash=ended.try_fail)
         print(f"ready: replica {options.replica}, redis on {redis}, raft on {raft}", flush=True)
-        death = ended.get()
-        if death is not None:
-            raise ReplicaStopped(f"replica {options.replica} ended, and this process with it: {death.reason}")
+        end = ended.get()
+        if end is not None:
+            raise ReplicaStopped(f"replica {options.replica} failed, and this process ends: {end.reason}")
 
 
 async def listen(where: Address) -> list[trio.SocketListener]:
-    """Open the port that clients connect to. Raises `ConfigError` where it cannot be had."""
+    """Open the port for clients. Raises `ConfigError` where that is not possible."""
     try:
         return await trio.open_tcp_listeners(where.port, host=where.host)
     except OSError as error:
         remedy = (
-            "stop what uses it, or choose another port"
+            "stop the process that uses it, or choose another port"
             if error.errno == EADDRINUSE
             else "choose another address"
         )
@@ -283,46 +286,45 @@ async def listen(where: Address) -> list[trio.SocketListener]:
 
 # -- The command line -------------------------------------------------------------------------------------------
 
-LARGEST_VALUE: Final = 2 << 20
+MAX_VALUE: Final = 2 << 20
+"""The highest --max-value, in bytes."""
 
 
-def address(text: str, *, least_port: int = 1) -> Address:
+def address(text: str, *, min_port: int = 1) -> Address:
     """Read HOST:PORT, or [HOST]:PORT where the host is an IPv6 address."""
     match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address: write HOST:PORT, as in 10.0.0.1:6379")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address: write HOST:PORT, as in 10.0.0.1:6379")
     port = int(match[3])
-    if not least_port <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r}: the port {port} is not between {least_port} and 65535")
+    if not min_port <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: choose a port from {min_port} to 65535")
     return Address(match[1] or match[2], port)
 
 
 def redis_address(text: str) -> Address:
-    """Read an address whose port may be 0: any that is free."""
-    return address(text, least_port=0)
+    """Read an address whose port may be 0, which takes a free one."""
+    return address(text, min_port=0)
 
 
 def replica_id(text: str) -> int:
-    """Read the number of a replica."""
+    """Read the id of a replica."""
     if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no replica: write a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a replica id: write a number from 1 up")
     return int(text)
 
 
 def members(text: str) -> dict[int, str]:
-    """Read the members of the cluster, their numbers and addresses."""
+    """Read the members of the cluster: their replica ids and addresses."""
     known: dict[int, str] = {}
     for member in text.split(","):
         number, separator, where = member.partition("=")
         if not separator:
             raise argparse.ArgumentTypeError(
-                f"{member!r} in {text!r} is no member: write NUMBER=HOST:PORT, as in 1=10.0.0.1:7001"
+                f"{member!r} in {text!r} is not a member: write ID=HOST:PORT, as in 1=10.0.0.1:7001"
             )
         replica = replica_id(number.strip())
         if replica in known:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} names replica {replica} twice: give each its own number"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r} names replica {replica} twice: give each its own id")
         known[replica] = str(address(where.strip()))
         if len(set(known.values())) < len(known):
             raise argparse.ArgumentTypeError(
@@ -332,7 +334,7 @@ def members(text: str) -> dict[int, str]:
 
 
 def between(low: float, high: float, kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Read a number within bounds."""
+    """Return a reader of numbers from `low` to `high`, both allowed."""
 
     def read(text: str) -> float:
         try:
@@ -340,7 +342,7 @@ def between(low: float, high: float, kind: Callable[[str], float]) -> Callable[[
         except ValueError:
             number = high + 1
         if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}: choose one")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
         return number
 
     return read
@@ -354,38 +356,44 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--replica", type=replica_id, required=True, metavar="N", help="which of the members this host is")
+    add(
+        "--replica",
+        type=replica_id,
+        required=True,
+        metavar="N",
+        help="the id of this host's replica, one of --members",
+    )
     add(
         "--members",
         type=members,
         required=True,
         metavar="1=HOST:PORT,...",
-        help="all hosts and where they talk to each other; the same list on each",
+        help="all replicas and their addresses for each other; the same list on each host",
     )
     add(
         "--data-dir",
         type=Path,
         required=True,
         metavar="DIR",
-        help="where this host keeps its log; made if missing",
+        help="where this host keeps its log; created if missing",
     )
     add(
         "--redis",
         type=redis_address,
         required=True,
         metavar="HOST:PORT",
-        help="where clients connect; port 0: any",
+        help="where clients connect; port 0 takes a free one",
     )
     add(
         "--deployment",
         default="kv",
         metavar="NAME",
-        help="hosts of another name are not talked to (default: kv)",
+        help="hosts with another name are refused (default: kv)",
     )
     defaults = Limits()
     add(
         "--max-value",
-        type=between(1, LARGEST_VALUE, int),
+        type=between(1, MAX_VALUE, int),
         default=defaults.max_value,
         metavar="BYTES",
         help="the largest key or value; the same on each host (default: %(default)s)",
@@ -395,7 +403,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=between(1, 100_000, int),
         default=defaults.max_clients,
         metavar="N",
-        help="connections at once (default: %(default)s)",
+        help="the most connections of clients at once (default: %(default)s)",
     )
     add(
         "--timeout",
@@ -408,7 +416,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.replica not in options.members:
         known = ", ".join(map(str, options.members))
         parser.error(
-            f"--replica {options.replica} is not among --members, which has {known}: add it, or choose one"
+            f"--replica {options.replica} is not among --members, which has {known}: add it, or choose another"
         )
     options.limits = Limits(options.max_value, options.max_clients, options.timeout)
     return options
@@ -419,13 +427,13 @@ def main(
     *,
     machine: Callable[[Path], StateMachine] = lambda _: KeyValue(),
 ) -> int:
-    """Run one host, and tell how it ended: 0 when it was asked to stop, 1 for trouble, 2 for a wrong option.
+    """Run one host, and return its exit status: 0 after SIGINT or SIGTERM, 1 after an error, 2 for a wrong option.
 
-    `machine` makes the state machine of a host with that data directory.
+    `machine` makes the state machine for a data directory.
     """
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Until it listens for signals, both that ask to stop are the same.
+    # Until `serve` handles signals itself, SIGTERM ends the process as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(options, lambda: machine(options.data_dir))

@@ -1,10 +1,10 @@
 """The key-value example on three hosts of this machine, as three processes that you can watch.
 
-`make demo` loads them with writes, kills the leader, brings it back from its data directory, and checks that no
-acknowledged write was lost on any host; its exit status says so. `make cluster` only runs them, for you to talk to
-with `redis-cli` or any other client, until Ctrl-C.
+`make demo` loads them with writes, kills the leader, starts it again from its data directory, and checks that no host
+has lost an acknowledged write; the exit status is 0 only then. `make cluster` runs the hosts until Ctrl-C, for you to
+use with `redis-cli` or any other client.
 
-From top to bottom: the hosts, the writers, the watchers, the screen, and the story that they tell.
+From top to bottom: the hosts, the writers, the watchers, the screen, the steps of the demo, the command line.
 """
 
 import argparse
@@ -39,15 +39,14 @@ from examples.kv import between
 
 HOSTS: Final = (1, 2, 3)
 ROOT: Final = Path(__file__).resolve().parents[1]
-ALSO_CTRL_C: Final = (signal.SIGTERM, signal.SIGHUP)
-
-
-PHASE: Final = 8.0
-"""Seconds of load before the kill, as a rule."""
+END_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a demo as Ctrl-C does."""
+LOAD_S: Final = 8.0
+"""Seconds of load before the kill, unless --seconds says otherwise."""
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why, and what to do."""
+    """The demo cannot continue. The text says why, and what to do."""
 
 
 # -- The hosts --------------------------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ class DemoError(Exception):
 
 @dataclass(eq=False)
 class Host:
-    """One `python -m examples.kv`, its ports and its directory."""
+    """One process of `python -m examples.kv`, its ports and its data directory."""
 
     replica: int
     redis_port: int
@@ -65,8 +64,8 @@ class Host:
     process: subprocess.Popen[str] | None = None
     killed: bool = False
     _ready: bool = False
-    _news: threading.Event = field(default_factory=threading.Event)
-    _listener: threading.Thread | None = None
+    _ready_or_ended: threading.Event = field(default_factory=threading.Event)
+    _reader: threading.Thread | None = None
 
     @property
     def log(self) -> Path:
@@ -75,7 +74,7 @@ class Host:
 
     @property
     def command(self) -> list[str]:
-        """What starts the process, from the repository's root."""
+        """The command that starts the process, from the root of the repository."""
         options = {
             "--replica": str(self.replica),
             "--members": self.members,
@@ -86,10 +85,10 @@ class Host:
 
     def start(self) -> None:
         """Start the process, without waiting for it."""
-        self._news.clear()
+        self._ready_or_ended.clear()
         self._ready = self.killed = False
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # our own program, and options that we chose
+            self.process = subprocess.Popen(  # noqa: S603  # our own program, with our own options
                 self.command,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -98,55 +97,54 @@ class Host:
                 text=True,
             )
         assert self.process.stdout is not None
-        self._listener = threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True)
-        self._listener.start()
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
 
-    def _listen(self, said: IO[str]) -> None:
-        with said:
-            for line in said:
+    def _read(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
                 if line.startswith("ready:"):
                     self._ready = True
-                    self._news.set()
-        # At the end of its output, nobody needs to wait any longer.
-        self._news.set()
+                    self._ready_or_ended.set()
+        self._ready_or_ended.set()
 
     @property
     def ready(self) -> bool:
-        """It said that it takes clients. Raises `DemoError` where it ended instead."""
-        if self._news.is_set() and not self._ready:
-            raise DemoError(f"host {self.replica} ended: {self.last_words()}")
+        """Whether it accepts clients. Raises `DemoError` where the process has ended instead."""
+        if self._ready_or_ended.is_set() and not self._ready:
+            raise DemoError(f"host {self.replica} ended: {self.log_end()}")
         return self._ready
 
-    def wait_until_ready(self, seconds: float = 20.0) -> None:
-        """Wait until it is ready. Raises `DemoError` if that takes longer."""
-        self._news.wait(seconds)
+    def wait_until_ready(self, timeout: float = 20.0) -> None:
+        """Wait until it accepts clients. Raises `DemoError` after `timeout` seconds."""
+        self._ready_or_ended.wait(timeout)
         if not self.ready:
-            raise DemoError(f"host {self.replica} is not ready after {seconds:.0f} s: {self.last_words()}")
+            raise DemoError(f"host {self.replica} is not ready after {timeout:.0f} s: {self.log_end()}")
 
-    def last_words(self) -> str:
-        """Read the end of the log."""
+    def log_end(self) -> str:
+        """Return the last lines of the log."""
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-5:]) or f"its log {self.log} is empty"
 
     @property
     def running(self) -> bool:
-        """The process has not ended."""
+        """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def state(self) -> str:
-        """Say in a word why it may not answer."""
+        """Why it may not answer, in one word."""
         return "killed" if self.killed else "starting" if self.running else "ended"
 
     def kill(self) -> None:
-        """End the process at once, as a power failure does."""
+        """Kill the process at once, without a chance to clean up."""
         assert self.process is not None
         self.killed = True
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Ask the process to end, and see that it does."""
+        """Ask the process to end, and kill it after five seconds."""
         if self.process is None:
             return
         self.process.terminate()
@@ -154,11 +152,11 @@ class Host:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.kill()
-        if self._listener is not None:
-            self._listener.join()
+        if self._reader is not None:
+            self._reader.join()
 
     def client(self, timeout: float) -> "redis.Redis":
-        """Make a client that reports trouble instead of trying again by itself."""
+        """Return a client that raises errors and does not retry by itself."""
         return redis.Redis(
             host="127.0.0.1",
             port=self.redis_port,
@@ -169,7 +167,7 @@ class Host:
 
 
 class Cluster:
-    """Three hosts. None of their processes survives the `with` block."""
+    """Three hosts. Their processes run within the `with` block."""
 
     def __init__(self, data_dir: Path, redis_ports: Sequence[int], raft_ports: Sequence[int]) -> None:
         members = ",".join(f"{n}=127.0.0.1:{port}" for n, port in zip(HOSTS, raft_ports, strict=True))
@@ -193,34 +191,34 @@ class Cluster:
         self.stop()
 
     def check(self) -> None:
-        """Raise `DemoError` for a host that ended by itself."""
+        """Raise `DemoError` where a host has ended by itself."""
         for host in self.hosts.values():
             if not host.running and not host.killed:
-                raise DemoError(f"host {host.replica} ended: {host.last_words()}")
+                raise DemoError(f"host {host.replica} ended: {host.log_end()}")
 
     def stop(self) -> None:
-        """End all processes, whatever else is pressed meanwhile."""
-        with undisturbed(), ThreadPoolExecutor(len(self.hosts)) as pool:
-            for ending in [pool.submit(host.stop) for host in self.hosts.values()]:
-                ending.result()
+        """End all processes. A further Ctrl-C does not interrupt this."""
+        with signals_ignored(), ThreadPoolExecutor(len(self.hosts)) as pool:
+            for stopping in [pool.submit(host.stop) for host in self.hosts.values()]:
+                stopping.result()
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let no signal end what must be finished."""
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, *ALSO_CTRL_C)}
+def signals_ignored() -> Iterator[None]:
+    """Ignore the signals that end a demo, within the block."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *END_SIGNALS)}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on.
+    """Find ports on which no process listens. Raises `DemoError` where there are not enough.
 
-    Below those that the system gives to outgoing connections: one of these could take the port of a host that is
-    killed, before it comes back.
+    They are below the ports that the system gives to outgoing connections. One of those could take the port of a killed
+    host before it is started again.
     """
     found: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1000):
@@ -238,18 +236,18 @@ def free_ports(count: int) -> list[int]:
 
 
 class Ledger:
-    """What the writers were promised. Safe to use from all threads."""
+    """What became of all writes. Safe to use from all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.acknowledged: list[tuple[int, int]] = []
-        """Writer and number of each write that a host said OK to."""
+        """Writer and number of each write that a host answered with OK."""
         self.refused = self.unknown = 0
         self._mark: float | None = None
         self._resumed: float | None = None
 
     def note(self, sent: float, acknowledged: list[tuple[int, int]], refused: int, unknown: int) -> None:
-        """Enter what came of writes that were sent at `sent`."""
+        """Record the outcome of writes that were sent at `sent`."""
         with self._lock:
             self.acknowledged += acknowledged
             self.refused += refused
@@ -258,31 +256,31 @@ class Ledger:
                 self._resumed = time.monotonic()
 
     def mark(self) -> None:
-        """Begin to wait for a write that is sent from now on and acknowledged."""
+        """Start to wait for an acknowledgement of a write that is sent from now on."""
         with self._lock:
             self._mark, self._resumed = time.monotonic(), None
 
     def pause(self) -> float | None:
-        """Seconds from the mark to the first such acknowledgement, if there was one."""
+        """Return the seconds from the mark to that acknowledgement; None while there is none."""
         with self._lock:
             return None if self._resumed is None or self._mark is None else self._resumed - self._mark
 
 
 def key(writer: int, number: int) -> str:
-    """Name a write: no two have the same key, so that each can be looked up afterwards."""
+    """Return the key of a write. Each write has its own, so that it can be looked up afterwards."""
     return f"writer-{writer}:{number}"
 
 
 def value(writer: int, number: int) -> str:
-    """Choose what the write says; it differs from its neighbours'."""
+    """Return the value of a write. Each write has its own."""
     return f"{number}-of-{writer}"
 
 
 class Writer(threading.Thread):
-    """Writes without pause, as one client does: to one host, and to the next where that one fails."""
+    """One client that writes without pause, to one host, and to the next one where that fails."""
 
-    TIMEOUT: Final = 8.0
-    """Seconds to wait for a reply; a host answers within five, whatever happens."""
+    TIMEOUT_S: Final = 8.0
+    """How long to wait for a reply. A host answers within five seconds, if need be with an error."""
 
     def __init__(self, number: int, hosts: Sequence[Host], ledger: Ledger, batch: int) -> None:
         super().__init__(name=f"writer-{number}", daemon=True)
@@ -292,14 +290,14 @@ class Writer(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Write no more, once the last replies are here."""
+        """Stop after the replies to the last writes."""
         self._stopping.set()
 
     def run(self) -> None:
         """Write until stopped."""
         at = 0
         while not self._stopping.is_set():
-            with self._hosts[0].client(self.TIMEOUT) as client:
+            with self._hosts[0].client(self.TIMEOUT_S) as client:
                 while not self._stopping.is_set() and self._write(client, range(at, at + self._batch)):
                     at += self._batch
             at += self._batch
@@ -325,7 +323,7 @@ class Writer(threading.Thread):
 
 @contextlib.contextmanager
 def writing(cluster: Cluster, ledger: Ledger, count: int, batch: int) -> Iterator[None]:
-    """Have `count` writers at work."""
+    """Run `count` writers within the block."""
     writers = [Writer(number, list(cluster.hosts.values()), ledger, batch) for number in range(count)]
     for writer in writers:
         writer.start()
@@ -342,8 +340,8 @@ def writing(cluster: Cluster, ledger: Ledger, count: int, batch: int) -> Iterato
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a host said about itself, at a moment."""
+class Report:
+    """What a host last reported about itself."""
 
     role: str
     leader: int
@@ -353,31 +351,31 @@ class Sight:
 
 
 class Watcher(threading.Thread):
-    """Asks one host for INFO, four times a second."""
+    """Asks one host for INFO four times a second."""
 
-    PERIOD: Final = 0.25
+    PERIOD_S: Final = 0.25
 
     def __init__(self, host: Host) -> None:
         super().__init__(name=f"watcher-{host.replica}", daemon=True)
         self._host = host
-        self.sight: Sight | None = None
-        """The latest; None while the host does not answer."""
+        self.report: Report | None = None
+        """The latest one; None while the host does not answer."""
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stopping.set()
 
     def run(self) -> None:
         """Watch until stopped."""
         with self._host.client(timeout=1.0) as client:
-            while not self._stopping.wait(self.PERIOD):
+            while not self._stopping.wait(self.PERIOD_S):
                 try:
                     info: dict[str, Any] = client.info("replication")
                 except redis.RedisError:
-                    self.sight = None
+                    self.report = None
                 else:
-                    self.sight = Sight(
+                    self.report = Report(
                         info["role"],
                         info["leader"],
                         info["term"],
@@ -387,7 +385,7 @@ class Watcher(threading.Thread):
 
 
 class Watch:
-    """All hosts, as they were seen last, and how fast they apply."""
+    """The latest reports of all hosts, and how fast the hosts apply entries."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -405,23 +403,23 @@ class Watch:
         for watcher in self._watchers.values():
             watcher.join()
 
-    def sight(self, replica: int) -> Sight | None:
-        """Tell what the host said last, or None if it does not answer."""
-        return self._watchers[replica].sight
+    def report(self, replica: int) -> Report | None:
+        """Return the host's last report; None while it does not answer."""
+        return self._watchers[replica].report
 
     def leader(self) -> int | None:
-        """Find the host that leads, in the newest term that anybody leads in."""
-        leaders = [(seen.term, n) for n in HOSTS if (seen := self.sight(n)) and seen.role == "leader"]
+        """Return the leader of the newest term that has one; None where no host leads."""
+        leaders = [(seen.term, n) for n in HOSTS if (seen := self.report(n)) and seen.role == "leader"]
         return max(leaders)[1] if leaders else None
 
     def caught_up(self) -> bool:
-        """All hosts answer, and have applied the same."""
-        seen = [self.sight(n) for n in HOSTS]
+        """Return whether all hosts answer and have applied the same entries."""
+        seen = [self.report(n) for n in HOSTS]
         return None not in seen and len({(each.commit, each.applied) for each in seen if each}) == 1
 
     def rate(self) -> float:
-        """Entries of the log a second, over the last ones counted."""
-        applied = max((seen.applied for n in HOSTS if (seen := self.sight(n))), default=0)
+        """Return the entries applied per second, over the last few calls."""
+        applied = max((seen.applied for n in HOSTS if (seen := self.report(n))), default=0)
         self._progress.append((time.monotonic(), applied))
         (then, before), (now, after) = self._progress[0], self._progress[-1]
         return max(after - before, 0) / (now - then) if now > then else 0.0
@@ -433,7 +431,7 @@ class Watch:
 class Screen:
     """A live table on a terminal, plain lines elsewhere."""
 
-    TICK: Final = 0.25
+    TICK_S: Final = 0.25
 
     def __init__(self, console: Console, cluster: Cluster, watch: Watch, ledger: Ledger | None) -> None:
         self._console, self._cluster, self._watch, self._ledger = console, cluster, watch, ledger
@@ -452,15 +450,15 @@ class Screen:
             self._live.stop()
 
     def say(self, text: str, style: str = "bold") -> None:
-        """Tell what just happened, on a line that stays."""
+        """Print what has just happened, on a line that stays."""
         self._console.print(f"{self._elapsed():5.1f} s  {text}", style=style, highlight=False, soft_wrap=True)
 
     def show(
         self, phase: str, seconds: float, until: Callable[[], bool] = lambda: False, *, alone: bool = True
     ) -> bool:
-        """Keep the picture up to date for `seconds`, or `until` something is so. Returns whether it is.
+        """Draw for `seconds`, or until `until()` is true; return whether it is.
 
-        Raises `DemoError` where a host ended that nobody killed, unless somebody else may (`alone`).
+        Raises `DemoError` where a host ended that the demo did not kill. Without `alone`, a user may kill hosts too.
         """
         self._phase = phase
         deadline = time.monotonic() + seconds
@@ -470,7 +468,7 @@ class Screen:
             if alone:
                 self._cluster.check()
             self._draw()
-            time.sleep(self.TICK)
+            time.sleep(self.TICK_S)
         return True
 
     def _elapsed(self) -> float:
@@ -491,7 +489,7 @@ class Screen:
         for title in ("leader", "term", "commit", "applied"):
             table.add_column(title, justify="right")
         for n, host in self._cluster.hosts.items():
-            seen = self._watch.sight(n)
+            seen = self._watch.report(n)
             cells = [str(n), f"127.0.0.1:{host.redis_port}", host.state if seen is None else "up"]
             if seen is not None:
                 cells += [
@@ -516,7 +514,7 @@ class Screen:
     def _line(self, rate: float) -> str:
         hosts = []
         for n, host in self._cluster.hosts.items():
-            seen = self._watch.sight(n)
+            seen = self._watch.report(n)
             state = (
                 host.state if seen is None else f"{seen.role} term {seen.term} {seen.applied}/{seen.commit}"
             )
@@ -525,12 +523,12 @@ class Screen:
         return f"{self._elapsed():5.1f} s  leader {leader or '?'} | {' | '.join(hosts)} | {self._tally(rate)}"
 
 
-# -- The story --------------------------------------------------------------------------------------------------
+# -- The steps --------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Stage:
-    """Who takes part."""
+    """What the steps work with."""
 
     screen: Screen
     cluster: Cluster
@@ -538,8 +536,8 @@ class Stage:
     ledger: Ledger
 
 
-def tell(stage: Stage, options: argparse.Namespace) -> bool:
-    """Load, kill, restart, check. Returns whether all that was acknowledged is on all hosts."""
+def run_steps(stage: Stage, options: argparse.Namespace) -> bool:
+    """Load, kill, restart, check. Returns whether every acknowledged write is on every host."""
     screen, ledger = stage.screen, stage.ledger
     say_ports(screen, stage.cluster)
     leader = wait_for_leader(stage)
@@ -550,9 +548,9 @@ def tell(stage: Stage, options: argparse.Namespace) -> bool:
         began, before = time.monotonic(), len(ledger.acknowledged)
         screen.show("three hosts at work", options.seconds)
         rate = (len(ledger.acknowledged) - before) / (time.monotonic() - began)
-        pause = lose_leader(stage, leader)
+        pause = kill_leader(stage, leader)
         screen.show("two hosts at work", options.seconds / 2)
-        bring_back(stage, leader)
+        restart(stage, leader)
         screen.show("three hosts again", options.seconds / 4)
     screen.say("the clients stop, and everything that they were told is written is looked for on every host")
     lost = check(stage)
@@ -561,7 +559,7 @@ def tell(stage: Stage, options: argparse.Namespace) -> bool:
 
 
 def wait_for_leader(stage: Stage, *, besides: int | None = None) -> int:
-    """Wait until a host leads. Raises `DemoError` if none does for long."""
+    """Wait until a host leads, other than `besides`, and return it. Raises `DemoError` where none does for 20 seconds."""
 
     def found() -> bool:
         return stage.watch.leader() not in {None, besides}
@@ -576,8 +574,8 @@ def wait_for_leader(stage: Stage, *, besides: int | None = None) -> int:
     return leader
 
 
-def lose_leader(stage: Stage, leader: int) -> float:
-    """Kill the leader, and wait until somebody else took its place. Returns the seconds that writes were refused."""
+def kill_leader(stage: Stage, leader: int) -> float:
+    """Kill the leader, and wait for its successor. Returns the seconds until a write was acknowledged again."""
     host = stage.cluster.hosts[leader]
     host.kill()
     stage.ledger.mark()
@@ -593,27 +591,27 @@ def lose_leader(stage: Stage, leader: int) -> float:
     return pause
 
 
-def bring_back(stage: Stage, replica: int) -> None:
-    """Start a killed host from its data directory, and wait until it has what it missed."""
+def restart(stage: Stage, replica: int) -> None:
+    """Start a killed host again from its data directory, and wait until it has caught up."""
     host = stage.cluster.hosts[replica]
     began = time.monotonic()
-    goal = max((seen.commit for n in HOSTS if (seen := stage.watch.sight(n))), default=0)
+    goal = max((seen.commit for n in HOSTS if (seen := stage.watch.report(n))), default=0)
     host.start()
     stage.screen.say(f"host {replica} is started again, from {host.data_dir.name}")
 
     def caught_up() -> bool:
-        seen = stage.watch.sight(replica)
+        seen = stage.watch.report(replica)
         return host.ready and seen is not None and seen.applied >= goal
 
     if not stage.screen.show(f"host {replica} catches up", 25, caught_up):
-        raise DemoError(f"host {replica} has not applied entry {goal} after 25 s: {host.last_words()}")
+        raise DemoError(f"host {replica} has not applied entry {goal} after 25 s: {host.log_end()}")
     stage.screen.say(
         f"host {replica} has caught up, {time.monotonic() - began:.1f} s after its start", "bold green"
     )
 
 
 def check(stage: Stage) -> dict[int, int]:
-    """Look for every acknowledged write on every host. Returns how many each lacks."""
+    """Look for every acknowledged write on every host. Returns how many each host lacks."""
     if not stage.screen.show("the last writes are applied", 20, stage.watch.caught_up):
         raise DemoError("the hosts have not applied the same after 20 s: look into their logs")
     with ThreadPoolExecutor(len(HOSTS)) as pool:
@@ -624,28 +622,26 @@ def check(stage: Stage) -> dict[int, int]:
         try:
             return {n: count.result() for n, count in counts.items()}
         except redis.RedisError as error:
-            raise DemoError(
-                f"not every host answers, so nothing is shown of what it holds: {error}"
-            ) from error
+            raise DemoError(f"a host does not answer, so its writes cannot be checked: {error}") from error
 
 
 def missing(host: Host, ledger: Ledger) -> int:
-    """Count the acknowledged writes that `host` does not answer with.
+    """Count the acknowledged writes that `host` lacks.
 
-    A host answers from its own state, once it knows that this holds all that was committed before the question.
+    A read is linearizable and answered from the host's own state, once that has all entries committed before the read.
     """
     lost = 0
     writes = ledger.acknowledged
     with host.client(timeout=15.0) as client:
         for first in range(0, len(writes), 1000):
-            some = writes[first : first + 1000]
-            found = client.mget([key(*write) for write in some])
-            lost += sum(value(*write).encode() != there for write, there in zip(some, found, strict=True))
+            part = writes[first : first + 1000]
+            found = client.mget([key(*write) for write in part])
+            lost += sum(value(*write).encode() != there for write, there in zip(part, found, strict=True))
     return lost
 
 
 def conclude(stage: Stage, rate: float, pause: float, lost: Mapping[int, int]) -> None:
-    """Say what there was to see."""
+    """Print the results."""
     ledger, say = stage.ledger, stage.screen.say
     say(
         f"{rate:,.0f} acknowledged writes a second with three hosts; none for {pause:.2f} s after the leader was killed"
@@ -655,22 +651,22 @@ def conclude(stage: Stage, rate: float, pause: float, lost: Mapping[int, int]) -
     )
     count = len(ledger.acknowledged)
     if any(lost.values()):
-        told = ", ".join(f"host {n} lacks {missed:,}" for n, missed in lost.items() if missed)
-        say(f"LOST: of {count:,} acknowledged writes, {told}", "bold red")
+        missing_on = ", ".join(f"host {n} lacks {missed:,}" for n, missed in lost.items() if missed)
+        say(f"LOST: of {count:,} acknowledged writes, {missing_on}", "bold red")
     else:
         say(f"all {count:,} acknowledged writes are there, on all three hosts", "bold green")
 
 
 def say_ports(screen: Screen, cluster: Cluster) -> None:
-    """Say how to talk to the hosts."""
+    """Print how to connect to the hosts."""
     ports = [host.redis_port for host in cluster.hosts.values()]
     screen.say(
-        f"talk to any of them: redis-cli -p {ports[0]}, -p {ports[1]} or -p {ports[2]}; or redis-benchmark -t set,get"
+        f"connect to any of them: redis-cli -p {ports[0]}, -p {ports[1]} or -p {ports[2]}; or redis-benchmark -t set,get"
     )
 
 
 def keep_running(screen: Screen, cluster: Cluster) -> None:
-    """Show the hosts until Ctrl-C."""
+    """Run and show the hosts until Ctrl-C."""
     say_ports(screen, cluster)
     for host in cluster.hosts.values():
         screen.say(
@@ -715,14 +711,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="keep data and logs here (default: a directory that is removed)",
+        help="where data and logs go (default: a temporary directory)",
     )
-    add("--keep-data", action="store_true", help="do not remove that directory")
+    add("--keep-data", action="store_true", help="keep the temporary directory")
     add(
         "--seconds",
         type=between(1, 600, float),
-        default=PHASE,
-        help="of load before the kill (default: %(default)s)",
+        default=LOAD_S,
+        help="seconds of load before the kill (default: %(default)s)",
     )
     add(
         "--writers",
@@ -744,13 +740,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def ports(base: int | None) -> list[int]:
-    """Choose three ports."""
+    """Return three ports: from `base` up, or free ones."""
     return [base + offset for offset in range(len(HOSTS))] if base else free_ports(len(HOSTS))
 
 
 @contextlib.contextmanager
 def directory(options: argparse.Namespace) -> Iterator[Path]:
-    """Provide where data and logs go."""
+    """Provide the directory for data and logs."""
     if options.data_dir is not None:
         try:
             options.data_dir.mkdir(parents=True, exist_ok=True)
@@ -771,10 +767,10 @@ def directory(options: argparse.Namespace) -> Iterator[Path]:
 
 
 def play(options: argparse.Namespace) -> bool:
-    """Run the hosts, and what is to happen with them."""
+    """Run the hosts and the steps. Returns whether every acknowledged write is on every host."""
     ledger = Ledger()
     console = Console()
-    console.print("three hosts are started")
+    console.print("starting three hosts")
     with (
         directory(options) as data_dir,
         Cluster(data_dir, ports(options.redis_base), ports(options.raft_base)) as cluster,
@@ -784,26 +780,26 @@ def play(options: argparse.Namespace) -> bool:
         if options.keep_running:
             keep_running(screen, cluster)
         limit_time(options.seconds)
-        return tell(Stage(screen, cluster, watch, ledger), options)
+        return run_steps(Stage(screen, cluster, watch, ledger), options)
 
 
 def limit_time(seconds: float) -> None:
-    """End the demo within a minute, or what longer phases add to that, whatever hangs."""
+    """End the demo after a minute, or later where --seconds is longer, even where something hangs."""
 
     def end(*_: object) -> None:
         raise DemoError(
-            "it did not end within its time: the machine is very slow, or something hangs; look into the logs"
+            "the demo takes too long: the machine is very slow, or something hangs; look into the logs of the hosts"
         )
 
     signal.signal(signal.SIGALRM, end)
-    signal.alarm(55 + round(max(0, 2 * (seconds - PHASE))))
+    signal.alarm(55 + round(max(0, 2 * (seconds - LOAD_S))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo. Returns 0 only if it went well: every acknowledged write is on every host."""
+    """Run the demo. Returns 0 only where every acknowledged write is on every host."""
     options = parse(arguments)
-    for each in ALSO_CTRL_C:
-        signal.signal(each, signal.default_int_handler)
+    for number in END_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     try:
         return 0 if play(options) else 1
     except KeyboardInterrupt:

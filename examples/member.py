@@ -1,17 +1,17 @@
-"""One host of a key-value store whose members change, which does what it is told on standard input.
+"""One host of a key-value store whose members change. It takes commands on standard input, as lines of JSON.
 
     python -m examples.member --replica 1 --address 127.0.0.1:7001 --data-dir d1 --members 1=127.0.0.1:7001
     {"id": 1, "do": "write", "arguments": [["greeting", "hello"]]}
     {"id": 2, "do": "add_observer", "arguments": [2, "127.0.0.1:7002"]}
     {"id": 3, "do": "status"}
 
-and, so that there is a host to add, in another terminal:
+To have a host to add, run in another terminal:
 
     python -m examples.member --replica 2 --address 127.0.0.1:7002 --data-dir d2 --join --role OBSERVER
 
-It ends with its orders, or by itself when its shard has removed it. `examples.membership_demo` runs many of them.
+It ends when standard input ends, or when its shard has removed it. `examples.membership_demo` runs several of them.
 
-From top to bottom: how a replica is started; the orders, which are the calls of `Replica`; what is said; the process.
+From top to bottom: how a replica is started; the commands, which are methods of `Replica`; the answers; the process.
 """
 
 import argparse
@@ -43,14 +43,14 @@ from examples.kv import KeyValue, address, members, replica_id
 
 SHARD: Final = 1
 SETTINGS: Final = {"snapshot_entries": 20_000, "compaction_overhead": 5_000}
-"""So a host that joins is sent the newest snapshot and the log behind it, not all that was ever written."""
+"""A snapshot every 20,000 entries, so a host that joins gets the newest one and the log after it, not every write."""
 TIMEOUT: Final = 5.0
 
 Say: TypeAlias = Callable[[dict[str, Any]], None]
 
 
 def start(host: NodeHost, options: argparse.Namespace) -> Replica:
-    """Start the replica: one of the first members, or one that joins a shard that exists."""
+    """Start the replica: one of the first members, or one that joins an existing shard."""
     if not options.join:
         return host.start_replica(
             KeyValue,
@@ -59,7 +59,7 @@ def start(host: NodeHost, options: argparse.Namespace) -> Replica:
             members=options.members,
             config=SETTINGS,
         )
-    # It is told nothing but its own number and role, and waits until the shard's leader finds it.
+    # It knows only its own id and role, and waits until the leader of the shard contacts it.
     return host.start_replica(
         KeyValue,
         shard_id=SHARD,
@@ -70,67 +70,67 @@ def start(host: NodeHost, options: argparse.Namespace) -> Replica:
     )
 
 
-# -- Orders -----------------------------------------------------------------------------------------------------
+# -- Commands ---------------------------------------------------------------------------------------------------
 
 CALLS: Final = frozenset(
     {"add_observer", "add_replica", "add_witness", "remove_replica", "transfer_leadership"}
 )
 
 
-def begin(replica: Replica, order: Mapping[str, Any]) -> ActorFuture[Any]:
-    """Begin what an order says. All of it may be asked of any member but a witness, whoever leads."""
-    arguments, timeout = order.get("arguments", []), order.get("timeout", TIMEOUT)
-    match order["do"]:
+def begin(replica: Replica, command: Mapping[str, Any]) -> ActorFuture[Any]:
+    """Begin one command. Every member but a witness takes them all, leader or not."""
+    arguments, timeout = command.get("arguments", []), command.get("timeout", TIMEOUT)
+    match command["do"]:
         case "write":
-            commands = [cbor2.dumps(["SET", key.encode(), text.encode()]) for key, text in arguments]
-            return replica.propose_many(commands, timeout=timeout)
+            writes = [cbor2.dumps(["SET", key.encode(), text.encode()]) for key, text in arguments]
+            return replica.propose_many(writes, timeout=timeout)
         case "read":
             return replica.read([["MGET", *(key.encode() for key in arguments)]], timeout=timeout)
         case "change_membership":
-            changes = [Change(ChangeType[kind], *who) for kind, *who in arguments]
+            changes = [Change(ChangeType[kind], *target) for kind, *target in arguments]
             return replica.change_membership(changes, timeout=timeout)
         case do if do in CALLS:
             future: ActorFuture[Any] = getattr(replica, do)(*arguments, timeout=timeout)
             return future
         case do:
-            raise ConfigError("do", do, "is no order: see the examples in this program")
+            raise ConfigError("do", do, "is not a command: see the examples at the top of this program")
 
 
-def obey(replica: Replica, say: Say, over: threading.Event) -> None:
-    """Do what is ordered, and answer when it is done, until there are no more orders."""
+def run_commands(replica: Replica, say: Say, over: threading.Event) -> None:
+    """Read commands until the input ends, and answer each when it is done. Sets `over` at the end."""
     for line in sys.stdin:
         number = None
         try:
-            order = json.loads(line)
-            number = order["id"]
-            if order["do"] == "status":
-                say({"id": number, "value": standing(replica)})
+            command = json.loads(line)
+            number = command["id"]
+            if command["do"] == "status":
+                say({"id": number, "value": status_of(replica)})
             else:
-                begin(replica, order).add_done_callback(partial(answer, say, number))
+                begin(replica, command).add_done_callback(partial(answer, say, number))
         except (ValueError, KeyError, TypeError) as error:
             say({"id": number, "error": type(error).__name__, "known": True, "text": str(error)})
     over.set()
 
 
-# -- What is said -----------------------------------------------------------------------------------------------
+# -- Answers ---------------------------------------------------------------------------------------------------
 
 
 def answer(say: Say, number: int, done: ActorFuture[Any]) -> None:
-    """Say what came of an order; `known`: whether it surely had no effect."""
+    """Answer a command with its result or its error; `known` says that a failed one certainly had no effect."""
     result, error = done.outcome()
     if error is not None:
         known = isinstance(error, DrakkarError) and error.outcome_known
         say({"id": number, "error": type(error).__name__, "known": known, "text": str(error)})
         return
     match result:
-        case [[*values]]:  # of a read
+        case [[*values]]:  # the values of a read
             say({"id": number, "value": [value and value.decode() for value in values]})
         case _:
             say({"id": number, "value": "done"})
 
 
-def standing(replica: Replica) -> dict[str, Any]:
-    """Say where the replica stands."""
+def status_of(replica: Replica) -> dict[str, Any]:
+    """Return the state of the replica, for the command `status`."""
     status = replica.status()
     return {
         "state": status.state.name,
@@ -146,7 +146,7 @@ def standing(replica: Replica) -> dict[str, Any]:
 
 
 class Listener(pykka.ThreadingActor):
-    """Hears the host's events, and ends the process with the replica."""
+    """Receives the host's events, and ends the process when the replica has ended."""
 
     def __init__(self, say: Say, over: threading.Event) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Listener(pykka.ThreadingActor):
         self.failure: BaseException | None = None
 
     def on_receive(self, message: object) -> None:
-        """Take one event."""
+        """Handle one event."""
         if isinstance(message, ReplicaRemoved):
             self._say({"event": "removed"})
         elif isinstance(message, ReplicaEnded):
@@ -162,8 +162,8 @@ class Listener(pykka.ThreadingActor):
             self._over.set()
 
 
-class Voice:
-    """Writes lines on a thread of its own, so that none of the loop's time is spent on it."""
+class Output:
+    """Writes lines to standard output in a thread of its own, so that the host's loop never waits for it."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -171,11 +171,11 @@ class Voice:
         self._thread.start()
 
     def say(self, line: dict[str, Any]) -> None:
-        """Have it written. From any thread."""
+        """Queue a line. From any thread."""
         self._lines.put(line)
 
     def finish(self) -> None:
-        """Wait until all is written, a second at most."""
+        """Wait until all lines are written, for one second at most."""
         self._lines.put(None)
         self._thread.join(1.0)
 
@@ -188,18 +188,18 @@ class Voice:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Run the host until its orders end, or its replica does. Raises what that one failed with."""
-    voice, over = Voice(), threading.Event()
+    """Run the host until its input or its replica ends. Raises the error where the replica failed."""
+    output, over = Output(), threading.Event()
     with NodeHost(str(options.address), data_dir=options.data_dir, deployment_id="members") as host:
-        listener = Listener.start(voice.say, over)
+        listener = Listener.start(output.say, over)
         host.subscribe(listener)
         replica = start(host, options)
-        threading.Thread(target=obey, args=(replica, voice.say, over), daemon=True).start()
-        voice.say({"event": "ready"})
+        threading.Thread(target=run_commands, args=(replica, output.say, over), daemon=True).start()
+        output.say({"event": "ready"})
         over.wait()
         failure = listener.proxy().failure.get()
     listener.stop()
-    voice.finish()
+    output.finish()
     if failure is not None:
         raise failure
 
@@ -210,31 +210,37 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="member", description="One host of a shard whose members change.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--replica", type=replica_id, required=True, metavar="N", help="its number, never used before")
+    add("--replica", type=replica_id, required=True, metavar="N", help="its replica id, never used before")
     add(
         "--address",
         type=address,
         required=True,
         metavar="HOST:PORT",
-        help="where the other hosts find this one",
+        help="where other hosts reach this one",
     )
-    add("--data-dir", type=Path, required=True, metavar="DIR", help="where it keeps its log; made if missing")
+    add(
+        "--data-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where it keeps its log; created if missing",
+    )
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument(
-        "--members", type=members, metavar="1=HOST:PORT,...", help="the first members, this one among them"
+        "--members", type=members, metavar="1=HOST:PORT,...", help="the first members, with this one"
     )
-    either.add_argument("--join", action="store_true", help="enter a shard that exists")
+    either.add_argument("--join", action="store_true", help="join an existing shard")
     add(
         "--role",
         choices=("FOLLOWER", "OBSERVER", "WITNESS"),
         default="FOLLOWER",
-        help="what to join as (default: %(default)s)",
+        help="the role in which it joins (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one host, and tell how it ended: 0 when it was asked to stop or was removed, 1 for trouble."""
+    """Run one host, and return its exit status: 0 where it was stopped or removed, 1 after an error."""
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,12 +1,12 @@
-"""Members that come and go while clients write: on hosts of this machine, each a process that you can watch.
+"""Membership changes while clients write, on hosts of this machine, each a process that you can watch.
 
-`make demo-membership` starts three hosts and a client that never stops writing; then a host joins, and is promoted;
-a witness joins; a follower is removed, then the leader; a dead machine is replaced; and two voters are exchanged for
-two others at once. After each step it tells what the shard says of its members, and what the writes meanwhile saw; in
-the end, that every acknowledged write is on every member. Its exit status says whether all went well.
+`make demo-membership` starts three hosts and clients that write all the time. Then a host joins and is promoted, a
+witness joins, a follower is removed, then the leader, a dead machine is replaced, and two voters are swapped for two
+others at once. After each step it prints the members that the shard reports, and what became of the writes meanwhile.
+At the end it checks that every acknowledged write is on every member; the exit status is 0 only then.
 
-From top to bottom: the hosts, each of them a `python -m examples.member`, which is where the calls that change members
-are; the client; the steps, which tell the story; the command line.
+From top to bottom: the hosts, each a process of `python -m examples.member`, which has the calls that change members;
+the clients; the tools of the steps; the steps; the command line.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from rich.table import Table
 from rich.text import Text
 
 from examples.kv import between
-from examples.kv_demo import ALSO_CTRL_C, ROOT, DemoError, free_ports, key, undisturbed, value
+from examples.kv_demo import END_SIGNALS, ROOT, DemoError, free_ports, key, signals_ignored, value
 
 # -- The hosts --------------------------------------------------------------------------------------------------
 
 
 class HostError(Exception):
-    """A host refused an order, or left it open whether it has an effect (`known` is false then)."""
+    """A command failed on a host. Where `known` is false, it may still have had an effect."""
 
     def __init__(self, name: str, text: str, *, known: bool) -> None:
         super().__init__(f"{name}: {text}")
@@ -49,7 +49,7 @@ class HostError(Exception):
 
 @dataclass(frozen=True)
 class Members:
-    """Who belongs to the shard."""
+    """The members of the shard, by role."""
 
     voters: tuple[int, ...]
     observers: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class Members:
 
     @property
     def short(self) -> str:
-        """The same for a table: o4 is an observer, w5 a witness."""
+        """The members in short: o4 is an observer, w5 a witness."""
         marked = [("", self.voters), ("o", self.observers), ("w", self.witnesses)]
         return " ".join(f"{mark}{number}" for mark, numbers in marked for number in numbers)
 
@@ -67,8 +67,8 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a host said of its replica."""
+class Report:
+    """What a host reported about its replica."""
 
     state: str
     term: int
@@ -81,7 +81,7 @@ class Standing:
 
 @dataclass(eq=False)
 class Host:
-    """One host in a process of its own. Its methods may be called from any thread."""
+    """One host in a process of its own. From any thread."""
 
     replica: int
     address: str
@@ -91,8 +91,8 @@ class Host:
     _events: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: "dict[int, Future[Any]]" = field(default_factory=dict)
-    _orders: int = 0
-    _gone: bool = False
+    _commands: int = 0
+    _ended: bool = False
 
     @property
     def log(self) -> Path:
@@ -101,74 +101,74 @@ class Host:
 
     def start(self, *options: str) -> None:
         """Start the process, without waiting for it."""
-        itself = ["--replica", str(self.replica), "--address", self.address]
+        identity = ["--replica", str(self.replica), "--address", self.address]
         data_dir = ["--data-dir", str(self.directory / f"host-{self.replica}")]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # our own program, and options that we chose
-                [sys.executable, "-m", "examples.member", *itself, *data_dir, *options],
+            self.process = subprocess.Popen(  # noqa: S603  # our own program, with our own options
+                [sys.executable, "-m", "examples.member", *identity, *data_dir, *options],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for the demo, which ends its hosts
+                start_new_session=True,  # Ctrl-C reaches only the demo, which then stops its hosts
             )
         assert self.process.stdout is not None
-        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
 
     @property
     def running(self) -> bool:
-        """The process has not ended."""
+        """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def state(self) -> str:
-        """Say in a word what became of the process."""
+        """The state of the process, in one word."""
         if self.running:
-            return "removed" if self.said("removed") else "up"
+            return "removed" if self.has_reported("removed") else "up"
         return "new" if self.process is None else "killed" if self.killed else "ended"
 
     def ask(self, do: str, arguments: Sequence[Any] = (), *, timeout: float, grace: float = 5.0) -> Any:
-        """Give an order, which has `timeout` seconds, and wait `grace` longer for the answer. Raises `HostError`."""
+        """Have the host run a command within `timeout` seconds, and wait `grace` longer for the answer. Raises `HostError`."""
         answer: Future[Any] = Future()
         with self._lock:
-            if self._gone:
-                raise HostError("Gone", f"host {self.replica} has ended", known=True)
-            self._orders += 1
-            number, self._waiting[self._orders] = self._orders, answer
+            if self._ended:
+                raise HostError("Ended", f"host {self.replica} has ended", known=True)
+            self._commands += 1
+            number, self._waiting[self._commands] = self._commands, answer
             self._write({"id": number, "do": do, "arguments": arguments, "timeout": timeout})
         try:
             return answer.result(timeout + grace)
         except FutureTimeoutError:
             raise HostError("Silent", f"host {self.replica} did not answer {do}", known=False) from None
 
-    def standing(self) -> Standing | None:
-        """Ask it how its replica stands, or None if it does not answer."""
+    def report(self) -> Report | None:
+        """Ask the host for the state of its replica; None where it does not answer."""
         try:
-            said = self.ask("status", timeout=1.0, grace=0.0)
+            status = self.ask("status", timeout=1.0, grace=0.0)
         except HostError:
             return None
-        members = Members(*(tuple(said.pop(role)) for role in ("voters", "observers", "witnesses")))
-        return Standing(**said, members=members)
+        members = Members(*(tuple(status.pop(role)) for role in ("voters", "observers", "witnesses")))
+        return Report(**status, members=members)
 
     def has_ended(self) -> bool:
-        """The process has."""
+        """Whether the process has ended."""
         return not self.running
 
-    def said(self, event: str) -> bool:
-        """Whether it told of such an event: "ready", or "removed"."""
+    def has_reported(self, event: str) -> bool:
+        """Whether the host has reported an event: "ready" or "removed"."""
         return event in self._events
 
-    def _write(self, order: Mapping[str, Any]) -> None:
+    def _write(self, command: Mapping[str, Any]) -> None:
         assert self.process is not None
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError, ValueError):  # who waits is told so at the end of its answers
-            self.process.stdin.write(json.dumps(order) + "\n")
+        with suppress(BrokenPipeError, ValueError):  # `_read` fails all commands when the process ends
+            self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
 
-    def _listen(self, said: IO[str]) -> None:
-        with said:
-            for line in said:
+    def _read(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
                 answer = json.loads(line)
                 if "event" in answer:
                     self._events.add(answer["event"])
@@ -180,25 +180,25 @@ class Host:
                 else:
                     future.set_result(answer["value"])
         with self._lock:
-            self._gone = True
+            self._ended = True
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
-            future.set_exception(HostError("Gone", f"host {self.replica} ended meanwhile", known=False))
+            future.set_exception(HostError("Ended", f"host {self.replica} ended meanwhile", known=False))
 
-    def last_words(self) -> str:
-        """Read the end of the log."""
+    def log_end(self) -> str:
+        """Return the last lines of the log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(f"host {self.replica}: {line}" for line in lines[-5:] or ["its log is empty"])
 
     def kill(self) -> None:
-        """End the process at once, as a power failure does."""
+        """Kill the process at once, without a chance to clean up."""
         assert self.process is not None
         self.killed = True
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """End the process by the end of its orders, and see that it does."""
+        """End the process by closing its input, and kill it after eight seconds."""
         if self.process is None:
             return
         assert self.process.stdin is not None
@@ -211,7 +211,7 @@ class Host:
 
 
 class Shard:
-    """All hosts that were ever started. None of their processes survives the `with` block."""
+    """All hosts that were ever started. Their processes end with the `with` block."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -222,77 +222,78 @@ class Shard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with undisturbed(), ThreadPoolExecutor(len(self.hosts) or 1) as pool:
-            for ending in [pool.submit(host.stop) for host in self.hosts.values()]:
-                ending.result()
+        with signals_ignored(), ThreadPoolExecutor(len(self.hosts) or 1) as pool:
+            for stopping in [pool.submit(host.stop) for host in self.hosts.values()]:
+                stopping.result()
 
     def new_host(self) -> Host:
-        """Name a host that has never been, with a port and a directory of its own."""
+        """Return a new host, with an id that was never used, a port and a directory of its own."""
         number = len(self.hosts) + 1
         host = self.hosts[number] = Host(number, f"127.0.0.1:{next(self._ports)}", self._directory)
         return host
 
     def running(self) -> list[Host]:
-        """The hosts whose processes run."""
+        """Return the hosts whose processes run."""
         return [host for host in self.hosts.values() if host.running]
 
     def check(self) -> None:
-        """Raise `DemoError` for a host that ended and should not have."""
+        """Raise `DemoError` where a host has ended that was neither killed nor removed."""
         for host in self.hosts.values():
             if host.process is not None and not host.running and not host.killed:
                 status = host.process.returncode
-                if status or not host.said("removed"):
-                    raise DemoError(f"host {host.replica} ended with status {status}\n{host.last_words()}")
+                if status or not host.has_reported("removed"):
+                    raise DemoError(f"host {host.replica} ended with status {status}\n{host.log_end()}")
 
-    def last_words(self) -> str:
-        """Read the ends of all logs."""
-        return "\n".join(host.last_words() for host in self.hosts.values())
+    def log_ends(self) -> str:
+        """Return the last lines of all logs."""
+        return "\n".join(host.log_end() for host in self.hosts.values())
 
-    def leader(self) -> tuple[int, Standing] | None:
-        """Find the member that leads, in the newest term that anybody leads in, and what it says."""
-        said = [(host.replica, host.standing()) for host in self.running()]
+    def leader(self) -> tuple[int, Report] | None:
+        """Return the leader of the newest term that has one, and its report; None where no member leads."""
+        reports = [(host.replica, host.report()) for host in self.running()]
         leading = [
-            (each.term, number, each)
-            for number, each in said
-            if each and each.state == "LEADER" and number in each.members.voters
+            (report.term, number, report)
+            for number, report in reports
+            if report and report.state == "LEADER" and number in report.members.voters
         ]
         return max(leading, key=lambda found: found[0])[1:] if leading else None
 
 
-# -- The client -------------------------------------------------------------------------------------------------
+# -- The clients ------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Tally:
-    """What became of writes, and for how long none was acknowledged."""
+    """The outcomes of writes, and how long none was acknowledged."""
 
     acknowledged: int = 0
     refused: int = 0
     unknown: int = 0
     pause: float = 0.0
+    """The longest time without an acknowledgement, in seconds."""
     latest: float = 0.0
-    """Seconds since the last one."""
+    """Seconds since the last acknowledgement."""
 
 
 class Load:
-    """Clients that write without pause, each by one host or another, and what they were promised.
+    """Clients that write without pause, each write through a host chosen at random, and the writes acknowledged to them.
 
-    After a failure, a client turns to the host that has not failed for longest.
+    A host that failed lately is not chosen as long as there are others.
     """
 
-    PATIENCE: Final = 1.0
-    """Seconds that a host has for a write."""
-    BACK_OFF: Final = 1.0
-    """Seconds that a host which failed is left alone, as long as there are others."""
+    TIMEOUT_S: Final = 1.0
+    """How long a write may take."""
+    AVOID_S: Final = 1.0
+    """How long a host is avoided after a failure."""
 
     def __init__(self, shard: Shard, clients: int, batch: int) -> None:
         self._shard, self._batch = shard, batch
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._failed: dict[int, float] = {}
-        """The hosts that are written by, and when each failed last."""
+        """The hosts in use, and when each failed last."""
         self.acknowledged: list[tuple[int, int]] = []
-        """Client and number of each write that a host said was done."""
+        """Client and number of each acknowledged write."""
         self._tally = Tally()
         self._latest = self._newest_sent = 0.0
         self._threads = [
@@ -310,29 +311,29 @@ class Load:
             thread.join()
 
     def use(self, *hosts: int) -> None:
-        """Write by these hosts too, from now on."""
+        """Write through these hosts too, from now on."""
         with self._lock:
             self._failed.update(dict.fromkeys(hosts, 0.0))
 
     def leave(self, *hosts: int) -> None:
-        """Write by these hosts no more."""
+        """Write through these hosts no longer."""
         with self._lock:
             for host in hosts:
                 self._failed.pop(host, None)
 
     def begin(self) -> None:
-        """Begin a new tally."""
+        """Start a new tally."""
         with self._lock:
             self._tally, self._latest = Tally(), time.monotonic()
 
     def tally(self) -> Tally:
-        """Return that of now."""
+        """Return the tally so far."""
         with self._lock:
             latest = time.monotonic() - self._latest
             return replace(self._tally, pause=max(self._tally.pause, latest), latest=latest)
 
     def acknowledged_since(self, moment: float) -> bool:
-        """Whether a write was acknowledged that was sent later than that."""
+        """Return whether a write was acknowledged that was sent after `moment`."""
         with self._lock:
             return self._newest_sent > moment
 
@@ -348,14 +349,14 @@ class Load:
     def _choose(self) -> Host | None:
         with self._lock:
             known = self._failed
-            well = [number for number, failed in known.items() if failed < time.monotonic() - self.BACK_OFF]
-            number = random.choice(well) if well else min(known, key=known.__getitem__, default=None)
+            good = [number for number, failed in known.items() if failed < time.monotonic() - self.AVOID_S]
+            number = random.choice(good) if good else min(known, key=known.__getitem__, default=None)
         return None if number is None else self._shard.hosts[number]
 
     def _write(self, host: Host, writes: list[tuple[int, int]]) -> bool:
         sent = time.monotonic()
         try:
-            host.ask("write", [(key(*write), value(*write)) for write in writes], timeout=self.PATIENCE)
+            host.ask("write", [(key(*write), value(*write)) for write in writes], timeout=self.TIMEOUT_S)
         except HostError as error:
             self._note_failure(host, len(writes), error)
             return False
@@ -373,7 +374,7 @@ class Load:
     def _note_failure(self, host: Host, writes: int, error: HostError) -> None:
         with self._lock:
             if error.name == "ReplicaStopped":
-                self._failed.pop(host.replica, None)  # it was removed, and takes nothing ever again
+                self._failed.pop(host.replica, None)  # it was removed for good
             elif host.replica in self._failed:
                 self._failed[host.replica] = time.monotonic()
             if error.known:
@@ -382,14 +383,14 @@ class Load:
                 self._tally.unknown += writes
 
 
-# -- The story --------------------------------------------------------------------------------------------------
+# -- The tools of the steps ------------------------------------------------------------------------------------------------
 
 
 class Story:
-    """What was done, what the shard said, and what the writes saw, step by step."""
+    """Runs the steps: changes the shard, waits for what should follow, prints it, and sums it up in a table."""
 
-    PATIENCE: Final = 20.0
-    """Seconds that anything may take."""
+    TIMEOUT_S: Final = 20.0
+    """How long a step waits for anything that should happen."""
 
     def __init__(self, console: Console, shard: Shard, load: Load, seconds: float) -> None:
         self._console, self._seconds = console, seconds
@@ -414,12 +415,12 @@ class Story:
             self._live.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """Tell what just happened."""
+        """Print what has just happened."""
         self._console.print(f"{self._elapsed():5.1f} s  {text}", style=style, highlight=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Tell of a step and, after some load, what the writes saw of it."""
+        """Run the block as a step and, after some more load, print what became of the writes meanwhile."""
         self.say(title, "bold")
         began = time.monotonic()
         self.load.begin()
@@ -428,7 +429,7 @@ class Story:
             self._load_on()
         except DemoError as error:
             raise DemoError(f"{title}: {error}") from error
-        tally, (leader, said) = self.load.tally(), self.leader()
+        tally, (leader, report) = self.load.tally(), self.leader()
         self.say(
             f"  writes meanwhile: {tally.acknowledged:,} acknowledged, {tally.refused:,} refused, "
             f"{tally.unknown:,} of unknown outcome; none for {tally.pause:.2f} s at most",
@@ -436,29 +437,29 @@ class Story:
         )
         took = f"{time.monotonic() - began:.1f}"
         counts = (f"{count:,}" for count in (tally.acknowledged, tally.refused, tally.unknown))
-        self.table.add_row(title, said.members.short, str(leader), took, *counts, f"{tally.pause:.2f} s")
+        self.table.add_row(title, report.members.short, str(leader), took, *counts, f"{tally.pause:.2f} s")
 
     def _load_on(self) -> None:
-        """Let the clients write for a while, with nothing else going on."""
+        """Let the clients write for a while, without any change."""
         done = time.monotonic()
         self.wait("a write is acknowledged again", lambda: self.load.acknowledged_since(done))
         until = time.monotonic() + self._seconds
-        self.wait("the time is over", lambda: time.monotonic() >= until, self._seconds + self.PATIENCE)
+        self.wait("the time is over", lambda: time.monotonic() >= until, self._seconds + self.TIMEOUT_S)
 
-    def wait(self, what: str, done: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        """Wait until something is so, and return it. Raises `DemoError` if it takes too long or a host ends."""
-        deadline = time.monotonic() + patience
+    def wait(self, what: str, done: Callable[[], Any], timeout: float = TIMEOUT_S) -> Any:
+        """Wait until `done()` is true, and return its value. Raises `DemoError` after `timeout`, or where a host ends."""
+        deadline = time.monotonic() + timeout
         while not (found := done()):
             self.shard.check()
             if time.monotonic() >= deadline:
-                raise DemoError(f"after {patience:.0f} s it is not so that {what}\n{self.shard.last_words()}")
+                raise DemoError(f"waited {timeout:.0f} s in vain until {what}\n{self.shard.log_ends()}")
             self._draw()
             time.sleep(0.02)
         return found
 
-    def leader(self) -> tuple[int, Standing]:
-        """Wait until a member leads; who, and what it says."""
-        found: tuple[int, Standing] = self.wait("a member leads", self.shard.leader)
+    def leader(self) -> tuple[int, Report]:
+        """Wait until a member leads, and return it with its report."""
+        found: tuple[int, Report] = self.wait("a member leads", self.shard.leader)
         return found
 
     def _elapsed(self) -> float:
@@ -471,14 +472,14 @@ class Story:
 
     def _picture(self) -> Table:
         tally = self.load.tally()
-        told = f"{tally.acknowledged:,} writes acknowledged in this step, the last {tally.latest:.2f} s ago"
-        picture = Table(title=f"{self._elapsed():.0f} s: {told}", title_justify="left")
+        writes = f"{tally.acknowledged:,} writes acknowledged in this step, the last {tally.latest:.2f} s ago"
+        picture = Table(title=f"{self._elapsed():.0f} s: {writes}", title_justify="left")
         for title in ("host", "state", "role", "knows as members"):
             picture.add_column(title)
         for title in ("leader", "term", "commit", "applied"):
             picture.add_column(title, justify="right")
         for host in self.shard.hosts.values():
-            seen = host.standing() if host.running else None
+            seen = host.report() if host.running else None
             cells = [str(host.replica), host.state]
             if seen is not None:
                 figures = (seen.leader or "?", seen.term, seen.commit, seen.applied)
@@ -487,25 +488,25 @@ class Story:
             picture.add_row(*cells, style="bold green" if leads else "dim" if seen is None else "")
         return picture
 
-    # -- what is done to the shard
+    # -- Changes of the shard
 
     def ready(self, host: Host) -> None:
-        """Wait until a host that was started is there."""
-        self.wait(f"host {host.replica} is ready", partial(host.said, "ready"))
+        """Wait until a started host is ready."""
+        self.wait(f"host {host.replica} is ready", partial(host.has_reported, "ready"))
 
     def join(self, host: Host, role: str = "FOLLOWER") -> None:
-        """Start a host that is told nothing but its own number."""
+        """Start a host that knows only its own id and role."""
         host.start("--join", "--role", role)
         self.ready(host)
-        told = "" if role == "FOLLOWER" else f", role={role}"
-        self.say(f"  host {host.replica} is started on an empty directory: join=True{told}")
+        extra = "" if role == "FOLLOWER" else f", role={role}"
+        self.say(f"  host {host.replica} is started on an empty directory: join=True{extra}")
 
     def change(self, do: str, *arguments: Any, by: Host | None = None) -> None:
-        """Change the membership by one call, at the leader or another host, and tell what the shard says then.
+        """Change the membership by one call, at the leader unless `by` names another host.
 
-        One that was refused, because of an election say, is repeated. One whose outcome is unknown is not.
+        A change that was refused, such as during an election, is repeated. One whose outcome is unknown is not.
         """
-        deadline = time.monotonic() + self.PATIENCE
+        deadline = time.monotonic() + self.TIMEOUT_S
         listed = ", ".join(repr(each) for each in arguments)
         while True:
             host = by or self.shard.hosts[self.leader()[0]]
@@ -523,34 +524,34 @@ class Story:
                 return
 
     def agree(self, members: Members) -> None:
-        """Wait until all members say that these are the members, and tell so."""
-        who = [self.shard.hosts[number] for each in (members.voters, members.observers) for number in each]
+        """Wait until all members report these members."""
+        hosts = [self.shard.hosts[number] for number in (*members.voters, *members.observers)]
 
         def agreed() -> bool:
-            return all((said := host.standing()) is not None and said.members == members for host in who)
+            return all((report := host.report()) is not None and report.members == members for host in hosts)
 
-        self.wait(f"all members know of {members}", agreed)
-        leader, said = self.leader()
-        self.say(f"  the shard says: {members}; host {leader} leads, in term {said.term}")
+        self.wait(f"all members report {members}", agreed)
+        leader, report = self.leader()
+        self.say(f"  the shard says: {members}; host {leader} leads, in term {report.term}")
 
     def caught_up(self, *hosts: Host) -> None:
-        """Wait until hosts have all that is committed now."""
+        """Wait until hosts have applied every entry that is committed now."""
         goal = self.leader()[1].commit
         for host in hosts:
 
-            def there(host: Host = host) -> Standing | None:
-                said = host.standing()
-                return said if said is not None and said.applied >= goal else None
+            def caught_up(host: Host = host) -> Report | None:
+                report = host.report()
+                return report if report is not None and report.applied >= goal else None
 
-            said: Standing = self.wait(f"host {host.replica} has applied entry {goal}", there)
+            report: Report = self.wait(f"host {host.replica} has applied entry {goal}", caught_up)
             took = time.monotonic() - self._asked
-            how = f"a snapshot, and the log from {said.first:,} on" if said.first > 2 else "the log"
+            how = f"a snapshot, and the log from {report.first:,} on" if report.first > 2 else "the log"
             self.say(f"  host {host.replica} holds {goal:,} entries {took:.1f} s later, by {how}")
 
     def removed(self, *hosts: Host) -> None:
-        """Wait until hosts that were removed have said so, and have ended by themselves."""
+        """Wait until removed hosts have reported that, and have ended by themselves."""
         for host in hosts:
-            self.wait(f"host {host.replica} says that it was removed", partial(host.said, "removed"))
+            self.wait(f"host {host.replica} says that it was removed", partial(host.has_reported, "removed"))
             self.say(f"  host {host.replica} says that its shard removed it")
         for host in hosts:
             self.wait(f"host {host.replica} ends by itself", host.has_ended)
@@ -559,7 +560,10 @@ class Story:
         self.load.leave(*(host.replica for host in hosts))
 
 
-def tell(story: Story) -> None:
+# -- The steps --------------------------------------------------------------------------------------------------
+
+
+def run_steps(story: Story) -> None:
     """Change the members of a shard in every way."""
     shard, load = story.shard, story.load
     first = [shard.new_host() for _ in range(3)]
@@ -592,16 +596,16 @@ def tell(story: Story) -> None:
 
 
 def remove_two(story: Story) -> tuple[int, ...]:
-    """Remove a follower, then the leader; the voters that remain."""
+    """Remove a follower, then the leader. Returns the voters that remain."""
     hosts = story.shard.hosts
     voters: tuple[int, ...] = (1, 2, 3, 4)
     with story.step("remove a follower"):
         leader = story.leader()[0]
-        gone = next(number for number in voters if number != leader)
-        story.change("remove_replica", gone)
-        voters = tuple(number for number in voters if number != gone)
+        follower = next(number for number in voters if number != leader)
+        story.change("remove_replica", follower)
+        voters = tuple(number for number in voters if number != follower)
         story.agree(Members(voters, (), (5,)))
-        story.removed(hosts[gone])
+        story.removed(hosts[follower])
     with story.step("remove the leader"):
         leader = story.leader()[0]
         story.change("remove_replica", leader, by=hosts[leader])
@@ -612,7 +616,7 @@ def remove_two(story: Story) -> tuple[int, ...]:
 
 
 def replace_a_dead_machine(story: Story, voters: tuple[int, ...]) -> tuple[int, ...]:
-    """Kill a follower, remove it, and add another one under a new number; the voters then."""
+    """Kill a follower, remove it, and add another one under a new id. Returns the voters afterwards."""
     with story.step("replace a dead machine"):
         leader = story.leader()[0]
         dead = next(number for number in voters if number != leader)
@@ -633,7 +637,7 @@ def replace_a_dead_machine(story: Story, voters: tuple[int, ...]) -> tuple[int, 
 
 
 def exchange_two(story: Story, voters: tuple[int, ...]) -> None:
-    """Exchange both voters for two others, at once."""
+    """Swap both voters for two others at once."""
     hosts = story.shard.hosts
     with story.step("swap two voters at once"):
         new = [story.shard.new_host() for _ in range(2)]
@@ -651,17 +655,17 @@ def exchange_two(story: Story, voters: tuple[int, ...]) -> None:
 
 
 def check(story: Story) -> bool:
-    """Look for every acknowledged write on every member that keeps writes. Returns whether all are there."""
+    """Look for every acknowledged write on every voter and observer. Returns whether all are there."""
     members = story.leader()[1].members
     hosts = [story.shard.hosts[number] for number in (*members.voters, *members.observers)]
     count = len(story.load.acknowledged)
     with ThreadPoolExecutor(len(hosts)) as pool:
         missed = list(pool.map(lambda host: missing(host, story.load.acknowledged), hosts))
     if any(missed):
-        told = ", ".join(
+        missing_on = ", ".join(
             f"host {host.replica} lacks {lost:,}" for host, lost in zip(hosts, missed, strict=True)
         )
-        story.say(f"LOST: of {count:,} acknowledged writes, {told}", "bold red")
+        story.say(f"LOST: of {count:,} acknowledged writes, {missing_on}", "bold red")
         return False
     named = " and ".join(str(host.replica) for host in hosts)
     story.say(
@@ -671,15 +675,17 @@ def check(story: Story) -> bool:
 
 
 def missing(host: Host, writes: Sequence[tuple[int, int]]) -> int:
-    """Count the writes that a host does not answer with, by linearizable reads. Raises `DemoError`."""
+    """Count the writes that a host lacks, by linearizable reads. Raises `DemoError` where it does not answer."""
     lost = 0
     for first in range(0, len(writes), 1000):
-        some = writes[first : first + 1000]
+        part = writes[first : first + 1000]
         try:
-            found = host.ask("read", [key(*write) for write in some], timeout=15.0)
+            found = host.ask("read", [key(*write) for write in part], timeout=15.0)
         except HostError as error:
-            raise DemoError(f"host {host.replica} does not say what it holds: {error}") from error
-        lost += sum(value(*write) != there for write, there in zip(some, found, strict=True))
+            raise DemoError(
+                f"host {host.replica} does not answer, so its writes cannot be checked: {error}"
+            ) from error
+        lost += sum(value(*write) != there for write, there in zip(part, found, strict=True))
     return lost
 
 
@@ -695,42 +701,47 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     seconds = between(0, 60, float)
-    add("--seconds", type=seconds, default=2.0, help="of load behind each step (default: %(default)s)")
-    add("--clients", type=between(1, 64, int), default=4, help="that write at once (default: %(default)s)")
+    add("--seconds", type=seconds, default=2.0, help="seconds of load after each step (default: %(default)s)")
+    add(
+        "--clients",
+        type=between(1, 64, int),
+        default=4,
+        help="clients that write at once (default: %(default)s)",
+    )
     add("--batch", type=between(1, 500, int), default=16, help="writes sent at a time (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
 def play(options: argparse.Namespace) -> bool:
-    """Run the hosts and the clients, and tell the story."""
+    """Run the hosts, the clients and the steps. Returns whether every acknowledged write is on every member."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     with tempfile.TemporaryDirectory(prefix="drakkar-members-", ignore_cleanup_errors=True) as directory:
         with Shard(Path(directory)) as shard:
             load = Load(shard, options.clients, options.batch)
             with Story(console, shard, load, options.seconds) as story:
                 with load:
-                    tell(story)
-                story.say("the clients stop, and everything that they were told is written is looked for")
-                well = check(story)
+                    run_steps(story)
+                story.say("the clients stop, and every acknowledged write is looked for")
+                complete = check(story)
         console.print(story.table)
-    return well
+    return complete
 
 
 def limit_time(seconds: float) -> None:
-    """End the demo within two minutes, or what longer steps add to that, whatever hangs."""
+    """End the demo after two minutes, or later where --seconds is longer, even where something hangs."""
 
     def end(*_: object) -> None:
-        raise DemoError("it did not end within its time: the machine is very slow, or something hangs")
+        raise DemoError("the demo takes too long: the machine is very slow, or something hangs")
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(120 + round(7 * seconds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo. Returns 0 only if all steps went well, and every acknowledged write is on every member."""
+    """Run the demo. Returns 0 only where all steps succeeded, and every acknowledged write is on every member."""
     options = parse(arguments)
-    for each in ALSO_CTRL_C:
-        signal.signal(each, signal.default_int_handler)
+    for number in END_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     limit_time(options.seconds)
     try:
         return 0 if play(options) else 1

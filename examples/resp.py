@@ -1,7 +1,6 @@
-"""What Redis clients and servers write to each other: requests in, replies out (RESP2, and RESP3 for who asks).
+"""The Redis protocol: requests in, replies out, in RESP2, or in RESP3 where a client asks for it.
 
-`hiredis` parses. What it leaves to its user is done here: bounds on what a client may send, and writing replies,
-which takes five rules.
+`hiredis` parses. This module adds limits on what a client may send, and writes replies.
 """
 
 import re
@@ -13,10 +12,10 @@ import hiredis
 __all__ = ["OK", "Failure", "ProtocolError", "Reply", "Request", "Requests", "integer", "pieces"]
 
 Request: TypeAlias = list[bytes]
-"""A command's name and its arguments, as they came."""
+"""A command's name and its arguments, as the client sent them."""
 
 Reply: TypeAlias = "str | bytes | int | list[Reply] | dict[str, Reply] | None"
-"""`str` is a status such as OK, or a `Failure`; `bytes` is a value; `None` says that there is none."""
+"""`str` is a status such as OK, or a `Failure`; `bytes` is a value; `None` is a missing value."""
 
 OK: Final = "OK"
 
@@ -24,21 +23,22 @@ MAX_DIGITS: Final = 5
 """A request has at most 99,999 parts."""
 
 MAX_LINE: Final = 64 << 10
-"""Bytes of a command typed as a line; Redis' own bound."""
+"""Maximum bytes of a command typed as a line, as in Redis itself."""
 
 
 class Failure(str):
-    """An error reply: a code in capitals, what was wrong, and what to do."""
+    """An error reply: a code in capitals, what was wrong, and what to do about it."""
 
     __slots__ = ()
 
 
 class ProtocolError(Exception):
-    """The client does not speak Redis, or asks for too much in one request: it is told so, and disconnected."""
+    """The client does not speak Redis, or sent too large a request. It gets the text, and is disconnected."""
 
 
-# hiredis makes room for all elements when it reads how many they will be, so that eleven bytes could claim
-# gigabytes, and hold the process up for seconds when they are given back. These find the headers that may, before hiredis sees them; the second, those that may be cut in two.
+# hiredis allocates all elements of an array when it reads their number, so eleven bytes could claim gigabytes, and block
+# the process for seconds when they are freed. The first pattern finds such headers before hiredis sees them, the second
+# a header that may be cut off at the end of a chunk.
 _HUGE_HEADER: Final = re.compile(rb"[*~>%%]\d{%d,}" % (MAX_DIGITS + 1))
 _CUT_HEADER: Final = re.compile(rb"[*~>%%]\d{0,%d}\Z" % MAX_DIGITS)
 
@@ -46,8 +46,8 @@ _CUT_HEADER: Final = re.compile(rb"[*~>%%]\d{0,%d}\Z" % MAX_DIGITS)
 class Requests:
     """Bytes in, requests out, for one connection.
 
-    A line of text at the start of a chunk is a request too, as a person types it with telnet, and as
-    redis-benchmark tries it.
+    A line of text at the start of a chunk is a request too: a person may type it with telnet, and redis-benchmark sends
+    one.
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,12 +55,12 @@ class Requests:
         self._limit = limit
         self._held = b""
         self.buffered = 0
-        """Bytes that wait for the rest of their request, known to a chunk."""
+        """Bytes of an incomplete request, rounded up to whole chunks."""
         self.broken: ProtocolError | None = None
-        """Why nothing that follows can be understood."""
+        """Why the rest of the connection cannot be parsed; None while it can."""
 
     def feed(self, chunk: bytes) -> list[Request]:
-        """Return the requests that `chunk` completes, up to the point where `broken` says what is wrong."""
+        """Return the requests that `chunk` completes. Those before an error are returned; `broken` holds the error."""
         data, self._held = self._held + chunk, b""
         requests: list[Request] = []
         try:
@@ -87,9 +87,9 @@ class Requests:
         if len(self._held) > MAX_LINE:
             raise ProtocolError(f"a line has more than {MAX_LINE} bytes and no end: send commands as arrays")
         for words in map(bytes.split, complete.splitlines()):
-            # A web page must not be able to send commands by way of somebody's browser.
+            # A web page must not be able to send commands through a user's browser.
             if words[:1] and words[0].upper() in {b"POST", b"HOST:"}:
-                raise ProtocolError("this is a Redis server, and no web server")
+                raise ProtocolError("this is a Redis server, not a web server")
             if words:
                 yield words
 
@@ -100,7 +100,7 @@ class Requests:
         for header in _HUGE_HEADER.finditer(data):
             yield from self._parse(data[fed : header.start()])
             fed = header.start()
-            # Within a value, the same bytes mean nothing.
+            # Inside a value, these bytes are not a header.
             if not self._reader.has_data():
                 claimed = header.group()[1:].decode()
                 raise ProtocolError(f"a request of {claimed} parts: send at most {10**MAX_DIGITS - 1}")
@@ -120,7 +120,7 @@ _INCOMPLETE: Final = object()
 
 
 def _checked(request: object) -> Request:
-    """`hiredis` reads all that a server may say; of a client, only a flat array of strings is a request."""
+    """Return `request` where it is a flat array of strings. `hiredis` accepts every type that servers send."""
     if type(request) is list and set(map(type, request)) == {bytes}:
         return request
     raise ProtocolError(f"a request is an array of bulk strings, not a {type(request).__name__}")
@@ -130,14 +130,14 @@ _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
 def integer(text: bytes) -> int | None:
-    """Read a number of 64 bits, written as Redis wants it: no signs, zeros or blanks that could be left out."""
+    """Read a number of 64 bits as Redis does: no plus sign, leading zero or blank. Returns None where it is not one."""
     if _INTEGER.fullmatch(text) and -(1 << 63) <= (number := int(text)) < 1 << 63:
         return number
     return None
 
 
 def pieces(reply: Reply, *, resp3: bool = False) -> Iterator[bytes]:
-    """`reply` as it is written, in pieces that are each no larger than the largest value in it."""
+    """Encode `reply`, in pieces; none is much larger than the largest value in it."""
     match reply:
         case bytes():
             yield b"$%d\r\n%b\r\n" % (len(reply), reply)
@@ -154,7 +154,7 @@ def pieces(reply: Reply, *, resp3: bool = False) -> Iterator[bytes]:
             for element in reply:
                 yield from pieces(element, resp3=resp3)
         case dict():
-            # RESP2 knows no maps, and writes one as keys and values in turn.
+            # RESP2 has no maps: one is sent as an array of keys and values in turn.
             yield b"%%%d\r\n" % len(reply) if resp3 else b"*%d\r\n" % (2 * len(reply))
             for key, value in reply.items():
                 yield from pieces(key.encode())

@@ -1,7 +1,7 @@
-"""The Redis commands of the key-value example: what each is checked for, and what becomes of it.
+"""The Redis commands of the key-value example: how each is checked, and what answers it.
 
-A command is answered here, or turned into what the state machine is given: a list of a name and arguments, which
-`query` takes as it is, and `apply` as CBOR.
+A command is answered here, or translated for the state machine into a list of a name and arguments. `query` takes the
+list itself, `apply` takes it as CBOR.
 """
 
 import sys
@@ -19,33 +19,34 @@ from examples.resp import OK, Failure, Reply, Request, integer
 __all__ = ["COMMANDS", "REDIS_VERSION", "Client", "Kind", "Limits", "plan"]
 
 MAX_PATTERN: Final = 1 << 10
-"""Bytes of a pattern of KEYS."""
+"""Maximum bytes of a pattern of KEYS."""
 
 REDIS_VERSION: Final = "7.0.0"
-"""The Redis whose replies these follow; clients look at it to learn what they may ask for."""
+"""The version of Redis whose replies these follow. Clients use it to find out which commands they may send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one host's front takes on."""
+    """Limits of one host's front. Keep `max_value` the same on all hosts."""
 
     max_value: int = 512 << 10
-    """Bytes of a key or a value."""
+    """Maximum bytes of a key or a value."""
     max_clients: int = 1000
+    """Maximum connections of clients at once."""
     timeout: float = 5.0
-    """Seconds after which a command is answered, with an error if need be. A new leader is found well within."""
+    """Seconds until a command is answered, if need be with an error. The election of a new leader takes less."""
     attempt: float = 2.0
-    """Seconds after which a write that was sent to a leader, and of which nothing is heard, is called unknown."""
+    """Seconds until the outcome of a write is unknown, where the leader that it was sent to does not answer."""
 
     @property
     def max_command(self) -> int:
-        """Bytes of all keys and values of one command, which becomes one entry of the log."""
+        """Maximum bytes of all keys and values of one command, which becomes one entry of the log."""
         return 8 * self.max_value
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Client:
-    """What a connection agreed on."""
+    """The state of one connection."""
 
     number: int
     name: bytes = b""
@@ -56,45 +57,45 @@ class Client:
 
 @dataclass(eq=False, slots=True)
 class Transaction:
-    """What was said since MULTI, as the log will hold it."""
+    """The commands since MULTI, encoded for the log."""
 
     commands: list[bytes] = field(default_factory=list)
     size: int = 0
     spoiled: bool = False
-    """Something was wrong, so EXEC must do nothing."""
+    """A command was wrong, so EXEC must apply none."""
 
 
 class Host(Protocol):
-    """What the commands that are answered here need to know."""
+    """What commands that are answered here need to know of the host."""
 
     limits: Limits
 
     def role(self) -> str:
-        """Name the replica's state: leader, follower, candidate."""
+        """Return the replica's state in lower case, such as leader or follower."""
 
     def info(self) -> dict[str, dict[str, object]]:
-        """Gather the sections of INFO, and their fields."""
+        """Return the sections of INFO, each with its fields."""
 
 
 class Kind(Enum):
-    """Who answers a command, and in what company."""
+    """What answers a command, and which commands travel together."""
 
     HERE = "the front"
-    READ = "the replica, when it knows that it is up to date, together with other reads"
-    SCAN = "the same, alone, because its answer may be large"
-    WRITE = "the log"
-    TRANSACTION = "the log, for all of several commands or none"
+    READ = "a linearizable read of the replica, together with other reads"
+    SCAN = "a linearizable read on its own, because its answer may be large"
+    WRITE = "an entry of the log"
+    TRANSACTION = "one entry of the log, for all commands between MULTI and EXEC"
 
 
 class RefusedError(Exception):
-    """The command is wrong; the text is the reply."""
+    """The command is wrong. The text is the reply."""
 
 
-# -- What the state machine is given
+# -- Commands for the state machine
 
 
 def _check_sizes(limits: Limits, *arguments: bytes) -> None:
-    # Mostly all of them together are within the bound of one.
+    # Usually all arguments together are smaller than the limit of one.
     if (total := sum(map(len, arguments))) <= limits.max_value:
         return
     if (longest := max(map(len, arguments))) > limits.max_value:
@@ -120,7 +121,7 @@ def _set(limits: Limits, key: bytes, value: bytes, *options: bytes) -> list[Any]
     chosen = {option.upper() for option in options}
     if expiry := chosen & _EXPIRY:
         raise RefusedError(
-            f"ERR {_shown(min(expiry))} is not offered by this store: its keys never expire, so leave it out"
+            f"ERR {_shown(min(expiry))} is not supported: keys of this store never expire, so leave it out"
         )
     if unknown := chosen - _SET_OPTIONS:
         raise RefusedError(
@@ -140,7 +141,7 @@ def _mset(limits: Limits, *pairs: bytes) -> list[Any]:
 
 def _append(limits: Limits, key: bytes, value: bytes) -> list[Any]:
     _check_sizes(limits, key, value)
-    # The limit travels with the command, so that all hosts judge alike, whatever they were started with.
+    # The limit is part of the command, so all hosts decide alike, even where they were started with different limits.
     return ["APPEND", key, value, limits.max_value]
 
 
@@ -154,7 +155,7 @@ def _add(sign: int, limits: Limits, key: bytes, amount: bytes = b"1") -> list[An
     _check_sizes(limits, key)
     if (number := integer(amount)) is None:
         raise RefusedError(
-            f"ERR value is not an integer or out of range: {_shown(amount)} has no place in 64 bits"
+            f"ERR value is not an integer or out of range: {_shown(amount)} is not an integer of 64 bits"
         )
     return ["INCR", key, sign * number]
 
@@ -173,37 +174,38 @@ def _of_keys(name: str, limits: Limits, *keys: bytes) -> list[Any]:
 
 
 class Command(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
     kind: Kind
-    least: int
-    most: int
-    """How many arguments follow the name."""
+    min_arguments: int
+    max_arguments: int
+    """How many arguments may follow the name."""
     prepare: Callable[..., Any]
-    """Turns the arguments into what the state machine is given; for `HERE`, answers at once."""
+    """Translates the arguments for the state machine; for `HERE`, returns the reply."""
     keys: tuple[int, int, int] = (0, 0, 0)
-    """The first and last argument that is a key, and the step between, as Redis counts them."""
+    """The first and the last argument that is a key, and the step from one key to the next, as in COMMAND INFO."""
 
     @property
     def arity(self) -> int:
-        """As Redis counts: the name too, and negative where more may follow."""
-        return 1 + self.least if self.least == self.most else -1 - self.least
+        """The number of arguments as Redis counts it: with the name, and negative where more may follow."""
+        fixed = self.min_arguments == self.max_arguments
+        return 1 + self.min_arguments if fixed else -1 - self.min_arguments
 
 
-# -- What is answered here
+# -- Commands that are answered here
 
 
-def _ping(_front: Host, _who: Client, *message: bytes) -> Reply:
+def _ping(_front: Host, _client: Client, *message: bytes) -> Reply:
     return message[0] if message else "PONG"
 
 
-def _echo(_front: Host, _who: Client, message: bytes) -> Reply:
+def _echo(_front: Host, _client: Client, message: bytes) -> Reply:
     return message
 
 
-def _select(_front: Host, _who: Client, number: bytes) -> Reply:
+def _select(_front: Host, _client: Client, number: bytes) -> Reply:
     if number != b"0":
-        raise RefusedError(f"ERR DB index is out of range: there is only 0, and no {_shown(number)}")
+        raise RefusedError(f"ERR DB index is out of range: {_shown(number)} does not exist, use 0")
     return OK
 
 
@@ -221,7 +223,9 @@ def _hello(front: Host, client: Client, *arguments: bytes) -> Reply:
         case [b"SETNAME", name]:
             client.name = name
         case [b"AUTH", *_]:
-            raise RefusedError("ERR this store has no users and no passwords: leave AUTH out")
+            raise RefusedError(
+                "ERR AUTH is not supported: this store has no users and passwords, so leave it out"
+            )
         case _:
             raise RefusedError("ERR syntax error: HELLO takes a protocol version and SETNAME")
     if arguments:
@@ -251,11 +255,9 @@ def _client(_front: Host, client: Client, subcommand: bytes, *arguments: bytes) 
     raise _unknown_subcommand("CLIENT", subcommand, "GETNAME, ID, SETINFO attribute value, SETNAME name")
 
 
-def _config(front: Host, _who: Client, subcommand: bytes, *patterns: bytes) -> Reply:
+def _config(front: Host, _client: Client, subcommand: bytes, *patterns: bytes) -> Reply:
     if subcommand.upper() != b"GET" or not patterns:
-        raise _unknown_subcommand(
-            "CONFIG", subcommand, "GET pattern; options are set when the host is started"
-        )
+        raise _unknown_subcommand("CONFIG", subcommand, "GET pattern; set options when you start the host")
     known = {
         "appendonly": b"yes",
         "maxclients": b"%d" % front.limits.max_clients,
@@ -266,7 +268,7 @@ def _config(front: Host, _who: Client, subcommand: bytes, *patterns: bytes) -> R
     return {name: value for name, value in known.items() if any(fnmatchcase(name, each) for each in wanted)}
 
 
-def _command(_front: Host, _who: Client, *arguments: bytes) -> Reply:
+def _command(_front: Host, _client: Client, *arguments: bytes) -> Reply:
     match [argument.upper() for argument in arguments]:
         case [] | [b"INFO"]:
             return [_described(name) for name in COMMANDS]
@@ -277,7 +279,7 @@ def _command(_front: Host, _who: Client, *arguments: bytes) -> Reply:
         case [b"LIST"]:
             return [name.lower() for name in COMMANDS]
         case [b"DOCS", *_]:
-            # Has a place for a summary, a history, a complexity; redis-cli asks for it and does without.
+            # Documentation is optional: redis-cli asks for it and works without it.
             return {}
     raise _unknown_subcommand("COMMAND", arguments[0], "COUNT, DOCS, INFO, LIST")
 
@@ -285,11 +287,11 @@ def _command(_front: Host, _who: Client, *arguments: bytes) -> Reply:
 def _described(name: bytes) -> Reply:
     command = COMMANDS[name]
     flags: list[Reply] = ["write" if command.kind is Kind.WRITE else "readonly"]
-    # Access categories, tips, key specifications and subcommands follow, and are not told.
+    # Access categories, tips, key specifications and subcommands are left empty.
     return [name.lower(), command.arity, flags, *command.keys, [], [], [], []]
 
 
-def _info(front: Host, _who: Client, *sections: bytes) -> Reply:
+def _info(front: Host, _client: Client, *sections: bytes) -> Reply:
     wanted = {section.decode(errors="replace").lower() for section in sections}
     everything = not wanted or wanted & {"all", "default", "everything"}
     lines: list[str] = []
@@ -299,12 +301,12 @@ def _info(front: Host, _who: Client, *sections: bytes) -> Reply:
     return "\r\n".join(lines).encode()
 
 
-# -- Transactions: what is queued becomes one command of the log, reads included
+# -- Transactions: the queued commands, reads too, become one command of the log
 
 
 def _multi(_front: Host, client: Client) -> "Step":
     if client.transaction is not None:
-        raise RefusedError("ERR MULTI calls can not be nested: EXEC or DISCARD the one that is open")
+        raise RefusedError("ERR MULTI calls can not be nested: send EXEC or DISCARD first")
     client.transaction = Transaction()
     return Kind.HERE, partial(str, OK)
 
@@ -312,7 +314,7 @@ def _multi(_front: Host, client: Client) -> "Step":
 def _queue(limits: Limits, transaction: Transaction, command: Command, request: Request) -> "Step":
     if command.kind is Kind.HERE:
         raise RefusedError(
-            f"ERR {_shown(request[0])} has no place between MULTI and EXEC: only reads and writes have"
+            f"ERR {_shown(request[0])} is not allowed between MULTI and EXEC: send reads and writes only"
         )
     encoded = cbor2.dumps(command.prepare(limits, *request[1:]))
     if transaction.size + len(encoded) > limits.max_command:
@@ -339,11 +341,11 @@ def _discard(_front: Host, client: Client) -> "Step":
 def _close(client: Client, name: str) -> Transaction:
     transaction, client.transaction = client.transaction, None
     if transaction is None:
-        raise RefusedError(f"ERR {name} without MULTI: say MULTI first")
+        raise RefusedError(f"ERR {name} without MULTI: send MULTI first")
     return transaction
 
 
-# -- Who is not understood
+# -- Unknown commands
 
 
 def _unknown_subcommand(name: str, subcommand: bytes, known: str) -> RefusedError:
@@ -361,24 +363,24 @@ def _unknown(name: bytes, *arguments: bytes) -> RefusedError:
 
 
 def _shown(argument: bytes) -> str:
-    """Make what a client sent fit for one line on a person's terminal."""
+    """Return what a client sent as one printable line, cut to 64 bytes."""
     text = argument[:64].decode("ascii", "backslashreplace")
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 # -- The table
 
-MANY: Final = sys.maxsize
+UNLIMITED: Final = sys.maxsize
 
 COMMANDS: Final[Mapping[bytes, Command]] = {
     b"GET": Command(Kind.READ, 1, 1, partial(_of_keys, "GET"), (1, 1, 1)),
-    b"MGET": Command(Kind.READ, 1, MANY, partial(_of_keys, "MGET"), (1, -1, 1)),
-    b"EXISTS": Command(Kind.READ, 1, MANY, partial(_of_keys, "EXISTS"), (1, -1, 1)),
+    b"MGET": Command(Kind.READ, 1, UNLIMITED, partial(_of_keys, "MGET"), (1, -1, 1)),
+    b"EXISTS": Command(Kind.READ, 1, UNLIMITED, partial(_of_keys, "EXISTS"), (1, -1, 1)),
     b"DBSIZE": Command(Kind.READ, 0, 0, partial(_of_keys, "DBSIZE")),
     b"KEYS": Command(Kind.SCAN, 1, 1, _keys),
-    b"SET": Command(Kind.WRITE, 2, MANY, _set, (1, 1, 1)),
-    b"MSET": Command(Kind.WRITE, 2, MANY, _mset, (1, -1, 2)),
-    b"DEL": Command(Kind.WRITE, 1, MANY, partial(_of_keys, "DEL"), (1, -1, 1)),
+    b"SET": Command(Kind.WRITE, 2, UNLIMITED, _set, (1, 1, 1)),
+    b"MSET": Command(Kind.WRITE, 2, UNLIMITED, _mset, (1, -1, 2)),
+    b"DEL": Command(Kind.WRITE, 1, UNLIMITED, partial(_of_keys, "DEL"), (1, -1, 1)),
     b"INCR": Command(Kind.WRITE, 1, 1, partial(_add, 1), (1, 1, 1)),
     b"INCRBY": Command(Kind.WRITE, 2, 2, partial(_add, 1), (1, 1, 1)),
     b"DECR": Command(Kind.WRITE, 1, 1, partial(_add, -1), (1, 1, 1)),
@@ -389,24 +391,24 @@ COMMANDS: Final[Mapping[bytes, Command]] = {
     b"EXEC": Command(Kind.TRANSACTION, 0, 0, _exec),
     b"DISCARD": Command(Kind.TRANSACTION, 0, 0, _discard),
     b"PING": Command(Kind.HERE, 0, 1, _ping),
-    b"INFO": Command(Kind.HERE, 0, MANY, _info),
-    b"COMMAND": Command(Kind.HERE, 0, MANY, _command),
-    b"QUIT": Command(Kind.HERE, 0, MANY, _quit),
-    # What clients and tools say by themselves when they connect.
+    b"INFO": Command(Kind.HERE, 0, UNLIMITED, _info),
+    b"COMMAND": Command(Kind.HERE, 0, UNLIMITED, _command),
+    b"QUIT": Command(Kind.HERE, 0, UNLIMITED, _quit),
+    # Clients and tools send these by themselves when they connect.
     b"ECHO": Command(Kind.HERE, 1, 1, _echo),
     b"SELECT": Command(Kind.HERE, 1, 1, _select),
-    b"HELLO": Command(Kind.HERE, 0, MANY, _hello),
-    b"CLIENT": Command(Kind.HERE, 1, MANY, _client),
-    b"CONFIG": Command(Kind.HERE, 1, MANY, _config),
+    b"HELLO": Command(Kind.HERE, 0, UNLIMITED, _hello),
+    b"CLIENT": Command(Kind.HERE, 1, UNLIMITED, _client),
+    b"CONFIG": Command(Kind.HERE, 1, UNLIMITED, _config),
 }
 
 
 Step: TypeAlias = tuple[Kind, Any]
-"""Who answers, and what is handed to them: `HERE` a function to call, reads a query, the log a command's bytes."""
+"""What answers, and its input: for `HERE` a function without arguments, for reads a query, for writes the bytes."""
 
 
 def plan(host: Host, client: Client, request: Request) -> Step:
-    """Check the request, and decide who answers it."""
+    """Check the request, and decide what answers it."""
     try:
         command = _find(request)
         if command.kind is Kind.TRANSACTION:
@@ -428,7 +430,7 @@ def _find(request: Request) -> Command:
     command = COMMANDS.get(name) or COMMANDS.get(name.upper())
     if command is None:
         raise _unknown(*request)
-    if not command.least < len(request) <= command.most + 1:
+    if not command.min_arguments < len(request) <= command.max_arguments + 1:
         raise RefusedError(f"ERR wrong number of arguments for '{_shown(name).lower()}' command")
     return command
 

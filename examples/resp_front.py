@@ -1,11 +1,11 @@
-"""A Redis front for a replica of a key-value state machine: any host's, since writes find their leader.
+"""A Redis server in front of one replica of a key-value store. Any replica will do: writes are sent on to the leader.
 
-What clients ask for is sorted into three kinds. Some the front answers by itself. Reads and writes go to the
-replica in lanes: whatever all connections ask for while a request is on its way travels together in the next
-one, because a request to the replica costs nearly the same for one command and for a thousand.
+The front answers some commands by itself. Reads and writes go to the replica in lanes: while one request to the replica
+is on its way, the commands of all connections are collected for the next one. A request costs nearly the same for one
+command as for a thousand.
 
-Of a connection, everything is answered in order: its next request is looked at when the last one is answered. So
-effects happen in order too, and a client that does not read its replies is not read from.
+Each connection is served in order: its next request is taken when the last one is answered. So the effects of its
+commands happen in order too, and a client that does not read its replies is not read from.
 """
 
 import logging
@@ -21,8 +21,8 @@ from operator import itemgetter
 from typing import Any, Final, Protocol
 
 import trio
-from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, ReplicaStopped, RequestDropped, SystemBusy
-from drakkar.transport.backoff import Backoff
+from drakkar.actors import DrakkarError, OutcomeUnknown, ReplicaStopped, RequestDropped, SystemBusy
+from drakkar.transport import Backoff
 
 from examples.resp import Failure, ProtocolError, Reply, Request, Requests, pieces
 from examples.resp_commands import REDIS_VERSION, Client, Kind, Limits, plan
@@ -31,36 +31,36 @@ __all__ = ["Front", "Lane", "Replica"]
 
 _log: Final = logging.getLogger(__name__)
 
-RECEIVE: Final = 64 << 10
-"""Bytes read at once, and so the bound on how much a client can have pipelined ahead of its replies."""
+RECEIVE_BYTES: Final = 64 << 10
+"""Bytes read at once. It limits how far a client's pipeline can be ahead of its replies."""
 
-FLUSH: Final = 64 << 10
-"""Bytes of replies gathered before they are sent."""
+FLUSH_BYTES: Final = 64 << 10
+"""Bytes of replies that are collected before they are sent."""
 
 MAX_REQUEST: Final = 32 << 20
-"""Bytes of one request, large ones included that are going to be refused politely."""
+"""Maximum bytes of one request. It is above --max-value, so that too large a value gets an error reply."""
 
 MAX_BUFFERED: Final = 128 << 20
-"""Bytes of unfinished requests, over all connections."""
+"""Maximum bytes of incomplete requests, over all connections."""
 
 MAX_BATCH: Final = 1 << 20
-"""Bytes of commands that travel together; a larger command travels alone."""
+"""Maximum bytes of commands that travel together. A larger command travels alone."""
 
 MAX_KEYS: Final = 10_000
-"""Keys that are read together."""
+"""Maximum keys that are read together."""
 
 
 class Replica(Protocol):
-    """What the front needs of a `drakkar.actors.Replica`."""  # Its futures can be awaited.
+    """The part of `drakkar.actors.Replica` that the front uses."""  # Its futures can be awaited.
 
     def propose_many(self, commands: list[bytes], *, timeout: float) -> Awaitable[list[Any]]:
-        """Have the commands applied, in order; the results."""
+        """Have the commands applied, in order; return their results."""
 
     def read(self, query: Any, *, timeout: float) -> Awaitable[Any]:
-        """Ask the state machine, once it is up to date."""
+        """Query the state machine, once it is up to date."""
 
     def status(self) -> Any:
-        """Tell where the replica stands."""
+        """Return the state of the replica."""
 
 
 # -- Lanes to the replica ---------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class Replica(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Order:
-    """What one connection waits for."""
+    """Items of one connection, and the replies that it waits for."""
 
     items: list[Any]
     weight: int
@@ -78,21 +78,21 @@ class _Order:
 
 
 class Lane:
-    """Carries what all connections want at the same moment, in few requests that each hold much.
+    """Carries the items of all connections to the replica, in few large requests.
 
-    `WIDTH` requests are on their way at a time, and each takes all that waits, up to `max_weight`. One that takes
-    longer than `PATIENCE`, because its leader is gone, gives its place to another, so that nobody has to wait for
-    it but those who are in it; `MOST` is the bound on these.
+    At most `WIDTH` requests are on their way, and each takes all items that wait, up to `max_weight`. A request that
+    takes longer than `SLOW_AFTER_S`, because its leader is gone, no longer counts: connections that are not part of it
+    need not wait for it. There are at most `MAX_REQUESTS`, slow ones included.
 
-    A request that surely had no effect is repeated, less and less often, until its deadline: while a leader is
-    elected, clients see a pause instead of errors.
+    A request that certainly had no effect is repeated, at growing intervals, until its deadline. So clients see a pause
+    and no errors while a leader is elected.
     """
 
     WIDTH: Final = 4
-    PATIENCE: Final = 0.25
-    MOST: Final = 64
-    FIRST_WAIT: Final = 0.01
-    MAX_WAIT: Final = 0.16
+    SLOW_AFTER_S: Final = 0.25
+    MAX_REQUESTS: Final = 64
+    FIRST_WAIT_S: Final = 0.01
+    MAX_WAIT_S: Final = 0.16
 
     def __init__(
         self,
@@ -102,16 +102,17 @@ class Lane:
         max_weight: int,
         may_repeat: tuple[type[DrakkarError], ...],
     ) -> None:
-        """`request(items, timeout)` answers as many items; `may_repeat` are the errors that leave no trace."""
+        """`request(items, timeout)` returns one reply per item; errors of `may_repeat` mean that it had no effect."""
         self._request, self._limits, self._max_weight = request, limits, max_weight
         self._may_repeat = may_repeat
         self._orders: deque[_Order] = deque()
         self._ordered = trio.lowlevel.ParkingLot()
-        self._under_way: list[float] = []
+        self._started: list[float] = []
+        """When each request that is on its way was started."""
         self._returned = trio.lowlevel.ParkingLot()
 
     async def order(self, items: list[Any]) -> list[Reply]:
-        """Have `items` answered, in order. What goes wrong is in the replies, as a `Failure` for each."""
+        """Return one reply per item, in order. Where a request fails, each of its items gets a `Failure`."""
         placed = _Order(items, sum(map(len, items)), trio.current_time() + self._limits.timeout)
         self._orders.append(placed)
         self._ordered.unpark()
@@ -119,21 +120,21 @@ class Lane:
         return placed.replies
 
     async def run(self) -> None:
-        """Carry until cancelled."""
+        """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 while not self._orders:
                     await self._ordered.park()
-                await self._wait_for_a_place()
+                await self._wait_for_slot()
                 nursery.start_soon(self._carry, list(self._take()))
 
-    async def _wait_for_a_place(self) -> None:
+    async def _wait_for_slot(self) -> None:
         while True:
-            lately = trio.current_time() - self.PATIENCE
-            recent = [began for began in self._under_way if began > lately]
-            if len(recent) < self.WIDTH and len(self._under_way) < self.MOST:
+            slow = trio.current_time() - self.SLOW_AFTER_S
+            fast = [started for started in self._started if started > slow]
+            if len(fast) < self.WIDTH and len(self._started) < self.MAX_REQUESTS:
                 return
-            with trio.move_on_at(min(recent, default=inf) + self.PATIENCE):
+            with trio.move_on_at(min(fast, default=inf) + self.SLOW_AFTER_S):
                 await self._returned.park()
 
     def _take(self) -> Iterator[_Order]:
@@ -144,43 +145,43 @@ class Lane:
             yield order
 
     async def _carry(self, orders: list[_Order]) -> None:
-        began = trio.current_time()
-        self._under_way.append(began)
+        started = trio.current_time()
+        self._started.append(started)
         items = [item for order in orders for item in order.items]
         replies = iter(await self._deliver(items, orders[0].deadline))
         for order in orders:
             order.replies = list(islice(replies, len(order.items)))
             order.done.set()
-        self._under_way.remove(began)
+        self._started.remove(started)
         self._returned.unpark()
 
     async def _deliver(self, items: list[Any], deadline: float) -> list[Reply]:
-        backoff = Backoff(self.FIRST_WAIT, self.MAX_WAIT)
+        backoff = Backoff(self.FIRST_WAIT_S, self.MAX_WAIT_S)
         while True:
-            remaining = max(deadline - trio.current_time(), self.FIRST_WAIT)
+            remaining = max(deadline - trio.current_time(), self.FIRST_WAIT_S)
             try:
                 return await self._request(items, min(remaining, self._limits.attempt))
             except DrakkarError as error:
                 wait = backoff.next()
                 if trio.current_time() + wait >= deadline or not isinstance(error, self._may_repeat):
                     return [_failure(error)] * len(items)
-            except Exception:  # noqa: BLE001  # a lane that stops leaves all clients waiting
+            except Exception:  # noqa: BLE001  # logged; a lane that stops would leave all clients waiting
                 _log.exception("a request of %d items failed", len(items))
-                return [Failure("ERR this host failed to answer: its log says why")] * len(items)
+                return [Failure("ERR this host failed: see its log")] * len(items)
             await trio.sleep(wait)
 
 
 def _failure(error: DrakkarError) -> Failure:
     match error:
         case SystemBusy():
-            return Failure(f"TRYAGAIN not executed, this host is busy: {error}")
+            return Failure(f"TRYAGAIN not executed, since this host is busy: {error}")
         case RequestDropped():
             return Failure(f"CLUSTERDOWN not executed, so send it again: {error}")
         case ReplicaStopped():
             return Failure(f"CLUSTERDOWN not executed, so ask another host: {error}")
         case OutcomeUnknown():
             return Failure(
-                f"UNKNOWN it may have been executed, or may be yet, so read before sending it again: {error}"
+                f"UNKNOWN it may have been executed, or may still be, so read before sending it again: {error}"
             )
         case _:
             return Failure(f"ERR {error}")
@@ -191,21 +192,21 @@ def _failure(error: DrakkarError) -> Failure:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Connection(Client):
-    """One client, and what is not yet sent to it."""
+    """One client, and the replies that were not sent to it yet."""
 
     stream: trio.SocketStream
     _out: bytearray = field(default_factory=bytearray)
 
     async def reply(self, replies: Iterable[Reply]) -> None:
-        """Write the replies, and wait for the client to read where they are many."""
+        """Write the replies, and wait for the client to read where there are many."""
         for reply in replies:
             for piece in pieces(reply, resp3=self.resp3):
                 self._out += piece
-                if len(self._out) >= FLUSH:
+                if len(self._out) >= FLUSH_BYTES:
                     await self.flush()
 
     async def flush(self) -> None:
-        """Send what is written."""
+        """Send the replies that were written."""
         if self._out:
             out, self._out = self._out, bytearray()
             await self.stream.send_all(out)
@@ -214,8 +215,7 @@ class _Connection(Client):
 class Front:
     """Answers Redis clients on behalf of `replica`.
 
-    Construct and run it within trio. `about` are lines that INFO shows beside the replica's own, such as where
-    things listen.
+    Create and run it within trio. `about` has further fields for INFO, such as ports.
     """
 
     def __init__(
@@ -239,22 +239,22 @@ class Front:
             Kind.READ: (self._reads, 1000),
             Kind.SCAN: (self._reads, 1),
         }
-        self._started = time.monotonic()
+        self._started_at = time.monotonic()
         self._clients: set[_Connection] = set()
         self._buffered = 0
         self.counts = dict.fromkeys(("connections", "rejected_connections", "commands", "protocol_errors"), 0)
 
     async def serve(self, listeners: list[trio.SocketListener]) -> None:
-        """Answer whoever connects, until cancelled."""
+        """Serve clients until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._writes.run)
             nursery.start_soon(self._reads.run)
-            await trio.serve_listeners(self._welcome, listeners)
+            await trio.serve_listeners(self._accept, listeners)
 
     # -- One connection
 
-    async def _welcome(self, stream: trio.SocketStream) -> None:
-        """Serve one client; whatever happens to it stays with it."""
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        """Serve one client until it leaves. Its errors never stop the others."""
         self.counts["connections"] += 1
         client = _Connection(stream=stream, number=self.counts["connections"])
         try:
@@ -263,27 +263,27 @@ class Front:
                     await self._reject(client)
                     return
                 self._clients.add(client)
-                await self._converse(client)
+                await self._serve_client(client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            _log.debug("client %d went away", client.number)
-        except Exception:  # noqa: BLE001  # one client's trouble must not become the others'
+            _log.debug("client %d disconnected", client.number)
+        except Exception:  # noqa: BLE001  # logged; one client must not stop the others
             _log.exception("client %d was disconnected by an error", client.number)
         finally:
             self._clients.discard(client)
 
     async def _reject(self, client: _Connection) -> None:
         self.counts["rejected_connections"] += 1
-        most = self.limits.max_clients
+        limit = self.limits.max_clients
         await client.reply(
-            [Failure(f"ERR max number of clients reached: {most}, so close one or raise --max-clients")]
+            [Failure(f"ERR max number of clients reached: {limit}, so close one or raise --max-clients")]
         )
         await client.flush()
 
-    async def _converse(self, client: _Connection) -> None:
+    async def _serve_client(self, client: _Connection) -> None:
         requests = Requests(MAX_REQUEST)
         try:
-            while not client.leaving and (chunk := await client.stream.receive_some(RECEIVE)):
-                await self._answer(client, self._take_in(requests, chunk))
+            while not client.leaving and (chunk := await client.stream.receive_some(RECEIVE_BYTES)):
+                await self._answer(client, self._feed(requests, chunk))
                 if requests.broken is not None:
                     self.counts["protocol_errors"] += 1
                     await client.reply([Failure(f"ERR Protocol error: {requests.broken}")])
@@ -292,18 +292,18 @@ class Front:
         finally:
             self._buffered -= requests.buffered
 
-    def _take_in(self, requests: Requests, chunk: bytes) -> list[Request]:
+    def _feed(self, requests: Requests, chunk: bytes) -> list[Request]:
         self._buffered -= requests.buffered
         complete = requests.feed(chunk)
         self._buffered += requests.buffered
         if self._buffered > MAX_BUFFERED:
             requests.broken = ProtocolError(
-                f"requests of all clients together have more than {MAX_BUFFERED} bytes"
+                f"the incomplete requests of all clients have more than {MAX_BUFFERED} bytes: send it again later"
             )
         return complete
 
     async def _answer(self, client: _Connection, requests: list[Request]) -> None:
-        """Answer in order; what follows each other and is of one kind goes together."""
+        """Answer in order. Consecutive commands of one kind go together."""
         self.counts["commands"] += len(requests)
         steps = (plan(self, client, request) for request in requests)
         for kind, group in groupby(steps, key=itemgetter(0)):
@@ -314,25 +314,25 @@ class Front:
                     if client.leaving:
                         return
             else:
-                lane, most = self._lanes[kind]
-                while some := list(islice(items, most)):
-                    await client.reply(await lane.order(some))
+                lane, limit = self._lanes[kind]
+                while batch := list(islice(items, limit)):
+                    await client.reply(await lane.order(batch))
 
-    # -- What INFO shows
+    # -- INFO
 
     def role(self) -> str:
-        """Name the replica's state: leader, follower, candidate."""
+        """Return the replica's state in lower case, such as leader or follower."""
         return str(self.replica.status().state.name).lower().replace("_", "-")
 
     def info(self) -> dict[str, dict[str, object]]:
-        """Gather the sections of INFO, and their fields."""
+        """Return the sections of INFO, each with its fields."""
         status = self.replica.status()
         return {
             "Server": {
                 "redis_version": REDIS_VERSION,
                 "drakkar_version": version("drakkar"),
                 "process_id": os.getpid(),
-                "uptime_in_seconds": int(time.monotonic() - self._started),
+                "uptime_in_seconds": int(time.monotonic() - self._started_at),
                 **self.about,
             },
             "Clients": {"connected_clients": len(self._clients), "maxclients": self.limits.max_clients},

@@ -1,1 +1,22 @@
-"""What carries messages between hosts: frames, connections and TLS. Knows no rule of Raft, and stores nothing."""
+"""Carries messages between hosts: frames, connections, TLS and streams. Knows no rule of Raft, and stores nothing.
+
+What an application may use is exported here; modules of this package import each other's files.
+"""
+
+from drakkar.transport.backoff import Backoff
+from drakkar.transport.options import Counters, Options
+from drakkar.transport.peer import PeerStatus
+from drakkar.transport.streams import StreamSink, StreamSource
+from drakkar.transport.tcp import TcpTransport
+from drakkar.transport.tls import TlsConfig
+
+__all__ = [
+    "Backoff",
+    "Counters",
+    "Options",
+    "PeerStatus",
+    "StreamSink",
+    "StreamSource",
+    "TcpTransport",
+    "TlsConfig",
+]

@@ -208,7 +208,7 @@ def test_lines_are_requests_too():
         pytest.param(b"-ERR I am a server\r\n", "array of bulk strings", id="an error"),
         pytest.param(b"\x16\x03\x01\x02\x00", "reply type byte", id="TLS"),
         pytest.param(b"*1\r\n$99999999999999999999\r\n", "length", id="an impossible length"),
-        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\n\r\nFLUSHALL\r\n", "no web server", id="a web page"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\n\r\nFLUSHALL\r\n", "not a web server", id="a web page"),
         pytest.param(b"*1\r\n$200000\r\n" + bytes(110_000), "more than 100000 bytes", id="too large"),
         pytest.param(b"a" * 70_000, "no end", id="an endless line"),
     ],
@@ -445,7 +445,7 @@ def test_a_request_that_is_stuck_does_not_hold_up_the_others():
         ([b"FLUSHALL", b"LATER"], "ERR syntax error"),
         ([b"SELECT", b"1"], "ERR DB index is out of range"),
         ([b"HELLO", b"4"], "NOPROTO"),
-        ([b"HELLO", b"3", b"AUTH", b"a", b"b"], "no passwords"),
+        ([b"HELLO", b"3", b"AUTH", b"a", b"b"], "no users and passwords"),
         ([b"HELLO", b"2", b"FOO"], "ERR syntax error"),
         ([b"CLIENT", b"KILL"], "ERR unknown subcommand"),
         ([b"CLIENT", b"SETNAME"], "ERR unknown subcommand"),
@@ -735,12 +735,12 @@ def with_option(name: str, value: str) -> list[str]:
     ("name", "value", "complaints"),
     [
         ("--replica", "3", ["--replica 3", "1, 2", "add it"]),
-        ("--replica", "0", ["'0' is no replica", "from 1 on"]),
-        ("--members", "127.0.0.1:7001", ["127.0.0.1:7001", "NUMBER=HOST:PORT"]),
+        ("--replica", "0", ["'0' is not a replica id", "from 1 up"]),
+        ("--members", "127.0.0.1:7001", ["127.0.0.1:7001", "ID=HOST:PORT"]),
         ("--members", "1=a:1,1=b:1", ["names replica 1 twice"]),
         ("--members", "1=a:1,2=a:1", ["names a:1 twice"]),
-        ("--members", "1=a:70000", ["port 70000", "65535"]),
-        ("--redis", "6379", ["'6379' is no address", "HOST:PORT"]),
+        ("--members", "1=a:70000", ["'a:70000'", "from 1 to 65535", "65535"]),
+        ("--redis", "6379", ["'6379' is not an address", "HOST:PORT"]),
         ("--max-value", "0", ["'0'", "from 1 to 2097152"]),
         ("--max-value", "much", ["'much'", "from 1 to 2097152"]),
         ("--timeout", "nan", ["'nan'"]),
@@ -840,7 +840,7 @@ def test_a_host_whose_replica_fails_says_so_and_ends(tmp_path, raft_port):
             client.set("a", "1")
         status, complaint = host.end()
     assert status == 1
-    assert "kv: error: replica 1 ended" in complaint
+    assert "kv: error: replica 1 failed" in complaint
     assert "the state machine broke" in complaint
 
 

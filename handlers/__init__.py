@@ -1,6 +1,8 @@
-"""What serves any protocol: messages, the traits of their types, and the handler table.
+"""Messages, the traits of their types, and the handler table, for any protocol.
 
-Pure: no threads, clocks, sockets or files. The protocol that ships with it is in `raft`, and exported here as well.
+Pure: no threads, clocks, sockets or files. The Raft machine is in `raft/`, and exported here as well. Start with
+`raft.matrix`, which names the handler of every state and message type. Then read `raft.raft`, which a host calls, and
+`raft.core`, the state of one replica. The other modules of `raft/` hold the handlers, one theme a file.
 """
 
 from drakkar.handlers.errors import (

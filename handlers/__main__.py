@@ -2,4 +2,4 @@
 
 from drakkar.handlers.raft.matrix import raft_handlers
 
-print(raft_handlers().describe())  # noqa: T201  # it is what the command is for
+print(raft_handlers().describe())  # noqa: T201  # printing is what the command is for

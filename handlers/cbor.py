@@ -1,7 +1,7 @@
-"""CBOR in a strict profile: how everything from a socket or a disk is decoded.
+"""CBOR in a strict profile: everything that comes from a socket or a disk is decoded here.
 
-cbor2 is lenient by default: it builds dates, regular expressions, big numbers and cyclic lists where tags ask for
-them, and takes duplicate keys and trailing bytes. Hosts say none of that, so nobody may say it to them.
+By default cbor2 is lenient: it builds dates, regular expressions, big numbers and cyclic lists where tags ask for
+them, and it accepts duplicate keys and trailing bytes. Hosts never encode any of these, so the decoder refuses them.
 """
 
 import io
@@ -14,10 +14,10 @@ __all__ = ["loads"]
 
 
 class _EveryTag(Mapping[int, Callable[..., Any]]):
-    """Has a decoder for every tag, and it refuses.
+    """A mapping whose decoder for every tag refuses it.
 
-    cbor2 asks its `tag_hook` only about tags that it does not know; dates, big numbers, regular expressions, shared
-    and string references it decodes by itself, unless there is a decoder for them here.
+    cbor2 calls its `tag_hook` only for tags that it does not know. It decodes dates, big numbers, regular expressions,
+    shared and string references itself, unless this mapping has a decoder for them.
     """
 
     def __getitem__(self, tag: int) -> Callable[..., Any]:
@@ -38,14 +38,14 @@ _NO_TAGS: Final = _EveryTag()
 
 
 def loads(data: bytes | memoryview, max_depth: int, *, plain_keys: bool = True) -> Any:
-    """Decode one value that is all of `data`.
+    """Decode `data`, which must be exactly one value.
 
-    No tags (so no dates, no big numbers, no references), nothing of indefinite length, no duplicate keys, at most
-    `max_depth` lists in each other, no byte left over. With `plain_keys` the keys of maps are strings; without, they
-    are whatever is hashable, so the caller checks them, and limits the length of `data` first: hashes of numbers can
-    be made to collide.
+    Refused are tags (so dates, big numbers and references), items of indefinite length, duplicate keys, more than
+    `max_depth` nested lists or maps, and bytes after the value. With `plain_keys` the keys of maps must be strings.
+    Without it, any hashable key passes: the caller must limit the length of `data` before the call, since hashes of
+    numbers can be made to collide, and check the keys after it.
 
-    Raises `ValueError` where `data` is anything else.
+    Raises `ValueError` if `data` is anything else.
     """
     source = io.BytesIO(data)
     try:
@@ -59,7 +59,7 @@ def loads(data: bytes | memoryview, max_depth: int, *, plain_keys: bool = True) 
         ).decode()
     except (cbor2.CBORDecodeError, ValueError, OverflowError, TypeError) as error:
         raise ValueError(
-            f"{len(data)} bytes are no CBOR that hosts speak: {error.__cause__ or error}"
+            f"{len(data)} bytes are not CBOR of the strict profile: {error.__cause__ or error}"
         ) from error
     if source.tell() != len(data):
         raise ValueError(f"{len(data) - source.tell()} bytes follow the CBOR value")

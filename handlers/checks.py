@@ -1,4 +1,4 @@
-"""Checks of values that callers give. Each raises a `ConfigError` that names the option, the value and its bounds."""
+"""Checks of values that callers pass. Each raises a `ConfigError` that names the option, the value and its bounds."""
 
 from collections.abc import Iterable
 from typing import Final, TypeGuard
@@ -17,43 +17,43 @@ __all__ = [
 ]
 
 MAX_SIGNED: Final = (1 << 63) - 1
-"""The greatest signed number of 64 bits: the limit of ids and counts that a caller chooses."""
+"""The largest signed 64-bit number: the limit of ids and counts that a caller chooses."""
 MAX_UNSIGNED: Final = (1 << 64) - 1
-"""The greatest unsigned number of 64 bits: the limit of numbers that are stored or sent."""
+"""The largest unsigned 64-bit number: the limit of numbers that are stored or sent."""
 
 
 def is_whole(value: object, low: int = 0, high: int = MAX_UNSIGNED) -> TypeGuard[int]:
-    """Return whether `value` is an int from `low` to `high`, both allowed. A bool is none; a member of an IntEnum is."""
+    """Return whether `value` is an int from `low` to `high`, both allowed. A bool does not pass, an IntEnum member does."""
     return isinstance(value, int) and low <= value <= high and not isinstance(value, bool)
 
 
 def check_whole(option: str, value: object, low: int, high: int | None = None) -> None:
-    """Check for an int from `low` to `high`, both allowed; `high` is None where there is no upper bound."""
+    """Check that `value` is an int from `low` to `high`, both allowed. Without `high` there is no upper bound."""
     if not _is_number(value, int) or value < low or (high is not None and value > high):
         raise ConfigError(option, value, f"must be a whole number {_bounds(low, high)}{_type(value, int)}")
 
 
 def check_number(option: str, value: object, low: float, high: float) -> None:
-    """Check for an int or a float from `low` to `high`, both allowed. A NaN is neither."""
+    """Check that `value` is an int or a float from `low` to `high`, both allowed. NaN does not pass."""
     if not _is_number(value, int, float) or not low <= value <= high:
         raise ConfigError(option, value, f"must be a number {_bounds(low, high)}{_type(value, int, float)}")
 
 
 def check_switch(option: str, value: object) -> None:
-    """Check for True or False."""
+    """Check that `value` is True or False."""
     if type(value) is not bool:
         raise ConfigError(option, value, f"must be True or False{_type(value, bool)}")
 
 
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
-    """Check for one of `choices`."""
+    """Check that `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
         raise ConfigError(option, value, f"must be {' or '.join(map(repr, choices))}")
 
 
 def check_timeout(timeout: object) -> None:
-    """Check for a number of seconds, 0 or more; infinity is one, a NaN would never pass."""
+    """Check that `timeout` is a number of seconds, 0 or more. Infinity passes; NaN does not, since it never expires."""
     if not _is_number(timeout, int, float) or not timeout >= 0:
         raise ConfigError("timeout", timeout, "must be a number of seconds, 0 or more")
 
@@ -67,7 +67,7 @@ def _bounds(low: float, high: float | None) -> str:
 
 
 def _shown(bound: float) -> str:
-    """Return 2**63 - 1 as such, and not as 19 digits."""
+    """Write 2**63 - 1 in this form, not as 19 digits."""
     if type(bound) is int and bound > 1 << 32 and not bound & (bound + 1):
         return f"2**{bound.bit_length()} - 1"
     return str(bound)

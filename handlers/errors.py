@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault, and whether a proposal may have been committed all the same."""
+"""The errors of this package: who is at fault, and whether a proposal may have been committed all the same."""
 
 from typing import Any
 
@@ -30,15 +30,15 @@ __all__ = [
 class DrakkarError(Exception):
     """The base of all errors of this package.
 
-    Every error carries the answer to the one question that whoever proposed has: may I just send it again?
+    `outcome_known` answers the question that matters after a failed proposal: is it safe to send it again?
     """
 
     outcome_known: bool = True
-    """True: the proposal surely had no effect, and is safe to repeat. False: it may still be committed."""
+    """True: the proposal surely has no effect, so it is safe to repeat it. False: it may still be committed."""
 
 
 class ConfigError(DrakkarError, ValueError):
-    """The caller's fault: an option out of its bounds. Names the option, the value and the bounds."""
+    """The caller's fault: an option or argument out of its bounds. Names the option, the value and the bounds."""
 
     def __init__(self, option: str, value: Any, remedy: str) -> None:
         super().__init__(option, value, remedy)
@@ -49,15 +49,15 @@ class ConfigError(DrakkarError, ValueError):
 
 
 class HandlerTableError(DrakkarError):
-    """The caller's fault: a mistake in a handler table. Names the cell or the function, and what to do."""
+    """The caller's fault: a mistake in a handler table or a message type. Names the cell or function, and the remedy."""
 
 
 class RequestDropped(DrakkarError):
-    """A request that was refused before it reached the log: it surely has no effect. Repeat it freely."""
+    """The request was refused before it reached the log, so it surely has no effect. It is safe to repeat it."""
 
 
 class NotLeader(RequestDropped):
-    """There is no leader to take the request, or the one asked cannot. Nothing was logged: repeat it freely."""
+    """No leader took the request. Nothing was logged, so it is safe to repeat it. `leader` is 0 if none is known."""
 
     def __init__(self, replica: int, leader: int = 0, detail: str = "") -> None:
         super().__init__(replica, leader, detail)
@@ -65,13 +65,13 @@ class NotLeader(RequestDropped):
 
     def __str__(self) -> str:
         remedy = (
-            f"ask replica {self.leader}" if self.leader else "no leader is known yet, so wait and repeat it"
+            f"ask replica {self.leader}" if self.leader else "no leader is known yet, so wait, then repeat it"
         )
         return f"replica {self.replica} cannot take the request: {self.detail or remedy}"
 
 
 class SystemBusy(RequestDropped):
-    """A bounded queue is full. Nothing was logged: wait a little, then repeat it."""
+    """A bounded queue is full. Nothing was logged: wait a moment, then repeat the request."""
 
 
 class TransferInProgress(RequestDropped):
@@ -79,81 +79,81 @@ class TransferInProgress(RequestDropped):
 
 
 class MembershipRejected(RequestDropped):
-    """The membership change breaks a rule, which the message names. The membership is as it was."""
+    """The membership change breaks a rule, which the text names. The membership is unchanged."""
 
 
 class ReplicaStopped(DrakkarError):
-    """The replica was stopped, or failed, before the request was handed to it: it surely has no effect."""
+    """The replica was stopped, or failed, before it took the request. The request surely has no effect."""
 
 
 class OutcomeUnknown(DrakkarError):
-    """The proposal may or may not have been committed, and it may be committed yet.
+    """The proposal may have been committed, or may still be committed later.
 
-    Read the state before repeating it, or use a client session, which makes repeating it safe.
+    Read the state before you repeat it, or use a client session, which makes it safe to repeat.
     """
 
     outcome_known = False
 
 
 class SessionRefused(DrakkarError):
-    """The request does not agree with what the shard knows of the client's session; the message says in what.
+    """The request contradicts what the shard knows of the client's session; the text says how.
 
-    It was not applied now. Whether it was by an earlier request cannot be said in general, so read the state.
+    This request was not applied. An earlier request with the same command may have been, so read the state.
     """
 
     outcome_known = False
 
 
 class SessionExpired(SessionRefused):
-    """The shard knows no such session: it was closed, or forgotten since others were used more recently.
+    """The shard does not know the session: it was closed, or evicted because others were used more recently.
 
-    So an open command of it may or may not have been applied, and whether it was cannot be found out through the
-    session any more. It will not be applied later, though.
+    A command that was still open may have been applied, and the session can no longer tell. It will not be applied
+    later.
     """
 
 
 class ResultLost(SessionRefused):
-    """The command was applied, once. Its result was for the first request only, since it could not be kept."""
+    """The command was applied once, but its result is lost: it could not be kept for a repeated request."""
 
 
 class ActorFailed(DrakkarError):
-    """The actor failed while, or before, it handled the message; `__cause__` is what it failed with."""
+    """The actor failed before or while it handled the message; `__cause__` is the exception that ended it."""
 
     outcome_known = False
 
 
 class AlreadySet(DrakkarError, RuntimeError):
-    """The caller's fault: the future holds an outcome already. Where two may race to set it, use `try_set`."""
+    """The caller's fault: the future already has an outcome. If two callers may race to set it, use `try_set`."""
 
 
 class DeadlockError(DrakkarError, RuntimeError):
-    """The caller's fault: to wait here would stop the very thread that is waited for. Await it, or use a callback."""
+    """The caller's fault: waiting here would block the thread that must set the outcome. Await it or use a callback."""
 
 
 class LoopError(DrakkarError, RuntimeError):
-    """The loop does not run: it was not started, is stopping, or has ended. Names the loop and what to do."""
+    """The loop does not run: it was not started, is stopping, or has ended. Names the loop and the remedy."""
 
 
 class CorruptData(DrakkarError):
-    """Stored data does not match its checksum, or contradicts itself. Names the file and the index."""
+    """Stored or received data does not match its checksum, or contradicts itself. The text says which data."""
 
 
 class StorageFailed(DrakkarError):
-    """The disk failed a write, so nothing that waits for it, or comes later, becomes durable until a restart.
+    """A write to the disk failed. No pending or later write becomes durable until the host is restarted.
 
-    What was being written may or may not be found there; whatever was reported durable is.
+    The failed write may or may not be on disk. Everything that was reported as durable is.
     """
 
     outcome_known = False
 
 
 class TransportError(DrakkarError):
-    """The peer's or the network's fault: a connection, a frame or a handshake that cannot be used."""
+    """The fault of a peer or the network: a connection, a frame or a handshake cannot be used."""
 
 
 class ProtocolViolation(DrakkarError):
-    """An invariant of safety would break, so the replica stops rather than go on (a bug, or lost data).
+    """A safety invariant would break, so the replica stops: there is a bug, or data was lost.
 
-    For example, a leader says that an entry is committed which this log does not hold, although it
-    acknowledged it once: the data directory was wiped or rolled back.
+    Example: a leader has committed an entry that this replica acknowledged once, but its log no longer holds the
+    entry, because its data directory was deleted or rolled back.
     """

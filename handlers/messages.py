@@ -1,7 +1,7 @@
-"""What nodes say to each other: messages and their types, of any protocol."""
+"""Messages and their types, for any protocol."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final, Self, cast
 
 from drakkar.handlers.errors import HandlerTableError
@@ -27,19 +27,22 @@ class _Numbered(type):
 
 
 class MessageType(int, metaclass=_Numbered):
-    """The type of a message: an integer with a name, and so the second key of the handler table.
+    """The type of a message: an integer with a name. It is the second key of the handler table.
 
-    An enum that users extend: `MessageType.define("audit.ping", 1000)` adds one. `MessageType(12)` is the
-    known type of that number (`ValueError` if there is none), `MessageType["REPLICATE"]` the one of that name.
+    It works as an enum that users extend: `MessageType.define("audit.ping", 1000)` adds a type. `MessageType(12)`
+    looks up a type by number (`ValueError` if unknown), `MessageType["REPLICATE"]` by name (`KeyError` if unknown).
 
-    Types are process-wide; define yours when your module is imported, from any one thread.
+    Types are shared by the whole process. Define yours when your module is imported; do not define types from two
+    threads at once.
     """
 
     name: str
     traits: Traits
-    """What is true of every message of this type."""
+    """Facts that hold for every message of this type."""
     known: ClassVar[dict[int, "MessageType"]] = {}
+    """All types, by number."""
     FIRST_FREE: ClassVar[int] = 1000
+    """The lowest number for types of users; lower ones are Raft's."""
 
     LOCAL_TICK: ClassVar["MessageType"]
     ELECTION: ClassVar["MessageType"]
@@ -79,11 +82,11 @@ class MessageType(int, metaclass=_Numbered):
     DISK_HUNG: ClassVar["MessageType"]
 
     def __new__(cls, number: int) -> Self:
-        """Look up the known type of that number. Raises `ValueError` where there is none."""
+        """Look up the type with this number. Raises `ValueError` if there is none."""
         known = cls.known.get(number)
         if known is None:
             raise ValueError(
-                f"{number!r} is no known message type: define it with MessageType.define(name, number)"
+                f"{number!r} is not a known message type: define it with MessageType.define(name, number)"
             )
         return cast("Self", known)
 
@@ -108,15 +111,15 @@ class MessageType(int, metaclass=_Numbered):
     ) -> "MessageType":
         """Add a message type of your own, and return it.
 
-        `number` is from 1000 to 65535 and goes over the wire, so all hosts must agree on it; `name` is for
-        people. The other arguments are the type's `Traits`: with `after_write` a message leaves only when what its
-        sender appended before is durable. Defining the same type again returns it.
+        `number` is from 1000 to 65535. It is sent over the wire, so all hosts must agree on it; `name` is for people.
+        The other arguments are the type's `Traits`. With `after_write`, for example, a message leaves only after
+        everything that its sender appended before it is durable. Defining the same type again returns it.
 
-        Raises `HandlerTableError` where the number or the name is taken by another type, or the traits differ.
+        Raises `HandlerTableError` if the number or the name belongs to another type, or if the traits differ.
         """
         if type(number) is not int or not cls.FIRST_FREE <= number <= 0xFFFF:
             raise HandlerTableError(
-                f"message type {name!r} has number {number!r}: your own types are numbered {cls.FIRST_FREE} to 65535"
+                f"message type {name!r} has number {number!r}: choose a whole number from {cls.FIRST_FREE} to 65535"
             )
         traits = Traits(
             local=local, from_members=from_members, after_write=after_write, wakes=wakes, bulk=bulk
@@ -128,11 +131,12 @@ class MessageType(int, metaclass=_Numbered):
         if same_name is not same_number or same_number is None:
             taken = same_number if same_number is not None else same_name
             raise HandlerTableError(
-                f"message type {name!r} = {number} clashes with {taken!r}: choose another"
+                f"message type {name!r} = {number} clashes with {taken!r}: choose another name and number"
             )
         if same_number.traits != traits:
             raise HandlerTableError(
-                f"message type {same_number!r} is defined with {same_number.traits}, which cannot become {traits}"
+                f"message type {same_number!r} is already defined with {_difference(same_number.traits, traits)}: "
+                "define it with the same traits everywhere"
             )
         return same_number
 
@@ -149,7 +153,15 @@ class MessageType(int, metaclass=_Numbered):
         return self
 
 
-# Dragonboat's numbers, in its order.
+def _difference(known: Traits, other: Traits) -> str:
+    """Return the traits of `known` that `other` does not share: "bulk=True, wakes=False"."""
+    names = (field.name for field in fields(Traits))
+    return ", ".join(
+        f"{name}={getattr(known, name)}" for name in names if getattr(known, name) != getattr(other, name)
+    )
+
+
+# The numbers and the order are dragonboat's.
 _BUILT_IN: Final = [
     "LOCAL_TICK",
     "ELECTION",
@@ -180,7 +192,7 @@ _BUILT_IN: Final = [
     "REQUEST_PRE_VOTE",
     "REQUEST_PRE_VOTE_RESP",
     "LOG_QUERY",
-    # From here on numbers of our own, where dragonboat has a flag of another type, or nothing.
+    # From here on the numbers are our own: dragonboat uses a flag of another type for these, or has no such message.
     "PROPOSE_REFUSED",
     "READ_REFUSED",
     "TRANSFER_REFUSED",
@@ -197,13 +209,13 @@ for _number, _name in enumerate(_BUILT_IN):
 class Message:
     """One message between replicas of a shard, or from a host to its own replica.
 
-    A message is never changed once it was sent or stepped. Zero in a number means "none": there is no replica 0,
-    and log and terms begin at 1. `entries` is a sequence of `Entry`; `payload` is free for message types of your
-    own, of anything that CBOR encodes without tags.
+    Do not change a message after it was sent or stepped. Zero in a number means "none": replica ids, log indexes and
+    terms begin at 1. `payload` is for message types of your own; it takes any value that CBOR encodes without tags.
 
-    What the other fields mean depends on the type: docs/protocol.md has a table, type by field.
+    The meaning of `log_index`, `log_term`, `commit`, `hint` and `hint_high` depends on the type. The table in
+    docs/protocol.md lists it, type by field.
 
-    On the wire, `shard` says which replica of the receiving host is meant; the core leaves it to its host.
+    On the wire, `shard` tells the receiving host which of its replicas is addressed. The core does not read it.
     """
 
     type: MessageType
@@ -218,13 +230,13 @@ class Message:
     hint: int = 0
     hint_high: int = 0
     entries: Sequence[Any] = ()
-    """Raft's: `Entry` objects, or `Entries`."""
+    """Raft only: `Entry` objects, or an `Entries`."""
     snapshot: Any = None
-    """Raft's: a `Snapshot`."""
+    """Raft only: a `Snapshot`."""
     payload: Any = None
 
     def __str__(self) -> str:
-        """One line with only the fields that say something, for traces and logs of bounded length."""
+        """Return one line with the fields that are set, for traces and logs. Its length is bounded."""
         parts = [f"{self.sender}->{self.to} {self.type}"]
         numbers = ("shard", "term", "log_index", "log_term", "commit", "hint", "hint_high")
         parts += [f"{name}={value}" for name in numbers if (value := getattr(self, name))]

@@ -1,4 +1,4 @@
-"""What a function that is registered in a table must look like, and how an error text names it."""
+"""Check the signature of a function that is registered in a table, and name the function in error texts."""
 
 import inspect
 import reprlib
@@ -15,18 +15,18 @@ _NEVER_RUNS: Final = {
 
 
 def fault_in(function: Any, form: str) -> str | None:
-    """Say what is wrong with a function that is to be called as `form`, or return None if nothing is.
+    """Return a text that says why `function` cannot be called as `form`, or None if it can.
 
-    `form` is for example "guard(node, message)". The parameters may have other names or defaults, or be `*args`. A
-    built-in function passes if it does not tell its signature.
+    `form` is for example "guard(node, message)". The parameters may have other names, have defaults, or be `*args`. A
+    built-in function whose signature is unknown passes.
     """
     if not callable(function):
-        return f"{reprlib.repr(function)} is not a function: give one that looks like {form}"
+        return f"{reprlib.repr(function)} is not a function: pass one that looks like {form}"
     for never_runs, because in _NEVER_RUNS.items():
         if never_runs(function) or never_runs(_called(function)):
             return f"{where(function)} {because}, as {form}"
     try:
-        # A decorated function is judged by what is called, not by what it wraps.
+        # For a decorated function, the signature of the wrapper counts, since the wrapper is what is called.
         signature = inspect.signature(function, follow_wrapped=False)
     except (ValueError, TypeError):
         return None
@@ -46,7 +46,7 @@ def where(function: Any) -> str:
 
 
 def _called(function: Any) -> Any:
-    """Return what runs in the end, behind partials and objects with a `__call__`."""
+    """Return the function that runs in the end: unwrap partials and objects with a `__call__`."""
     while isinstance(function, partial):
         function = function.func
     return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__

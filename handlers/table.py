@@ -1,9 +1,9 @@
-"""`HandlerTable`: what a node does with a message, by the state it is in. For any protocol; Raft's is in `matrix`.
+"""`HandlerTable`: what a node does with a message, by its state. For any protocol; Raft's table is in `raft.matrix`.
 
 Every cell of the table is declared: a handler, `Ignore` (legal, counted, changes nothing) or `Never` (no correct
-peer can cause it), the last two with their reason. An undeclared cell is a forgotten one, and `check` refuses it.
+peer can cause it). `Ignore` and `Never` give a reason. `check` refuses a table with an undeclared cell.
 
-`HandlerTable.dispatch` is the only place where a message meets its cell; a `Tally` counts what became of it.
+Only `HandlerTable.dispatch` looks up the cell of a message; a `Tally` counts the outcomes.
 """
 
 import reprlib
@@ -21,20 +21,20 @@ from drakkar.handlers.signature import fault_in, where
 __all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Tally", "Undeclared"]
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
-"""`handler(node, message)`: changes the node's state and queues what is to be done; it does no I/O itself."""
+"""`handler(node, message)`: changes the node's state and queues effects; it does no I/O itself. Returns the answer."""
 
 Wrapper: TypeAlias = Callable[[Any, Any, Handler], Any]
-"""`wrapper(node, message, inner)`: calls `inner(node, message)` if the old handler is to run. Returns the answer."""
+"""`wrapper(node, message, inner)`: calls `inner(node, message)` to run the wrapped handler. Returns the answer."""
 
 Guard: TypeAlias = Callable[[Any, Any], bool | None]
-"""`guard(node, message)`: runs before dispatch, in every state. Returning `SWALLOW` ends the message there."""
+"""`guard(node, message)`: runs before dispatch, in every state. If it returns `SWALLOW`, the message goes no further."""
 
 SWALLOW: Final = True
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Legal here, counted, and changes nothing."""
+    """The message is legal here; it is counted and changes nothing."""
 
     because: str
 
@@ -44,7 +44,7 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """No correct peer can cause this: if it happens, there is a bug. Counted, and changes nothing."""
+    """No correct peer can cause this, so there is a bug if it happens. The message is counted and changes nothing."""
 
     because: str
 
@@ -54,7 +54,7 @@ class Never:
 
 @dataclass(frozen=True, slots=True)
 class Undeclared:
-    """What happens here was not declared, so `check` refuses the table."""
+    """The cell was not declared, so `check` refuses the table."""
 
     because: str = "undeclared"
 
@@ -66,31 +66,31 @@ Cell: TypeAlias = Handler | Ignore | Never | Undeclared
 
 
 class Tally:
-    """What became of the messages that were dispatched: four counters, each by state and message type."""
+    """Outcomes of dispatched messages: four counters, each by state and message type."""
 
     __slots__ = ("handled", "ignored", "impossible", "on_impossible", "swallowed")
 
     def __init__(self, on_impossible: Callable[[Any, Any, Never], None] | None = None) -> None:
-        """`on_impossible(state, type, cell)` is called for the first message that meets each `Never`."""
+        """`on_impossible(state, type, cell)` is called for the first message that hits each `Never` cell."""
         self.handled: Counter[tuple[Any, Any]] = Counter()
-        """How often each handler was entered."""
+        """How often each handler was called."""
         self.ignored: Counter[tuple[Any, Any]] = Counter()
-        """Messages that met an `Ignore`, or are of a type that the table does not know."""
+        """Messages that hit an `Ignore` cell, or whose type has no row in the table."""
         self.impossible: Counter[tuple[Any, Any]] = Counter()
-        """Messages that met a `Never`: there is a bug, here or at a peer."""
+        """Messages that hit a `Never` cell: there is a bug, here or at a peer."""
         self.swallowed: Counter[tuple[Any, Any]] = Counter()
-        """Messages that a guard ended."""
+        """Messages that a guard swallowed."""
         self.on_impossible = on_impossible
 
     def count_impossible(self, state: Any, type_: Any, cell: Never) -> None:
-        """Count a message that met a `Never`. Only the first is reported: a faulty peer may send it for ever."""
+        """Count a message that hit a `Never` cell. Only the first is reported, since a faulty peer may go on for ever."""
         self.impossible[state, type_] += 1
         if self.on_impossible is not None and self.impossible[state, type_] == 1:
             self.on_impossible(state, type_, cell)
 
 
 class Node(Protocol):
-    """What messages are dispatched to: it is in one of the table's states, and keeps a tally."""
+    """The target of `dispatch`: it is in one of the table's states, and has a tally."""
 
     state: Any
     tally: Tally
@@ -105,26 +105,26 @@ _UNDECLARED: Final = Undeclared()
 
 
 class _Row(dict[Any, Cell]):
-    """One state's cells. A type that has no row at all is ignored and counted, never a `KeyError`."""
+    """The cells of one state. A type without a row is ignored and counted, never a `KeyError`."""
 
     def __missing__(self, _type: MessageType) -> Cell:
         return _UNKNOWN
 
 
 class _Rows(dict[Any, _Row]):
-    """The rows by state. A state that the table does not have is an error that names those it has."""
+    """The cells by state. Looking up an unknown state raises an error that names the states of the table."""
 
     def __missing__(self, state: Any) -> _Row:
         raise self.no_such(state)
 
     def no_such(self, state: Any) -> HandlerTableError:
         return HandlerTableError(
-            f"{reprlib.repr(state)} is no state of this table; its states are {_names(self)}"
+            f"{reprlib.repr(state)} is not a state of this table: use one of {_names(self)}"
         )
 
 
 class Picture(str):
-    """Text that the interactive prompt shows as it is, without quotes and escapes."""
+    """A string that the interactive prompt shows without quotes and escapes."""
 
     __slots__ = ()
 
@@ -135,7 +135,7 @@ class Picture(str):
 class HandlerTable:
     """`table[state][type]` is a cell: a handler, or a falsy `Ignore`, `Never` or `Undeclared`.
 
-    Build one from a literal (see `matrix`), or cell by cell:
+    Build one from a literal (see `raft.matrix`), or cell by cell:
 
         class Light(IntEnum):
             RED = 0
@@ -151,12 +151,12 @@ class HandlerTable:
         table.ignore(PRESS, Light.GREEN, because="it is green already")
         table.check()
 
-    Types are of `MessageType`, or members of an `IntEnum` of yours if messages stay in this process. A cell is declared
-    once: `on`, `ignore` and `impossible` take `replace=True` to declare it anew, also where a built-in table did.
+    Message types come from `MessageType`, or from an `IntEnum` of yours if messages stay in this process. A cell is
+    declared once: pass `replace=True` to `on`, `ignore` or `impossible` to replace it, also in a built-in table.
 
-    Every method raises `HandlerTableError` for a mistake, and then changes nothing.
+    Every method that finds a mistake raises `HandlerTableError` and changes nothing.
 
-    Not thread-safe: fill it before its node starts, or from that node's own loop.
+    Not thread-safe: change a table before its node starts, or in the thread of the node's loop.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class HandlerTable:
         """Declare the states, and optionally rows of `(type, cell, cell, …)` with one cell for each state."""
         self.states: tuple[Any, ...] = _checked_states(states)
         self.guards: list[Guard] = []
-        """Run in this order before dispatch. Those of a built-in table come first, so yours may rely on them."""
+        """They run in this order before dispatch. Those of a built-in table come first, so yours can rely on them."""
         self._rows = _Rows((state, _Row()) for state in self.states)
         self._types: dict[Any, Any] = {}
         self._sealed: dict[tuple[Any, MessageType], str] = {}
@@ -187,9 +187,10 @@ class HandlerTable:
         return MappingProxyType(self._rows[state])
 
     def dispatch(self, node: Node, message: Any) -> Any:
-        """Run the guards, then the cell of `node.state` and `message.type`, and count what became of the message.
+        """Run the guards, then the handler for `node.state` and `message.type`, and count the outcome in `node.tally`.
 
-        Returns what the handler returns; None if a guard ended the message or the cell is empty.
+        Returns the handler's result, or None if a guard swallowed the message or the cell has no handler. Exceptions of
+        guards and handlers pass through. Raises `HandlerTableError` if the node is in a state that the table lacks.
         """
         for guard in self.guards:
             if guard(node, message) is SWALLOW:
@@ -208,17 +209,17 @@ class HandlerTable:
 
     @property
     def types(self) -> tuple[MessageType, ...]:
-        """The message types that have a row, by number."""
+        """The message types that have a row, ordered by number."""
         return tuple(sorted(self._types))
 
     def cells(self) -> Iterator[tuple[Any, MessageType, Cell]]:
-        """Every cell: its state, its message type, and what stands in it."""
+        """Yield every cell as (state, message type, content of the cell)."""
         for type_ in self.types:
             for state in self.states:
                 yield state, type_, self._rows[state].get(type_, _UNDECLARED)
 
     def copy(self) -> Self:
-        """Return an independent copy, to extend without changing this table.
+        """Return an independent copy, which you can extend without changing this table.
 
         mine = raft_handlers().copy()
         mine.wrap(MessageType.REPLICATE)(count_replications)
@@ -233,14 +234,14 @@ class HandlerTable:
     def on(
         self, type_: MessageType | IntEnum, *states: Any, replace: bool = False
     ) -> Callable[[Handler], Handler]:
-        """Fill cells with the decorated handler; without states, all the row's cells that may be filled.
+        """Put the decorated handler into the cells of a type. Without states, it fills all cells except impossible ones.
 
             @table.on(AUDIT_PING, State.LEADER)
             def answer(raft, message):
                 raft.send(Message(AUDIT_PONG, to=message.sender))
 
-        The cells of the other states still have to be declared, by a handler of their own, `ignore` or `impossible`:
-        `check` refuses a row that is filled in part, and a handler in a cell that was declared impossible.
+        Declare the cells of the other states too, with another handler, `ignore` or `impossible`. `check` refuses a row
+        that is filled only in part, and a handler in a cell that was declared impossible.
         """
         chosen = self._choose(type_, states)
         if not states:
@@ -258,14 +259,14 @@ class HandlerTable:
         return fill
 
     def wrap(self, type_: MessageType | IntEnum, *states: Any) -> Callable[[Wrapper], Wrapper]:
-        """Put the decorated function around the handlers in these cells; without states, around all in the row.
+        """Put the decorated function around the handlers in these cells. Without states, it wraps all in the row.
 
             @table.wrap(MessageType.REPLICATE, State.FOLLOWER)
             def count(raft, message, inner):
                 seen[message.sender] += 1
                 inner(raft, message)
 
-        Refused where there is no handler to wrap.
+        Raises `HandlerTableError` if a named cell has no handler, or if no cell of the row has one.
         """
         chosen = self._choose(type_, states)
 
@@ -275,7 +276,7 @@ class HandlerTable:
             if not filled or (states and len(filled) != len(states)):
                 empty = _names(state for state in chosen if state not in filled)
                 raise HandlerTableError(
-                    f"wrap({type_}): no handler stands in {empty}; fill the cell with `on` instead"
+                    f"wrap({type_}): there is no handler in {empty}: add one with `on` instead"
                 )
             for state in filled:
                 self._rows[state][type_] = _around(wrapper, self._rows[state][type_])
@@ -284,7 +285,7 @@ class HandlerTable:
         return fill
 
     def guard(self, guard: Guard) -> Guard:
-        """Add a check that runs before dispatch in every state; it may return `SWALLOW` to end the message.
+        """Add a check that runs before dispatch in every state. It may return `SWALLOW` to drop the message.
 
         @table.guard
         def only_from_peers(raft, message):
@@ -292,7 +293,7 @@ class HandlerTable:
         """
         _refuse(fault_in(guard, _GUARD))
         if guard in self.guards:
-            raise HandlerTableError(f"{where(guard)} is a guard of this table already: register it once")
+            raise HandlerTableError(f"{where(guard)} is already a guard of this table: register it once")
         self.guards.append(guard)
         self._checked_guards.append(guard)
         return guard
@@ -304,7 +305,7 @@ class HandlerTable:
         because: str = "of no use in this state",
         replace: bool = False,
     ) -> None:
-        """Declare cells whose messages are legal, counted, and change nothing; without states, the whole row.
+        """Declare that messages are legal in these cells but change nothing. Without states, it declares the whole row.
 
         table.ignore(AUDIT_PING, State.OBSERVER, because="observers are not audited")
         """
@@ -319,7 +320,9 @@ class HandlerTable:
         because: str = "no correct peer sends it here",
         replace: bool = False,
     ) -> None:
-        """Declare cells that no correct peer can reach, and that must stay empty; without states, the whole row.
+        """Declare that no correct peer can reach these cells. Without states, it declares the whole row.
+
+        `check` refuses a handler in such a cell.
 
         table.impossible(AUDIT_PONG, State.WITNESS, because="a witness sends no pings")
         """
@@ -328,16 +331,16 @@ class HandlerTable:
         )
 
     def check(self, states: Iterable[Any] | None = None) -> None:
-        """Refuse a table that has a hole, a handler where none may stand, or a guard that cannot be called.
+        """Check the whole table: no undeclared cell, no handler in an impossible cell, and only guards that can be called.
 
-        `states`: those of the node that is to use the table; it must have exactly these. Raises `HandlerTableError`,
-        which names all faults and what to do about each.
+        `states` are those of the node that will use the table; the table must have exactly these. Raises
+        `HandlerTableError`, which names all faults and the remedy for each.
         """
         faults = []
         wanted = self.states if states is None else tuple(states)
         if len(wanted) != len(self.states) or not all(map(self.has_state, wanted)):
             faults.append(
-                f"its states are {_names(self.states)}, but its node's are {_names(wanted)}: make a table of those"
+                f"its states are {_names(self.states)}, but its node's are {_names(wanted)}: make a table with those"
             )
         faults += [
             f"{type_} in {state.name} is undeclared: use on, ignore or impossible"
@@ -349,13 +352,13 @@ class HandlerTable:
             for (state, type_), because in self._sealed.items()
             if callable(self._rows[state][type_])
         ]
-        added = [guard for guard in self.guards if guard not in self._checked_guards]  # to the list itself
+        added = [guard for guard in self.guards if guard not in self._checked_guards]  # not by `guard`
         faults += [fault for guard in added if (fault := fault_in(guard, _GUARD))]
         if faults:
             raise HandlerTableError("the handler table is refused: " + "; ".join(faults))
 
     def describe(self) -> str:
-        """The whole matrix as text: a line for each message type, a column for each state, then the reasons."""
+        """Return the matrix as text: a line for each message type, a column for each state, then the reasons."""
         reasons: dict[Cell, str] = {}
         rows = [["", *(state.name for state in self.states)]]
         for type_ in self.types:
@@ -370,11 +373,11 @@ class HandlerTable:
         return Picture("\n".join(line.rstrip() for line in [*lines, "", *notes, *guards]))
 
     def has_state(self, state: Any) -> bool:
-        """Whether this is one of the table's states. A member of another enum is not, even if it is equal."""
+        """Return whether `state` is one of the table's. A member of another enum is not, even if it is equal."""
         return any(type(known) is type(state) and known == state for known in self.states)
 
     def _choose(self, type_: Any, states: tuple[Any, ...]) -> list[Any]:
-        """Check a type and states. Returns the states, or all of the table if none is given."""
+        """Check a type and states. Returns the states, or all states of the table if none is given."""
         self._check_type(type_)
         for state in states:
             if not self.has_state(state):
@@ -384,19 +387,19 @@ class HandlerTable:
     def _check_type(self, type_: Any) -> None:
         if not isinstance(type_, MessageType | IntEnum) or self.has_state(type_):
             raise HandlerTableError(
-                f"{where(type_) if callable(type_) else reprlib.repr(type_)} is no message type: take one of "
+                f"{where(type_) if callable(type_) else reprlib.repr(type_)} is not a message type: use one of "
                 "MessageType, such as MessageType.REPLICATE, or define yours with MessageType.define(name, number)"
             )
         known = self._types.get(type_, type_)
         if known is not type_:
             raise HandlerTableError(
-                f"{type_!r} has the number of {known!r}, which this table has already: use another number"
+                f"{type_!r} has the number of {known!r}, which this table already has: use another number"
             )
 
     def _declare(
         self, type_: Any, states: Iterable[Any], cell: Cell, what: str, *, replace: bool = False
     ) -> None:
-        """Put `cell` into the cells. Refuses to replace cells that were declared, unless `replace` is given."""
+        """Put `cell` into the cells of these states. Without `replace`, refuse cells that are declared already."""
         if not replace:
             self._refuse_declared(type_, states, cell, what)
         self._types[type_] = type_
@@ -410,13 +413,13 @@ class HandlerTable:
         declared = [
             f"{state.name} ({_name(old) if callable(old) else old})"
             for state, old in standing.items()
-            # A handler over a `Never` is for `check` to refuse, with the reason.
+            # A handler in place of a `Never` is refused by `check`, with the reason.
             if not isinstance(old, Undeclared) and not (callable(cell) and (state, type_) in self._sealed)
         ]
         if declared:
             raise HandlerTableError(
-                f"{what}: {type_} is declared already in {', '.join(declared)}. "
-                "Use replace=True to replace that, or `wrap` to run code around a handler"
+                f"{what}: {type_} is already declared in {', '.join(declared)}. "
+                "Use replace=True to replace it, or `wrap` to run code around a handler"
             )
 
 
@@ -424,7 +427,7 @@ def _checked_states(states: Any) -> tuple[Any, ...]:
     found = tuple(states) if isinstance(states, Iterable) else ()
     if not found or not all(hasattr(state, "name") for state in found) or len(set(found)) < len(found):
         raise HandlerTableError(
-            f"{reprlib.repr(states)} are no states of a table: give an enum, or some of its members, each once"
+            f"{reprlib.repr(states)} are not states of a table: pass an enum, or some of its members, each once"
         )
     return found
 
@@ -448,14 +451,14 @@ def _around(wrapper: Wrapper, inner: Any) -> Handler:
 
 
 def _name(function: Any) -> str:
-    """`election.grant_vote` for a handler of that module: it reads as a phrase."""
+    """Return a handler's name with its module, such as `election.grant_vote`."""
     name: str = getattr(function, "__name__", type(function).__name__)
     module = str(getattr(function, "__module__", "")).rpartition(".")[2]
     return f"{module}.{name}" if module else name
 
 
 def _label(cell: Cell, reasons: dict[Cell, str]) -> str:
-    """A handler's name, or a mark with a number under which its reason is listed."""
+    """Return a handler's name, or a mark with the number of its reason."""
     if isinstance(cell, Undeclared):
         return "?"
     if isinstance(cell, Ignore | Never):

@@ -1,7 +1,7 @@
-"""Facts about a message type, in one place: the guards, the wire, the transport and the simulator's checks read them.
+"""Facts about a message type in one place, read by the guards, the wire, the transport and the simulator's checks.
 
-The mechanism is here, since the wire needs it for any protocol. Raft's rows stand in `raft.matrix`; those of your own types
-are given to `MessageType.define`.
+The mechanism is here because the wire needs it for any protocol. The traits of Raft's types are in `raft.matrix`. For
+types of your own, pass them to `MessageType.define`.
 """
 
 from dataclasses import dataclass, field
@@ -11,37 +11,39 @@ __all__ = ["Term", "Traits"]
 
 
 class Term(Enum):
-    """What the `term` of a message is."""
+    """The meaning of a message's `term`."""
 
-    NONE = "none: it is a request, or from this replica's own host"
-    SENDERS = "that of its sender, which stamps it; a receiver adopts a newer one and refuses an older one"
-    CHOSEN = "one that its sender chose; else as SENDERS"
-    TOLD = "that of its sender, which stamps it; it changes no receiver's term"
+    NONE = "none: it is a request, or comes from the replica's own host"
+    SENDERS = (
+        "the sender's term, written when it is sent; receivers adopt a newer one and refuse an older one"
+    )
+    CHOSEN = "a term that the sender chose; a receiver treats it like SENDERS"
+    TOLD = "the sender's term, written when it is sent; it does not change the receiver's term"
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is true of every message of one type."""
+    """Facts that hold for every message of one type."""
 
     term: Term = Term.TOLD
     local: bool = False
-    """From a host to its own replica; from a peer it is dropped."""
+    """It goes from a host to its own replica. If it comes from a peer, it is dropped."""
     from_leader: bool = False
     """Only the leader of its term sends it."""
     from_members: bool = False
-    """It counts only where its sender is a member."""
+    """It counts only if its sender is a member of the shard."""
     asks_for_vote: bool = False
     """Its sender wants to be elected."""
     after_write: bool = False
-    """It leaves only when all that was appended and voted before it is durable at its sender (thesis §10.2.1)."""
+    """It leaves only after its sender's earlier entries, term and vote are durable (thesis §10.2.1)."""
     wakes: bool = True
-    """It is a sign that a shard is in use, so that a sleeping replica wakes."""
+    """It shows that the shard is in use, so it wakes a quiesced replica."""
     bulk: bool = False
-    """It may be large, and keeps its order among others of its kind; what is not bulk may overtake it."""
+    """It may be large. Bulk messages keep their order; other messages may overtake them."""
     stamped: bool = field(init=False)
-    """Its sender's term is written into it when it is sent."""
+    """The sender's term is written into it when it is sent."""
     binding: bool = field(init=False)
-    """It must have a term, and its receiver compares it with its own (thesis §3.3)."""
+    """It must have a term, which the receiver compares with its own (thesis §3.3)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stamped", self.term in {Term.SENDERS, Term.TOLD})

@@ -103,14 +103,15 @@ class TestMessageTypes:
         MessageType.define("audit.other", 1002)
         before = dict(MessageType.known)
         with pytest.raises(
-            HandlerTableError, match=f"{name!r} = {number} clashes with {taken}: choose another"
+            HandlerTableError,
+            match=f"{name!r} = {number} clashes with {taken}: choose another name and number",
         ):
             MessageType.define(name, number)
         assert MessageType.known == before
 
     @pytest.mark.parametrize("number", [36, 999, 1000, -1])
     def test_an_unknown_number_is_refused_with_the_remedy(self, number: int) -> None:
-        with pytest.raises(ValueError, match=rf"{number} is no known message type: .*MessageType.define"):
+        with pytest.raises(ValueError, match=rf"{number} is not a known message type: .*MessageType.define"):
             MessageType(number)
 
     def test_an_unknown_name_is_refused(self) -> None:

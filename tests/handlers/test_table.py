@@ -122,7 +122,7 @@ class TestDispatch:
 
     def test_a_node_in_a_state_of_another_kind_is_an_error_that_names_the_states(self):
         with pytest.raises(
-            HandlerTableError, match="'off' is no state of this table; its states are RED, GREEN, DARK"
+            HandlerTableError, match="'off' is not a state of this table: use one of RED, GREEN, DARK"
         ):
             light_table().dispatch(Lamp("off"), Message(PRESS))
 
@@ -204,7 +204,7 @@ class TestCells:
         ],
     )
     def test_there_must_be_something_to_wrap(self, type_, states, named):
-        with pytest.raises(HandlerTableError, match=f"no handler stands in {named}; fill the cell with `on`"):
+        with pytest.raises(HandlerTableError, match=f"there is no handler in {named}: add one with `on`"):
             light_table().wrap(type_, *states)(lambda lamp, message, inner: None)
 
     @pytest.mark.parametrize("replace", [False, True])
@@ -453,7 +453,7 @@ class TestFunctions:
         table.guard(press)
         with pytest.raises(HandlerTableError) as caught:
             table.copy().guard(press)
-        assert f"press {line_of(press)} is a guard of this table already: register it once" in str(
+        assert f"press {line_of(press)} is already a guard of this table: register it once" in str(
             caught.value
         )
         refused(lambda table: HandlerTable(Light, guards=[press, press]), "already")
@@ -471,14 +471,14 @@ class TestTypesAndStates:
     @pytest.mark.parametrize(
         ("type_", "named"),
         [
-            pytest.param("REPLICATE", "'REPLICATE' is no message type", id="a string"),
-            pytest.param(12, "12 is no message type", id="a number"),
-            pytest.param(True, "True is no message type", id="a truth"),
-            pytest.param(None, "None is no message type", id="None"),
-            pytest.param(Light.RED, "<Light.RED: 0> is no message type", id="a state, in the wrong place"),
+            pytest.param("REPLICATE", "'REPLICATE' is not a message type", id="a string"),
+            pytest.param(12, "12 is not a message type", id="a number"),
+            pytest.param(True, "True is not a message type", id="a truth"),
+            pytest.param(None, "None is not a message type", id="None"),
+            pytest.param(Light.RED, "<Light.RED: 0> is not a message type", id="a state, in the wrong place"),
             pytest.param(MessageType, "MessageType (drakkar.handlers.messages) is no", id="the class itself"),
             pytest.param(press, "press (tests.handlers.test_table:", id="a function, as of a bare decorator"),
-            pytest.param([PRESS], "[table.press(1940)] is no message type", id="a list"),
+            pytest.param([PRESS], "[table.press(1940)] is not a message type", id="a list"),
         ],
     )
     def test_what_is_no_message_type_is_refused(self, type_, named):
@@ -522,7 +522,7 @@ class TestTypesAndStates:
             lambda table: table.ignore(HOLE, Light.RED, state),
             lambda table: table.impossible(HOLE, state),
         ):
-            refused(register, f"{named} is no state of this table; its states are RED, GREEN, DARK")
+            refused(register, f"{named} is not a state of this table: use one of RED, GREEN, DARK")
 
     @pytest.mark.parametrize(
         "states",
@@ -535,7 +535,7 @@ class TestTypesAndStates:
         ],
     )
     def test_states_are_members_of_an_enum(self, states):
-        with pytest.raises(HandlerTableError, match="are no states of a table: give an enum"):
+        with pytest.raises(HandlerTableError, match="are not states of a table: pass an enum"):
             HandlerTable(states)
 
     def test_a_row_with_a_cell_too_few_cannot_be_built(self):
@@ -602,7 +602,7 @@ class TestACellIsDeclaredOnce:
         ],
     )
     def test_a_second_declaration_is_refused_with_what_stands_there(self, mistake, named):
-        refused(mistake, "is declared already in", "replace=True", "`wrap`", *named)
+        refused(mistake, "is already declared in", "replace=True", "`wrap`", *named)
 
     def test_replace_declares_it_anew(self):
         table = light_table()
@@ -628,7 +628,7 @@ class TestACellIsDeclaredOnce:
         for state, type_, cell in table.cells():
             if isinstance(cell, Never):
                 continue  # `check` refuses a handler there
-            with pytest.raises(HandlerTableError, match=f"{type_} is declared already in {state.name}"):
+            with pytest.raises(HandlerTableError, match=f"{type_} is already declared in {state.name}"):
                 table.on(type_, state)(press)
             table.on(type_, state, replace=True)(press)
         table.check(State)

@@ -178,9 +178,7 @@ def test_a_handler_that_sets_a_state_of_another_table_is_told_of_it(loop):
     table.on(PRESS, Light.RED, replace=True)(lambda light, _message: setattr(light, "state", "dark"))
     light = TrafficLight.start(handlers=table, loop=loop)
     light.ask(Message(PRESS), timeout=TIMEOUT_S)
-    with pytest.raises(
-        HandlerTableError, match="'dark' is no state of this table; its states are RED, GREEN"
-    ):
+    with pytest.raises(HandlerTableError, match="'dark' is not a state of this table: use one of RED, GREEN"):
         light.ask(Message(PRESS), timeout=TIMEOUT_S)
 
 

@@ -425,5 +425,5 @@ def test_a_type_of_ones_own_leaves_after_the_write_if_its_traits_say_so(after_wr
 def test_a_type_cannot_be_defined_again_with_other_traits():
     T.define("matrix.again", 1913, bulk=True)
     assert T.define("matrix.again", 1913, bulk=True) is T(1913)
-    with pytest.raises(HandlerTableError, match=r"matrix\.again.*cannot become"):
+    with pytest.raises(HandlerTableError, match=r"matrix\.again.*is already defined with bulk=True: "):
         T.define("matrix.again", 1913)

@@ -327,7 +327,7 @@ class LmdbDisk:
     def _trim(
         self, txn: "lmdb.Transaction[bytes]", trims: Mapping[ReplicaKey, int], budget: int
     ) -> dict[ReplicaKey, int]:
-        """Delete what nobody needs, at most `budget` runs; returns what is left of `trims`."""
+        """Delete runs that are no longer needed, at most `budget`; return what is left of `trims`."""
         left = dict(trims)
         for key, upto in trims.items():
             budget = self._trim_one(txn, key, upto, budget)
@@ -452,7 +452,7 @@ def _is_new(directory: Path) -> bool:
 
 
 def _create(directory: Path, map_size: int) -> None:
-    """Make a store in a directory beside and rename it, so that a half made store is never found."""
+    """Make a store in another directory and rename that, so that a half made store is never found."""
     made = directory.with_name(directory.name + ".new")
     shutil.rmtree(made, ignore_errors=True)
     make_directory(made)

@@ -1,7 +1,7 @@
 """Return space that LMDB no longer uses to the system.
 
 LMDB writes to freed pages again, but never makes its file shorter: after a flood of entries the file stays as long as
-it was. If most of it is free, the rest is copied to a new file beside it, which replaces it by an atomic rename. Nothing
+it was. If most of it is free, the rest is copied to a new file, which replaces it by an atomic rename. Nothing
 has changed before that, so a copy that a crash or a full disk cut short is deleted.
 """
 

@@ -425,7 +425,7 @@ class LogStore:
     ) -> None:
         """Record a snapshot that was taken here as the newest; the log stays as it is.
 
-        `done` tells when files of older ones may go; it gets `RequestDropped` where a newer one is known. Raises
+        `done` tells when files of older ones may go; it gets `RequestDropped` if a newer one is known. Raises
         as `save` does.
         """
         key = (shard_id, replica_id)

@@ -1,4 +1,4 @@
-"""The state that a replica has applied: its state machine, the client sessions beside it, and how far both have come."""
+"""The state that a replica has applied: its state machine, its client sessions, and the last entry in both."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, Final
@@ -22,7 +22,7 @@ _SESSION: Final = int(EntryKind.SESSION)
 
 
 class AppliedState:
-    """A state machine, the client sessions beside it, and the last entry that it holds. For one thread at a time."""
+    """A state machine, its client sessions, and the last entry that it holds. For one thread at a time."""
 
     def __init__(self, machine: StateMachine, shard_id: int) -> None:
         self.machine = machine
@@ -40,8 +40,8 @@ class AppliedState:
         """Apply committed entries, which follow those applied before; return one result for each.
 
         The result of an entry that is no command, or that the state machine holds already, is None. Raises
-        `CorruptData` for an entry that cannot be decoded, and whatever the state machine raises: the replica must
-        end then.
+        `CorruptData` for an entry that cannot be decoded, and any exception of the state machine: the replica must end
+        then.
         """
         if self.disk is not None:
             return self._apply_on_disk(self.disk, run)
@@ -101,10 +101,9 @@ class AppliedState:
     def load(self, snapshot: Snapshot, snapshots: Snapshots, *, log_end: int | None = None) -> None:
         """Replace the state by that of a snapshot, unless the state machine on disk holds that much by itself.
 
-        The first call opens a state machine on disk; `log_end` is the last entry of the log then, None if unknown.
-        A snapshot without an index or without content for this replica leaves the state as it is. Raises
-        `CorruptData` where snapshot, log and state machine do not belong together, and whatever the state machine
-        raises.
+        The first call opens a state machine on disk; `log_end` is the last entry of the log then, None if unknown. A
+        snapshot with index 0 and a witness's snapshot leave the state as it is. Raises `CorruptData` if snapshot, log
+        and state machine do not belong together, and any exception of the state machine.
         """
         if self.disk is not None and not self._opened:
             self._open(self.disk, log_end)
@@ -138,14 +137,14 @@ class AppliedState:
         self.sessions, self.index = sessions, facts.machine_index
 
     def facts(self, *, has_content: bool = True) -> Facts:
-        """Return what stands beside a snapshot of this state."""
+        """Return the facts of a snapshot of this state."""
         return Facts(self._shard_id, self.index, has_content)
 
     def writer(self) -> Callable[[BinaryIO], None]:
-        """Return what writes this state, as the content of a snapshot.
+        """Return a function that writes this state, as the content of a snapshot.
 
-        That of a `ConcurrentStateMachine` is fixed now, and may be written by another thread while entries are
-        applied; that of any other must be written before anything else is done with it.
+        The state of a `ConcurrentStateMachine` is fixed now, and another thread may write it while entries are applied.
+        That of any other must be written before anything else is done with it.
         """
         machine, sessions = self.machine, self.sessions.encode()
         fixed = machine.capture() if isinstance(machine, ConcurrentStateMachine) else machine.save

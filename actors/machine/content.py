@@ -1,6 +1,6 @@
 """What a snapshot of a state machine holds.
 
-    facts     beside the content: see `Facts`
+    facts     in the footer of the file: see `Facts`
     content   8 bytes of length, big-endian; the client sessions; then what the state machine wrote
 
 The content is empty where `Facts.has_content` is false.
@@ -38,10 +38,10 @@ class Facts:
 
     @classmethod
     def decode(cls, facts: Mapping[str, Any]) -> Self:
-        """Return those of a snapshot's file, which may hold others too. Raises `CorruptData`."""
+        """Return the facts of a snapshot's file, which may hold others too. Raises `CorruptData`."""
         shard_id, machine_index, has_content = (facts.get(key) for key in _KEYS)
         if not (is_whole(shard_id) and is_whole(machine_index) and type(has_content) is bool):
-            raise CorruptData(f"the facts beside a snapshot are {facts!r:.200}, which do not say whose it is")
+            raise CorruptData(f"the facts of a snapshot are {facts!r:.200}, and do not say whose it is")
         return cls(shard_id, machine_index, has_content)
 
 

@@ -1,10 +1,10 @@
 """The three kinds of state machines that an application may write.
 
-|                            | state    | while a snapshot is written      | after a restart                       |
-|----------------------------|----------|----------------------------------|---------------------------------------|
-| `StateMachine`             | memory   | commands wait to be applied      | newest snapshot, then the log after it |
-| `ConcurrentStateMachine`   | memory   | commands are applied             | the same                              |
-| `DiskStateMachine`         | own disk | commands are applied             | it goes on where it was                |
+|                          | state    | while a snapshot is written | after a restart                        |
+|--------------------------|----------|-----------------------------|----------------------------------------|
+| `StateMachine`           | memory   | commands wait to be applied | newest snapshot, then the log after it |
+| `ConcurrentStateMachine` | memory   | commands are applied        | the same                               |
+| `DiskStateMachine`       | own disk | commands are applied        | it goes on where it was                |
 
 In all three cases proposals are taken, logged and committed while a snapshot is written.
 """
@@ -47,7 +47,7 @@ class StateMachine:
         return [self.apply(command) for command in commands]
 
     def query(self, query: Any) -> Any:
-        """Answer a question about the state, without changing it. An exception is raised where the answer is read."""
+        """Answer a question about the state, without changing it. An exception goes to the caller of the query."""
         raise NotImplementedError(f"{type(self).__name__} must define query(self, query)")
 
     def save(self, sink: BinaryIO) -> None:

@@ -4,7 +4,7 @@
     the loop's thread     a turn: the actor handles what waits, a batch at most; then the next actor's turn
                           every 2 ms: trio's turn, with the sockets and the tasks
 
-Here is the loop's life: it starts, takes actors and tasks, stops them and ends.
+This file starts and stops the loop; `scheduler` gives actors their turns, and `tasks` runs async functions.
 """
 
 import contextlib

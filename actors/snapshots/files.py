@@ -29,7 +29,7 @@ class FileContent(Protocol):
     """Its bytes when it was opened."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Read `length` bytes, or fewer where the file ends. Raises `CorruptData` or `StorageFailed`."""
+        """Read `length` bytes, or fewer at the end of the file. Raises `CorruptData` or `StorageFailed`."""
         ...
 
     def file(self) -> BinaryIO:

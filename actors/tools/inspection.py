@@ -32,7 +32,7 @@ PAGE_BYTES: Final = 4 << 20
 """Bytes of a log that are read at once."""
 _MAP_BYTES: Final = 1 << 20
 """LMDB takes the length of the file if that is more."""
-_NOBODY: Final = Membership()
+_NO_MEMBERS: Final = Membership()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class ReplicaReport:
     last_index: int = 0
     last_term: int = 0
     snapshot: SnapshotReport | None = None
-    membership: Membership = _NOBODY
+    membership: Membership = _NO_MEMBERS
     """After all entries of the log, committed or not."""
     problem: str = ""
     """What is wrong with its log; "" if it is complete and matches its checksums."""
@@ -156,25 +156,27 @@ class StoppedHost:
         """Return a replica's snapshots, for reading only."""
         return Snapshots(DiskFiles(), self.directory.path / SNAPSHOTS / f"{key[0]}-{key[1]}")
 
-    def find(self, shard: int, replica: int | None) -> ReplicaKey:
-        """Return the replica of a shard, or its only one if `replica` is None. Raises `ConfigError` if there is none."""
-        if replica is not None:
-            replica_key(shard, replica)
-        held = [other for one, other in self.replicas() if one == shard]
-        found = held if replica is None else [other for other in held if other == replica]
+    def find(self, shard_id: int, replica_id: int | None) -> ReplicaKey:
+        """Return the replica of a shard, or its only one if `replica_id` is None. Raises `ConfigError` if there is none."""
+        if replica_id is not None:
+            replica_key(shard_id, replica_id)
+        held = [other for one, other in self.replicas() if one == shard_id]
+        found = held if replica_id is None else [other for other in held if other == replica_id]
         if len(found) == 1:
-            return shard, found[0]
+            return shard_id, found[0]
         if len(found) > 1:
             raise ConfigError(
-                "replica_id", None, f"{self.directory.path} holds {_listed(found)} of shard {shard}: name one"
+                "replica_id",
+                None,
+                f"{self.directory.path} holds {_listed(found)} of shard {shard_id}: name one",
             )
         if held:
             raise ConfigError(
-                "replica_id", replica, f"{self.directory.path} holds {_listed(held)} of shard {shard}"
+                "replica_id", replica_id, f"{self.directory.path} holds {_listed(held)} of shard {shard_id}"
             )
         shards = sorted({one for one, _ in self.replicas()})
         raise ConfigError(
-            "shard_id", shard, f"{self.directory.path} holds replicas of {_listed(shards) or 'no shard'}"
+            "shard_id", shard_id, f"{self.directory.path} holds replicas of {_listed(shards) or 'no shard'}"
         )
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
 
 _EXPORT: Final = "export"
-"""The fact beside a snapshot with the fields of an `_Origin`, by name."""
+"""The key, among the facts of a snapshot, of the fields of an `_Origin`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +262,8 @@ def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig
 class _Replay:
     """A state machine to which a log is applied. Its exceptions are raised as `ActorFailed`."""
 
-    def __init__(self, machine: StateMachine, shard: int, snapshots: Snapshots) -> None:
-        self.state = AppliedState(machine, shard)
+    def __init__(self, machine: StateMachine, shard_id: int, snapshots: Snapshots) -> None:
+        self.state = AppliedState(machine, shard_id)
         self._snapshots = snapshots
 
     def load(self, snapshot: Snapshot) -> None:

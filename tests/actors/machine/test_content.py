@@ -25,7 +25,7 @@ def test_facts_come_back_as_they_were_beside_others():
     ],
 )
 def test_what_is_missing_or_of_another_type_is_refused_with_the_value(facts):
-    with pytest.raises(CorruptData, match="which do not say whose it is"):
+    with pytest.raises(CorruptData, match="do not say whose it is"):
         Facts.decode(facts)
 
 

@@ -11,7 +11,7 @@ from drakkar.actors.host.host import NodeHost
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 """Seconds after which a test is stuck."""
 
 TICK = 0.02
@@ -37,9 +37,9 @@ def free_addresses(count):
     return addresses
 
 
-def until(condition, patience=PATIENCE):
+def until(condition, timeout=TIMEOUT_S):
     """Wait until something holds that nobody tells of, and return what it is."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not happen"
@@ -47,10 +47,10 @@ def until(condition, patience=PATIENCE):
     return value
 
 
-def settled(future, patience=PATIENCE):
+def settled(future, timeout=TIMEOUT_S):
     """Wait for an outcome: the value, or the exception."""
     try:
-        return future.get(timeout=patience)
+        return future.get(timeout=timeout)
     except pykka.Timeout:
         raise
     except Exception as error:  # noqa: BLE001  # it is the outcome
@@ -94,7 +94,7 @@ class Gated(Ledger):
 
     def _wait(self):
         self.arrived.set()
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(TIMEOUT_S)
 
     def apply(self, command):
         if self.apply_waits:
@@ -144,10 +144,10 @@ class Notices(pykka.ThreadingActor):
             self.events.append(message)
             self._changed.notify_all()
 
-    def wait_for(self, wanted, patience=PATIENCE):
+    def wait_for(self, wanted, timeout=TIMEOUT_S):
         """Return the first event for which `wanted(event)` holds. From the test's thread."""
         with self._changed:
-            found = self._changed.wait_for(lambda: [each for each in self.events if wanted(each)], patience)
+            found = self._changed.wait_for(lambda: [each for each in self.events if wanted(each)], timeout)
         assert found, f"it did not come; what came: {self.events}"
         return found[0]
 
@@ -218,9 +218,9 @@ class Hosts:
         return [other for other in sorted(self.replicas) if other != number]
 
 
-def commit(replica, command, patience=PATIENCE):
+def commit(replica, command, timeout=TIMEOUT_S):
     """Propose until it is committed. Only for commands that may be applied twice, where an outcome is unknown."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         outcome = settled(replica.propose(command, timeout=2.0))
         if not isinstance(outcome, DrakkarError):
@@ -229,11 +229,11 @@ def commit(replica, command, patience=PATIENCE):
         assert outcome.outcome_known or isinstance(outcome, OutcomeUnknown), outcome
 
 
-def contents(replica, patience=PATIENCE):
+def contents(replica, timeout=TIMEOUT_S):
     """Read all commands of a ledger, until the read succeeds."""
 
     def read():
         outcome = settled(replica.read(None, timeout=2.0))
         return None if isinstance(outcome, DrakkarError) else (outcome,)
 
-    return until(read, patience)[0]
+    return until(read, timeout)[0]

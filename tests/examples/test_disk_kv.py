@@ -18,7 +18,7 @@ from drakkar.actors import NodeHost
 from examples import kv_demo
 from examples.disk_kv import DiskKeyValue
 from examples.kv import KeyValue
-from tests.actors.support import PATIENCE, TICK, free_addresses
+from tests.actors.support import TICK, TIMEOUT_S, free_addresses
 
 ROOT = Path(__file__).parents[2]
 BATCH = 7
@@ -256,7 +256,7 @@ def test_a_capture_is_fixed_while_batches_are_applied(tmp_path):
                     file.write(line)
                     if number == 1000:
                         begun.set()
-                        failures.extend([] if go_on.wait(PATIENCE) else ["stuck"])
+                        failures.extend([] if go_on.wait(TIMEOUT_S) else ["stuck"])
 
             def write(self, data):
                 return file.write(data)
@@ -264,12 +264,12 @@ def test_a_capture_is_fixed_while_batches_are_applied(tmp_path):
         do(machine, 2001, ["SET", b"key 5", b"between"])
         writer = threading.Thread(target=write, args=(Slow(),))
         writer.start()
-        assert begun.wait(PATIENCE)
+        assert begun.wait(TIMEOUT_S)
         do(machine, 4001, *(["SET", b"key %d" % number, b"now"] for number in range(2000)))
         do(machine, 4002, ["DEL", b"key 1999"])
         machine.sync()
         go_on.set()
-        writer.join(PATIENCE)
+        writer.join(TIMEOUT_S)
         assert not failures
         file.seek(0)
         copy.load(file)
@@ -339,12 +339,12 @@ class Trio:
 
     def write(self, keys):
         commands = [cbor2.dumps(["SET", b"%d" % key, b"x" * 100]) for key in keys]
-        return self.replicas[1].propose_many(commands, timeout=PATIENCE).get(timeout=PATIENCE)
+        return self.replicas[1].propose_many(commands, timeout=TIMEOUT_S).get(timeout=TIMEOUT_S)
 
     def read_all(self):
         question = [["DBSIZE"], ["GET", b"7"]]
         return {
-            number: replica.read(question, timeout=PATIENCE).get(timeout=PATIENCE)
+            number: replica.read(question, timeout=TIMEOUT_S).get(timeout=TIMEOUT_S)
             for number, replica in self.replicas.items()
         }
 
@@ -364,7 +364,7 @@ def test_hosts_that_restart_replay_nothing_and_a_new_one_is_brought_up_by_a_snap
         assert [trio.machines[number].given for number in (1, 2, 3)] == [0] * 3
         assert trio.write([300]) == ["OK"]
         trio.start(4, join=True)
-        trio.replicas[1].add_replica(4, trio.addresses[4], timeout=PATIENCE).get(timeout=PATIENCE)
+        trio.replicas[1].add_replica(4, trio.addresses[4], timeout=TIMEOUT_S).get(timeout=TIMEOUT_S)
         assert trio.read_all()[4] == [301, b"x" * 100]
         assert trio.machines[4].loaded == 1
         assert trio.machines[4].given < 100
@@ -409,7 +409,7 @@ def test_hosts_that_are_killed_lose_nothing_and_apply_nothing_twice(tmp_path):
     with cluster:
         hosts = list(cluster.hosts.values())
         for life in range(3):
-            with hosts[life].client(PATIENCE) as client, client.pipeline(transaction=False) as pipe:
+            with hosts[life].client(TIMEOUT_S) as client, client.pipeline(transaction=False) as pipe:
                 for number in range(200):
                     pipe.incr("n")
                     pipe.set(f"{life}-{number}", number)
@@ -422,7 +422,7 @@ def test_hosts_that_are_killed_lose_nothing_and_apply_nothing_twice(tmp_path):
             for host in hosts:
                 host.wait_until_ready()
         for host in hosts:
-            with host.client(PATIENCE) as client:
+            with host.client(TIMEOUT_S) as client:
                 assert client.mget("n", "2-199") == [b"600", b"199"]
                 assert client.dbsize() == 601
     for host in hosts:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from examples import membership_demo
 from examples.membership_demo import HostError, Load, Members, Shard, Story
-from tests.actors.support import PATIENCE, free_addresses, until
+from tests.actors.support import TIMEOUT_S, free_addresses, until
 from tests.examples.test_kv_demo import processes_of
 
 ROOT = Path(__file__).parents[2]
@@ -229,7 +229,7 @@ def test_a_member_answers_wrong_orders_and_goes_on(tmp_path):
             running.stdin.flush()
             said = [json.loads(running.stdout.readline()) for _ in range(7)]
             running.stdin.close()
-            assert running.wait(PATIENCE) == 0
+            assert running.wait(TIMEOUT_S) == 0
         finally:
             running.kill()
     answers = {each.get("id"): each for each in said if "event" not in each}

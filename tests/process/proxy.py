@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from tests.actors.support import PATIENCE
+from tests.actors.support import TIMEOUT_S
 
 CHUNK = 64 << 10
 
@@ -29,7 +29,7 @@ class Proxies:
 
     def __enter__(self):
         self._thread.start()
-        started = self._started.get(timeout=PATIENCE)
+        started = self._started.get(timeout=TIMEOUT_S)
         if isinstance(started, BaseException):
             raise started
         self._token, self._scope = started
@@ -37,7 +37,7 @@ class Proxies:
 
     def __exit__(self, *_):
         self._call(self._scope.cancel)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive(), "the proxies hang"
 
     def reset(self, numbers):

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.actors.support import PATIENCE, free_addresses, until
+from tests.actors.support import TIMEOUT_S, free_addresses, until
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.05
@@ -68,14 +68,14 @@ class HostProcess:
         self._write(json.dumps(who))
 
     def wait_started(self):
-        answer = self._started.get(timeout=PATIENCE)
+        answer = self._started.get(timeout=TIMEOUT_S)
         assert answer == {"id": 0, "value": "started"}, f"{answer}\n{self.log()}"
         self.alive = True
 
     def log(self):
         return (self._directory / f"{self.replica}.log").read_text(errors="replace")[-4000:]
 
-    def ask(self, do, *, timeout=2.0, patience=PATIENCE, **order):
+    def ask(self, do, *, timeout=2.0, patience=TIMEOUT_S, **order):
         """Give an order and wait for the answer; `{"error": "Gone"}` where the process ended before it answered."""
         answer = queue.SimpleQueue()
         with self._lock:
@@ -109,8 +109,8 @@ class HostProcess:
         return self._end()
 
     def _end(self):
-        code = self._process.wait(PATIENCE)
-        self._listener.join(PATIENCE)
+        code = self._process.wait(TIMEOUT_S)
+        self._listener.join(TIMEOUT_S)
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(BrokenPipeError):  # what was not written yet is of no interest
                 pipe.close()
@@ -244,7 +244,7 @@ class Load:
     def __exit__(self, *_):
         self._over.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
         assert not self.failures, self.failures
 
     def _run(self, name):
@@ -273,7 +273,7 @@ class Load:
             thread.start()
         yield
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
 
     def _do(self, host, what, command):
         began = time.monotonic()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.support import PATIENCE, free_addresses, until
+from tests.actors.support import TIMEOUT_S, free_addresses, until
 from tests.process import namespaces
 from tests.process.client import KINDS, Client
 from tests.process.nemesis import TIMES, Nemesis, Reformer, connection_faults, link_faults, process_faults
@@ -69,14 +69,14 @@ class Clients:
         """Let them finish what they do; return their history."""
         for process in self._processes:
             process.stdin.close()
-        codes = [process.wait(PATIENCE) for process in self._processes]
+        codes = [process.wait(TIMEOUT_S) for process in self._processes]
         assert not any(codes), f"clients failed:\n{self._log.read_text()}"
         return [json.loads(line) for file in self._files for line in file.read_text().splitlines()]
 
     def __exit__(self, *_):
         for process in self._processes:
             process.kill()
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT_S)
             process.stdin.close()
 
 

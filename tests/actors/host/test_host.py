@@ -43,8 +43,8 @@ from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
 
 from tests.actors.support import (
-    PATIENCE,
     TICK,
+    TIMEOUT_S,
     Failing,
     Gated,
     Hosts,
@@ -173,9 +173,9 @@ def test_large_commands_and_large_lists_go_through_any_host(in_memory):
     follower = in_memory.others(leader)[0]
     for number in (leader, follower):
         big = bytes(3 << 20)
-        assert isinstance(settled(in_memory[number].propose(big, timeout=PATIENCE)), int)
+        assert isinstance(settled(in_memory[number].propose(big, timeout=TIMEOUT_S)), int)
         many = [bytes([n % 256]) * 100_000 for n in range(100)]
-        results = settled(in_memory[number].propose_many(many, timeout=PATIENCE))
+        results = settled(in_memory[number].propose_many(many, timeout=TIMEOUT_S))
         assert results == list(range(results[0], results[0] + 100))
     assert type(settled(in_memory[leader].propose(bytes((8 << 20) + 1)))) is RequestDropped
 
@@ -194,7 +194,7 @@ def test_threads_of_all_hosts_may_propose_at_once_and_each_finds_its_own_in_orde
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     ledger = contents(in_memory[1])
     assert ledger == contents(in_memory[2]) == contents(in_memory[3])
     for (number, name), places in answers.items():
@@ -243,7 +243,7 @@ def test_changes_of_leader_under_load_lose_and_repeat_nothing(in_memory):
         leader = hand_over(in_memory[leader], leader % 3 + 1)
     stop.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     ledger = contents(in_memory[1])
     assert len(set(ledger)) == len(ledger), "nothing was applied twice"
     for command, outcome in outcomes.items():
@@ -265,8 +265,8 @@ def test_changes_of_leader_under_load_lose_and_repeat_nothing(in_memory):
 
 def test_requests_may_come_before_there_is_a_leader_and_wait_for_one(in_memory):
     in_memory.run()
-    futures = [in_memory[number].propose(b"%d" % number, timeout=PATIENCE) for number in in_memory.members]
-    reads = [in_memory[number].read(None, timeout=PATIENCE) for number in in_memory.members]
+    futures = [in_memory[number].propose(b"%d" % number, timeout=TIMEOUT_S) for number in in_memory.members]
+    reads = [in_memory[number].read(None, timeout=TIMEOUT_S) for number in in_memory.members]
     assert sorted(settled(future) for future in futures) == [1, 2, 3]
     assert all(isinstance(settled(read), list) for read in reads)
 
@@ -340,7 +340,7 @@ def test_every_future_is_answered_when_hosts_stop_under_load(hosts):
         hosts.stop(number)
     stop.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     unexpected = {
         type(outcome)
         for outcome in map(settled, futures)
@@ -410,7 +410,7 @@ def test_a_host_stops_cleanly_after_an_application_has_stopped_all_its_actors(on
     on_disk.run()
     commit(on_disk[on_disk.leader()], b"x")
     replica = on_disk[1]
-    pykka.ActorRegistry.stop_all(timeout=PATIENCE)
+    pykka.ActorRegistry.stop_all(timeout=TIMEOUT_S)
     assert type(settled(replica.propose(b"late"))) is ReplicaStopped
     for number in on_disk.members:
         on_disk.stop(number)
@@ -422,7 +422,7 @@ def test_a_host_refuses_to_stop_in_its_own_loop_and_goes_on(in_memory):
     in_memory.run()
     host = in_memory.hosts[1]
     with pytest.raises(DeadlockError, match="another thread"):
-        host._loop.call(host.stop, timeout=PATIENCE)
+        host._loop.call(host.stop, timeout=TIMEOUT_S)
     in_memory.leader()
     assert commit(in_memory[1], b"x") == 1
 
@@ -614,7 +614,7 @@ def test_a_shard_runs_once_on_a_host_whoever_starts_it(in_memory):
     outcomes, start = [], threading.Barrier(4)
 
     def begin():
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT_S)
         try:
             outcomes.append(host.start_replica(Ledger, shard_id=1, replica_id=1, members=in_memory.members))
         except ConfigError as error:
@@ -624,7 +624,7 @@ def test_a_shard_runs_once_on_a_host_whoever_starts_it(in_memory):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     refused = [outcome for outcome in outcomes if isinstance(outcome, ConfigError)]
     assert len(refused) == 3
     assert all("runs already" in str(error) for error in refused)
@@ -733,7 +733,7 @@ def test_a_slow_apply_costs_no_leader_and_delays_no_other_replica(in_memory):
         term = in_memory[leader].status().term
         waiting = in_memory[leader].propose(b"slow", timeout=60)
         for machine in slow:
-            assert machine.arrived.wait(PATIENCE)
+            assert machine.arrived.wait(TIMEOUT_S)
         node = in_memory[leader]._node
         until_tick = node.raft.timers.ticks + 2 * CALM["election_ticks"]
         while node.raft.timers.ticks < until_tick:
@@ -753,7 +753,7 @@ def test_a_state_machine_that_hangs_does_not_keep_a_host_from_stopping(caplog):
     replica = host.start_replica(lambda: machine, shard_id=1, replica_id=1, members={1: host.address})
     until(lambda: replica.status().leader_id)
     waiting = [replica.propose(b"a", timeout=60)]
-    assert machine.arrived.wait(PATIENCE)
+    assert machine.arrived.wait(TIMEOUT_S)
     waiting += [replica.read(None, timeout=60), replica.stale_read(None, timeout=60)]
     began = time.monotonic()
     host.stop()
@@ -771,7 +771,7 @@ def test_a_state_machine_that_hangs_keeps_the_data_directory_from_the_next_host(
     replica = host.start_replica(lambda: machine, shard_id=1, replica_id=1, members={1: address})
     until(lambda: replica.status().leader_id)
     replica.propose(b"a", timeout=60)
-    assert machine.arrived.wait(PATIENCE)
+    assert machine.arrived.wait(TIMEOUT_S)
     with pytest.raises(OutcomeUnknown, match="still work"):
         host.stop()
     with pytest.raises(ConfigError, match="is in use by process"):
@@ -912,7 +912,7 @@ def test_a_table_of_ones_own_speaks_between_hosts_beside_raft(in_memory):
     leader = in_memory.leader()
     commit(in_memory[leader], b"x")
     in_memory[1].ref.tell(Message(PING, payload="hello"))
-    assert arrived.wait(PATIENCE)
+    assert arrived.wait(TIMEOUT_S)
     assert sorted(pongs) == [(n, {"from": n, "saw": "hello"}) for n in (2, 3)]
     assert all(replicated[number] >= 1 for number in in_memory.others(leader))
 
@@ -1062,7 +1062,7 @@ def test_two_hundred_shards_on_three_hosts_elect_and_commit_with_few_threads():
                 commit(replica, b"again")
         reads = [(group, group[1].read(None, timeout=30)) for group in replicas.values()]
         for group, future in reads:
-            outcome = settled(future, patience=40)
+            outcome = settled(future, timeout=40)
             ledger = contents(group[1]) if isinstance(outcome, DrakkarError) else outcome
             assert len(ledger) >= 3
         assert threading.active_count() - before <= 3 * 8
@@ -1084,8 +1084,8 @@ def test_a_stalled_host_does_not_make_up_for_the_ticks_that_it_missed(in_memory)
     in_memory.leader()
     node, loop = in_memory[1]._node, in_memory.hosts[1]._loop
     entered, leave = threading.Event(), threading.Event()
-    loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
-    assert entered.wait(PATIENCE)
+    loop.run_soon(lambda: (entered.set(), leave.wait(TIMEOUT_S)))
+    assert entered.wait(TIMEOUT_S)
     stalled_at, began = node.disk.ticks, time.monotonic()
     until(lambda: time.monotonic() - began > 30 * TICK)
     leave.set()

@@ -30,7 +30,7 @@ from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.transport.options import Options
 
 from tests.actors.support import (
-    PATIENCE,
+    TIMEOUT_S,
     Gated,
     Hosts,
     InlineLedger,
@@ -145,7 +145,7 @@ def compacted(replica, beyond=0):
 def outgrow(replica):
     """Write until the log begins behind all that there was; return what was written."""
     last, commands = replica.status().last_index, []
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while replica.status().first_index <= last + 1:  # what ends just there can go on from the log
         commands += write(replica, range(len(commands), len(commands) + EVERY))
         assert time.monotonic() < deadline, "the log was not given up"
@@ -178,7 +178,7 @@ def test_a_follower_that_was_away_for_too_long_is_sent_the_state(on_disk, machin
     on_disk.stop(away)
     commands = [b"%d" % number for number in range(5)] + outgrow(on_disk[leader])
     on_disk.run(machine, numbers=[away], config=CONFIG)
-    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=TIMEOUT_S) == commands)
     assert on_disk[away].status().first_index > EVERY
     assert commit(on_disk[away], b"more") == len(commands) + 1
 
@@ -190,26 +190,26 @@ def test_a_new_replica_is_brought_up_by_a_snapshot_and_becomes_a_voter(hosts):
     compacted(leader, EVERY)
     with Hosts(1, data=hosts.data and hosts.data / "fourth") as fourth:
         host = fourth.start(1)
-        leader.add_observer(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        leader.add_observer(4, fourth.addresses[0]).get(timeout=TIMEOUT_S)
         joined = host.start_replica(
             Book, shard_id=1, replica_id=4, join=True, role=State.OBSERVER, config=CONFIG
         )
-        until(lambda: joined.stale_read(None).get(timeout=PATIENCE) == commands)
-        leader.add_replica(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        until(lambda: joined.stale_read(None).get(timeout=TIMEOUT_S) == commands)
+        leader.add_replica(4, fourth.addresses[0]).get(timeout=TIMEOUT_S)
         until(lambda: joined.status().state is State.FOLLOWER)
-        assert joined.propose(b"x").get(timeout=PATIENCE) == len(commands) + 1
+        assert joined.propose(b"x").get(timeout=TIMEOUT_S) == len(commands) + 1
 
 
 def test_a_snapshot_can_be_asked_for_and_exported(on_disk, tmp_path):
     on_disk.run(Book)
     leader = on_disk[on_disk.leader()]
     commands = write(leader, range(10))
-    index = leader.snapshot(compaction_overhead=2).get(timeout=PATIENCE)
+    index = leader.snapshot(compaction_overhead=2).get(timeout=TIMEOUT_S)
     assert index == leader.status().applied
     until(lambda: leader.status().first_index == index - 1)
-    assert leader.snapshot().get(timeout=PATIENCE) == index, "nothing was applied since"
+    assert leader.snapshot().get(timeout=TIMEOUT_S) == index, "nothing was applied since"
     commands += write(leader, [10])
-    exported = leader.snapshot(export_to=tmp_path / "copy").get(timeout=PATIENCE)
+    exported = leader.snapshot(export_to=tmp_path / "copy").get(timeout=TIMEOUT_S)
     assert leader.status().first_index == index - 1, "an export gives up nothing"
     with read_file(tmp_path / "copy") as reader:
         assert reader.snapshot.index == exported
@@ -272,7 +272,7 @@ def test_a_state_machine_on_disk_is_given_nothing_twice(on_disk, tmp_path):
     on_disk.stop(away)
     commands += outgrow(on_disk[on_disk.leader()])
     on_disk.run(lambda: book(away), numbers=[away], config=CONFIG)
-    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=TIMEOUT_S) == commands)
     error = settled(on_disk[away].session())
     assert isinstance(error, ConfigError)
 
@@ -282,14 +282,14 @@ def test_a_session_is_remembered_by_snapshots(on_disk):
     leader = on_disk.leader()
     away = on_disk.others(leader)[0]
     on_disk.stop(away)  # so that only the snapshot can tell it of the session
-    session = on_disk[leader].session().get(timeout=PATIENCE)
-    assert session.propose(b"once").get(timeout=PATIENCE) == 1
+    session = on_disk[leader].session().get(timeout=TIMEOUT_S)
+    assert session.propose(b"once").get(timeout=TIMEOUT_S) == 1
     token = session.token
     commands = outgrow(on_disk[leader])
     on_disk.run(Book, numbers=[away], config=CONFIG)
     until(lambda: on_disk[away].status().first_index > EVERY)
-    again = on_disk[away].session(token=token).get(timeout=PATIENCE)
-    assert again.propose(b"twice").get(timeout=PATIENCE) == len(commands) + 2
+    again = on_disk[away].session(token=token).get(timeout=TIMEOUT_S)
+    assert again.propose(b"twice").get(timeout=TIMEOUT_S) == len(commands) + 2
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
@@ -302,7 +302,7 @@ def test_a_removed_replica_says_so_and_stops_itself(hosts, who):
         asked = hosts.others(gone)[0]
         hosts.hosts[gone].subscribe(notices)
         commit(hosts[leader], b"before")
-        hosts[asked].remove_replica(gone).get(timeout=PATIENCE)
+        hosts[asked].remove_replica(gone).get(timeout=TIMEOUT_S)
         kept = notices._actor_weakref()
         kept.wait_for(lambda event: isinstance(event, ReplicaRemoved) and event.replica == gone)
         error = settled(hosts[gone].propose(b"no"))
@@ -326,7 +326,7 @@ def test_a_replica_that_was_cut_off_when_it_was_removed_learns_of_it_when_it_is_
         leader = on_disk.leader()
         gone = on_disk.others(leader)[0]
         on_disk.stop(gone)
-        on_disk[leader].remove_replica(gone).get(timeout=PATIENCE)
+        on_disk[leader].remove_replica(gone).get(timeout=TIMEOUT_S)
         commit(on_disk[leader], b"after")
         on_disk.start(gone).subscribe(notices)
         on_disk.run(Book, numbers=[gone], config=CONFIG)
@@ -345,7 +345,7 @@ def test_proposals_go_on_while_a_snapshot_is_written():
 
             def slowly(sink):
                 arrived.set()
-                assert gate.wait(PATIENCE)
+                assert gate.wait(TIMEOUT_S)
                 write_out(sink)
 
             return slowly
@@ -355,11 +355,11 @@ def test_proposals_go_on_while_a_snapshot_is_written():
         leader = hosts[hosts.leader()]
         commands = write(leader, range(5))
         taken = leader.snapshot()
-        assert arrived.wait(PATIENCE)
+        assert arrived.wait(TIMEOUT_S)
         point = leader.status().applied
         commands += write(leader, range(5, 20))
         gate.set()
-        assert taken.get(timeout=PATIENCE) == point
+        assert taken.get(timeout=TIMEOUT_S) == point
         assert contents(leader) == commands
 
 
@@ -372,11 +372,11 @@ def test_wait_ready_starts_a_replica_that_has_applied_what_it_knew(on_disk):
     machine = type("InlineLedger", (Gated,), {})(apply_waits=True)
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(on_disk.run, lambda: machine, numbers=[leader], config={"wait_ready": True})
-        assert machine.arrived.wait(PATIENCE)
+        assert machine.arrived.wait(TIMEOUT_S)
         assert not starting.done()
         machine.gate.set()
-        replica = starting.result(PATIENCE)[leader]
-    assert replica.stale_read(None).get(timeout=PATIENCE)[:29] == commands[:29]
+        replica = starting.result(TIMEOUT_S)[leader]
+    assert replica.stale_read(None).get(timeout=TIMEOUT_S)[:29] == commands[:29]
 
 
 # -- what goes wrong on the way
@@ -412,7 +412,7 @@ def test_a_follower_that_ends_while_it_is_sent_the_state_is_sent_it_again(tmp_pa
         hosts.stop(away)
         commands += write(hosts[leader], [1000])
         hosts.run(Large, numbers=[away], config=CONFIG)
-        until(lambda: hosts[away].stale_read(None).get(timeout=PATIENCE) == commands)
+        until(lambda: hosts[away].stale_read(None).get(timeout=TIMEOUT_S) == commands)
         assert list(directory.rglob("*.tmp")) == []
         until(lambda: len(list(directory.rglob("*.snapshot"))) == 1)
 
@@ -434,7 +434,7 @@ def test_a_receiver_that_cannot_keep_the_state_is_sent_it_again(on_disk, monkeyp
 
     monkeypatch.setattr(Snapshots, "receive", full)
     on_disk.run(Book, numbers=[away], config=CONFIG)
-    until(lambda: on_disk[away].stale_read(None).get(timeout=PATIENCE) == commands)
+    until(lambda: on_disk[away].stale_read(None).get(timeout=TIMEOUT_S) == commands)
     assert len(refused) == 2
 
 
@@ -479,7 +479,7 @@ def test_a_full_disk_refuses_the_snapshot_and_the_shard_goes_on(on_disk, monkeyp
         error = settled(leader.snapshot())
         assert isinstance(error, StorageFailed)
         commands += write(leader, [5])
-    assert leader.snapshot().get(timeout=PATIENCE) == leader.status().applied
+    assert leader.snapshot().get(timeout=TIMEOUT_S) == leader.status().applied
     assert contents(leader) == commands
 
 
@@ -515,7 +515,7 @@ def test_whoever_takes_longer_for_the_state_than_the_leader_for_the_next_one_cat
         until(lambda: hosts[leader]._node.raft.progress[away].state is ProgressState.SNAPSHOT)
         taken = hosts[leader].status().applied
         for _ in range(3):
-            hosts[leader].propose_many([b"more"] * EVERY, timeout=PATIENCE).get(timeout=PATIENCE)
+            hosts[leader].propose_many([b"more"] * EVERY, timeout=TIMEOUT_S).get(timeout=TIMEOUT_S)
         until(lambda: hosts[leader]._node.raft.log.snapshot.index > taken + EVERY)
         until(lambda: hosts[away].status().first_index > 1)
         write(hosts[leader], range(EVERY))
@@ -537,7 +537,7 @@ class Paused(Book):
 
     def save(self, sink):
         self.arrived.set()
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(TIMEOUT_S)
         super().save(sink)
 
 
@@ -562,7 +562,7 @@ def test_a_snapshot_that_is_asked_for_during_another_is_one_of_now():
 
             def slowly(sink):
                 arrived.set()
-                assert gate.wait(PATIENCE)
+                assert gate.wait(TIMEOUT_S)
                 write_out(sink)
 
             return slowly
@@ -572,12 +572,12 @@ def test_a_snapshot_that_is_asked_for_during_another_is_one_of_now():
         hosts.leader()
         write(hosts[1], range(3))
         first = hosts[1].snapshot()
-        assert arrived.wait(PATIENCE)
+        assert arrived.wait(TIMEOUT_S)
         write(hosts[1], range(3))
         second = hosts[1].snapshot()
         until(lambda: len(hosts[1]._node.snapshots._requests) == 2)
         gate.set()
-        assert first.get(timeout=PATIENCE) + 3 == second.get(timeout=PATIENCE)
+        assert first.get(timeout=TIMEOUT_S) + 3 == second.get(timeout=TIMEOUT_S)
 
 
 def test_exports_keep_their_deadlines_and_leave_nothing_behind(paused, tmp_path):
@@ -588,10 +588,10 @@ def test_exports_keep_their_deadlines_and_leave_nothing_behind(paused, tmp_path)
     assert not arrived.is_set(), "it was refused before anything was written"
     late = settled(replica.snapshot(export_to=tmp_path / "late", timeout=0.1))
     assert isinstance(late, OutcomeUnknown)
-    assert arrived.wait(PATIENCE)
+    assert arrived.wait(TIMEOUT_S)
     queued = replica.snapshot(export_to=tmp_path / "queued")
     gate.set()
-    assert queued.get(timeout=PATIENCE) == replica.status().applied
+    assert queued.get(timeout=TIMEOUT_S) == replica.status().applied
     with read_file(tmp_path / "queued") as reader:
         reader.verify()
     files = hosts.hosts[1]._snapshots.of(1, 1)
@@ -609,17 +609,17 @@ def test_an_export_that_cannot_be_written_keeps_nobody_waiting(hosts, tmp_path, 
         error = settled(leader.snapshot(export_to=tmp_path / "copy"))
         assert isinstance(error, DrakkarError)
         assert "not yours" in str(error)
-    assert leader.snapshot(export_to=tmp_path / "copy").get(timeout=PATIENCE) == leader.status().applied
+    assert leader.snapshot(export_to=tmp_path / "copy").get(timeout=TIMEOUT_S) == leader.status().applied
 
 
 def test_a_damaged_snapshot_is_replaced_as_soon_as_there_is_anything_new(on_disk):
     on_disk.run(Book)
     leader = on_disk[on_disk.leader()]
     write(leader, range(3))
-    index = leader.snapshot().get(timeout=PATIENCE)
+    index = leader.snapshot().get(timeout=TIMEOUT_S)
     for _ in range(200):  # it is sent again and again, to a replica that lags
         leader._node.snapshots.found_damaged(leader._node.raft.log.snapshot, CorruptData("damaged"))
-    assert leader.snapshot().get(timeout=PATIENCE) == index
+    assert leader.snapshot().get(timeout=TIMEOUT_S) == index
     write(leader, [3])
     until(lambda: leader._node.raft.log.snapshot.index > index)
 
@@ -628,10 +628,10 @@ def test_an_older_snapshot_that_is_gone_is_no_reason_to_take_another(on_disk):
     on_disk.run(Book)
     leader = on_disk[on_disk.leader()]
     write(leader, [1])
-    leader.snapshot().get(timeout=PATIENCE)
+    leader.snapshot().get(timeout=TIMEOUT_S)
     older = leader._node.raft.log.snapshot
     write(leader, [2])
-    index = leader.snapshot().get(timeout=PATIENCE)
+    index = leader.snapshot().get(timeout=TIMEOUT_S)
     assert index > older.index
     leader._node.snapshots.found_damaged(older, CorruptData("gone"))
     write(leader, [3])
@@ -651,7 +651,7 @@ def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_pat
         def apply_entries(self, entries):
             if any(command == b"slow" for _, command in entries):
                 arrived.set()
-                assert gate.wait(PATIENCE)
+                assert gate.wait(TIMEOUT_S)
             return super().apply_entries(entries)
 
         def close(self):
@@ -662,7 +662,7 @@ def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_pat
         hosts.run(lambda: Slow(tmp_path / "book"))
         hosts.leader()
         hosts[1].propose(b"slow")
-        assert arrived.wait(PATIENCE)
+        assert arrived.wait(TIMEOUT_S)
         with pytest.raises(pykka.Timeout):
             hosts[1].stop(timeout=0.2)
         with pytest.raises(ConfigError, match="has no replica"):
@@ -695,12 +695,12 @@ def test_a_witness_gives_up_its_log_too(on_disk, monkeypatch):
     leader = on_disk[on_disk.leader()]
     with Hosts(1, data=on_disk.data / "fourth") as fourth:
         host = fourth.start(1)
-        leader.add_witness(4, fourth.addresses[0]).get(timeout=PATIENCE)
+        leader.add_witness(4, fourth.addresses[0]).get(timeout=TIMEOUT_S)
         witness = host.start_replica(Book, shard_id=1, replica_id=4, join=True, role=State.WITNESS)
         commands = write(leader, range(3 * EVERY))
         until(lambda: witness.status().first_index > 2 * EVERY)
         assert contents(leader) == commands
-        assert witness.when_applied(1).get(timeout=PATIENCE) >= 1
+        assert witness.when_applied(1).get(timeout=TIMEOUT_S) >= 1
         witness.stop()
         witness = host.start_replica(Book, shard_id=1, replica_id=4, join=True, role=State.WITNESS)
         until(lambda: witness.status().applied == leader.status().applied)

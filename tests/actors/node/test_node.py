@@ -42,7 +42,16 @@ from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.ready import ReadReady
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 
-from tests.actors.support import PATIENCE, Failing, Gated, InlineFailing, InlineLedger, Ledger, settled, until
+from tests.actors.support import (
+    TIMEOUT_S,
+    Failing,
+    Gated,
+    InlineFailing,
+    InlineLedger,
+    Ledger,
+    settled,
+    until,
+)
 
 M = MessageType
 T = 10
@@ -127,7 +136,7 @@ class Node:
             handlers=handlers,
             loop=loop,
         )
-        self.actor = self.ref.ask(GetActor(), timeout=PATIENCE)
+        self.actor = self.ref.ask(GetActor(), timeout=TIMEOUT_S)
         self.replica = Replica(self.ref, self.actor, max_command_bytes=1 << 20)
         self.died = ActorFuture()
         watch(self.ref, self.died.set)
@@ -135,8 +144,8 @@ class Node:
     def settle(self):
         """Let it finish what it was told so far."""
         with suppress(pykka.ActorDeadError):
-            self.ref.ask(GetActor(), timeout=PATIENCE)
-        self.loop.call(lambda: None, timeout=PATIENCE)
+            self.ref.ask(GetActor(), timeout=TIMEOUT_S)
+        self.loop.call(lambda: None, timeout=TIMEOUT_S)
 
     def tell(self, type_, **fields):
         with suppress(pykka.ActorDeadError):
@@ -170,7 +179,7 @@ class Node:
         return self
 
     def reason(self):
-        return self.died.get(timeout=PATIENCE).reason
+        return self.died.get(timeout=TIMEOUT_S).reason
 
 
 @pytest.fixture
@@ -422,8 +431,8 @@ def test_a_leader_that_lost_its_followers_leaves_the_outcome_unknown_and_not_ref
 def test_a_full_queue_refuses_at_once(node):
     entered, leave = threading.Event(), threading.Event()
     one = node().lead()
-    one.loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
-    assert entered.wait(PATIENCE)
+    one.loop.run_soon(lambda: (entered.set(), leave.wait(TIMEOUT_S)))
+    assert entered.wait(TIMEOUT_S)
     waiting = one.replica.propose_many([b"x"] * 100)
     outcome = settled(one.replica.propose(b"y"))
     leave.set()
@@ -510,7 +519,7 @@ def test_a_read_fails_by_its_deadline_though_the_state_machine_hangs(node, kind)
     one = node(machine).lead()
     held, waiting = (getattr(one.replica, kind)(None, timeout=0.2) for _ in range(2))
     try:
-        assert machine.arrived.wait(PATIENCE)
+        assert machine.arrived.wait(TIMEOUT_S)
 
         def expired():
             one.tick()
@@ -532,7 +541,7 @@ def test_only_so_many_reads_wait_behind_a_slow_state_machine(node, kind):
         for _ in range(3):
             reads.append(getattr(one.replica, kind)(None))
             one.settle()
-        assert machine.arrived.wait(PATIENCE)
+        assert machine.arrived.wait(TIMEOUT_S)
         outcome = settled(getattr(one.replica, kind)(None))
         assert type(outcome) is SystemBusy
         assert "3 reads wait" in str(outcome)
@@ -546,8 +555,8 @@ def test_only_so_many_reads_wait_behind_a_slow_state_machine(node, kind):
 def test_the_queue_of_reads_is_bounded_before_the_loop_takes_them(node):
     entered, leave = threading.Event(), threading.Event()
     one = node(max_reads=2).lead()
-    one.loop.run_soon(lambda: (entered.set(), leave.wait(PATIENCE)))
-    assert entered.wait(PATIENCE)
+    one.loop.run_soon(lambda: (entered.set(), leave.wait(TIMEOUT_S)))
+    assert entered.wait(TIMEOUT_S)
     reads = [one.replica.read(None) for _ in range(3)]
     assert type(settled(reads[2])) is SystemBusy
     leave.set()
@@ -799,7 +808,7 @@ def test_a_handler_of_ones_own_that_fails_ends_this_node_loudly_and_no_other(nod
 def test_whoever_asks_for_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
     one = node(members=THREE)
     with pytest.raises(ProtocolViolation):
-        one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=PATIENCE)
+        one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=TIMEOUT_S)
     assert isinstance(one.reason().__cause__, ProtocolViolation)
     assert one.services.sent == []
     assert type(settled(one.replica.propose(b"a"))) is ReplicaStopped
@@ -811,7 +820,7 @@ def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):
         futures, start = [], threading.Barrier(5)
 
         def ask(one=one, futures=futures, start=start):
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT_S)
             for number in range(200):
                 futures.append(one.replica.propose(b"%d" % number))
                 futures.append(one.replica.read(None))
@@ -820,10 +829,10 @@ def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT_S)
         one.replica.stop()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
         outcomes = Counter(type(settled(future)) for future in futures)
         assert sum(outcomes.values()) == 4 * 600
         assert set(outcomes) <= {int, list, ReplicaStopped, OutcomeUnknown, SystemBusy}
@@ -993,7 +1002,7 @@ def test_the_status_may_be_asked_by_any_thread_at_any_time(node):
         settled(future)
     stop.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     assert failures == []
 
 
@@ -1056,7 +1065,7 @@ def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_what_comes
     removal = ConfigChange((Change(ChangeType.REMOVE, 1),)).encode()
     logged = [Run(1, 5, [b"a"]), Run(2, 5, [removal], CHANGE)]
     one.tell(M.REPLICATE, sender=2, term=5, entries=Entries(logged), commit=2)
-    assert machine.arrived.wait(PATIENCE)
+    assert machine.arrived.wait(TIMEOUT_S)
     one.services.full = True
     more = Entries([Run(3, 5, [b"b"])])
     one.tell(M.REPLICATE, sender=2, term=5, log_index=2, log_term=5, entries=more, commit=2)

@@ -16,7 +16,7 @@ from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
-PATIENCE = 10  # seconds after which a test is stuck
+TIMEOUT_S = 10  # seconds after which a test is stuck
 
 
 class TroubleError(Exception):
@@ -34,7 +34,7 @@ def blocked_getters(future):
 
 
 def wait_for_getters(future, count):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while blocked_getters(future) < count:
         assert time.monotonic() < deadline, f"only {blocked_getters(future)} wait"
         threading.Event().wait(0.001)
@@ -83,12 +83,12 @@ def test_of_many_threads_that_settle_a_future_exactly_one_succeeds():
         won = []
 
         def settle(number, future=future, start=start, won=won):
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT_S)
             if future.try_set(number) if number % 2 else future.try_fail(TroubleError(number)):
                 won.append(number)
 
         for thread in [in_thread(settle, number) for number in range(8)]:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
         value, error = future.outcome()
         assert won == [value if error is None else error.args[0]]
 
@@ -149,11 +149,11 @@ def test_its_picture_is_of_bounded_length_and_does_not_print_what_it_holds():
 
 def test_all_threads_that_wait_get_the_value():
     future, got = ActorFuture(), []
-    threads = [in_thread(lambda: got.append(future.get(timeout=PATIENCE))) for _ in range(8)]
+    threads = [in_thread(lambda: got.append(future.get(timeout=TIMEOUT_S))) for _ in range(8)]
     wait_for_getters(future, 8)
     future.set("value")
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     assert got == ["value"] * 8
 
 
@@ -192,7 +192,7 @@ def test_callbacks_run_in_the_thread_that_sets():
     future, threads = ActorFuture(), []
     future.add_done_callback(lambda _: threads.append(threading.current_thread()))
     setter = in_thread(future.set, 1)
-    setter.join(PATIENCE)
+    setter.join(TIMEOUT_S)
     assert threads == [setter]
 
 
@@ -227,14 +227,14 @@ def test_a_callback_added_while_another_thread_sets_runs_exactly_once():
         future, seen, start = ActorFuture(), [], threading.Barrier(2)
 
         def settle(future=future, start=start):
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT_S)
             future.set(1)
 
         setter = in_thread(settle)
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT_S)
         for number in range(5):
             future.add_done_callback(lambda _, number=number, seen=seen: seen.append(number))
-        setter.join(PATIENCE)
+        setter.join(TIMEOUT_S)
         assert sorted(seen) == [0, 1, 2, 3, 4]
 
 
@@ -245,7 +245,7 @@ def settle_after(progress: threading.Event, future, value="value"):
     """Sets the future only when the loop that awaits it has moved on meanwhile."""
 
     def settle():
-        if progress.wait(PATIENCE):
+        if progress.wait(TIMEOUT_S):
             future.set(value)
 
     return in_thread(settle)
@@ -263,7 +263,7 @@ def test_trio_goes_on_while_a_future_is_awaited_by_several_tasks():
         progress.set()
 
     async def main():
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT_S):
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(take)
@@ -271,7 +271,7 @@ def test_trio_goes_on_while_a_future_is_awaited_by_several_tasks():
 
     thread = settle_after(progress, future)
     trio.run(main)
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_S)
     assert got == ["value"] * 3
 
 
@@ -287,24 +287,24 @@ def test_asyncio_goes_on_while_a_future_is_awaited_by_several_tasks():
         progress.set()
 
     async def main():
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             return await asyncio.gather(take(), take(), future, tick())
 
     thread = settle_after(progress, future)
     assert asyncio.run(main())[:3] == ["value"] * 3
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_S)
 
 
 def run_in_trio(async_fn):
     async def main():
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT_S):
             return await async_fn()
 
     return trio.run(main)
 
 
 def run_in_asyncio(async_fn):
-    return asyncio.run(asyncio.wait_for(async_fn(), PATIENCE))
+    return asyncio.run(asyncio.wait_for(async_fn(), TIMEOUT_S))
 
 
 both_libraries = pytest.mark.parametrize("run", [run_in_trio, run_in_asyncio], ids=["trio", "asyncio"])
@@ -439,7 +439,7 @@ def test_derived_futures_are_awaited_without_blocking(run):
 
     thread = settle_after(progress, source, [1, 2, 3])
     assert run(main) == VALUES
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_S)
 
 
 def test_a_derived_future_calls_back_when_its_last_source_is_done():
@@ -471,21 +471,21 @@ def test_the_function_of_a_derived_future_runs_once_for_all_threads():
             return self.lock.acquire(timeout=timeout)
 
     def slow(value):
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT_S)
         calls.append(value)
 
     source, calls, go_on = ActorFuture(), [], threading.Event()
     mapped = source.map(slow)
     mapped._outcome.lock = lock = CountingLock()
     source.set(5)
-    threads = [in_thread(lambda: mapped.get(timeout=PATIENCE)) for _ in range(4)]
-    deadline = time.monotonic() + PATIENCE
+    threads = [in_thread(lambda: mapped.get(timeout=TIMEOUT_S)) for _ in range(4)]
+    deadline = time.monotonic() + TIMEOUT_S
     while len(lock.arrived) < 4:
         assert time.monotonic() < deadline
         threading.Event().wait(0.001)
     go_on.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     assert calls == [5]
 
 
@@ -539,7 +539,7 @@ def test_a_join_with_pykkas_own_future_is_awaited_in_a_worker_thread(run):
 
     thread = settle_after(progress, theirs, 2)
     assert run(main) == [1, 2]
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_S)
 
 
 @both_libraries
@@ -575,10 +575,10 @@ def test_a_hook_gets_what_is_left_of_the_timeout_and_its_errors_are_not_kept():
 
 def test_a_hook_that_comes_late_wakes_those_who_wait():
     future, got = ActorFuture(), []
-    waiter = in_thread(lambda: got.append(future.get(timeout=PATIENCE)))
+    waiter = in_thread(lambda: got.append(future.get(timeout=TIMEOUT_S)))
     wait_for_getters(future, 1)
     future.set_get_hook(lambda _: "hooked")
-    waiter.join(PATIENCE)
+    waiter.join(TIMEOUT_S)
     assert got == ["hooked"]
 
 
@@ -598,14 +598,14 @@ def test_a_future_with_a_hook_of_its_own_cannot_call_back():
 def test_get_in_a_loops_own_thread_raises_at_once_instead_of_deadlocking(make):
     future = make(ActorFuture())
     with TrioLoop() as loop, pytest.raises(DeadlockError, match="await it, or use add_done_callback"):
-        loop.call(future.get, timeout=PATIENCE)
+        loop.call(future.get, timeout=TIMEOUT_S)
 
 
 def test_get_of_a_done_future_is_fine_in_a_loops_own_thread():
     future = ActorFuture()
     future.set(4)
     with TrioLoop() as loop:
-        assert loop.call(lambda: future.get() + future.map(int).get(), timeout=PATIENCE) == 8
+        assert loop.call(lambda: future.get() + future.map(int).get(), timeout=TIMEOUT_S) == 8
 
 
 # Failures that are never read

@@ -26,7 +26,7 @@ from drakkar.actors.runtime.scheduler import Scheduler
 from drakkar.handlers.errors import ActorFailed, ConfigError, DeadlockError, LoopError, SystemBusy
 from pykka._envelope import Envelope
 
-PATIENCE = 10  # seconds after which a test is stuck
+TIMEOUT_S = 10  # seconds after which a test is stuck
 
 
 class TroubleError(Exception):
@@ -34,7 +34,7 @@ class TroubleError(Exception):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
         threading.Event().wait(0.001)
@@ -65,7 +65,7 @@ class Gate:
 
     def pass_through(self):
         self.reached.set()
-        assert self.opened.wait(PATIENCE)
+        assert self.opened.wait(TIMEOUT_S)
 
 
 class Held(Echo):
@@ -86,7 +86,7 @@ def held(loop):
     """An actor that holds the loop up, so that the test can fill inboxes at leisure; and what lets it go on."""
     gate = Gate()
     Held.start(loop=loop).tell(gate)
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT_S)
     yield gate
     gate.opened.set()
 
@@ -186,13 +186,13 @@ def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels
 def test_a_stop_that_takes_too_long_says_what_it_waits_for_and_can_be_repeated():
     loop, gate = TrioLoop().start(), Gate()
     Held.start(loop=loop).tell(gate)
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT_S)
     with pytest.raises(pykka.Timeout, match=r"1 actors are alive.*Held .* middle of a turn"):
         loop.stop(timeout=0.01)
     with pytest.raises(LoopError, match="it is stopping"):
         Echo.start(loop=loop)
     gate.opened.set()
-    loop.stop(PATIENCE)
+    loop.stop(TIMEOUT_S)
 
 
 def test_a_task_that_will_not_be_cancelled_is_named_by_stop():
@@ -206,7 +206,7 @@ def test_a_task_that_will_not_be_cancelled_is_named_by_stop():
     with pytest.raises(pykka.Timeout, match="task 'the stubborn one' has not ended"):
         loop.stop(timeout=0.05)
     loop.run_soon(release.set)
-    loop.stop(PATIENCE)
+    loop.stop(TIMEOUT_S)
 
 
 def test_a_crash_of_the_loop_itself_leaves_no_one_waiting(caplog, monkeypatch):
@@ -222,12 +222,12 @@ def test_a_crash_of_the_loop_itself_leaves_no_one_waiting(caplog, monkeypatch):
     task = loop.spawn(trio.sleep_forever)
     loop.run_soon(going_down.set)
     with pytest.raises(LoopError, match="crashed"):
-        task.finished.get(timeout=PATIENCE)
-    loop._thread.join(PATIENCE)
+        task.finished.get(timeout=TIMEOUT_S)
+    loop._thread.join(TIMEOUT_S)
     assert isinstance(deaths[0].reason, LoopError)
     assert not ref.is_alive()
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask("hello", timeout=PATIENCE)
+        ref.ask("hello", timeout=TIMEOUT_S)
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
     loop.stop()
 
@@ -249,7 +249,7 @@ def test_functions_run_soon_in_order_and_a_failing_one_is_logged(loop, caplog):
     loop.run_soon(lambda: 1 / 0)
     loop.run_soon(sys.exit, 3)
     loop.run_soon(seen.append, 2)
-    assert loop.call(lambda: list(seen), timeout=PATIENCE) == [1, 2]
+    assert loop.call(lambda: list(seen), timeout=TIMEOUT_S) == [1, 2]
     assert loop.crashes == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
 
@@ -288,7 +288,7 @@ def test_a_call_that_takes_too_long_is_cancelled(loop):
 
     with pytest.raises(pykka.Timeout):
         loop.call(forever, timeout=0.01)
-    assert cancelled.wait(PATIENCE)
+    assert cancelled.wait(TIMEOUT_S)
 
 
 def test_a_call_that_the_stop_interrupts_is_told_so():
@@ -306,9 +306,9 @@ def test_a_call_that_the_stop_interrupts_is_told_so():
 
     caller = threading.Thread(target=call)
     caller.start()
-    assert begun.wait(PATIENCE)
+    assert begun.wait(TIMEOUT_S)
     loop.stop()
-    caller.join(PATIENCE)
+    caller.join(TIMEOUT_S)
     assert "stopped before" in told[0]
 
 
@@ -323,10 +323,10 @@ def test_a_task_finishes_with_what_its_function_returned(loop):
         return a + b
 
     task = loop.spawn(add, 1, 2, name="adder")
-    assert task.finished.get(timeout=PATIENCE) == 3
+    assert task.finished.get(timeout=TIMEOUT_S) == 3
     assert not task.cancelled
     assert "adder" in repr(task)
-    assert loop.call(lambda: loop.spawn(add, 3, 4).finished, timeout=PATIENCE) == 7
+    assert loop.call(lambda: loop.spawn(add, 3, 4).finished, timeout=TIMEOUT_S) == 7
 
 
 @pytest.mark.parametrize("error", [TroubleError("mine"), SystemExit(3), KeyboardInterrupt()])
@@ -339,7 +339,7 @@ def test_a_task_that_crashes_is_reported_and_ends_no_other(loop, caplog, error):
     other = loop.spawn(trio.sleep_forever)
     task = loop.spawn(crash, on_crash=told.append)
     with pytest.raises(TroubleError if isinstance(error, Exception) else ActorFailed) as caught:
-        task.finished.get(timeout=PATIENCE)
+        task.finished.get(timeout=TIMEOUT_S)
     assert error in {caught.value, caught.value.__cause__}
     assert loop.call(lambda: (told, loop.crashes)) == ([error], 1)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -350,7 +350,7 @@ def test_a_task_that_crashes_is_reported_and_ends_no_other(loop, caplog, error):
 def test_a_cancelled_task_finishes_with_none(loop):
     task = loop.spawn(trio.sleep_forever)
     task.cancel()
-    assert task.finished.get(timeout=PATIENCE) is None
+    assert task.finished.get(timeout=TIMEOUT_S) is None
     assert task.cancelled
     task.cancel()
     assert loop.crashes == 0
@@ -361,7 +361,7 @@ def test_a_task_awaits_an_actor_while_other_tasks_go_on(loop):
         return await ref.ask("hello", block=False)
 
     ref = Echo.start(loop=loop)
-    assert loop.call(ask, timeout=PATIENCE) == "hello"
+    assert loop.call(ask, timeout=TIMEOUT_S) == "hello"
 
 
 def test_lateness_is_measured(loop):
@@ -369,7 +369,7 @@ def test_lateness_is_measured(loop):
     wait_until(lambda: loop.lateness > 0)
     gate = Gate()
     Held.start(loop=loop).tell(gate)
-    assert gate.reached.wait(PATIENCE)
+    assert gate.reached.wait(TIMEOUT_S)
     threading.Event().wait(0.3)
     gate.opened.set()
     wait_until(lambda: loop.worst_lateness > 0.15)
@@ -378,7 +378,7 @@ def test_lateness_is_measured(loop):
 
 def test_a_turn_that_keeps_the_loop_for_long_is_named_in_the_log(loop, caplog, monkeypatch):
     monkeypatch.setattr("drakkar.actors.runtime.scheduler._SLOW_TURN_S", 0)
-    Echo.start(loop=loop).ask("hello", timeout=PATIENCE)
+    Echo.start(loop=loop).ask("hello", timeout=TIMEOUT_S)
     assert any(
         "Echo" in record.getMessage() and "kept the thread" in record.getMessage()
         for record in caplog.records
@@ -393,7 +393,7 @@ def run_python(program):
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE * 3,
+        timeout=TIMEOUT_S * 3,
         check=False,
     )
 
@@ -447,7 +447,7 @@ def test_the_default_loop_is_made_anew_after_a_stop():
     assert TrioLoop.default() is first
     first.stop()
     ref = Echo.start()
-    assert ref.ask("hello", timeout=PATIENCE) == "hello"
+    assert ref.ask("hello", timeout=TIMEOUT_S) == "hello"
     assert ref._actor_weakref().actor_loop is TrioLoop.default() is not first
     TrioLoop.default().stop()
 
@@ -457,7 +457,7 @@ def test_an_actor_started_by_an_actor_lives_on_the_same_loop(loop):
         def bear(self):
             return Echo.start()
 
-    child = Parent.start(loop=loop).proxy().bear().get(timeout=PATIENCE)
+    child = Parent.start(loop=loop).proxy().bear().get(timeout=TIMEOUT_S)
     assert child._actor_weakref().actor_loop is loop
 
 
@@ -495,25 +495,25 @@ class Player:
 
 def test_proxies_reach_attributes_methods_and_traversable_objects(loop):
     station = Station.start("one", loop=loop).proxy()
-    assert station.name.get(timeout=PATIENCE) == "one"
-    assert station.rename("two", shout=True).get(timeout=PATIENCE) is None
-    assert station.name.get(timeout=PATIENCE) == "TWO"
+    assert station.name.get(timeout=TIMEOUT_S) == "one"
+    assert station.rename("two", shout=True).get(timeout=TIMEOUT_S) is None
+    assert station.name.get(timeout=TIMEOUT_S) == "TWO"
     station.volume = 11
-    assert station.volume.get(timeout=PATIENCE) == 11
-    assert station.player.play("song").get(timeout=PATIENCE) == "playing song"
-    assert station.player.song.get(timeout=PATIENCE) == "song"
+    assert station.volume.get(timeout=TIMEOUT_S) == 11
+    assert station.player.play("song").get(timeout=TIMEOUT_S) == "playing song"
+    assert station.player.song.get(timeout=TIMEOUT_S) == "song"
     station.rename.defer("three")
-    assert station.name.get(timeout=PATIENCE) == "three"
+    assert station.name.get(timeout=TIMEOUT_S) == "three"
     with pytest.raises(TroubleError, match="as asked"):
-        station.fail().get(timeout=PATIENCE)
-    assert {thread.name for thread in station.threads.get(timeout=PATIENCE)} == {loop.name}
+        station.fail().get(timeout=TIMEOUT_S)
+    assert {thread.name for thread in station.threads.get(timeout=TIMEOUT_S)} == {loop.name}
 
 
 @pytest.mark.parametrize("message", ["text", None, 0, {"a": [1]}])
 def test_what_is_asked_is_answered(loop, message):
     ref = Echo.start(loop=loop)
-    assert ref.ask(message, timeout=PATIENCE) == message
-    assert ref.ask(message, block=False).get(timeout=PATIENCE) == message
+    assert ref.ask(message, timeout=TIMEOUT_S) == message
+    assert ref.ask(message, block=False).get(timeout=TIMEOUT_S) == message
 
 
 def test_messages_are_handled_in_order(loop):
@@ -521,7 +521,7 @@ def test_messages_are_handled_in_order(loop):
     ref = Recorder.start(seen, loop=loop)
     for number in range(5000):
         ref.tell(number)
-    assert ref.ask("last", timeout=PATIENCE) == 5001
+    assert ref.ask("last", timeout=TIMEOUT_S) == 5001
     assert seen[:-1] == list(range(5000))
 
 
@@ -535,7 +535,7 @@ def test_messages_that_were_sent_before_the_start_wait_for_it(loop):
             self._seen.append("started")
 
     seen = []
-    Eager.start(seen, loop=loop).ask("asked", timeout=PATIENCE)
+    Eager.start(seen, loop=loop).ask("asked", timeout=TIMEOUT_S)
     assert seen == ["started", "from the constructor", "asked"]
 
 
@@ -548,7 +548,7 @@ def test_the_registry_knows_them_and_stop_all_stops_the_newest_first(loop):
     refs = [Named.start(seen, loop=loop) for _ in range(3)]
     assert pykka.ActorRegistry.get_by_class(Named) == refs
     assert pykka.ActorRegistry.get_by_urn(refs[1].actor_urn) is refs[1]
-    assert pykka.ActorRegistry.stop_all(timeout=PATIENCE) == [True] * 3
+    assert pykka.ActorRegistry.stop_all(timeout=TIMEOUT_S) == [True] * 3
     assert seen == [ref.actor_urn for ref in reversed(refs)]
     assert pykka.ActorRegistry.get_all() == []
 
@@ -558,16 +558,16 @@ def test_broadcast_reaches_them(loop):
     refs = [Recorder.start(seen, loop=loop) for _ in range(3)]
     pykka.ActorRegistry.broadcast("all", Recorder)
     for ref in refs:
-        ref.ask("done", timeout=PATIENCE)
+        ref.ask("done", timeout=TIMEOUT_S)
     assert seen.count("all") == 3
 
 
 def test_stop_returns_true_once_and_false_for_the_dead(loop):
     ref = Echo.start(loop=loop)
-    assert ref.stop(timeout=PATIENCE) is True
+    assert ref.stop(timeout=TIMEOUT_S) is True
     assert not ref.is_alive()
-    assert ref.stop(timeout=PATIENCE) is False
-    assert ref.stop(block=False).get(timeout=PATIENCE) is False
+    assert ref.stop(timeout=TIMEOUT_S) is False
+    assert ref.stop(block=False).get(timeout=TIMEOUT_S) is False
 
 
 def test_messages_before_a_stop_are_handled_and_those_after_it_are_refused(loop, held):
@@ -578,10 +578,10 @@ def test_messages_before_a_stop_are_handled_and_those_after_it_are_refused(loop,
     after = ref.ask("after", block=False)
     ref.tell("lost")
     held.opened.set()
-    assert before.get(timeout=PATIENCE) == 1
-    assert [stop.get(timeout=PATIENCE) for stop in stops] == [True, True]
+    assert before.get(timeout=TIMEOUT_S) == 1
+    assert [stop.get(timeout=TIMEOUT_S) for stop in stops] == [True, True]
     with pytest.raises(pykka.ActorDeadError, match="before handling"):
-        after.get(timeout=PATIENCE)
+        after.get(timeout=TIMEOUT_S)
     assert seen == ["before"]
     assert loop.dead_letters == 1
 
@@ -594,22 +594,22 @@ def test_a_stopped_actor_takes_nothing(loop):
     with pytest.raises(pykka.ActorDeadError):
         ref.ask("too late")
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask("too late", block=False).get(timeout=PATIENCE)
+        ref.ask("too late", block=False).get(timeout=TIMEOUT_S)
 
 
 def test_pykkas_own_actors_and_these_talk_to_each_other(loop):
     class Threaded(pykka.ThreadingActor):
         def on_receive(self, message):
-            return mine.ask(message, timeout=PATIENCE)
+            return mine.ask(message, timeout=TIMEOUT_S)
 
     mine = Echo.start(loop=loop)
     theirs = Threaded.start()
-    assert theirs.ask("hello", timeout=PATIENCE) == "hello"
+    assert theirs.ask("hello", timeout=TIMEOUT_S) == "hello"
 
     async def ask():
         return await trio.to_thread.run_sync(theirs.ask, "from a task")
 
-    assert loop.call(ask, timeout=PATIENCE) == "from a task"
+    assert loop.call(ask, timeout=TIMEOUT_S) == "from a task"
     theirs.stop()
 
 
@@ -621,7 +621,7 @@ def test_an_unexpected_message_is_logged_without_its_content(loop, caplog):
     class Deaf(TrioActor):
         pass
 
-    assert Deaf.start(loop=loop).ask(Huge(), timeout=PATIENCE) is None
+    assert Deaf.start(loop=loop).ask(Huge(), timeout=TIMEOUT_S) is None
     assert "unexpected message for Deaf" in caplog.text
     assert "a test_an_unexpected" in caplog.text
 
@@ -681,19 +681,21 @@ def test_a_handler_that_would_wait_for_an_actor_of_its_loop_gets_an_error_at_onc
     class Impatient(TrioActor):
         def on_receive(self, ref):
             if wait == "ask":
-                ref.ask("me", timeout=PATIENCE)
+                ref.ask("me", timeout=TIMEOUT_S)
             elif wait == "stop":
-                ref.stop(timeout=PATIENCE)
+                ref.stop(timeout=TIMEOUT_S)
             elif wait == "get":
-                ref.ask("me", block=False).get(timeout=PATIENCE)
+                ref.ask("me", block=False).get(timeout=TIMEOUT_S)
             else:
                 ref.proxy().volume = 3
 
     seen = []
     ref = Recorder.start(seen, loop=loop)
     with pytest.raises(DeadlockError, match="whose thread must do what is waited for"):
-        Impatient.start(loop=loop).ask(ref, timeout=PATIENCE)
-    assert ref.ask("still there", timeout=PATIENCE) == (2 if wait == "get" else 1), "nothing was sent in vain"
+        Impatient.start(loop=loop).ask(ref, timeout=TIMEOUT_S)
+    assert ref.ask("still there", timeout=TIMEOUT_S) == (2 if wait == "get" else 1), (
+        "nothing was sent in vain"
+    )
 
 
 # Turns
@@ -716,7 +718,7 @@ def test_a_turn_handles_a_batch_and_then_calls_the_hook_once(loop, held):
     for _ in range(25):
         ref.tell("x")
     held.opened.set()
-    ref.ask("y", timeout=PATIENCE)
+    ref.ask("y", timeout=TIMEOUT_S)
     ref.stop()
     assert batches_of(seen)[:3] == [10, 10, 6]
 
@@ -735,7 +737,7 @@ def test_the_hook_runs_after_on_start_and_before_on_stop(loop, held):
     stopped = ref.stop(block=False)
     idle = Whole.start(quiet, loop=loop)
     held.opened.set()
-    stopped.get(timeout=PATIENCE)
+    stopped.get(timeout=TIMEOUT_S)
     idle.stop()
     assert seen == ["start", "x", "|", "stop"]
     assert quiet == ["start", "|", "|", "stop"]
@@ -747,7 +749,7 @@ def test_a_turn_ends_early_when_its_time_is_up(loop, monkeypatch):
     ref = Batches.start(seen, loop=loop)
     for _ in range(5):
         ref.tell("x")
-    ref.ask("y", timeout=PATIENCE)
+    ref.ask("y", timeout=TIMEOUT_S)
     ref.stop()
     assert set(batches_of(seen)) <= {0, 1}
 
@@ -776,8 +778,8 @@ def test_a_saturated_actor_starves_neither_actors_nor_tasks(loop):
     other = Echo.start(loop=loop)
     wait_until(lambda: Greedy.turns)
     for _ in range(10):
-        assert other.ask("hello", timeout=PATIENCE) == "hello"
-        assert loop.call(tick, timeout=PATIENCE) == "ticked"
+        assert other.ask("hello", timeout=TIMEOUT_S) == "hello"
+        assert loop.call(tick, timeout=TIMEOUT_S) == "ticked"
     assert greedy.is_alive()
     assert len(greedy.actor_inbox) > 1000
     Greedy.on_receive = lambda _self, _message: None
@@ -790,7 +792,7 @@ def test_an_actor_that_tells_itself_for_ever_can_still_be_stopped(loop):
 
     ref = Restless.start(loop=loop)
     ref.tell("again")
-    assert ref.stop(timeout=PATIENCE)
+    assert ref.stop(timeout=TIMEOUT_S)
 
 
 def test_an_idle_loop_is_woken_once_however_many_messages_come(loop, held, monkeypatch):
@@ -807,7 +809,7 @@ def test_an_idle_loop_is_woken_once_however_many_messages_come(loop, held, monke
         ref.tell("x")
     assert wakes == []
     held.opened.set()
-    assert refs[0].ask("last", timeout=PATIENCE)
+    assert refs[0].ask("last", timeout=TIMEOUT_S)
     assert len(wakes) <= 1
 
 
@@ -827,7 +829,7 @@ def test_a_full_inbox_refuses_at_once_and_names_actor_and_bound(loop, held):
             send("one too many")
     assert ref.actor_inbox.refused == 3
     held.opened.set()
-    assert ref.stop(timeout=PATIENCE)
+    assert ref.stop(timeout=TIMEOUT_S)
 
 
 def test_a_full_inbox_still_takes_a_stop(loop, held):
@@ -835,16 +837,16 @@ def test_a_full_inbox_still_takes_a_stop(loop, held):
     answers = [ref.ask(number, block=False) for number in range(3)]
     stopped = ref.stop(block=False)
     held.opened.set()
-    assert stopped.get(timeout=PATIENCE) is True
-    assert [answer.get(timeout=PATIENCE) for answer in answers] == [0, 1, 2]
+    assert stopped.get(timeout=TIMEOUT_S) is True
+    assert [answer.get(timeout=TIMEOUT_S) for answer in answers] == [0, 1, 2]
 
 
 def test_room_comes_back_when_messages_are_handled(loop, held):
     ref = Small.start(loop=loop)
     answers = [ref.ask(number, block=False) for number in range(3)]
     held.opened.set()
-    pykka.get_all(answers, timeout=PATIENCE)
-    assert ref.ask("again", timeout=PATIENCE) == "again"
+    pykka.get_all(answers, timeout=TIMEOUT_S)
+    assert ref.ask("again", timeout=TIMEOUT_S) == "again"
 
 
 def test_a_hundred_thousand_questions_without_reading_an_answer_end_in_busy_and_not_in_a_deadlock(loop):
@@ -854,7 +856,7 @@ def test_a_hundred_thousand_questions_without_reading_an_answer_end_in_busy_and_
             futures.append(ref.ask(number, block=False))
         except SystemBusy:
             busy += 1
-    assert len(pykka.get_all(futures, timeout=PATIENCE)) + busy == 100_000
+    assert len(pykka.get_all(futures, timeout=TIMEOUT_S)) + busy == 100_000
 
 
 def test_the_inbox_answers_what_pykka_asks_of_one():
@@ -963,7 +965,7 @@ def test_every_future_resolves_when_eight_threads_ask_while_the_actor_stops(loop
         ref, start, futures = Echo.start(loop=loop), threading.Barrier(9), [[] for _ in range(8)]
 
         def storm(mine, ref=ref, start=start):
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT_S)
             while ref.is_alive():
                 with contextlib.suppress(SystemBusy):
                     mine.append(ref.ask("hello", block=False))
@@ -972,11 +974,11 @@ def test_every_future_resolves_when_eight_threads_ask_while_the_actor_stops(loop
         threads = [threading.Thread(target=storm, args=(mine,)) for mine in futures]
         for thread in threads:
             thread.start()
-        start.wait(PATIENCE)
-        assert ref.stop(timeout=PATIENCE)
+        start.wait(TIMEOUT_S)
+        assert ref.stop(timeout=TIMEOUT_S)
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
         for future in (future for mine in futures for future in mine):
             with contextlib.suppress(pykka.ActorDeadError):
-                assert future.get(timeout=PATIENCE) == "hello"
+                assert future.get(timeout=TIMEOUT_S) == "hello"
         assert ref.actor_inbox.empty()

@@ -13,7 +13,7 @@ from drakkar.handlers.errors import ActorFailed, ConfigError
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-PATIENCE = 10  # seconds after which a test is stuck
+TIMEOUT_S = 10  # seconds after which a test is stuck
 
 
 class TroubleError(Exception):
@@ -39,7 +39,7 @@ class Mortal(TrioActor):
 
     def on_start(self):
         if self._gate is not None:
-            assert self._gate.wait(PATIENCE)
+            assert self._gate.wait(TIMEOUT_S)
         self._maybe_fail("on_start")
 
     def on_receive(self, message):
@@ -93,11 +93,11 @@ def test_a_failure_is_logged_counted_and_told_and_ends_no_other_actor(loop, capl
     gate.set()
 
     with pytest.raises(pykka.ActorDeadError) as caught:
-        question.get(timeout=PATIENCE)
+        question.get(timeout=TIMEOUT_S)
     assert isinstance(caught.value, ActorCrashed)
     assert caught.value.__cause__ is error
     assert caught.value.outcome_known, "it was never handled, so it surely has no effect"
-    assert stopped.get(timeout=PATIENCE) is True, "it is stopped, though not as it was meant"
+    assert stopped.get(timeout=TIMEOUT_S) is True, "it is stopped, though not as it was meant"
 
     assert notices == [ActorDied(ref, error)]
     assert hooks[-1] is error
@@ -107,7 +107,7 @@ def test_a_failure_is_logged_counted_and_told_and_ends_no_other_actor(loop, capl
     assert loop.deaths == 1
     assert not ref.is_alive()
     assert pykka.ActorRegistry.get_all() == [other]
-    assert other.ask("still there", timeout=PATIENCE) == "still there"
+    assert other.ask("still there", timeout=TIMEOUT_S) == "still there"
 
 
 @pytest.mark.parametrize("error_type", ERRORS[1:])
@@ -116,7 +116,7 @@ def test_the_asker_whose_question_killed_the_actor_gets_an_error_of_his_own(loop
     ref = Mortal.start("handler", error, loop=loop)
     watch(ref, notices.append)
     with pytest.raises(ActorFailed, match="while it handled the message") as caught:
-        ref.ask("deadly", timeout=PATIENCE)
+        ref.ask("deadly", timeout=TIMEOUT_S)
     assert caught.value.__cause__ is error
     assert not caught.value.outcome_known
     assert loop.call(lambda: notices) == [ActorDied(ref, error)]
@@ -126,7 +126,7 @@ def test_an_exception_in_answer_to_a_question_goes_to_the_asker_and_ends_no_acto
     ref = Mortal.start("handler", TroubleError("mine"), loop=loop)
     for _ in range(2):
         with pytest.raises(TroubleError, match="mine"):
-            ref.ask("deadly", timeout=PATIENCE)
+            ref.ask("deadly", timeout=TIMEOUT_S)
     assert ref.is_alive()
     assert loop.deaths == 0
     assert errors_of(caplog) == []
@@ -152,7 +152,7 @@ def test_a_failing_on_failure_is_logged_and_hides_nothing(loop, caplog):
     watch(ref, notices.append)
     ref.tell("deadly")
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask("hello", timeout=PATIENCE)
+        ref.ask("hello", timeout=TIMEOUT_S)
     assert loop.call(lambda: notices) == [ActorDied(ref, error)]
     assert [type(record.exc_info[1]) for record in errors_of(caplog)] == [TroubleError, SystemExit]
 
@@ -178,7 +178,7 @@ def test_messages_that_an_actor_leaves_behind_are_counted_and_logged(loop, caplo
     for _ in range(4):
         ref.tell("unread")
     gate.set()
-    assert loop.call(lambda: ref.actor_inbox.termination.end, timeout=PATIENCE) is error
+    assert loop.call(lambda: ref.actor_inbox.termination.end, timeout=TIMEOUT_S) is error
     expected = 4 if error is None else 3
     assert loop.dead_letters == expected
     [record] = [record for record in caplog.records if "ended before" in record.getMessage()]
@@ -198,7 +198,7 @@ class Watcher(TrioActor):
 
     def on_receive(self, message):
         if isinstance(message, threading.Event):
-            assert message.wait(PATIENCE)
+            assert message.wait(TIMEOUT_S)
         else:
             self._seen.append(message)
 
@@ -240,7 +240,7 @@ def test_watching_the_dead_tells_at_once(loop):
     ref = Mortal.start("handler", error, loop=loop)
     ref.tell("deadly")
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask("hello", timeout=PATIENCE)
+        ref.ask("hello", timeout=TIMEOUT_S)
     loop.call(int)
     watch(ref, notices.append)
     assert notices == [ActorDied(ref, error)]
@@ -282,16 +282,16 @@ def test_of_watchers_that_race_with_the_death_each_is_told_exactly_once(loop):
         notices = [[] for _ in range(4)]
 
         def race(mine, ref=ref, start=start):
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT_S)
             watch(ref, mine.append)
 
         threads = [threading.Thread(target=race, args=(mine,)) for mine in notices]
         for thread in threads:
             thread.start()
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT_S)
         ref.stop()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_S)
         loop.call(int)
         assert [len(mine) for mine in notices] == [1] * 4
 
@@ -304,7 +304,7 @@ def test_a_failing_watcher_is_logged_and_harms_no_other(loop, caplog):
     ref = Echo.start(loop=loop)
     watch(ref, fail)
     watch(ref, notices.append)
-    assert ref.stop(timeout=PATIENCE)
+    assert ref.stop(timeout=TIMEOUT_S)
     assert len(notices) == 1
     assert "could not be told" in errors_of(caplog)[0].getMessage()
     assert loop.running
@@ -346,9 +346,9 @@ def test_a_supervisor_restarts_what_died(loop):
                 self._hire()
 
     supervisor = Supervisor.start(loop=loop).proxy()
-    first = supervisor.work().get(timeout=PATIENCE)
+    first = supervisor.work().get(timeout=TIMEOUT_S)
     with pytest.raises(pykka.ActorDeadError):
-        first.ask("hello", timeout=PATIENCE)
+        first.ask("hello", timeout=TIMEOUT_S)
     loop.call(int)  # the turn in which it died is over
-    assert supervisor.restarts.get(timeout=PATIENCE) == 1
-    assert supervisor.work().get(timeout=PATIENCE) is not first
+    assert supervisor.restarts.get(timeout=TIMEOUT_S) == 1
+    assert supervisor.work().get(timeout=TIMEOUT_S) is not first

@@ -8,7 +8,7 @@ import pykka
 import pytest
 from drakkar.actors.runtime.workers import WorkerPool
 
-from tests.actors.support import PATIENCE, until
+from tests.actors.support import TIMEOUT_S, until
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def pool():
 
 def test_a_slow_job_holds_no_other_up(pool):
     gate, arrived, done = threading.Event(), threading.Event(), threading.Event()
-    pool.submit(lambda: (arrived.set(), gate.wait(PATIENCE)))
-    assert arrived.wait(PATIENCE)
+    pool.submit(lambda: (arrived.set(), gate.wait(TIMEOUT_S)))
+    assert arrived.wait(TIMEOUT_S)
     pool.submit(done.set)
-    assert done.wait(PATIENCE)
+    assert done.wait(TIMEOUT_S)
     gate.set()
 
 
@@ -38,7 +38,7 @@ def test_a_job_that_fails_is_logged_and_costs_no_worker(error, caplog):
     done = threading.Event()
     pool.submit(fail)
     pool.submit(done.set)
-    assert done.wait(PATIENCE)
+    assert done.wait(TIMEOUT_S)
     assert "a job failed" in caplog.text
     assert bystander.is_alive(), "pykka stops all actors for a SystemExit"
     bystander.stop()
@@ -56,11 +56,11 @@ def test_all_jobs_are_done_however_many_threads_submit(pool):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_S)
     idle = threading.Event()
     until(lambda: len(pool._idle) == 2)
     pool.submit(idle.set)
-    assert idle.wait(PATIENCE)
+    assert idle.wait(TIMEOUT_S)
     assert sum(done.values()) <= 4 * count
     assert set(done) == {0, 1, 2, 3}
 
@@ -69,7 +69,7 @@ def test_a_pool_stops_by_its_deadline_though_all_its_workers_hang(caplog):
     gate = threading.Event()
     pool = WorkerPool(3)
     for _ in range(4):
-        pool.submit(lambda: gate.wait(PATIENCE))
+        pool.submit(lambda: gate.wait(TIMEOUT_S))
     began = time.monotonic()
     pool.stop(timeout=0.2)
     assert time.monotonic() - began < 2

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-membership cluster test sim lint rewrite-scenarios bench format clean
+.PHONY: demo demo-membership cluster test check sim lint rewrite-scenarios bench format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -34,8 +34,14 @@ lint: $(VENV)/ready .types
 	$(BIN)/mypy -p drakkar.handlers -p drakkar.transport -p drakkar.actors
 	$(BIN)/lint-imports --no-cache
 
+# What takes a few minutes on two cores. Tests run in JOBS processes; those of one xdist_group stay together.
+JOBS ?= 2
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadgroup
+
+# What takes longer: long chaos, the demos, benchmarks, more schedules, all mutants. One at a time, since some tests measure.
+check: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
 
 # make sim SEEDS=100000 for so many seeds that were never run before, FIRST=7000 to say which, SEED=7 to replay one.
 SEEDS ?= 1000

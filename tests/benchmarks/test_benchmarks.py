@@ -107,6 +107,7 @@ def test_three_hosts_commit_what_is_proposed_to_the_leader_and_to_a_follower(tmp
         assert (tmp_path / "cluster" / f"host-{host}" / "log" / "data.mdb").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flush", [True, False])
 def test_pysyncobj_is_measured_alike(flush: bool, tmp_path: Path) -> None:
     pytest.importorskip("pysyncobj")
@@ -126,6 +127,7 @@ def test_a_host_that_cannot_start_is_reported_with_its_error(tmp_path: Path) -> 
         pass
 
 
+@pytest.mark.slow
 def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     options = [
@@ -146,6 +148,7 @@ def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.C
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"], "the logs were left behind"
 
 
+@pytest.mark.slow
 def test_a_profile_shows_the_loops_of_the_leader_and_a_follower(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -399,6 +399,7 @@ class Told(DiskKeyValue):
         return replies
 
 
+@pytest.mark.slow
 def test_hosts_that_are_killed_lose_nothing_and_apply_nothing_twice(tmp_path):
     ports = kv_demo.free_ports(6)
     cluster = kv_demo.Cluster(tmp_path, ports[:3], ports[3:])

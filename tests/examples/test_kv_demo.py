@@ -97,6 +97,7 @@ def demo(directory: Path, *options: str) -> Iterator[Demo]:
             stream.close()
 
 
+@pytest.mark.slow
 def test_the_demo_loses_its_leader_and_no_write(tmp_path):
     with demo(tmp_path, "--seconds", "3") as running:
         status, complaint = running.end(90)
@@ -126,6 +127,7 @@ def test_ctrl_c_ends_the_demo_with_all_its_hosts(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_host_that_ends_by_itself_is_not_passed_over(tmp_path):
     with demo(tmp_path, "--seconds", "60") as running:
         running.wait_for("leads; 6 clients write")
@@ -137,6 +139,7 @@ def test_a_host_that_ends_by_itself_is_not_passed_over(tmp_path):
     assert "Traceback" not in complaint
 
 
+@pytest.mark.slow
 def test_a_cluster_runs_until_ctrl_c_and_its_data_stays_where_it_was_told(tmp_path):
     data = tmp_path / "data"
     first, raft = kv_demo.free_ports(1)[0], kv_demo.free_ports(1)[0]
@@ -193,6 +196,7 @@ def clients(cluster: kv_demo.Cluster) -> Iterator[list[Any]]:
         client.close()
 
 
+@pytest.mark.xdist_group("one cluster")
 def test_a_write_through_any_host_is_read_at_once_on_every_host(clients):
     for number in range(30):
         writer, reader = clients[number % 3], clients[(number + 1) % 3]
@@ -201,6 +205,7 @@ def test_a_write_through_any_host_is_read_at_once_on_every_host(clients):
     assert [client.dbsize() for client in clients] == [1, 1, 1]
 
 
+@pytest.mark.xdist_group("one cluster")
 def test_counting_at_all_hosts_at_once_loses_nothing(clients):
     def count(client: Any) -> list[int]:
         with client.pipeline(transaction=False) as pipe:
@@ -213,6 +218,7 @@ def test_counting_at_all_hosts_at_once_loses_nothing(clients):
     assert sorted(seen) == list(range(1, 601))
 
 
+@pytest.mark.xdist_group("one cluster")
 def test_a_large_value_goes_through_any_host_and_a_larger_one_is_refused(clients):
     largest = os.urandom(512 << 10)
     for number, client in enumerate(clients):
@@ -223,6 +229,7 @@ def test_a_large_value_goes_through_any_host_and_a_larger_one_is_refused(clients
     assert clients[0].mget("large 0", "large 1", "large 2", "larger") == [largest] * 3 + [None]
 
 
+@pytest.mark.xdist_group("one cluster")
 def test_the_hosts_agree_on_who_leads(clients):
     told = [client.info("replication") for client in clients]
     assert len({(each["leader"], each["term"]) for each in told}) == 1

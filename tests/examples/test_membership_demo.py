@@ -49,6 +49,7 @@ def ended(running, directory, timeout=100):
     return running.returncode, said, complaint
 
 
+@pytest.mark.slow
 def test_members_come_and_go_and_no_acknowledged_write_is_lost(tmp_path):
     with demo(tmp_path, "--seconds", "0.2") as running:
         status, said, complaint = ended(running, tmp_path)
@@ -75,6 +76,7 @@ def test_members_come_and_go_and_no_acknowledged_write_is_lost(tmp_path):
     assert "all 0 acknowledged" not in said
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_ends_the_demo_with_the_step_and_the_reason(tmp_path):
     with demo(tmp_path, "--seconds", "60") as running:
         read_to(running, "the shard says: voters 1, 2, 3")
@@ -183,6 +185,7 @@ def test_a_lost_and_a_changed_write_are_both_noticed():
     assert membership_demo.missing(host, writes) == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_who_belongs_and_who_leads(tmp_path):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)

@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager
 
 from tests.actors.support import until
 
-TIMES = 3
-"""How often each kind of fault happens at least."""
 LONG = 60.0
 """Seconds that a step of a replacement may take, with hosts coming and going."""
 SIZES = {1: 5, 2: 4, 3: 1, 5: 1}
@@ -19,11 +17,11 @@ class Nemesis:
     """Strikes at hosts for a while, one or two kinds of faults at a time, and heals them each time.
 
     `faults`: by name, functions that take the numbers of some hosts and return a context manager: the fault lasts as
-    long as that.
+    long as that. `times`: how often each kind of fault happens, and the leader changes, at least.
     """
 
-    def __init__(self, cluster, faults, random):
-        self._cluster, self._faults, self._random = cluster, faults, random
+    def __init__(self, cluster, faults, random, *, times):
+        self._cluster, self._faults, self._random, self._times = cluster, faults, random, times
         self._pause = threading.Event()
         self._bag = []
         self._began = time.monotonic()
@@ -44,7 +42,10 @@ class Nemesis:
 
     @property
     def _done(self):
-        return all(self.counts[name] >= TIMES for name in self._faults) and len(self.leaderships) > TIMES
+        return (
+            all(self.counts[name] >= self._times for name in self._faults)
+            and len(self.leaderships) > self._times
+        )
 
     def _strike(self):
         names = self._draw(self._random.choice((1, 1, 2)))

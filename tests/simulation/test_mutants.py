@@ -4,8 +4,17 @@ import pytest
 
 from tests.simulation.mutants import MUTANTS
 
+OFTEN = 3
+"""Every third of them runs in `make test`, all the others in `make check`."""
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(mutant, id=mutant.name, marks=[pytest.mark.slow] if number % OFTEN else [])
+        for number, mutant in enumerate(MUTANTS)
+    ],
+)
 def test_a_broken_rule_is_found(mutant):
     found = mutant.find()
     assert found, f"{mutant.name}: a hole in the simulator, since {mutant.seeds} schedules went well"

@@ -7,9 +7,11 @@ import pytest
 from drakkar.handlers import raft_handlers
 from drakkar.handlers.testing.plan import Event, Plan, shrink
 
-from tests.simulation.simulate import Total, plan_of, run, run_all
+from tests.simulation.simulate import Total, host_of, plan_of, run, run_all
 
 FIRST, SEEDS = 1000, 600
+OFTEN, CHUNK = 200, 20
+"""How many of these run in `make test` too, and how many at a time."""
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
 
 SELDOM = {
@@ -35,8 +37,18 @@ def total():
     return total
 
 
+@pytest.mark.parametrize("first", range(FIRST, FIRST + OFTEN, CHUNK))
+def test_no_schedule_breaks_an_invariant(first):
+    for seed in range(first, first + CHUNK):
+        outcome = run(plan_of(seed), host_of(seed))
+        assert not outcome.check, (
+            f"make sim SEED={seed} HOSTS={host_of(seed)}   # {outcome.check}: {outcome.error}"
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_schedule_breaks_an_invariant(total):
+def test_no_schedule_of_many_breaks_an_invariant(total):
     assert total.runs == SEEDS
     assert not total.failures, "\n".join(
         f"make sim SEED={seed} HOSTS={hosts}   # {check}: {text[:200]}"
@@ -44,6 +56,7 @@ def test_no_schedule_breaks_an_invariant(total):
     )
 
 
+@pytest.mark.slow
 def test_every_cell_with_a_handler_was_entered(total):
     handlers = raft_handlers()
     missed = {
@@ -54,6 +67,7 @@ def test_every_cell_with_a_handler_was_entered(total):
     assert missed <= SELDOM.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "least"),
     [

@@ -22,7 +22,7 @@ import cbor2
 from drakkar.actors.machine.compression import decode
 from drakkar.actors.machine.results import NotEncodable, decode_result, encode_result
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import check_whole
+from drakkar.handlers.checks import check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
 
 __all__ = [
@@ -92,7 +92,7 @@ def _decode_request(payload: bytes) -> _Request:
 
 
 def _problem(request: _Request) -> str:
-    if not all(0 <= number < 1 << 64 for number in request[:3]):
+    if not all(is_whole(number) for number in request[:3]):
         return "its numbers must be from 0 to 2**64 - 1"
     if not request.client or not request.series:
         return "neither the client nor the series may be 0"
@@ -261,7 +261,7 @@ class SessionTable:
         table = cls(capacity)
         for each in sessions:
             client, responded_to, kept = _fields(each, int, int, list)
-            if not 0 < client < 1 << 64 or client in table or not 0 <= responded_to < 1 << 64:
+            if not is_whole(client, 1) or client in table or not is_whole(responded_to):
                 raise CorruptData(
                     f"the session {client}, confirmed up to {responded_to}, is out of bounds or stands there twice"
                 )

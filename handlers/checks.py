@@ -1,13 +1,14 @@
 """Checks of values that callers pass. Each raises a `ConfigError` that names the option, the value and its bounds."""
 
-from collections.abc import Iterable
-from typing import Final, TypeGuard
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeGuard
 
 from drakkar.handlers.errors import ConfigError
 
 __all__ = [
     "MAX_SIGNED",
     "MAX_UNSIGNED",
+    "are_whole",
     "check_choice",
     "check_number",
     "check_switch",
@@ -22,9 +23,19 @@ MAX_UNSIGNED: Final = (1 << 64) - 1
 """The largest unsigned 64-bit number: the limit of numbers that are stored or sent."""
 
 
+_INT: Final = frozenset({int})
+
+
 def is_whole(value: object, low: int = 0, high: int = MAX_UNSIGNED) -> TypeGuard[int]:
     """Return whether `value` is an int from `low` to `high`, both allowed. A bool does not pass, an IntEnum member does."""
     return isinstance(value, int) and low <= value <= high and not isinstance(value, bool)
+
+
+def are_whole(values: Sequence[Any]) -> bool:
+    """Return whether `is_whole` holds for each of `values`; for many of them, this is several times as fast."""
+    if _INT.issuperset(map(type, values)):
+        return not values or (min(values) >= 0 and max(values) <= MAX_UNSIGNED)
+    return all(map(is_whole, values))
 
 
 def check_whole(option: str, value: object, low: int, high: int | None = None) -> None:

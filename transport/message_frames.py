@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import cbor2
-from drakkar.handlers.checks import MAX_UNSIGNED, is_whole
+from drakkar.handlers.checks import MAX_UNSIGNED, are_whole, is_whole
 from drakkar.handlers.errors import CorruptData, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.codec import decode_membership, encode_membership
@@ -87,8 +87,8 @@ def pack(message: Message, frame_limit: int = FRAME_LIMIT) -> Packed:
         int(message.type), message.to, message.sender, message.shard, message.term, message.log_term,
         message.log_index, message.commit, message.reject, message.hint, message.hint_high,
     ]  # fmt: skip
-    if min(fields) < 0 or max(fields) > MAX_UNSIGNED or type(message.reject) is not bool:
-        raise TransportError(f"{message}: a number is not from 0 to 2**64 - 1, or `reject` is not a boolean")
+    if type(message.reject) is not bool or not are_whole(fields[:8] + fields[9:]):
+        raise TransportError(f"{message}: {_bad_field(message)}")
     bulk = [run.encode() for run in Entries.of(message.entries).runs] if message.entries else []
     snapshot = message.snapshot
     row = [
@@ -109,6 +109,13 @@ def pack(message: Message, frame_limit: int = FRAME_LIMIT) -> Packed:
             "send fewer entries at once, or raise frame_limit on all hosts"
         )
     return Packed(encoded, tuple(bulk), size)
+
+
+def _bad_field(message: Message) -> str:
+    for name in ("to", "sender", "shard", "term", "log_term", "log_index", "commit", "hint", "hint_high"):
+        if not is_whole(value := getattr(message, name)):
+            return f"{name} is {value!r:.60}, and must be a number from 0 to 2**64 - 1"
+    return f"reject is {message.reject!r:.60}, and must be True or False"
 
 
 def _encode_row(message: Message, row: list[Any]) -> bytes:
@@ -260,7 +267,7 @@ def _control(body: memoryview) -> tuple[list[Any], int]:
 
 
 def _check_numbers(values: Sequence[Any], name: str) -> None:
-    if not all(map(is_whole, values)):
+    if not are_whole(values):
         raise FrameError(f"a number in a {name} is not from 0 to 2**64 - 1")
 
 

@@ -7,6 +7,7 @@ import pytest
 from drakkar.handlers.checks import (
     MAX_SIGNED,
     MAX_UNSIGNED,
+    are_whole,
     check_choice,
     check_number,
     check_switch,
@@ -24,11 +25,17 @@ class Number(IntEnum):
 @pytest.mark.parametrize("value", [0, 1, MAX_UNSIGNED, Number.ONE])
 def test_a_whole_number_is_an_int_within_its_bounds(value):
     assert is_whole(value)
+    assert are_whole([2, value])
 
 
 @pytest.mark.parametrize("value", [-1, MAX_UNSIGNED + 1, True, 1.0, "1", None])
 def test_a_bool_a_float_and_a_number_out_of_bounds_are_no_whole_numbers(value):
     assert not is_whole(value)
+    assert not are_whole([2, value])
+
+
+def test_of_no_values_all_are_whole_numbers():
+    assert are_whole([])
 
 
 @pytest.mark.parametrize(

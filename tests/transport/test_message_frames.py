@@ -186,9 +186,20 @@ def test_bulk_is_cut_into_frames_within_the_limit() -> None:
         pytest.param(
             Message(AUDIT, sender=1, payload=bytes(PAYLOAD_LIMIT)), "send bulk as entries", id="too long"
         ),
-        pytest.param(Message(AUDIT, sender=1, term=-1), "not from 0", id="a negative term"),
-        pytest.param(Message(AUDIT, sender=1, hint=1 << 64), "not from 0", id="a hint of 65 bits"),
-        pytest.param(Message(AUDIT, sender=1, reject=1), "not a boolean", id="a number for reject"),  # type: ignore[arg-type]
+        pytest.param(Message(AUDIT, sender=1, term=-1), "term is -1, and must be", id="a negative term"),
+        pytest.param(Message(AUDIT, sender=1, commit=1.5), "commit is 1.5, and must be", id="a fraction"),  # type: ignore[arg-type]
+        pytest.param(Message(AUDIT, sender=1, to="2"), "to is '2', and must be", id="text for a number"),  # type: ignore[arg-type]
+        pytest.param(
+            Message(AUDIT, sender=1, shard=True), "shard is True, and must be", id="a boolean for a number"
+        ),
+        pytest.param(
+            Message(AUDIT, sender=1, hint=1 << 64),
+            "hint is 18446744073709551616, and must be",
+            id="a hint of 65 bits",
+        ),
+        pytest.param(
+            Message(AUDIT, sender=1, reject=1), "reject is 1, and must be", id="a number for reject"
+        ),  # type: ignore[arg-type]
         pytest.param(
             Message(AUDIT, sender=1, snapshot=Snapshot(1, 1, Membership(removed=range(TOP - 9000, TOP)))),
             "fewer members",

@@ -19,9 +19,8 @@ from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.store import LmdbLogStore, LogStore, MemoryLogStore, StoredLog, StoreStatus
 from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, make_machine
-from drakkar.actors.node.actor import GetActor, NodeActor
+from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import ReplicaEnded
-from drakkar.actors.node.proposals import ProposalQueue
 from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, watch
@@ -102,8 +101,11 @@ class NodeHost:
         self.tick_interval = tick_interval
         self.deployment_id = deployment_id
         self._max_command_bytes = max_command_bytes
-        self._queue_bounds = {"max_commands": max_waiting_commands, "max_bytes": max_waiting_bytes}
-        self._max_waiting_reads = max_waiting_reads
+        self._lane_bounds = {
+            "max_waiting_commands": max_waiting_commands,
+            "max_waiting_bytes": max_waiting_bytes,
+            "max_waiting_reads": max_waiting_reads,
+        }
         self.counters: Counter[str] = Counter()
         """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
         self._registry = ReplicaRegistry(self)
@@ -307,8 +309,7 @@ class NodeHost:
     ) -> NodeActor:
         snapshots = self._snapshots.of(options.shard_id, options.replica_id)
         check_snapshot(log, snapshots)
-        # pykka's `start` returns a ref alone, and a ref's actor is found by asking it.
-        ref = NodeActor.start(
+        return NodeActor.start_actor(
             options,
             log,
             machine,
@@ -317,13 +318,10 @@ class NodeHost:
             background=self._background,
             snapshots=snapshots,
             origin=secrets.randbits(62) | 1,
-            proposals=lambda wake: ProposalQueue(wake, **self._queue_bounds),
-            max_waiting_reads=self._max_waiting_reads,
+            **self._lane_bounds,
             handlers=handlers,
             loop=self._loop,
         )
-        node: NodeActor = ref.ask(GetActor(), timeout=30)  # type: ignore[assignment]
-        return node
 
     def _on_replica_stopped(self, node: NodeActor, died: ActorDied) -> None:
         shard_id, replica_id = node.raft.config.shard_id, node.raft.id

@@ -10,12 +10,9 @@ import pykka
 from drakkar.actors.host.session import Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
-from drakkar.actors.node.applied import AppliedRequest
 from drakkar.actors.node.proposals import Proposal
-from drakkar.actors.node.reads import ReadRequest
-from drakkar.actors.node.snapshots import SnapshotRequest
+from drakkar.actors.node.requests import AppliedRequest, ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.node.status import Status
-from drakkar.actors.node.transfers import TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
@@ -51,10 +48,10 @@ class Replica:
         self.shard_id = node.raft.config.shard_id
         self.replica_id = node.raft.id
         compresses = node.raft.config.entry_compression != "none"
-        self._put = self._put_compressed if compresses else node.queue.put
+        self._put = self._put_compressed if compresses else node.actor_inbox.proposals.put
         self._endpoint = Endpoint(
             shard_id=self.shard_id,
-            put=node.queue.put,
+            put=node.actor_inbox.proposals.put,
             later=later_on(node.actor_loop),
             max_command_bytes=max_command_bytes,
             compress=compresses,
@@ -94,7 +91,7 @@ class Replica:
     def _put_compressed(self, proposal: Proposal) -> None:
         """Compress in the client's thread, since that takes milliseconds a megabyte."""
         proposal.compress()
-        self._node.queue.put(proposal)
+        self._node.actor_inbox.proposals.put(proposal)
 
     def _accepts(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
         for command in commands:
@@ -135,7 +132,7 @@ class Replica:
         state.
         """
         future: ActorFuture[Any] = ActorFuture()
-        self._node.requests.put(ReadRequest(query, future, _deadline(timeout)))
+        self._node.actor_inbox.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
     def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
@@ -145,7 +142,7 @@ class Replica:
         is no limit to that while it is cut off.
         """
         future: ActorFuture[Any] = ActorFuture()
-        self._node.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
+        self._node.actor_inbox.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
         return future
 
     # -- who leads, and who belongs -----------------------------------------------------------------------------
@@ -159,7 +156,7 @@ class Replica:
         """
         future: ActorFuture[int] = ActorFuture()
         if is_whole(target, 1, MAX_SIGNED):
-            self._node.requests.put(TransferRequest(target, future, _deadline(timeout)))
+            self._node.actor_inbox.requests.put(TransferRequest(target, future, _deadline(timeout)))
         else:
             future.fail(ConfigError("target", target, "must be a replica id, a whole number from 1 up"))
         return future
@@ -207,7 +204,9 @@ class Replica:
             return future
         payload = ConfigChange(tuple(changes), transition, change_id).encode()
         kinds = bytes([EntryKind.CONFIG_CHANGE])
-        self._node.queue.put(Proposal((payload,), future, _deadline(timeout), single=True, kinds=kinds))
+        self._node.actor_inbox.proposals.put(
+            Proposal((payload,), future, _deadline(timeout), single=True, kinds=kinds)
+        )
         return future
 
     # -- snapshots ----------------------------------------------------------------------------------------------
@@ -234,7 +233,9 @@ class Replica:
                 future.fail(error)
                 return future
         path = Path(export_to).absolute() if export_to is not None else None
-        self._node.requests.put(SnapshotRequest(future, _deadline(timeout), compaction_overhead, path))
+        self._node.actor_inbox.requests.put(
+            SnapshotRequest(future, _deadline(timeout), compaction_overhead, path)
+        )
         return future
 
     # -- itself -------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ class Replica:
     def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
         """Wait until this replica has applied the log up to `index`; the future has the index it has applied by then."""
         future: ActorFuture[int] = ActorFuture()
-        self._node.requests.put(AppliedRequest(index, future, _deadline(timeout)))
+        self._node.actor_inbox.requests.put(AppliedRequest(index, future, _deadline(timeout)))
         return future
 
     def stop(self, *, timeout: float = 10.0) -> None:

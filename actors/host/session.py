@@ -69,7 +69,7 @@ class Endpoint:
 
     shard_id: int
     put: Callable[[Proposal], None]
-    """Takes a proposal from any thread, and answers it by its deadline in every case; as `ProposalQueue` does."""
+    """Takes a proposal from any thread, and answers it by its deadline in every case; as the lane of proposals does."""
     later: Later
     max_command_bytes: int
     compress: bool = False

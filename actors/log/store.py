@@ -375,9 +375,10 @@ class LogStore:
     # -- for any thread, without blocking -----------------------------------------------------------------------
 
     def save(self, request: AppendRequest) -> None:
-        """Make a request durable, and then call its `done`.
+        """Make it durable, and then call `request.done`.
 
-        Raises `SystemBusy` if the queue is full, `ReplicaStopped` if the store is closed; `done` is not called then.
+        Raises `SystemBusy` when the queue is full, `ReplicaStopped` when the store is closed; `done` is then never
+        called.
         """
         size = sum(run.size for run in request.runs)
         if request.snapshot is not None:

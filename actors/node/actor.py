@@ -8,30 +8,36 @@ One turn of the actor is one batch: the messages that wait are stepped, the prop
 the work that results is handed out together. Nothing here waits.
 """
 
-import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
-import pykka
 from drakkar.actors.log.store import AppendRequest
 from drakkar.actors.machine.applier import Applied, Applier
 from drakkar.actors.machine.state_machine import StateMachine
-from drakkar.actors.node.applied import AppliedRequest, AppliedRequests
+from drakkar.actors.node import local_types as types
+from drakkar.actors.node.applied import AppliedRequests
+from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
+from drakkar.actors.node.inbox import (
+    NodeInbox,
+    ProposalsTaken,
+    RequestsTaken,
+)
 from drakkar.actors.node.persistence import Persistence
-from drakkar.actors.node.proposals import PendingProposals, ProposalQueue
-from drakkar.actors.node.reads import ReadRequest, ReadRequests, RequestQueue
-from drakkar.actors.node.refusals import error_for, reason_to_wait
+from drakkar.actors.node.proposals import PendingProposals
+from drakkar.actors.node.reads import ReadRequests
+from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
 from drakkar.actors.node.removal import Removal
+from drakkar.actors.node.requests import ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.node.router import Router
-from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotRequest, SnapshotServices
+from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
 from drakkar.actors.node.status import Status, status_of
-from drakkar.actors.node.transfers import TransferRequest, Transfers
+from drakkar.actors.node.transfers import Transfers
+from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.actors.runtime.workers import WorkerPool
@@ -43,7 +49,6 @@ from drakkar.handlers.errors import (
     NotLeader,
     OutcomeUnknown,
     ReplicaStopped,
-    RequestDropped,
     SystemBusy,
 )
 from drakkar.handlers.messages import Message, MessageType
@@ -55,10 +60,17 @@ from drakkar.handlers.raft.ready import Changed, Dropped, Ready
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.table import HandlerTable
 
-__all__ = ["GetActor", "NodeActor", "Services"]
+__all__ = ["ENTRIES", "NodeActor", "Services"]
 
 MAX_PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
+
+_MESSAGE_OF: Final[Mapping[type, MessageType]] = {
+    ReadRequest: MessageType.READ_INDEX,
+    SnapshotRequest: MessageType.READ_INDEX,
+    TransferRequest: MessageType.LEADER_TRANSFER,
+}
+"""The message whose cell says whether a replica takes a request: a snapshot is a read of the whole state."""
 
 _COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
 """The kinds of entries that the state machine answers."""
@@ -77,21 +89,13 @@ class Services(SnapshotServices, Protocol):
         """Tell those who subscribed to the host's events."""
 
 
-class GetActor:
-    """Ask a node's ref for the actor itself: for the host that started it."""
-
-
-class _Wake:
-    """Proposals wait in the queue."""
-
-
-WAKE = _Wake()
-
-
 class NodeActor(TableActor):
     """One replica of one shard. `state` and `handlers` are its Raft's."""
 
     inbox_capacity: ClassVar[int] = 50_000
+    """Messages of other replicas that may wait."""
+
+    actor_inbox: NodeInbox
 
     def __init__(
         self,
@@ -104,25 +108,30 @@ class NodeActor(TableActor):
         background: WorkerPool,
         snapshots: Snapshots,
         origin: int,
-        proposals: Callable[[Callable[[], None]], ProposalQueue],
+        max_waiting_commands: int = 10_000,
+        max_waiting_bytes: int = 64 << 20,
         max_waiting_reads: int = 10_000,
         handlers: HandlerTable | None = None,
         now: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
-        """`origin` is a number of 63 random bits; `proposals` makes the queue that clients put into.
+        """`origin` is a number of 63 random bits; `now` is the clock of the requests' deadlines, in seconds.
 
-        `now` is the clock of the requests' deadlines, in seconds.
+        `max_waiting_commands` and `max_waiting_bytes` bound the lane of proposals, `max_waiting_reads` that of requests.
 
         Raises `HandlerTableError`, `ConfigError` and `CorruptData` as `Raft` does.
         """
         self.raft = raft = Raft(config, storage, handlers=handlers, random=Random(origin))
-        super().__init__(state=raft.state, handlers=raft.handlers, **kwargs)
-        self.queue = proposals(self._wake)
-        self.requests: RequestQueue[ReadRequest | TransferRequest | SnapshotRequest | AppliedRequest] = (
-            RequestQueue(self._wake, max_requests=max_waiting_reads)
+        inbox = NodeInbox(
+            str(self),
+            max_messages=self.inbox_capacity,
+            max_commands=max_waiting_commands,
+            max_bytes=max_waiting_bytes,
+            max_requests=max_waiting_reads,
         )
-        """Reads, transfers and snapshots that clients ask for."""
+        super().__init__(handlers=raft.handlers, inbox=inbox, **kwargs)
+        # Only counted, not logged: where the leader has just changed, late messages of correct peers meet a `Never` too.
+        self.tally = raft.tally
         self.unheard = 0
         """Messages that came while the disk hung."""
         self._max_reads = max_waiting_reads
@@ -138,7 +147,7 @@ class NodeActor(TableActor):
             snapshots,
             shard_id=config.shard_id,
             background=background,
-            may_apply_here=lambda: not self._reports,
+            may_apply_here=lambda: not inbox.completions,
             compression=config.snapshot_compression,
         )
         self.snapshots = SnapshotKeeper(
@@ -147,12 +156,12 @@ class NodeActor(TableActor):
             snapshots,
             services=services,
             background=background,
-            call_soon=self._call_soon,
+            complete=inbox.complete,
             loaded=self._on_loaded,
         )
         self.router = Router(raft, send=services.send, send_snapshot=self.snapshots.send)
         self.persistence = Persistence(
-            raft, append=services.save, saved=self._report_saved, complete=self._complete
+            raft, append=services.save, complete=inbox.complete, durable=self._on_durable
         )
         self.disk = DiskWatch(str(self), timeout_ticks=config.election_ticks)
         self.removal = Removal(raft)
@@ -160,16 +169,15 @@ class NodeActor(TableActor):
         self._reads = ReadRequests(origin, timeout_ticks=config.election_ticks, ask=self._ask_read)
         self._transfers = Transfers(raft)
         self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
-        self._reports: deque[Callable[[], None]] = deque()
         self._known_leader = (0, 0)
         self._applied_term = self._settled_term = 0
         """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
         self._broken: BaseException | None = None
-        self._actions: dict[type, Callable[[Any], Any]] = {
-            Message: self._step,
-            _Wake: lambda _: None,
-            GetActor: lambda _: self,
-        }
+
+    @property
+    def state(self) -> State:
+        """The state of its Raft, which alone changes it."""
+        return self.raft.state
 
     def __str__(self) -> str:
         return f"replica {self.raft.id} of shard {self.raft.config.shard_id}"
@@ -182,27 +190,31 @@ class NodeActor(TableActor):
     # -- the inbox ----------------------------------------------------------------------------------------------
 
     def on_receive(self, message: Any) -> Any:
-        """Step a message of the protocol; others go the way of unexpected ones."""
-        action = self._actions.get(type(message))
-        if action is None:
-            return super().on_receive(message)
-        return action(message)
+        """Take in one message. All that enters a node passes here: to trace its life, look here.
 
-    def _step(self, message: Message) -> None:
+        A message of the protocol goes to the handler table, whose answer is the asker's; one of the node's own host goes
+        to its function in `ENTRIES`.
+        """
+        if type(message) is Message:
+            return self._step(message)
+        entry = ENTRIES.get(getattr(message, "type", None))
+        return entry(self, message) if entry is not None else TrioActor.on_receive(self, message)
+
+    def _step(self, message: Message) -> Any:
         if message.type is MessageType.LOCAL_TICK:
-            self._tick()
-        elif self.disk.hangs:
+            return self._tick()
+        if self.disk.hangs:
             self.unheard += 1  # what it answers would pile up behind the disk
-            self.snapshots.received(message)
-        else:
-            try:
-                self.raft.step(message)
-                if message.snapshot is not None:
-                    self.snapshots.received(message)
-            except BaseException as error:
-                # Half of what it does may be done. An asker is told, but that does not make it whole.
-                self._broken = error
-                raise
+            return self.snapshots.received(message)
+        try:
+            answer = self.raft.step(message)
+            if message.snapshot is not None:
+                self.snapshots.received(message)
+        except BaseException as error:
+            # Half of what it does may be done. An asker is told, but that does not make it whole.
+            self._broken = error
+            raise
+        return answer
 
     def after_batch(self) -> None:
         """Take what clients ask, and hand out the work that results from the whole batch."""
@@ -210,9 +222,7 @@ class NodeActor(TableActor):
             raise ActorFailed(
                 f"{self} stops, since a handler failed: {self._broken!r:.200}"
             ) from self._broken
-        self._take_reports()
-        self._propose()
-        self._take_requests()
+        self._take_lanes()
         if not self._must_wait_for_a_leader():
             self._reads.start(self.raft.timers.ticks)
         self._hand_out()
@@ -225,19 +235,20 @@ class NodeActor(TableActor):
 
     def _tick(self) -> None:
         self.tick_waits = False
-        self._take_reports()  # before the disk is judged
         now = self._now()
         no_leader = NotLeader(self.raft.id, 0, "no leader was known by the deadline: repeat it")
-        self.queue.expire(now, no_leader)
+        self.actor_inbox.proposals.expire(now, no_leader)
         self._pending.expire(now)
         self._reads.expire(now, self.raft.timers.ticks, None if self.raft.leader_id else no_leader)
         self._transfers.expire(now)
         self.snapshots.tick(now)
         if self.removal.is_over(self.disk.ticks):
             self.actor_ref.stop(block=False)
+        hung = self.disk.hangs
         if self.disk.tick(self.persistence.waits_since):
             # A leader steps down, and no ticks are counted until the write is through: it neither leads nor campaigns.
-            self.raft.step(Message(MessageType.DISK_HUNG, sender=self.raft.id))
+            if not hung:
+                self.raft.step(Message(MessageType.DISK_HUNG, sender=self.raft.id))
             # The news of its removal may wait for the disk too. It holds without: a replica that forgets it asks again.
             self._check_removal()
         else:
@@ -245,13 +256,19 @@ class NodeActor(TableActor):
 
     # -- what comes in from clients -----------------------------------------------------------------------------
 
-    def _propose(self) -> None:
-        if self._must_wait_for_a_leader():
-            return
-        proposals = self.queue.take()
-        if not proposals:
-            return
-        refusal = self._reason_to_refuse() or reason_to_wait(self.raft, len(self._pending))
+    def _take_lanes(self) -> None:
+        inbox = self.actor_inbox
+        # Proposals wait in their lane, which bounds them, until there is a leader. So do reads, in `ReadRequests`.
+        proposals = [] if self._must_wait_for_a_leader() else inbox.proposals.take()
+        if proposals:
+            self.on_receive(ProposalsTaken(proposals))
+        requests = inbox.requests.take()
+        if requests:
+            self.on_receive(RequestsTaken(requests))
+
+    def _propose(self, taken: ProposalsTaken) -> None:
+        proposals = taken.proposals
+        refusal = self._reason_to_refuse(MessageType.PROPOSE) or reason_to_wait(self.raft, len(self._pending))
         if refusal is not None:
             for proposal in proposals:
                 proposal.future.try_fail(refusal)
@@ -260,46 +277,44 @@ class NodeActor(TableActor):
             self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
 
     def _must_wait_for_a_leader(self) -> bool:
-        """Requests wait for a leader as long as their deadline allows, in the queues that bound them."""
-        return not self.raft.leader_id and self._reason_to_refuse() is None
+        """Requests wait for a leader as long as their deadline allows."""
+        return not self.raft.leader_id and self._reason_to_refuse(MessageType.PROPOSE) is None
 
-    def _reason_to_refuse(self) -> DrakkarError | None:
-        """Why this replica can take no request at all, if so."""
+    def _reason_to_refuse(self, type_: MessageType) -> DrakkarError | None:
+        """Why this replica, as it is now, takes no request that becomes a message of that type; None if it does."""
         if self.removal.reason is not None:
             return self.removal.reason
         if self.disk.hangs:
             return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
-        if self.raft.state is State.WITNESS:
-            return RequestDropped(f"{self} is a witness, which keeps no commands: ask another replica")
-        return None
+        return refusal_of_the_table(self.raft, type_)
 
-    def _take_requests(self) -> None:
-        requests = self.requests.take()
-        if not requests:
-            return
-        refusal = self._reason_to_refuse()
+    def _take_requests(self, taken: RequestsTaken) -> None:
+        refusals = {kind: self._reason_to_refuse(type_) for kind, type_ in _MESSAGE_OF.items()}
         stale: list[ReadRequest] = []
-        for request in requests:
-            if isinstance(request, AppliedRequest):
-                self._applied_requests.add(request)
-            elif refusal is not None:
+        for request in taken.requests:
+            refusal = refusals.get(type(request))
+            if refusal is not None:
                 request.future.try_fail(refusal)
+            elif isinstance(request, ReadRequest):
+                self._on_read(request, stale)
             elif isinstance(request, TransferRequest):
-                self._on_transfer(request)
+                self._transfers.begin(request)
             elif isinstance(request, SnapshotRequest):
                 self.snapshots.request(request)
-            elif len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
-                request.future.try_fail(
-                    SystemBusy(
-                        f"{self._max_reads} reads wait for an answer already: wait a little and ask again"
-                    )
-                )
-            elif request.stale:
-                stale.append(request)
             else:
-                self._reads.add(request)
+                self._applied_requests.add(request)
         if stale:
             self._query(stale)
+
+    def _on_read(self, request: ReadRequest, stale: list[ReadRequest]) -> None:
+        if len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
+            request.future.try_fail(
+                SystemBusy(f"{self._max_reads} reads wait for an answer already: wait a little and ask again")
+            )
+        elif request.stale:
+            stale.append(request)
+        else:
+            self._reads.add(request)
 
     def _query(self, reads: list[ReadRequest]) -> None:
         self._applier.query([(read.query, read.future) for read in reads])
@@ -307,17 +322,6 @@ class NodeActor(TableActor):
 
     def _ask_read(self, hint: int, hint_high: int) -> None:
         self.raft.step(Message(MessageType.READ_INDEX, sender=self.raft.id, hint=hint, hint_high=hint_high))
-
-    def _on_transfer(self, request: TransferRequest) -> None:
-        if self.raft.state not in (State.FOLLOWER, State.LEADER):
-            what = (
-                "an observer has no say in who leads: ask a voter"
-                if self.raft.state is State.OBSERVER
-                else "an election is going on, so there is no leader: wait and repeat it"
-            )
-            request.future.try_fail(NotLeader(self.raft.id, self.raft.leader_id, what))
-            return
-        self._transfers.begin(request)
 
     # -- what goes out ------------------------------------------------------------------------------------------
 
@@ -336,7 +340,7 @@ class NodeActor(TableActor):
             if not self._do(ready):
                 return
         if portions == MAX_PORTIONS:
-            self._wake()
+            self.actor_inbox.wake()
         self._answer_reads()
         self._give_up_overtaken()
 
@@ -363,7 +367,7 @@ class NodeActor(TableActor):
             self._on_changed(change)
         return True
 
-    def _complete(self, ready: Ready) -> None:
+    def _on_durable(self, ready: Ready) -> None:
         """What `ready` asked to save is durable."""
         self.raft.persisted(ready)
         if ready.snapshot is not None:
@@ -383,39 +387,15 @@ class NodeActor(TableActor):
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
-    def _call_soon(self, report: Callable[[], None]) -> None:
-        """Have something done in this actor's turn, asked for by a thread of the store's or of a state machine's.
-
-        Not by the inbox, which may be full: these reports must not be lost, and what causes them is bounded.
-        """
-        self._reports.append(report)
-        self._wake()
-
-    def _wake(self) -> None:
-        # A full inbox has its turn coming, in which the reports and proposals are seen as well.
-        with contextlib.suppress(SystemBusy, pykka.ActorDeadError):
-            self.actor_ref.tell(WAKE)
-
-    def _take_reports(self) -> None:
-        while self._reports:
-            self._reports.popleft()()
-
-    def _report_saved(self, ready: Ready, error: BaseException | None) -> None:
-        self._call_soon(lambda: self._on_saved(ready, error))
-
-    def _on_saved(self, saved: Ready, error: BaseException | None) -> None:
-        if error is not None:
-            raise ActorFailed(f"{self} stops, since its log could not be made durable: {error}") from error
-        self.persistence.on_saved(saved)
-
     def _report_applied(self, outcome: Applied | BaseException) -> None:
         """From the applier: on the loop if the state machine never blocks, else on a worker's thread."""
         if self.actor_loop.in_loop():
-            self._on_applied(outcome)
+            self.on_receive(EntriesApplied(outcome))
         else:
-            self._call_soon(lambda: self._on_applied(outcome))
+            self.actor_inbox.complete(EntriesApplied(outcome))
 
-    def _on_applied(self, outcome: Applied | BaseException) -> None:
+    def _on_applied(self, applied: EntriesApplied) -> None:
+        outcome = applied.outcome
         if isinstance(outcome, BaseException):
             raise ActorFailed(f"{self} stops, since its state machine failed: {outcome!r:.200}") from outcome
         index, results = outcome
@@ -474,7 +454,6 @@ class NodeActor(TableActor):
 
     def _notice(self) -> None:
         """Tell of a new leader, once the batch is done."""
-        self.state = self.raft.state
         now = (self.raft.term, self.raft.leader_id)
         if now != self._known_leader:
             self._known_leader = now
@@ -500,8 +479,8 @@ class NodeActor(TableActor):
 
     def _fail_all(self, why: str) -> None:
         stopped = ReplicaStopped(why)
-        self.queue.close(stopped)
-        self.requests.close(stopped)
+        self.actor_inbox.proposals.close(stopped)
+        self.actor_inbox.requests.close(stopped)
         self._pending.fail_all(
             OutcomeUnknown(f"{why}, before the outcome was known: it may be committed yet")
         )
@@ -522,6 +501,24 @@ class NodeActor(TableActor):
         """Where the replica stands. May be called from any thread, and returns at once."""
         return status_of(
             self.raft,
-            pending_proposals=len(self._pending) + len(self.queue),
-            pending_reads=len(self._reads) + len(self.requests),
+            pending_proposals=len(self._pending) + len(self.actor_inbox.proposals),
+            pending_reads=len(self._reads) + len(self.actor_inbox.requests),
         )
+
+
+ENTRIES: Final[Mapping[MessageType | None, Callable[[NodeActor, Any], None]]] = {
+    types.SAVED: lambda node, done: node.persistence.on_saved(done),
+    types.ENTRIES_APPLIED: lambda node, done: node._on_applied(done),
+    types.SNAPSHOT_LOADED: lambda node, done: node.snapshots.on_loaded(done),
+    types.SNAPSHOT_WRITTEN: lambda node, done: node.snapshots.on_written(done),
+    types.SNAPSHOT_RECORDED: lambda node, done: node.snapshots.on_recorded(done),
+    types.PEER_SNAPSHOT_WRITTEN: lambda node, done: node.snapshots.on_peer_written(done),
+    types.SNAPSHOT_SENT: lambda node, done: node.snapshots.on_sent(done),
+    types.SNAPSHOT_DAMAGED: lambda node, done: node.snapshots.on_damaged(done),
+    types.EXPORT_CHECKED: lambda node, done: node.snapshots.exports.on_checked(done),
+    types.EXPORT_WRITTEN: lambda node, done: node.snapshots.exports.on_written(done),
+    types.EXPORT_ENDED: lambda node, done: node.snapshots.exports.on_ended(done),
+    types.PROPOSALS_TAKEN: lambda node, taken: node._propose(taken),
+    types.REQUESTS_TAKEN: lambda node, taken: node._take_requests(taken),
+}
+"""What a node does with each message of its own host: all that enters it beside the protocol's messages."""

@@ -1,22 +1,9 @@
 """Clients that wait for this replica's state machine to reach an index."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.node.requests import AppliedRequest
 from drakkar.handlers.errors import RequestDropped, SystemBusy
 
-__all__ = ["AppliedRequest", "AppliedRequests"]
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedRequest:
-    """Wait until all up to `index` is applied here; `future` is set to the last index that is."""
-
-    index: int
-    future: ActorFuture[Any]
-    deadline: float
-    """In seconds of the node's clock."""
+__all__ = ["AppliedRequests"]
 
 
 class AppliedRequests:

@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable
 
 from drakkar.actors.log.store import AppendRequest
-from drakkar.handlers.errors import DrakkarError, SystemBusy
+from drakkar.actors.node.completions import Completion, Saved
+from drakkar.handlers.errors import ActorFailed, DrakkarError, SystemBusy
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready
 from drakkar.handlers.raft.state import HardState
@@ -24,16 +25,16 @@ class Persistence:
         raft: Raft,
         *,
         append: Callable[[AppendRequest], None],
-        saved: Callable[[Ready, BaseException | None], None],
-        complete: Callable[[Ready], None],
+        complete: Callable[[Completion], None],
+        durable: Callable[[Ready], None],
     ) -> None:
         """`append` hands a request to the store, and raises `SystemBusy` where it has no room.
 
-        `saved` is called on the store's thread, once for each request; it has `on_saved` called in the loop's.
-        `complete` is called for each `Ready` once it, and all before it, are durable.
+        `complete` brings a completion to the node, from any thread; `durable` is called for each `Ready` once it, and
+        all before it, are durable.
         """
         self._raft = raft
-        self._append, self._saved, self._complete = append, saved, complete
+        self._append, self._complete, self._durable = append, complete, durable
         self._unsaved: deque[tuple[Ready, int]] = deque()
         """Handed out and not yet durable, in order; each with the tick in which it was."""
         self._stalled: tuple[Ready, int] | None = None
@@ -65,7 +66,7 @@ class Persistence:
             if self._unsaved:
                 self._unsaved.append((ready, tick))
             else:
-                self._complete(ready)
+                self._durable(ready)
         elif not self._order(ready):
             if self._stalled is None:
                 self._stalled = ready, tick
@@ -86,7 +87,7 @@ class Persistence:
             ready.hard_state or self._state_due,
             ready.entries.runs,
             ready.snapshot,
-            done=lambda error: self._saved(ready, error),
+            done=lambda error: self._complete(Saved(ready, error)),
         )
         try:
             self._append(request)
@@ -94,12 +95,17 @@ class Persistence:
             return False
         return True
 
-    def on_saved(self, saved: Ready) -> None:
-        """Complete `saved`, which is durable, with all before it, and what waited behind it without a write."""
-        while self._unsaved and self._unsaved[0][0].number <= saved.number:
-            self._complete(self._unsaved.popleft()[0])
+    def on_saved(self, done: Saved) -> None:
+        """A write is done, so all before it are, and what waited behind it without a write of its own.
+
+        Raises `ActorFailed` where it failed.
+        """
+        if done.error is not None:
+            raise ActorFailed(f"the log could not be made durable: {done.error}") from done.error
+        while self._unsaved and self._unsaved[0][0].number <= done.ready.number:
+            self._durable(self._unsaved.popleft()[0])
         while self._unsaved and not self._unsaved[0][0].must_save:
-            self._complete(self._unsaved.popleft()[0])
+            self._durable(self._unsaved.popleft()[0])
 
     def save_state_due(self) -> None:
         """Let the log know how far it is committed, as the replica stops. That only makes the restart quicker."""

@@ -1,24 +1,23 @@
-"""Proposals on their way: from the client's thread into the log, and their results back into its futures."""
+"""Proposals on their way: from the inbox into the log, and their results back into the clients' futures."""
 
-import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from drakkar.actors.machine.compression import encode
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
+from drakkar.handlers.errors import OutcomeUnknown, RequestDropped
 from drakkar.handlers.raft.entries import Run
 
-__all__ = ["PendingProposals", "Proposal", "ProposalQueue"]
+__all__ = ["PendingProposals", "Proposal"]
 
 
 class Proposal:
     """Commands that a client waits for together; `single` futures get the one result, others the list."""
 
     # Not a NamedTuple: every command makes one, and a tuple with names takes twice as long to make.
-    __slots__ = ("commands", "deadline", "future", "kinds", "single", "size")
+    __slots__ = ("commands", "count", "deadline", "future", "kinds", "single", "size")
 
     def __init__(
         self,
@@ -30,6 +29,7 @@ class Proposal:
     ) -> None:
         self.commands, self.future, self.deadline = commands, future, deadline
         self.single, self.kinds = single, kinds
+        self.count = len(commands)
         self.size = len(commands[0]) if single else sum(map(len, commands))
         """Bytes of all commands."""
 
@@ -37,76 +37,6 @@ class Proposal:
         """Let those of its commands that gain by it travel compressed."""
         self.commands, self.kinds = encode(self.commands)
         self.size = sum(map(len, self.commands))
-
-
-class ProposalQueue:
-    """What clients have proposed and the node has not yet taken: any thread puts, the loop takes all at once."""
-
-    def __init__(self, wake: Callable[[], None], *, max_commands: int, max_bytes: int) -> None:
-        self._wake = wake
-        self._max_commands, self._max_bytes = max_commands, max_bytes
-        self._lock = threading.Lock()
-        self._waiting: list[Proposal] = []
-        self._commands = self._bytes = 0
-        self._closed: Exception | None = None
-        self.refused = 0
-        """Proposals that found it full."""
-
-    def put(self, proposal: Proposal) -> None:
-        """Add a proposal, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
-        with self._lock:
-            waiting = self._waiting
-            count = self._commands + len(proposal.commands)
-            size = self._bytes + proposal.size
-            refusal = self._closed
-            if refusal is None and waiting and (count > self._max_commands or size > self._max_bytes):
-                refusal = self._busy()
-            if refusal is None:
-                waiting.append(proposal)
-                self._commands, self._bytes = count, size
-                first = len(waiting) == 1
-        if refusal is not None:
-            proposal.future.try_fail(refusal)
-        elif first:
-            self._wake()
-
-    def _busy(self) -> SystemBusy:
-        self.refused += 1
-        return SystemBusy(
-            f"{self._commands} commands of {self._bytes} bytes wait for this replica, and its bounds are "
-            f"{self._max_commands} and {self._max_bytes}: wait a little and propose again"
-        )
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def take(self) -> list[Proposal]:
-        """Take all that wait. In the loop's thread."""
-        if not self._waiting:
-            return []
-        with self._lock:
-            taken, self._waiting = self._waiting, []
-            self._commands = self._bytes = 0
-        return taken
-
-    def expire(self, now: float, error: Exception) -> None:
-        """Answer those whose deadline has passed with `error`: they were never logged. In the loop's thread."""
-        with self._lock:
-            late = [proposal for proposal in self._waiting if proposal.deadline <= now]
-            if late:
-                self._waiting = [proposal for proposal in self._waiting if proposal.deadline > now]
-                self._commands = sum(len(proposal.commands) for proposal in self._waiting)
-                self._bytes = sum(proposal.size for proposal in self._waiting)
-        for proposal in late:
-            proposal.future.try_fail(error)
-
-    def close(self, error: Exception) -> None:
-        """Refuse what waits, and all that comes, with `error`: none of it was logged."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            self._closed = error
-        for proposal in waiting:
-            proposal.future.try_fail(error)
 
 
 class _Dropped(NamedTuple):

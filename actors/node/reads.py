@@ -1,86 +1,17 @@
 """Linearizable reads on their way: many at a time share one round of the leader (thesis §6.4)."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final
 
-from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import RequestDropped, SystemBusy
+from drakkar.actors.node.requests import ReadRequest
+from drakkar.handlers.errors import RequestDropped
 from drakkar.handlers.raft.ready import ReadReady
 
-__all__ = ["ReadRequest", "ReadRequests", "RequestQueue"]
+__all__ = ["ReadRequests"]
 
 _ROUNDS: Final = 4
 """Rounds on their way at a time. What comes meanwhile shares the next one, so that load makes them larger, not more."""
-
-
-class ReadRequest(NamedTuple):
-    """A question for the state machine, to be answered from a state no older than now."""
-
-    query: Any
-    future: ActorFuture[Any]
-    deadline: float
-    stale: bool = False
-    """The state as it is here and now will do."""
-
-
-class _Request(Protocol):
-    @property
-    def future(self) -> ActorFuture[Any]: ...
-
-
-R = TypeVar("R", bound=_Request)
-
-
-class RequestQueue(Generic[R]):
-    """What clients ask and the node has not yet taken: any thread puts, the loop takes all at once.
-
-    Not the inbox, which the other hosts share: they must be heard, however much clients ask.
-    """
-
-    def __init__(self, wake: Callable[[], None], *, max_requests: int) -> None:
-        self._wake = wake
-        self._max = max_requests
-        self._lock = threading.Lock()
-        self._waiting: list[R] = []
-        self._closed: Exception | None = None
-        self.refused = 0
-        """Requests that found it full."""
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, request: R) -> None:
-        """Add a request, and wake the node if it does not know of any. Never blocks; a refusal goes to the future."""
-        with self._lock:
-            waiting = len(self._waiting)
-            refusal = self._closed
-            if refusal is None and waiting >= self._max:
-                self.refused += 1
-                refusal = SystemBusy(f"{waiting} requests wait for this replica: wait a little and ask again")
-            if refusal is None:
-                self._waiting.append(request)
-        if refusal is not None:
-            request.future.try_fail(refusal)
-        elif not waiting:
-            self._wake()
-
-    def take(self) -> list[R]:
-        """Take all that wait. In the loop's thread."""
-        if not self._waiting:
-            return []
-        with self._lock:
-            taken, self._waiting = self._waiting, []
-        return taken
-
-    def close(self, error: Exception) -> None:
-        """Refuse what waits, and all that comes, with `error`."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            self._closed = error
-        for request in waiting:
-            request.future.try_fail(error)
 
 
 class _Round:

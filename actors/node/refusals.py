@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from drakkar.actors.runtime.futures import brief
 from drakkar.handlers.errors import (
+    ActorFailed,
     DrakkarError,
     MembershipRejected,
     NotLeader,
@@ -12,10 +14,11 @@ from drakkar.handlers.errors import (
     SystemBusy,
     TransferInProgress,
 )
+from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Refusal
 
-__all__ = ["error_for", "reason_to_wait"]
+__all__ = ["error_for", "reason_to_wait", "refusal_of_the_table", "snapshot_failure"]
 
 MAX_PENDING: Final = 1 << 20
 """Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
@@ -61,6 +64,18 @@ def error_for(raft: Raft, because: Refusal) -> DrakkarError:
     return make(raft, because) if make is not None else RequestDropped(because.value)
 
 
+def refusal_of_the_table(raft: Raft, type_: MessageType) -> RequestDropped | None:
+    """Return the error for a request whose message meets no handler in the present state; None if it meets one."""
+    cell = raft.handlers[raft.state][type_]
+    if callable(cell):
+        return None
+    state = raft.state.name.lower()
+    article = "an" if state[0] in "aeiou" else "a"
+    return RequestDropped(
+        f"replica {raft.id} of shard {raft.config.shard_id} is {article} {state}: {cell.because}; ask another replica"
+    )
+
+
 def reason_to_wait(raft: Raft, pending: int) -> SystemBusy | None:
     """Return why no further proposal is taken now, though the replica could; `pending` counts commands on their way."""
     if raft.rate_limit.limited:
@@ -70,3 +85,13 @@ def reason_to_wait(raft: Raft, pending: int) -> SystemBusy | None:
     if pending >= MAX_PENDING:
         return SystemBusy(f"{pending} commands are on their way: wait for some, and propose again")
     return None
+
+
+def snapshot_failure(error: BaseException) -> DrakkarError:
+    """Return the error for a client whose snapshot could not be written because of `error`."""
+    if isinstance(error, DrakkarError):
+        return error
+    failed = ActorFailed(f"the snapshot could not be written: {brief(error)}")
+    failed.__cause__ = error
+    failed.outcome_known = True
+    return failed

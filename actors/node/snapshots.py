@@ -10,21 +10,31 @@ costs that one alone; one that was sent and cannot be loaded ends the replica.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from drakkar.actors.log.store import Done
 from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
-from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.node.completions import (
+    Completion,
+    PeerSnapshotWritten,
+    SnapshotDamaged,
+    SnapshotLoaded,
+    SnapshotRecorded,
+    SnapshotSent,
+    SnapshotWritten,
+)
+from drakkar.actors.node.exports import Exports
+from drakkar.actors.node.refusals import snapshot_failure
+from drakkar.actors.node.requests import SnapshotRequest
+from drakkar.actors.runtime.futures import brief
 from drakkar.actors.runtime.workers import WorkerPool
-from drakkar.actors.snapshots.store import Snapshots, check_free, export_to
+from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import (
     ActorFailed,
     CorruptData,
-    DrakkarError,
     OutcomeUnknown,
     RequestDropped,
     StorageFailed,
@@ -34,29 +44,18 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Snapshot, State
 
-__all__ = ["SnapshotKeeper", "SnapshotRequest", "SnapshotServices"]
+__all__ = ["SnapshotKeeper", "SnapshotServices"]
 
 logger = logging.getLogger(__name__)
 
-STATUS_DELAY: Final = 10
+STATUS_DELAY_TICKS: Final = 10
 """Ticks after which the core believes that a stream ended as it was told: the peer's own answer says more."""
-_WITNESS_ENTRIES: Final = 10_000
-"""A witness has nothing to save: it only gives up its log each time that so many entries were applied."""
-_MOST_REQUESTS: Final = 100
-_MOST_HELD_BACK: Final = 10
+WITNESS_ENTRIES: Final = 10_000
+"""A witness has nothing to save: it only deletes its log each time that so many entries were applied."""
+MAX_REQUESTS: Final = 100
+"""Snapshots and exports that clients may wait for at a time."""
+MAX_HELD_BACK: Final = 10
 """Snapshots' worth of entries that the log keeps, at most, for peers that are still catching up."""
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRequest:
-    """Ask for a snapshot; `future` is set to its index."""
-
-    future: ActorFuture[Any]
-    deadline: float
-    overhead: int | None = None
-    """Entries to keep behind it; None as the options say."""
-    export: Path | None = None
-    """Write it to this file, and leave the log, and what is kept, as they are."""
 
 
 class SnapshotServices(Protocol):
@@ -86,12 +85,12 @@ class SnapshotKeeper:
         *,
         services: SnapshotServices,
         background: WorkerPool,
-        call_soon: Callable[[Callable[[], None]], None],
+        complete: Callable[[Completion], None],
         loaded: Callable[[Snapshot], None],
     ) -> None:
-        """`background` is for what waits for the disk; `call_soon` has something done in the node's turn.
+        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread.
 
-        `loaded` hears of a leader's snapshot that the state machine has.
+        `loaded` is called with a leader's snapshot that the state machine has loaded.
         """
         self.failed = 0
         """Snapshots that could not be taken."""
@@ -99,7 +98,7 @@ class SnapshotKeeper:
         """For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
-        self._call_soon, self._loaded = call_soon, loaded
+        self._complete, self._loaded = complete, loaded
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
         self._taking = False
         self._tried = 0
@@ -111,8 +110,7 @@ class SnapshotKeeper:
         """Written, and the log store had no room to record it."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
         """Each with how far the log was applied when it was asked."""
-        self._exports: list[SnapshotRequest] = []
-        """The first of them is being written."""
+        self.exports = Exports(raft, applier, snapshots, background=background, complete=complete)
         self._received: dict[str, Snapshot] = {}
         """Files that a leader sent and the core took in, which are pinned until they are loaded."""
         self._bringing_up: set[int] = set()
@@ -132,22 +130,18 @@ class SnapshotKeeper:
     @property
     def _every(self) -> int:
         is_witness = self._raft.base_state is State.WITNESS
-        return _WITNESS_ENTRIES if is_witness else self._raft.config.snapshot_entries
+        return WITNESS_ENTRIES if is_witness else self._raft.config.snapshot_entries
 
     def request(self, request: SnapshotRequest) -> None:
         """Take one now, or as soon as the one that is being taken is done."""
-        if len(self._requests) + len(self._exports) >= _MOST_REQUESTS:
-            request.future.try_fail(SystemBusy("too many snapshots are asked for: wait for one"))
-        elif self._raft.base_state is State.WITNESS:
+        if len(self._requests) + len(self.exports) >= MAX_REQUESTS:
             request.future.try_fail(
-                RequestDropped(f"replica {self._raft.id} is a witness, which has no state: ask another")
+                SystemBusy(f"{MAX_REQUESTS} snapshots are waited for already: wait for one")
             )
         elif request.export is None:
             self._requests.append((request, self._raft.log.applied))
         else:
-            self._exports.append(request)
-            if len(self._exports) == 1:
-                self._export(request, request.export)
+            self.exports.add(request, request.export)
 
     def consider(self) -> None:
         """Take one if it is time; called after every batch."""
@@ -163,7 +157,7 @@ class SnapshotKeeper:
         return 0 < every <= log.applied - max(log.snapshot.index, self._tried)
 
     def tick(self, now: float) -> None:
-        """Mind the deadlines, and peers that asked their leader for a snapshot."""
+        """Look at the deadlines, and at peers that asked their leader for a snapshot."""
         raft = self._raft
         wanted = raft.snapshot_wanted if raft.state is State.LEADER else 0
         if 0 < wanted <= raft.log.applied and not self._taking and raft.timers.ticks >= self._not_before:
@@ -172,9 +166,7 @@ class SnapshotKeeper:
         late = OutcomeUnknown("the snapshot was not taken by the deadline; it may be yet")
         if self._requests:
             self._answer(lambda request, _: request.deadline <= now, late)
-        for request in self._exports:
-            if request.deadline <= now:
-                request.future.try_fail(late)
+        self.exports.expire(now)
 
     def _take(self) -> None:
         point = self._point()
@@ -182,7 +174,7 @@ class SnapshotKeeper:
         if point is None or self._raft.id in self._raft.membership.removed:
             return
         if point.index <= self._raft.log.snapshot.index:
-            # Nothing was applied since the last one, but somebody may want a shorter log behind it.
+            # Nothing was applied since the last one, but the client may want a shorter log behind it.
             self._compact(self._raft.log.snapshot)
             self._answer(lambda _, asked_at: asked_at <= point.index, None)
             return
@@ -190,23 +182,22 @@ class SnapshotKeeper:
         if point.witness:
             self._record(point)
         else:
-            self._applier.save(SaveRequest(point, self._report(self._on_written)))
+            self._applier.save(SaveRequest(point, lambda outcome: self._complete(SnapshotWritten(outcome))))
 
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log
         if raft.base_state is not State.WITNESS:
             return raft.snapshot_point(self._applier.given)
-        # Nobody saves anything behind what was handed out, so what is reported as applied must do.
+        # A witness has no state machine, so what is reported as applied must do.
         if log.pending_snapshot is not None or log.applied > log.stable:
             return None
         return Snapshot(log.applied, log.term(log.applied), raft.membership, witness=True)
 
-    def _report(self, told: Callable[[Any], None]) -> Callable[[Any], None]:
-        return lambda outcome: self._call_soon(lambda: told(outcome))
-
     # -- one that was taken here --------------------------------------------------------------------------------
 
-    def _on_written(self, outcome: Snapshot | BaseException) -> None:
+    def on_written(self, done: SnapshotWritten) -> None:
+        """Record the snapshot that was written; one that failed is taken again later."""
+        outcome = done.outcome
         if isinstance(outcome, Snapshot):
             self._record(outcome)
             return
@@ -220,18 +211,27 @@ class SnapshotKeeper:
             brief(outcome),
             exc_info=outcome,
         )
-        self._answer(lambda _, asked_at: asked_at <= self._tried, _failure(outcome))
+        self._answer(lambda _, asked_at: asked_at <= self._tried, snapshot_failure(outcome))
 
     def _record(self, snapshot: Snapshot) -> None:
         config = self._raft.config
         self._unrecorded = None
-        done = self._report(partial(self._on_recorded, snapshot))
         try:
-            self._services.record_snapshot(config.shard_id, config.replica_id, snapshot, done)
+            self._services.record_snapshot(
+                config.shard_id,
+                config.replica_id,
+                snapshot,
+                lambda error: self._complete(SnapshotRecorded(snapshot, error)),
+            )
         except SystemBusy:
             self._unrecorded = snapshot  # and nothing else is taken meanwhile
 
-    def _on_recorded(self, snapshot: Snapshot, error: BaseException | None) -> None:
+    def on_recorded(self, done: SnapshotRecorded) -> None:
+        """Tell the core of the snapshot, and delete the log and the snapshots that it replaces.
+
+        Raises `ActorFailed` where the log store could not record it.
+        """
+        snapshot, error = done.snapshot, done.error
         self._taking = False
         if isinstance(error, RequestDropped):
             self._in_background(self.files.discard, snapshot)  # a leader has sent a newer one meanwhile
@@ -276,7 +276,7 @@ class SnapshotKeeper:
             return index
         catching_up = [peer for replica, peer in raft.progress.items() if replica != raft.id and peer.active]
         needed = min((max(peer.match, peer.pending_snapshot) for peer in catching_up), default=index)
-        return max(needed, index - _MOST_HELD_BACK * max(self._every, raft.config.compaction_overhead))
+        return max(needed, index - MAX_HELD_BACK * max(self._every, raft.config.compaction_overhead))
 
     def _answer(self, over: Callable[[SnapshotRequest, int], bool], error: Exception | None) -> None:
         done = [request for request, asked_at in self._requests if over(request, asked_at)]
@@ -287,60 +287,10 @@ class SnapshotKeeper:
             else:
                 request.future.try_fail(error)
 
-    # -- one for somebody else ----------------------------------------------------------------------------------
-
-    def _export(self, request: SnapshotRequest, path: Path) -> None:
-        """One at a time; that the file can be written is found out before the state is."""
-
-        def check() -> None:
-            try:
-                check_free(path)
-            except Exception as error:  # noqa: BLE001  # it goes to whoever asked, and those behind have their turn
-                self._call_soon(partial(self._exported, _failure(error)))
-            else:
-                self._call_soon(order)
-
-        def order() -> None:
-            point = self._raft.snapshot_point(self._applier.given)
-            if request.future.done or point is None:
-                self._exported(RequestDropped("a leader's snapshot is being loaded: wait and ask again"))
-            else:
-                told = self._report(written)
-                self._applier.save(SaveRequest(point, told, whole=True))
-
-        def written(outcome: Snapshot | BaseException) -> None:
-            if isinstance(outcome, Snapshot):
-                self._background.submit(partial(copy, outcome))
-            else:
-                self._exported(_failure(outcome))
-
-        def copy(snapshot: Snapshot) -> None:
-            name = snapshot.payload.decode()
-            try:
-                with self.files.open(name) as reader:
-                    export_to(reader, path)
-            except Exception as error:  # noqa: BLE001  # likewise
-                self._call_soon(partial(self._exported, _failure(error)))
-            else:
-                self._call_soon(partial(self._exported, snapshot.index))
-            finally:
-                self.files.discard(name)
-
-        self._background.submit(check)
-
-    def _exported(self, outcome: int | DrakkarError) -> None:
-        request = self._exports.pop(0)
-        if isinstance(outcome, DrakkarError):
-            request.future.try_fail(outcome)
-        else:
-            request.future.try_set(outcome)
-        if self._exports:
-            following = self._exports[0]
-            assert following.export is not None, "it is an export"
-            self._export(following, following.export)
+    # -- one for a peer -----------------------------------------------------------------------------------------
 
     def send(self, address: str, message: Message) -> None:
-        """Bring up a peer: with the file that there is or, of a state machine on disk, with one made for it."""
+        """Send a peer a snapshot: the file that there is or, of a state machine on disk, one made for it."""
         if not self.on_disk:
             self._services.send_snapshot(address, message, temporary=False)
             return
@@ -349,44 +299,53 @@ class SnapshotKeeper:
             self._tell_status(message.to, failed=True)
             return
         self._bringing_up.add(message.to)
-        told = self._report(partial(self._send_whole, address, message))
-        self._applier.save(SaveRequest(point, told, whole=True))
+        self._applier.save(
+            SaveRequest(
+                point,
+                lambda outcome: self._complete(PeerSnapshotWritten(address, message, outcome)),
+                whole=True,
+            )
+        )
 
-    def _send_whole(self, address: str, message: Message, written: Snapshot | BaseException) -> None:
-        if isinstance(written, Snapshot):
-            self._services.send_snapshot(address, replace(message, snapshot=written), temporary=True)
+    def on_peer_written(self, done: PeerSnapshotWritten) -> None:
+        """Send the snapshot that was made for a peer."""
+        message, outcome = done.message, done.outcome
+        if isinstance(outcome, Snapshot):
+            self._services.send_snapshot(done.address, replace(message, snapshot=outcome), temporary=True)
             return
-        logger.error("no snapshot could be made for replica %d: %s", message.to, brief(written))
+        logger.error("no snapshot could be made for replica %d: %s", message.to, brief(outcome))
         self.failed += 1
-        self.was_sent(message.to, failed=True)
+        self.on_sent(SnapshotSent(message.to, failed=True))
 
     def was_sent(self, peer: int, *, failed: bool) -> None:
-        """A snapshot for a peer arrived, or did not: then it is tried again. From any thread."""
+        """For the host: the stream of a snapshot to `peer` has ended. From any thread."""
+        self._complete(SnapshotSent(peer, failed))
 
-        def tell() -> None:
-            self._bringing_up.discard(peer)
-            self._tell_status(peer, failed=failed)
-
-        self._call_soon(tell)
+    def on_sent(self, done: SnapshotSent) -> None:
+        """Tell the core that a peer has its snapshot, or has not: then it is tried again."""
+        self._bringing_up.discard(done.peer)
+        self._tell_status(done.peer, failed=done.failed)
 
     def _tell_status(self, peer: int, *, failed: bool) -> None:
-        self._raft.step(Message(MessageType.SNAPSHOT_STATUS, sender=peer, reject=failed, hint=STATUS_DELAY))
+        self._raft.step(
+            Message(MessageType.SNAPSHOT_STATUS, sender=peer, reject=failed, hint=STATUS_DELAY_TICKS)
+        )
 
     def found_damaged(self, snapshot: Snapshot, error: CorruptData) -> None:
-        """The file of a snapshot could not be read whole: take another as soon as there is anything new. From any thread.
+        """For the host: the file of a snapshot could not be read whole. From any thread."""
+        self._complete(SnapshotDamaged(snapshot, error))
 
-        But an older one than the newest may have gone, which is no damage: the newest is sent the next time. Nobody waits
-        for what takes the place of a damaged one, so it is a note, not a request: each try to send it finds it again.
+    def on_damaged(self, done: SnapshotDamaged) -> None:
+        """Take another snapshot in place of a damaged one, as soon as there is anything new.
+
+        But an older one than the newest may have gone, which is no damage: the newest is sent the next time. No client
+        waits for the next one, so this is a note, not a request: each try to send the damaged one finds it again.
         """
-
-        def judge() -> None:
-            if self._raft.log.snapshot.payload == snapshot.payload:
-                logger.critical("%s", error)
-                self._damaged = snapshot.payload
-            else:
-                logger.info("a newer snapshot took the place of the one that was to be sent: %s", error)
-
-        self._call_soon(judge)
+        if self._raft.log.snapshot.payload == done.snapshot.payload:
+            logger.critical("%s", done.error)
+            self._damaged = done.snapshot.payload
+        else:
+            logger.info("a newer snapshot took the place of the one that was to be sent: %s", done.error)
 
     # -- one that a leader sent ---------------------------------------------------------------------------------
 
@@ -401,15 +360,15 @@ class SnapshotKeeper:
 
     def install(self, snapshot: Snapshot) -> None:
         """A leader's snapshot is on record: let the state machine load it."""
+        loaded = SnapshotLoaded(snapshot)
         if snapshot.witness:
-            self._on_loaded(snapshot)
+            self.on_loaded(loaded)
         else:
-            self._applier.load(
-                LoadRequest(snapshot, lambda: self._call_soon(lambda: self._on_loaded(snapshot)))
-            )
+            self._applier.load(LoadRequest(snapshot, lambda: self._complete(loaded)))
 
-    def _on_loaded(self, snapshot: Snapshot) -> None:
-        raft = self._raft
+    def on_loaded(self, done: SnapshotLoaded) -> None:
+        """Tell the core that the state machine has a leader's snapshot, and let go of files that are of no use now."""
+        raft, snapshot = self._raft, done.snapshot
         if raft.log.pending_snapshot is snapshot:  # else a newer one is being loaded
             raft.applied(snapshot.index)
             raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=raft.id, snapshot=snapshot))
@@ -445,19 +404,9 @@ class SnapshotKeeper:
             self._background.submit(partial(action, snapshot.payload.decode()))
 
     def stop(self, error: Exception) -> None:
-        """The replica is over: nobody is left waiting, and no file is held for it."""
+        """Answer all who wait with `error`, and hold no file any more: the replica ends."""
         self._answer(lambda *_: True, error)
-        for request in self._exports:
-            request.future.try_fail(error)
+        self.exports.fail_all(error)
         for name in self._received:
             self._background.submit(partial(self.files.unpin, name))
         self._received.clear()
-
-
-def _failure(error: BaseException) -> DrakkarError:
-    if isinstance(error, DrakkarError):
-        return error
-    failed = ActorFailed(f"the snapshot could not be written: {brief(error)}")
-    failed.__cause__ = error
-    failed.outcome_known = True
-    return failed

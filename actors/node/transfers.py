@@ -1,28 +1,17 @@
 """Leadership transfers that clients of this replica wait for (thesis §3.10)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.node.requests import TransferRequest
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
 
-__all__ = ["TransferRequest", "Transfers"]
+__all__ = ["Transfers"]
 
 MAX_TRANSFERS: Final = 1_000
 """Transfers that clients may wait for at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class TransferRequest:
-    """Ask for `target` to become leader; `future` is set to its id once this replica sees it lead."""
-
-    target: int
-    future: ActorFuture[Any]
-    deadline: float
-    """In seconds of the node's clock."""
 
 
 class Transfers:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from functools import partial
 from importlib import metadata
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
@@ -124,8 +124,13 @@ class TrioActor(pykka.Actor):
     # Where a constructor forgets to call ours, pykka's own explanation appears instead of an AttributeError.
     _actor_ref: pykka.ActorRef[Any] = None  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, loop: TrioLoop | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, loop: TrioLoop | None = None, inbox: Inbox | None = None, **kwargs: Any
+    ) -> None:
+        """`inbox` is one with further lanes, for a class that has them; by default a plain one is made."""
         super().__init__(*args, **kwargs)
+        if inbox is not None:
+            self.actor_inbox = inbox
         if loop is not None and not isinstance(loop, TrioLoop):
             raise ConfigError("loop", brief(loop), "name a TrioLoop, or None for the default one")
         if self.batch < 1:
@@ -136,11 +141,22 @@ class TrioActor(pykka.Actor):
         self.actor_loop = loop or TrioLoop.current() or TrioLoop.default()
 
     def after_batch(self) -> None:
-        """Run after each turn, when the messages that waited are handled, and before a stop. For work in bulk."""
+        """Run after each turn, when the messages that waited are handled, and before a stop. For work in bulk.
+
+        `self.actor_inbox.wake()` has it run again in another turn, though no message may wait.
+        """
 
     def on_receive(self, message: Any) -> Any:
-        """Handle a message that is no proxy's. This one logs it as unexpected."""
+        """Handle a message that is no proxy's, or a completion. This one logs it as unexpected."""
         logger.warning("unexpected message for %s: %s", self, brief(message))
+
+    @classmethod
+    def start_actor(cls, *args: Any, **kwargs: Any) -> Self:
+        """Start an actor as `start` does, and return the actor itself: for code that serves it in its loop's thread."""
+        actor = cls(*args, **kwargs)
+        pykka.ActorRegistry.register(actor.actor_ref)
+        actor._start_actor_loop()
+        return actor
 
     # How pykka makes and starts an actor
 
@@ -170,35 +186,49 @@ class TrioActor(pykka.Actor):
             return
         try:
             if not inbox.begun:
-                inbox.begun = True
+                inbox.begun = inbox.woken = True
                 self.on_start()
-                if not inbox.queue:
-                    self.after_batch()
-            if inbox.queue:
-                self._handle_waiting(inbox.queue, until)
+            if inbox.completions or inbox.queue:
+                self._handle_waiting(inbox, until)
+            elif inbox.woken:
+                self._end_batch()
         except BaseException as error:  # noqa: BLE001  # it is this actor's, whatever it is, and ends no other
             self._fail(error)
         if not inbox.closed:
             inbox.rest()
 
-    def _handle_waiting(self, waiting: deque[Envelope[Any]], until: float) -> None:
+    def _handle_waiting(self, inbox: Inbox, until: float) -> None:
         now = time.perf_counter
+        completions, waiting = inbox.completions, inbox.queue
         for _ in range(self.batch):
-            envelope = waiting.popleft()
-            message = envelope.message
-            if type(message) is _ActorStop:
-                waiting.appendleft(envelope)  # so that it is answered even if the hook fails
-                self.after_batch()
-                waiting.popleft()
-                self._stop(envelope.reply_to)
-                return
-            if envelope.reply_to is None:
-                self._handle_receive(message)
+            if completions:
+                self.on_receive(completions.popleft())
             else:
-                self._answer(message, envelope.reply_to)
-            if not waiting or now() >= until:
+                self._handle_next(waiting)
+                if inbox.closed:
+                    return
+            if not (completions or waiting) or now() >= until:
                 break
+        self._end_batch()
+
+    def _handle_next(self, waiting: deque[Envelope[Any]]) -> None:
+        envelope = waiting.popleft()
+        message = envelope.message
+        if type(message) is _ActorStop:
+            waiting.appendleft(envelope)  # so that it is answered even if the hook fails
+            self._end_batch()
+            waiting.popleft()
+            self._stop(envelope.reply_to)
+        elif envelope.reply_to is None:
+            self._handle_receive(message)
+        else:
+            self._answer(message, envelope.reply_to)
         del envelope, message  # the traceback in `_answer` may hold this frame too
+
+    def _end_batch(self) -> None:
+        self.actor_inbox.woken = (
+            False  # before the lanes are looked at, so that what comes meanwhile wakes again
+        )
         self.after_batch()
 
     def _handle_receive(self, message: Any) -> Any:

@@ -1,10 +1,18 @@
-"""`Inbox`: what waits for an actor that lives on a `TrioLoop`, and how its askers are answered."""
+"""`Inbox`: what waits for an actor that lives on a `TrioLoop`, and how its askers are answered.
+
+An inbox has lanes, which share one schedule: whichever lane something comes into, the actor gets one turn for all.
+
+    completions   what came of work that the actor ordered: never refused, and taken before all else
+    the queue     messages, one by one; at most `capacity`
+    further ones  as many `Lane`s as an actor adds: taken all at once, by the actor, in `after_batch`
+"""
 
 import logging
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture
@@ -13,19 +21,19 @@ from drakkar.handlers.errors import AlreadySet, ConfigError, SystemBusy
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-__all__ = ["Inbox", "reply", "reply_error"]
+__all__ = ["Inbox", "Lane", "Request", "reply", "reply_error"]
 
 logger = logging.getLogger(__name__)
 
 _ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
-"""What an inbox takes even when it is full; both are at most as many as there are actors and askers."""
+"""What the queue takes even when it is full; both are at most as many as there are actors and askers."""
 
 
 class Inbox:
-    """The messages that wait for an actor, at most `capacity` of them, and what lasts of the actor when it has ended.
+    """The messages that wait for an actor, and what lasts of the actor when it has ended.
 
-    Any thread may put; only the loop's takes. (While several threads put at once, each of them may go over the bound
-    by one.)
+    Any thread may put, complete and wake; only the loop's takes. (While several threads put at once, each of them may
+    go over the bound by one.)
     """
 
     __slots__ = (
@@ -34,13 +42,19 @@ class Inbox:
         "begun",
         "capacity",
         "closed",
+        "completions",
         "owner",
         "queue",
         "refused",
         "termination",
+        "woken",
     )
 
     def __init__(self, owner: str, capacity: int) -> None:
+        """`owner` names the actor in errors; `capacity` is how many messages may wait in the queue.
+
+        Raises `ConfigError` for a capacity below 1.
+        """
         if capacity < 1:
             raise ConfigError(
                 f"{owner}.inbox_capacity", capacity, "an actor needs room for at least one message"
@@ -48,26 +62,33 @@ class Inbox:
         self.owner = owner
         self.capacity = capacity
         self.queue: deque[Envelope[Any]] = deque()
+        self.completions: deque[Any] = deque()
+        """What came of work that the actor ordered. As many as it ordered, at most, so the orders bound it."""
         self.refused = 0
-        """Messages that found it full."""
+        """Messages that found the queue full."""
         self.begun = False
         """The actor's `on_start` was called."""
         self.closed = False
+        self.woken = False
+        """`after_batch` is to run in the next turn, even if no message waits."""
         self.termination = Termination()
         self._give_turn: Callable[[], None] | None = None
         self._scheduled = True  # as if, until `open`
 
     def __len__(self) -> int:
-        return len(self.queue)
+        """How many messages and completions wait."""
+        return len(self.queue) + len(self.completions)
 
     def __repr__(self) -> str:
         return f"<Inbox of {self.owner}: {len(self.queue)} of {self.capacity}>"
 
+    # -- for any thread -----------------------------------------------------------------------------------------
+
     def put(self, envelope: Envelope[Any], /) -> None:
         """Add a message, and see to it that the actor gets a turn. Never blocks.
 
-        Raises `SystemBusy` if it is full, and `pykka.ActorDeadError` if the actor has ended; a question gets the latter
-        by its future instead.
+        Raises `SystemBusy` if the queue is full, and `pykka.ActorDeadError` if the actor has ended; a question gets the
+        latter by its future instead.
         """
         waiting = self.queue
         if len(waiting) >= self.capacity and type(envelope.message) not in _ALWAYS_TAKEN:
@@ -84,16 +105,38 @@ class Inbox:
         if self.closed:
             self._take_back(envelope)
 
+    def complete(self, completion: Any) -> None:
+        """Tell the actor what came of work that it ordered. Never refused, and never blocks.
+
+        Its place is as good as reserved: each piece of work is completed once, and the actor bounds what it orders. A
+        completion for an actor that has ended is dropped.
+        """
+        if self.closed:
+            return
+        self.completions.append(completion)
+        if not self._scheduled:
+            self._schedule()
+
+    def wake(self) -> None:
+        """Have `after_batch` run in a turn soon, though no message may wait."""
+        self.woken = True
+        if not self._scheduled:
+            self._schedule()
+
+    # -- for pykka's own loop, which a `TrioActor` does not use -----------------------------------------------------
+
     def get(self) -> Envelope[Any]:
-        """Take the oldest message. For pykka's own loop, which a `TrioActor` does not use; raises `queue.Empty`."""
+        """Take the oldest message. Raises `queue.Empty`."""
         try:
             return self.queue.popleft()
         except IndexError:
             raise queue.Empty from None
 
     def empty(self) -> bool:
-        """Tell whether nothing waits."""
+        """Tell whether no message waits."""
         return not self.queue
+
+    # -- for the loop's thread ----------------------------------------------------------------------------------
 
     def open(self, owner: str, give_turn: Callable[[], None]) -> None:
         """Give the actor its first turn, and one from now on whenever something comes in.
@@ -105,14 +148,17 @@ class Inbox:
         self._schedule()
 
     def rest(self) -> None:
-        """End a turn. In the loop's thread."""
-        if self.queue:
+        """End a turn."""
+        if self._waits():
             self._schedule()
             return
         self._scheduled = False
-        # Whoever put a message meanwhile may have seen it scheduled still.
-        if self.queue and not self._scheduled:
+        # A thread that put something meanwhile may have seen it scheduled still.
+        if self._waits() and not self._scheduled:
             self._schedule()
+
+    def _waits(self) -> bool:
+        return bool(self.queue or self.completions or self.woken)
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -121,10 +167,11 @@ class Inbox:
             give_turn()
 
     def close(self) -> None:
-        """Take no more messages. In the loop's thread."""
+        """Take no more messages, and forget the completions."""
         self.closed = True
         self._scheduled = True  # as if: there are no more turns
         self._give_turn = None
+        self.completions.clear()
 
     def _take_back(self, envelope: Envelope[Any]) -> None:
         try:
@@ -135,6 +182,106 @@ class Inbox:
         if envelope.reply_to is None:
             raise error
         reply_error(envelope.reply_to, error)
+
+
+class Request(Protocol):
+    """What waits in a `Lane`."""
+
+    @property
+    def future(self) -> ActorFuture[Any]:
+        """Gets the answer, or why there is none."""
+
+    @property
+    def deadline(self) -> float:
+        """In seconds of the clock that is given to `expire`."""
+
+    @property
+    def count(self) -> int:
+        """How much of the lane's `max_count` it takes."""
+
+    @property
+    def size(self) -> int:
+        """How many of the lane's `max_bytes` it takes."""
+
+
+R = TypeVar("R", bound=Request)
+
+
+class Lane(Generic[R]):
+    """A lane of an inbox for requests, which are refused by their futures: any thread puts, the loop takes all at once.
+
+    It has bounds of its own, so that however much clients ask, messages of other hosts find room in the queue.
+    """
+
+    def __init__(self, inbox: Inbox, unit: str, *, max_count: int, max_bytes: float = float("inf")) -> None:
+        """`unit` is what `max_count` counts, in errors. A request that exceeds a bound alone may wait alone."""
+        self._inbox, self._unit = inbox, unit
+        self._max_count, self._max_bytes = max_count, max_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[R] = []
+        self._count = self._bytes = 0
+        self._closed: Exception | None = None
+        self.refused = 0
+        """Requests that found it full."""
+
+    def __len__(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    def put(self, request: R) -> None:
+        """Add a request, and wake the actor if it does not know of any. Never blocks; a refusal goes to the future."""
+        with self._lock:
+            waiting = self._waiting
+            count = self._count + request.count
+            size = self._bytes + request.size
+            refusal = self._closed
+            if refusal is None and waiting and (count > self._max_count or size > self._max_bytes):
+                refusal = self._busy()
+            if refusal is None:
+                waiting.append(request)
+                self._count, self._bytes = count, size
+                first = len(waiting) == 1
+        if refusal is not None:
+            request.future.try_fail(refusal)
+        elif first:
+            self._inbox.wake()
+
+    def _busy(self) -> SystemBusy:
+        self.refused += 1
+        held, bounds = f"{self._count} {self._unit}", f"{self._max_count} {self._unit}"
+        if self._max_bytes < float("inf"):
+            held, bounds = f"{held} of {self._bytes} bytes", f"{bounds} and {self._max_bytes} bytes"
+        return SystemBusy(
+            f"{held} wait for {self._inbox.owner}, which takes up to {bounds}: wait a little and try again"
+        )
+
+    def take(self) -> list[R]:
+        """Take all that wait. In the loop's thread."""
+        if not self._waiting:
+            return []
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            self._count = self._bytes = 0
+        return taken
+
+    def expire(self, now: float, error: Exception) -> None:
+        """Fail those whose deadline has passed with `error`: the actor never took them. In the loop's thread."""
+        with self._lock:
+            late = [request for request in self._waiting if request.deadline <= now]
+            if late:
+                self._waiting = [request for request in self._waiting if request.deadline > now]
+                self._count = sum(request.count for request in self._waiting)
+                self._bytes = sum(request.size for request in self._waiting)
+        for request in late:
+            request.future.try_fail(error)
+
+    def close(self, error: Exception) -> None:
+        """Fail those that wait, and all that come, with `error`: the actor never took them."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._closed = error
+        for request in waiting:
+            request.future.try_fail(error)
 
 
 def reply(future: pykka.Future[Any], answer: Any) -> None:

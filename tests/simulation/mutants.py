@@ -22,6 +22,7 @@ from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.completions import SnapshotLoaded
 from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
@@ -1460,9 +1461,9 @@ def _(change):
 )
 def _(change):
     @change.around(Persistence, "on_saved")
-    def confirm(inner, persistence, saved):
-        newest = persistence._unsaved[-1][0] if persistence._unsaved else saved
-        inner(persistence, newest)
+    def confirm(inner, persistence, done):
+        newest = persistence._unsaved[-1][0] if persistence._unsaved else done.ready
+        inner(persistence, replace(done, ready=newest))
 
 
 @mutant("a host forgets how far it has committed", "INV18 only the newest", hosts="core", rig=reform)
@@ -1865,7 +1866,9 @@ def _(change):
     **SNAPPY | {"hosts": "node"},
 )
 def _(change):
-    change.patch(SnapshotKeeper, "install", SnapshotKeeper._on_loaded)
+    change.patch(
+        SnapshotKeeper, "install", lambda keeper, snapshot: keeper.on_loaded(SnapshotLoaded(snapshot))
+    )
 
 
 @mutant(
@@ -1914,9 +1917,9 @@ def _(change):
 
 @mutant("a node that has taken a snapshot takes it for ever", "V10", hosts="node", given={"config": COMPACT})
 def _(change):
-    @change.around(SnapshotKeeper, "_on_recorded")
-    def go_on(inner, keeper, snapshot, error):
-        inner(keeper, snapshot, error)
+    @change.around(SnapshotKeeper, "on_recorded")
+    def go_on(inner, keeper, done):
+        inner(keeper, done)
         keeper._taking = True
 
 
@@ -1927,9 +1930,9 @@ def _(change):
     **SNAPPY | {"given": TRIO | {"ticks": 60, "config": QUICK | COMPACT}, "hosts": "node"},
 )
 def _(change):
-    @change.around(SnapshotKeeper, "found_damaged")
-    def take_for_damaged(inner, keeper, snapshot, error):
-        inner(keeper, keeper._raft.log.snapshot, error)
+    @change.around(SnapshotKeeper, "on_damaged")
+    def take_for_damaged(inner, keeper, done):
+        inner(keeper, replace(done, snapshot=keeper._raft.log.snapshot))
 
 
 @mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **MISHAPS)

@@ -10,10 +10,8 @@ from drakkar.actors.log.records import Bootstrap
 from drakkar.actors.log.store import AppendRequest, MemoryDisk, MemoryLogStore
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.node.actor import NodeActor
-from drakkar.actors.node.proposals import Proposal, ProposalQueue
-from drakkar.actors.node.reads import ReadRequest
-from drakkar.actors.node.snapshots import SnapshotRequest
-from drakkar.actors.node.transfers import TransferRequest
+from drakkar.actors.node.proposals import Proposal
+from drakkar.actors.node.requests import ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.snapshots.store import MemorySnapshots
@@ -151,7 +149,7 @@ class NodeHost(SimulatedHost):
         self._files = self._snapshots.of(SHARD, self.id)
         self._pool = SimulatedPool(self)
         self._writes = 0
-        self._ref = NodeActor.start(
+        self.node = NodeActor.start_actor(
             self._config,
             self._log,
             self._machine(),
@@ -160,13 +158,14 @@ class NodeHost(SimulatedHost):
             background=self._pool,
             snapshots=self._files,
             origin=random.getrandbits(62) | 1,
-            proposals=lambda wake: ProposalQueue(wake, max_commands=20, max_bytes=1 << 20),
+            max_waiting_commands=20,
+            max_waiting_bytes=1 << 20,
             max_waiting_reads=20,
             handlers=self._handlers.copy() if self._handlers is not None else None,
             now=self.now,
             loop=self._loop,
         )
-        self.node = next(iter(self._loop._actors.values()))
+        self._ref = self.node.actor_ref
         self.node._applier.state.sessions = Sessions(self.simulation.invariants.happened)
         self._watch_loading(self.node.snapshots)
         self._removed_at = None
@@ -194,8 +193,8 @@ class NodeHost(SimulatedHost):
         node = self.node
         held = {
             "unsaved": len(node.persistence),
-            "proposals": len(node._pending) + len(node.queue),
-            "reads": len(node._reads) + len(node.requests),
+            "proposals": len(node._pending) + len(node.actor_inbox.proposals),
+            "reads": len(node._reads) + len(node.actor_inbox.requests),
             "transfers": len(node._transfers),
             "inbox": len(node.actor_inbox),
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
@@ -353,10 +352,12 @@ class NodeHost(SimulatedHost):
         """Propose or read; `answer(outcome, value)` is called once, with "done", "refused" or "unknown"."""
         future, deadline = self._expect(seconds, answer)
         if kind == "read":
-            self.node.requests.put(ReadRequest(content, future, deadline))
+            self.node.actor_inbox.requests.put(ReadRequest(content, future, deadline))
         else:
             kinds = bytes([KINDS[kind]]) if kind in KINDS else b""
-            self.node.queue.put(Proposal((content,), future, deadline, single=True, kinds=kinds))
+            self.node.actor_inbox.proposals.put(
+                Proposal((content,), future, deadline, single=True, kinds=kinds)
+            )
         self._run()
         self.simulation.turned(self)
 
@@ -376,20 +377,20 @@ class NodeHost(SimulatedHost):
     def snapshot(self, overhead):
         future = ActorFuture()
         future.add_done_callback(lambda done: done.outcome())
-        self.node.requests.put(SnapshotRequest(future, self.now() + PATIENCE, overhead))
+        self.node.actor_inbox.requests.put(SnapshotRequest(future, self.now() + PATIENCE, overhead))
         self._run()
         self.simulation.turned(self)
 
     def request_snapshot(self):
         with suppress(RequestDropped):
             self.raft.request_snapshot()
-        self.node._wake()
+        self.node.actor_inbox.wake()
         self._run()
         self.simulation.turned(self)
 
     def transfer(self, target, seconds, answer):
         future, deadline = self._expect(seconds, answer)
-        self.node.requests.put(TransferRequest(target, future, deadline))
+        self.node.actor_inbox.requests.put(TransferRequest(target, future, deadline))
         self._run()
         self.simulation.turned(self)
 

@@ -21,6 +21,7 @@ from drakkar.actors import (
     ReplicaStopped,
     StorageFailed,
 )
+from drakkar.actors.node import exports
 from drakkar.actors.node import snapshots as snapshot_keeper
 from drakkar.actors.snapshots.files import DiskFiles
 from drakkar.actors.snapshots.store import Snapshots, read_file
@@ -603,9 +604,7 @@ def test_an_export_that_cannot_be_written_keeps_nobody_waiting(hosts, tmp_path, 
     leader = hosts[hosts.leader()]
     commit(leader, b"x")
     with monkeypatch.context() as broken:
-        broken.setattr(
-            snapshot_keeper, "check_free", lambda _: (_ for _ in ()).throw(PermissionError("not yours"))
-        )
+        broken.setattr(exports, "check_free", lambda _: (_ for _ in ()).throw(PermissionError("not yours")))
         error = settled(leader.snapshot(export_to=tmp_path / "copy"))
         assert isinstance(error, DrakkarError)
         assert "not yours" in str(error)
@@ -690,7 +689,7 @@ def test_a_state_machine_on_disk_that_is_ahead_of_its_log_is_refused(on_disk, tm
 
 
 def test_a_witness_gives_up_its_log_too(on_disk, monkeypatch):
-    monkeypatch.setattr(snapshot_keeper, "_WITNESS_ENTRIES", EVERY)
+    monkeypatch.setattr(snapshot_keeper, "WITNESS_ENTRIES", EVERY)
     on_disk.run(Book, config=CONFIG)
     leader = on_disk[on_disk.leader()]
     with Hosts(1, data=on_disk.data / "fourth") as fourth:

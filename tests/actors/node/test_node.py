@@ -4,15 +4,18 @@ import logging
 import threading
 from collections import Counter
 from contextlib import suppress
+from typing import get_args
 
 import pykka
 import pytest
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.machine.state_machine import StateMachine
-from drakkar.actors.node.actor import GetActor, NodeActor
+from drakkar.actors.node import completions
+from drakkar.actors.node.actor import ENTRIES, NodeActor
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
-from drakkar.actors.node.proposals import ProposalQueue
-from drakkar.actors.node.reads import ReadRequest, ReadRequests, RequestQueue
+from drakkar.actors.node.inbox import ProposalsTaken, RequestsTaken
+from drakkar.actors.node.reads import ReadRequests
+from drakkar.actors.node.requests import ReadRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import watch
@@ -41,6 +44,7 @@ from drakkar.handlers.raft.matrix import raft_handlers
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.ready import ReadReady
 from drakkar.handlers.raft.state import Membership, Snapshot, State
+from pykka.messages import ProxyGetAttr
 
 from tests.actors.support import (
     TIMEOUT_S,
@@ -114,7 +118,7 @@ class Node:
         self.loop = loop
         self.services = Services()
         voters = {} if role else members
-        self.ref = NodeActor.start(
+        self.actor = NodeActor.start_actor(
             RaftConfig(
                 replica_id=1,
                 election_ticks=T,
@@ -131,12 +135,13 @@ class Node:
             background=pool,
             snapshots=MemorySnapshots().of(1, 1),
             origin=ORIGIN,
-            proposals=lambda wake: ProposalQueue(wake, max_commands=100, max_bytes=1 << 20),
+            max_waiting_commands=100,
+            max_waiting_bytes=1 << 20,
             max_waiting_reads=max_reads,
             handlers=handlers,
             loop=loop,
         )
-        self.actor = self.ref.ask(GetActor(), timeout=TIMEOUT_S)
+        self.ref = self.actor.actor_ref
         self.replica = Replica(self.ref, self.actor, max_command_bytes=1 << 20)
         self.died = ActorFuture()
         watch(self.ref, self.died.set)
@@ -144,7 +149,7 @@ class Node:
     def settle(self):
         """Let it finish what it was told so far."""
         with suppress(pykka.ActorDeadError):
-            self.ref.ask(GetActor(), timeout=TIMEOUT_S)
+            self.ref.ask(ProxyGetAttr(["actor_urn"]), timeout=TIMEOUT_S)
         self.loop.call(lambda: None, timeout=TIMEOUT_S)
 
     def tell(self, type_, **fields):
@@ -380,7 +385,7 @@ def test_a_refused_membership_change_tells_why(node):
         (Change(ChangeType.ADD_VOTER, "4", "four:4"), ConfigError, "replica_id='4'"),
         (Change(ChangeType.ADD_VOTER, 4, "nowhere"), TransportError, "'nowhere'"),
         (Change(ChangeType.ADD_OBSERVER, 4, None), ConfigError, "address=None"),
-        (Change(ChangeType.ADD_WITNESS, 4), ConfigError, "say where the new replica 4"),
+        (Change(ChangeType.ADD_WITNESS, 4), ConfigError, "name the host of the new replica 4"),
         (Change(ChangeType.REMOVE, 0), ConfigError, "replica_id=0"),
     ],
 )
@@ -454,12 +459,40 @@ def test_too_many_commands_on_their_way_are_refused(node, monkeypatch):
     assert one.replica.status().pending_proposals == 0
 
 
-def test_a_witness_refuses_what_it_cannot_do(node):
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda r: r.propose(b"a"), id="a proposal"),
+        pytest.param(lambda r: r.read(None), id="a read"),
+        pytest.param(lambda r: r.stale_read(None), id="a stale read"),
+        pytest.param(lambda r: r.transfer_leadership(2), id="a transfer"),
+        pytest.param(lambda r: r.snapshot(), id="a snapshot"),
+    ],
+)
+def test_a_witness_refuses_what_its_column_of_the_table_has_no_handler_for(node, ask):
     one = node(role=State.WITNESS)
-    for future in (one.replica.propose(b"a"), one.replica.read(None), one.replica.stale_read(None)):
-        outcome = settled(future)
-        assert type(outcome) is RequestDropped
-        assert "is a witness" in str(outcome)
+    outcome = settled(ask(one.replica))
+    assert type(outcome) is RequestDropped
+    assert "replica 1 of shard 1 is a witness: " in str(outcome)
+    assert "ask another replica" in str(outcome)
+
+
+def test_an_observer_refuses_a_transfer_with_the_reason_of_its_cell(node):
+    one = node(role=State.OBSERVER)
+    outcome = settled(one.replica.transfer_leadership(2))
+    assert type(outcome) is RequestDropped
+    assert "is an observer: only a voter transfers the leadership; ask another replica" in str(outcome)
+    assert one.actor.tally.ignored == {}, "it was not even asked"
+
+
+def test_a_cell_of_ones_own_decides_what_a_replica_takes(node):
+    table = raft_handlers()
+    table.ignore(M.READ_INDEX, State.LEADER, because="this shard is only written", replace=True)
+    one = node(handlers=table).lead()
+    outcome = settled(one.replica.read(None))
+    assert type(outcome) is RequestDropped
+    assert "is a leader: this shard is only written; ask another replica" in str(outcome)
+    assert settled(one.replica.propose(b"a")) == 1
 
 
 # -- Reads
@@ -596,15 +629,6 @@ def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
     reads.confirmed(ReadReady(7, asked[4]))
     assert len(reads.due(7)) == 6
     assert len(reads) == 3
-
-
-def test_a_closed_queue_of_requests_refuses_what_waits_and_what_comes():
-    waiting = RequestQueue(lambda: None, max_requests=5)
-    before, after = (ReadRequest(None, ActorFuture(), 99.0) for _ in range(2))
-    waiting.put(before)
-    waiting.close(ReplicaStopped("it is over"))
-    waiting.put(after)
-    assert [type(settled(each.future)) for each in (before, after)] == [ReplicaStopped] * 2
 
 
 # -- Transfers
@@ -839,6 +863,129 @@ def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):
         outcomes = Counter(type(settled(future)) for future in futures)
         assert sum(outcomes.values()) == 4 * 600
         assert set(outcomes) <= {int, list, ReplicaStopped, OutcomeUnknown, SystemBusy}
+
+
+# -- The inbox
+
+
+class Held:
+    """Holds the loop up until told to go on, so that a test can fill lanes at leisure."""
+
+    def __init__(self, one):
+        self.one, self.entered, self.leave = one, threading.Event(), threading.Event()
+
+    def __enter__(self):
+        self.one.loop.run_soon(lambda: (self.entered.set(), self.leave.wait(TIMEOUT_S)))
+        assert self.entered.wait(TIMEOUT_S)
+
+    def __exit__(self, *trouble):
+        self.leave.set()
+
+
+def traced(one):
+    """The types of all that enters a node from now on, in order."""
+    types, receive = [], one.actor.on_receive
+
+    def note(message):
+        types.append(str(getattr(message, "type", type(message).__name__)))
+        return receive(message)
+
+    one.actor.on_receive = note
+    return types
+
+
+def test_all_that_enters_a_node_is_seen_in_one_place(node):
+    one = node(Ledger()).lead()
+    settled(one.replica.propose(b"warm up"))
+    one.settle()
+    types = traced(one)
+    assert settled(one.replica.propose(b"a")) == 2
+    assert settled(one.replica.read(None)) == [b"warm up", b"a"]
+    one.tick()
+    one.settle()
+    assert types == ["PROPOSALS_TAKEN", "SAVED", "ENTRIES_APPLIED", "REQUESTS_TAKEN", "LOCAL_TICK"]
+
+
+def test_completions_have_types_of_their_own_each_in_one_row_of_the_nodes_table():
+    classes = get_args(completions.Completion)
+    types = [each.type for each in (*classes, ProposalsTaken, RequestsTaken)]
+    assert sorted(types) == sorted(ENTRIES), "the table has a row for each, and no other"
+    assert len(set(types)) == len(types)
+    assert all(200 <= each < 220 and each.traits.local for each in types)
+
+
+def test_a_message_that_claims_to_be_a_completion_completes_nothing(node):
+    """The transport drops it. Should it come all the same, it is a message of a type that the table does not know."""
+    one = node().lead()
+    one.services.hangs = True
+    future = one.replica.propose(b"a")
+    one.settle()
+    one.tell(completions.Saved.type, sender=2, log_index=99)
+    assert not future.done
+    assert one.actor.tally.ignored[State.LEADER, completions.Saved.type] == 1
+
+
+def test_a_completion_is_heard_though_the_inbox_is_full(node, monkeypatch):
+    monkeypatch.setattr(NodeActor, "inbox_capacity", 2)
+    one = node().lead()
+    one.services.hangs = True
+    future = one.replica.propose(b"a")
+    one.settle()
+    with Held(one):
+        for _ in range(2):
+            one.ref.tell(Message(M.NO_OP, sender=2))
+        with pytest.raises(SystemBusy):
+            one.ref.tell(Message(M.NO_OP, sender=2))
+        one.services.write_on()
+    assert settled(future) == 1
+    assert one.actor.actor_inbox.refusals == {"messages": 1, "proposals": 0, "requests": 0}
+
+
+def test_each_lane_counts_what_it_refused(node):
+    one = node(max_reads=2).lead()
+    with Held(one):
+        refused = [one.replica.propose_many([b"x"] * 100), *(one.replica.propose(b"y") for _ in range(3))][1:]
+        refused += [one.replica.read(None) for _ in range(4)][2:]
+    assert [type(settled(future)) for future in refused] == [SystemBusy] * 5
+    assert one.actor.actor_inbox.refusals == {"messages": 0, "proposals": 3, "requests": 2}
+
+
+def test_a_write_that_is_done_is_heard_before_the_tick_that_judges_the_disk(node):
+    """Else a host that was held up for a moment would take its disk for hung, and a leader step down."""
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    one.services.hangs = True
+    one.replica.propose(b"a")
+    one.tick(T)
+    for sender in (2, 3):
+        one.tell(M.HEARTBEAT_RESP, sender=sender, term=1)
+    with Held(one):
+        for _ in range(3):
+            one.ref.tell(Message(M.LOCAL_TICK))
+        one.services.write_on()
+    one.settle()
+    assert not one.actor.disk.hangs
+    assert one.replica.status().state is State.LEADER
+
+
+def test_what_a_handler_returns_is_the_answer_to_the_asker_and_messages_are_counted(node):
+    ask, odd = M.define("test_node.ask", 40_002), M.define("test_node.odd", 40_003)
+    table = raft_handlers()
+
+    @table.on(ask)
+    def answer(raft, message):
+        return raft.state.name, message.payload
+
+    table.impossible(odd, because="there is none in this test")
+    one = node(handlers=table).lead()
+    assert one.ref.ask(Message(ask, sender=2, payload=7), timeout=TIMEOUT_S) == ("LEADER", 7)
+    assert one.ref.ask(Message(odd, sender=2), timeout=TIMEOUT_S) is None
+    assert one.ref.ask(Message(M.PING, sender=2), timeout=TIMEOUT_S) is None
+    tally = one.actor.tally
+    assert tally is one.actor.raft.tally
+    assert tally.handled[State.LEADER, ask] == 1
+    assert tally.impossible[State.LEADER, odd] == 1
+    assert tally.ignored[State.LEADER, M.PING] == 1
 
 
 # -- The disk

@@ -1,12 +1,11 @@
 """Proposals between the client's thread and the log: nobody is answered twice, wrongly, or never."""
 
-import threading
 from typing import NamedTuple
 
 import pytest
-from drakkar.actors.node.proposals import PendingProposals, Proposal, ProposalQueue
+from drakkar.actors.node.proposals import PendingProposals, Proposal
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import OutcomeUnknown, ReplicaStopped, RequestDropped, SystemBusy
+from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
 from drakkar.handlers.raft.entries import EntryKind, Run
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -33,102 +32,6 @@ def outcome(future):
 def results_of(run):
     """What a state machine makes of it here: the commands in capitals."""
     return [payload.upper() for payload in run.payloads]
-
-
-# -- The queue
-
-
-class Wakes:
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self):
-        self.count += 1
-
-
-def queue(wake=None, *, commands=10, size=100):
-    return ProposalQueue(wake or Wakes(), max_commands=commands, max_bytes=size)
-
-
-def test_the_node_is_woken_by_the_first_proposal_and_by_the_first_after_it_took_all():
-    wakes = Wakes()
-    waiting = queue(wakes)
-    first, second, third = proposal(b"a"), proposal(b"b"), proposal(b"c")
-    waiting.put(first)
-    waiting.put(second)
-    assert wakes.count == 1
-    assert waiting.take() == [first, second]
-    assert waiting.take() == []
-    waiting.put(third)
-    assert wakes.count == 2
-    assert waiting.take() == [third]
-
-
-@pytest.mark.parametrize(
-    ("bounds", "commands"),
-    [
-        pytest.param({"commands": 3}, [b"c", b"d"], id="one command too many"),
-        pytest.param({"size": 3}, [b"cd"], id="one byte too many"),
-    ],
-)
-def test_a_full_queue_refuses_at_once_and_counts_it(bounds, commands):
-    waiting = queue(**bounds)
-    accepted, refused = proposal(b"a", b"b"), proposal(*commands)
-    waiting.put(accepted)
-    waiting.put(refused)
-    assert outcome(accepted.future) is None
-    assert outcome(refused.future) is SystemBusy
-    assert "2 commands of 2 bytes wait" in str(refused.future.outcome()[1])
-    assert waiting.refused == 1
-    # What is taken makes room.
-    assert waiting.take() == [accepted]
-    again = proposal(*commands)
-    waiting.put(again)
-    assert waiting.take() == [again]
-
-
-def test_one_proposal_that_is_larger_than_the_bounds_is_taken_when_nothing_else_waits():
-    waiting = queue(commands=3)
-    large = proposal(*[b"x"] * 50)
-    waiting.put(large)
-    assert waiting.take() == [large]
-
-
-def test_closing_refuses_what_waits_and_all_that_comes():
-    waiting = queue()
-    before, after = proposal(b"a"), proposal(b"b")
-    waiting.put(before)
-    waiting.close(ReplicaStopped("it is over"))
-    waiting.put(after)
-    assert outcome(before.future) is ReplicaStopped
-    assert outcome(after.future) is ReplicaStopped
-    assert waiting.take() == []
-
-
-def test_no_proposal_is_lost_or_taken_twice_when_threads_put_while_the_loop_takes():
-    woken = threading.Event()
-    waiting = queue(woken.set, commands=1 << 30, size=1 << 30)
-    count = 500
-    taken = []
-
-    def put(name):
-        for number in range(count):
-            waiting.put(proposal(b"%d %d" % (name, number)))
-
-    threads = [threading.Thread(target=put, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    while len(taken) < 4 * count:
-        assert woken.wait(10), "a proposal waits, and nobody was told"
-        woken.clear()
-        taken += [each.commands[0] for each in waiting.take()]
-    for thread in threads:
-        thread.join(10)
-    assert sorted(taken) == sorted(b"%d %d" % (name, number) for name in range(4) for number in range(count))
-    # Each client's own are in order.
-    for name in range(4):
-        mine = [int(command.split()[1]) for command in taken if command.startswith(b"%d " % name)]
-        assert mine == list(range(count))
 
 
 # -- What is on its way

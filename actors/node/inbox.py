@@ -1,0 +1,59 @@
+"""`NodeInbox`: all that comes to a node, in four lanes.
+
+    completions  from its own disk, state machine and host: never refused, and taken first
+    the queue    messages of other replicas, and ticks: one by one
+    proposals    commands of clients: all at once, after the messages
+    requests     reads, transfers and snapshots of clients: likewise
+
+Whichever of them something comes into, the node gets one turn for all.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drakkar.actors.node.local_types import PROPOSALS_TAKEN, REQUESTS_TAKEN
+from drakkar.actors.node.proposals import Proposal
+from drakkar.actors.node.requests import ClientRequest
+from drakkar.actors.runtime.inbox import Inbox, Lane
+from drakkar.handlers.messages import MessageType
+
+__all__ = ["NodeInbox", "ProposalsTaken", "RequestsTaken"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalsTaken:
+    """All proposals that waited, as one message of the node to itself."""
+
+    type: ClassVar[MessageType] = PROPOSALS_TAKEN
+    proposals: list[Proposal]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsTaken:
+    """All requests that waited, likewise."""
+
+    type: ClassVar[MessageType] = REQUESTS_TAKEN
+    requests: list[ClientRequest]
+
+
+class NodeInbox(Inbox):
+    """A node's inbox. Clients put proposals and requests into its lanes, from any thread."""
+
+    __slots__ = ("proposals", "requests")
+
+    def __init__(
+        self, owner: str, *, max_messages: int, max_commands: int, max_bytes: int, max_requests: int
+    ) -> None:
+        """Set the bounds of the lanes: `max_commands` and `max_bytes` are those of the proposals."""
+        super().__init__(owner, max_messages)
+        self.proposals: Lane[Proposal] = Lane(self, "commands", max_count=max_commands, max_bytes=max_bytes)
+        self.requests: Lane[ClientRequest] = Lane(self, "requests", max_count=max_requests)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many each lane refused, since it was full. From any thread."""
+        return {
+            "messages": self.refused,
+            "proposals": self.proposals.refused,
+            "requests": self.requests.refused,
+        }

@@ -1,13 +1,8 @@
 """A shard that lost its quorum for good is repaired, on the directories that are left, and nothing else is broken."""
 
 import json
-import shlex
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from drakkar.actors import (
@@ -16,236 +11,39 @@ from drakkar.actors import (
     MembershipRejected,
     NodeHost,
 )
-from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore, LogStore
-from drakkar.actors.machine.compression import encode
-from drakkar.actors.machine.sessions import REGISTER, encode_request
-from drakkar.actors.machine.state_machine import DiskStateMachine
-from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, read_file
-from drakkar.actors.tools import cli
+from drakkar.actors.log.store import Bootstrap, LmdbLogStore, LogStore
+from drakkar.actors.snapshots.store import Snapshots, read_file
 from drakkar.actors.tools.repair import export, import_, inspect
 from drakkar.handlers.errors import ActorFailed, TransportError
 from drakkar.handlers.messages import MessageType
-from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, initial_log
+from drakkar.handlers.raft.confchange import ChangeType
 from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.state import HardState, Membership, State
 
-from tests.actors.log.support import Waiter
-from tests.actors.support import TICK, Ledger, commit, contents, free_addresses, settled, until
-
-A, B, C, D, E = (f"10.0.0.{number}:7000" for number in range(1, 6))
-OLD = {1: A, 2: B, 3: C}
-NEW = {1: A, 4: D, 5: E}
-CLIENT = 77
-LONG = b"a command that is long enough to be worth compressing, " * 4
-
-
-class Book(Ledger):
-    """All commands, in order, also in its snapshots."""
-
-    def save(self, sink):
-        for command in self.commands:
-            sink.write(json.dumps(command.decode()).encode() + b"\n")
-
-    def load(self, source):
-        self.commands = [json.loads(line).encode() for line in source]
-
-
-class InlineBook(Book):
-    blocks = False
-
-
-class DiskBook(DiskStateMachine):
-    """Keeps its commands in a file of its own, with their indexes."""
-
-    path: Path | None
-
-    def open(self):
-        self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
-        return self.rows[-1][0] if self.rows else 0
-
-    def apply_entries(self, entries):
-        self.rows += [[index, command.decode()] for index, command in entries]
-        self.sync()
-        return [len(self.rows)] * len(entries)
-
-    def query(self, query):
-        return [command.encode() for _, command in self.rows]
-
-    def sync(self):
-        self.path.write_text(json.dumps(self.rows))
-
-    def capture(self):
-        fixed = json.dumps(self.rows).encode()
-        return lambda sink: sink.write(fixed)
-
-    def load(self, source):
-        self.rows = json.loads(source.read())
-        self.sync()
-
-    def close(self):
-        self.path = None
-
-
-# -- Directories as hosts leave them, made by hand
-
-
-def command(number):
-    return Run(0, 1, [b"%d" % number])
-
-
-def compressed():
-    payloads, kinds = encode([LONG])
-    assert kinds == bytes([EntryKind.ENCODED])
-    return Run(0, 1, list(payloads), kinds)
-
-
-def session(series, text=b""):
-    request = encode_request(CLIENT, series, 0 if series == REGISTER else series - 1, text)
-    return Run(0, 1, [request], bytes([EntryKind.SESSION]))
-
-
-def change(*changes):
-    payload = ConfigChange(tuple(Change(*each) for each in changes)).encode()
-    return Run(0, 1, [payload], bytes([EntryKind.CONFIG_CHANGE]))
-
-
-def first_entry(members):
-    return initial_log(Membership(voters=members))[1]
-
-
-LOG = [
-    first_entry(OLD),
-    Run(0, 1, [b""], bytes([EntryKind.NO_OP])),
-    command(3),
-    command(4),
-    compressed(),
-    session(REGISTER),
-    session(1, b"pay"),
-    change((ChangeType.ADD_OBSERVER, 9, "10.0.0.9:7000")),
-    change((ChangeType.REMOVE, 3)),
-    command(10),
-    command(11),
-    command(12),
-]
-"""Entries 1 to 12 of terms 1, and 2 from 10 on."""
-STATE = [b"3", b"4", LONG, b"pay", b"10", b"11", b"12"]
-MEMBERS_AFTER = Membership(
-    voters={1: A, 2: B},
-    observers={9},
-    removed={3},
-    change_id=9,
-    addresses={1: A, 2: B, 9: "10.0.0.9:7000"},
+from tests.actors.support import TICK, commit, contents, free_addresses, settled, until
+from tests.actors.tools.support import (
+    LOG,
+    LONG,
+    MEMBERS_AFTER,
+    NEW,
+    OLD,
+    STATE,
+    A,
+    B,
+    Book,
+    C,
+    D,
+    Directory,
+    DiskBook,
+    E,
+    InlineBook,
+    Other,
+    bring_in,
+    change,
+    command,
+    first_entry,
+    started,
 )
-
-
-class Directory:
-    """The data directory of a host, filled with what its replicas would have left."""
-
-    def __init__(self, path, *, address=A, deployment="default"):
-        self.path, self.address, self.deployment = path, address, deployment
-
-    def fill(
-        self,
-        log=LOG,
-        *,
-        replica=1,
-        commit=9,
-        snapshot=0,
-        compacted=0,
-        machine="Book",
-        shard=1,
-        term=3,
-        joins=False,
-    ):
-        with DataDir.open(self.path, deployment_id=self.deployment, address=self.address) as directory:
-            store = LmdbLogStore(directory.directory("log"))
-            members = Membership() if joins else Membership(OLD)
-            store.bootstrap(shard, replica, Bootstrap(members, state_machine=machine, join=joins))
-            runs = [run.placed(index, 1 if index < 10 else 2) for index, run in enumerate(log, 1)]
-            waiter = Waiter()
-            store.save(AppendRequest(shard, replica, HardState(term, 2, commit), runs, done=waiter))
-            assert waiter.wait() == [None]
-            if snapshot:
-                self._take(store, directory, shard, replica, snapshot, log)
-            if compacted:
-                store.open(shard, replica)
-                store.compact(shard, replica, compacted)
-            store.close()
-        return self
-
-    def _take(self, store, directory, shard, replica, index, log):
-        """Have the snapshot made by an export of a log that ends there, as a host would have made it."""
-        aside = self.path.with_name(f"{self.path.name}-{index}")
-        whole = Directory(aside).fill(log[:index], shard=shard, replica=replica, commit=index)
-        export(whole.path, shard, Book, aside.with_suffix(".file"))
-        with (
-            read_file(aside.with_suffix(".file")) as source,
-            SnapshotFiles(directory.directory("snapshots")).of(shard, replica).create() as sink,
-        ):
-            shutil.copyfileobj(source, sink)
-            facts = {name: fact for name, fact in source.facts.items() if name != "export"}
-            taken = sink.finish(replace(source.snapshot, payload=b"", size=0), facts)
-        waiter = Waiter()
-        store.record_snapshot(shard, replica, taken, waiter)
-        assert waiter.wait() == [None]
-
-    def picture(self):
-        """All that is in it, bytes and times."""
-        return {
-            path.relative_to(self.path): (
-                path.read_bytes() if path.is_file() else b"",
-                path.stat().st_mtime_ns,
-            )
-            for path in self.path.rglob("*")
-        }
-
-    def snapshot_files(self):
-        return sorted((self.path / "snapshots").rglob("*.*"))
-
-    def harm_snapshot(self):
-        (file,) = self.snapshot_files()
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-
-    def harm_log(self, needle):
-        file = self.path / "log" / "data.mdb"
-        content = file.read_bytes()
-        assert needle in content
-        file.write_bytes(content.replace(needle, bytes(len(needle))))
-
-
-@pytest.fixture
-def survivor(tmp_path):
-    return Directory(tmp_path / "survivor")
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "export"
-
-
-def bring_in(file, data_dir, **changes):
-    arguments = {
-        "shard_id": 1,
-        "replica_id": 1,
-        "members": NEW,
-        "address": A,
-        "deployment_id": "default",
-        **changes,
-    }
-    return import_(file, data_dir, **arguments)
-
-
-def started(path, machine=Book, *, address=A):
-    """What a state machine holds that starts from a directory, found by exporting that."""
-    made = machine()
-    target = path.with_name(path.name + "-state")
-    target.unlink(missing_ok=True)
-    exported = export(path, 1, lambda: made, target)
-    return made.commands, exported
-
 
 # -- The story
 
@@ -428,10 +226,6 @@ def test_a_witness_is_shown_and_not_exported(survivor, target):
     assert replica.witness
     with pytest.raises(ConfigError, match="replica_id=8: is a witness"):
         export(survivor.path, 1, Book, target)
-
-
-class Other(Ledger):
-    pass
 
 
 class Broken(Book):
@@ -724,129 +518,3 @@ def test_a_crash_in_the_middle_leaves_what_was_and_the_import_can_be_repeated(
     bring_in(exported, survivor.path)
     assert started(survivor.path)[1].membership.voters == {1, 4, 5}
     assert len(survivor.snapshot_files()) == 1
-
-
-# -- Inspection and the command line
-
-
-def drakkar(*arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "drakkar.actors", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stderr if status else done.stdout
-
-
-def test_an_inspection_tells_everything_and_changes_nothing(survivor, tmp_path):
-    survivor.fill(snapshot=7, compacted=4)
-    survivor.fill(LOG[:2], shard=2, replica=6, commit=2, joins=True)
-    before = survivor.picture()
-    report = inspect(survivor.path)
-    assert survivor.picture() == before
-    assert (report.deployment_id, report.address, len(report.host_id)) == ("default", A, 32)
-    one, two = report.replicas
-    assert (one.shard_id, one.replica_id, one.state_machine, one.joined) == (1, 1, "Book", False)
-    assert (one.term, one.vote, one.commit) == (3, 2, 9)
-    assert (one.first_index, one.last_index, one.last_term) == (5, 12, 2)
-    assert (one.snapshot.index, one.snapshot.term, one.snapshot.problem) == (7, 1, "")
-    assert one.snapshot.size == survivor.snapshot_files()[0].stat().st_size
-    assert (one.membership, one.damaged, one.witness) == (MEMBERS_AFTER, False, False)
-    assert (two.shard_id, two.replica_id, two.joined, two.snapshot) == (2, 6, True, None)
-    assert two.membership.addresses == OLD
-
-
-def test_an_inspection_tells_what_is_damaged(survivor):
-    survivor.fill(snapshot=7)
-    survivor.harm_snapshot()
-    survivor.harm_log(b"pay")
-    (replica,) = inspect(survivor.path).replicas
-    assert replica.damaged
-    assert "the run of entries from 7 on" in replica.problem
-    assert "does not match its checksum" in replica.snapshot.problem
-
-
-def test_an_inspection_tells_that_the_end_of_the_log_was_lost(survivor):
-    survivor.fill(LOG[:5], commit=7)
-    (replica,) = inspect(survivor.path).replicas
-    assert replica.commit == replica.last_index == 5
-    assert "committed up to 7, but that ends at 5" in replica.problem
-
-
-def test_a_directory_without_replicas_is_shown(tmp_path):
-    DataDir.open(tmp_path, deployment_id="d", address=A).close()
-    assert inspect(tmp_path).replicas == ()
-    (tmp_path / "log").mkdir()
-    assert inspect(tmp_path).replicas == ()
-
-
-def test_what_is_no_hosts_directory_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no IDENTITY"):
-        inspect(tmp_path)
-    with pytest.raises(ConfigError, match="holds no IDENTITY"):
-        inspect(tmp_path / "nowhere")
-
-
-def test_the_commands_repair_a_shard(survivor, tmp_path):
-    survivor.fill(snapshot=7)
-    behind = Directory(tmp_path / "behind", address=B).fill(LOG[:10], replica=2)
-    shown = drakkar("inspect", survivor.path, behind.path)
-    assert [line.split() for line in shown.splitlines() if line.endswith("verified")] == [
-        ["1", "1", "Book", "3", "2", "9", "1", "12", "2", "7", *snapshot_size(survivor), "verified"],
-        ["1", "2", "Book", "3", "2", "9", "1", "10", "2", "-", "verified"],
-    ]
-    assert f"for shard 1: replica 1 in {survivor.path} (last term 2, last index 12)" in shown
-    as_data = json.loads(drakkar("inspect", "--json", survivor.path, behind.path))
-    assert as_data["best"] == {"1": {"data_dir": str(survivor.path), "replica_id": 1}}
-    assert as_data["hosts"][0]["replicas"][0]["membership"]["removed"] == [3]
-
-    file = tmp_path / "export"
-    told = drakkar(
-        "export",
-        survivor.path,
-        "--shard",
-        1,
-        "--state-machine",
-        "tests.actors.tools.test_repair:Book",
-        "--to",
-        file,
-    )
-    assert "3 of its entries were not known to be committed" in told
-    members = ",".join(f"{number}={address}" for number, address in NEW.items())
-    told = drakkar("import", file, tmp_path / "new", "--shard", 1, "--replica", 4, "--members", members)
-    assert "shard 1 replica 4, after entry 12" in told
-    assert "removed: 2, 3, 9" in told
-    assert started(tmp_path / "new")[0] == STATE
-
-
-def snapshot_size(directory):
-    return f"({directory.snapshot_files()[0].stat().st_size} bytes)".split()
-
-
-def test_the_commands_tell_what_is_wrong_in_one_line(survivor, tmp_path):
-    survivor.fill()
-    options = ["export", survivor.path, "--shard", 1, "--to", tmp_path / "file", "--state-machine"]
-    for machine, says in (
-        ("nothing", "write MODULE:CLASS"),
-        ("no.such:Thing", "cannot be imported"),
-        ("tests.actors.tools.test_repair:Other", "was written for 'Book'"),
-    ):
-        told = drakkar(*options, machine, status=1)
-        assert told.startswith("drakkar: error: ")
-        assert says in told
-        assert told.count("\n") == 1
-    survivor.harm_log(b"pay")
-    assert drakkar("inspect", survivor.path, tmp_path / "nowhere", status=1).count("\n") == 1
-    assert "is no member" in drakkar("import", "f", "d", "--shard=1", "--replica=1", "--members=1", status=2)
-
-
-def test_the_commands_of_the_manual_are_commands():
-    manual = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
-    lines = [line.strip() for line in manual.replace("\\\n", " ").splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("drakkar ")]
-    assert {name for _, name, *_ in commands} == {"inspect", "export", "import"}
-    for _, *arguments in commands:
-        cli._parser().parse_args(arguments)

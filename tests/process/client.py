@@ -60,7 +60,7 @@ class Client:
     def _ask(self, host, order):
         try:
             connection = self._connection(host)
-        except OSError as error:  # it was killed, and nobody has been asked anything
+        except OSError as error:  # it was killed before it was asked anything
             return "refused", str(error)
         try:
             answer = connection.ask({"id": 0, "timeout": DEADLINE, **order})

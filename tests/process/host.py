@@ -87,7 +87,7 @@ MACHINES = {"ledger": CountedLedger, "registers": Registers}
 
 
 class Answers:
-    """Writes answers, from whatever thread they come, on a thread of its own: none of the loop's time is spent on it."""
+    """Writes answers on a thread of its own, so that the loop spends no time on it. Callable from any thread."""
 
     def __init__(self):
         self._lines = queue.SimpleQueue()

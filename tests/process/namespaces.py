@@ -51,7 +51,7 @@ def ip(*words):
 class Network:
     """A namespace for each number, with a link to a bridge in one more. A context manager; for one thread.
 
-    There is a second bridge, an island: who is linked to that one sees only those who are, too.
+    There is a second bridge, an island: hosts that are linked to it reach only one another.
     """
 
     def __init__(self, numbers):
@@ -82,7 +82,7 @@ class Network:
 
     @contextmanager
     def cut(self, numbers):
-        """Take links down, so that each of these has nobody left."""
+        """Take links down, so that each of these reaches no other host."""
         for number in numbers:
             self._in_hub("link", "set", _link(number), "down")
         yield

@@ -1,4 +1,4 @@
-"""Who breaks things, on a schedule drawn from one seed, and what there is to say about it afterwards."""
+"""Breaks things on a schedule that is drawn from a seed, and keeps a record of it."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ class Nemesis:
         self.schedule = []
         """What it did, a line each, with the seconds since it began."""
         self.leaderships = {}
-        """Who led, by term, as far as it was seen."""
+        """The leaders that were seen, by term."""
 
     def rage(self, seconds):
         """Go on for so long, and until everything has happened that was to happen; all is healed in the end."""
@@ -81,7 +81,7 @@ class Nemesis:
         return numbers[:size]
 
     def _note_leader(self):
-        """Find out who leads, once all is healed: that somebody does again is a thing to be seen, too."""
+        """Wait until there is a leader again, once all is healed, and note it."""
 
         def led():
             states = [host.ask("status")["value"] for host in self._cluster.hosts.values()]
@@ -139,7 +139,7 @@ def link_faults(network):
 
 
 class Reformer:
-    """Replaces one replica after the other by a new one on the same host, whatever else goes on; a context manager.
+    """Replaces one replica after the other by a new one on the same host, while other things happen; a context manager.
 
     Each step is repeated until it is seen to be done: hosts may be killed at any moment.
     """
@@ -169,7 +169,7 @@ class Reformer:
             while not self._over.wait(self._random.uniform(0.5, 3.0)):
                 self._replace(self._random.choice(sorted(self._cluster.hosts)))
                 self.replaced += 1
-        except BaseException as error:  # noqa: BLE001  # the test wants to know, whatever it is
+        except BaseException as error:  # noqa: BLE001  # the test reports it
             self.failure = error
 
     def _replace(self, number):

@@ -48,7 +48,7 @@ class Proxies:
 
     @contextmanager
     def refusing(self, numbers):
-        """Break all connections to these hosts, and let nobody in meanwhile."""
+        """Break all connections to these hosts, and refuse new ones meanwhile."""
         for number in numbers:
             self._call(self._gates[number].refuse)
         yield
@@ -132,7 +132,7 @@ class _Gate:
         try:
             host = await trio.open_tcp_stream(*self._back)
         except OSError:
-            return  # it was killed, so there is nobody to talk to
+            return  # it was killed, so it accepts no connection
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._carry, guest, host, nursery.cancel_scope)

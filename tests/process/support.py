@@ -21,7 +21,7 @@ TICK = 0.05
 
 
 class HostProcess:
-    """One host, as whoever gives the orders sees it. Its methods may be called from any thread.
+    """One host, seen from the process that gives it orders. Its methods may be called from any thread.
 
     `within`: the command that starts another one, given after it, where this host is to live. `settings`: what else it
     is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`.
@@ -75,18 +75,18 @@ class HostProcess:
     def log(self):
         return (self._directory / f"{self.replica}.log").read_text(errors="replace")[-4000:]
 
-    def ask(self, do, *, timeout=2.0, patience=TIMEOUT_S, **order):
+    def ask(self, do, *, timeout=2.0, answer_timeout=TIMEOUT_S, **order):
         """Give an order and wait for the answer; `{"error": "Gone"}` where the process ended before it answered."""
         answer = queue.SimpleQueue()
         with self._lock:
             number = next(self._numbers)
             if not self.alive:
-                # Nobody has been asked anything.
+                # It was asked nothing.
                 return {"error": "Gone", "known": True}
             self._waiting[number] = answer
         self._write(json.dumps({"id": number, "do": do, "timeout": timeout, **order}))
         try:
-            return answer.get(timeout=patience)
+            return answer.get(timeout=answer_timeout)
         except queue.Empty:
             raise AssertionError(f"no answer to {do} from {self.replica}: {self.log()}") from None
 
@@ -117,7 +117,7 @@ class HostProcess:
         return code
 
     def _write(self, line):
-        # Where it was killed, whoever waits is told so.
+        # If it was killed, `_listen` answers those that wait.
         with suppress(BrokenPipeError, ValueError), self._writing:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
@@ -136,7 +136,7 @@ class HostProcess:
             answer.put({"error": "Gone", "known": False})
 
     def close(self):
-        """Whatever happened, it is gone afterwards."""
+        """End it, in any state."""
         if self._process is not None:
             self.kill()  # nothing, where it has ended
             self._end()
@@ -257,7 +257,7 @@ class Load:
                     self._over.wait(0.01)
                     continue
                 self._do(host, "read" if number % 4 == 3 else "propose", f"{name}-{number}")
-        except BaseException as error:  # noqa: BLE001  # the test wants to know, whatever it is
+        except BaseException as error:  # noqa: BLE001  # the test reports it
             self.failures.append(error)
 
     def write(self, number, command):

@@ -53,12 +53,12 @@ DOSES = [
 
 HOSTS = range(1, 6)
 CONFIG = {"snapshot_entries": 300, "compaction_overhead": 20}
-"""Snapshots are taken every few seconds, so that whoever was away needs one."""
+"""Snapshots are taken every few seconds, so that a host that was away needs one."""
 PROCESSES, THREADS = 3, 3
 
 
 class Clients:
-    """Processes with several clients each, who use all hosts; a context manager."""
+    """Processes with several clients each, which use all hosts; a context manager."""
 
     def __init__(self, directory, doors):
         self._doors = doors
@@ -174,7 +174,7 @@ def judge(history):
 
 
 def operations(history):
-    """What the checker is to judge. What was refused is not there, so nobody may ever have seen it."""
+    """What the checker is to judge: all but what was refused, which no read may have seen."""
     for each in history:
         if each["outcome"] != "refused":
             argument = tuple(each["argument"]) if each["kind"] == "cas" else each["argument"]

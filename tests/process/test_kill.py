@@ -69,7 +69,7 @@ def test_hosts_that_end_in_good_order_start_again_where_they_were(cluster):
     judge(load.history, before[0])
 
 
-# -- The judge himself
+# -- The judge itself
 
 
 def write(command, place, began, ended):

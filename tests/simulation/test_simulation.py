@@ -18,9 +18,9 @@ SELDOM = {
     (
         "CONFIG_CHANGE_EVENT",
         "PRE_CANDIDATE",
-    ): "nobody campaigns with a change to apply, and who learns of one stops",
+    ): "a replica with a change to apply does not campaign, and stops when it learns of one",
     ("CONFIG_CHANGE_EVENT", "CANDIDATE"): "likewise",
-    ("SNAPSHOT_RECEIVED", "PRE_CANDIDATE"): "nobody campaigns with a snapshot to load",
+    ("SNAPSHOT_RECEIVED", "PRE_CANDIDATE"): "a replica with a snapshot to load does not campaign",
     ("SNAPSHOT_RECEIVED", "CANDIDATE"): "likewise",
     ("SNAPSHOT_RECEIVED", "LEADER"): "likewise",
     ("READ_REFUSED", "CANDIDATE"): "the asker would have to lose its leader within the way of one message",

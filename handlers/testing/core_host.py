@@ -17,7 +17,9 @@ from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Ready
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
-from drakkar.handlers.testing.simulation import UNITS_A_SECOND, Answer, SimulatedHost, Simulation
+from drakkar.handlers.testing.answers import Answer
+from drakkar.handlers.testing.plan import UNITS_PER_SECOND
+from drakkar.handlers.testing.simulated_host import Environment, SimulatedHost
 
 __all__ = ["CommandList", "CoreHost", "Machine"]
 
@@ -67,7 +69,7 @@ class CoreHost(SimulatedHost):
 
     def __init__(
         self,
-        simulation: Simulation,
+        simulation: Environment,
         replica: int,
         role: State | None = None,
         *,
@@ -167,7 +169,7 @@ class CoreHost(SimulatedHost):
             what = EntryKind.CONFIG_CHANGE if kind == "change" else EntryKind.COMMAND
             entry = Entry(kind=what, payload=content, origin=self._origin, key=number)
             ask = Message(MessageType.PROPOSE, sender=self.id, entries=(entry,))
-        self.simulation.after(round(seconds * UNITS_A_SECOND), self._expire, number)
+        self.simulation.after(round(seconds * UNITS_PER_SECOND), self._expire, number)
         self.receive([ask])
         self.simulation.turned(self)
 
@@ -187,7 +189,7 @@ class CoreHost(SimulatedHost):
         self._number += 1
         number = self._number
         self._waiting[number], self._successors[number] = answer, (target, self.raft.term)
-        self.simulation.after(round(seconds * UNITS_A_SECOND), self._expire, number)
+        self.simulation.after(round(seconds * UNITS_PER_SECOND), self._expire, number)
         self.receive([Message(MessageType.LEADER_TRANSFER, sender=self.id, hint=target)])
         self.simulation.turned(self)
 
@@ -373,7 +375,7 @@ def _first_log(members: Membership) -> MemoryLog:
 _configs: dict[tuple[Any, ...], RaftConfig] = {}
 
 
-def config_of(simulation: Simulation, replica: int, role: State | None) -> RaftConfig:
+def config_of(simulation: Environment, replica: int, role: State | None) -> RaftConfig:
     """The options of one replica: made once, since the same are wanted again and again."""
     members = simulation.first_members
     options = {

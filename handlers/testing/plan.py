@@ -1,34 +1,49 @@
-"""What a simulation does and when: drawn from a seed, written down, and cut down to what makes it fail."""
+"""Plans of simulations: drawn from a seed, written as JSON, and reduced to what makes them fail."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any, Final, Self
 
-__all__ = ["CALM", "Event", "Plan", "Weather", "draw_faults", "draw_plan", "shrink"]
+__all__ = [
+    "CALM",
+    "REQUEST_TIMEOUT_S",
+    "TICK",
+    "UNITS_PER_SECOND",
+    "WHERE_IT_CRASHES",
+    "Event",
+    "Plan",
+    "Weather",
+    "draw_faults",
+    "draw_plan",
+    "shrink",
+]
 
 TICK: Final = 10
-"""Units of simulated time between two ticks of a clock that runs as it should."""
+"""Units of simulated time between two ticks of a correct clock."""
+UNITS_PER_SECOND: Final = 10 * TICK
+REQUEST_TIMEOUT_S: Final = 2.0
+"""Simulated seconds after which a request of the simulation is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What the network and the disks do all the time."""
+    """Faults of the network and the disks that are possible during the whole run."""
 
     loss: float = 0.0
-    """The part of messages that is lost."""
+    """The probability that a message is lost."""
     duplication: float = 0.0
-    """The part of messages that arrives twice."""
+    """The probability that a message arrives twice."""
     delay: float = 0.0
-    """The part of messages that takes ticks instead of a fraction of one."""
+    """The probability that a message takes several ticks instead of a fraction of one."""
     reordering: bool = False
     """Messages may overtake one another on a link."""
     disk: int = 2
-    """Units of time that a write takes, at most."""
+    """The longest time that a write takes, in units of time."""
     apply: int = 2
-    """Units of time that a state machine takes for what it is given at once, at most."""
+    """The longest time that a state machine takes for one batch, in units of time."""
     linger: int = 0
-    """Units of time that a host lets wait what came, at most, so that it finds several messages at once."""
+    """The longest time that a host holds back received messages, in units of time. It then gets several at once."""
 
 
 CALM: Final = Weather()
@@ -36,7 +51,7 @@ CALM: Final = Weather()
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happens at a moment: a method of the simulation and what it is called with."""
+    """A call of a method of the simulation, at a moment in units of time."""
 
     time: int
     kind: str
@@ -48,38 +63,38 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One schedule. The same plan always gives the same run; it can be written as JSON."""
+    """One schedule. The same plan always gives the same run. It can be written as JSON."""
 
     seed: int = 0
-    """Of all that is not planned: delays, losses, election timeouts."""
+    """The seed of everything that is not planned: delays, losses, election timeouts."""
     voters: int = 3
     observers: int = 0
     witnesses: int = 0
     ticks: int = 60
-    """How long things go wrong; then all is healed."""
+    """How many ticks faults last. After that everything is repaired."""
     weather: Weather = CALM
     config: Mapping[str, Any] = field(default_factory=dict)
     """Options of `RaftConfig` for all replicas."""
     events: tuple[Event, ...] = ()
     begins_led: bool = False
-    """Nothing goes wrong until there is a first leader; the times of the events count from then on."""
+    """There are no faults until the first leader is elected. The times of the events count from then on."""
     ends_with_majority: bool = False
-    """When all is healed, only a majority is there at first, if that can do."""
+    """After the repair, only a majority runs at first, if a majority is enough."""
 
     def to_json(self) -> dict[str, Any]:
-        """Only lists, mappings, texts and numbers."""
+        """Return the plan as lists, mappings, strings and numbers."""
         return asdict(self) | {
             "events": [[event.time, event.kind, list(event.args)] for event in self.events]
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The plan that `to_json` described."""
+        """Return the plan that `to_json` described."""
         events = tuple(Event(time, kind, tuple(args)) for time, kind, args in data["events"])
         return cls(**{**data, "weather": Weather(**data["weather"]), "events": events})
 
     def __str__(self) -> str:
-        """A line for each thing that is out of the ordinary, for people."""
+        """Return one line for the options that differ from the defaults, and one for each event."""
         roles = f"{self.voters} voters, {self.observers} observers, {self.witnesses} witnesses"
         weather = ", ".join(
             f"{name}={value}" for name, value in asdict(self.weather).items() if value != getattr(CALM, name)
@@ -92,7 +107,7 @@ class Plan:
 
 
 _LENGTHS: Final = (4, 4, 10, 10, 30)
-"""Election timeouts for which things go wrong."""
+"""How many election timeouts faults last."""
 
 
 def draw_plan(
@@ -105,12 +120,15 @@ def draw_plan(
     config: Mapping[str, Any] | None = None,
     membership: bool = True,
 ) -> Plan:
-    """A plan for a seed; what is given is not drawn."""
+    """Return the plan of a seed. Arguments that are given are used as they are; all else is drawn.
+
+    Without `membership` the plan has no membership changes.
+    """
     random = Random(f"plan {seed}")
     elections = random.choice(_LENGTHS)
     options = _draw_config(random, config or {}) | dict(config or {})
     if not options["check_quorum"] and "read_mode" not in (config or {}):
-        options.pop("read_mode", None)  # which needs it
+        options.pop("read_mode", None)  # lease reads need CheckQuorum
     drawn = (
         random.choice((1, 2, 3, 3, 3, 3, 4, 5, 5)),
         random.choice((0, 0, 0, 1)),
@@ -193,11 +211,11 @@ _FAULTS: Final = (
     (5, "snapshot"),
     (1, "query"),
 )
-"""What may go wrong, and how often beside the others."""
+"""The kinds of events, each with its weight in the draw."""
 
 
 def draw_faults(random: Random, plan: Plan, *, membership: bool = True) -> tuple[Event, ...]:
-    """Events that fit the plan, in the order of time."""
+    """Return random events that fit the plan, ordered by time."""
     kinds = [(weight, kind) for weight, kind in _FAULTS if not _spoils_leases(plan, kind)]
     if membership:
         kinds.append((6, "change"))
@@ -211,7 +229,7 @@ def draw_faults(random: Random, plan: Plan, *, membership: bool = True) -> tuple
 
 
 def _spoils_leases(plan: Plan, kind: str) -> bool:
-    """Reads by a lease are for processes that do not stand still: it is their assumption."""
+    """Lease reads assume that processes do not pause."""
     return _by_lease(plan) and kind == "freeze"
 
 
@@ -219,13 +237,14 @@ def _by_lease(plan: Plan) -> bool:
     return plan.config.get("read_mode") == "lease"
 
 
-def _some(random: Random, plan: Plan) -> int:
-    """A replica; 0 is whoever leads then."""
+def _any_replica(random: Random, plan: Plan) -> int:
+    """Return a random replica; 0 stands for the leader at the time of the event."""
     return random.randrange(plan.voters + plan.observers + plan.witnesses + 1)
 
 
-def _ticks(random: Random, most: int) -> int:
-    return random.randrange(1, most * TICK)
+def _duration(random: Random, max_ticks: int) -> int:
+    """Return a random duration in units of time."""
+    return random.randrange(1, max_ticks * TICK)
 
 
 WHERE_IT_CRASHES: Final = (
@@ -235,83 +254,95 @@ WHERE_IT_CRASHES: Final = (
     "nothing is sent",
     "a part is sent",
 )
-"""How far a write comes in which a host crashes; whoever waits for it is told where something could be sent."""
+"""How far a write comes when the host crashes in it. "sent" is about the messages that wait for the write."""
 
 
 _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
-    # Who, how much of the write that is under way is kept, and when it starts again.
+    # The replica, the part of the current write that is kept, and the time until the restart.
     "crash": lambda random, plan: (
-        _some(random, plan),
+        _any_replica(random, plan),
         random.choice((0.0, 0.0, 0.5, 1.0)),
-        _ticks(random, 20),
+        _duration(random, 20),
     ),
     "crash_in_write": lambda random, plan: (
-        _some(random, plan),
+        _any_replica(random, plan),
         random.choice((1, 1, 2, 4)),
         random.choice(WHERE_IT_CRASHES),
-        _ticks(random, 20),
+        _duration(random, 20),
     ),
-    "isolate": lambda random, plan: (_some(random, plan), _ticks(random, 30)),
-    "partition": lambda random, _plan: (random.randrange(1 << 8), _ticks(random, 30)),
+    "isolate": lambda random, plan: (_any_replica(random, plan), _duration(random, 30)),
+    "partition": lambda random, _plan: (random.randrange(1 << 8), _duration(random, 30)),
     "cut": lambda random, plan: (
-        _some(random, plan),
-        _some(random, plan),
+        _any_replica(random, plan),
+        _any_replica(random, plan),
         random.random() < 0.5,
-        _ticks(random, 30),
+        _duration(random, 30),
     ),
     "flap": lambda random, plan: (
-        _some(random, plan),
-        _some(random, plan),
-        _ticks(random, 2),
-        _ticks(random, 20),
+        _any_replica(random, plan),
+        _any_replica(random, plan),
+        _duration(random, 2),
+        _duration(random, 20),
     ),
     "heal": lambda _random, _plan: (),
-    "freeze": lambda random, plan: (_some(random, plan), _ticks(random, 15)),
-    # Leases are for clocks that differ by a tenth at most.
+    "freeze": lambda random, plan: (_any_replica(random, plan), _duration(random, 15)),
+    # Leases assume clocks that differ by a tenth at most.
     "clock": lambda random, plan: (
-        _some(random, plan),
+        _any_replica(random, plan),
         random.choice((TICK + 1,) if _by_lease(plan) else (3, 5, 20, 40)),
-        _ticks(random, 20),
+        _duration(random, 20),
     ),
-    "slow_disk": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
-    "slow_apply": lambda random, plan: (_some(random, plan), random.choice((5, 20, 60)), _ticks(random, 20)),
+    "slow_disk": lambda random, plan: (
+        _any_replica(random, plan),
+        random.choice((5, 20, 60)),
+        _duration(random, 20),
+    ),
+    "slow_apply": lambda random, plan: (
+        _any_replica(random, plan),
+        random.choice((5, 20, 60)),
+        _duration(random, 20),
+    ),
     "strand": lambda random, plan: (
-        _some(random, plan),
+        _any_replica(random, plan),
         random.choice((5, 20)),
         random.randrange(1, TICK),
-        _ticks(random, 30),
+        _duration(random, 30),
     ),
-    "burst": lambda random, plan: (_some(random, plan), random.choice((2, 5, 20))),
-    "transfer": lambda random, plan: (_some(random, plan), _some(random, plan)),
-    "snapshot": lambda random, plan: (_some(random, plan), random.choice((0, 0, 3))),
-    "request_snapshot": lambda random, plan: (_some(random, plan),),
-    "forget_leader": lambda random, plan: (_some(random, plan),),
-    "query": lambda random, plan: (_some(random, plan), random.randrange(1, 10), random.randrange(1, 10)),
-    "change": lambda random, plan: (_some(random, plan), random.randrange(1 << 16)),
+    "burst": lambda random, plan: (_any_replica(random, plan), random.choice((2, 5, 20))),
+    "transfer": lambda random, plan: (_any_replica(random, plan), _any_replica(random, plan)),
+    "snapshot": lambda random, plan: (_any_replica(random, plan), random.choice((0, 0, 3))),
+    "request_snapshot": lambda random, plan: (_any_replica(random, plan),),
+    "forget_leader": lambda random, plan: (_any_replica(random, plan),),
+    "query": lambda random, plan: (
+        _any_replica(random, plan),
+        random.randrange(1, 10),
+        random.randrange(1, 10),
+    ),
+    "change": lambda random, plan: (_any_replica(random, plan), random.randrange(1 << 16)),
 }
 
 
-# -- cutting down --------------------------------------------------------------------------------------------------
+# -- shrinking -----------------------------------------------------------------------------------------------------
 
 
-def shrink(plan: Plan, fails: Callable[[Plan], bool], *, most_runs: int = 400) -> Plan:
-    """The smallest plan found that still fails: fewer events, a shorter time, calmer weather, plainer options.
+def shrink(plan: Plan, fails: Callable[[Plan], bool], *, max_runs: int = 400) -> Plan:
+    """Return the smallest plan found that still fails: fewer events, less time, fewer faults, default options.
 
-    `fails` runs a plan and tells whether it fails in the same way. The events are cut by delta debugging
-    (Zeller and Hildebrandt).
+    `fails` runs a plan and returns whether it fails in the same way; it is called at most `max_runs` times. Events are
+    removed by delta debugging (Zeller and Hildebrandt).
     """
     runs = 0
 
     def tried(smaller: Plan) -> bool:
         nonlocal runs
         runs += 1
-        return runs <= most_runs and fails(smaller)
+        return runs <= max_runs and fails(smaller)
 
     before = None
-    while plan != before and runs < most_runs:
+    while plan != before and runs < max_runs:
         before = plan
         plan = _fewer_events(plan, tried)
-        for smaller in _plainer(plan):
+        for smaller in _simpler(plan):
             candidate = smaller(plan)
             if candidate != plan and tried(candidate):
                 plan = candidate
@@ -332,7 +363,7 @@ def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
     return plan
 
 
-def _plainer(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
+def _simpler(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
     last = plan.events[-1].time // TICK + 1 if plan.events else 1
     yield lambda plan: replace(plan, ticks=min(plan.ticks, last))
     for name in ("loss", "duplication", "delay", "reordering", "disk", "apply", "linger"):

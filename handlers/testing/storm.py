@@ -12,7 +12,8 @@ from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.core_host import CoreHost
 from drakkar.handlers.testing.invariants import Violation
 from drakkar.handlers.testing.plan import TICK, Event, Plan, shrink
-from drakkar.handlers.testing.simulation import SimulatedHost, Simulation
+from drakkar.handlers.testing.simulated_host import SimulatedHost
+from drakkar.handlers.testing.simulation import Simulation
 
 __all__ = ["run_storm"]
 
@@ -32,7 +33,7 @@ class _Storm(Simulation):
 
     def traffic(self, replica: int) -> None:
         """Let the user's traffic begin at a replica; 0 is the leader."""
-        host = self._who(replica)
+        host = self._host(replica)
         if self._traffic is not None and host is not None and self.is_awake(host):
             self._traffic(host.raft, self.random)
             host.receive([])
@@ -40,7 +41,7 @@ class _Storm(Simulation):
 
     def command(self, replica: int, number: int) -> None:
         """Propose a command."""
-        host = self._who(replica)
+        host = self._host(replica)
         if host is not None and self.is_awake(host):
             host.submit("propose", b"command %d" % number, 1.0, lambda _outcome, _value: None)
 

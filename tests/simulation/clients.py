@@ -65,11 +65,11 @@ class ShardSimulation(Simulation):
         self._values = 0
         self._last = {}
         self._reads_all = False
-        self.until_over(self._has_read_all)
+        self.end_only_when(self._has_read_all)
 
     def request(self, client, replica, key, kind, seconds):
         """A client asks something at a replica, unless it waits for an answer still; 0 is the leader."""
-        host = self._who(replica)
+        host = self._host(replica)
         if client in self._busy or host is None or not self.is_awake(host):
             return
         argument = self._draw_argument(key, kind)
@@ -93,7 +93,7 @@ class ShardSimulation(Simulation):
 
     def once(self, client, replica, key, seconds):
         """A client with a session has something appended, unless it is at it still; 0 is the leader."""
-        host = self._who(replica)
+        host = self._host(replica)
         if host not in self.with_sessions():
             return
         if client not in self._with_session:

@@ -57,8 +57,8 @@ from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import ReadReady, Ready, Refusal
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import CoreHost
+from drakkar.handlers.testing.membership_changes import choose_change
 from drakkar.handlers.testing.plan import TICK, Event
-from drakkar.handlers.testing.simulation import _choose_change
 
 from tests.simulation import simulate
 from tests.simulation.clients import FIRST_WITH_SESSION
@@ -186,7 +186,7 @@ def _joint_choices():
     """What takes two voters of five their vote, and leaves the joint membership only when somebody asks for it."""
     five = Membership(range(1, 6))
     for choice in range(4000):
-        change = _choose_change(Random(choice), five, five.voters)
+        change = choose_change(Random(choice), five, five.voters)
         losers = [one for one in change.changes if one.replica in five.voters]
         if change.transition is Transition.EXPLICIT and len(losers) > 1:
             yield choice
@@ -200,7 +200,7 @@ def _removals():
     four = Membership(range(1, 5))
     removals = {replica: [] for replica in four.voters}
     for choice in range(400):
-        change = _choose_change(Random(choice), four, four.voters)
+        change = choose_change(Random(choice), four, four.voters)
         if len(change.changes) == 1 and change.changes[0].type is ChangeType.REMOVE:
             removals[change.changes[0].replica].append(choice)
     return removals
@@ -213,7 +213,7 @@ def _removal_choices():
     """What removes a voter where there are two and a witness."""
     pair = Membership((1, 2), witnesses=(3,))
     for choice in range(2000):
-        change = _choose_change(Random(choice), pair, pair.everybody)
+        change = choose_change(Random(choice), pair, pair.everybody)
         if [(one.type, one.replica in pair.voters) for one in change.changes] == [(ChangeType.REMOVE, True)]:
             yield choice
 

@@ -22,7 +22,8 @@ from drakkar.handlers.raft.entries import Entries, EntryKind
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import config_of
 from drakkar.handlers.testing.invariants import Violation
-from drakkar.handlers.testing.simulation import PATIENCE, UNITS_A_SECOND, SimulatedHost
+from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, UNITS_PER_SECOND
+from drakkar.handlers.testing.simulated_host import SimulatedHost
 
 from tests.simulation.once import MOST_UNCONFIRMED
 from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
@@ -280,7 +281,7 @@ class NodeHost(SimulatedHost):
     # -- what the node asks of its host -----------------------------------------------------------------------------
 
     def now(self):
-        return self.simulation.now / UNITS_A_SECOND
+        return self.simulation.now / UNITS_PER_SECOND
 
     def send(self, _address, messages):
         self.simulation.send(self, messages)
@@ -377,7 +378,7 @@ class NodeHost(SimulatedHost):
     def snapshot(self, overhead):
         future = ActorFuture()
         future.add_done_callback(lambda done: done.outcome())
-        self.node.actor_inbox.requests.put(SnapshotRequest(future, self.now() + PATIENCE, overhead))
+        self.node.actor_inbox.requests.put(SnapshotRequest(future, self.now() + REQUEST_TIMEOUT_S, overhead))
         self._run()
         self.simulation.turned(self)
 

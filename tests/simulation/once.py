@@ -3,8 +3,7 @@
 from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.handlers.errors import SessionExpired, SessionRefused
 from drakkar.handlers.testing.invariants import Violation
-from drakkar.handlers.testing.plan import TICK
-from drakkar.handlers.testing.simulation import PATIENCE
+from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK
 
 from tests.simulation.linearizability import Operation
 from tests.simulation.store import command
@@ -60,7 +59,7 @@ class SessionClient:
 
     def _submit(self, request, answer):
         # In the end it must not be impatience that keeps it from hearing anything.
-        seconds = PATIENCE if self._simulation.over else self._seconds
+        seconds = REQUEST_TIMEOUT_S if self._simulation.over else self._seconds
         self._host.submit("session", request, seconds, answer)
 
     def _begin(self):

@@ -4,7 +4,7 @@ import io
 import json
 
 from drakkar.actors import ConcurrentStateMachine, DiskStateMachine, StateMachine
-from drakkar.handlers.testing.simulation import PROBE
+from drakkar.handlers.testing.shard import PROBE
 
 
 class Registers(StateMachine):

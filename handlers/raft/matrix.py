@@ -132,7 +132,7 @@ TRAITS: Final = MappingProxyType({
     M.READ_INDEX:             Traits(Term.NONE),
     M.READ_INDEX_RESP:        Traits(Term.SENDERS,             from_members=True),
     M.QUIESCE:                Traits(Term.NONE,                                                     wakes=False),
-    M.SNAPSHOT_RECEIVED:      Traits(Term.NONE),
+    M.SNAPSHOT_RECEIVED:      Traits(Term.NONE,    local=True),
     M.LEADER_TRANSFER:        Traits(Term.NONE,                from_members=True),
     M.TIMEOUT_NOW:            Traits(Term.SENDERS),
     M.RATE_LIMIT:             Traits(Term.SENDERS,             from_members=True,                   wakes=False),

@@ -200,7 +200,7 @@ def recovered_as_leader(raft: RaftCore, report: Message) -> None:
 def _is_news(raft: RaftCore, report: Message) -> bool:
     """A late report changes nothing: what was applied behind the snapshot may have changed the membership since.
 
-    Nor does another replica's, as the type also goes between hosts.
+    Nor does one that claims to be from another replica: the report is its own host's.
     """
     own = report.sender in (0, raft.id)
     return own and report.snapshot is not None and report.snapshot.index >= raft.log.applied

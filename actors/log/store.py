@@ -170,7 +170,7 @@ class _Replica:
         self.written = state.hard_state if state else None
         """The hard state on disk, whose commit index may be older."""
         self.floor = (0, 0)
-        """Index and term up to which the log is being compacted: readers see these entries no more."""
+        """Index and term up to which the log is being compacted: readers no longer see these entries."""
         self.broken: Exception | None = None
         self.log: StoredLog | None = None
         """The log that was opened last."""
@@ -375,10 +375,9 @@ class LogStore:
     # -- for any thread, without blocking -----------------------------------------------------------------------
 
     def save(self, request: AppendRequest) -> None:
-        """Make it durable, and then call `request.done`.
+        """Make a request durable, and then call its `done`.
 
-        Raises `SystemBusy` when the queue is full, `ReplicaStopped` when the store is closed; `done` is then never
-        called.
+        Raises `SystemBusy` if the queue is full, `ReplicaStopped` if the store is closed; `done` is not called then.
         """
         size = sum(run.size for run in request.runs)
         if request.snapshot is not None:

@@ -39,7 +39,7 @@ class SaveRequest:
     done: Callable[[Snapshot | BaseException], None]
     """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
     whole: bool = False
-    """Write the content for a state machine on disk, too. By default its snapshot only says that the log may go."""
+    """Write the content for a state machine on disk, too. By default its snapshot only says that the log may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     facts     in the footer of the file: see `Facts`
     content   8 bytes of length, big-endian; the client sessions; then what the state machine wrote
 
-The content is empty where `Facts.has_content` is false.
+The content is empty if `Facts.has_content` is False.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Facts:
     machine_index: int
     """The last entry that the state machine held. A state machine on disk may be ahead of the snapshot's index."""
     has_content: bool = True
-    """False for a state machine on disk that keeps its state itself: the snapshot only says that the log may go."""
+    """False for a state machine on disk that keeps its state itself: the snapshot only says that the log may be deleted."""
 
     def encode(self) -> dict[str, Any]:
         """Return them as a map for the footer of a snapshot's file."""
@@ -46,7 +46,7 @@ class Facts:
 
 
 def with_sessions(sessions: bytes, write_state: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
-    """Return what writes the encoded sessions, and then the state."""
+    """Return a function that writes the encoded sessions, and then the state."""
 
     def write(sink: BinaryIO) -> None:
         sink.write(_LENGTH.pack(len(sessions)))

@@ -28,7 +28,7 @@ class NotEncodable(ValueError):
 
 
 def encode_result(result: Any) -> bytes:
-    """Return the bytes of a result. Equal results give equal bytes on every host; dicts in the same order, too.
+    """Return the bytes of a result. Equal results give equal bytes on every host, dicts only in the same order.
 
     Raises `NotEncodable` for any other type, subclasses included, and beyond `MAX_BYTES` or `MAX_DEPTH`.
     """

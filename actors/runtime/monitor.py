@@ -109,7 +109,7 @@ class _Watch:
         self._armed = [True]
 
     def disarm(self) -> bool:
-        """Return True to the first caller, of all threads."""
+        """Return True to the first caller only, of all threads."""
         try:
             return self._armed.pop()
         except IndexError:

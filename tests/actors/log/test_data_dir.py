@@ -1,4 +1,4 @@
-"""The data directory: one process at a time, one host for ever, and nothing of somebody else's is touched."""
+"""The data directory: one process at a time, one host for ever, and nothing that belongs to others is changed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def holding(path: Path) -> Iterator[int]:
 
 @contextmanager
 def as_a_common_user() -> Iterator[Path]:
-    """Root may read and write everything, so be somebody else; yields a directory that this user may enter."""
+    """Become another user, since root may read and write everything; yields a directory that this user may enter."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         is_root = os.geteuid() == 0
@@ -124,7 +124,7 @@ def test_a_directory_of_another_deployment_or_address_is_refused_untouched(
     take(tmp_path).close()
 
 
-def test_somebody_elses_directory_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_directory_of_others_is_refused_and_not_changed(tmp_path: Path) -> None:
     for name in ("thesis.tex", "figures", "notes", "zebra"):
         (tmp_path / name).write_text("precious")
     before = picture(tmp_path)

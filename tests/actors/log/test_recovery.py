@@ -264,7 +264,7 @@ def recorded(directory: Path, monkeypatch: pytest.MonkeyPatch, seed: int, steps:
     def commit(disk: log_lmdb.LmdbDisk, txn: "lmdb.Transaction[bytes]") -> None:
         nonlocal seen
         step = len(worlds) - 1
-        assert seen == step or not script.waiter.outcomes, "somebody was told before it was durable"
+        assert seen == step or not script.waiter.outcomes, "`done` was called before it was durable"
         old = worlds[-1] if seen == step else worlds[-2]
         before = disk.path.read_bytes()
         txn.commit()
@@ -296,7 +296,7 @@ def written(directory: Path, image: bytes) -> Path:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_a_crash_leaves_of_a_commit_holds_all_that_was_acknowledged(
+def test_a_crash_at_any_moment_of_a_commit_loses_nothing_that_was_acknowledged(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BUG-L14, BUG-L15: a crash at every commit, with what was not synced yet torn, dropped and reordered."""
@@ -320,7 +320,7 @@ def test_whatever_a_crash_leaves_of_a_commit_holds_all_that_was_acknowledged(
 def test_a_crashed_store_goes_on_and_survives_the_next_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """BUG-L16: recovery is a life of its own, with commits of its own."""
+    """BUG-L16: recovery makes commits of its own, and may crash too."""
     rng = random.Random(7)
     for commit in rng.sample(recorded(tmp_path / "log", monkeypatch, 4, steps=40), 15):
         crash, image, expected = rng.choice(list(commit.crashes(rng)))
@@ -469,7 +469,7 @@ print("sound", flush=True)
 
 
 def test_a_full_disk_stops_the_store_and_harms_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    """On a file system of some megabytes, which nobody else can see."""
+    """On a file system of some megabytes, which no other process sees."""
     mount = f'mount -t tmpfs -o size=6m tmpfs "{tmp_path}"'
     alone = ["unshare", "--mount", "sh", "-c"]
     if (

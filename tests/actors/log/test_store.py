@@ -373,7 +373,7 @@ def test_what_was_never_there_can_be_removed_before_it_comes(host: Host) -> None
 
 
 @pytest.mark.parametrize("there", ["nothing", "a log", "a compacted log", "a tombstone"])
-def test_an_import_replaces_whatever_there_is(host: Host, there: str) -> None:
+def test_an_import_replaces_all_that_is_there(host: Host, there: str) -> None:
     host.begin(1, 2)
     host.save(run(1, 3), replica=2)
     log = None
@@ -442,7 +442,7 @@ def test_a_term_or_a_vote_is_always_flushed(host: Host, hard: HardState) -> None
     assert host.store.status.commits == before + 1
 
 
-def test_a_callback_that_fails_keeps_nobody_else_from_being_told(
+def test_a_callback_that_fails_keeps_no_other_from_being_called(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_error: BaseException | None) -> None:
@@ -702,7 +702,9 @@ def test_callbacks_come_after_the_commit_and_on_the_stores_own_thread(
     assert [(name.startswith("_LogWriter"), last) for name, last in seen] == [(True, 3)]
 
 
-def test_a_hung_disk_blocks_nobody_who_must_not_wait(on_disk: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_disk_blocks_no_call_that_must_not_wait(
+    on_disk: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_disk.begin()
     on_disk.save(run(1, 5))
     log = on_disk.log()
@@ -826,7 +828,7 @@ def test_the_first_failed_commit_poisons_the_store_for_good(
     assert isinstance(poison.__cause__, lmdb.DiskError)
     assert outcomes == [poison] * 3
     assert on_disk.save(hard=HardState(1001, 1, 5)) is poison, (
-        "a commit index too: nobody shall think that all is well"
+        "a commit index too: no request may seem durable"
     )
     assert on_disk.save(run(1, 1), replica=2) is poison
     with pytest.raises(StorageFailed, match="restart this host"):

@@ -122,7 +122,7 @@ def test_a_request_with_a_receipt_for_itself_is_not_applied():
     assert shard.applied == []
 
 
-def test_results_are_kept_until_each_is_received_whatever_the_order():
+def test_results_are_kept_until_each_is_confirmed_in_any_order():
     shard = Shard().open(7)
     third, first = shard.do(7, 3), shard.do(7, 1)
     assert (shard.do(7, 1), shard.do(7, 3)) == (first, third)
@@ -135,7 +135,7 @@ def test_another_command_under_the_same_series_is_refused():
     """The protocol would answer it with the first one's result, and it would be lost silently."""
     shard = Shard().open(7)
     shard.do(7, 1, command=b"mine")
-    assert refused(shard.do(7, 1, command=b"somebody else's"))
+    assert refused(shard.do(7, 1, command=b"of another client"))
     assert shard.applied == [b"mine"]
 
 
@@ -322,7 +322,7 @@ def test_the_bytes_of_requests_and_tables_stay_what_they_are():
     [
         pytest.param(b"", id="nothing"),
         pytest.param(bytes([0]) + bytes(23), id="a byte too few"),
-        pytest.param(b"\x02" + encode_request(1, 1, 0, b"x")[1:], id="a way that nobody knows"),
+        pytest.param(b"\x02" + encode_request(1, 1, 0, b"x")[1:], id="an unknown encoding"),
         pytest.param(bytes(17) + bytes(8), id="client and series 0"),
         pytest.param(b"\0" + bytes(8) + b"\1" * 8 + bytes(8), id="client 0"),
         pytest.param(encode_request(1, 1, 0, b"")[:9] + bytes(16), id="series 0"),

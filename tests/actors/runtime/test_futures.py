@@ -1,4 +1,4 @@
-"""The futures of actors: first outcome wins, nobody waits in vain, no loop is blocked."""
+"""The futures of actors: the first outcome counts, no reader waits for ever, no loop is blocked."""
 
 import asyncio
 import contextlib
@@ -197,7 +197,7 @@ def test_callbacks_run_in_the_thread_that_sets():
 
 
 @pytest.mark.parametrize("error", [TroubleError("mine"), SystemExit(3)])
-def test_a_failing_callback_is_logged_and_costs_nobody_else_theirs(caplog, error):
+def test_a_failing_callback_is_logged_and_costs_no_other_callback(caplog, error):
     def fail(_):
         raise error
 
@@ -311,7 +311,7 @@ both_libraries = pytest.mark.parametrize("run", [run_in_trio, run_in_asyncio], i
 
 
 async def cancelled_after(seconds, future):
-    """Awaits a future that does not come, in whatever library this is."""
+    """Awaits a future that does not come, in trio or asyncio."""
     if trio.lowlevel.in_trio_task():
         with trio.move_on_after(seconds) as scope:
             await future
@@ -608,7 +608,7 @@ def test_get_of_a_done_future_is_fine_in_a_loops_own_thread():
         assert loop.call(lambda: future.get() + future.map(int).get(), timeout=TIMEOUT_S) == 8
 
 
-# Failures that nobody looks at
+# Failures that are never read
 
 
 def warnings_of(caplog):
@@ -616,7 +616,7 @@ def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_a_failure_that_nobody_looked_at_is_logged_when_it_is_thrown_away(caplog):
+def test_a_failure_that_was_never_read_is_logged_when_the_future_is_deleted(caplog):
     future = ActorFuture()
     future.fail(TroubleError("unseen"), unread="deposit failed")
     del future
@@ -624,7 +624,7 @@ def test_a_failure_that_nobody_looked_at_is_logged_when_it_is_thrown_away(caplog
 
 
 @pytest.mark.parametrize("look", [lambda f: f.outcome(), lambda f: f.map(str).outcome(), lambda f: f.get()])
-def test_a_failure_that_somebody_looked_at_is_not_logged_again(caplog, look):
+def test_a_failure_that_was_read_is_not_logged_again(caplog, look):
     future = ActorFuture()
     future.fail(TroubleError("seen"), unread="deposit failed")
     with contextlib.suppress(TroubleError):

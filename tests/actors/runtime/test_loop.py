@@ -209,7 +209,7 @@ def test_a_task_that_will_not_be_cancelled_is_named_by_stop():
     loop.stop(TIMEOUT_S)
 
 
-def test_a_crash_of_the_loop_itself_leaves_nobody_waiting(caplog, monkeypatch):
+def test_a_crash_of_the_loop_itself_leaves_no_one_waiting(caplog, monkeypatch):
     async def crash(_):
         await going_down.wait()
         raise TroubleError("trio is broken")
@@ -330,7 +330,7 @@ def test_a_task_finishes_with_what_its_function_returned(loop):
 
 
 @pytest.mark.parametrize("error", [TroubleError("mine"), SystemExit(3), KeyboardInterrupt()])
-def test_a_task_that_crashes_is_reported_and_takes_nobody_down(loop, caplog, error):
+def test_a_task_that_crashes_is_reported_and_ends_no_other(loop, caplog, error):
     async def crash():
         await trio.lowlevel.checkpoint()
         raise error

@@ -1,4 +1,4 @@
-"""Each way an actor can die, and who hears of it: nobody waits in vain, and nobody else dies."""
+"""Each way an actor can end, and who is told: no asker waits for ever, and no other actor ends."""
 
 import logging
 import sys
@@ -78,7 +78,7 @@ ERRORS = [TroubleError, SystemExit, KeyboardInterrupt, GeneratorExit]
 
 @pytest.mark.parametrize("error_type", ERRORS)
 @pytest.mark.parametrize("where", ["on_start", "handler", "method", "after_batch", "on_stop"])
-def test_a_death_is_logged_counted_and_told_and_ends_nobody_else(loop, caplog, where, error_type):
+def test_a_failure_is_logged_counted_and_told_and_ends_no_other_actor(loop, caplog, where, error_type):
     error = error_type(3)
     gate, hooks, notices = threading.Event(), [], []
     other = Echo.start(loop=loop)
@@ -89,7 +89,7 @@ def test_a_death_is_logged_counted_and_told_and_ends_nobody_else(loop, caplog, w
     elif where != "on_stop":
         ref.tell("first")
     stopped = ref.stop(block=False)
-    question = ref.ask("is anybody there?", block=False)
+    question = ref.ask("are you there?", block=False)
     gate.set()
 
     with pytest.raises(pykka.ActorDeadError) as caught:
@@ -122,7 +122,7 @@ def test_the_asker_whose_question_killed_the_actor_gets_an_error_of_his_own(loop
     assert loop.call(lambda: notices) == [ActorDied(ref, error)]
 
 
-def test_an_exception_in_answer_to_a_question_goes_to_the_asker_and_kills_nobody(loop, caplog):
+def test_an_exception_in_answer_to_a_question_goes_to_the_asker_and_ends_no_actor(loop, caplog):
     ref = Mortal.start("handler", TroubleError("mine"), loop=loop)
     for _ in range(2):
         with pytest.raises(TroubleError, match="mine"):
@@ -132,7 +132,7 @@ def test_an_exception_in_answer_to_a_question_goes_to_the_asker_and_kills_nobody
     assert errors_of(caplog) == []
 
 
-def test_a_failed_call_that_nobody_looks_at_is_logged_as_a_warning(loop, caplog):
+def test_a_failed_call_that_is_never_read_is_logged_as_a_warning(loop, caplog):
     ref = Mortal.start("method", TroubleError("unseen"), loop=loop)
     ref.proxy().method()
     loop.call(int)  # the turn is over, and only the exception's own traceback could still hold the future
@@ -296,7 +296,7 @@ def test_of_watchers_that_race_with_the_death_each_is_told_exactly_once(loop):
         assert [len(mine) for mine in notices] == [1] * 4
 
 
-def test_a_failing_watcher_is_logged_and_harms_nobody(loop, caplog):
+def test_a_failing_watcher_is_logged_and_harms_no_other(loop, caplog):
     def fail(_):
         sys.exit(3)
 

@@ -18,7 +18,7 @@ def pool():
     pool.stop()
 
 
-def test_a_slow_job_holds_nobody_else_up(pool):
+def test_a_slow_job_holds_no_other_up(pool):
     gate, arrived, done = threading.Event(), threading.Event(), threading.Event()
     pool.submit(lambda: (arrived.set(), gate.wait(TIMEOUT_S)))
     assert arrived.wait(TIMEOUT_S)

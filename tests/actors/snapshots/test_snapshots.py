@@ -1,4 +1,4 @@
-"""Snapshot files: whole and durable, or not there; and whatever is not what was written is noticed."""
+"""Snapshot files: whole and durable, or absent; and every change of what was written is noticed."""
 
 import errno
 import io
@@ -183,7 +183,7 @@ def test_what_python_writes_to_files_and_reads_from_them_works(kind: str, tmp_pa
         assert cbor2.load(reader) == [1, {"a": b"b" * 300}]
 
 
-def test_memory_stays_flat_whatever_the_size(tmp_path: Path) -> None:
+def test_memory_stays_flat_at_any_size(tmp_path: Path) -> None:
     own = SnapshotFiles(tmp_path).of(1, 1)
     content = bytes(48 << 20)
     tracemalloc.start()
@@ -387,7 +387,7 @@ def test_blocks_that_are_whole_but_not_where_they_were_are_noticed(change: str, 
 
 
 def made(path: Path, footer: bytes, blocks: list[tuple[int, bytes]] | None = None, size: int = 0) -> Path:
-    """A file by somebody who knows the format, and means ill."""
+    """A file by an attacker who knows the format."""
     header = b"DRKSNAP\1" + b"evilevil"
     chain, body = zlib.crc32(header), b""
     for how, stored in blocks or ():
@@ -551,7 +551,7 @@ def test_what_an_earlier_life_finished_but_did_not_record_is_pruned_even_if_newe
     own.prune(kept)
     assert names_in(tmp_path) == [kept, unrecorded]
     own = SnapshotFiles(tmp_path).of(1, 1)
-    (tmp_path / "1-1" / "notes.txt").write_text("somebody's")
+    (tmp_path / "1-1" / "notes.txt").write_text("not ours")
     own.prune(kept)
     assert names_in(tmp_path) == [kept, "notes.txt"]
     own.prune("")
@@ -572,7 +572,7 @@ def test_what_is_discarded_goes_when_the_last_pin_does(kind: str, tmp_path: Path
         own.unpin(name)
         with pytest.raises(CorruptData, match="does not exist"):
             own.open(name)
-        assert reader.read() == b"content"  # whoever had it open reads on
+        assert reader.read() == b"content"  # an open reader reads on
     with pytest.raises(ConfigError, match="is not pinned"):
         own.unpin(name)
     with pytest.raises(CorruptData, match="does not exist"):
@@ -791,7 +791,7 @@ class Journal:
 
 
 class Platter:
-    """What a crash may leave of operations: all that was synced, and of the rest whatever `chance` has it."""
+    """What a crash may leave of operations: all that was synced, and of the rest what `chance` picks."""
 
     def __init__(self, operations: list[tuple[Any, ...]], chance: random.Random, loss: float) -> None:
         self.chance, self.loss = chance, loss

@@ -65,7 +65,7 @@ def test_a_shard_of_which_one_host_is_left_goes_on_with_two_new_ones_and_has_los
         written = contents(replicas[1])
     assert len(written) == 201
 
-    # Two machines are lost, but for a copy that nobody thinks of.
+    # Two machines are lost, but a copy of one was forgotten.
     for number in (2, 3):
         shutil.move(tmp_path / str(number), tmp_path / f"lost-{number}")
     exported = export(tmp_path / "1", 1, Book, tmp_path / "export", compression="zlib")
@@ -318,7 +318,7 @@ def test_nothing_is_overwritten(survivor, target):
     assert target.read_bytes() == b"precious"
 
 
-def test_a_running_host_keeps_everybody_out(tmp_path, target):
+def test_a_running_host_keeps_others_out(tmp_path, target):
     (address,) = free_addresses(1)
     with NodeHost(address, tmp_path / "1", tick_interval=TICK) as host:
         replica = host.start_replica(Book, shard_id=1, replica_id=1, members={1: address})

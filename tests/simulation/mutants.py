@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from random import Random
 from typing import Any
 from unittest import mock
@@ -23,11 +24,13 @@ from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.completions import SnapshotLoaded
+from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
+from drakkar.actors.runtime.inbox import Inbox, Lane
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers import raft_handlers
 from drakkar.handlers.messages import Message, MessageType
@@ -1968,6 +1971,60 @@ def _(change):
     def wait(inner, node):
         if node.raft.log.pending_snapshot is None:  # which is on disk, and loaded
             inner(node)
+
+
+# -- a node's inbox and its disk -------------------------------------------------------------------------------------
+
+
+def impatience(random, plan):
+    """More clients than may wait ask replicas that have no leader yet."""
+    for client in range(FIRST_WITH_SESSION):
+        yield Event(client % 20, "request", (client, random.choice(members(plan)), "a", "put", 9.0))
+
+
+def stalls(random, plan):
+    """Leaders whose disk hangs, again and again, while clients propose."""
+    yield from asked(random, plan, "put", every=5)
+    yield from now_and_then(random, plan, 8, "slow_disk", LEADER, range(50, 100), 100)
+
+
+@mutant("a completion is lost", "V10", "V11", "INV26", hosts="node")
+def _(change):
+    seen = count(1)
+
+    @change.around(Inbox, "complete")
+    def lose(inner, inbox, completion):
+        if next(seen) % 20:
+            inner(inbox, completion)
+
+
+@mutant("a full inbox refuses completions", "V10", "V11", "INV26", hosts="node", rig=impatience)
+def _(change):
+    @change.around(Inbox, "complete")
+    def refuse(inner, inbox, completion):
+        if len(inbox.proposals) < inbox.proposals._max_count:
+            inner(inbox, completion)
+
+
+@mutant("a node's proposals have no bound", "V14 what waits", hosts="node", rig=impatience)
+def _(change):
+    @change.around(Lane, "__init__")
+    def widen(inner, lane, inbox, unit, *, max_count, **bounds):
+        inner(lane, inbox, unit, max_count=1 << 30, **bounds)
+
+
+@mutant("a leader whose disk hangs goes on", "V15 a leader's disk", hosts="node", rig=stalls, given=TRIO)
+def _(change):
+    change.patch(DiskWatch, "tick", lambda watch, waits_since: False)
+
+
+@mutant(
+    "a leader whose disk hangs is only noticed", "V15 a leader's disk", hosts="node", rig=stalls, given=TRIO
+)
+def _(change):
+    @change.handlers.on(M.DISK_HUNG, State.LEADER, replace=True)
+    def stay(raft, event):
+        pass
 
 
 # -- how much is sent, and who is protected --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A simulated host with the real node: its actor, mailbox, queues, applier and log store. Time, disk and threads are not."""
 
+from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,8 @@ from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
 SHARD = 1
 FOREVER = float("inf")
 MOST_WAITING_WRITES = 6
+MAX_WAITING = 20
+"""Proposals, and requests, that may wait for a node."""
 KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
 """Of requests that are no plain commands."""
 SESSIONS = 3
@@ -108,7 +111,8 @@ class NodeHost(SimulatedHost):
             self._machine = partial(OnDisk, self.own_disk)
         self._waiting = {}
         self._numbers = count()
-        self._writes = 0
+        self._append_ticks = deque()
+        """The tick in which each write was ordered that is not done."""
         self._open()
         membership = Membership() if self._joins else simulation.first_members
         self._store.bootstrap(SHARD, replica, Bootstrap(membership, join=self._joins, state_machine=""))
@@ -149,7 +153,7 @@ class NodeHost(SimulatedHost):
         self._snapshots = self._snapshots.restarted()
         self._files = self._snapshots.of(SHARD, self.id)
         self._pool = SimulatedPool(self)
-        self._writes = 0
+        self._append_ticks.clear()
         self.node = NodeActor.start_actor(
             self._config,
             self._log,
@@ -159,9 +163,9 @@ class NodeHost(SimulatedHost):
             background=self._pool,
             snapshots=self._files,
             origin=random.getrandbits(62) | 1,
-            max_waiting_commands=20,
+            max_waiting_commands=MAX_WAITING,
             max_waiting_bytes=1 << 20,
-            max_waiting_reads=20,
+            max_waiting_reads=MAX_WAITING,
             handlers=self._handlers.copy() if self._handlers is not None else None,
             now=self.now,
             loop=self._loop,
@@ -213,6 +217,7 @@ class NodeHost(SimulatedHost):
         for message in messages:
             if message.type is MessageType.LOCAL_TICK:
                 self._check_removed()
+                self._check_disk()
                 if self.node.tick_waits:
                     continue
                 self.node.tick_waits = True
@@ -235,6 +240,13 @@ class NodeHost(SimulatedHost):
             self._removed_at = self.ticks
         if self.ticks - self._removed_at > LINGER * raft.config.election_ticks:
             raise Violation("V13 a removed replica ends", repr(raft))
+
+    def _check_disk(self):
+        """A leader whose write takes longer than an election timeout gives way to another; a tick or two are allowed."""
+        raft = self.raft
+        waits = self.ticks - self._append_ticks[0] if self._append_ticks else 0
+        if raft.state is State.LEADER and waits > raft.config.election_ticks + 2:
+            raise Violation("V15 a leader's disk writes", f"{raft!r} has waited for {waits} ticks")
 
     def _tell(self, message):
         with suppress(pykka.ActorDeadError):  # a removed replica that has just ended
@@ -290,16 +302,16 @@ class NodeHost(SimulatedHost):
         pass
 
     def save(self, save):
-        if self._writes >= MOST_WAITING_WRITES:
+        if len(self._append_ticks) >= MOST_WAITING_WRITES:
             self.simulation.invariants.happened["the store had no room"] += 1
             raise SystemBusy("the store is full")
-        self._writes += 1
+        self._append_ticks.append(self.ticks)
 
         def keep():
             self._store.save(replace(save, done=self._must_succeed))
 
         def done():
-            self._writes -= 1
+            self._append_ticks.popleft()
             save.done(None)
             self._run()
             self.simulation.turned(self)
@@ -359,8 +371,16 @@ class NodeHost(SimulatedHost):
             self.node.actor_inbox.proposals.put(
                 Proposal((content,), future, deadline, single=True, kinds=kinds)
             )
+        self._check_lanes()
         self._run()
         self.simulation.turned(self)
+
+    def _check_lanes(self):
+        inbox = self.node.actor_inbox
+        waiting = len(inbox.proposals), len(inbox.requests)
+        if max(waiting) > MAX_WAITING:
+            raise Violation("V14 what waits is bounded", f"{waiting} proposals and requests of {self.raft!r}")
+        self.simulation.invariants.happened["a lane was full"] += max(waiting) == MAX_WAITING
 
     def _expect(self, seconds, answer):
         """A future whose outcome goes to `answer`, and when that is due."""

@@ -12,7 +12,7 @@ __all__ = ["Counters", "Options"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Limits in bytes and counts, times in seconds. All must be above 0; `math.inf` means unlimited.
+    """Options of a host's transport: limits in bytes and counts, times in seconds. All must be above 0; `math.inf` means unlimited.
 
     Give all hosts the same keep-alive times and frame limit.
 

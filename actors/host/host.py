@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import pykka
 from drakkar.actors.host.bootstrap import check_snapshot, open_log
-from drakkar.actors.host.options import replica_config
+from drakkar.actors.host.options import check_groups, replica_config
 from drakkar.actors.host.registry import ReplicaRegistry
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.services import Inbound, NodeServices
@@ -87,6 +87,7 @@ class NodeHost:
         `max_waiting_commands`, `max_waiting_bytes`: what may wait at each replica before it refuses with `SystemBusy`;
         `max_waiting_reads`: reads without an answer, likewise.
         `max_command_bytes`: the size of one command, at most.
+        `transport_options`: limits and times of the connections to other hosts.
 
         Raises `ConfigError` for an option out of its bounds and a data directory that cannot be used, and
         `TransportError` for an address that is none, or is taken. Nothing is left running then.
@@ -261,6 +262,7 @@ class NodeHost:
         join: bool = False,
         role: State | None = None,
         config: RaftConfig | Mapping[str, Any] | None = None,
+        groups: Mapping[int, int] | None = None,
         handlers: HandlerTable | None = None,
     ) -> Replica:
         """Start, or start again, the replica of a shard on this host.
@@ -271,12 +273,15 @@ class NodeHost:
         `role`: `State.OBSERVER` or `State.WITNESS` for one that joins as such.
         `config`: a `RaftConfig`, or a mapping of its options that differ from the defaults. With a mapping, a host's own
         defaults hold (`HOST_DEFAULTS`): among them a snapshot each 10,000 entries, half of which stay in the log.
+        `groups`: with the option `group_commit`, where the replicas stand, as in `Replica.assign_groups`.
         `handlers`: a table of your own, made from `raft_handlers()`.
 
         Raises `ConfigError` where members, role or options contradict one another or what was recorded at the first
         start, `CorruptData` for a damaged log, and `HandlerTableError`.
         """
         options = replica_config(config, shard_id, replica_id, role)
+        members, groups = members or {}, groups or {}
+        check_groups(options, groups, members)
         # What the caller got wrong is found before anything is recorded.
         machine = make_machine(state_machine)
         if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
@@ -292,11 +297,11 @@ class NodeHost:
                 self._store,
                 options,
                 address=self.address,
-                members=members or {},
+                members=members,
                 join=join,
                 machine=type(machine).__name__,
             )
-            node = self._start_node(options, log, machine, handlers)
+            node = self._start_node(options, log, machine, groups, handlers)
             replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
             self._registry.add(shard_id, node, replica)
         watch(node.actor_ref, lambda died: self._on_replica_stopped(node, died))
@@ -305,7 +310,12 @@ class NodeHost:
         return replica
 
     def _start_node(
-        self, options: RaftConfig, log: StoredLog, machine: StateMachine, handlers: HandlerTable | None
+        self,
+        options: RaftConfig,
+        log: StoredLog,
+        machine: StateMachine,
+        groups: Mapping[int, int],
+        handlers: HandlerTable | None,
     ) -> NodeActor:
         snapshots = self._snapshots.of(options.shard_id, options.replica_id)
         check_snapshot(log, snapshots)
@@ -319,6 +329,7 @@ class NodeHost:
             snapshots=snapshots,
             origin=secrets.randbits(62) | 1,
             **self._lane_bounds,
+            groups=groups,
             handlers=handlers,
             loop=self._loop,
         )

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from drakkar.handlers.checks import MAX_SIGNED, check_whole
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 
-__all__ = ["HOST_DEFAULTS", "replica_config"]
+__all__ = ["HOST_DEFAULTS", "check_groups", "replica_config"]
 
 HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # One message to a peer for everything that one turn of the node brought.
@@ -76,3 +77,34 @@ def _from_mapping(
         raise ConfigError(
             "config", dict(options), f"has an option that RaftConfig does not know: {error}"
         ) from error
+
+
+def check_groups(config: RaftConfig, groups: Mapping[int, int], members: Mapping[int, str]) -> None:
+    """Refuse what would make `group_commit` wait for all voters, or do nothing. Raises `ConfigError`.
+
+    `members` may be empty, at a restart; a voter without a group is warned of then.
+    """
+    if not config.group_commit:
+        if groups:
+            raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
+        return
+    for replica, group in groups.items():
+        check_whole("replica_id", replica, 1, MAX_SIGNED)
+        check_whole("group", group, 0)
+    if not groups:
+        raise ConfigError(
+            "group_commit",
+            True,
+            "needs groups, or all voters would have to be up to commit: give start_replica(groups={replica_id: group})",
+        )
+    missing = [replica for replica in members if not groups.get(replica)]
+    if missing:
+        raise ConfigError(
+            "groups",
+            dict(groups),
+            f"name the groups of {missing} too, or all voters would have to be up to commit",
+        )
+    if len(set(groups.values()) - {0}) < 2:
+        raise ConfigError(
+            "groups", dict(groups), "name two groups or more: each entry is to be in two of them"
+        )

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,20 +10,31 @@ import pykka
 from drakkar.actors.host.session import Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.operators import warn_of_missing_groups
 from drakkar.actors.node.proposals import Proposal
-from drakkar.actors.node.requests import AppliedRequest, ReadRequest, SnapshotRequest, TransferRequest
+from drakkar.actors.node.requests import (
+    AppliedRequest,
+    CoreCall,
+    LogQuery,
+    ReadRequest,
+    SnapshotRequest,
+    TransferRequest,
+)
 from drakkar.actors.node.status import Status
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
-from drakkar.handlers.raft.entries import EntryKind
+from drakkar.handlers.raft.entries import Entries, EntryKind
+from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership
 from drakkar.transport.addresses import parse_address
 
 __all__ = ["Replica"]
 
 DEFAULT_TIMEOUT: Final = 5.0
+MAX_QUERY_BYTES: Final = 8 << 20
+"""What a log query may read at once: the loop stands still meanwhile."""
 _ADDITIONS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
 
 
@@ -236,6 +247,70 @@ class Replica:
         self._node.actor_inbox.requests.put(
             SnapshotRequest(future, _deadline(timeout), compaction_overhead, path)
         )
+        return future
+
+    # -- for operators ------------------------------------------------------------------------------------------
+
+    def query_log(
+        self,
+        first: int,
+        end: int,
+        *,
+        max_bytes: int = 1 << 20,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> ActorFuture[Entries]:
+        """Read committed entries from `first` up to, but without, `end`, as this replica's log holds them.
+
+        Returns a prefix of them of `max_bytes`, 1 to 8 MiB, but at least one entry: for more, ask again from the entry
+        behind the last. Payloads are as they were logged: those of ENCODED and SESSION entries are not decoded. Fails
+        with `RequestDropped` where `first` is compacted or not yet known to be committed, and at a witness.
+        """
+        future: ActorFuture[Entries] = ActorFuture()
+        try:
+            check_whole("first", first, 1, MAX_SIGNED)
+            check_whole("end", end, first + 1, MAX_SIGNED)
+            check_whole("max_bytes", max_bytes, 1, MAX_QUERY_BYTES)
+        except ConfigError as error:
+            future.fail(error)
+        else:
+            self._node.actor_inbox.requests.put(LogQuery(first, end, max_bytes, future, _deadline(timeout)))
+        return future
+
+    def forget_leader(self) -> ActorFuture[None]:
+        """Do as if no leader were known, so that this replica may vote for another one at once.
+
+        For an operator who knows that the leader is gone. A message of that leader makes it known again. Changes
+        nothing at a leader, nor with `read_mode="lease"`. The future is set in the replica's next turn.
+        """
+        return self._call(Raft.forget_leader)
+
+    def assign_groups(self, groups: Mapping[int, int]) -> ActorFuture[None]:
+        """Say where replicas stand, for the option `group_commit`: `{replica_id: group}`, with 0 for no group.
+
+        What is committed is then durable in two groups, so that losing all machines of one loses nothing. Any replica
+        may lead, so call it at each; those that are not named keep their group. It lasts until the replica stops:
+        `start_replica(groups=…)` says it anew. Fails with `ConfigError` for what is no replica id or no group, and
+        then changes nothing. The future is set in the replica's next turn.
+        """
+        groups = dict(groups)
+
+        def assign(raft: Raft) -> None:
+            raft.assign_groups(groups)
+            warn_of_missing_groups(raft)
+
+        return self._call(assign)
+
+    def groups_consistent(self) -> ActorFuture[bool | None]:
+        """Tell whether two groups hold all that is committed, so that the loss of one group loses nothing.
+
+        The future has None where that is not known: at a replica that does not lead or has just been elected, and
+        without groups. It is set in the replica's next turn.
+        """
+        return self._call(Raft.groups_consistent)
+
+    def _call(self, function: Callable[[Raft], Any]) -> ActorFuture[Any]:
+        future: ActorFuture[Any] = ActorFuture()
+        self._node.actor_inbox.requests.put(CoreCall(function, future))
         return future
 
     # -- itself -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ the work that results is handed out together. Nothing here waits.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
 from drakkar.actors.log.store import AppendRequest
@@ -27,12 +27,13 @@ from drakkar.actors.node.inbox import (
     ProposalsTaken,
     RequestsTaken,
 )
+from drakkar.actors.node.operators import LogQueries, warn_of_missing_groups
 from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
 from drakkar.actors.node.removal import Removal
-from drakkar.actors.node.requests import ReadRequest, SnapshotRequest, TransferRequest
+from drakkar.actors.node.requests import CoreCall, LogQuery, ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
 from drakkar.actors.node.status import Status, status_of
@@ -69,6 +70,7 @@ _MESSAGE_OF: Final[Mapping[type, MessageType]] = {
     ReadRequest: MessageType.READ_INDEX,
     SnapshotRequest: MessageType.READ_INDEX,
     TransferRequest: MessageType.LEADER_TRANSFER,
+    LogQuery: MessageType.LOG_QUERY,
 }
 """The message whose cell says whether a replica takes a request: a snapshot is a read of the whole state."""
 
@@ -111,6 +113,7 @@ class NodeActor(TableActor):
         max_waiting_commands: int = 10_000,
         max_waiting_bytes: int = 64 << 20,
         max_waiting_reads: int = 10_000,
+        groups: Mapping[int, int] = MappingProxyType({}),
         handlers: HandlerTable | None = None,
         now: Callable[[], float] = time.monotonic,
         **kwargs: Any,
@@ -122,6 +125,7 @@ class NodeActor(TableActor):
         Raises `HandlerTableError`, `ConfigError` and `CorruptData` as `Raft` does.
         """
         self.raft = raft = Raft(config, storage, handlers=handlers, random=Random(origin))
+        raft.assign_groups(groups)
         inbox = NodeInbox(
             str(self),
             max_messages=self.inbox_capacity,
@@ -168,6 +172,7 @@ class NodeActor(TableActor):
         self._pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
         self._reads = ReadRequests(origin, timeout_ticks=config.election_ticks, ask=self._ask_read)
         self._transfers = Transfers(raft)
+        self._log_queries = LogQueries(raft)
         self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
         self._known_leader = (0, 0)
         self._applied_term = self._settled_term = 0
@@ -223,11 +228,14 @@ class NodeActor(TableActor):
                 f"{self} stops, since a handler failed: {self._broken!r:.200}"
             ) from self._broken
         self._take_lanes()
+        self._log_queries.ask_next()
         if not self._must_wait_for_a_leader():
             self._reads.start(self.raft.timers.ticks)
         self._hand_out()
         if self.persistence.stalled is None:
             self.snapshots.consider()
+        if self._log_queries.due:
+            self.actor_inbox.wake()  # one a turn, so that others on the loop have theirs
         self._applied_requests.answer(self.raft.log.applied, self._now())
         self._notice()
 
@@ -241,6 +249,7 @@ class NodeActor(TableActor):
         self._pending.expire(now)
         self._reads.expire(now, self.raft.timers.ticks, None if self.raft.leader_id else no_leader)
         self._transfers.expire(now)
+        self._log_queries.expire(now)
         self.snapshots.tick(now)
         if self.removal.is_over(self.disk.ticks):
             self.actor_ref.stop(block=False)
@@ -301,6 +310,10 @@ class NodeActor(TableActor):
                 self._transfers.begin(request)
             elif isinstance(request, SnapshotRequest):
                 self.snapshots.request(request)
+            elif isinstance(request, LogQuery):
+                self._log_queries.add(request)
+            elif isinstance(request, CoreCall):
+                request.execute(self.raft)
             else:
                 self._applied_requests.add(request)
         if stale:
@@ -361,6 +374,8 @@ class NodeActor(TableActor):
             self.router.send(ready.messages)
         for read in ready.reads:
             self._reads.confirmed(read)
+        if ready.log_query is not None:
+            self._log_queries.answered(ready.log_query)
         for dropped in ready.dropped:
             self._on_dropped(dropped)
         for change in ready.changes:
@@ -440,6 +455,7 @@ class NodeActor(TableActor):
 
     def _announce_membership(self) -> None:
         raft = self.raft
+        warn_of_missing_groups(raft)
         self._services.announce(MembershipChanged(raft.config.shard_id, raft.id, raft.membership))
 
     def _check_removal(self) -> None:
@@ -488,6 +504,7 @@ class NodeActor(TableActor):
         self._applier.stop(stopped)
         self.snapshots.stop(stopped)
         self._applied_requests.fail_all(stopped)
+        self._log_queries.fail_all(stopped)
         self._transfers.fail_all(stopped)
 
     @property

@@ -1,12 +1,25 @@
 """What clients ask of a replica, beside proposals. Each is answered by its future, by its deadline."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import DrakkarError
+from drakkar.handlers.raft.entries import Entries
+from drakkar.handlers.raft.raft import Raft
 
-__all__ = ["AppliedRequest", "ClientRequest", "ReadRequest", "SnapshotRequest", "TransferRequest"]
+__all__ = [
+    "AppliedRequest",
+    "ClientRequest",
+    "CoreCall",
+    "LogQuery",
+    "ReadRequest",
+    "SnapshotRequest",
+    "TransferRequest",
+]
 
 
 class _Single:
@@ -63,4 +76,38 @@ class SnapshotRequest(_Single):
     """Write it to this file, and leave the log, and the snapshot that is kept, as they are."""
 
 
-ClientRequest: TypeAlias = ReadRequest | TransferRequest | AppliedRequest | SnapshotRequest
+@dataclass(frozen=True, slots=True)
+class LogQuery(_Single):
+    """Read the committed entries from `first` up to, but without, `end`: of `max_bytes`, but at least one."""
+
+    first: int
+    end: int
+    max_bytes: int
+    future: ActorFuture[Entries]
+    deadline: float
+    """In seconds of the node's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreCall(_Single):
+    """Call a function with the node's core, in its turn; `future` is set to what it returns."""
+
+    function: Callable[[Raft], Any]
+    future: ActorFuture[Any]
+
+    deadline: ClassVar[float] = math.inf
+    """None is needed: the node's next turn makes the call."""
+
+    def execute(self, raft: Raft) -> None:
+        """Make the call; a `DrakkarError` goes to the future alone."""
+        try:
+            result = self.function(raft)
+        except DrakkarError as error:
+            self.future.try_fail(error)
+        else:
+            self.future.try_set(result)
+
+
+ClientRequest: TypeAlias = (
+    ReadRequest | TransferRequest | AppliedRequest | SnapshotRequest | LogQuery | CoreCall
+)

@@ -549,6 +549,27 @@ def wrong_starts():
         "notify_commit=True",
     )
     yield (
+        "group commit without groups",
+        lambda m: {"members": m, "config": {"group_commit": True}},
+        "group_commit=True: needs groups, or all voters would have to be up to commit",
+    )
+    yield (
+        "a member without a group",
+        lambda m: {"members": m, "config": {"group_commit": True}, "groups": {1: 1, 2: 2}},
+        "name the groups of [3] too",
+    )
+    yield (
+        "one group",
+        lambda m: {"members": m, "config": {"group_commit": True}, "groups": {1: 1, 2: 1, 3: 1}},
+        "name two groups or more",
+    )
+    yield (
+        "groups that are none",
+        lambda m: {"members": m, "config": {"group_commit": True}, "groups": {1: 1, 2: 2, 3: -3}},
+        "group=-3",
+    )
+    yield "groups for nothing", lambda m: {"members": m, "groups": {1: 1}}, "need group_commit=True"
+    yield (
         "another's config",
         lambda m: {"members": m, "config": RaftConfig(replica_id=2)},
         "for another replica",

@@ -4,12 +4,14 @@ import builtins
 import inspect
 import re
 import typing
+from dataclasses import fields
+from pathlib import Path
 
 import drakkar.actors
 import drakkar.handlers
 import drakkar.handlers.testing
 import pytest
-from drakkar.actors import NodeHost
+from drakkar.actors import NodeHost, RaftConfig
 from drakkar.handlers import errors
 
 FACES = [
@@ -36,9 +38,13 @@ REPLICA = {
     "add_observer",
     "add_replica",
     "add_witness",
+    "assign_groups",
     "change_membership",
+    "forget_leader",
+    "groups_consistent",
     "propose",
     "propose_many",
+    "query_log",
     "read",
     "ref",
     "remove_replica",
@@ -132,6 +138,12 @@ def test_the_types_of_what_is_given_and_returned_can_be_imported(cls):
     ]
     assert seen, "annotations are looked at"
     assert [each for each in seen if each[0] not in EXPORTED] == []
+
+
+def test_the_docs_say_what_each_option_of_a_replica_does_on_a_host():
+    told = (Path(__file__).parents[3] / "docs" / "embedding.md").read_text()
+    options = {field.name for field in fields(RaftConfig)} - {"replica_id", "shard_id"}
+    assert [option for option in sorted(options) if f"`{option}`" not in told] == []
 
 
 def parts(hint):

@@ -1,0 +1,95 @@
+"""What operators ask of a node beside transfers and snapshots: its committed log, and where voters stand."""
+
+import logging
+from collections import deque
+from typing import Final
+
+from drakkar.actors.node.requests import LogQuery
+from drakkar.handlers.errors import RequestDropped, SystemBusy
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import LogQueryResult
+
+__all__ = ["LogQueries", "warn_of_missing_groups"]
+
+logger = logging.getLogger(__name__)
+
+MAX_LOG_QUERIES: Final = 1_000
+
+
+def warn_of_missing_groups(raft: Raft) -> None:
+    """Log what group commit costs while some voters have no group: all of them must be up to commit."""
+    missing = [voter for voter in raft.voters if not raft.groups.get(voter)]
+    if raft.config.group_commit and missing:
+        logger.warning(
+            "replica %d of shard %d: voters %s have no group, so that with group_commit all voters must be up to commit: "
+            "call Replica.assign_groups at every replica",
+            raft.id,
+            raft.config.shard_id,
+            missing,
+        )
+
+
+class LogQueries:
+    """Queries of the committed log, of which the core answers one with each `Ready`. For the loop's thread."""
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self._waiting: deque[LogQuery] = deque()
+        self._asked: LogQuery | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + (self._asked is not None)
+
+    def add(self, query: LogQuery) -> None:
+        """Let a query wait for its turn."""
+        if len(self) >= MAX_LOG_QUERIES:
+            query.future.try_fail(SystemBusy(f"{MAX_LOG_QUERIES} log queries wait already: wait for some"))
+        else:
+            self._waiting.append(query)
+
+    @property
+    def due(self) -> bool:
+        """Whether one waits that the core can be asked now."""
+        return self._asked is None and bool(self._waiting)
+
+    def ask_next(self) -> None:
+        """Ask the core the next one, unless an answer is still to come."""
+        if self.due:
+            self._asked = query = self._waiting.popleft()
+            self._raft.step(
+                Message(MessageType.LOG_QUERY, sender=query.first, to=query.end, hint=query.max_bytes)
+            )
+
+    def answered(self, result: LogQueryResult) -> None:
+        """Take the core's answer."""
+        query, self._asked = self._asked, None
+        if query is None:  # a handler of the application's own has asked
+            return
+        if result.out_of_range:
+            query.future.try_fail(
+                RequestDropped(
+                    f"entries {query.first} to {query.end - 1} cannot be read here: this replica holds the committed "
+                    f"entries {result.first_index} to {result.end - 1}"
+                )
+            )
+        else:
+            query.future.try_set(result.entries)
+
+    def expire(self, now: float) -> None:
+        """Answer those whose deadline has passed."""
+        if not self:
+            return
+        late = RequestDropped("the log was not read by the deadline, since the disk is slow: ask again")
+        if self._asked is not None and self._asked.deadline <= now:
+            self._asked.future.try_fail(late)  # its answer is still to come, and is dropped then
+        for query in self._waiting:
+            if query.deadline <= now:
+                query.future.try_fail(late)
+        self._waiting = deque(query for query in self._waiting if not query.future.done)
+
+    def fail_all(self, error: Exception) -> None:
+        """Answer all, as the replica ends."""
+        for query in (*self._waiting, *([self._asked] if self._asked else [])):
+            query.future.try_fail(error)
+        self._waiting.clear()

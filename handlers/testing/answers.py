@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from drakkar.handlers.testing.invariants import Violation
+from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import TICK, UNITS_PER_SECOND
 
 __all__ = ["Answer", "Answers"]

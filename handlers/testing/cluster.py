@@ -1,4 +1,4 @@
-"""`drain` one replica, or tell a story about a `Cluster` of them."""
+"""`drain` one replica, or run a scenario on a `Cluster` of them."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ _SNAPSHOT_REPORT_TICKS: Final = 10
 
 
 class Drained(list[Message]):
-    """The messages that a replica sent, and beside them what else it handed out."""
+    """The messages that a replica sent. The attributes have everything else that it handed out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class Drained(list[Message]):
 
 
 def drain(raft: Raft) -> Drained:
-    """Persist and apply at once all that `raft` hands out, until there is nothing more; return its messages.
+    """Persist and apply at once everything that `raft` hands out, until there is nothing more; return its messages.
 
-    What it hands out beside them hangs on the result: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`.
-    A `MemoryLog` that the replica was started from is written too, so that a restart from it is a real one.
+    Attributes of the result have the rest: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`, `.log_query`. If
+    the replica was started from a `MemoryLog`, that log is written too, so you can restart from it.
     """
     out = Drained()
     while raft.has_ready:
@@ -63,7 +63,7 @@ def drain(raft: Raft) -> Drained:
 
 
 class Node:
-    """One replica of a `Cluster`: its core, its disk, and what its state machine has applied."""
+    """One replica of a `Cluster`: its core, its disk, and the entries that its state machine has applied."""
 
     def __init__(self, log: MemoryLog, make: Callable[[MemoryLog], Raft]) -> None:
         self.log = log
@@ -76,7 +76,7 @@ class Node:
         self.changes: list[Changed] = []
 
     def drain(self) -> list[Message]:
-        """Persist and apply what there is; keep what was applied, and return the messages."""
+        """Persist and apply what the core hands out, record it, and return the messages."""
         out = drain(self.raft)
         self.applied += out.committed
         self.reads += out.reads
@@ -85,18 +85,20 @@ class Node:
         return out
 
     def restart(self) -> None:
-        """Begin anew from the disk; the state machine replays its log."""
+        """Start again from the disk. The state machine replays the log."""
         self.raft = self.make(self.log)
         self.applied.clear()
         self.up = True
 
 
 class Cluster:
-    """A shard in memory: replicas 1, 2, 3 …, a network that can be broken, and a clock turned by hand.
+    """A shard in memory: replicas 1, 2, 3 …, a network that you can break, and a clock that you advance.
 
-    `deliver` runs until the network is quiet; `elect`, `propose`, `tick` and the like deliver too, unless the
-    cluster was made with `auto_deliver=False`. `faults(...)` lets the network lose, duplicate and reorder messages;
-    `check` asserts what must always hold, and is called whenever messages were delivered.
+    `deliver` delivers messages until the network is quiet. `elect`, `propose`, `tick` and similar methods deliver too,
+    unless the cluster was made with `auto_deliver=False`. `faults(...)` lets the network lose, duplicate and reorder
+    messages. `check` asserts basic invariants, and is called after each delivery.
+
+    Not thread-safe.
     """
 
     def __init__(
@@ -109,9 +111,9 @@ class Cluster:
         auto_deliver: bool = True,
         **config: Any,
     ) -> None:
-        """`members` is a number of voters or a `Membership`; `config` are options of `RaftConfig` for all.
+        """`members` is the number of voters, or a `Membership`. `config` are options of `RaftConfig` for all replicas.
 
-        `logs` gives some replicas a log to start from; the others start empty.
+        `logs` has logs to start from, by replica; the other replicas start empty. `seed` is the seed of all randomness.
         """
         self.random = Random(seed)
         self.handlers = handlers
@@ -133,7 +135,7 @@ class Cluster:
             self.add(replica, (logs or {}).get(replica))
 
     def add(self, replica: int, log: MemoryLog | None = None, **config: Any) -> Node:
-        """A further replica. Without a log it knows the first membership, and waits for a leader to send it more."""
+        """Start another replica. Without a log it knows only the first membership, and a leader sends it the rest."""
         log = log or MemoryLog(membership=self.membership)
         options = {**self.config, **config}
 
@@ -149,34 +151,34 @@ class Cluster:
         return self.nodes[replica]
 
     def __getitem__(self, replica: int) -> Raft:
-        """The core of a replica."""
+        """Return the core of a replica."""
         return self.nodes[replica].raft
 
     @property
     def leader(self) -> Raft | None:
-        """The leader of the highest term, if one is up."""
+        """The running leader of the highest term, or None."""
         leaders = [node.raft for node in self.nodes.values() if node.up and node.raft.state is State.LEADER]
         return max(leaders, key=lambda raft: raft.term, default=None)
 
     def applied(self, replica: int) -> list[bytes]:
-        """The commands that a replica's state machine has applied, in order."""
+        """Return the commands that a replica's state machine has applied, in order."""
         return [entry.payload for entry in self.nodes[replica].applied if entry.kind == EntryKind.COMMAND]
 
     def terms(self, replica: int) -> list[int]:
-        """The terms of a replica's log, from its first entry on: `[1, 1, 2]`."""
+        """Return the terms of the entries in a replica's log, such as `[1, 1, 2]`."""
         log = self[replica].log
         return [entry.term for entry in log.entries(log.first_index, log.last_index + 1)]
 
-    # -- what happens -------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------
 
     def step(self, replica: int, message: Message) -> None:
-        """Hand a message to a replica, as its host would."""
+        """Pass a message to a replica, as its host would."""
         if self.nodes[replica].up:
             self.nodes[replica].raft.step(message)
         self._settle()
 
     def elect(self, replica: int) -> None:
-        """Let a replica campaign now, its own lease and those of all others being over."""
+        """Let a replica campaign now, after the leases of all replicas have expired."""
         for node in self.nodes.values():
             raft = node.raft
             raft.timers.election_elapsed = max(raft.timers.election_elapsed, raft.config.election_ticks)
@@ -189,19 +191,19 @@ class Cluster:
         self.step(replica, Message(MessageType.PROPOSE, sender=replica, entries=entries))
 
     def change(self, replica: int, change: ConfigChange) -> None:
-        """Propose a membership change at a replica. Start a replica that it adds with `add`."""
+        """Propose a membership change at a replica. Use `add` to start a replica that the change adds."""
         self.propose(replica, change.encode(), kind=EntryKind.CONFIG_CHANGE)
 
     def read(self, replica: int, context: int) -> None:
-        """Ask for a linearizable read at a replica; its index appears in `nodes[replica].reads`."""
+        """Request a linearizable read at a replica. Its index appears in `nodes[replica].reads`."""
         self.step(replica, Message(MessageType.READ_INDEX, hint=context))
 
     def transfer(self, replica: int, target: int) -> None:
-        """Ask, at a replica, for `target` to become leader."""
+        """Ask a replica to transfer the leadership to `target`."""
         self.step(replica, Message(MessageType.LEADER_TRANSFER, hint=target))
 
     def tick(self, count: int = 1, *replicas: int) -> None:
-        """Let time pass, for all replicas or for those named."""
+        """Let `count` ticks pass, for all replicas or for those given."""
         for _ in range(count):
             for replica in replicas or tuple(self.nodes):
                 if self.nodes[replica].up:
@@ -209,9 +211,10 @@ class Cluster:
             self._settle()
 
     def compact(self, replica: int, index: int) -> None:
-        """Let a replica take a snapshot at `index` and forget its log up to there.
+        """Let a replica take a snapshot at `index` and delete its log up to there.
 
-        Not where a later membership change is applied already: the present membership is not that of `index`.
+        Raises `AssertionError` if a later membership change is applied already, since the snapshot needs the membership
+        at `index`.
         """
         raft, log = self[replica], self.nodes[replica].log
         later = [change.index for change in raft.log.changes(index + 1, raft.log.applied + 1)]
@@ -226,7 +229,7 @@ class Cluster:
         log.membership = snapshot.membership
 
     def crash(self, replica: int) -> None:
-        """Stop a replica; what it has not made durable is lost, and so are messages to it."""
+        """Stop a replica. It loses what is not durable, and messages to it are lost."""
         self.nodes[replica].up = False
 
     def restart(self, replica: int) -> None:
@@ -236,51 +239,51 @@ class Cluster:
     # -- the network --------------------------------------------------------------------------------------------
 
     def cut(self, one: int, other: int) -> None:
-        """No message passes between these two any more."""
+        """Cut the link between two replicas, in both directions."""
         self._cut |= {(one, other), (other, one)}
 
     def cut_one_way(self, sender: int, receiver: int) -> None:
-        """No message passes from `sender` to `receiver` any more."""
+        """Cut the link from `sender` to `receiver`."""
         self._cut.add((sender, receiver))
 
     def isolate(self, *replicas: int) -> None:
-        """No message passes between these and all others."""
+        """Cut the links between these replicas and all others."""
         for one in replicas:
             for other in self.nodes:
                 if other not in replicas:
                     self.cut(one, other)
 
     def heal(self) -> None:
-        """All messages pass again, and none is lost, duplicated or reordered."""
+        """Repair all links. No message is lost, duplicated or reordered any more."""
         self._cut.clear()
         self._dropping.clear()
         self.faults()
 
     def drop_next(self, type_: MessageType, count: int = 1) -> None:
-        """Lose the next message of a type, or the next `count` of them."""
+        """Lose the next `count` messages of a type."""
         self._dropping[type_] += count
 
     def faults(self, *, loss: float = 0.0, duplication: float = 0.0, reordering: float = 0.0) -> None:
-        """From now on, the probability that a message is lost, delivered twice, or overtaken by others."""
+        """Set the probabilities that a message is lost, is delivered twice, or is overtaken by others."""
         self._loss, self._duplication, self._reordering = loss, duplication, reordering
 
     def deliver(self, limit: int = 100_000) -> int:
-        """Deliver until the network is quiet; returns how many messages arrived.
+        """Deliver until the network is quiet; return how many messages arrived.
 
-        Raises `AssertionError` after `limit` messages: two replicas that answer each other for ever.
+        Raises `AssertionError` after `limit` messages, since two replicas may answer each other for ever.
         """
         arrived = 0
         self._collect()
         while self.network:
             arrived += self.deliver_one()
             assert arrived <= limit, (
-                f"{limit} messages did not bring the network to rest; next: {self.network[0]}"
+                f"the network is not quiet after {limit} messages; next: {self.network[0]}"
             )
         self.check()
         return arrived
 
     def deliver_one(self) -> bool:
-        """Deliver, or lose, the next message; True if it arrived."""
+        """Deliver or lose the next message; return whether it arrived."""
         if self._reordering and self.random.random() < self._reordering:
             self.network.rotate(-self.random.randrange(len(self.network)))
         message = self.network.popleft()
@@ -304,7 +307,7 @@ class Cluster:
         return True
 
     def _report(self, message: Message, *, reject: bool) -> None:
-        """A transport says how the sending of a snapshot ended, later than the receiver itself would."""
+        """Report the outcome of a snapshot, as a transport does: later than the receiver itself answers."""
         sender = self.nodes.get(message.sender)
         if message.type is MessageType.INSTALL_SNAPSHOT and sender is not None and sender.up:
             delay = _SNAPSHOT_REPORT_TICKS
@@ -323,7 +326,7 @@ class Cluster:
         else:
             self._collect()
 
-    # -- under all faults ---------------------------------------------------------------------------------------
+    # -- random faults ------------------------------------------------------------------------------------------
 
     def storm(
         self,
@@ -333,18 +336,18 @@ class Cluster:
         check: Callable[[dict[int, Raft]], None] | None = None,
         membership: bool = True,
     ) -> Counter[str]:
-        """Let faults loose on shards like this one, a schedule for each seed, and check them after every step.
+        """Run shards like this one under random faults, a schedule for each seed, and check them after every step.
 
-        Messages are lost, doubled, delayed and reordered, links and hosts fail and come back, disks, state machines
-        and clocks run slow; leaders are transferred, snapshots taken and, unless `membership` is False, members
-        changed. The shards have this cluster's size, handlers and options; options that it does not set are drawn.
+        Messages are lost, duplicated, delayed and reordered. Links and hosts fail and recover. Disks, state machines and
+        clocks run slowly. Leadership is transferred, and snapshots are taken. Members change unless `membership` is
+        False. The shards have this cluster's size, handlers and options; each seed draws the options that it leaves open.
 
-        `traffic(raft, random)` is called now and then with the core of a replica, to step or send messages of yours.
-        `check(rafts)` is called after every step with the cores that are up, by replica id; raise `AssertionError`
-        there. Returns how often each rare thing happened.
+        `traffic(raft, random)` is called at random times with the core of a replica, to step or send your messages.
+        `check(rafts)` is called after every step with the running cores by replica id; it raises `AssertionError` if your
+        invariant is broken. Returns how often each rare event happened.
 
-        Raises `Violation` for the first schedule that breaks one of Raft's invariants, or yours; its text has the
-        schedule, cut down as far as it still fails, and what happened. This cluster itself is left alone.
+        Raises `Violation` for the first schedule that breaks one of Raft's invariants or yours. Its text has the
+        smallest schedule found that still fails, and what happened. This cluster itself does not change.
         """
         happened: Counter[str] = Counter()
         for seed in seeds:
@@ -359,7 +362,7 @@ class Cluster:
             happened += run_storm(plan, self.handlers, traffic, check)
         return happened
 
-    # -- what must always hold ----------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert election safety, state machine safety and the order of the indexes (thesis figure 3.2)."""
@@ -369,7 +372,7 @@ class Cluster:
                 first = self._leaders.setdefault(raft.term, replica)
                 assert first == replica, f"term {raft.term} has two leaders: {first} and {replica}"
             assert raft.log.applied <= raft.log.committed <= raft.log.last_index, (
-                f"indexes out of order: {raft!r}"
+                f"applied, committed and last index are not in order: {raft!r}"
             )
             self._check_applied(replica, node.applied)
 
@@ -378,5 +381,5 @@ class Cluster:
             first = self._committed.setdefault(entry.index, (entry.term, entry.payload))
             ours = (entry.term, entry.payload)
             assert first == ours or entry.kind == EntryKind.METADATA, (
-                f"replica {replica} applied {ours} at {entry.index}, where {first} was applied before"
+                f"replica {replica} applied {ours} at {entry.index}, but another replica applied {first} there"
             )

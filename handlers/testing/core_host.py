@@ -1,4 +1,4 @@
-"""A host made of nothing but the core: it does what `Ready` says, with a simulated disk and state machine."""
+"""A simulated host around the core alone: it does what `Ready` says, with a simulated disk and state machine."""
 
 import logging
 from collections import deque
@@ -28,44 +28,44 @@ class Machine(Protocol):
     """A state machine of a simulated host."""
 
     def apply(self, command: bytes) -> Any:
-        """The result of a command."""
+        """Apply a command and return its result."""
 
     def query(self, query: Any) -> Any:
-        """The answer to a question."""
+        """Return the answer to a query."""
 
     def save(self) -> bytes:
-        """The whole state."""
+        """Return the whole state."""
 
     def load(self, state: bytes) -> None:
-        """Take over a state that was saved."""
+        """Replace the state by a saved one."""
 
 
 class CommandList:
-    """Knows the commands that it was given, and answers how many there are."""
+    """A state machine that keeps all commands. The result of a command or query is the number of commands."""
 
     def __init__(self) -> None:
         self.commands: list[bytes] = []
 
     def apply(self, command: bytes) -> int:
-        """How many commands there are now."""
+        """Add a command; return how many there are now."""
         self.commands.append(command)
         return len(self.commands)
 
     def query(self, _query: Any) -> int:
-        """How many commands there are."""
+        """Return how many commands there are."""
         return len(self.commands)
 
     def save(self) -> bytes:
-        """All commands, in hexadecimal, a line each."""
+        """Return all commands in hexadecimal, one per line."""
         return "\n".join(command.hex() for command in self.commands).encode()
 
     def load(self, state: bytes) -> None:
-        """Begin anew with these."""
+        """Replace the commands by saved ones."""
         self.commands = [bytes.fromhex(line) for line in state.decode().splitlines()]
 
 
 class CoreHost(SimulatedHost):
-    """Writes, sends and applies what its core hands out, in the order that `Ready` prescribes."""
+    """A host that writes, sends and applies what its core hands out, in the order that `Ready` requires."""
 
     def __init__(
         self,
@@ -92,17 +92,17 @@ class CoreHost(SimulatedHost):
         self._waiting: dict[int, Answer] = {}
         self._reads: dict[int, tuple[Any, Answer, int | None]] = {}
         self._successors: dict[int, tuple[int, int]] = {}
-        """Who is to lead, by the number of the request, and the term in which it was made."""
+        """The target of each open transfer, by the number of the request, and the term in which it was requested."""
 
     @property
     def storage(self) -> MemoryLog:
         """The log as it is on the simulated disk."""
         return self.log
 
-    # -- its life -------------------------------------------------------------------------------------------------
+    # -- start and stop -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin a life from what is durable; the state machine begins with the newest snapshot."""
+        """Start from what is durable. The state machine starts with the newest snapshot."""
         simulation = self.simulation
         self.raft = Raft(
             self.config,
@@ -121,7 +121,7 @@ class CoreHost(SimulatedHost):
         self._snapshot_due = 0
 
     def stop(self) -> None:
-        """Whoever waits learns nothing."""
+        """Crash. Open requests are answered with "unknown"."""
         waiting = [*self._waiting.values(), *(answer for _, answer, _ in self._reads.values())]
         self._waiting.clear()
         self._reads.clear()
@@ -130,19 +130,19 @@ class CoreHost(SimulatedHost):
             answer("unknown", "the host crashed")
 
     def state(self) -> bytes | None:
-        """As it would stand in a snapshot."""
+        """Return the state machine's state as saved in a snapshot; None for a witness."""
         return None if self.raft.base_state is State.WITNESS else self.machine.save()
 
     def leftovers(self) -> Iterable[str]:
-        """Requests without an answer."""
+        """Name the queues that are not empty."""
         for name, held in (("unsaved", self._unsaved), ("to apply", self._to_apply)):
             if held:
                 yield f"{name} {len(held)}"
 
-    # -- what comes in ----------------------------------------------------------------------------------------------
+    # -- input ------------------------------------------------------------------------------------------------------
 
     def receive(self, messages: list[Message]) -> None:
-        """Step them, and do what comes of it."""
+        """Step messages, and do what the core hands out."""
         for message in messages:
             if message.type is MessageType.LOCAL_TICK:
                 self.raft.tick()
@@ -151,11 +151,7 @@ class CoreHost(SimulatedHost):
         self._hand_out()
 
     def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
-        """Ask for something: "propose" a command, "change" the membership, or "read".
-
-        `answer` is called once: with "done" and the result, with "refused" (surely without effect), or with
-        "unknown" when the host crashes or `seconds` have passed.
-        """
+        """See `SimulatedHost.submit`. The answer is "unknown" if the host crashes or after `seconds`."""
         if self._removed:
             answer("refused", "this replica was removed")
             return
@@ -185,7 +181,7 @@ class CoreHost(SimulatedHost):
             answer(outcome, value)
 
     def transfer(self, target: int, seconds: float, answer: Answer) -> None:
-        """Ask for another leader: "done" when it is seen to lead."""
+        """See `SimulatedHost.transfer`. The answer is "done" when the target leads."""
         self._number += 1
         number = self._number
         self._waiting[number], self._successors[number] = answer, (target, self.raft.term)
@@ -201,7 +197,7 @@ class CoreHost(SimulatedHost):
             elif leader and asked_in < term:
                 self._answer(number, "refused", f"replica {leader} was elected")
 
-    # -- what goes out ------------------------------------------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         raft = self.raft
@@ -235,8 +231,8 @@ class CoreHost(SimulatedHost):
             else:
                 self._complete(ready)
             return
-        # What is known to be committed goes with what is written: whoever remembers a membership change must
-        # remember that the one before it is committed, or it could campaign among members of long ago.
+        # The commit index is written together with the entries. A replica that remembers a membership change must also
+        # remember that the change before it is committed, or it could campaign with an older membership.
         state, self._state_due = ready.hard_state or self._state_due, None
         self._unsaved.append(ready)
         self.disk.write(lambda: self._keep(ready, state), self._saved)
@@ -283,7 +279,7 @@ class CoreHost(SimulatedHost):
             self.snapshot(self.config.compaction_overhead)
 
     def _refuse_reads_if_removed(self) -> None:
-        """The news of a removal comes without the state, so that what is applied says nothing about the machine."""
+        """A REMOVED message has no state, so the applied index says nothing about the state machine any more."""
         if self._removed:
             reads, self._reads = self._reads, {}
             for _, answer, _ in reads.values():
@@ -328,7 +324,7 @@ class CoreHost(SimulatedHost):
                 self._answer(number, "refused", because)
 
     def request_snapshot(self) -> None:
-        """Ask the leader, whose host takes one if need be."""
+        """Ask the leader for a snapshot. Its host takes one if necessary."""
         with suppress(RequestDropped):
             self.raft.request_snapshot()
         self._hand_out()
@@ -336,7 +332,7 @@ class CoreHost(SimulatedHost):
     # -- snapshots --------------------------------------------------------------------------------------------------------
 
     def snapshot(self, overhead: int) -> None:
-        """Take a snapshot of what is applied and durable; when it is durable itself, compact the log behind it."""
+        """Take a snapshot of the applied state; when it is durable, compact the log up to `overhead` entries before it."""
         raft = self.raft
         index = raft.log.applied
         late = index <= max(raft.log.snapshot.index, self._snapshot_due) or index > self.log.last_index
@@ -376,7 +372,7 @@ _configs: dict[tuple[Any, ...], RaftConfig] = {}
 
 
 def config_of(simulation: Environment, replica: int, role: State | None) -> RaftConfig:
-    """The options of one replica: made once, since the same are wanted again and again."""
+    """Return the options of one replica. They are cached, since simulations need the same ones very often."""
     members = simulation.first_members
     options = {
         **simulation.plan.config,
@@ -394,7 +390,7 @@ def config_of(simulation: Environment, replica: int, role: State | None) -> Raft
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Options that are unwise for a real shard are what a simulation looks for: nobody needs to be warned."""
+    """Suppress warnings about unwise options: a simulation uses such options on purpose."""
     log = logging.getLogger("drakkar.handlers.raft.config")
     level = log.level
     log.setLevel(logging.ERROR)

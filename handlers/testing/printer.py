@@ -1,4 +1,4 @@
-"""Messages, entries and replicas in one line each, for text scenarios and traces."""
+"""Prints messages, entries and replicas in one line each, for text scenarios and traces."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,13 +21,13 @@ __all__ = [
 
 
 def print_message(message: Message) -> str:
-    """`1->2 REPLICATE term=2 log_index=1 log_term=1: 2/2 no-op, 3/2 "x"`: its fields but the shard, and its entries."""
+    """Return the fields except `shard`, and the entries: `1->2 REPLICATE term=2 log_index=1 log_term=1: 2/2 "x"`."""
     head = str(replace(message, shard=0, entries=()))
     return f"{head}: {print_entries(message.entries)}" if message.entries else head
 
 
 def print_entries(entries: Sequence[Entry]) -> str:
-    """`1/1 no-op, 2/1 "x"`: index, term and content of each."""
+    """Return index, term and content of each entry: `1/1 no-op, 2/1 "x"`."""
     return ", ".join(f"{entry.index}/{entry.term} {_content(entry)}" for entry in entries)
 
 
@@ -50,26 +50,26 @@ def _change(payload: bytes) -> str:
 
 
 def print_replica(raft: Raft) -> str:
-    """`1 LEADER term=2 vote=1 leader=1`: what a replica is; `asleep` where it is quiesced."""
+    """Return the state of a replica, such as `1 LEADER term=2 vote=1 leader=1`, with `asleep` if it is quiesced."""
     asleep = " asleep" if raft.quiesce.quiesced else ""
     return f"{raft.id} {raft.state.name} term={raft.term} vote={raft.vote} leader={raft.leader_id}{asleep}"
 
 
 def print_log(raft: Raft) -> str:
-    """`committed=2 log=2..3: 2/1 "x", 3/2 no-op`: how far a replica's log goes, and what it still holds."""
+    """Return the commit index and the entries of a replica's log: `committed=2 log=2..3: 2/1 "x", 3/2 no-op`."""
     log = raft.log
     held = print_entries(log.entries(log.first_index, log.last_index + 1))
     return f"committed={log.committed} log={log.first_index}..{log.last_index}" + (held and f": {held}")
 
 
 def print_membership(membership: Membership) -> str:
-    """`(1 2 4)&&(1 2 3) removed(5)`: the voters of both halves, the other roles, and who was removed."""
+    """Return the voters of both halves, the other roles and the removed replicas: `(1 2 4)&&(1 2 3) removed(5)`."""
     removed = " ".join(map(str, sorted(membership.removed)))
     return describe(membership) + (f" removed({removed})" if removed else "")
 
 
 def print_progress(raft: Raft) -> Iterable[str]:
-    """How far a leader has brought each peer, a line a peer; and the membership that it works with."""
+    """Yield a leader's membership, then its progress for each peer, one per line."""
     yield f"members {print_membership(raft.membership)}"
     for peer, progress in sorted(raft.progress.items()):
         yield f"{peer} {progress}"

@@ -9,7 +9,7 @@ from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answer
-from drakkar.handlers.testing.invariants import Violation
+from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.membership_changes import address
 from drakkar.handlers.testing.plan import CALM, REQUEST_TIMEOUT_S, TICK, UNITS_PER_SECOND, Plan
 from drakkar.handlers.testing.shard import PROBE, SimulatedShard, ignore

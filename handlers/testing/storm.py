@@ -1,4 +1,4 @@
-"""Schedules of faults for handlers of one's own: what `Cluster.storm` runs."""
+"""Runs a user's handlers under random faults, for `Cluster.storm`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.core_host import CoreHost
-from drakkar.handlers.testing.invariants import Violation
+from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import TICK, Event, Plan, shrink
 from drakkar.handlers.testing.simulated_host import SimulatedHost
 from drakkar.handlers.testing.simulation import Simulation
@@ -22,7 +22,7 @@ Check: TypeAlias = Callable[[dict[int, Raft]], None]
 
 
 class _Storm(Simulation):
-    """A simulation with traffic and an invariant of the user's own."""
+    """A simulation with the user's traffic and the user's invariant."""
 
     def __init__(
         self, plan: Plan, handlers: HandlerTable | None, traffic: Traffic | None, check: Check | None
@@ -32,7 +32,7 @@ class _Storm(Simulation):
         self._check = check
 
     def traffic(self, replica: int) -> None:
-        """Let the user's traffic begin at a replica; 0 is the leader."""
+        """Call the user's `traffic` with the core of a replica; 0 is the leader."""
         host = self._host(replica)
         if self._traffic is not None and host is not None and self.is_awake(host):
             self._traffic(host.raft, self.random)
@@ -40,7 +40,7 @@ class _Storm(Simulation):
             self.turned(host)
 
     def command(self, replica: int, number: int) -> None:
-        """Propose a command."""
+        """Propose a command at a replica; 0 is the leader."""
         host = self._host(replica)
         if host is not None and self.is_awake(host):
             host.submit("propose", b"command %d" % number, 1.0, lambda _outcome, _value: None)
@@ -61,7 +61,7 @@ class _Storm(Simulation):
 def run_storm(
     plan: Plan, handlers: HandlerTable | None, traffic: Traffic | None, check: Check | None
 ) -> Counter[str]:
-    """Run a plan with traffic added; returns how often each rare thing happened. See `Cluster.storm`."""
+    """Run a plan with traffic added; return how often each rare event happened. See `Cluster.storm`."""
     plan = _with_traffic(plan)
 
     def run(tried: Plan) -> _Storm:
@@ -77,9 +77,9 @@ def run_storm(
         told = _Storm(small, handlers, traffic, check)
         try:
             told.run()
-        except Exception as again:  # the same one, in the shorter schedule
+        except Exception as again:  # the same error in the smaller schedule
             what = again.what if isinstance(again, Violation) else repr(again)
-            text = f"{what}\n\nthe schedule, cut down:\n{small}\n\nwhat happened:\n{told.story()}"
+            text = f"{what}\n\nthe schedule, reduced:\n{small}\n\nwhat happened:\n{told.story()}"
             raise Violation(name, text) from again
         raise
 
@@ -105,6 +105,6 @@ def _name(error: Exception) -> str:
 def _failure_of(run: Callable[[Plan], object], plan: Plan) -> str:
     try:
         run(plan)
-    except Exception as error:  # noqa: BLE001  # whatever the user's handlers raise
+    except Exception as error:  # noqa: BLE001  # the user's handlers may raise any exception
         return _name(error)
     return ""

@@ -54,7 +54,7 @@ def test_a_handler_that_breaks_raft_is_caught_and_its_schedule_cut_down():
     with pytest.raises(Violation) as caught:
         Cluster(3, handlers=table).storm(range(100))
     assert caught.value.check.startswith(("INV1 ", "INV8", "INV9"))
-    assert "the schedule, cut down:" in str(caught.value)
+    assert "the schedule, reduced:" in str(caught.value)
     assert "REQUEST_VOTE" in str(caught.value)
 
 

@@ -640,7 +640,7 @@ def _(change):
 
 @mutant(
     "a replica campaigns with an unapplied change",
-    "INV18 nobody campaigns",
+    "INV18 no campaign",
     "INV15 successive",
     **SWIFTLY,
     weather={"apply": 15},
@@ -652,7 +652,7 @@ def _(change):
 
 @mutant(
     "a replica campaigns before its snapshot is loaded",
-    "INV18 nobody campaigns",
+    "INV18 no campaign",
     given=TRIO | {"config": QUICK | COMPACT},
     weather=CLEAR | {"apply": 5},
     hosts="core",
@@ -770,7 +770,7 @@ def _(change):
             raft.progress[raft.id].accepted(raft.log.last_index)
 
 
-@mutant("a leader tells its last entry as committed", "INV11 leaders commit")
+@mutant("a leader tells its last entry as committed", "INV11 only leaders commit")
 def _(change):
     @change.around(Raft, "send")
     def boast(inner, raft, message):
@@ -788,7 +788,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("a follower commits what it has not compared", "INV5 what is committed", "INV11", **IN_STRIFE)
+@mutant("a follower commits what it has not compared", "INV5 committed", "INV11", **IN_STRIFE)
 def _(change):
     @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
     def commit(raft, message, inner):
@@ -821,7 +821,7 @@ def _(change):
     change.patch(M.REPLICATE_RESP, "traits", replace(M.REPLICATE_RESP.traits, after_write=False))
 
 
-@mutant("a late append cuts off what was acknowledged", "INV14 what agrees", "INV12", "INV11", weather=STORMY)
+@mutant("a late append cuts off what was acknowledged", "INV14 matching", "INV12", "INV11", weather=STORMY)
 def _(change):
     @change.around(replication, "_take_in")
     def cut(inner, raft, message):
@@ -831,7 +831,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("what is committed is cut off", "INV14 what is committed", "INV6", weather=STORMY)
+@mutant("what is committed is cut off", "INV14 committed", "INV6", weather=STORMY)
 def _(change):
     @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
     def cut(raft, message, inner):
@@ -867,7 +867,7 @@ def _(change):
 
 @mutant(
     "a write of cut off entries confirms what stands there now",
-    "INV7 what is applied is durable",
+    "INV7 applied entries are durable",
     "INV12",
     "INV10",
     given=TRIO | {"config": QUICK},
@@ -901,7 +901,7 @@ def _(change):
 
 @mutant(
     "entries are applied before they are durable",
-    "INV7 what is applied is durable",
+    "INV7 applied entries are durable",
     given={"config": {"apply_unpersisted_limit": 0}},
     weather={"disk": 15},
 )
@@ -1237,7 +1237,9 @@ def _(change):
 
 
 @mutant(
-    "a transfer that was given up still lets its target campaign", "INV28 only the successor", rig=handovers
+    "a transfer that was given up still lets its target campaign",
+    "INV28 only the successor is asked",
+    rig=handovers,
 )
 def _(change):
     @change.around(Raft, "give_up_transfer")
@@ -1269,7 +1271,7 @@ def _(change):
 
 @mutant(
     "the mark of a transfer outlives its campaign",
-    "INV28 only who was asked",
+    "INV28 only the successor campaigns",
     given={"config": {"election_ticks": 5}},
     rig=handovers,
 )
@@ -2089,7 +2091,7 @@ def _(change):
 
 @mutant(
     "the only voter campaigns with an unapplied change",
-    "INV18 nobody campaigns",
+    "INV18 no campaign",
     given=TRIO | {"voters": 1, "config": SWIFT},
     weather={"apply": 15},
     rig=slow_reform,

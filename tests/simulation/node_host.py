@@ -22,7 +22,7 @@ from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.entries import Entries, EntryKind
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import config_of
-from drakkar.handlers.testing.invariants import Violation
+from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, UNITS_PER_SECOND
 from drakkar.handlers.testing.simulated_host import SimulatedHost
 

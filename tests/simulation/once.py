@@ -2,7 +2,7 @@
 
 from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.handlers.errors import SessionExpired, SessionRefused
-from drakkar.handlers.testing.invariants import Violation
+from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK
 
 from tests.simulation.linearizability import Operation

@@ -72,7 +72,7 @@ def test_every_cell_with_a_handler_was_entered(total):
     ("what", "least"),
     [
         ("a command of a session was repeated", 800),
-        ("a conflict was cut off", 40),
+        ("a conflict was truncated", 40),
         ("a crash in a write: a part is kept", 30),
         ("a crash in a write: a part is sent", 30),
         ("a crash in a write: all is kept", 30),
@@ -82,7 +82,7 @@ def test_every_cell_with_a_handler_was_entered(total):
         ("a leader stepped down", 100),
         ("a leader was deposed", 300),
         ("a majority was enough", 80),
-        ("a membership change was cut off", 5),
+        ("a membership change was truncated", 5),
         ("a node loaded a leader's snapshot", 80),
         ("a node recorded a snapshot", 800),
         ("a pre-vote was not won", 400),

@@ -16,11 +16,7 @@ from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
-TIMEOUT_S = 10  # seconds after which a test is stuck
-
-
-class TroubleError(Exception):
-    pass
+from tests.actors.runtime.support import TIMEOUT_S, TroubleError
 
 
 def in_thread(fn, *args):

@@ -13,16 +13,7 @@ from drakkar.handlers.errors import ActorFailed, ConfigError
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-TIMEOUT_S = 10  # seconds after which a test is stuck
-
-
-class TroubleError(Exception):
-    pass
-
-
-class Echo(TrioActor):
-    def on_receive(self, message):
-        return message
+from tests.actors.runtime.support import TIMEOUT_S, Echo, TroubleError
 
 
 class Mortal(TrioActor):
@@ -61,12 +52,6 @@ class Mortal(TrioActor):
         assert traceback is exception_value.__traceback__
         self._hooks.append(exception_value)
         self._maybe_fail("on_failure too")
-
-
-@pytest.fixture
-def loop():
-    with TrioLoop() as loop:
-        yield loop
 
 
 def errors_of(caplog):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final, Self, cast
 
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.traits import Traits
 
@@ -117,7 +118,7 @@ class MessageType(int, metaclass=_Numbered):
 
         Raises `HandlerTableError` if the number or the name belongs to another type, or if the traits differ.
         """
-        if type(number) is not int or not cls.FIRST_FREE <= number <= 0xFFFF:
+        if not is_whole(number, cls.FIRST_FREE, 0xFFFF):
             raise HandlerTableError(
                 f"message type {name!r} has number {number!r}: choose a whole number from {cls.FIRST_FREE} to 65535"
             )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import cbor2
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import TransportError
 from drakkar.transport.addresses import canonical
 from drakkar.transport.frames import (
@@ -77,7 +78,7 @@ def decode_hello(body: memoryview, *, stream: bool = False) -> Hello:
         raise FrameError("a HELLO is not a list of six fields")
     major, minor, deployment_id, address, dialed, features = row[:6]
     for number in (major, minor):
-        if type(number) is not int or not 0 <= number < 1 << 16:
+        if not is_whole(number, 0, 0xFFFF):
             raise FrameError(f"a HELLO has version number {number!r:.30}, and 0 to 65535 are allowed")
     for name, value in (("deployment id", deployment_id), ("address", address), ("dialed address", dialed)):
         if type(value) is not str:

@@ -1,7 +1,7 @@
-"""Deliberate breaks of the protocol's rules, each with the checks of the simulator that it must trip.
+"""Mutants: each breaks one rule of the protocol on purpose, and names the simulator's checks that must find it.
 
-A mutant is what a bug would be: one rule less, or one wrong. It is put in by a wrapped handler, or in place of a rule,
-and taken out again. `find` runs schedules that make its situation frequent until one of them breaks.
+A mutant imitates a bug: a rule is missing or wrong. It wraps a handler or patches a function while a schedule runs.
+`find` runs schedules in which the situation of the rule is frequent, until a check fails.
 
     @mutant("a vote is granted twice in a term", "INV8", "INV9")
     def _(change):
@@ -75,18 +75,18 @@ MUTANTS = []
 
 
 class Changed:
-    """The rules as one mutant has them: `handlers`, and what is patched until it is undone."""
+    """The rules with one mutant: a handler table, and patches that last until `undo` is closed."""
 
     def __init__(self, undo):
         self.handlers = raft_handlers()
         self._undo = undo
 
     def patch(self, target, name, replacement):
-        """Put something in a rule's place."""
+        """Replace an attribute of a class or module."""
         self._undo.enter_context(mock.patch.object(target, name, replacement))
 
     def around(self, target, name):
-        """Put the decorated function around a rule: it is given the old one first."""
+        """Put the decorated function around a method or function. Its first argument is the original."""
 
         def fill(wrapper):
             inner = getattr(target, name)
@@ -98,24 +98,24 @@ class Changed:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A rule that is broken."""
+    """One broken rule."""
 
     name: str
     checks: tuple[str, ...]
-    """How the names of the checks begin that may find it."""
+    """Prefixes of the names of the checks that may find it."""
     change: Callable[[Changed], None]
     hosts: str = BOTH
-    """"core", "node", or "both", which take turns."""
+    """"core", "node", or "both": then the two take turns."""
     seeds: int = 150
-    """Schedules in which it must be found."""
+    """The number of schedules within which it must be found."""
     given: Mapping[str, Any] = field(default_factory=dict)
-    """To `plan_of`."""
+    """Arguments for `plan_of`."""
     weather: Mapping[str, Any] = field(default_factory=dict)
     rig: Callable[[Random, Any], Any] | None = None
-    """Makes events that bring its situation about, in place of those that are drawn."""
+    """Makes events that cause the situation of the rule, in place of random ones."""
 
     def plan(self, seed):
-        """A schedule in which its situation is frequent."""
+        """Return a schedule in which the situation of the rule is frequent."""
         plan = simulate.plan_of(seed, **{"ticks": 25, **self.given})
         if self.weather:
             plan = replace(plan, weather=replace(plan.weather, **self.weather))
@@ -128,14 +128,14 @@ class Mutant:
         return simulate.host_of(seed) if self.hosts == BOTH else self.hosts
 
     def run(self, seed):
-        """One schedule with the rule broken."""
+        """Run one schedule with the rule broken."""
         with ExitStack() as undo:
             changed = Changed(undo)
             self.change(changed)
             return simulate.run(self.plan(seed), self.host(seed), changed.handlers)
 
     def find(self):
-        """The first seed that breaks, and what came of it; None if all goes well."""
+        """Return the first seed whose schedule fails, and its outcome; None if none fails."""
         for seed in range(self.seeds):
             outcome = self.run(seed)
             if outcome.check:
@@ -153,15 +153,15 @@ def mutant(name, *checks, **options):
     return register
 
 
-# -- what makes a situation frequent -------------------------------------------------------------------------------
+# -- situations ----------------------------------------------------------------------------------------------------
 
-SWIFT = {"election_ticks": 5, "pre_vote": False, "check_quorum": False, "read_mode": "safe"}
-"""Elections come fast, and nothing holds them back."""
-QUICK = SWIFT | {"max_election_ticks": 8}
-"""Whoever misses its leader is the next one."""
-CLOSE = SWIFT | {"max_election_ticks": 6}
-"""All campaign at once."""
-GUARDED = {"election_ticks": 5, "pre_vote": False, "check_quorum": True, "read_mode": "safe"}
+FAST = {"election_ticks": 5, "pre_vote": False, "check_quorum": False, "read_mode": "safe"}
+"""Short election timeouts, without pre-vote and CheckQuorum."""
+NARROW = FAST | {"max_election_ticks": 8}
+"""The election timeout is 5 to 8 ticks, so a follower that loses its leader is often the next leader."""
+TIED = FAST | {"max_election_ticks": 6}
+"""The election timeout is 5 or 6 ticks, so several replicas often campaign at once."""
+CHECK_QUORUM_ON = {"election_ticks": 5, "pre_vote": False, "check_quorum": True, "read_mode": "safe"}
 LEASES = {"election_ticks": 5, "pre_vote": True, "check_quorum": True, "read_mode": "lease"}
 COMPACT = {"snapshot_entries": 2, "compaction_overhead": 0}
 
@@ -177,16 +177,16 @@ CLEAR = {
     "linger": 0,
 }
 
-TRIO = {"voters": 3, "observers": 0, "witnesses": 0, "ticks": 40}
-FIVE = TRIO | {"voters": 5}
-ONLOOKING = {"voters": 3, "observers": 1}
-WITNESSED = {"voters": 2, "witnesses": 1}
+THREE = {"voters": 3, "observers": 0, "witnesses": 0, "ticks": 40}
+FIVE = THREE | {"voters": 5}
+WITH_OBSERVER = {"voters": 3, "observers": 1}
+WITH_WITNESS = {"voters": 2, "witnesses": 1}
 
 LEADER = 0
 
 
 def _joint_choices():
-    """What takes two voters of five their vote, and leaves the joint membership only when somebody asks for it."""
+    """Yield the choices of changes that remove two of five voters, and leave the joint membership only on request."""
     five = Membership(range(1, 6))
     for choice in range(4000):
         change = choose_change(Random(choice), five, five.voters)
@@ -199,7 +199,7 @@ JOINT = tuple(_joint_choices())
 
 
 def _removals():
-    """What removes one of four voters, and nothing else."""
+    """Return the choices of changes that only remove one of four voters, by voter."""
     four = Membership(range(1, 5))
     removals = {replica: [] for replica in four.voters}
     for choice in range(400):
@@ -213,7 +213,7 @@ REMOVAL = _removals()
 
 
 def _removal_choices():
-    """What removes a voter where there are two and a witness."""
+    """Yield the choices of changes that remove a voter from a shard of two voters and a witness."""
     pair = Membership((1, 2), witnesses=(3,))
     for choice in range(2000):
         change = choose_change(Random(choice), pair, pair.everybody)
@@ -224,18 +224,18 @@ def _removal_choices():
 VOTER_REMOVAL = tuple(_removal_choices())
 
 
-def asked(random, plan, *kinds, every=3, patience=0.3, of_leader=0.0):
-    """Clients ask something of some replica all the time, at most so many units of time apart."""
+def requests(random, plan, *kinds, every=3, timeout=0.3, of_leader=0.0):
+    """Clients send requests to random replicas, at most `every` units of time apart. `timeout` is in seconds."""
     time = 0
     while time < plan.ticks * TICK:
         time += random.randint(1, every)
         replica = LEADER if random.random() < of_leader else random.choice(members(plan))
-        args = (random.randrange(12), replica, random.choice("ab"), random.choice(kinds), patience)
+        args = (random.randrange(12), replica, random.choice("ab"), random.choice(kinds), timeout)
         yield Event(time, "request", args)
 
 
-def now_and_then(random, plan, gap, kind, *args):
-    """An event, again and again, at most so many ticks apart; an argument may be a range to draw from."""
+def repeatedly(random, plan, gap, kind, *args):
+    """Repeat an event at most `gap` ticks apart. An argument may be a range or tuple to choose from."""
     time = 0
     while time < plan.ticks * TICK:
         time += random.randint(1, gap * TICK)
@@ -247,9 +247,9 @@ def members(plan):
     return range(1, plan.voters + plan.observers + plan.witnesses + 1)
 
 
-def strife(random, plan):
-    """One leader after the other is cut off in the middle of its work, and comes back with what it has."""
-    yield from asked(random, plan, "put", "add", of_leader=0.7)
+def isolated_leaders(random, plan):
+    """Leaders are isolated during their work one after the other, and come back with their logs."""
+    yield from requests(random, plan, "put", "add", of_leader=0.7)
     for time in range(80, plan.ticks * TICK, 100):
         begin = time + random.randrange(50)
         yield Event(begin, "isolate", (LEADER, random.randrange(70, 150)))
@@ -261,62 +261,62 @@ def strife(random, plan):
 
 
 def restarts(random, plan):
-    """Replicas crash, and come back with what they have."""
-    yield from asked(random, plan, "add", "get", every=6)
-    yield from now_and_then(random, plan, 4, "crash", members(plan), 1.0, range(1, 30))
+    """Replicas crash and start again."""
+    yield from requests(random, plan, "add", "get", every=6)
+    yield from repeatedly(random, plan, 4, "crash", members(plan), 1.0, range(1, 30))
 
 
-def slow_strife(random, plan):
-    """The same where the disk of whoever is cut off is slow."""
-    for event in strife(random, plan):
+def slow_isolated_leaders(random, plan):
+    """As `isolated_leaders`; the isolated leader has a slow disk."""
+    for event in isolated_leaders(random, plan):
         if event.kind == "isolate":
             yield Event(event.time - 1, "slow_disk", (LEADER, random.randrange(50, 100), 40))
         yield event
 
 
-def contest(random, plan):
-    """Elections are close, and voters crash in the middle of them."""
-    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(10, 60))
-    yield from now_and_then(random, plan, 1, "crash", members(plan), 1.0, range(1, 10))
+def close_elections(random, plan):
+    """Elections are close, and voters crash during them."""
+    yield from repeatedly(random, plan, 8, "isolate", LEADER, range(10, 60))
+    yield from repeatedly(random, plan, 1, "crash", members(plan), 1.0, range(1, 10))
 
 
-def solitude(random, plan):
-    """Leaders are alone for longer than they may lead; clients ask them all the same."""
-    yield from asked(random, plan, "put", "get", "get", every=2)
-    yield from now_and_then(random, plan, 10, "isolate", LEADER, range(200, 300))
+def long_isolation(random, plan):
+    """Leaders are isolated for longer than an election timeout; clients still send them requests."""
+    yield from requests(random, plan, "put", "get", "get", every=2)
+    yield from repeatedly(random, plan, 10, "isolate", LEADER, range(200, 300))
 
 
-def rivalry(random, plan):
-    """A leader loses one of its followers, which looks for another; clients read everywhere."""
-    yield from asked(random, plan, "put", every=40)
-    yield from asked(random, plan, "get", every=2)
-    yield from now_and_then(random, plan, 8, "cut", LEADER, members(plan), True, range(100, 200))
+def cut_followers(random, plan):
+    """A leader loses the link to a follower, which campaigns; clients read at all replicas."""
+    yield from requests(random, plan, "put", every=40)
+    yield from requests(random, plan, "get", every=2)
+    yield from repeatedly(random, plan, 8, "cut", LEADER, members(plan), True, range(100, 200))
 
 
-def sluggishness(random, plan):
-    """State machines are behind what is committed; clients read everywhere."""
-    yield from asked(random, plan, "put", every=8)
-    yield from asked(random, plan, "get", every=4)
-    yield from now_and_then(random, plan, 4, "slow_apply", members(plan), (10, 30), range(50, 150))
+def slow_machines(random, plan):
+    """State machines lag behind the commit index; clients read at all replicas."""
+    yield from requests(random, plan, "put", every=8)
+    yield from requests(random, plan, "get", every=4)
+    yield from repeatedly(random, plan, 4, "slow_apply", members(plan), (10, 30), range(50, 150))
 
 
-def succession(random, plan):
-    """Leaders are gone as soon as they have committed something; clients read everywhere."""
-    yield from asked(random, plan, "put", "get", "get", every=2)
-    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(10, 100))
-    yield from now_and_then(random, plan, 12, "crash", LEADER, 1.0, range(50, 100))
+def leader_changes(random, plan):
+    """Leaders fail soon after their first commit; clients read at all replicas."""
+    yield from requests(random, plan, "put", "get", "get", every=2)
+    yield from repeatedly(random, plan, 8, "isolate", LEADER, range(10, 100))
+    yield from repeatedly(random, plan, 12, "crash", LEADER, 1.0, range(50, 100))
 
 
-def reform(random, plan):
-    """The membership changes all the time, and so do the leaders."""
-    yield from asked(random, plan, "put", every=8)
-    yield from now_and_then(random, plan, 2, "change", LEADER, range(1 << 16))
-    yield from now_and_then(random, plan, 12, "isolate", LEADER, range(10, 80))
-    yield from now_and_then(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
+def membership_changes(random, plan):
+    """The membership and the leader change often."""
+    yield from requests(random, plan, "put", every=8)
+    yield from repeatedly(random, plan, 2, "change", LEADER, range(1 << 16))
+    yield from repeatedly(random, plan, 12, "isolate", LEADER, range(10, 80))
+    yield from repeatedly(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
 
 
-def expulsion(random, plan):
-    """Somebody is cut off and removed, and hears of it when its disk hangs."""
+def removal_in_isolation(random, plan):
+    """A replica is isolated and removed, and learns of its removal while its disk hangs."""
     lost = random.choice(members(plan))
     begin = random.randrange(50, 100)
     yield Event(begin, "isolate", (lost, 150))
@@ -325,22 +325,22 @@ def expulsion(random, plan):
     yield Event(begin + 145, "slow_disk", (lost, 100, 300))
 
 
-def slow_reform(random, plan):
-    """The same where it takes long until a change is applied."""
-    yield from reform(random, plan)
-    yield from now_and_then(random, plan, 4, "slow_apply", members(plan), (20, 60), range(50, 150))
+def slow_membership_changes(random, plan):
+    """As `membership_changes`; changes take long to be applied."""
+    yield from membership_changes(random, plan)
+    yield from repeatedly(random, plan, 4, "slow_apply", members(plan), (20, 60), range(50, 150))
 
 
-def halves(random, plan):
-    """Leaders are lost while the membership is joint."""
-    yield from asked(random, plan, "put", every=6)
-    for event in now_and_then(random, plan, 12, "change", LEADER, JOINT):
+def joint_leaders_lost(random, plan):
+    """Leaders are isolated while the membership is joint."""
+    yield from requests(random, plan, "put", every=6)
+    for event in repeatedly(random, plan, 12, "change", LEADER, JOINT):
         yield event
         yield Event(event.time + random.randint(20, 50), "isolate", (LEADER, random.randrange(60, 100)))
 
 
-def parting(random, plan):
-    """A voter is removed, and whoever removes it is cut off, alone to know that this is committed: the witness forgot."""
+def removal_with_witness(random, plan):
+    """A voter is removed, and its leader is isolated. Only the leader knows that this is committed: the witness crashed."""
     time = random.randrange(150, 200)
     yield Event(time, "change", (LEADER, random.choice(VOTER_REMOVAL)))
     cut_off = time + random.randint(6, 12)
@@ -348,10 +348,10 @@ def parting(random, plan):
     yield Event(cut_off, "crash", (plan.voters + 1, 1.0, random.randrange(1, 20)))
 
 
-def handovers(random, plan):
-    """Leaders are asked to hand over to somebody who is cut off before or after, or lags."""
-    yield from asked(random, plan, "put")
-    for event in now_and_then(random, plan, 8, "transfer", LEADER, members(plan)):
+def failing_transfers(random, plan):
+    """Leaders transfer their leadership to replicas that are isolated before or after, or lag."""
+    yield from requests(random, plan, "put")
+    for event in repeatedly(random, plan, 8, "transfer", LEADER, members(plan)):
         yield event
         successor = event.args[1]
         yield Event(
@@ -360,16 +360,16 @@ def handovers(random, plan):
 
 
 def laggards(random, plan, *kinds):
-    """Replicas miss so much that only a snapshot helps."""
-    yield from asked(random, plan, *(kinds or ("put",)), every=2, of_leader=0.5)
+    """Replicas fall so far behind that they need a snapshot."""
+    yield from requests(random, plan, *(kinds or ("put",)), every=2, of_leader=0.5)
     for time in range(100, plan.ticks * TICK, 50):
         yield Event(
             time + random.randrange(50), "isolate", (random.choice(members(plan)), random.randrange(15, 45))
         )
 
 
-def slow_laggards(random, plan):
-    """The same where it takes long until the snapshot is loaded, and its sender leaves."""
+def slow_snapshot_loads(random, plan):
+    """As `laggards`; loading the snapshot takes long, and its sender is isolated."""
     for event in laggards(random, plan):
         yield event
         if event.kind == "isolate":
@@ -378,58 +378,58 @@ def slow_laggards(random, plan):
             yield Event(back + random.randrange(30, 80), "isolate", (LEADER, random.randrange(60, 120)))
 
 
-def crashing(random, plan):
-    """Replicas crash in the middle of their writes, of which some part is kept."""
-    yield from asked(random, plan, "put", every=4)
-    yield from now_and_then(
+def crashes_in_writes(random, plan):
+    """Replicas crash during their writes, of which a part is kept."""
+    yield from requests(random, plan, "put", every=4)
+    yield from repeatedly(
         random, plan, 3, "crash_in_write", members(plan), 1, ("a part is kept",), range(1, 60)
     )
 
 
-def repetition(random, plan, clients=3):
-    """Clients with sessions hear too little of what they asked, and ask again elsewhere."""
+def repeated_commands(random, plan, clients=3):
+    """Clients with sessions often get no answer, and repeat their commands at other replicas."""
     who = range(FIRST_WITH_SESSION, FIRST_WITH_SESSION + clients)
-    yield from now_and_then(random, plan, 1, "once", who, (LEADER, *members(plan)), ("a", "b"), 0.1)
-    yield from now_and_then(random, plan, 8, "isolate", LEADER, range(20, 60))
-    yield from now_and_then(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
+    yield from repeatedly(random, plan, 1, "once", who, (LEADER, *members(plan)), ("a", "b"), 0.1)
+    yield from repeatedly(random, plan, 8, "isolate", LEADER, range(20, 60))
+    yield from repeatedly(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
 
 
-def crowd(random, plan):
-    """The same where more clients than there is room for miss so much that only a snapshot helps."""
-    yield from repetition(random, plan, clients=6)
+def evicted_sessions(random, plan):
+    """As `repeated_commands`, with more clients than sessions, and replicas that need snapshots."""
+    yield from repeated_commands(random, plan, clients=6)
     yield from laggards(random, plan)
 
 
-def mishaps(random, plan):
-    """Replicas that take snapshots all the time crash, also in the middle of their writes."""
-    yield from crashing(random, plan)
+def crashes_with_snapshots(random, plan):
+    """Replicas that often take snapshots crash, also during their writes."""
+    yield from crashes_in_writes(random, plan)
     yield from restarts(random, plan)
     yield from laggards(random, plan)
 
 
 def growing_laggards(random, plan):
-    """The same where registers only grow, so that no command that was skipped is made good by a later one."""
+    """As `laggards`; registers only grow, so a later command does not hide a skipped one."""
     return laggards(random, plan, "add")
 
 
-def growth(random, plan):
-    """The same where registers only grow, so that nothing that went wrong is overwritten."""
-    yield from (event for event in mishaps(random, plan) if "put" not in event.args)
+def growing_registers(random, plan):
+    """As `crashes_with_snapshots`; registers only grow, so a later command does not hide an error."""
+    yield from (event for event in crashes_with_snapshots(random, plan) if "put" not in event.args)
 
 
-def coup(random, plan):
-    """A leader hands over, and does not hear what comes of it."""
-    yield from asked(random, plan, "put", every=10, patience=0.2)
-    yield from asked(random, plan, "get", every=2, patience=0.2)
-    for event in now_and_then(random, plan, 15, "transfer", LEADER, members(plan)):
+def unheard_transfers(random, plan):
+    """A leader transfers its leadership, and receives no messages about the outcome."""
+    yield from requests(random, plan, "put", every=10, timeout=0.2)
+    yield from requests(random, plan, "get", every=2, timeout=0.2)
+    for event in repeatedly(random, plan, 15, "transfer", LEADER, members(plan)):
         for other in members(plan):
             yield Event(event.time, "cut", (other, LEADER, False, 100))
         yield event
 
 
-def relapse(random, plan):
-    """A follower is cut off from its leader and looks for another, and who would refuse it restarts."""
-    yield from asked(random, plan, "get", every=4, patience=0.2)
+def restarted_voters(random, plan):
+    """A follower loses its leader and campaigns, and a voter that would refuse its vote restarts."""
+    yield from requests(random, plan, "get", every=4, timeout=0.2)
     for time in range(250, plan.ticks * TICK, 300):
         lost, voter = random.sample(members(plan), 2)
         yield Event(time, "cut", (LEADER, lost, True, 300))
@@ -438,18 +438,22 @@ def relapse(random, plan):
         yield Event(back, "crash", (voter, 1.0, 1))
 
 
-SWIFTLY = {"given": {"config": SWIFT}}
-IN_STRIFE = {"given": TRIO | {"config": QUICK}, "rig": strife}
-SNAPPY = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": laggards}
-REPEATED = {"given": TRIO | {"config": QUICK}, "rig": repetition, "hosts": "node"}
-CROWDED = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": crowd, "hosts": "node"}
-MISHAPS = {"given": TRIO | {"config": QUICK | COMPACT}, "rig": mishaps, "hosts": "node"}
-IN_CONTEST = {"given": {"voters": 5, "config": CLOSE}, "rig": contest}
+FAST_ELECTIONS = {"given": {"config": FAST}}
+ISOLATED_LEADERS = {"given": THREE | {"config": NARROW}, "rig": isolated_leaders}
+LAGGING = {"given": THREE | {"config": NARROW | COMPACT}, "rig": laggards}
+SESSIONS_REPEATED = {"given": THREE | {"config": NARROW}, "rig": repeated_commands, "hosts": "node"}
+SESSIONS_EVICTED = {"given": THREE | {"config": NARROW | COMPACT}, "rig": evicted_sessions, "hosts": "node"}
+SNAPSHOTS_CRASH = {
+    "given": THREE | {"config": NARROW | COMPACT},
+    "rig": crashes_with_snapshots,
+    "hosts": "node",
+}
+CLOSE_ELECTIONS = {"given": {"voters": 5, "config": TIED}, "rig": close_elections}
 
 # -- votes and terms -----------------------------------------------------------------------------------------------
 
 
-@mutant("a vote is granted twice in a term", "INV8 a vote stands", **SWIFTLY)
+@mutant("a vote is granted twice in a term", "INV8 a vote stands", **FAST_ELECTIONS)
 def _(change):
     @change.handlers.wrap(M.REQUEST_VOTE)
     def forget(raft, message, inner):
@@ -457,7 +461,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("a vote is granted and not noted", "INV10", **SWIFTLY)
+@mutant("a vote is granted but not recorded", "INV10", **FAST_ELECTIONS)
 def _(change):
     @change.handlers.wrap(M.REQUEST_VOTE)
     def forget(raft, message, inner):
@@ -466,7 +470,7 @@ def _(change):
         raft.vote = before
 
 
-@mutant("a vote is told before it is durable", "INV10", **SWIFTLY)
+@mutant("a vote is sent before it is durable", "INV10", **FAST_ELECTIONS)
 def _(change):
     @change.around(Outbox, "hand_out")
     def hurry(inner, outbox, ready, *, hold):
@@ -476,7 +480,7 @@ def _(change):
         ready.messages_after_save = [each for each in ready.messages_after_save if each not in votes]
 
 
-@mutant("a term is told before it is durable", "INV10", **SWIFTLY)
+@mutant("a term is sent before it is durable", "INV10", **FAST_ELECTIONS)
 def _(change):
     @change.around(Outbox, "hand_out")
     def hurry(inner, outbox, ready, *, hold):
@@ -493,7 +497,7 @@ def _(change):
             raft._unsaved_votes.pop()
 
 
-@mutant("a restart forgets the vote", "INV9", **IN_CONTEST)
+@mutant("a restart forgets the vote", "INV9", **CLOSE_ELECTIONS)
 def _(change):
     @change.around(Raft, "__init__")
     def forget(inner, raft, *args, **options):
@@ -501,7 +505,7 @@ def _(change):
         raft.vote = 0
 
 
-@mutant("a restart forgets the term", "INV8 terms never fall", **SWIFTLY)
+@mutant("a restart forgets the term", "INV8 terms never fall", **FAST_ELECTIONS)
 def _(change):
     @change.around(Raft, "__init__")
     def forget(inner, raft, *args, **options):
@@ -509,17 +513,17 @@ def _(change):
         raft.term, raft.vote = raft.log.last_term, 0
 
 
-@mutant("a candidate's log is not looked at", "INV4", **IN_STRIFE)
+@mutant("a candidate's log is not compared", "INV4", **ISOLATED_LEADERS)
 def _(change):
     change.patch(RaftLog, "is_up_to_date", lambda log, term, index: True)
 
 
-@mutant("of a candidate's log only the last term counts", "INV4", **IN_STRIFE)
+@mutant("only the last term of a candidate's log is compared", "INV4", **ISOLATED_LEADERS)
 def _(change):
     change.patch(RaftLog, "is_up_to_date", lambda log, term, index: term >= log.last_term)
 
 
-@mutant("of a candidate's log the index counts before the term", "INV4", **IN_STRIFE)
+@mutant("the index of a candidate's log counts before its term", "INV4", **ISOLATED_LEADERS)
 def _(change):
     def longer(log, term, index):
         return (index, term) >= (log.last_index, log.last_term)
@@ -532,7 +536,7 @@ def _(change):
     change.patch(terms, "_asks_ahead", lambda message: False)
 
 
-@mutant("a pre-vote is noted as a vote", "INV16", given={"config": {"pre_vote": True}})
+@mutant("a pre-vote is recorded as a vote", "INV16", given={"config": {"pre_vote": True}})
 def _(change):
     @change.handlers.wrap(M.REQUEST_PRE_VOTE)
     def note(raft, message, inner):
@@ -540,7 +544,7 @@ def _(change):
         raft.vote = raft.vote or message.sender
 
 
-@mutant("a pre-vote puts the voter's own election off", "INV16", given={"config": {"pre_vote": True}})
+@mutant("a pre-vote resets the voter's election timer", "INV16", given={"config": {"pre_vote": True}})
 def _(change):
     @change.handlers.wrap(M.REQUEST_PRE_VOTE, State.FOLLOWER)
     def put_off(raft, message, inner):
@@ -561,7 +565,7 @@ def _(change):
 @mutant(
     "votes of an earlier term count",
     "INV1 a majority elects",
-    **IN_CONTEST,
+    **CLOSE_ELECTIONS,
 )
 def _(change):
     @change.around(Raft, "_reset")
@@ -574,7 +578,7 @@ def _(change):
 @mutant(
     "a late vote is counted in the next term",
     "INV1 a majority elects",
-    **IN_CONTEST,
+    **CLOSE_ELECTIONS,
     weather=LATE,
 )
 def _(change):
@@ -583,14 +587,14 @@ def _(change):
         return None if message.type is M.REQUEST_VOTE_RESP else inner(raft, message)
 
 
-@mutant("a leader of an older term is followed", "INV8 terms never fall", **IN_STRIFE)
+@mutant("a leader of an older term is followed", "INV8 terms never fall", **ISOLATED_LEADERS)
 def _(change):
     @change.around(terms, "_refuse_older")
     def listen(inner, raft, message):
         return None if message.type.traits.from_leader else inner(raft, message)
 
 
-@mutant("a leader stays in office in a newer term", "INV26", "V11 a transfer", **IN_STRIFE)
+@mutant("a leader does not step down in a newer term", "INV26", "V11 a transfer", **ISOLATED_LEADERS)
 def _(change):
     @change.around(terms, "_adopt")
     def stay(inner, raft, message):
@@ -599,26 +603,32 @@ def _(change):
 
 
 @mutant(
-    "half of the voters are taken for a majority",
+    "half of the voters count as a majority",
     "INV1 a majority elects",
-    given={"voters": 4, "config": SWIFT},
+    given={"voters": 4, "config": FAST},
 )
 def _(change):
     change.patch(quorum, "majority", lambda size: (size + 1) // 2)
 
 
-# -- who may be elected, and when ----------------------------------------------------------------------------------
+# -- elections -----------------------------------------------------------------------------------------------------
 
 
 @mutant(
-    "a replica votes in its leader's lease", "INV20 a lease", given=TRIO | {"config": GUARDED}, rig=rivalry
+    "a replica votes in its leader's lease",
+    "INV20 a lease",
+    given=THREE | {"config": CHECK_QUORUM_ON},
+    rig=cut_followers,
 )
 def _(change):
     change.patch(terms, "_in_lease", lambda raft: False)
 
 
 @mutant(
-    "CheckQuorum is off although it is configured", "INV20 a leader", given={"config": GUARDED}, rig=solitude
+    "CheckQuorum is off although it is configured",
+    "INV20 a leader",
+    given={"config": CHECK_QUORUM_ON},
+    rig=long_isolation,
 )
 def _(change):
     @change.handlers.on(M.CHECK_QUORUM, State.LEADER, replace=True)
@@ -627,7 +637,10 @@ def _(change):
 
 
 @mutant(
-    "CheckQuorum counts whoever was heard once", "INV20 a leader", given={"config": GUARDED}, rig=solitude
+    "CheckQuorum counts peers that were heard only once",
+    "INV20 a leader",
+    given={"config": CHECK_QUORUM_ON},
+    rig=long_isolation,
 )
 def _(change):
     @change.handlers.wrap(M.CHECK_QUORUM, State.LEADER)
@@ -642,9 +655,9 @@ def _(change):
     "a replica campaigns with an unapplied change",
     "INV18 no campaign",
     "INV15 successive",
-    **SWIFTLY,
+    **FAST_ELECTIONS,
     weather={"apply": 15},
-    rig=slow_reform,
+    rig=slow_membership_changes,
 )
 def _(change):
     change.patch(RaftLog, "unapplied_change", lambda log: False)
@@ -653,10 +666,10 @@ def _(change):
 @mutant(
     "a replica campaigns before its snapshot is loaded",
     "INV18 no campaign",
-    given=TRIO | {"config": QUICK | COMPACT},
+    given=THREE | {"config": NARROW | COMPACT},
     weather=CLEAR | {"apply": 5},
     hosts="core",
-    rig=slow_laggards,
+    rig=slow_snapshot_loads,
 )
 def _(change):
     change.patch(
@@ -666,7 +679,7 @@ def _(change):
     )
 
 
-@mutant("a removed replica campaigns", "INV17", **SWIFTLY, rig=reform)
+@mutant("a removed replica campaigns", "INV17", **FAST_ELECTIONS, rig=membership_changes)
 def _(change):
     change.patch(
         Raft,
@@ -676,7 +689,7 @@ def _(change):
 
 
 def campaign_as(change, state):
-    """Let those who never campaign do so."""
+    """Let replicas in a state that never campaigns do so."""
     change.patch(Raft, "promotable", property(lambda raft: raft.log.pending_snapshot is None))
     change.patch(Raft, "_leave_for", lambda raft, state: None)
 
@@ -687,12 +700,12 @@ def campaign_as(change, state):
             election.campaign(raft, tick)
 
 
-@mutant("an observer campaigns", "INV17", given={**ONLOOKING, "config": SWIFT})
+@mutant("an observer campaigns", "INV17", given={**WITH_OBSERVER, "config": FAST})
 def _(change):
     campaign_as(change, State.OBSERVER)
 
 
-@mutant("a witness campaigns", "INV17", given={**WITNESSED, "config": SWIFT})
+@mutant("a witness campaigns", "INV17", given={**WITH_WITNESS, "config": FAST})
 def _(change):
     campaign_as(change, State.WITNESS)
 
@@ -705,10 +718,10 @@ def _(change):
         inner(raft, tick)
 
 
-# -- what is committed ---------------------------------------------------------------------------------------------
+# -- commits -------------------------------------------------------------------------------------------------------
 
 
-@mutant("an entry of an older term is committed by counting", "INV11 counting", **IN_STRIFE)
+@mutant("an entry of an older term is committed by counting", "INV11 counting", **ISOLATED_LEADERS)
 def _(change):
     def own_commit(raft):
         index = quorum.joint_committed(raft.electorate, raft.match_of)
@@ -717,7 +730,7 @@ def _(change):
     change.patch(commit, "commit", own_commit)
 
 
-@mutant("a new leader commits all that it inherited", "INV11", **IN_STRIFE)
+@mutant("a new leader commits all that it inherited", "INV11", **ISOLATED_LEADERS)
 def _(change):
     @change.around(Raft, "become_leader")
     def commit(inner, raft):
@@ -732,7 +745,7 @@ def _(change):
 
 
 def commit_with(change, others):
-    """Let others count as well for what is committed."""
+    """Let `others(raft)` count for commits too."""
 
     def own_commit(raft):
         voters, outgoing = raft.electorate
@@ -744,15 +757,15 @@ def commit_with(change, others):
 
 
 @mutant(
-    "observers count for what is committed",
+    "observers count for commits",
     "INV11 a majority",
-    given={"voters": 3, "observers": 2, "config": SWIFT},
+    given={"voters": 3, "observers": 2, "config": FAST},
 )
 def _(change):
     commit_with(change, lambda raft: raft.membership.observers)
 
 
-@mutant("a removed voter counts as if it held everything", "INV11 a majority", rig=reform)
+@mutant("a removed voter counts as if it held everything", "INV11 a majority", rig=membership_changes)
 def _(change):
     @change.around(Raft, "match_of")
     def trust(inner, raft, replica):
@@ -770,7 +783,7 @@ def _(change):
             raft.progress[raft.id].accepted(raft.log.last_index)
 
 
-@mutant("a leader tells its last entry as committed", "INV11 only leaders commit")
+@mutant("a leader sends its last index as the commit index", "INV11 only leaders commit")
 def _(change):
     @change.around(Raft, "send")
     def boast(inner, raft, message):
@@ -788,7 +801,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("a follower commits what it has not compared", "INV5 committed", "INV11", **IN_STRIFE)
+@mutant("a follower commits entries that it has not compared", "INV5 committed", "INV11", **ISOLATED_LEADERS)
 def _(change):
     @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
     def commit(raft, message, inner):
@@ -796,7 +809,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("a commit index that comes with a vote is believed", "INV5", "INV11", **IN_STRIFE)
+@mutant("the commit index in a vote request is not checked", "INV5", "INV11", **ISOLATED_LEADERS)
 def _(change):
     def believe(raft, message):
         if raft.state is not State.LEADER:
@@ -805,7 +818,7 @@ def _(change):
     change.patch(election, "learn_commit", believe)
 
 
-@mutant("a term begins without an empty entry", "INV26", "V10", **IN_STRIFE)
+@mutant("a term begins without an empty entry", "INV26", "V10", **ISOLATED_LEADERS)
 def _(change):
     @change.around(Raft, "append_entries")
     def spare(inner, raft, runs):
@@ -816,12 +829,12 @@ def _(change):
 # -- the log -------------------------------------------------------------------------------------------------------
 
 
-@mutant("an accept is told before the entries are durable", "INV10", "INV12 match is durable")
+@mutant("an acknowledgement is sent before the entries are durable", "INV10", "INV12 match is durable")
 def _(change):
     change.patch(M.REPLICATE_RESP, "traits", replace(M.REPLICATE_RESP.traits, after_write=False))
 
 
-@mutant("a late append cuts off what was acknowledged", "INV14 matching", "INV12", "INV11", weather=STORMY)
+@mutant("a late append truncates acknowledged entries", "INV14 matching", "INV12", "INV11", weather=STORMY)
 def _(change):
     @change.around(replication, "_take_in")
     def cut(inner, raft, message):
@@ -831,7 +844,7 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("what is committed is cut off", "INV14 committed", "INV6", weather=STORMY)
+@mutant("committed entries are truncated", "INV14 committed", "INV6", weather=STORMY)
 def _(change):
     @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
     def cut(raft, message, inner):
@@ -843,20 +856,20 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("the entry before an append is not compared", "INV3", "INV5", **IN_STRIFE)
+@mutant("the entry before an append is not compared", "INV3", "INV5", **ISOLATED_LEADERS)
 def _(change):
     change.patch(RaftLog, "matches", lambda log, index, term: index <= log.last_index)
 
 
 @mutant(
-    "entries that contradict the leader's stay",
+    "entries that conflict with the leader's are kept",
     "INV5",
     "INV10",
     "INV11",
     "INV12",
     "V11",
     "ProtocolViolation",
-    **IN_STRIFE,
+    **ISOLATED_LEADERS,
 )
 def _(change):
     @change.around(RaftLog, "conflict")
@@ -866,13 +879,13 @@ def _(change):
 
 
 @mutant(
-    "a write of cut off entries confirms what stands there now",
+    "a write of truncated entries confirms the entries that replaced them",
     "INV7 applied entries are durable",
     "INV12",
     "INV10",
-    given=TRIO | {"config": QUICK},
+    given=THREE | {"config": NARROW},
     weather={"disk": 5, "linger": 0},
-    rig=slow_strife,
+    rig=slow_isolated_leaders,
 )
 def _(change):
     @change.around(RaftLog, "_truncate")
@@ -883,7 +896,7 @@ def _(change):
             write[1] = before[1]
 
 
-@mutant("a new leader cuts off what it inherited", "INV2", "INV4", **IN_STRIFE)
+@mutant("a new leader truncates the entries that it inherited", "INV2", "INV4", **ISOLATED_LEADERS)
 def _(change):
     @change.around(Raft, "become_leader")
     def cut(inner, raft):
@@ -923,7 +936,7 @@ def _(change):
 # -- a leader and its peers ----------------------------------------------------------------------------------------
 
 
-@mutant("a late accept lowers match", "INV12 match never falls", weather=STORMY)
+@mutant("a late acknowledgement lowers match", "INV12 match never falls", weather=STORMY)
 def _(change):
     @change.around(Progress, "accepted")
     def lower(inner, peer, index):
@@ -971,7 +984,7 @@ def _(change):
     change.patch(replication, "_step_back", lambda raft, ack, peer: None)
 
 
-@mutant("a peer that lags is not sent what it lacks", "INV26", weather={"loss": 0.3})
+@mutant("a lagging peer is not sent the missing entries", "INV26", weather={"loss": 0.3})
 def _(change):
     @change.handlers.on(M.HEARTBEAT_RESP, State.LEADER, replace=True)
     def only_listen(raft, answer):
@@ -986,7 +999,7 @@ def _(change):
     "a snapshot lets the commit index go back",
     "INV6",
     "INV7",
-    given=TRIO | {"config": QUICK | COMPACT},
+    given=THREE | {"config": NARROW | COMPACT},
     weather={"duplication": 0.5, "delay": 0.4, "reordering": True},
     hosts="core",
     rig=laggards,
@@ -1002,9 +1015,9 @@ def _(change):
 
 
 @mutant(
-    "what became of a snapshot is ignored",
+    "the outcome of a snapshot is ignored",
     "INV26",
-    given=TRIO | {"config": QUICK | COMPACT},
+    given=THREE | {"config": NARROW | COMPACT},
     weather={"loss": 0.3},
     hosts="core",
     rig=laggards,
@@ -1019,9 +1032,9 @@ def _(change):
     "the log is compacted before its snapshot is durable",
     "CorruptData",
     hosts="core",
-    given=TRIO | {"config": QUICK | COMPACT},
+    given=THREE | {"config": NARROW | COMPACT},
     weather={"disk": 15},
-    rig=strife,
+    rig=isolated_leaders,
 )
 def _(change):
     @change.around(CoreHost, "snapshot")
@@ -1042,7 +1055,7 @@ def _(change):
     "INV19",
     hosts="core",
     given={"config": COMPACT},
-    rig=reform,
+    rig=membership_changes,
 )
 def _(change):
     @change.around(CoreHost, "_compact")
@@ -1051,7 +1064,7 @@ def _(change):
 
 
 @mutant(
-    "a restart applies the log to what was applied already",
+    "a restart applies the log to a state that holds it already",
     "NotLinearizable",
     "V6",
     hosts="core",
@@ -1074,19 +1087,19 @@ def _(change):
     "a read is served before the first commit of the term",
     "INV21",
     "NotLinearizable",
-    given={"config": SWIFT | {"skip_commit_broadcast": True, "heartbeat_ticks": 2}},
-    rig=succession,
+    given={"config": FAST | {"skip_commit_broadcast": True, "heartbeat_ticks": 2}},
+    rig=leader_changes,
 )
 def _(change):
     change.patch(Raft, "has_committed_in_term", property(lambda raft: True))
 
 
 @mutant(
-    "a read is served without a word from the others",
+    "a read is served without a quorum",
     "INV21",
     "NotLinearizable",
-    given=TRIO | {"config": QUICK},
-    rig=solitude,
+    given=THREE | {"config": NARROW},
+    rig=long_isolation,
 )
 def _(change):
     change.patch(reads, "_holds_lease", lambda raft: True)
@@ -1096,9 +1109,9 @@ def _(change):
     "a read is confirmed by any answer",
     "INV21",
     "NotLinearizable",
-    given=TRIO | {"config": QUICK},
+    given=THREE | {"config": NARROW},
     weather=LATE,
-    rig=rivalry,
+    rig=cut_followers,
 )
 def _(change):
     @change.handlers.wrap(M.HEARTBEAT_RESP, State.LEADER)
@@ -1107,7 +1120,7 @@ def _(change):
         inner(raft, answer)
 
 
-@mutant("a follower confirms its reads itself", "INV21", "NotLinearizable", rig=succession)
+@mutant("a follower confirms its reads itself", "INV21", "NotLinearizable", rig=leader_changes)
 def _(change):
     @change.handlers.on(M.READ_INDEX, State.FOLLOWER, replace=True)
     def confirm(raft, ask):
@@ -1115,11 +1128,11 @@ def _(change):
 
 
 @mutant(
-    "a read does not wait for the state that it is to see",
+    "a read does not wait until its index is applied",
     "NotLinearizable",
     hosts="core",
     weather={"apply": 5},
-    rig=sluggishness,
+    rig=slow_machines,
 )
 def _(change):
     @change.around(CoreHost, "_answer_reads")
@@ -1132,11 +1145,11 @@ def _(change):
 
 
 @mutant(
-    "a node's read does not wait for the state that it is to see",
+    "a node's read does not wait until its index is applied",
     "NotLinearizable",
     hosts="node",
     weather={"apply": 5},
-    rig=sluggishness,
+    rig=slow_machines,
 )
 def _(change):
     @change.around(ReadRequests, "due")
@@ -1145,19 +1158,19 @@ def _(change):
 
 
 @mutant(
-    "a lease is taken for granted",
+    "a lease is not checked",
     "INV21",
     "NotLinearizable",
     given={"ticks": 40, "config": LEASES},
     weather=CLEAR,
-    rig=solitude,
+    rig=long_isolation,
 )
 def _(change):
     change.patch(reads, "_holds_lease", lambda raft: True)
 
 
 def last_confirmed(raft):
-    """The tick at which the newest heartbeat had left that a quorum answered."""
+    """Return the tick at which the newest heartbeat that a quorum answered was sent."""
     stamps = raft.reads.lease_stamps
     return quorum.joint_committed(
         raft.electorate, lambda replica: raft.timers.ticks if replica == raft.id else stamps.get(replica, 0)
@@ -1170,7 +1183,7 @@ def last_confirmed(raft):
     "NotLinearizable",
     given={"ticks": 40, "config": LEASES},
     weather=CLEAR,
-    rig=solitude,
+    rig=long_isolation,
 )
 def _(change):
     def lasts(raft):
@@ -1186,7 +1199,7 @@ def _(change):
     "NotLinearizable",
     given={"voters": 3, "ticks": 50, "config": LEASES},
     weather=CLEAR,
-    rig=coup,
+    rig=unheard_transfers,
 )
 def _(change):
     @change.around(reads, "_holds_lease")
@@ -1199,20 +1212,20 @@ def _(change):
     "a restart forgets the lease that was confirmed",
     "INV21",
     "NotLinearizable",
-    given=TRIO | {"ticks": 80, "config": LEASES | {"election_ticks": 10}},
+    given=THREE | {"ticks": 80, "config": LEASES | {"election_ticks": 10}},
     weather=CLEAR,
-    rig=relapse,
+    rig=restarted_voters,
 )
 def _(change):
     change.patch(Raft, "_end_of_forgotten_lease", lambda raft: 0)
 
 
 @mutant(
-    "reads that came too early are never answered",
+    "reads before the first commit of a term are never answered",
     "V10",
     "INV26",
-    given=TRIO | {"config": QUICK},
-    rig=rivalry,
+    given=THREE | {"config": NARROW},
+    rig=cut_followers,
 )
 def _(change):
     change.patch(reads, "answer_postponed", lambda raft: None)
@@ -1221,7 +1234,7 @@ def _(change):
 # -- transfers -----------------------------------------------------------------------------------------------------
 
 
-@mutant("a transfer does not stop proposals", "INV28 a transfer stops", rig=handovers)
+@mutant("a transfer does not stop proposals", "INV28 a transfer stops", rig=failing_transfers)
 def _(change):
     @change.around(proposals, "_reason_to_refuse")
     def accept(inner, raft, entries):
@@ -1231,7 +1244,7 @@ def _(change):
         return refusal
 
 
-@mutant("a transfer is never given up", "INV28 a transfer ends", rig=handovers)
+@mutant("a transfer is never given up", "INV28 a transfer ends", rig=failing_transfers)
 def _(change):
     change.patch(transfer, "tick", lambda raft: None)
 
@@ -1239,7 +1252,7 @@ def _(change):
 @mutant(
     "a transfer that was given up still lets its target campaign",
     "INV28 only the successor is asked",
-    rig=handovers,
+    rig=failing_transfers,
 )
 def _(change):
     @change.around(Raft, "give_up_transfer")
@@ -1255,7 +1268,9 @@ def _(change):
         return inner(raft, replica)
 
 
-@mutant("a transfer that was given up still stops proposals", "INV28 only a transfer stops", rig=handovers)
+@mutant(
+    "a transfer that was given up still stops proposals", "INV28 only a transfer stops", rig=failing_transfers
+)
 def _(change):
     @change.around(Raft, "give_up_transfer")
     def remember(inner, raft, because):
@@ -1273,7 +1288,7 @@ def _(change):
     "the mark of a transfer outlives its campaign",
     "INV28 only the successor campaigns",
     given={"config": {"election_ticks": 5}},
-    rig=handovers,
+    rig=failing_transfers,
 )
 def _(change):
     @change.handlers.wrap(M.TIMEOUT_NOW, State.FOLLOWER)
@@ -1291,7 +1306,9 @@ def _(change):
 # -- membership ----------------------------------------------------------------------------------------------------
 
 
-@mutant("a membership takes effect when it is logged", "INV15 a change takes effect", rig=reform)
+@mutant(
+    "a membership takes effect when it is appended", "INV15 a change takes effect", rig=membership_changes
+)
 def _(change):
     @change.around(RaftLog, "append")
     def note(inner, log, run):
@@ -1308,7 +1325,7 @@ def _(change):
         return inner(raft)
 
 
-@mutant("two changes of the membership are under way at once", "INV15 one change", rig=reform)
+@mutant("two membership changes are in progress at once", "INV15 one change", rig=membership_changes)
 def _(change):
     change.patch(membership, "reason_to_refuse", lambda raft, payload: None)
 
@@ -1316,8 +1333,8 @@ def _(change):
 @mutant(
     "a new leader forgets the change that it inherited",
     "INV15 one change",
-    **SWIFTLY,
-    rig=reform,
+    **FAST_ELECTIONS,
+    rig=membership_changes,
 )
 def _(change):
     @change.around(Raft, "become_leader")
@@ -1326,14 +1343,14 @@ def _(change):
         raft.pending_change_index = 0
 
 
-@mutant("a joint membership is left as soon as it is entered", "INV15 successive", rig=reform)
+@mutant("a joint membership is left as soon as it is entered", "INV15 successive", rig=membership_changes)
 def _(change):
     @change.around(confchange, "enter_joint")
     def skip(inner, members, changes, *, auto_leave):
         return confchange.leave_joint(inner(members, changes, auto_leave=auto_leave))
 
 
-@mutant("a joint membership is never left", "INV26", rig=reform)
+@mutant("a joint membership is never left", "INV26", rig=membership_changes)
 def _(change):
     change.patch(membership, "leave_when_due", lambda raft: None)
 
@@ -1341,9 +1358,9 @@ def _(change):
 @mutant(
     "a joint membership commits by its new half alone",
     "INV11 a majority",
-    given=FIVE | {"config": QUICK},
+    given=FIVE | {"config": NARROW},
     weather={"disk": 15},
-    rig=halves,
+    rig=joint_leaders_lost,
 )
 def _(change):
     change.patch(quorum, "joint_committed", lambda electorate, match: quorum.committed(electorate[0], match))
@@ -1352,9 +1369,9 @@ def _(change):
 @mutant(
     "a joint membership commits by its old half alone",
     "INV11 a majority",
-    given=FIVE | {"config": QUICK},
+    given=FIVE | {"config": NARROW},
     weather={"disk": 15},
-    rig=halves,
+    rig=joint_leaders_lost,
 )
 def _(change):
     def old(electorate, match):
@@ -1367,9 +1384,9 @@ def _(change):
 @mutant(
     "a joint membership commits by either half",
     "INV11 a majority",
-    given=FIVE | {"config": QUICK},
+    given=FIVE | {"config": NARROW},
     weather={"disk": 15},
-    rig=halves,
+    rig=joint_leaders_lost,
 )
 def _(change):
     def either(electorate, match):
@@ -1381,15 +1398,17 @@ def _(change):
 @mutant(
     "a joint membership elects by its new half alone",
     "INV1 a majority elects",
-    given=FIVE | {"config": QUICK},
+    given=FIVE | {"config": NARROW},
     weather={"disk": 15},
-    rig=halves,
+    rig=joint_leaders_lost,
 )
 def _(change):
     change.patch(quorum, "joint_tally", lambda electorate, votes: quorum.tally(electorate[0], votes))
 
 
-@mutant("several voters change at once without a joint membership", "INV15 successive", rig=reform)
+@mutant(
+    "several voters change at once without a joint membership", "INV15 successive", rig=membership_changes
+)
 def _(change):
     def directly(members, changes, *, auto_leave):
         builder = confchange.MembershipBuilder.of(members)
@@ -1401,26 +1420,26 @@ def _(change):
 
 
 @mutant(
-    "a witness that is told nothing more makes a quorum",
+    "a witness that receives nothing more counts for CheckQuorum",
     "INV26",
     hosts="node",
-    given=WITNESSED | {"observers": 0, "ticks": 40, "config": GUARDED},
+    given=WITH_WITNESS | {"observers": 0, "ticks": 40, "config": CHECK_QUORUM_ON},
     weather=CLEAR,
-    rig=parting,
+    rig=removal_with_witness,
 )
 def _(change):
     change.patch(clock, "_waiting_witnesses", lambda raft, heard: set())
 
 
-@mutant("a witness is given commands", "INV17 a witness", given=WITNESSED)
+@mutant("a witness is given commands", "INV17 a witness", given=WITH_WITNESS)
 def _(change):
     change.patch(Run, "without_content", lambda run: run)
 
 
-# -- around the core -----------------------------------------------------------------------------------------------
+# -- hosts ---------------------------------------------------------------------------------------------------------
 
 
-@mutant("a host sends what must wait for the write", "INV10", hosts="core")
+@mutant("a host sends messages that must wait for the write", "INV10", hosts="core")
 def _(change):
     @change.around(CoreHost, "_save")
     def hurry(inner, host, ready):
@@ -1429,7 +1448,7 @@ def _(change):
         inner(host, ready)
 
 
-@mutant("a node sends what must wait for the write", "INV10", hosts="node")
+@mutant("a node sends messages that must wait for the write", "INV10", hosts="node")
 def _(change):
     @change.around(NodeActor, "_do")
     def hurry(inner, node, ready):
@@ -1439,7 +1458,7 @@ def _(change):
 
 
 @mutant(
-    "the first write that is done confirms all that wait",
+    "the first completed write confirms all pending writes",
     "INV10",
     "INV11",
     "INV12",
@@ -1457,7 +1476,7 @@ def _(change):
 
 
 @mutant(
-    "a node takes the first write that is done for all",
+    "a node's first completed write confirms all pending writes",
     "INV10",
     "INV11",
     "INV12",
@@ -1471,14 +1490,14 @@ def _(change):
         inner(persistence, replace(done, ready=newest))
 
 
-@mutant("a host forgets how far it has committed", "INV18 only the newest", hosts="core", rig=reform)
+@mutant("a host forgets its commit index", "INV18 only the newest", hosts="core", rig=membership_changes)
 def _(change):
     @change.around(CoreHost, "_keep")
     def forget(inner, host, ready, state):
         inner(host, ready, ready.hard_state)
 
 
-@mutant("a node forgets how far it has committed", "INV18 only the newest", hosts="node", rig=reform)
+@mutant("a node forgets its commit index", "INV18 only the newest", hosts="node", rig=membership_changes)
 def _(change):
     @change.around(Persistence, "save")
     def forget(inner, persistence, ready, tick):
@@ -1487,13 +1506,19 @@ def _(change):
 
 
 def result_now(machine, payload):
-    """What a command would give if it were applied at once."""
+    """Return the result that a command would have if it were applied now."""
     copy = InBytes()
     copy.values = dict(machine.values)
     return copy.apply(payload)
 
 
-@mutant("a result is told before it is committed", "NotLinearizable", "INV22", hosts="core", **IN_STRIFE)
+@mutant(
+    "a result is returned before it is committed",
+    "NotLinearizable",
+    "INV22",
+    hosts="core",
+    **ISOLATED_LEADERS,
+)
 def _(change):
     @change.around(CoreHost, "_save")
     def hurry(inner, host, ready):
@@ -1506,7 +1531,13 @@ def _(change):
         inner(host, ready)
 
 
-@mutant("a node tells a result before it is committed", "NotLinearizable", "INV22", hosts="node", **IN_STRIFE)
+@mutant(
+    "a node returns a result before it is committed",
+    "NotLinearizable",
+    "INV22",
+    hosts="node",
+    **ISOLATED_LEADERS,
+)
 def _(change):
     @change.around(NodeActor, "_do")
     def hurry(inner, node, ready):
@@ -1517,7 +1548,7 @@ def _(change):
         return inner(node, ready)
 
 
-@mutant("a result goes to another proposal", "NotLinearizable", "V11", hosts="core", **IN_STRIFE)
+@mutant("a result goes to another proposal", "NotLinearizable", "V11", hosts="core", **ISOLATED_LEADERS)
 def _(change):
     @change.around(CoreHost, "_apply_run")
     def confuse(inner, host, run):
@@ -1527,7 +1558,7 @@ def _(change):
         inner(host, run)
 
 
-@mutant("a node gives a result to another proposal", "NotLinearizable", hosts="node", **IN_STRIFE)
+@mutant("a node gives a result to another proposal", "NotLinearizable", hosts="node", **ISOLATED_LEADERS)
 def _(change):
     @change.around(PendingProposals, "applied")
     def confuse(inner, pending, run, results):
@@ -1535,7 +1566,9 @@ def _(change):
         inner(pending, Run(run.first, run.term, run.payloads, run.kinds, run.origin, key), results)
 
 
-@mutant("a node takes the results of others for its own", "NotLinearizable", hosts="node", **IN_STRIFE)
+@mutant(
+    "a node treats results of other replicas as its own", "NotLinearizable", hosts="node", **ISOLATED_LEADERS
+)
 def _(change):
     @change.around(Applier, "_work")
     def confuse(inner, applier, work):
@@ -1545,23 +1578,23 @@ def _(change):
         inner(applier, work)
 
 
-@mutant("a host waits for its proposals for ever", "V11", "INV26", hosts="core", **SWIFTLY)
+@mutant("a host waits for its proposals for ever", "V11", "INV26", hosts="core", **FAST_ELECTIONS)
 def _(change):
     change.patch(CoreHost, "_expire", lambda host, number: None)
 
 
-@mutant("a node waits for its proposals for ever", "V11", hosts="node", **SWIFTLY)
+@mutant("a node waits for its proposals for ever", "V11", hosts="node", **FAST_ELECTIONS)
 def _(change):
     change.patch(PendingProposals, "expire", lambda pending, now: None)
     change.patch(PendingProposals, "overtaken", lambda pending, term: None)
 
 
-@mutant("a node waits for its leader for ever", "INV26", hosts="node", **SWIFTLY)
+@mutant("a node waits for its leader for ever", "INV26", hosts="node", **FAST_ELECTIONS)
 def _(change):
     change.patch(ReadRequests, "expire", lambda waiting, now, tick, no_leader: None)
 
 
-@mutant("a proposal is sent on twice", "INV22", **IN_STRIFE)
+@mutant("a proposal is forwarded twice", "INV22", **ISOLATED_LEADERS)
 def _(change):
     @change.handlers.wrap(M.PROPOSE, State.FOLLOWER)
     def repeat(raft, ask, inner):
@@ -1571,7 +1604,7 @@ def _(change):
 
 
 @mutant(
-    "a proposal that is refused is logged all the same",
+    "a refused proposal is appended all the same",
     "INV22",
     given={"config": {"disable_proposal_forwarding": True}},
 )
@@ -1584,7 +1617,7 @@ def _(change):
 
 
 @mutant(
-    "what the store has no room for is forgotten",
+    "writes that a full store refuses are forgotten",
     "V11",
     "INV7",
     "INV10",
@@ -1593,7 +1626,7 @@ def _(change):
     "INV26",
     hosts="node",
     weather={"disk": 15},
-    **IN_STRIFE,
+    **ISOLATED_LEADERS,
 )
 def _(change):
     @change.around(Persistence, "save")
@@ -1603,11 +1636,11 @@ def _(change):
         return True
 
 
-# -- what must not grow, and who may sleep ---------------------------------------------------------------------------
+# -- limits and quiescing --------------------------------------------------------------------------------------------
 
 
 @mutant(
-    "bytes that are applied still count as uncommitted",
+    "applied bytes still count as uncommitted",
     "V10",
     "V11",
     "INV26",
@@ -1617,25 +1650,25 @@ def _(change):
     change.patch(Raft, "_release_uncommitted", lambda raft, low, high: None)
 
 
-@mutant("an idle shard does not fall silent", "INV27 an idle", given={"config": {"quiesce": True}})
+@mutant("an idle shard does not quiesce", "INV27 an idle", given={"config": {"quiesce": True}})
 def _(change):
     change.patch(Quiesce, "_enter", lambda quiesce: None)
 
 
-@mutant("a silent shard does not wake", "INV27 a silent", given={"config": {"quiesce": True}})
+@mutant("a quiesced shard does not wake", "INV27 a silent", given={"config": {"quiesce": True}})
 def _(change):
     change.patch(Quiesce, "note_activity", lambda quiesce: False)
 
 
-# -- who is enough, and what is told to whoever asks ---------------------------------------------------------------
+# -- quorums and answers --------------------------------------------------------------------------------------------
 
 
-@mutant("only what all voters hold is committed", "INV26 a majority", given=TRIO)
+@mutant("only entries that all voters hold are committed", "INV26 a majority", given=THREE)
 def _(change):
     change.patch(quorum, "committed", lambda voters, match: min(map(match, voters), default=quorum.INFINITY))
 
 
-@mutant("only an election without a vote against it is won", "INV26 a majority", given=TRIO)
+@mutant("only an unanimous election is won", "INV26 a majority", given=THREE)
 def _(change):
     def unanimous(voters, votes):
         granted = [votes.get(voter) for voter in voters]
@@ -1651,25 +1684,25 @@ def _(change):
     change.patch(membership, "reason_to_refuse", lambda raft, payload: Refusal.CHANGE_INVALID)
 
 
-@mutant("who asks a node for a membership change hears nothing", "V11 a change", hosts="node")
+@mutant("a node does not answer a membership change", "V11 a change", hosts="node")
 def _(change):
     change.patch(NodeActor, "_on_changed", lambda node, change: None)
 
 
-@mutant("who asks a node for another leader hears nothing", "V11", given=TRIO, hosts="node")
+@mutant("a node does not answer a transfer", "V11", given=THREE, hosts="node")
 def _(change):
     change.patch(Transfers, "settle", lambda transfers: None)
     change.patch(Transfers, "_fail", lambda transfers, over, error: None)
 
 
-@mutant("a successor does not campaign", "V11 a transfer", given=TRIO)
+@mutant("a successor does not campaign", "V11 a transfer", given=THREE)
 def _(change):
     @change.handlers.on(M.TIMEOUT_NOW, State.FOLLOWER, replace=True)
     def nothing(raft, message):
         pass
 
 
-@mutant("a transfer is answered twice", "V11 a request is answered once", given=TRIO, hosts="core")
+@mutant("a transfer is answered twice", "V11 a request is answered once", given=THREE, hosts="core")
 def _(change):
     @change.around(CoreHost, "_answer")
     def repeat(inner, host, number, outcome, value):
@@ -1679,10 +1712,10 @@ def _(change):
             answer(outcome, value)
 
 
-# -- crashes in the middle of a write, and what is on disk afterwards -----------------------------------------------
+# -- crashes and disks ----------------------------------------------------------------------------------------------
 
 
-@mutant("a write that replaces entries is left out", "INV10", "INV12", hosts="core", **IN_STRIFE)
+@mutant("a write that replaces entries is skipped", "INV10", "INV12", hosts="core", **ISOLATED_LEADERS)
 def _(change):
     @change.around(CoreHost, "_keep")
     def spare(inner, host, ready, state):
@@ -1691,11 +1724,11 @@ def _(change):
 
 
 @mutant(
-    "the term is written behind the entries",
+    "the term is written after the entries",
     "INV8 terms never fall",
     hosts="core",
-    given=TRIO | {"config": QUICK},
-    rig=crashing,
+    given=THREE | {"config": NARROW},
+    rig=crashes_in_writes,
 )
 def _(change):
     @change.around(CoreHost, "_save")
@@ -1705,7 +1738,7 @@ def _(change):
         inner(host, ready)
 
 
-@mutant("a restart forgets how far it has committed", "INV6", hosts="both", rig=restarts)
+@mutant("a restart forgets the commit index", "INV6", hosts="both", rig=restarts)
 def _(change):
     @change.around(RaftLog, "__init__")
     def forget(inner, log, storage, **options):
@@ -1714,11 +1747,11 @@ def _(change):
 
 
 @mutant(
-    "a restart begins with an older membership than its snapshot's",
+    "a restart begins with a membership older than its snapshot's",
     "V8",
     hosts="core",
     given={"config": COMPACT},
-    rig=reform,
+    rig=membership_changes,
 )
 def _(change):
     @change.around(Raft, "__init__")
@@ -1727,7 +1760,7 @@ def _(change):
         raft.membership = replace(raft.membership, observers=(), next_observers=())
 
 
-@mutant("a snapshot lacks the newest command", "V6", "NotLinearizable", hosts="core", **SNAPPY)
+@mutant("a snapshot lacks the newest command", "V6", "NotLinearizable", hosts="core", **LAGGING)
 def _(change):
     @change.around(InBytes, "apply")
     def note(inner, machine, payload):
@@ -1742,7 +1775,7 @@ def _(change):
 
 
 def keep_on_disk(change):
-    """All nodes have state machines on disk."""
+    """Let all nodes have state machines on disk."""
 
     @change.around(NodeHost, "__init__")
     def choose(inner, host, *args, **options):
@@ -1750,10 +1783,10 @@ def keep_on_disk(change):
         host._machine = partial(OnDisk, host.own_disk)
 
 
-# -- sessions, and who takes snapshots -------------------------------------------------------------------------------
+# -- sessions and snapshots ------------------------------------------------------------------------------------------
 
 
-@mutant("a session's command is applied again when it comes again", "NotLinearizable", **REPEATED)
+@mutant("a repeated command of a session is applied again", "NotLinearizable", **SESSIONS_REPEATED)
 def _(change):
     @change.around(SessionTable, "_update")
     def forget(inner, table, session, request, apply):
@@ -1761,7 +1794,7 @@ def _(change):
         return inner(table, session, request, apply)
 
 
-@mutant("a session's result is given up before its client has it", "NotLinearizable", **REPEATED)
+@mutant("a session's result is dropped before its client has it", "NotLinearizable", **SESSIONS_REPEATED)
 def _(change):
     @change.around(SessionTable, "_confirm")
     def hurry(inner, table, session, responded_to):
@@ -1769,12 +1802,12 @@ def _(change):
         session.kept.pop(responded_to + 1, None)
 
 
-@mutant("what a session's client has received is kept all the same", "V10", **REPEATED)
+@mutant("results that a session's client has received are kept", "V10", **SESSIONS_REPEATED)
 def _(change):
     change.patch(SessionTable, "_confirm", lambda table, session, responded_to: None)
 
 
-@mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **CROWDED)
+@mutant("a snapshot's sessions are not loaded", "V6", "NotLinearizable", **SESSIONS_EVICTED)
 def _(change):
     @change.around(AppliedState, "_take_over")
     def forget(inner, state, source, index):
@@ -1783,7 +1816,7 @@ def _(change):
         state.sessions = sessions
 
 
-@mutant("a snapshot's sessions come in another order", "V6", **CROWDED)
+@mutant("a snapshot's sessions are loaded in another order", "V6", **SESSIONS_EVICTED)
 def _(change):
     @change.around(AppliedState, "_take_over")
     def turn_round(inner, state, source, index):
@@ -1794,14 +1827,14 @@ def _(change):
 
 
 @mutant(
-    "a snapshot has the membership of the moment, not of its index",
+    "a snapshot has the current membership, not that of its index",
     "INV24",
     "V8",
     "INV26",
     hosts="node",
     given={"config": COMPACT},
     weather={"apply": 15},
-    rig=reform,
+    rig=membership_changes,
 )
 def _(change):
     @change.around(Raft, "snapshot_point")
@@ -1811,13 +1844,13 @@ def _(change):
 
 
 @mutant(
-    "a snapshot says that it reaches further than it does",
+    "a snapshot has a higher index than its state",
     "V11 no node fails",
     "V6",
     "NotLinearizable",
     hosts="node",
     weather={"apply": 15},
-    given=TRIO | {"config": QUICK | COMPACT},
+    given=THREE | {"config": NARROW | COMPACT},
     rig=laggards,
 )
 def _(change):
@@ -1830,11 +1863,11 @@ def _(change):
 
 
 @mutant(
-    "a snapshot for a peer is labelled with what was handed out, not with what the state machine was given",
+    "a snapshot for a peer has the index of the entries handed out, not of those that the state machine was given",
     "V6",
     "NotLinearizable",
     hosts="node",
-    given=FIVE | {"ticks": 80, "config": QUICK | COMPACT},
+    given=FIVE | {"ticks": 80, "config": NARROW | COMPACT},
     weather={"loss": 0.1, "duplication": 0.3, "disk": 2, "apply": 2},
     rig=growing_laggards,
 )
@@ -1848,11 +1881,11 @@ def _(change):
 
 
 @mutant(
-    "a node compacts its log before the snapshot is on record",
+    "a node compacts its log before the snapshot is recorded",
     "CorruptData",
     "V11",
     weather={"disk": 15},
-    **MISHAPS,
+    **SNAPSHOTS_CRASH,
 )
 def _(change):
     @change.around(SnapshotKeeper, "_record")
@@ -1868,7 +1901,7 @@ def _(change):
     "V6",
     "NotLinearizable",
     "INV18",
-    **SNAPPY | {"hosts": "node"},
+    **LAGGING | {"hosts": "node"},
 )
 def _(change):
     change.patch(
@@ -1881,7 +1914,7 @@ def _(change):
     "V6",
     "NotLinearizable",
     weather={"apply": 15},
-    **MISHAPS | {"rig": growth},
+    **SNAPSHOTS_CRASH | {"rig": growing_registers},
 )
 def _(change):
     change.patch(
@@ -1889,7 +1922,7 @@ def _(change):
     )
 
 
-@mutant("a state machine on disk is given commands again", "V11 no node fails", **MISHAPS)
+@mutant("a state machine on disk is given commands again", "V11 no node fails", **SNAPSHOTS_CRASH)
 def _(change):
     keep_on_disk(change)
 
@@ -1905,7 +1938,11 @@ def _(change):
         applier.state.index = order.snapshot.index
 
 
-@mutant("the log is given up though a state machine on disk was not synced", "V11 no node fails", **MISHAPS)
+@mutant(
+    "the log is compacted although a state machine on disk was not synced",
+    "V11 no node fails",
+    **SNAPSHOTS_CRASH,
+)
 def _(change):
     keep_on_disk(change)
 
@@ -1915,12 +1952,12 @@ def _(change):
             inner(applier, order)
 
 
-@mutant("who asks a node for a snapshot hears nothing", "V10", hosts="node")
+@mutant("a node does not answer a snapshot request", "V10", hosts="node")
 def _(change):
     change.patch(SnapshotKeeper, "_answer", lambda keeper, over, error: None)
 
 
-@mutant("a node that has taken a snapshot takes it for ever", "V10", hosts="node", given={"config": COMPACT})
+@mutant("a node never finishes a snapshot", "V10", hosts="node", given={"config": COMPACT})
 def _(change):
     @change.around(SnapshotKeeper, "on_recorded")
     def go_on(inner, keeper, done):
@@ -1932,7 +1969,7 @@ def _(change):
     "a snapshot that a newer one replaced counts as damaged",
     "V10",
     weather={"apply": 15},
-    **SNAPPY | {"given": TRIO | {"ticks": 60, "config": QUICK | COMPACT}, "hosts": "node"},
+    **LAGGING | {"given": THREE | {"ticks": 60, "config": NARROW | COMPACT}, "hosts": "node"},
 )
 def _(change):
     @change.around(SnapshotKeeper, "on_damaged")
@@ -1940,7 +1977,7 @@ def _(change):
         inner(keeper, replace(done, snapshot=keeper._raft.log.snapshot))
 
 
-@mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **MISHAPS)
+@mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **SNAPSHOTS_CRASH)
 def _(change):
     @change.around(Snapshots, "prune")
     def wipe(inner, files, keep):
@@ -1950,23 +1987,23 @@ def _(change):
 
 
 @mutant(
-    "a removed replica goes on",
+    "a removed replica does not stop",
     "V13 a removed replica ends",
     hosts="node",
-    given=TRIO | {"ticks": 100, "config": QUICK},
-    rig=reform,
+    given=THREE | {"ticks": 100, "config": NARROW},
+    rig=membership_changes,
 )
 def _(change):
     change.patch(NodeActor, "_check_removal", lambda node: None)
 
 
 @mutant(
-    "a removed replica goes on while its disk hangs",
+    "a removed replica does not stop while its disk hangs",
     "V13 a removed replica ends",
     hosts="node",
-    given=TRIO | {"voters": 4, "ticks": 100, "config": QUICK | {"pre_vote": True}},
+    given=THREE | {"voters": 4, "ticks": 100, "config": NARROW | {"pre_vote": True}},
     weather=CLEAR | {"disk": 15},
-    rig=expulsion,
+    rig=removal_in_isolation,
 )
 def _(change):
     @change.around(NodeActor, "_check_removal")
@@ -1978,7 +2015,7 @@ def _(change):
 # -- a node's inbox and its disk -------------------------------------------------------------------------------------
 
 
-def impatience(random, plan):
+def waiting_clients(random, plan):
     """More clients than may wait ask replicas that have no leader yet."""
     for client in range(FIRST_WITH_SESSION):
         yield Event(client % 20, "request", (client, random.choice(members(plan)), "a", "put", 9.0))
@@ -1986,8 +2023,8 @@ def impatience(random, plan):
 
 def stalls(random, plan):
     """Leaders whose disk hangs, again and again, while clients propose."""
-    yield from asked(random, plan, "put", every=5)
-    yield from now_and_then(random, plan, 8, "slow_disk", LEADER, range(50, 100), 100)
+    yield from requests(random, plan, "put", every=5)
+    yield from repeatedly(random, plan, 8, "slow_disk", LEADER, range(50, 100), 100)
 
 
 @mutant("a completion is lost", "V10", "V11", "INV26", hosts="node")
@@ -2000,7 +2037,7 @@ def _(change):
             inner(inbox, completion)
 
 
-@mutant("a full inbox refuses completions", "V10", "V11", "INV26", hosts="node", rig=impatience)
+@mutant("a full inbox refuses completions", "V10", "V11", "INV26", hosts="node", rig=waiting_clients)
 def _(change):
     @change.around(Inbox, "complete")
     def refuse(inner, inbox, completion):
@@ -2008,20 +2045,24 @@ def _(change):
             inner(inbox, completion)
 
 
-@mutant("a node's proposals have no bound", "V14 what waits", hosts="node", rig=impatience)
+@mutant("a node's proposals have no bound", "V14 what waits", hosts="node", rig=waiting_clients)
 def _(change):
     @change.around(Lane, "__init__")
     def widen(inner, lane, inbox, unit, *, max_count, **bounds):
         inner(lane, inbox, unit, max_count=1 << 30, **bounds)
 
 
-@mutant("a leader whose disk hangs goes on", "V15 a leader's disk", hosts="node", rig=stalls, given=TRIO)
+@mutant("a hung disk is not noticed", "V15 a leader's disk", hosts="node", rig=stalls, given=THREE)
 def _(change):
     change.patch(DiskWatch, "tick", lambda watch, waits_since: False)
 
 
 @mutant(
-    "a leader whose disk hangs is only noticed", "V15 a leader's disk", hosts="node", rig=stalls, given=TRIO
+    "a leader whose disk hangs does not step down",
+    "V15 a leader's disk",
+    hosts="node",
+    rig=stalls,
+    given=THREE,
 )
 def _(change):
     @change.handlers.on(M.DISK_HUNG, State.LEADER, replace=True)
@@ -2029,11 +2070,11 @@ def _(change):
         pass
 
 
-# -- how much is sent, and who is protected --------------------------------------------------------------------------
+# -- flow control and leases ----------------------------------------------------------------------------------------
 
 
 @mutant(
-    "a full window is not minded",
+    "a full window is ignored",
     "INV13 the window is bounded",
     given={"config": {"max_inflight_messages": 1}},
 )
@@ -2042,7 +2083,7 @@ def _(change):
 
 
 @mutant(
-    "the bytes of a window are not minded",
+    "the bytes of a window are ignored",
     "INV13 the window is bounded",
     given={"config": {"max_message_bytes": 64, "max_inflight_bytes": 64}},
 )
@@ -2050,7 +2091,7 @@ def _(change):
     change.patch(Inflight, "full", property(lambda window: len(window) >= window.max_messages))
 
 
-@mutant("a probe is not waited for", "INV13 one probe", weather=STORMY)
+@mutant("a leader does not wait for the answer to a probe", "INV13 one probe", weather=STORMY)
 def _(change):
     def paused(peer):
         return (
@@ -2062,7 +2103,7 @@ def _(change):
     change.patch(Progress, "paused", property(paused))
 
 
-@mutant("a snapshot that is on its way is not waited for", "INV13 a snapshot", hosts="core", **SNAPPY)
+@mutant("a leader does not wait for a snapshot in transit", "INV13 a snapshot", hosts="core", **LAGGING)
 def _(change):
     def paused(peer):
         return peer.inflight.full if peer.state is ProgressState.REPLICATE else peer.probe_sent
@@ -2073,14 +2114,14 @@ def _(change):
 @mutant(
     "a pre-vote is granted in the leader's lease",
     "INV20 a lease",
-    given=TRIO | {"config": GUARDED | {"pre_vote": True}},
-    rig=rivalry,
+    given=THREE | {"config": CHECK_QUORUM_ON | {"pre_vote": True}},
+    rig=cut_followers,
 )
 def _(change):
     change.patch(M.REQUEST_PRE_VOTE, "traits", replace(M.REQUEST_PRE_VOTE.traits, asks_for_vote=False))
 
 
-@mutant("two replicas share an address", "INV25", rig=reform)
+@mutant("two replicas share an address", "INV25", rig=membership_changes)
 def _(change):
     def note(addresses, one):
         if one.address:
@@ -2092,9 +2133,9 @@ def _(change):
 @mutant(
     "the only voter campaigns with an unapplied change",
     "INV18 no campaign",
-    given=TRIO | {"voters": 1, "config": SWIFT},
+    given=THREE | {"voters": 1, "config": FAST},
     weather={"apply": 15},
-    rig=slow_reform,
+    rig=slow_membership_changes,
 )
 def _(change):
     change.patch(RaftLog, "unapplied_change", lambda log: False)

@@ -44,19 +44,20 @@ __all__ = ["NodeHost"]
 logger = logging.getLogger(__name__)
 
 _BACKGROUND_WORKERS: Final = 2
-"""Threads that write and load snapshots, beside those that apply commands."""
+"""Threads that write and load snapshots; others apply commands."""
 LISTEN_TIMEOUT_S: Final = 30.0
 REPLAY_TIMEOUT_S: Final = 3600.0
 """How long `wait_ready` waits."""
 
 
 class NodeHost:
-    """A host of replicas: its loop, its transport, its log store and its workers. A context manager.
+    """A host of replicas: the loop, transport, log store and workers that they share. A context manager.
 
         with NodeHost("10.0.0.1:7000", data_dir="data") as host:
             counter = host.start_replica(Counter, shard_id=1, replica_id=1, members={1: "10.0.0.1:7000", …})
 
-    It starts when it is made. Its methods may be called from any thread but its own loop's, since they wait.
+    It starts when it is made. Its methods may be called from any thread; those that wait raise `DeadlockError` in its
+    own loop.
     """
 
     def __init__(
@@ -75,22 +76,22 @@ class NodeHost:
         max_command_bytes: int = 8 << 20,
         transport_options: Options | None = None,
     ) -> None:
-        """Open the data directory, and listen.
+        """Open the data directory and listen.
 
         `address`: "host:port", by which the other hosts know and reach this one; port 0 takes a free one.
-        `data_dir`: where the logs are kept; None keeps everything in memory, for tests.
-        `deployment_id`: hosts talk only to those of the same deployment.
-        `listen_address`: where to listen, if that is something else than `address`.
+        `data_dir`: where logs and snapshots are kept; None keeps everything in memory, for tests.
+        `deployment_id`: hosts of different deployments refuse one another.
+        `listen_address`: where to listen, if not at `address`.
         `tick_interval`: seconds, from 0.001 to 60; elections and heartbeats are counted in ticks.
         `tls`: certificates for mutual TLS between the hosts.
         `workers`: threads, from 1 to 64, that all state machines which may block share.
-        `max_waiting_commands`, `max_waiting_bytes`: what may wait at each replica before it refuses with `SystemBusy`;
-        `max_waiting_reads`: reads without an answer, likewise.
-        `max_command_bytes`: the size of one command, at most.
+        `max_waiting_commands`, `max_waiting_bytes`: commands, and their bytes, that may wait at each replica; more fail
+        with `SystemBusy`. `max_waiting_reads`: reads without an answer, likewise.
+        `max_command_bytes`: the greatest size of one command, up to 32 MiB.
         `transport_options`: limits and times of the connections to other hosts.
 
-        Raises `ConfigError` for an option out of its bounds and a data directory that cannot be used, and
-        `TransportError` for an address that is none, or is taken. Nothing is left running then.
+        Raises `ConfigError` for an option out of its bounds and for a data directory that cannot be used, and
+        `TransportError` for an address that is malformed or in use. Nothing is left running then.
         """
         check_number("tick_interval", tick_interval, 0.001, 60.0)
         check_whole("workers", workers, 1, 64)
@@ -108,7 +109,7 @@ class NodeHost:
             "max_waiting_reads": max_waiting_reads,
         }
         self.counters: Counter[str] = Counter()
-        """What was dropped, and why: messages for shards that are not here, and for nodes with a full inbox."""
+        """How many messages and events were dropped, by reason."""
         self._registry = ReplicaRegistry(self)
         self._inbound = Inbound(self._registry.nodes, self.counters)
         self._transport = TcpTransport(
@@ -155,7 +156,7 @@ class NodeHost:
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
 
     async def _listen(self) -> None:
-        """Start the transport and the clock as tasks; raises what keeps it from listening."""
+        """Start the transport and the clock as tasks. Raises `TransportError` if it cannot listen."""
         listening: ActorFuture[str] = ActorFuture()
 
         class Started:
@@ -193,18 +194,18 @@ class NodeHost:
         return f"<NodeHost {self.address}>"
 
     def stop(self) -> None:
-        """Stop all replicas, and let go of the port and the data directory. Stopping again does nothing.
+        """Stop all replicas, and release the port and the data directory. Stopping again does nothing.
 
-        Takes a moment, and half a minute at most, where a disk or a state machine hangs. Raises `OutcomeUnknown` where
-        one does: this process keeps the data directory then, since a write may come through yet. Raises
-        `DeadlockError` in the host's own loop.
+        Takes a moment; half a minute at most if a disk or a state machine hangs. Raises `OutcomeUnknown` then, and this
+        process keeps the data directory, since a write may still reach it. Raises `DeadlockError` in the host's own
+        loop.
         """
         forbid_waiting(f"stop() of {self!r}", "call it in another thread")
         if self._registry.close():
             self._close()
 
     def _close(self) -> None:
-        """Undo what was opened, the last first; one failure does not keep the others from being undone."""
+        """Undo what was opened, the last first. After a failure, go on with the others, and raise the first error."""
         failures = []
         while self._undo:
             try:
@@ -219,14 +220,14 @@ class NodeHost:
         self._left_behind = self._pool.stop() + self._background.stop()
 
     def _close_store(self) -> None:
-        """Let the next process have the data directory only when this one surely writes to it no more."""
+        """Release the data directory only if this process surely writes to it no more."""
         self._store.close()
         if self._directory is None:
             return
         if self._left_behind:
             raise OutcomeUnknown(
-                f"{self._left_behind} state machines of {self!r} still work, perhaps on its files: its data directory "
-                "stays taken until this process ends"
+                f"{self._left_behind} state machines of {self!r} are still at work, perhaps on its files: its data "
+                "directory stays locked until this process ends"
             )
         self._directory.close()
 
@@ -237,16 +238,16 @@ class NodeHost:
 
     @property
     def address(self) -> str:
-        """By which the other hosts know this one."""
+        """The "host:port" by which other hosts know this one."""
         return self._transport.address
 
     @property
     def store_status(self) -> StoreStatus:
-        """The figures of the log store."""
+        """Sizes, counts and health of the log store."""
         return self._store.status
 
     def peers(self) -> dict[str, PeerStatus]:
-        """How it stands with the other hosts, by address."""
+        """The state of the connections to other hosts, by address. Asks the loop."""
         peers: dict[str, PeerStatus] = self._loop.call(self._transport.peers, timeout=10)
         return peers
 
@@ -267,22 +268,24 @@ class NodeHost:
     ) -> Replica:
         """Start, or start again, the replica of a shard on this host.
 
-        `state_machine`: a `StateMachine` class, or any function that makes one.
-        `members`: the shard's first voters, all of them and this one, by replica id: the same on every host. May be
-        left out at a restart. `join`: enter a shard that exists, whose leader tells the members.
-        `role`: `State.OBSERVER` or `State.WITNESS` for one that joins as such.
-        `config`: a `RaftConfig`, or a mapping of its options that differ from the defaults. With a mapping, a host's own
-        defaults hold (`HOST_DEFAULTS`): among them a snapshot each 10,000 entries, half of which stay in the log.
+        `state_machine`: a `StateMachine` class, or a function that makes one.
+        `members`: the addresses of all first voters of the shard, by replica id; the same on every host. May be left
+        out at a restart. `join`: join a shard that exists; its leader tells the members.
+        `role`: `State.OBSERVER` or `State.WITNESS` for a replica that joins as such.
+        `config`: a mapping of options of `RaftConfig` that differ from a host's defaults (docs/embedding.md), among
+        which is a snapshot each 10,000 entries. Or a whole `RaftConfig`, which is taken as it is.
         `groups`: with the option `group_commit`, where the replicas stand, as in `Replica.assign_groups`.
         `handlers`: a table of your own, made from `raft_handlers()`.
 
-        Raises `ConfigError` where members, role or options contradict one another or what was recorded at the first
-        start, `CorruptData` for a damaged log, and `HandlerTableError`.
+        Waits for the disk. Raises `ConfigError` if members, role or options contradict one another or what was recorded
+        at the first start, or if the shard runs here already; `CorruptData` for a damaged log or snapshot;
+        `StorageFailed`; `HandlerTableError` for a table with mistakes; `ReplicaStopped` if the host was stopped.
         """
+        forbid_waiting(f"start_replica() of {self!r}", "call it in another thread")
         options = replica_config(config, shard_id, replica_id, role)
         members, groups = members or {}, groups or {}
         check_groups(options, groups, members)
-        # What the caller got wrong is found before anything is recorded.
+        # Mistakes of the caller are found before anything is recorded.
         machine = make_machine(state_machine)
         if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
             raise ConfigError(
@@ -345,19 +348,23 @@ class NodeHost:
         return self._registry.replica(shard_id)
 
     def subscribe(self, ref: pykka.ActorRef[Any]) -> None:
-        """Tell an actor of this host's events (`LeaderChanged` and the like). One that cannot take one is told no more."""
+        """Tell an actor of this host's events: `LeaderChanged`, `MembershipChanged`, `ReplicaEnded`, `ReplicaRemoved`.
+
+        An actor that has ended, or whose inbox is full, is told no more.
+        """
         self._services.subscribe(ref)
 
     def remove_data(self, shard_id: int, replica_id: int) -> None:
-        """Delete all that this host keeps of a replica that does not run, for good: its id is never used again here.
+        """Delete, for good, all that this host keeps of a stopped replica. Its id can never be used again here.
 
-        For one that its shard has removed. One that is still a member is lost to it: remove it there first. Waits for
-        the disk. Raises `ConfigError` where it runs, or where this host has no such replica.
+        For a replica that its shard has removed. If it is still a member, the shard loses it: remove it there first.
+        Waits for the disk. Raises `ConfigError` if the replica runs, or if this host has none of that id.
         """
+        forbid_waiting(f"remove_data() of {self!r}", "call it in another thread")
         with self._registry.reserve(shard_id):
             if (shard_id, replica_id) not in self._store.replicas():
                 raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
-            # The record last: as long as it is there, this can be done again.
+            # The record goes last: until then, this can be repeated.
             self._snapshots.of(shard_id, replica_id).remove_all()
             self._store.remove(shard_id, replica_id)
 
@@ -366,5 +373,5 @@ def _check_address(address: str, data_dir: object) -> None:
     _, port = parse_address(address)
     if port == 0 and data_dir is not None:
         raise ConfigError(
-            "address", address, "the others must find a host with a data directory again: name its port"
+            "address", address, "name a port: other hosts must find this one again after a restart"
         )

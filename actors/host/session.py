@@ -41,7 +41,7 @@ ATTEMPTS: Final = 4
 """A request without an answer is proposed again after this part of its timeout: what was sent to a leader may be lost."""
 MIN_ATTEMPT_TIMEOUT_S: Final = 0.5
 MAX_ATTEMPT_TIMEOUT_S: Final = 10.0
-"""Bounds of the time that one attempt waits for its answer, whatever the request's timeout is."""
+"""Bounds of the time that one attempt waits for its answer."""
 MIN_WAIT_S: Final = 0.02
 MAX_WAIT_S: Final = 0.5
 """The first and the longest wait before the next attempt at a request that was refused."""

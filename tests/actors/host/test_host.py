@@ -59,7 +59,7 @@ from tests.actors.support import (
 )
 
 CALM = {"election_ticks": 50}
-"""An election timeout of a second, for tests in which nobody may lose his office."""
+"""An election timeout of a second, for tests in which no leader may change."""
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -294,7 +294,7 @@ def test_a_leader_that_lost_its_followers_does_not_know_what_becomes_of_its_last
     outcome = settled(in_memory[leader].propose(b"lost", timeout=0.3))
     assert type(outcome) is OutcomeUnknown
     assert time.monotonic() - began < 5
-    # A leader that hears from nobody is none for long.
+    # A leader that hears from no other replica steps down soon.
     until(lambda: in_memory[leader].status().leader_id == 0)
     assert type(settled(in_memory[leader].propose(b"refused", timeout=0.1))) is NotLeader
     assert settled(in_memory[leader].stale_read(None)) == [b"before"]
@@ -315,7 +315,7 @@ def test_two_of_three_hosts_go_on_and_the_third_one_catches_up(on_disk):
     until(lambda: settled(on_disk[leader].stale_read(None)) == written)
 
 
-# -- Its end, and nobody waits
+# -- Its end, which leaves no request unanswered
 
 
 def test_every_future_is_answered_when_hosts_stop_under_load(hosts):
@@ -418,11 +418,20 @@ def test_a_host_stops_cleanly_after_an_application_has_stopped_all_its_actors(on
     assert contents(on_disk[on_disk.leader()]) == [b"x"]
 
 
-def test_a_host_refuses_to_stop_in_its_own_loop_and_goes_on(in_memory):
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda host: host.stop(), id="stop"),
+        pytest.param(lambda host: host.start_replica(Ledger, shard_id=2, replica_id=1), id="start_replica"),
+        pytest.param(lambda host: host.remove_data(2, 1), id="remove_data"),
+        pytest.param(lambda host: host.peers(), id="peers"),
+    ],
+)
+def test_a_host_refuses_to_wait_in_its_own_loop_and_goes_on(in_memory, call):
     in_memory.run()
     host = in_memory.hosts[1]
-    with pytest.raises(DeadlockError, match="another thread"):
-        host._loop.call(host.stop, timeout=TIMEOUT_S)
+    with pytest.raises(DeadlockError):
+        host.loop.call(lambda: call(host), timeout=TIMEOUT_S)
     in_memory.leader()
     assert commit(in_memory[1], b"x") == 1
 
@@ -463,7 +472,7 @@ def test_an_address_that_is_none_or_is_taken_is_named_with_the_remedy(tmp_path):
 
 
 def test_a_port_that_changes_is_refused_where_others_must_find_the_host_again(tmp_path):
-    with pytest.raises(ConfigError, match=r"address='127.0.0.1:0'.*name its port"):
+    with pytest.raises(ConfigError, match=r"address='127.0.0.1:0'.*name a port"):
         NodeHost("127.0.0.1:0", tmp_path)
     with NodeHost("127.0.0.1:0") as host:
         assert not host.address.endswith(":0")
@@ -523,12 +532,12 @@ def wrong_starts():
         lambda m: {"members": {**m, 1: "127.0.0.1:9"}},
         "replica 1 is this host, whose address",
     )
-    yield "an address that is none", lambda m: {"members": {**m, 3: "nowhere"}}, "'nowhere'"
-    yield "an id that is none", lambda m: {"members": {**m, 0: "127.0.0.1:9"}}, "0 is no replica id"
+    yield "a malformed address", lambda m: {"members": {**m, 3: "nowhere"}}, "'nowhere'"
+    yield "an id that is out of bounds", lambda m: {"members": {**m, 0: "127.0.0.1:9"}}, "0 is no replica id"
     yield "an id that is a text", lambda m: {"members": {**m, "4": "127.0.0.1:9"}}, "'4' is no replica id"
     yield "a role of a first member", lambda m: {"members": m, "role": State.OBSERVER}, "join=True"
     yield (
-        "a role that is none",
+        "a role in which no replica starts",
         lambda m: {"members": m, "role": State.LEADER},
         "FOLLOWER, OBSERVER or WITNESS",
     )
@@ -564,7 +573,7 @@ def wrong_starts():
         "name two groups or more",
     )
     yield (
-        "groups that are none",
+        "a group below 0",
         lambda m: {"members": m, "config": {"group_commit": True}, "groups": {1: 1, 2: 2, 3: -3}},
         "group=-3",
     )
@@ -630,7 +639,7 @@ def test_a_wrong_table_is_refused_before_anything_is_recorded(tmp_path, table, n
         assert host._store.replicas() == []
 
 
-def test_a_shard_runs_once_on_a_host_whoever_starts_it(in_memory):
+def test_a_shard_runs_once_on_a_host_however_many_threads_start_it(in_memory):
     host = in_memory.start(1)
     outcomes, start = [], threading.Barrier(4)
 
@@ -793,7 +802,7 @@ def test_a_state_machine_that_hangs_keeps_the_data_directory_from_the_next_host(
     until(lambda: replica.status().leader_id)
     replica.propose(b"a", timeout=60)
     assert machine.arrived.wait(TIMEOUT_S)
-    with pytest.raises(OutcomeUnknown, match="still work"):
+    with pytest.raises(OutcomeUnknown, match="still at work"):
         host.stop()
     with pytest.raises(ConfigError, match="is in use by process"):
         NodeHost(address, tmp_path)
@@ -1009,7 +1018,7 @@ def test_a_host_joins_as_observer_is_promoted_and_others_leave_one_by_one(tmp_pa
         until(lambda: joined.status().state is State.FOLLOWER)
         hosts.replicas[4] = joined
 
-        # A follower leaves, then the leader does; both go on running, and disturb nobody.
+        # A follower leaves, then the leader does; both go on running, and disturb no other replica.
         gone = next(number for number in (1, 2, 3) if number not in {leader, follower})
         assert change(lambda: hosts[leader].remove_replica(gone)).voters == {1, 2, 3, 4} - {gone}
         hosts.replicas.pop(gone)

@@ -384,7 +384,7 @@ def test_wait_ready_starts_a_replica_that_has_applied_what_it_knew(on_disk):
 
 
 class Large(Book):
-    """Some megabytes, whatever the commands are."""
+    """Some megabytes of state, with any commands."""
 
     def save(self, sink):
         super().save(sink)
@@ -503,9 +503,9 @@ def test_snapshots_come_by_streams_alone(hosts):
     assert contents(hosts[other]) == [b"x"]
 
 
-def test_whoever_takes_longer_for_the_state_than_the_leader_for_the_next_one_catches_up(tmp_path):
+def test_a_replica_that_loads_slower_than_the_leader_takes_snapshots_catches_up(tmp_path):
     slow = Options(stream_bytes_per_second=1 << 20)
-    config = {**CONFIG, "election_ticks": 100}  # nobody may lose his office
+    config = {**CONFIG, "election_ticks": 100}  # no leader may change
     with Hosts(data=tmp_path, transport_options=slow) as hosts:
         hosts.run(Large, config=config)
         leader = hosts.leader()
@@ -599,7 +599,7 @@ def test_exports_keep_their_deadlines_and_leave_nothing_behind(paused, tmp_path)
     until(lambda: files._names() == [])
 
 
-def test_an_export_that_cannot_be_written_keeps_nobody_waiting(hosts, tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_written_is_answered_at_once(hosts, tmp_path, monkeypatch):
     hosts.run(Book)
     leader = hosts[hosts.leader()]
     commit(leader, b"x")
@@ -724,7 +724,7 @@ def test_data_that_were_removed_in_part_can_be_removed_again(on_disk, monkeypatc
         on_disk.hosts[gone].remove_data(1, gone)
 
 
-def test_nobody_is_removed_by_a_typing_mistake(hosts):
+def test_no_replica_is_removed_by_a_typing_mistake(hosts):
     hosts.run(Book)
     replica = hosts[hosts.leader()]
     error = settled(replica.remove_replica(7))

@@ -68,7 +68,7 @@ def test_the_committed_log_is_read_page_by_page_at_any_replica(hosts):
         assert commands(replica) == written
         assert commands(replica, max_bytes=100) == written
     few = hosts[leader].query_log(3, 1 << 40, max_bytes=1).get(timeout=TIMEOUT_S)
-    assert [entry.index for entry in few] == [3], "at least one, whatever its size"
+    assert [entry.index for entry in few] == [3], "at least one, of any size"
 
 
 def test_many_queries_at_once_are_all_answered(hosts):
@@ -116,7 +116,7 @@ def test_what_is_compacted_or_not_committed_is_refused_with_the_range_that_is_th
 @pytest.mark.parametrize(
     ("arguments", "options", "text"),
     [
-        pytest.param((0, 5), {}, "first=0", id="an index that is none"),
+        pytest.param((0, 5), {}, "first=0", id="an index below 1"),
         pytest.param((5, 5), {}, "end=5: must be a whole number from 6", id="nothing"),
         pytest.param(("1", 5), {}, "first='1'", id="a text"),
         pytest.param((1, 5), {"max_bytes": 0}, "max_bytes=0", id="no room"),

@@ -35,7 +35,7 @@ TEXT = b"a command of many words, most of which come again and again, " * 20
 ANSWER = "applied, and answered"
 MUTE = "applied, but the answer is lost"
 LOST = "lost on its way to the leader"
-LATE = "on its way until somebody delivers it"
+LATE = "on its way until it is delivered"
 
 
 class Clock:
@@ -62,7 +62,7 @@ class Clock:
 
 
 class Shard:
-    """A shard of which nobody sees the inside: it treats each proposal as it is told, and answers by its deadline."""
+    """A shard seen from outside: it treats each proposal as it is told to, and answers by its deadline."""
 
     def __init__(self, capacity=10):
         self.clock = Clock()
@@ -100,7 +100,7 @@ class Shard:
             self.clock.at(proposal.deadline, lambda: proposal.future.try_fail(unknown))
 
     def deliver(self, at=0):
-        """Something that was thought lost arrives, and its answer goes to whoever still waits."""
+        """Something that was thought lost arrives, and its answer goes to the client if it still waits."""
         proposal = self.late.pop(at)
         result = self.apply(proposal)
         proposal.future.try_set(result)
@@ -133,7 +133,7 @@ def outcome(future):
 
 
 def open_command(shard, session, command=b"a", fate=MUTE):
-    """A command whose outcome nobody knows."""
+    """A command whose outcome is unknown."""
     shard.fates.extend([fate] * 4)
     future = session.propose(command, timeout=2)
     shard.clock.advance(2)
@@ -245,7 +245,7 @@ def test_a_retry_that_is_surely_refused_leaves_the_command_open(shard):
     assert session.retry().get(timeout=0) == (1, b"a")
 
 
-def test_one_request_without_an_answer_makes_all_unknown_whatever_the_others_say(shard):
+def test_one_request_without_an_answer_makes_the_outcome_unknown_though_others_are_refused(shard):
     session = shard.session()
     shard.fates.extend([MUTE, ReplicaStopped("stopped")])
     future = session.propose(b"a", timeout=8)
@@ -266,7 +266,7 @@ def test_a_command_that_surely_has_no_effect_fails_so_and_is_not_open(shard, err
     assert session.propose(b"b").get(timeout=0) == (1, b"b")
 
 
-def test_where_the_loop_has_ended_nobody_waits_for_a_pause(shard):
+def test_where_the_loop_has_ended_no_request_waits_for_another_attempt(shard):
     session = shard.session()
     shard.clock.ended = True
     shard.fates.append(NotLeader(1))
@@ -461,7 +461,7 @@ def test_a_token_taken_under_way_holds_the_command(shard):
     assert shard.applied == [b"a"]
 
 
-def test_an_old_token_gets_nobody_elses_result(shard):
+def test_an_old_token_gets_no_result_of_another_client(shard):
     session = shard.session()
     token = session.token
     session.propose(b"a").get(timeout=0)

@@ -92,9 +92,11 @@ class MessageType(int, metaclass=_Numbered):
         return cast("Self", known)
 
     @classmethod
-    def _add(cls, name: str, number: int, traits: Traits) -> "MessageType":
+    def _add(cls, name: str, number: int, traits: Traits | None = None) -> "MessageType":
         added = int.__new__(cls, number)
-        added.name, added.traits = name, traits
+        added.name = name
+        if traits is not None:
+            added.traits = traits
         cls.known[number] = added
         return added
 
@@ -203,7 +205,8 @@ _BUILT_IN: Final = [
     "DISK_HUNG",
 ]
 for _number, _name in enumerate(_BUILT_IN):
-    setattr(MessageType, _name, MessageType._add(_name, _number, Traits()))
+    # Their traits are Raft's rows, which `raft.matrix` adds: a type without a row has none, and fails at its first use.
+    setattr(MessageType, _name, MessageType._add(_name, _number))
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ class Term(Enum):
         "the sender's term, written when it is sent; receivers adopt a newer one and refuse an older one"
     )
     CHOSEN = "a term that the sender chose; a receiver treats it like SENDERS"
-    TOLD = "the sender's term, written when it is sent; it does not change the receiver's term"
+    TOLD = "the sender's term, written when it is sent; no guard compares it, and a handler may"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,10 @@ class Traits:
     local: bool = False
     """It goes from a host to its own replica. If it comes from a peer, it is dropped."""
     from_leader: bool = False
-    """Only the leader of its term sends it."""
+    """It shows who leads its term: a receiver follows its sender, and answers one of an older term.
+
+    TIMEOUT_NOW and READ_INDEX_RESP come from a leader as well, but show nothing that is not known.
+    """
     from_members: bool = False
     """It counts only if its sender is a member of the shard."""
     asks_for_vote: bool = False
@@ -39,7 +42,7 @@ class Traits:
     wakes: bool = True
     """It shows that the shard is in use, so it wakes a quiesced replica."""
     bulk: bool = False
-    """It may be large. Bulk messages keep their order; other messages may overtake them."""
+    """It may be large. The transport's lanes are to keep the order of bulk messages, and to let others overtake them."""
     stamped: bool = field(init=False)
     """The sender's term is written into it when it is sent."""
     binding: bool = field(init=False)

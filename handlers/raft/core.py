@@ -5,7 +5,6 @@ This is what the conversations talk about, one thesis chapter a file; it knows n
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
@@ -20,38 +19,18 @@ from drakkar.handlers.raft.progress import Progress
 from drakkar.handlers.raft.quiesce_state import Quiesce
 from drakkar.handlers.raft.rate_limit import RateLimit
 from drakkar.handlers.raft.read_queue import ReadQueue
-from drakkar.handlers.raft.ready import Dropped, Refusal
+from drakkar.handlers.raft.ready import REFUSAL_OF, Dropped, Refusal
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.raft.timers import Timers
+from drakkar.handlers.raft.transfer_state import Transfer
 from drakkar.handlers.table import HandlerTable, Tally
 
-__all__ = ["BASE_STATES", "REFUSAL_OF", "RaftCore", "Transfer"]
+__all__ = ["BASE_STATES", "RaftCore"]
 
 NO_REPLICA: Final = 0
 
 BASE_STATES: Final = frozenset({State.FOLLOWER, State.OBSERVER, State.WITNESS})
 """The states of a replica that neither leads nor campaigns."""
-
-REFUSAL_OF: Final = {
-    MessageType.PROPOSE: MessageType.PROPOSE_REFUSED,
-    MessageType.READ_INDEX: MessageType.READ_REFUSED,
-    MessageType.LEADER_TRANSFER: MessageType.TRANSFER_REFUSED,
-}
-"""How a replica that forwarded a request is told that it was refused."""
-
-
-@dataclass(slots=True)
-class Transfer:
-    """The leadership transfer that is in progress at a leader (thesis §3.10)."""
-
-    target: int = NO_REPLICA
-    """The replica that is to lead; 0: no transfer is in progress."""
-    askers: set[int] = field(default_factory=set)
-    """The replicas that asked for it; 0 is this host."""
-    ticks: int = 0
-    """Since it began. Not the election timer: transfers without end could keep that from its CheckQuorum."""
-    ordered: bool = False
-    """The target was asked to campaign, and may win whatever becomes of the transfer."""
 
 
 class RaftCore:
@@ -60,7 +39,6 @@ class RaftCore:
     def __init__(
         self, config: RaftConfig, log: Storage, handlers: HandlerTable, random: Random | None
     ) -> None:
-        handlers.check()
         self.handlers = handlers
         self.config = config
         self.id = config.replica_id
@@ -147,7 +125,7 @@ class RaftCore:
         self.send(Message(type_, to=to.sender, **fields))
 
     def refuse(self, asker: int, refused: Dropped) -> None:
-        """Report that a request has no effect: to this host (`asker` 0 or this replica), or to who forwarded it."""
+        """Report that a request has no effect: to this host (`asker` 0 or this replica), or to the replica that forwarded it."""
         if asker in (0, self.id):
             self.outbox.dropped.append(refused)
             return
@@ -160,6 +138,11 @@ class RaftCore:
             payload=refused.because.name,
         )
         self.send(refusal)
+
+    def has_removed(self, message: Message) -> bool:
+        """Whether the sender was removed. Not the leader of this term: with `step_down_on_removal` off it leads on."""
+        leads = message.sender == self.leader_id and message.term == self.term
+        return message.sender in self.membership.removed and not leads
 
     def fault(self, what: str) -> None:
         """Count a message that no correct peer sends."""

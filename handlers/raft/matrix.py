@@ -57,7 +57,8 @@ LEADING: Final = Ignore("it leads already")
 BUSY: Final = Ignore("it campaigns already")
 NO_CANDIDATE: Final = Ignore("only a voter campaigns (thesis §4.2.1)")
 NO_VOTER: Final = Ignore("only a voter transfers the leadership")
-NOT_ASKED: Final = Ignore("it forwards none, so none is refused")
+NOT_ASKED: Final = Ignore("a witness forwards no transfer, so none is refused")
+ASLEEP: Final = Ignore("a guard, `track_activity`, takes it: sleep is no state of its own")
 
 ONE_LEADER: Final = Never("a term has at most one leader (thesis §3.4)")
 NO_PEERS: Final = Never("only a leader follows its peers' progress")
@@ -77,7 +78,7 @@ RAFT: Final = (
     (M.NO_OP,                  CARRIER,                      CARRIER,                                CARRIER,                                CARRIER,                                CARRIER,                      CARRIER),
     (M.PING,                   HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
     (M.PONG,                   HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
-    (M.PROPOSE,                proposals.forward,            proposals.refuse,                       proposals.refuse,                       proposals.log,                          proposals.forward,            NO_DATA),
+    (M.PROPOSE,                proposals.forward,            proposals.refuse,                       proposals.refuse,                       proposals.append,                        proposals.forward,            NO_DATA),
     (M.SNAPSHOT_STATUS,        NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               snapshot.note_status,                   LEADERS,                      LEADERS),
     (M.UNREACHABLE,            NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               replication.peer_unreachable,           LEADERS,                      LEADERS),
     (M.CHECK_QUORUM,           LEADERS,                      LEADERS,                                LEADERS,                                clock.check_quorum,                     LEADERS,                      LEADERS),
@@ -91,7 +92,7 @@ RAFT: Final = (
     (M.HEARTBEAT_RESP,         NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               heartbeat.on_heartbeat_response,        NO_PEERS,                     NO_PEERS),
     (M.READ_INDEX,             reads.forward,                reads.refuse,                           reads.refuse,                           reads.serve,                            reads.forward,                NO_DATA),
     (M.READ_INDEX_RESP,        reads.publish,                UNASKED,                                UNASKED,                                ONE_LEADER,                             reads.publish,                NO_DATA),
-    (M.QUIESCE,                HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),
+    (M.QUIESCE,                ASLEEP,                       ASLEEP,                                 ASLEEP,                                 ASLEEP,                                 ASLEEP,                       ASLEEP),
     (M.SNAPSHOT_RECEIVED,      snapshot.recovered,           snapshot.recovered,                     snapshot.recovered,                     snapshot.recovered_as_leader,           snapshot.recovered,           snapshot.recovered),
     (M.LEADER_TRANSFER,        transfer.forward,             transfer.refuse,                        transfer.refuse,                        transfer.begin,                         NO_VOTER,                     NO_VOTER),
     (M.TIMEOUT_NOW,            transfer.time_out_now,        BUSY,                                   BUSY,                                   LEADING,                                NO_CANDIDATE,                 NO_CANDIDATE),
@@ -101,7 +102,7 @@ RAFT: Final = (
     (M.LOG_QUERY,              query.answer_query,           query.answer_query,                     query.answer_query,                     query.answer_query,                     query.answer_query,           NO_DATA),
     (M.PROPOSE_REFUSED,        refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NO_DATA),
     (M.READ_REFUSED,           refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NO_DATA),
-    (M.TRANSFER_REFUSED,       refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                NOT_ASKED,                    NOT_ASKED),
+    (M.TRANSFER_REFUSED,       refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NOT_ASKED),
     (M.REMOVAL_QUERY,          LEADERS,                      LEADERS,                                LEADERS,                                membership.answer_removal_query,        LEADERS,                      LEADERS),
     (M.REMOVED,                snapshot.learn_of_removal,    snapshot.learn_of_removal,              snapshot.learn_of_removal,              snapshot.learn_of_removal,              snapshot.learn_of_removal,    snapshot.learn_of_removal),
     (M.SNAPSHOT_REQUEST,       NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               snapshot.on_snapshot_request,           NO_PEERS,                     NO_PEERS),
@@ -155,23 +156,24 @@ for _type, _traits in TRAITS.items():
 DECIDED_BESIDE: Final = MappingProxyType(
     {
         "core.RaftCore.become_leader": "the moves between states are checked where they are made",
-        "core.RaftCore._leave_for": "likewise",
-        "core.RaftCore.switch_membership": "likewise: a membership may change what this replica is",
-        "core.RaftCore.promotable": "a property of the role, asked by several cells",
+        "core.RaftCore._leave_for": "the moves between states are checked where they are made",
+        "core.RaftCore.switch_membership": "a membership may change what this replica is, whatever message brings it",
+        "core.RaftCore.promotable": "depends on the membership and the log, and so does who may campaign",
         "raft.Raft.persisted": "a report of the host, not a message: only a leader counts its own copy",
         "raft.Raft._apply_ahead": "what `ready` hands out, whatever message came before",
         "raft.Raft.snapshot_point": "a question of the host: a witness has no state to save",
         "commit.assign_groups": "a call of the host: only a leader counts copies",
-        "commit.groups_consistent": "likewise",
+        "commit.groups_consistent": "a call of the host: only a leader knows",
         "election.forget_leader": "a call of the host: a leader cannot forget itself",
         "snapshot._reason_not_to_ask": "a call of the host: a leader has no one to ask",
+        "election._count": "an answer may end the campaign that it is counted for",
         "election.learn_commit": "part of answering any vote request, which every state does alike but for this",
         "sending._send_now": "appends are put off until `ready`, when the leadership may be over",
         "membership._retire": "asks what the replica has become, after the change",
         "membership.leave_when_due": "at each tick and after each apply, which is a report of the host",
         "quiesce.tick": "sleep is no state of its own: it goes beside the six",
-        "quiesce.track_activity": "likewise",
-        "quiesce._wake": "likewise",
+        "quiesce.track_activity": "QUIESCE, by its type, in a guard: sleep is no state of its own",
+        "quiesce._wake": "any message may wake, and a leader must not take the silence for a lost quorum",
         "terms.reject_removed_replicas": "depends on the sender, so it is a guard",
     }
 )

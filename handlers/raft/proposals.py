@@ -8,7 +8,7 @@ from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.ready import Dropped, Refusal
 
-__all__ = ["forward", "log", "refuse"]
+__all__ = ["append", "forward", "refuse"]
 
 _CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
 
@@ -31,7 +31,7 @@ def refuse(raft: RaftCore, ask: Message) -> None:
     _refuse(raft, ask, Refusal.CAMPAIGNING)
 
 
-def log(raft: RaftCore, ask: Message) -> None:
+def append(raft: RaftCore, ask: Message) -> None:
     """The leader appends the proposal to its log, and sends it out at once (thesis §3.5, §10.2.1)."""
     entries = Entries.of(ask.entries)
     if not entries:

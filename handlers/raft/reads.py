@@ -44,6 +44,9 @@ def _refuse(raft: RaftCore, ask: Message, because: Refusal) -> None:
 
 def publish(raft: RaftCore, answer: Message) -> None:
     """The leader confirmed our read. What it has committed is committed here too, where we hold it."""
+    if answer.reject:
+        raft.fault("a read that is confirmed and refused")
+        return
     raft.heard_leader(answer.sender)
     if raft.log.term(answer.log_index) == raft.term:
         raft.log.commit_to(answer.log_index)

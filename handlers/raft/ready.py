@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
-__all__ = ["Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
+__all__ = ["REFUSAL_OF", "Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
 
 
 class Refusal(Enum):
@@ -38,6 +39,14 @@ class Refusal(Enum):
     def named(cls, name: object) -> "Refusal":
         """The reason of that name, which came from another host; NO_LEADER for one of a later version."""
         return cls[name] if isinstance(name, str) and name in cls.__members__ else cls.NO_LEADER
+
+
+REFUSAL_OF: Final = {
+    MessageType.PROPOSE: MessageType.PROPOSE_REFUSED,
+    MessageType.READ_INDEX: MessageType.READ_REFUSED,
+    MessageType.LEADER_TRANSFER: MessageType.TRANSFER_REFUSED,
+}
+"""How a replica that forwarded a request is told that it was refused."""
 
 
 @dataclass(frozen=True, slots=True)

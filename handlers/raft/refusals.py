@@ -3,8 +3,8 @@
 from typing import Final
 
 from drakkar.handlers.messages import Message
-from drakkar.handlers.raft.core import REFUSAL_OF, RaftCore
-from drakkar.handlers.raft.ready import Dropped, Refusal
+from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.ready import REFUSAL_OF, Dropped, Refusal
 
 __all__ = ["report_refusal"]
 

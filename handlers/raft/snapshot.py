@@ -125,18 +125,20 @@ def learn_of_removal(raft: RaftCore, message: Message) -> None:
     removed is not believed: both may have been removed, each by the other's half of a shard that was repaired.
     """
     snapshot = _sound(raft, message)
-    if snapshot is None or message.sender in raft.membership.removed:
+    if snapshot is None or raft.has_removed(message):
         return
     if not snapshot.witness or raft.id not in snapshot.membership.removed:
         raft.fault("news of a removal that does not name this replica")
+    elif message.term == raft.term and raft.leader_id not in (0, message.sender):
+        raft.fault("news of a removal from a second leader of the term")
     elif _fits(raft, snapshot):
-        raft.become_follower(max(raft.term, message.term), 0)
+        raft.become_follower(max(raft.term, snapshot.term), 0)
         _take_in(raft, snapshot)
 
 
 def _sound(raft: RaftCore, message: Message) -> Snapshot | None:
-    snapshot: Snapshot | None = message.snapshot
-    if snapshot is None or not snapshot or not 0 < snapshot.term <= message.term:
+    snapshot = message.snapshot
+    if not isinstance(snapshot, Snapshot) or not snapshot or not 0 < snapshot.term <= message.term:
         raft.fault("a snapshot without index, or of a term that its leader cannot know")
         return None
     return snapshot

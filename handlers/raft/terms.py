@@ -15,9 +15,9 @@ __all__ = ["reconcile_terms", "reject_misdelivered", "reject_non_members", "reje
 
 
 def reject_misdelivered(raft: RaftCore, message: Message) -> bool | None:
-    """A message for another replica, or one that lacks the term it must have, would skip the rules below.
+    """Swallow a message for another replica, and one that lacks the term it must have: it would skip the rules below.
 
-    Nor is a replica its own peer: one that followed, or answered, itself would do so for ever.
+    Also one from this replica itself: it is not its own peer, and would follow, or answer, itself for ever.
     """
     traits = message.type.traits
     # What a host says to its own replica needs no address; LOG_QUERY has an index in its place.
@@ -43,10 +43,8 @@ def reject_removed_replicas(raft: RaftCore, message: Message) -> bool | None:
     make ours follow. It depends on the sender and not on the type alone, so it is a guard and not a cell.
     """
     traits = message.type.traits
-    if not traits.binding or message.sender not in raft.membership.removed:
+    if not traits.binding or not raft.has_removed(message):
         return None
-    if message.sender == raft.leader_id and message.term == raft.term:
-        return None  # it was removed in office, and told to lead on: `step_down_on_removal` is off
     if raft.state is State.LEADER and (traits.from_leader or traits.asks_for_vote):
         membership.tell_of_removal(raft, message.sender)
     return SWALLOW
@@ -55,9 +53,12 @@ def reject_removed_replicas(raft: RaftCore, message: Message) -> bool | None:
 def reject_non_members(raft: RaftCore, message: Message) -> bool | None:
     """Answers of replicas that are no members, or no more, count for nothing.
 
-    A replica that has not learnt its membership yet takes them from any replica: it knows no member.
+    A replica that has not learnt its membership yet takes them from any replica: it knows no member. The leader of this
+    term may be one that this replica does not know as a member yet, or that was removed in office.
     """
     if not message.type.traits.from_members or not raft.progress or message.sender in raft.progress:
+        return None
+    if message.sender == raft.leader_id != raft.id:
         return None
     if message.type is MessageType.LEADER_TRANSFER and message.sender in (0, raft.id):
         return None  # its own host may always ask
@@ -76,6 +77,8 @@ def reconcile_terms(raft: RaftCore, message: Message) -> bool | None:
         return None
     if message.term < raft.term:
         return _refuse_older(raft, message)
+    if not traits.binding:
+        return None  # its type has no term, so none is adopted
     if traits.asks_for_vote and _in_lease(raft) and not _is_transfer(message):
         return SWALLOW
     if not _asks_ahead(message):

@@ -6,8 +6,9 @@ when the transfer is refused or given up; that it has succeeded, it sees by who 
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import sending
-from drakkar.handlers.raft.core import RaftCore, Transfer
+from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.ready import Dropped, Refusal
+from drakkar.handlers.raft.transfer_state import Transfer
 
 __all__ = ["begin", "forward", "hand_over_when_caught_up", "refuse", "tick", "time_out_now"]
 
@@ -30,7 +31,7 @@ def _refuse(raft: RaftCore, ask: Message, because: Refusal) -> None:
 
 
 def begin(raft: RaftCore, ask: Message) -> None:
-    """Transfer to `hint`, which has one election timeout for it. Oneself as target calls a transfer off."""
+    """Transfer to `hint`, which has one election timeout for it. A transfer to this replica itself calls the present one off."""
     target = ask.hint
     if target == raft.id:
         if not raft.transfer.target:

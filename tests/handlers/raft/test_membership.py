@@ -1043,10 +1043,34 @@ def test_news_of_an_older_term_is_taken_in_by_whoever_it_removes(state):
 
 
 def test_news_of_a_newer_term_raises_the_term_too():
-    """What it brings may be of that term, and no entry may be newer than the term of its replica."""
+    """As far as its content is of a newer term: no entry may be newer than the term of its replica."""
     raft = replica(terms=[1], term=1)
-    hear(raft, news_of_removal(last=(5, 3), term=4))
-    assert (raft.term, raft.leader_id, raft.log.last_term, raft.membership.removed) == (4, 0, 3, {1})
+    hear(raft, news_of_removal(last=(5, 3), term=1 << 40))
+    assert (raft.term, raft.leader_id, raft.log.last_term, raft.membership.removed) == (3, 0, 3, {1})
+
+
+@pytest.mark.parametrize("state", [State.FOLLOWER, State.LEADER])
+def test_news_from_a_second_leader_of_the_term_is_counted_and_not_believed(state):
+    raft = replica(terms=[1], term=2, state=state, leader=3 if state is State.FOLLOWER else None)
+    drain(raft)
+    hear(raft, news_of_removal())
+    assert (raft.state, raft.membership.removed, raft.faults.total()) == (state, set(), 1)
+
+
+def test_a_leader_that_was_removed_in_office_is_believed():
+    """It leads on where `step_down_on_removal` is off, and may remove others."""
+    raft = replica(term=2, membership=Membership((1, 3), removed=(2,)))
+    raft.leader_id = 2
+    hear(raft, news_of_removal())
+    assert 1 in raft.membership.removed
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, None, Snapshot()])
+@pytest.mark.parametrize("kind", [T.REMOVED, T.INSTALL_SNAPSHOT])
+def test_what_is_no_snapshot_is_counted_and_changes_nothing(kind, wrong):
+    raft = replica(term=2)
+    hear(raft, Message(kind, sender=2, term=2, snapshot=wrong))
+    assert (raft.log.committed, raft.faults.total()) == (0, 1)
 
 
 def test_news_of_what_it_holds_is_only_committed():

@@ -591,6 +591,21 @@ class TestRefusals:
         assert (refusal.type, refusal.to) == (T.PROPOSE_REFUSED, 2)
         assert (refusal.hint, refusal.hint_high, refusal.log_index, refusal.payload) == (7, 3, 1, "NO_LEADER")
 
+    @pytest.mark.parametrize(("sender", "believed"), [(3, True), (2, True), (9, False)])
+    def test_a_refusal_is_believed_of_a_member_and_of_the_leader_that_is_not_known_as_one(
+        self, sender, believed
+    ):
+        """The leader may have been added by a change that is not applied here, or removed in office."""
+        raft = replica(term=1, membership=Membership((1, 2), removed=(3,)))
+        raft.leader_id = 3
+        raft.step(
+            Message(
+                T.PROPOSE_REFUSED, sender=sender, hint=7, hint_high=3, log_index=1, payload="NOT_A_MEMBER"
+            )
+        )
+        assert [dropped.because for dropped in drain(raft).dropped] == [Refusal.NOT_A_MEMBER] * believed
+        assert raft.faults.total() == (not believed)
+
     def test_a_refusal_of_more_than_can_be_on_its_way_is_counted_and_not_believed(self):
         raft = replica(term=1, leader=3)
         raft.step(Message(T.PROPOSE_REFUSED, sender=3, hint=7, hint_high=3, log_index=1 << 40))

@@ -438,3 +438,11 @@ def test_a_host_may_ask_its_own_replica_for_a_transfer_whatever_the_membership_s
     raft = replica(1, voters=(2, 3), term=4, leader=2)
     raft.step(Message(M.LEADER_TRANSFER, sender=sender, hint=3))
     assert routes(drain(raft)) == [(M.LEADER_TRANSFER, 2)]
+
+
+@pytest.mark.parametrize("kind", [M.PROPOSE, M.READ_INDEX, M.QUIESCE, M.PROPOSE_REFUSED], ids=str)
+def test_a_type_without_a_term_raises_none(kind):
+    """A peer that gives it one all the same must not depose a leader by it."""
+    raft = replica(term=3, state=State.LEADER)
+    raft.step(Message(kind, sender=2, term=99))
+    assert (raft.state, raft.term) == (State.LEADER, 3)

@@ -262,7 +262,7 @@ class Simulation(SimulatedShard):
         self._run_for(quiesce.threshold // 2)
         if self.messages != steps or terms != [host.raft.term for host in self._members()]:
             raise Violation("INV27 an idle shard is silent", self._describe())
-        self.invariants.happened["a shard fell silent"] += 1
+        self.invariants.happened["a shard quiesced"] += 1
         leader = self._leading()
         last = leader.raft.log.last_index
         leader.submit("propose", PROBE, REQUEST_TIMEOUT_S, ignore)

@@ -18,27 +18,31 @@ from rich.table import Table
 from tests.simulation.simulate import HOSTS, Total, host_of, plan_of, report, run, run_all, shrunk
 
 MAX_SHOWN = 5
-"""Failures that are told in full."""
+"""How many failures are shown in full."""
 FRESH_SEEDS = 10**9
-"""Fresh seeds begin below this: two runs hardly ever share one."""
+"""Fresh seeds are drawn below this, so two runs hardly ever share one."""
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=int, default=1000, help="how many schedules to run")
-    parser.add_argument("--first", type=int, help="the first seed; fresh seeds are drawn without it")
-    parser.add_argument("--seed", type=int, help="replay this one alone, cut down and told")
-    parser.add_argument("--whole", action="store_true", help="with --seed: do not cut it down")
+    parser.add_argument("--first", type=int, help="the first seed; without it, seeds are drawn")
     parser.add_argument(
-        "--hosts", choices=sorted(HOSTS), help="only hosts of this kind; both take turns otherwise"
+        "--seed", type=int, help="replay only this seed; if it fails, reduce its plan and show it"
     )
-    parser.add_argument("--plan", type=argparse.FileType(), help="replay a plan that was written as JSON")
-    parser.add_argument("--save", type=Path, help="with --seed: write the plan, cut down, to this file")
+    parser.add_argument("--whole", action="store_true", help="with --seed: do not reduce the plan")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="processes; as many as cores by default"
+        "--hosts", choices=sorted(HOSTS), help="use only hosts of this kind; otherwise both take turns"
+    )
+    parser.add_argument("--plan", type=argparse.FileType(), help="replay a plan from a JSON file")
+    parser.add_argument("--save", type=Path, help="with --seed: write the reduced plan to this file")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="number of processes; by default the number of cores"
     )
     parser.add_argument(
-        "--coverage", action="store_true", help="show how often each cell and each rare thing happened"
+        "--coverage",
+        action="store_true",
+        help="show how often each handler was called and each rare event happened",
     )
     return parser.parse_args()
 
@@ -47,7 +51,7 @@ def run_many(args, console):
     first = secrets.randbelow(FRESH_SEEDS) if args.first is None else args.first
     hosts = f" HOSTS={args.hosts}" if args.hosts else ""
     again = f"make sim SEEDS={args.seeds} FIRST={first}{hosts}"
-    console.print(f"seeds from {first}; the same again: {again}", highlight=False, soft_wrap=True)
+    console.print(f"seeds from {first}; run the same again: {again}", highlight=False, soft_wrap=True)
     total = Total()
     began = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[found]}"))
@@ -59,8 +63,8 @@ def run_many(args, console):
     spent = time.monotonic() - began
     console.print(
         f"{total.runs} schedules in {spent:.0f} s: {total.runs / spent:.1f} schedules, {total.steps / spent:,.0f} "
-        f"steps and {total.faults.total() / spent:,.0f} faults a second; all was well again after "
-        f"{total.settled_after} ticks at most"
+        f"steps and {total.faults.total() / spent:,.0f} faults a second; recovery took at most "
+        f"{total.settled_after} ticks"
     )
     if args.coverage:
         show_coverage(console, total)
@@ -76,7 +80,7 @@ def run_many(args, console):
 
 def show_coverage(console, total):
     handlers = raft_handlers()
-    table = Table("", *(state.name for state in handlers.states), title="How often each cell was entered")
+    table = Table("", *(state.name for state in handlers.states), title="How often each handler was called")
     for type_ in handlers.types:
         row = [
             f"{total.cells[state.name, str(type_)]:,}" if handlers[state][type_] else ""
@@ -84,7 +88,7 @@ def show_coverage(console, total):
         ]
         table.add_row(str(type_), *row)
     console.print(table)
-    for title, counter in (("Rare things", total.happened), ("Faults and requests", total.faults)):
+    for title, counter in (("Rare events", total.happened), ("Faults and requests", total.faults)):
         table = Table(title, "times")
         for name, times in counter.most_common():
             table.add_row(name, f"{times:,}")
@@ -99,10 +103,10 @@ def replay(args, console):
         kind, plan = args.hosts or host_of(args.seed), plan_of(args.seed)
     outcome = run(plan, kind)
     if not outcome.check:
-        console.print(f"all is well: {outcome.steps} steps, {outcome.operations} operations")
+        console.print(f"no check failed: {outcome.steps} steps, {outcome.operations} operations")
         return 0
     if not args.whole and not args.plan:
-        console.print(f"{outcome.check}: cutting the plan down ...")
+        console.print(f"{outcome.check}: reducing the plan ...")
         plan = shrunk(plan, kind, outcome.check)
         outcome = run(plan, kind)
     console.print(report(plan, kind, outcome), markup=False, highlight=False, soft_wrap=True)

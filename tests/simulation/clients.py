@@ -1,4 +1,4 @@
-"""Simulated clients: each does one thing after the other, through any host, and writes down what it saw."""
+"""Simulated clients: each sends one request at a time, to any host, and records the answers."""
 
 from dataclasses import replace
 from random import Random
@@ -15,11 +15,11 @@ from tests.simulation.store import command
 KEYS = ("a", "b", "c")
 KINDS = ("put", "get", "get", "add", "cas")
 FIRST_WITH_SESSION = 100
-"""Clients from that number on have sessions."""
+"""Clients with this number or a higher one have sessions."""
 
 
 def draw_requests(random, plan):
-    """What clients shall ask, if they are free then: who, where, of which register, and what."""
+    """Draw the requests of clients: client, replica, register, kind and timeout in seconds."""
     clients = random.choice((1, 3, 5))
     replicas = plan.voters + plan.observers + plan.witnesses
     requests = [
@@ -36,7 +36,7 @@ def draw_requests(random, plan):
         )
         for _ in range(plan.ticks // random.choice((1, 2, 5)))
     ]
-    clients = random.choice((1, 3, 6))  # some of them are more than there is room for
+    clients = random.choice((1, 3, 6))  # six are more than a shard keeps sessions for
     requests += [
         Event(
             random.randrange(plan.ticks * TICK),
@@ -54,7 +54,7 @@ def draw_requests(random, plan):
 
 
 class ShardSimulation(Simulation):
-    """A simulation with clients, whose history must be linearizable."""
+    """A simulation with clients. Their history must be linearizable."""
 
     def __init__(self, plan, make_host):
         super().__init__(plan, make_host)
@@ -68,7 +68,7 @@ class ShardSimulation(Simulation):
         self.end_only_when(self._has_read_all)
 
     def request(self, client, replica, key, kind, seconds):
-        """A client asks something at a replica, unless it waits for an answer still; 0 is the leader."""
+        """A client sends a request to a replica, unless it still waits for an answer; 0 is the leader."""
         host = self._host(replica)
         if client in self._busy or host is None or not self.is_awake(host):
             return
@@ -92,7 +92,7 @@ class ShardSimulation(Simulation):
         host.submit("read" if kind == "get" else "propose", content, seconds, answer)
 
     def once(self, client, replica, key, seconds):
-        """A client with a session has something appended, unless it is at it still; 0 is the leader."""
+        """A client with a session appends to a register, unless it still waits for an answer; 0 is the leader."""
         host = self._host(replica)
         if host not in self.with_sessions():
             return
@@ -104,7 +104,7 @@ class ShardSimulation(Simulation):
             asking.append(host, key, self._draw_argument(key, "add"), seconds)
 
     def with_sessions(self):
-        """The hosts that can be asked for something in a session now."""
+        """Return the hosts that can take a command of a session now."""
         return [host for host in self.hosts.values() if self.is_awake(host) and keeps_sessions(host)]
 
     def _draw_argument(self, key, kind):
@@ -117,7 +117,7 @@ class ShardSimulation(Simulation):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _has_read_all(self):
-        """At last every register is read once more, at each host that can."""
+        """At the end, read every register once more at each host that can."""
         if any(each.busy for each in self._with_session.values()):
             return False
         if not self._reads_all:
@@ -133,7 +133,7 @@ class ShardSimulation(Simulation):
 
 
 def keeps_sessions(host):
-    """Real nodes do, unless their state machine keeps its state itself."""
+    """Return whether a host keeps sessions: only real nodes do, and not with a state machine on disk."""
     return isinstance(host, NodeHost) and host.keeps_sessions
 
 
@@ -142,6 +142,6 @@ def can_read(host):
 
 
 def with_requests(plan):
-    """The plan with clients added."""
+    """Return the plan with clients added."""
     requests = draw_requests(Random(f"clients {plan.seed}"), plan)
     return replace(plan, events=tuple(sorted((*plan.events, *requests), key=lambda event: event.time)))

@@ -1,30 +1,29 @@
-"""Whether what clients saw can be explained by operations that took effect one at a time, each at some moment
-between its invocation and its return.
+"""Checks that a history is linearizable: operations took effect one at a time, each between its invocation and return.
 
-The problem is that of Herlihy and Wing (1990). The search is that of Wing and Gong (1993) in the form that Lowe
-gave it (2017): just-in-time linearization. It goes from return to return in the order of time, with
-configurations that explain what has returned so far. A configuration is what a later operation could notice: the
-state, which of the open operations took effect already, and which of those with unknown outcome did. At a return
-it is led on, through any open operations in any order, until the returning one took effect; each way in which
-that can be is a configuration for the next return. Of those alike, one is enough.
+The problem is from Herlihy and Wing (1990). The search is that of Wing and Gong (1993) in the form of Lowe (2017):
+just-in-time linearization. It goes from return to return in the order of time, with configurations that explain what
+has returned so far. A configuration is everything that a later operation could notice: the state, which of the open
+operations took effect already, and which operations with unknown outcome did. At a return, the search extends a
+configuration by open operations in any order, until the returning operation took effect. Every possible way gives a
+configuration for the next return. Of equal configurations one is kept.
 
-First this goes depth first, because a linearizable history mostly lets the first choice stand. Where that takes
-long, all configurations go abreast: those that others make needless are then gone before anything is built on
-them. The two take turns, with more patience each time. A return that no configuration passes is the earliest that
-nothing explains.
+The search first goes depth first, because in a linearizable history the first choice is mostly right. If that takes too
+long, it goes breadth first, which drops superfluous configurations before it extends them. The two take turns, with a
+limit that grows each time. The earliest return that no configuration passes shows that the history is not linearizable.
 
-Operations with unknown outcome never return, so they stay open for ever, and their subsets would drown the
-search. Five rules keep it small; none changes a verdict:
+Operations with unknown outcome never return, so they stay open for ever, and there are very many subsets of them. Five
+rules keep the search small; none changes a verdict:
 
-- One that took effect without need is worse than one that is still to come, so of two configurations alike but
-  for that, the one that spent less is kept.
-- One that changes nothing is not spent. Nor is a second one right after a first, where it alone does the same.
-- Where an operation and one of unknown outcome may change places, the known one goes first.
-- Of several that are alike, the one invoked first is spent first.
-- A model may say which states no answer can tell apart (`Register.narrowed`).
+- An operation that took effect without need could still take effect later. So if two configurations differ only in
+  the operations with unknown outcome that they used, and one used fewer, that one is kept.
+- An operation that changes nothing is not used. Nor is a second one right after a first, if the second alone leads to
+  the same state.
+- If an operation with a known outcome and one with an unknown outcome commute, the known one goes first.
+- Of several equal operations, the one that was invoked first is used first.
+- A model may say which states no answer can distinguish (`Register.narrowed`).
 
-A read that fits is placed at once: it changes nothing, so waiting gains nothing. Keys are judged apart, which is
-sound because linearizability is local.
+A read that fits is placed at once: it changes nothing, so there is no reason to wait. Each key is checked separately,
+which is sound because linearizability is local.
 """
 
 from bisect import bisect_left
@@ -37,23 +36,23 @@ from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = ["Model", "NotLinearizable", "Operation", "Register", "check"]
 
-_SHOWN_BEFORE: Final = 12
-_SHOWN_AFTER: Final = 12
-"""Operations that an explanation shows at most, of those that fit and those that do not."""
-_SHOWN_VALUE: Final = 50
-"""Characters of a value that it shows."""
-_PATIENCE: Final = 100
-"""Configurations that the search may lead on, for each return, before it tries the other order."""
+_MAX_SHOWN_BEFORE: Final = 12
+_MAX_SHOWN_AFTER: Final = 12
+"""The largest number of operations that an explanation shows: of those that fit, and of those that do not."""
+_MAX_SHOWN_VALUE: Final = 50
+"""The largest number of characters of a value that an explanation shows."""
+_FIRST_LIMIT: Final = 100
+"""Configurations per return that the search extends before it first changes from depth first to breadth first."""
 
 
 @dataclass(slots=True)
 class Operation:
-    """What a client asked, what it was told, and when. Times are of one clock, in any unit."""
+    """A client's request, its answer, and their times. All times are from one clock, in any unit."""
 
     client: int
     key: str
     kind: str
-    """A kind that the model knows. One that only reads must be called "get"."""
+    """A kind that the model knows. A kind that only reads must be called "get"."""
     argument: Any = None
     result: Any = None
     """Meaningless while `returned` is None."""
@@ -69,32 +68,32 @@ class Operation:
 
 
 class Model(Protocol):
-    """What one key may answer when operations come one at a time. States are hashable, and never changed.
+    """The sequential behaviour of one key. States are hashable and immutable.
 
-    Two methods more may help the search: `narrowed(operations)`, asked once a key, returns the model to judge
-    these by; and that one's `alike(operation)` groups those with unknown outcome that do the same in every state
-    (those of one kind and argument, where a model does not say).
+    Two optional methods speed up the search. `narrowed(operations)` is called once for each key, and returns a model for
+    these operations only. `alike(operation)` of that model returns a key that is equal for operations with unknown
+    outcome that do the same in every state; by default that is their kind and argument.
     """
 
     initial: Hashable
 
     def step(self, state: Any, operation: Operation) -> tuple[bool, Hashable]:
-        """Tell whether `operation.result` is what it may answer in that state, and the state after it.
+        """Return whether `operation.result` is correct in this state, and the state after the operation.
 
-        One with unknown outcome may answer anything. A "get" must leave the state as it is.
+        Any result of an operation with unknown outcome is correct. A "get" must not change the state.
         """
         ...
 
 
 class NotLinearizable(AssertionError):
-    """No order explains the history. The text shows the longest that was found, and what does not fit."""
+    """No order explains the history. The text shows the longest order found, and the operations that do not fit."""
 
 
 class _Unseen:
-    """The register's state where it holds a value that no answer speaks of."""
+    """The state of a register that holds a value which appears in no answer."""
 
     def __repr__(self) -> str:
-        return "a value that nobody saw"
+        return "a value that no client saw"
 
 
 _UNSEEN: Final = _Unseen()
@@ -103,14 +102,15 @@ _UNSEEN: Final = _Unseen()
 class Register:
     """A register of hashable values, None at first.
 
-    get() answers the value; put(value) the one before it; add(text) appends to a text (None counts as "") and
-    answers the new one; cas((old, new)) puts the new value if the old one is there, and answers whether it was.
+    get() returns the value. put(value) sets it and returns the previous value. add(text) appends to a string (None
+    counts as "") and returns the new string. cas((old, new)) sets the new value if the old one is there, and returns
+    whether it was.
     """
 
     initial: Hashable = None
 
     def step(self, state: Any, operation: Operation) -> tuple[bool, Hashable]:
-        """See `Model.step`. Raises `ValueError` for a kind that it does not know."""
+        """See `Model.step`. Raises `ValueError` for an unknown kind."""
         match operation.kind:
             case "get":
                 answer, after = state, state
@@ -123,27 +123,27 @@ class Register:
                 answer = state == old
                 after = new if answer else state
             case kind:
-                raise ValueError(f"a register knows no {kind!r}: use get, put, add or cas")
+                raise ValueError(f"{kind!r} is not an operation of a register: use get, put, add or cas")
         return operation.returned is None or operation.result == answer, after
 
     def narrowed(self, operations: Sequence[Operation]) -> Model:
-        """A model with the same verdict on these operations, but with fewer states."""
-        # What a subclass answers is its own business.
+        """Return a model with the same verdict on these operations, but with fewer states."""
+        # A subclass may answer differently, so it is not narrowed.
         return _NarrowRegister(operations) if type(self) is Register else self
 
 
 class _NarrowRegister(Register):
-    """Takes all values that no answer speaks of, and that cannot grow into one of which one does, for the same.
+    """Treats as equal all values that appear in no answer and cannot grow into one that does.
 
-    All that can be told of such a value is that it is not another one: by a cas that failed. Without any, an
-    operation with unknown outcome that writes one explains nothing, and is ruled out.
+    Only a failed cas says anything about such a value: that it differs from another. If there is no failed cas, an
+    operation with unknown outcome that writes such a value explains nothing, and is ruled out.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
-        spoken_of = set(_values_spoken_of(operations))
-        self._texts = sorted(value for value in spoken_of if isinstance(value, str))
-        # The empty register is a beginning of any text, but no text.
-        self._told: dict[Hashable, bool] = {None: True} | dict.fromkeys(spoken_of, True)
+        answered = set(_answered_values(operations))
+        self._texts = sorted(value for value in answered if isinstance(value, str))
+        # The empty register can grow into any string, but is not a string itself.
+        self._told: dict[Hashable, bool] = {None: True} | dict.fromkeys(answered, True)
         self._unseen_matters = any(
             operation.kind == "cas" and operation.returned is not None and not operation.result
             for operation in operations
@@ -158,14 +158,14 @@ class _NarrowRegister(Register):
         return fits and (self._unseen_matters or operation.returned is not None), _UNSEEN
 
     def alike(self, operation: Operation) -> Hashable:
-        """Operations with unknown outcome that have this in common do the same in every state."""
+        """Return a key that is equal for operations with unknown outcome that do the same in every state."""
         match operation.kind, operation.argument:
             case "put", value:
                 return "put", self._narrow(value)
             case "cas", (old, new):
                 return "cas", old, self._narrow(new)
             case "add", text:
-                # What is in no text that was seen makes any text an unseen one.
+                # A string that is part of no seen string turns any value into an unseen one.
                 return "add", text if any(text in seen for seen in self._texts) else _UNSEEN
         return operation.kind, operation.argument
 
@@ -183,7 +183,7 @@ class _NarrowRegister(Register):
         return at < len(self._texts) and self._texts[at].startswith(value)
 
 
-def _values_spoken_of(operations: Iterable[Operation]) -> Iterator[Hashable]:
+def _answered_values(operations: Iterable[Operation]) -> Iterator[Hashable]:
     for operation in operations:
         if operation.kind == "cas":
             yield operation.argument[0]
@@ -192,16 +192,16 @@ def _values_spoken_of(operations: Iterable[Operation]) -> Iterator[Hashable]:
 
 
 def check(history: Iterable[Operation], model: Model = Register()) -> None:  # noqa: B008  # it has no state
-    """Judge a history, in any order. Operations that meet at a moment count as concurrent.
+    """Check a history, whose operations may be in any order. If one returns when another is invoked, they are concurrent.
 
-    Raises `NotLinearizable` for the first key whose operations nothing explains, in the order in which the keys
-    appear, and `ValueError` for an operation that returned before it was invoked.
+    Raises `NotLinearizable` for the first key, in the order of appearance, whose operations no order explains. Raises
+    `ValueError` for an operation that returned before it was invoked, or of an unknown kind.
     """
     keys: dict[str, list[Operation]] = {}
     for operation in history:
         if operation.returned is not None and operation.returned < operation.invoked:
             raise ValueError(f"{operation} returned before it was invoked: take both times from one clock")
-        # Nobody heard the answer, so it says nothing.
+        # A read without an answer says nothing.
         if operation.returned is not None or operation.kind != "get":
             keys.setdefault(operation.key, []).append(operation)
     for key, operations in keys.items():
@@ -217,27 +217,27 @@ class _Placed(NamedTuple):
 
 
 class _Detour(NamedTuple):
-    """The unknown outcome that was made up last, and the state before it."""
+    """The last operation with unknown outcome that was used, and the state before it."""
 
     state: Hashable
     which: int
 
 
 class _Configuration(NamedTuple):
-    """One explanation of what has returned so far, as far as the future can notice it."""
+    """One explanation of the operations that have returned so far, reduced to what later operations can notice."""
 
     done: int
     """The open operations that took effect, one bit each."""
     spent: int
-    """The operations with unknown outcome that did, one bit each."""
+    """The operations with unknown outcome that took effect, one bit each."""
     state: Hashable
     trail: _Placed | None
     detour: _Detour | None = None
-    """Set where the last operation has an unknown outcome: what could be done without it need not be done here."""
+    """Set if the last operation has an unknown outcome. Steps that are possible without it are not repeated after it."""
 
 
 class _Frontier:
-    """Configurations of which none makes another one needless."""
+    """Configurations of which none makes another superfluous."""
 
     def __init__(self) -> None:
         self._alike: dict[tuple[int, Hashable], list[_Configuration]] = {}
@@ -247,7 +247,7 @@ class _Frontier:
             yield from rivals
 
     def add(self, new: _Configuration) -> bool:
-        """Whether it was worth adding: none that is alike spent the same, or less."""
+        """Add a configuration; return False if an equal one has spent the same operations or fewer."""
         rivals = self._alike.setdefault((new.done, new.state), [])
         if any(not rival.spent & ~new.spent for rival in rivals):
             return False
@@ -257,14 +257,14 @@ class _Frontier:
 
 
 _Effects = Sequence[tuple[int, Hashable]]
-"""Which of the different operations with unknown outcome, and the state that it would lead to."""
+"""Pairs of an operation with unknown outcome, by number, and the state that it leads to."""
 
 
 class _Unknown:
-    """The operations with unknown outcome of one key. `which` counts the different ones among them."""
+    """The operations with unknown outcome of one key. `which` is the number of a group of equal ones."""
 
     def __init__(self, operations: Iterable[Operation], model: Model) -> None:
-        """Take them in the order of invocation, which is also the order of their bits."""
+        """`operations` are in the order of invocation, which is also the order of their bits."""
         self._step = model.step
         alike = getattr(model, "alike", _alike)
         same: dict[Hashable, list[tuple[int, Operation]]] = {}
@@ -279,11 +279,11 @@ class _Unknown:
         return self._same[which][0][1]
 
     def available(self, which: int, left: int) -> tuple[int, Operation] | None:
-        """The first of its like that is among those left."""
+        """Return the first operation of a group whose bit is in `left`."""
         return next((each for each in self._same[which] if each[0] & left), None)
 
     def worth_trying(self, state: Hashable, detour: _Detour | None) -> _Effects:
-        """What each, invoked or not, would make of that state, and would not have made before the detour."""
+        """Return the effects on a state, whether invoked or not, without those that were possible before the detour."""
         instead = frozenset() if detour is None else self._effects_on(detour.state)
         return self._apart(self._effects_on(state), instead)
 
@@ -292,13 +292,13 @@ class _Unknown:
         if effects is None:
             outcomes = ((which, *self._step(state, self.one_of(which))) for which in range(len(self._same)))
             effects = frozenset((which, after) for which, fits, after in outcomes if fits and after != state)
-            # Often the same ones, and one object is quicker to compare.
+            # Many states have the same effects, and identical objects compare faster.
             effects = self._effects[state] = self._interned.setdefault(effects, effects)
         return effects
 
 
 def _apart(effects: frozenset[tuple[int, Hashable]], others: frozenset[tuple[int, Hashable]]) -> _Effects:
-    # In the order of invocation, so that the same history gets the same explanation.
+    # In the order of invocation, so the same history gets the same explanation.
     return sorted(effects - others, key=itemgetter(0))
 
 
@@ -311,17 +311,17 @@ def _alike(operation: Operation) -> Hashable:
 
 
 class _Moment(NamedTuple):
-    """The return of an operation, and what may take effect up to then."""
+    """The return of an operation, and the operations that may take effect before it."""
 
     bit: int
     open: dict[int, Operation]
-    """By their bits; those that are open together have different ones."""
+    """The open operations by bit. Operations that are open at the same time have different bits."""
     invoked: int
-    """The operations with unknown outcome that were invoked, one bit each."""
+    """The operations with unknown outcome that were invoked before, one bit each."""
 
 
 class _Search:
-    """The history of one key, moment by moment."""
+    """The search for one key."""
 
     def __init__(self, key: str, operations: Sequence[Operation], model: Model) -> None:
         narrowed = getattr(model, "narrowed", None)
@@ -331,24 +331,24 @@ class _Search:
         self._unknown = _Unknown([each for _, _, each in events if each.returned is None], model)
         self._moments = list(_moments(events))
         self._effort = 0
-        """Configurations led on since the search began, or began anew."""
+        """The number of configurations that were extended since the last change of order."""
 
     def run(self) -> None:
         start = _Configuration(0, 0, self._model.initial, None)
-        patience = _PATIENCE * len(self._moments)
-        # Either may take for ever where the other is quick, so they take turns.
-        while not (self._one_way_through(start, patience) or self._all_ways_through(start, patience)):
-            patience *= 4
+        limit = _FIRST_LIMIT * len(self._moments)
+        # Either order may take very long where the other is fast, so they take turns.
+        while not (self._depth_first(start, limit) or self._breadth_first(start, limit)):
+            limit *= 4
 
-    def _one_way_through(self, start: _Configuration, patience: int) -> bool:
-        """Whether an explanation is found, depth first, before that many configurations were led on."""
+    def _depth_first(self, start: _Configuration, limit: int) -> bool:
+        """Search depth first; return whether an explanation was found within `limit` configurations."""
         if not self._moments:
             return True
         reached = [_Frontier() for _ in self._moments]
         passed = [_Frontier() for _ in self._moments]
         path = [self._ways_past(0, start, reached[0], passed[0])]
         self._effort = 0
-        while path and self._effort < patience:
+        while path and self._effort < limit:
             at = len(path)
             configuration = next(path[-1], None)
             if configuration is None:
@@ -359,10 +359,10 @@ class _Search:
                 path.append(self._ways_past(at, configuration, reached[at], passed[at]))
         return False
 
-    def _all_ways_through(self, start: _Configuration, patience: int) -> bool:
-        """Whether there is an explanation; False also where that many configurations did not tell.
+    def _breadth_first(self, start: _Configuration, limit: int) -> bool:
+        """Search breadth first; return whether an explanation was found within `limit` configurations.
 
-        Follows all abreast. Raises `NotLinearizable` at the return where none is left.
+        Raises `NotLinearizable` at a return that no configuration passes.
         """
         frontier = [start]
         self._effort = 0
@@ -370,7 +370,7 @@ class _Search:
             reached, passed = _Frontier(), _Frontier()
             for configuration in frontier:
                 deque(self._ways_past(at, configuration, reached, passed), maxlen=0)
-                if self._effort >= patience:
+                if self._effort >= limit:
                     return False
             frontier = list(passed)
             if not frontier:
@@ -380,9 +380,9 @@ class _Search:
     def _ways_past(
         self, at: int, start: _Configuration, reached: _Frontier, passed: _Frontier
     ) -> Iterator[_Configuration]:
-        """Lead the configuration on until the operation that returns took effect; shorter ways first.
+        """Extend the configuration until the returning operation took effect; shorter ways come first.
 
-        Leaves out what the others that share the frontiers make needless.
+        Leaves out configurations that others in the same frontiers make superfluous.
         """
         moment = self._moments[at]
         waiting = deque([self._with_reads(moment, start)])
@@ -398,7 +398,7 @@ class _Search:
                 waiting.extend(self._unknown_steps(moment, configuration))
 
     def _with_reads(self, moment: _Moment, configuration: _Configuration) -> _Configuration:
-        """Place all open reads that fit."""
+        """Place all open reads that fit the state."""
         done, _, state, trail, _ = configuration
         for bit, operation in moment.open.items():
             if operation.kind == "get" and not done & bit and self._step(state, operation)[0]:
@@ -406,7 +406,7 @@ class _Search:
                 trail = _Placed(operation, state, trail)
         if done == configuration.done:
             return configuration
-        # Without the detour, these reads might not have fitted.
+        # These reads might not have fitted without the last operation, so it was no detour.
         return configuration._replace(done=done, trail=trail, detour=None)
 
     def _known_steps(self, moment: _Moment, configuration: _Configuration) -> Iterator[_Configuration]:
@@ -420,7 +420,7 @@ class _Search:
                 yield self._with_reads(moment, _Configuration(done | bit, spent, after, trail_after))
 
     def _may_come_first(self, operation: Operation, detour: _Detour, after: Hashable) -> bool:
-        """Whether the operation could as well have come before the unknown one."""
+        """Return whether the operation could also come before the one with unknown outcome, with the same effect."""
         fits, between = self._step(detour.state, operation)
         return fits and self._step(between, self._unknown.one_of(detour.which)) == (True, after)
 
@@ -444,20 +444,20 @@ class _Search:
         others = (each for bit, each in moment.open.items() if bit != moment.bit and not fitted & bit)
         misfits = [moment.open[moment.bit], *others]
         lines = [f"key {_brief(self._key)} is not linearizable"]
-        if len(placed) > _SHOWN_BEFORE:
-            lines.append(f"these fit in this order, after {len(placed) - _SHOWN_BEFORE} others:")
+        if len(placed) > _MAX_SHOWN_BEFORE:
+            lines.append(f"these fit in this order, after {len(placed) - _MAX_SHOWN_BEFORE} others:")
         else:
             lines.append("these fit in this order:" if placed else "nothing fits before them:")
-        lines += [f"  {each.operation}, then {_brief(each.state)}" for each in placed[-_SHOWN_BEFORE:]]
+        lines += [f"  {each.operation}, then {_brief(each.state)}" for each in placed[-_MAX_SHOWN_BEFORE:]]
         lines.append("and nowhere before the first of them returned:")
-        lines += [f"  {operation}" for operation in misfits[:_SHOWN_AFTER]]
-        if len(misfits) > _SHOWN_AFTER:
-            lines.append(f"  and {len(misfits) - _SHOWN_AFTER} more")
+        lines += [f"  {operation}" for operation in misfits[:_MAX_SHOWN_AFTER]]
+        if len(misfits) > _MAX_SHOWN_AFTER:
+            lines.append(f"  and {len(misfits) - _MAX_SHOWN_AFTER} more")
         return "\n".join(lines)
 
 
 def _events(operations: Iterable[Operation]) -> Iterator[tuple[float, bool, Operation]]:
-    """When, whether it is a return, and of what. Of one moment the invocations come first."""
+    """Yield time, whether it is a return, and operation. At equal times, invocations come first."""
     for operation in operations:
         yield operation.invoked, False, operation
         if operation.returned is not None:
@@ -465,7 +465,7 @@ def _events(operations: Iterable[Operation]) -> Iterator[tuple[float, bool, Oper
 
 
 def _moments(events: Iterable[tuple[float, bool, Operation]]) -> Iterator[_Moment]:
-    """The returns. Operations with unknown outcome have their bits in the order of invocation."""
+    """Yield the returns. The bits of operations with unknown outcome are in the order of invocation."""
     still_open: dict[int, Operation] = {}
     bits: dict[int, int] = {}
     invoked = 0
@@ -495,7 +495,7 @@ def _operations_before(trail: _Placed | None) -> list[_Placed]:
 
 
 def _brief(value: Any) -> str:
-    # Texts that grow differ at their end.
+    # Strings that grow differ at their end.
     text = repr(value)
-    half = _SHOWN_VALUE // 2 - 2
-    return text if len(text) <= _SHOWN_VALUE else f"{text[:half]}...{text[-half:]}"
+    half = _MAX_SHOWN_VALUE // 2 - 2
+    return text if len(text) <= _MAX_SHOWN_VALUE else f"{text[:half]}...{text[-half:]}"

@@ -26,12 +26,12 @@ from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, UNITS_PER_SECOND
 from drakkar.handlers.testing.simulated_host import SimulatedHost
 
-from tests.simulation.once import MOST_UNCONFIRMED
+from tests.simulation.once import MAX_UNCONFIRMED
 from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
 
 SHARD = 1
 FOREVER = float("inf")
-MOST_WAITING_WRITES = 6
+MAX_PENDING_WRITES = 6
 MAX_WAITING = 20
 """Proposals, and requests, that may wait for a node."""
 KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
@@ -40,7 +40,7 @@ SESSIONS = 3
 """That a shard keeps: few, so that some have to go."""
 OPENING = encode_request(1, REGISTER, 0, b"")[9:]
 """How requests end that open a session."""
-LINGER = 8
+MAX_REMOVED_ELECTIONS = 8
 """Election timeouts of its own clock within which a replica ends that knows that it was removed."""
 
 
@@ -205,7 +205,7 @@ class NodeHost(SimulatedHost):
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
             "damaged snapshots": int(node.snapshots._damaged is not None),  # no file ever is damaged here
             "results": sum(
-                max(len(session.kept) - MOST_UNCONFIRMED, 0)
+                max(len(session.kept) - MAX_UNCONFIRMED, 0)
                 for session in node._applier.state.sessions._sessions.values()
             ),
         }
@@ -238,7 +238,7 @@ class NodeHost(SimulatedHost):
             return
         if self._removed_at is None:
             self._removed_at = self.ticks
-        if self.ticks - self._removed_at > LINGER * raft.config.election_ticks:
+        if self.ticks - self._removed_at > MAX_REMOVED_ELECTIONS * raft.config.election_ticks:
             raise Violation("V13 a removed replica ends", repr(raft))
 
     def _check_disk(self):
@@ -271,7 +271,7 @@ class NodeHost(SimulatedHost):
         self._loop.run()
         if self.up and self.node.actor_inbox.closed:
             if self.node.removal.reason is not None:
-                self.simulation.invariants.happened["a removed replica ended"] += 1
+                self.simulation.invariants.happened["a removed replica stopped"] += 1
                 self.simulation._stop(self, 1.0)
                 return
             reason = self.node.actor_inbox.termination.end.get()
@@ -302,8 +302,8 @@ class NodeHost(SimulatedHost):
         pass
 
     def save(self, save):
-        if len(self._append_ticks) >= MOST_WAITING_WRITES:
-            self.simulation.invariants.happened["the store had no room"] += 1
+        if len(self._append_ticks) >= MAX_PENDING_WRITES:
+            self.simulation.invariants.happened["the store was full"] += 1
             raise SystemBusy("the store is full")
         self._append_ticks.append(self.ticks)
 

@@ -1,4 +1,4 @@
-"""Clients with sessions: what they ask is repeated, here and there, until they hear what became of it, and done once."""
+"""Clients with sessions. They repeat a command at different replicas until they know its outcome; it is applied once."""
 
 from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.handlers.errors import SessionExpired, SessionRefused
@@ -8,44 +8,45 @@ from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK
 from tests.simulation.linearizability import Operation
 from tests.simulation.store import command
 
-MOST_ATTEMPTS = 8
-"""After which a client gives up, and its session; not once all is healed."""
-MOST_UNCONFIRMED = 2
-"""Results, at most, that a client has not said it has: that of its last command may be one of them."""
-_LONGEST_PAUSE = 2 * TICK
+MAX_ATTEMPTS = 8
+"""After so many attempts a client gives up its command and its session, unless the faults are over."""
+MAX_UNCONFIRMED = 2
+"""The largest number of results that a client has not confirmed, that of its last command included."""
+_MAX_PAUSE = 2 * TICK
+"""The longest pause between two attempts, in units of time."""
 
 
 class SessionClient:
-    """Appends to registers, one command after the other, in a session for as long as that lasts."""
+    """A client that appends to registers, one command after the other, in a session; it opens a new one if needed."""
 
     def __init__(self, simulation, number, random):
         self.number = number
         self.busy = False
         self._simulation, self._random = simulation, random
         self._sessions = 0
-        """Opened or tried: none of their ids is used twice."""
+        """The number of sessions that it tried to open. No session id is used twice."""
         self._session = 0
-        """Its id; 0 while there is none."""
+        """The id of the session; 0 if there is none."""
         self._series = 0
         self._host = None
-        """The one that was asked last."""
+        """The host of the last attempt."""
 
     def append(self, host, key, argument, seconds):
-        """Have something appended, at that host first; each attempt has so many seconds."""
+        """Append to a register, first at `host`. Each attempt times out after `seconds`."""
         self.busy = True
         self._key, self._argument, self._seconds = key, argument, seconds
         self._operation = None
         self._attempts = 0
         self._attempt(host)
 
-    # -- one attempt after the other ----------------------------------------------------------------------------
+    # -- attempts ------------------------------------------------------------------------------------------------
 
     def _attempt(self, host):
         self._attempts += 1
         self._host = host
         if not self._session:
             self._sessions += 1
-            # Another one each time: an old request may open its session late.
+            # A new id each time, since an old request may still open its session later.
             wanted = self.number << 32 | self._sessions
             self._submit(
                 encode_request(wanted, REGISTER, 0, b""), lambda *heard: self._opened(wanted, *heard)
@@ -58,13 +59,13 @@ class SessionClient:
         self._submit(self._request, self._answered)
 
     def _submit(self, request, answer):
-        # In the end it must not be impatience that keeps it from hearing anything.
+        # When the faults are over, the timeout must be long enough for an answer.
         seconds = REQUEST_TIMEOUT_S if self._simulation.over else self._seconds
         self._host.submit("session", request, seconds, answer)
 
     def _begin(self):
         self._series += 1
-        confirmed = max(self._series - self._random.randint(1, MOST_UNCONFIRMED), 0)
+        confirmed = max(self._series - self._random.randint(1, MAX_UNCONFIRMED), 0)
         content = command(self._key, "add", self._argument)
         self._request = encode_request(self._session, self._series, confirmed, content)
         self._operation = Operation(
@@ -73,13 +74,13 @@ class SessionClient:
         self._tell(self._operation)
 
     def _go_on(self):
-        if self._attempts >= MOST_ATTEMPTS and not self._simulation.over:
+        if self._attempts >= MAX_ATTEMPTS and not self._simulation.over:
             self._end()
         else:
-            self._simulation.after(self._random.randint(1, _LONGEST_PAUSE), self._attempt_elsewhere)
+            self._simulation.after(self._random.randint(1, _MAX_PAUSE), self._attempt_elsewhere)
 
     def _attempt_elsewhere(self):
-        """In the end at the leader: others may be no members, or send nothing on."""
+        """When the faults are over, ask the leader: others may not be members, or may not forward."""
         hosts = self._simulation.with_sessions()
         if self._simulation.over:
             hosts = [host for host in hosts if host is self._simulation.leader()]
@@ -91,7 +92,7 @@ class SessionClient:
             self._attempts += 1
             self._go_on()
 
-    # -- what it hears ------------------------------------------------------------------------------------------
+    # -- answers ------------------------------------------------------------------------------------------------
 
     def _opened(self, wanted, outcome, value):
         self._tell(f"session {wanted:x}: {outcome} {value}")
@@ -109,14 +110,14 @@ class SessionClient:
             self._note("a session had expired")
             self._end()
         elif isinstance(value, SessionRefused):
-            broken = Violation("V9 a session is refused nothing", f"command {self._series}: {value}")
+            broken = Violation("V9 no command of a session is refused", f"command {self._series}: {value}")
             self._simulation.after(0, _fail, broken)
         else:
             self._operation.result, self._operation.returned = value, self._simulation.now
             self._finish()
 
     def _end(self):
-        """Nobody knows what became of it, and the session is over."""
+        """Give up the session. The outcome of its command stays unknown."""
         self._session = 0
         self._finish()
 
@@ -134,5 +135,5 @@ class SessionClient:
 
 
 def _fail(violation):
-    """Not where the answer is heard: whoever gives it does not let anything through."""
+    """Raise a violation outside the callback of an answer, which would swallow it."""
     raise violation

@@ -1,4 +1,4 @@
-"""Run a seed, or a plan, and tell what came of it."""
+"""Run a seed or a plan, and return the outcome."""
 
 import functools
 import gc
@@ -16,15 +16,15 @@ from tests.simulation.node_host import NodeHost
 from tests.simulation.store import InBytes
 
 HOSTS = {"core": functools.partial(CoreHost, machine=InBytes), "node": NodeHost}
-"""What stands around the core: a host of the simulation's own, which takes snapshots, or the real node."""
+"""The kinds of hosts around the core: a simple one of the simulation, or the real node."""
 
 
 @dataclass
 class Outcome:
-    """What came of one run."""
+    """The outcome of one run."""
 
     check: str = ""
-    """The invariant that broke, or the error that was raised; empty if all was well."""
+    """The name of the check that failed, or of the exception; empty if the run succeeded."""
     error: Exception | None = None
     story: str = ""
     steps: int = 0
@@ -33,28 +33,28 @@ class Outcome:
     faults: Counter = field(default_factory=Counter)
     happened: Counter = field(default_factory=Counter)
     cells: Counter = field(default_factory=Counter)
-    """How often each cell of the table was entered, by the names of state and message type."""
+    """How often each handler was called, by the names of state and message type."""
 
 
 def plan_of(seed, **given):
-    """The plan of a seed, clients included; `given` are those of `draw_plan`."""
+    """Return the plan of a seed, with clients. `given` are arguments of `draw_plan`."""
     return with_requests(draw_plan(seed, **given))
 
 
 def host_of(seed):
-    """Seeds take turns."""
+    """Return the kind of host for a seed: the two kinds take turns."""
     return "node" if seed % 2 else "core"
 
 
 def run(plan, hosts, handlers=None):
-    """Run a plan on hosts of that kind."""
+    """Run a plan on hosts of one kind."""
     simulation = ShardSimulation(plan, functools.partial(HOSTS[hosts], handlers=handlers))
     outcome = Outcome()
-    # What goes wrong in a simulation is meant to, and told by its outcome.
+    # Faults in a simulation are intended, and the outcome tells of them, so nothing is logged.
     disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
     try:
         simulation.run()
-    except Exception as error:  # noqa: BLE001  # an error in the core is as much of a find as a broken invariant
+    except Exception as error:  # noqa: BLE001  # an exception in the core counts like a failed check
         outcome.check = getattr(error, "check", type(error).__name__)
         outcome.error = error
         outcome.story = simulation.story()
@@ -68,31 +68,31 @@ def run(plan, hosts, handlers=None):
 
 
 def shrunk(plan, hosts, check, handlers=None):
-    """A small plan that breaks the same invariant."""
+    """Return a smaller plan that fails the same check."""
     return shrink(plan, lambda smaller: run(smaller, hosts, handlers).check == check)
 
 
 def report(plan, hosts, outcome):
-    """What a person wants to know of a failure."""
+    """Return a report of a failure, for people."""
     return (
-        f"{outcome.check}\n{outcome.error}\n\nthe plan, cut down ({hosts} hosts):\n{plan}\n\n"
+        f"{outcome.check}\n{outcome.error}\n\nthe plan, reduced ({hosts} hosts):\n{plan}\n\n"
         f"what happened:\n{outcome.story}"
     )
 
 
 CHUNK = 20
-"""Seeds that a process runs at a time."""
+"""The number of seeds in one task of a process."""
 
 
 @dataclass
 class Total:
-    """What came of many runs."""
+    """The sum of the outcomes of many runs."""
 
     runs: int = 0
     steps: int = 0
     settled_after: int = 0
     failures: list = field(default_factory=list)
-    """(seed, hosts, check, text) of each."""
+    """(seed, hosts, check, text) of each failure."""
     faults: Counter = field(default_factory=Counter)
     happened: Counter = field(default_factory=Counter)
     cells: Counter = field(default_factory=Counter)
@@ -118,7 +118,7 @@ class Total:
 
 
 def run_seeds(task):
-    """Run some seeds in a process of its own."""
+    """Run some seeds. This is called in a separate process."""
     first, last, hosts = task
     total = Total()
     gc.collect()
@@ -130,7 +130,7 @@ def run_seeds(task):
 
 
 def run_all(first, last, *, hosts=None, jobs=None):
-    """Run seeds on all cores; yields totals as they come."""
+    """Run seeds on all cores; yield totals as they become ready."""
     tasks = [(at, min(at + CHUNK, last), hosts) for at in range(first, last, CHUNK)]
     with multiprocessing.get_context("spawn").Pool(jobs or os.cpu_count()) as pool:
         yield from pool.imap_unordered(run_seeds, tasks)

@@ -1,4 +1,4 @@
-"""The state machine that simulated clients talk to, and how they ask."""
+"""The state machines that simulated clients use, and their commands."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from drakkar.handlers.testing.shard import PROBE
 
 
 class Registers(StateMachine):
-    """Registers by name. A command is [key, kind, argument]; what it answers is what `Register` says it may."""
+    """Registers by name. A command is [key, kind, argument]; its result is as the model `Register` says."""
 
     def __init__(self):
         self.values = {}
@@ -40,13 +40,13 @@ class Registers(StateMachine):
 
 
 class OnLoop(Registers):
-    """The same on the host's loop."""
+    """Registers whose commands are applied on the host's loop."""
 
     blocks = False
 
 
 class Concurrent(Registers, ConcurrentStateMachine):
-    """The same, and it is written as it was while it goes on."""
+    """Registers whose snapshot is written while commands are applied."""
 
     save = ConcurrentStateMachine.save
 
@@ -56,7 +56,7 @@ class Concurrent(Registers, ConcurrentStateMachine):
 
 
 class OnDisk(Registers, DiskStateMachine):
-    """The same on a disk of its own: a mapping that outlives it, and holds the state of its last sync."""
+    """Registers on a disk of their own: a mapping that survives a crash and holds the state of the last sync."""
 
     def __init__(self, disk):
         super().__init__()
@@ -72,7 +72,7 @@ class OnDisk(Registers, DiskStateMachine):
         results = []
         for index, command in entries:
             if index <= self.index:
-                raise ValueError(f"entry {index} was given again, behind {self.index}")
+                raise ValueError(f"entry {index} is applied again, after {self.index}")
             self.index = index
             results.append(self.apply(command))
         return results
@@ -90,7 +90,7 @@ class OnDisk(Registers, DiskStateMachine):
 
 
 class InBytes(Registers):
-    """The same for a host made of the core alone, which keeps its snapshots in memory."""
+    """Registers for a `CoreHost`, which keeps its snapshots in memory."""
 
     def save(self):
         sink = io.BytesIO()
@@ -102,4 +102,5 @@ class InBytes(Registers):
 
 
 def command(key, kind, argument):
+    """Encode a command."""
     return json.dumps([key, kind, argument]).encode()

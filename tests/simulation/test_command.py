@@ -1,4 +1,4 @@
-"""What `make sim` runs, and what it says of it."""
+"""`make sim`: the seeds that it runs, and its output."""
 
 import re
 
@@ -9,7 +9,7 @@ from tests.simulation import __main__ as command
 
 @pytest.fixture
 def make_sim(monkeypatch, capsys):
-    """Run the command with these arguments; returns the seeds that it would have run, and what it printed."""
+    """Run the command with these arguments; return the seeds that it would have run, and its output."""
 
     def make_sim(*args):
         ranges = []

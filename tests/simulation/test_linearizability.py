@@ -1,4 +1,4 @@
-"""The judge of histories himself: small ones with known verdicts, a twin too simple to be wrong, and large ones."""
+"""The check for linearizability: small histories with known verdicts, random ones against a simple check, large ones."""
 
 import heapq
 import random
@@ -33,8 +33,8 @@ def cas(old, new, swapped, invoked, returned):
 
 
 def unknown(kind, argument, invoked):
-    # What it would have answered must not matter.
-    return op(kind, argument, "nobody heard this", invoked, None)
+    # The result must not matter, since no client heard it.
+    return op(kind, argument, "not heard", invoked, None)
 
 
 def linearizable(history, model=None):
@@ -46,14 +46,14 @@ def linearizable(history, model=None):
 
 
 class Plain:
-    """A register that does not say which states are alike: the search must do without."""
+    """A register without `narrowed` and `alike`."""
 
     initial = None
     step = Register().step
 
 
 class Silent:
-    """Its put and add answer nothing, so that much more fits."""
+    """A register whose put and add return nothing, so more histories are linearizable."""
 
     initial = None
 
@@ -74,7 +74,7 @@ A, B, C = put("a", None, 0, 1), put("b", "a", 2, 3), put("c", "b", 4, 5)
         pytest.param([get(None, 0, 1)], True, id="a read of nothing"),
         pytest.param([get("a", 0, 1)], False, id="a read from nowhere"),
         pytest.param([A, B, get("b", 4, 5)], True, id="one after the other"),
-        pytest.param([get("b", 4, 5), B, A], True, id="in whatever order they are handed over"),
+        pytest.param([get("b", 4, 5), B, A], True, id="the order of the list does not matter"),
         pytest.param([A, B, get("a", 4, 5)], False, id="a stale read"),
         pytest.param([A, B, get("a", 2.5, 5)], True, id="a read that began before the write ended"),
         pytest.param([A, B, get("a", 3, 5)], True, id="that began when it ended: concurrent"),
@@ -183,7 +183,7 @@ def test_verdict(history, verdict, model):
     assert linearizable(history, model) is verdict
 
 
-# -- The twin: it tries every order.
+# -- A simple check that tries every order.
 
 
 def dumb(left, model, state=None):
@@ -199,7 +199,7 @@ def dumb(left, model, state=None):
 
 
 def random_history(random):
-    """Any answers that could be thought of, so that half of them fit."""
+    """Return a random history; about half of them are linearizable."""
     history = []
     clients = random.randint(1, 4)
     clocks = [0] * clients
@@ -222,7 +222,7 @@ def random_history(random):
 
 
 def answered(random, history, lies):
-    """Answers of a register at random moments, and a few that are made up."""
+    """Add the answers of a register with effects at random moments, and `lies` wrong ones."""
     state = None
     known = [each for each in history if each.returned is not None]
 
@@ -240,7 +240,7 @@ def answered(random, history, lies):
 
 
 def answer(operation, state):
-    """What a register answers, and what it holds then. Written apart from the model, which might be wrong."""
+    """Return a register's answer and its new value. This does not use the model, which it is meant to check."""
     if operation.kind == "get":
         return state, state
     if operation.kind == "put":
@@ -252,25 +252,27 @@ def answer(operation, state):
 
 
 @pytest.mark.parametrize("model", [Register(), Plain(), Silent()], ids=["register", "plain model", "silent"])
-@pytest.mark.parametrize("depth_first", [True, False], ids=["one way, then all", "all ways"])
-def test_it_agrees_with_a_twin_that_tries_every_order(model, depth_first, monkeypatch):
+@pytest.mark.parametrize(
+    "depth_first", [True, False], ids=["depth first, then breadth first", "breadth first"]
+)
+def test_it_agrees_with_a_check_that_tries_every_order(model, depth_first, monkeypatch):
     if not depth_first:
-        monkeypatch.setattr(_Search, "_one_way_through", lambda *_: False)
+        monkeypatch.setattr(_Search, "_depth_first", lambda *_: False)
     verdicts = []
     for seed in range(3000):
         history = random_history(random.Random(seed))
         verdicts.append(dumb(history, model))
         assert linearizable(history, model) is verdicts[-1], (seed, *map(str, history))
-    # Neither verdict is rare, or the agreement would say little.
+    # Both verdicts are frequent, else the agreement would mean little.
     assert 600 < sum(verdicts) < 2400
 
 
-# -- Large histories: the answers of one register that every operation reaches at a moment of its own.
+# -- Large histories: every operation reaches one register at its own moment.
 
 
 @dataclass
 class Load:
-    """Clients that each do one thing after another, and sometimes never hear of it."""
+    """Clients that send one request after the other, and sometimes get no answer."""
 
     operations: int
     keys: int = 1
@@ -284,7 +286,7 @@ class Load:
         self.random = random.Random(self.seed)
         self.names = count()
         history = []
-        # When, what comes then (an operation that takes effect, or none where it is sent), and whose.
+        # Time, number, operation (None: the client sends the next one; else it takes effect now), and client.
         events = [(0.0, client, None, client) for client in range(self.clients)]
         numbers = count(self.clients)
         while events:
@@ -313,13 +315,13 @@ class Load:
         effect = self.random.uniform(now, returned)
         if self.random.random() < self.lost:
             operation.returned = None
-            # At once, long after, or never.
+            # It takes effect within the usual time, long after, or never.
             effect = self.random.choice([effect, now + self.random.expovariate(0.1), None])
         return operation, effect, returned + self.random.expovariate(1)
 
 
 def corrupted(history, forge):
-    """The same history, with one late answer of a read replaced."""
+    """Return the same history with one late answer of a read replaced."""
     known = [each for each in history if each.kind == "get" and each.returned is not None]
     victim = known[len(known) * 3 // 4]
     return [replace(each, result=forge(history, victim)) if each is victim else each for each in history]
@@ -330,7 +332,7 @@ def never_written(_history, _victim):
 
 
 def overwritten(history, victim):
-    """A value that was read, and then another one, long before."""
+    """Return a value that was read long before, and overwritten since."""
     reads = [each for each in history if each.kind == "get" and each.key == victim.key and each.returned]
     past = [each.result for each in reads if each.returned < victim.invoked and each.result is not None]
     return past[len(past) // 2]
@@ -369,7 +371,7 @@ def test_one_wrong_answer_in_a_large_history_is_found(load, forge):
 @pytest.mark.timeout(30)
 @MODELS
 def test_a_hundred_unknown_writes_that_wait_to_the_end_cost_little(model):
-    """None was seen until all others are done: throughout, any of them could be next."""
+    """None is seen until all others are done, so any of them could be next at any time."""
     lost = [unknown("put", f"lost {each}", 0) for each in range(100)]
     known = [put(each, each - 1 if each else None, each + 1, each + 1.5) for each in range(800)]
     seen = [get(f"lost {each}", 1000 + each, 1000.5 + each) for each in range(100)]
@@ -377,10 +379,10 @@ def test_a_hundred_unknown_writes_that_wait_to_the_end_cost_little(model):
     assert not linearizable([*lost, *known, *seen, get("lost 1", 2000, 2001)], model)
 
 
-# -- What it says
+# -- The explanation
 
 
-def test_the_explanation_tells_what_fitted_and_what_did_not():
+def test_the_explanation_shows_what_fits_and_what_does_not():
     with pytest.raises(NotLinearizable) as caught:
         check(
             [
@@ -404,7 +406,7 @@ def test_the_explanation_tells_what_fitted_and_what_did_not():
     ]
 
 
-def test_the_explanation_is_bounded_however_much_there_is_to_tell():
+def test_the_explanation_is_bounded_for_any_history():
     growing = [add("x" * 50, "x" * 50 * each, each, each + 0.5) for each in range(1, 101)]
     nonsense = [get(f"{each}" * 5000, 200 + each, 900 + each) for each in range(100)]
     with pytest.raises(NotLinearizable) as caught:
@@ -416,8 +418,8 @@ def test_the_explanation_is_bounded_however_much_there_is_to_tell():
     assert max(map(len, text.splitlines())) < 200
 
 
-def test_a_history_that_is_none_is_refused():
+def test_an_invalid_history_is_refused():
     with pytest.raises(ValueError, match="returned before it was invoked"):
         check([get(None, 2, 1)])
-    with pytest.raises(ValueError, match="knows no 'pop'"):
+    with pytest.raises(ValueError, match="'pop' is not an operation"):
         check([op("pop", None, None, 0, 1)])

@@ -1,4 +1,4 @@
-"""The simulator finds what it is for: each deliberate break of a rule trips one of the checks that are named for it."""
+"""The simulator finds bugs: each mutant breaks a rule, and one of the checks that it names fails."""
 
 import pytest
 
@@ -17,7 +17,7 @@ OFTEN = 3
 )
 def test_a_broken_rule_is_found(mutant):
     found = mutant.find()
-    assert found, f"{mutant.name}: a hole in the simulator, since {mutant.seeds} schedules went well"
+    assert found, f"{mutant.name}: not found in {mutant.seeds} schedules, so the simulator has a gap"
     seed, outcome = found
     assert outcome.check.startswith(mutant.checks), (
         f"{mutant.name}: seed {seed} was found by another check: {outcome.check}\n{outcome.error}"

@@ -1988,7 +1988,7 @@ def _(change):
 
 @mutant(
     "a removed replica does not stop",
-    "V13 a removed replica ends",
+    "V13 a removed replica stops",
     hosts="node",
     given=THREE | {"ticks": 100, "config": NARROW},
     rig=membership_changes,
@@ -1999,7 +1999,7 @@ def _(change):
 
 @mutant(
     "a removed replica does not stop while its disk hangs",
-    "V13 a removed replica ends",
+    "V13 a removed replica stops",
     hosts="node",
     given=THREE | {"voters": 4, "ticks": 100, "config": NARROW | {"pre_vote": True}},
     weather=CLEAR | {"disk": 15},
@@ -2045,7 +2045,7 @@ def _(change):
             inner(inbox, completion)
 
 
-@mutant("a node's proposals have no bound", "V14 what waits", hosts="node", rig=waiting_clients)
+@mutant("a node's proposals have no bound", "V14 queues", hosts="node", rig=waiting_clients)
 def _(change):
     @change.around(Lane, "__init__")
     def widen(inner, lane, inbox, unit, *, max_count, **bounds):

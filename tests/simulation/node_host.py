@@ -1,4 +1,4 @@
-"""A simulated host with the real node: its actor, mailbox, queues, applier and log store. Time, disk and threads are not."""
+"""A simulated host with the real node: its actor, inbox, applier and log store. Time, disk and threads are simulated."""
 
 from collections import deque
 from contextlib import suppress
@@ -33,19 +33,19 @@ SHARD = 1
 FOREVER = float("inf")
 MAX_PENDING_WRITES = 6
 MAX_WAITING = 20
-"""Proposals, and requests, that may wait for a node."""
+"""How many proposals may wait for a node, and how many requests."""
 KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
-"""Of requests that are no plain commands."""
+"""The kinds of entries, by kind of request; all others are commands."""
 SESSIONS = 3
-"""That a shard keeps: few, so that some have to go."""
+"""How many sessions a shard keeps: few, so that some are evicted."""
 OPENING = encode_request(1, REGISTER, 0, b"")[9:]
-"""How requests end that open a session."""
+"""The last bytes of a request that opens a session."""
 MAX_REMOVED_ELECTIONS = 8
-"""Election timeouts of its own clock within which a replica ends that knows that it was removed."""
+"""A replica that knows of its removal must stop within so many election timeouts of its own clock."""
 
 
 class SimulatedLoop(TrioLoop):
-    """Gives actors their turns when it is told to, on whatever thread that is."""
+    """A loop that gives actors their turns when the simulation calls it, in the thread of the caller."""
 
     def __init__(self):
         super().__init__("simulated")
@@ -63,26 +63,26 @@ class SimulatedLoop(TrioLoop):
 
 
 class SimulatedPool:
-    """Does a job when the simulation's time has come, as if on another thread."""
+    """A pool that runs a job after some simulated time, as if on another thread."""
 
     def __init__(self, host):
         self._host = host
-        self.under_way = 0
-        """Jobs that are not done yet."""
+        self.unfinished = 0
+        """The number of jobs that are not done yet."""
 
     def submit(self, job):
         simulation, host = self._host.simulation, self._host
         duration = simulation.random.randint(0, simulation.weather.apply) * host.apply_slowness
-        self.under_way += 1
+        self.unfinished += 1
         simulation.later(host, duration, self._do, job)
 
     def _do(self, job):
-        self.under_way -= 1
+        self.unfinished -= 1
         self._host.on_thread(job)
 
 
 class Sessions(SessionTable):
-    """A table that tells when it is asked again."""
+    """A session table that counts repeated requests."""
 
     def __init__(self, happened):
         super().__init__(SESSIONS)
@@ -94,7 +94,7 @@ class Sessions(SessionTable):
 
 
 class NodeHost(SimulatedHost):
-    """What a `drakkar.actors.NodeHost` is to its nodes."""
+    """A host that gives a node the services of a `drakkar.actors.NodeHost`."""
 
     def __init__(self, simulation, replica, role=None, *, handlers=None):
         super().__init__(simulation, replica)
@@ -103,7 +103,7 @@ class NodeHost(SimulatedHost):
         self._memory = MemoryDisk()
         self._snapshots = MemorySnapshots()
         self.own_disk = {}
-        """What a state machine on disk has made durable."""
+        """The durable data of a state machine on disk."""
         self._loop = SimulatedLoop()
         self._joins = role is not None
         self._machine = simulation.random.choice((Registers, OnLoop, Concurrent))
@@ -112,7 +112,7 @@ class NodeHost(SimulatedHost):
         self._waiting = {}
         self._numbers = count()
         self._append_ticks = deque()
-        """The tick in which each write was ordered that is not done."""
+        """For each unfinished write, the tick in which it was ordered."""
         self._open()
         membership = Membership() if self._joins else simulation.first_members
         self._store.bootstrap(SHARD, replica, Bootstrap(membership, join=self._joins, state_machine=""))
@@ -141,10 +141,10 @@ class NodeHost(SimulatedHost):
 
     @property
     def idle(self):
-        """A snapshot that was begun while the state machine was slow may take long to write."""
-        return super().idle and not self._pool.under_way
+        """Whether nothing is in progress. A snapshot may still be written, if it began while the state machine was slow."""
+        return super().idle and not self._pool.unfinished
 
-    # -- its life -------------------------------------------------------------------------------------------------
+    # -- start and stop -------------------------------------------------------------------------------------------
 
     def start(self):
         random = self.simulation.random
@@ -185,7 +185,7 @@ class NodeHost(SimulatedHost):
         keeper._loaded = watched
 
     def stop(self):
-        """As by SIGKILL: nothing is told to anybody, and whoever waits never hears."""
+        """Crash as by SIGKILL: the node reports nothing, and its futures are never set."""
         self.node._leave()
         self.node.actor_inbox.queue.clear()
         self._loop._scheduler.ready.clear()
@@ -203,7 +203,9 @@ class NodeHost(SimulatedHost):
             "transfers": len(node._transfers),
             "inbox": len(node.actor_inbox),
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
-            "damaged snapshots": int(node.snapshots._damaged is not None),  # no file ever is damaged here
+            "damaged snapshots": int(
+                node.snapshots._damaged is not None
+            ),  # no file is ever damaged in a simulation
             "results": sum(
                 max(len(session.kept) - MAX_UNCONFIRMED, 0)
                 for session in node._applier.state.sessions._sessions.values()
@@ -211,7 +213,7 @@ class NodeHost(SimulatedHost):
         }
         return [f"{name} {count}" for name, count in held.items() if count]
 
-    # -- its turns ------------------------------------------------------------------------------------------------
+    # -- turns ----------------------------------------------------------------------------------------------------
 
     def receive(self, messages):
         for message in messages:
@@ -232,28 +234,28 @@ class NodeHost(SimulatedHost):
         self._run()
 
     def _check_removed(self):
-        """It stays for a while, since others may need it; then it ends by itself."""
+        """A removed replica stays for some time, since others may need it; then it must stop by itself."""
         raft = self.raft
         if raft.id not in raft.membership.removed:
             return
         if self._removed_at is None:
             self._removed_at = self.ticks
         if self.ticks - self._removed_at > MAX_REMOVED_ELECTIONS * raft.config.election_ticks:
-            raise Violation("V13 a removed replica ends", repr(raft))
+            raise Violation("V13 a removed replica stops", repr(raft))
 
     def _check_disk(self):
-        """A leader whose write takes longer than an election timeout gives way to another; a tick or two are allowed."""
+        """A leader whose write takes longer than an election timeout must step down; two more ticks are allowed."""
         raft = self.raft
         waits = self.ticks - self._append_ticks[0] if self._append_ticks else 0
         if raft.state is State.LEADER and waits > raft.config.election_ticks + 2:
             raise Violation("V15 a leader's disk writes", f"{raft!r} has waited for {waits} ticks")
 
     def _tell(self, message):
-        with suppress(pykka.ActorDeadError):  # a removed replica that has just ended
+        with suppress(pykka.ActorDeadError):  # a removed replica that has just stopped
             self._ref.tell(message)
 
     def _take_in(self, message):
-        """As from a stream: into a file first, on another thread."""
+        """Receive a snapshot as from a stream: it is first written to a file, on another thread."""
         raft = self.node.raft
         if message.snapshot.index <= raft.log.committed and not raft.requested_snapshot:
             return
@@ -290,7 +292,7 @@ class NodeHost(SimulatedHost):
         self._run()
         self.simulation.turned(self)
 
-    # -- what the node asks of its host -----------------------------------------------------------------------------
+    # -- services for the node --------------------------------------------------------------------------------------
 
     def now(self):
         return self.simulation.now / UNITS_PER_SECOND
@@ -349,7 +351,9 @@ class NodeHost(SimulatedHost):
             try:
                 with self._files.open(name) as reader:
                     raw = reader.raw().read()
-            except CorruptData as error:  # gone: a newer one took its place, or `leftovers` shows it
+            except (
+                CorruptData
+            ) as error:  # the file is gone: a newer one replaced it, or `leftovers` reports it
                 self.node.snapshots.found_damaged(message.snapshot, error)
                 self.node.snapshots.was_sent(message.to, failed=True)
                 return
@@ -362,7 +366,7 @@ class NodeHost(SimulatedHost):
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def submit(self, kind, content, seconds, answer):
-        """Propose or read; `answer(outcome, value)` is called once, with "done", "refused" or "unknown"."""
+        """See `SimulatedHost.submit`. A request may also be a "session" command."""
         future, deadline = self._expect(seconds, answer)
         if kind == "read":
             self.node.actor_inbox.requests.put(ReadRequest(content, future, deadline))
@@ -379,11 +383,11 @@ class NodeHost(SimulatedHost):
         inbox = self.node.actor_inbox
         waiting = len(inbox.proposals), len(inbox.requests)
         if max(waiting) > MAX_WAITING:
-            raise Violation("V14 what waits is bounded", f"{waiting} proposals and requests of {self.raft!r}")
+            raise Violation("V14 queues are bounded", f"{waiting} proposals and requests of {self.raft!r}")
         self.simulation.invariants.happened["a lane was full"] += max(waiting) == MAX_WAITING
 
     def _expect(self, seconds, answer):
-        """A future whose outcome goes to `answer`, and when that is due."""
+        """Return a future whose outcome goes to `answer`, and its deadline in seconds."""
         future, number = ActorFuture(), next(self._numbers)
         self._waiting[number] = answer
         future.add_done_callback(lambda done: self._answer(number, done))
@@ -417,12 +421,12 @@ class NodeHost(SimulatedHost):
 
     @property
     def keeps_sessions(self):
-        """A state machine on disk would have to keep them with its state, and a witness has none."""
+        """Whether it keeps sessions. Not with a state machine on disk, which would have to store them; nor as a witness."""
         on_disk = isinstance(self.node._applier.machine, OnDisk)
         return not on_disk and self.raft.base_state is not State.WITNESS
 
     def may_come_twice(self, message):
-        """A command of a session is applied once, however often it comes; a session that comes again is another one."""
+        """A repeated command of a session is applied once. But a repeated request to open one opens another session."""
         if message.type is not MessageType.PROPOSE:
             return True
         runs = Entries.of(message.entries).runs

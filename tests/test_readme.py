@@ -1,7 +1,6 @@
 """What the README shows is what there is."""
 
 import re
-import socket
 from contextlib import ExitStack
 
 import pytest
@@ -9,14 +8,7 @@ from drakkar.actors import NodeHost
 from drakkar.handlers import State
 
 from tests import readme
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+from tests.ports import free_ports
 
 
 @pytest.mark.parametrize(("name", "picture"), readme.drawn().items(), ids=readme.drawn())

@@ -1,40 +1,20 @@
 """Small tools of the host tests: waiting with a limit, state machines with a handle, three hosts on loopback."""
 
-import random
-import socket
 import threading
 import time
-from contextlib import ExitStack, suppress
 
 import pykka
 from drakkar.actors.host.host import NodeHost
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 
+from tests.ports import free_addresses
+
 TIMEOUT_S = 20.0
 """Seconds after which a test is stuck."""
 
 TICK = 0.02
 """Seconds a tick in most tests: an election takes 0.2 to 0.4 s then."""
-
-_PORTS = range(15_000, 32_000)
-"""Below the ports that the kernel gives to outgoing connections.
-
-Who dials a free port of its own machine again and again may be given that very port for its own end, is then connected
-with itself, and whoever listened there before finds it taken.
-"""
-
-
-def free_addresses(count):
-    """Addresses on loopback that nobody listens on at this moment, and that differ."""
-    addresses = []
-    with ExitStack() as stack:
-        while len(addresses) < count:
-            listener = stack.enter_context(socket.socket())
-            with suppress(OSError):
-                listener.bind(("127.0.0.1", random.choice(_PORTS)))
-                addresses.append(f"127.0.0.1:{listener.getsockname()[1]}")
-    return addresses
 
 
 def until(condition, timeout=TIMEOUT_S):

@@ -18,7 +18,8 @@ from drakkar.actors import NodeHost
 from examples import kv_demo
 from examples.disk_kv import DiskKeyValue
 from examples.kv import KeyValue
-from tests.actors.support import TICK, TIMEOUT_S, free_addresses
+from tests.actors.support import TICK, TIMEOUT_S
+from tests.ports import free_addresses
 
 ROOT = Path(__file__).parents[2]
 BATCH = 7
@@ -118,6 +119,7 @@ LOADER = """
 import sys
 from pathlib import Path
 from tests.examples.test_disk_kv import DiskKeyValue
+from tests.ports import free_addresses
 
 class Source:
     left = int(sys.argv[2])

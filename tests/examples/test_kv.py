@@ -28,6 +28,7 @@ from examples.kv import KeyValue, glob
 from examples.resp import OK, Failure, ProtocolError, Requests, pieces
 from examples.resp_commands import COMMANDS, Limits
 from examples.resp_front import Front, Lane
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -809,8 +810,7 @@ class OneHost:
 
 @pytest.fixture
 def raft_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

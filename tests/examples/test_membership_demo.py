@@ -15,8 +15,9 @@ from rich.console import Console
 
 from examples import membership_demo
 from examples.membership_demo import HostError, Load, Members, Shard, Story
-from tests.actors.support import TIMEOUT_S, free_addresses, until
+from tests.actors.support import TIMEOUT_S, until
 from tests.examples.test_kv_demo import processes_of
+from tests.ports import free_addresses
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.actors.support import TIMEOUT_S, free_addresses, until
+from tests.actors.support import TIMEOUT_S, until
+from tests.ports import free_addresses
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.05

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.support import TIMEOUT_S, free_addresses, until
+from tests.actors.support import TIMEOUT_S, until
+from tests.ports import free_addresses
 from tests.process import namespaces
 from tests.process.client import KINDS, Client
 from tests.process.nemesis import Nemesis, Reformer, connection_faults, link_faults, process_faults

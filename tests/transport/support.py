@@ -1,7 +1,6 @@
 """Hosts with a real transport on the loopback interface, and peers that misbehave."""
 
 import logging
-import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -213,11 +212,6 @@ async def say_nothing(_: FakePeer) -> None:
 async def welcome_and_say_nothing(caller: FakePeer) -> None:
     await welcome(caller)
     await trio.sleep_forever()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]  # type: ignore[no-any-return]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

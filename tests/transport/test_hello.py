@@ -12,18 +12,8 @@ from drakkar.transport.hello import Hello, decode_hello, decode_reason, encode_h
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transport.support import (
-    QUICK,
-    FakePeer,
-    Host,
-    free_port,
-    hello,
-    listening,
-    on_loop,
-    running,
-    until,
-    warnings,
-)
+from tests.ports import free_ports
+from tests.transport.support import QUICK, FakePeer, Host, hello, listening, on_loop, running, until, warnings
 
 HELLO = Hello((1, 7), "prod", "[::1]:7000", "db-1:7000", frozenset({"streams", "actors"}))
 
@@ -199,7 +189,7 @@ async def test_a_host_under_another_address_is_refused_and_both_sides_say_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A message for one host must not reach another that took over its port, or is misnamed in the membership."""
-    port = free_port()
+    port = free_ports(1)[0]
     a, b = Host(), Host("10.1.2.3:7000", listen_address=f"127.0.0.1:{port}")
     async with running(a, b):
         a.send(f"127.0.0.1:{port}")
@@ -243,7 +233,7 @@ async def test_a_refused_host_waits_longer_before_it_dials_again() -> None:
 
 @on_loop
 async def test_addresses_are_compared_as_addresses_not_as_text() -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     a, b = Host(), Host(f"LOCALHOST.:{port}", listen_address=f"127.0.0.1:{port}")
     async with running(a, b):
         a.send(f"localhost:{port}")

@@ -11,13 +11,13 @@ from drakkar.transport.hello import decode_reason, encode_hello
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.options import Options
 
+from tests.ports import free_ports
 from tests.transport.support import (
     HEARTBEAT,
     FakePeer,
     Host,
     body,
     bulk,
-    free_port,
     heartbeat,
     hello,
     listening,
@@ -287,7 +287,7 @@ async def test_a_host_that_fails_to_hear_of_an_unreachable_peer_is_logged_and_go
         raise ZeroDivisionError(address)
 
     a, b = Host(unreachable=unreachable), Host()
-    nowhere = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     async with running(a, b):
         a.send(nowhere)
         await until(lambda: a.counters.failed)

@@ -9,12 +9,12 @@ import trio
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.options import Options
 
+from tests.ports import free_ports
 from tests.transport.support import (
     QUICK,
     FakePeer,
     Host,
     bulk,
-    free_port,
     heartbeat,
     listening,
     on_loop,
@@ -49,7 +49,7 @@ async def test_a_peer_that_restarts_is_found_again() -> None:
 @on_loop
 async def test_a_peer_that_comes_back_is_dialed_at_once_and_not_after_the_back_off() -> None:
     slow = Options(backoff_first=1000, backoff_last=1000)
-    a, b = Host(options=slow), Host(f"127.0.0.1:{free_port()}")
+    a, b = Host(options=slow), Host(f"127.0.0.1:{free_ports(1)[0]}")
     async with running(a) as nursery:
         a.send(b, heartbeat(1))
         await until(lambda: a.lost)
@@ -63,7 +63,7 @@ async def test_a_peer_that_comes_back_is_dialed_at_once_and_not_after_the_back_o
 @on_loop
 async def test_unreachable_is_told_once_an_attempt_and_what_waited_is_dropped() -> None:
     a = Host(options=Options(backoff_first=1000, backoff_last=1000))
-    nowhere = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     async with running(a):
         assert a.send(nowhere, heartbeat(1), heartbeat(2)) == 0
         await until(lambda: a.lost)
@@ -79,7 +79,7 @@ async def test_unreachable_is_told_once_an_attempt_and_what_waited_is_dropped() 
 @on_loop
 async def test_an_attempt_is_only_made_while_there_is_something_to_send() -> None:
     a = Host()
-    nowhere = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     async with running(a):
         a.send(nowhere)
         await until(lambda: a.lost)
@@ -95,7 +95,7 @@ async def test_a_failure_is_logged_as_a_warning_once_and_not_at_each_attempt(
 ) -> None:
     caplog.set_level(logging.DEBUG, "drakkar.transport")
     a = Host()
-    nowhere = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     async with running(a):
         await until(lambda: a.send(nowhere) or a.counters.connect_failures >= 4)
     assert [text for text in warnings(caplog) if nowhere in text and "cannot reach" in text] == warnings(
@@ -302,7 +302,7 @@ class MovingHost(trio.abc.HostnameResolver):
 @on_loop
 async def test_a_name_is_resolved_anew_at_every_attempt() -> None:
     """A container that is restarted comes back under its name, with another IP address."""
-    port = free_port()
+    port = free_ports(1)[0]
     a, b = Host(), Host(f"moving-host:{port}", listen_address=f"127.0.0.2:{port}")
     resolver = MovingHost()
     async with running(a, b):

@@ -23,10 +23,10 @@ from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.options import Options
 from drakkar.transport.stream_frames import STREAM_HEADER_LIMIT, encode_stream_end, encode_stream_piece
 
+from tests.ports import free_ports
 from tests.transport.support import (
     FakePeer,
     Host,
-    free_port,
     heartbeat,
     listening,
     on_loop,
@@ -328,7 +328,7 @@ async def test_a_sender_that_vanished_without_a_word_is_noticed() -> None:
 async def test_an_address_without_a_listener_fails_at_once() -> None:
     a = Host()
     async with running(a):
-        await fails(a, f"127.0.0.1:{free_port()}", match="0 bytes of it were sent: .*refused")
+        await fails(a, f"127.0.0.1:{free_ports(1)[0]}", match="0 bytes of it were sent: .*refused")
         await fails(a, "no address", match="write it as")
     assert a.counters.streams_failed == 2
 
@@ -584,8 +584,8 @@ class Proxy:
     """Stands between two hosts, and breaks what passes when it is told to."""
 
     def __init__(self) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.callee = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
+        self.callee = f"127.0.0.1:{free_ports(1)[0]}"
         self.passed = {"there": 0, "back": 0}
         self.cut_at = {"there": math.inf, "back": math.inf}
         self.flip_at = math.inf

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport import peer
@@ -12,17 +13,8 @@ from drakkar.transport.frames import FrameKind
 from drakkar.transport.options import Options
 from drakkar.transport.tcp import TcpTransport
 
-from tests.transport.support import (
-    HEARTBEAT,
-    REPLICATE,
-    Host,
-    bulk,
-    free_port,
-    heartbeat,
-    on_loop,
-    running,
-    until,
-)
+from tests.ports import free_ports
+from tests.transport.support import HEARTBEAT, REPLICATE, Host, bulk, heartbeat, on_loop, running, until
 
 # ---- messages go there and back
 
@@ -76,6 +68,8 @@ async def test_an_idle_connection_takes_a_message_within_the_call() -> None:
     async with running(a, b):
         a.send(b)
         await until(lambda: b.received)
+        # The message may have arrived before its writer has come to rest.
+        await trio.testing.wait_all_tasks_blocked()
         before = a.counters.sent_bytes
         a.send(b)
         assert a.counters.sent_bytes > before
@@ -201,7 +195,7 @@ async def test_names_and_both_kinds_of_ip_addresses_work(host: str) -> None:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
             pytest.skip("this machine has no IPv6")
-    a, b = Host(), Host(f"{host}:{free_port()}")
+    a, b = Host(), Host(f"{host}:{free_ports(1)[0]}")
     async with running(a, b):
         a.send(b)
         await until(lambda: b.received)

@@ -53,10 +53,10 @@ from tests.actors.support import (
     Notices,
     commit,
     contents,
-    free_addresses,
     settled,
     until,
 )
+from tests.ports import free_addresses
 
 CALM = {"election_ticks": 50}
 """An election timeout of a second, for tests in which no leader may change."""

@@ -20,7 +20,7 @@ from drakkar.handlers.raft.confchange import ChangeType
 from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.state import HardState, Membership, State
 
-from tests.actors.support import TICK, commit, contents, free_addresses, settled, until
+from tests.actors.support import TICK, commit, contents, settled, until
 from tests.actors.tools.support import (
     LOG,
     LONG,
@@ -44,6 +44,7 @@ from tests.actors.tools.support import (
     first_entry,
     started,
 )
+from tests.ports import free_addresses
 
 # -- The story
 

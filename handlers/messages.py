@@ -224,9 +224,13 @@ class Message:
 
     type: MessageType
     to: int = 0
+    """The id of the replica that receives the message."""
     sender: int = 0
+    """The id of the replica that sent it. In a host's report about a peer, the id of that peer."""
     shard: int = 0
+    """The id of the shard."""
     term: int = 0
+    """What it means is a trait of the type: see `Traits.term`."""
     log_term: int = 0
     log_index: int = 0
     commit: int = 0

@@ -50,7 +50,7 @@ def _check_peer(
 
 def check_flow(raft: Raft, message: Message, known: tuple[int, int, ProgressState] | None) -> None:
     """A leader sends entries or a snapshot only within the limits of flow control (`known`: its last view of the peer)."""
-    peer, most = raft.progress.get(message.to), raft.config.max_inflight_bytes
+    peer, max_bytes = raft.progress.get(message.to), raft.config.max_inflight_bytes
     if peer is None:
         return  # it was removed, and this message says so
     if message.type is MessageType.INSTALL_SNAPSHOT:
@@ -60,7 +60,7 @@ def check_flow(raft: Raft, message: Message, known: tuple[int, int, ProgressStat
         raise Violation("INV13 a snapshot travels alone", f"{raft!r} sends {message}: {peer}")
     if message.entries and peer.state is ProgressState.PROBE and peer.probe_sent:
         raise Violation("INV13 one probe at a time", f"{raft!r} sends {message}: {peer}")
-    if message.entries and 0 < most <= peer.inflight.bytes:
+    if message.entries and 0 < max_bytes <= peer.inflight.bytes:
         raise Violation("INV13 the window is bounded", f"{raft!r} sends {message}: {peer}")
 
 

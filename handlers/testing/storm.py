@@ -74,12 +74,12 @@ def run_storm(
     except Exception as error:
         name = _name(error)
         small = shrink(plan, lambda smaller: _failure_of(run, smaller) == name)
-        told = _Storm(small, handlers, traffic, check)
+        replay = _Storm(small, handlers, traffic, check)
         try:
-            told.run()
+            replay.run()
         except Exception as again:  # the same error in the smaller schedule
             what = again.what if isinstance(again, Violation) else repr(again)
-            text = f"{what}\n\nthe schedule, reduced:\n{small}\n\nwhat happened:\n{told.story()}"
+            text = f"{what}\n\nthe schedule, reduced:\n{small}\n\nwhat happened:\n{replay.story()}"
             raise Violation(name, text) from again
         raise
 

@@ -143,7 +143,7 @@ class _NarrowRegister(Register):
         answered = set(_answered_values(operations))
         self._texts = sorted(value for value in answered if isinstance(value, str))
         # The empty register can grow into any string, but is not a string itself.
-        self._told: dict[Hashable, bool] = {None: True} | dict.fromkeys(answered, True)
+        self._distinct: dict[Hashable, bool] = {None: True} | dict.fromkeys(answered, True)
         self._unseen_matters = any(
             operation.kind == "cas" and operation.returned is not None and not operation.result
             for operation in operations
@@ -153,7 +153,7 @@ class _NarrowRegister(Register):
         if state is _UNSEEN and operation.kind == "add":
             return operation.returned is None, _UNSEEN
         fits, after = super().step(state, operation)
-        if self._can_be_told(after):
+        if self._is_distinct(after):
             return fits, after
         return fits and (self._unseen_matters or operation.returned is not None), _UNSEEN
 
@@ -170,13 +170,13 @@ class _NarrowRegister(Register):
         return operation.kind, operation.argument
 
     def _narrow(self, value: Hashable) -> Hashable:
-        return value if self._can_be_told(value) else _UNSEEN
+        return value if self._is_distinct(value) else _UNSEEN
 
-    def _can_be_told(self, value: Hashable) -> bool:
-        told = self._told.get(value)
-        if told is None:
-            told = self._told[value] = isinstance(value, str) and self._begins_a_text(value)
-        return told
+    def _is_distinct(self, value: Hashable) -> bool:
+        distinct = self._distinct.get(value)
+        if distinct is None:
+            distinct = self._distinct[value] = isinstance(value, str) and self._begins_a_text(value)
+        return distinct
 
     def _begins_a_text(self, value: str) -> bool:
         at = bisect_left(self._texts, value)

@@ -71,7 +71,7 @@ class SessionClient:
         self._operation = Operation(
             self.number, self._key, "add", self._argument, invoked=self._simulation.now
         )
-        self._tell(self._operation)
+        self._trace(self._operation)
 
     def _go_on(self):
         if self._attempts >= MAX_ATTEMPTS and not self._simulation.over:
@@ -95,7 +95,7 @@ class SessionClient:
     # -- answers ------------------------------------------------------------------------------------------------
 
     def _opened(self, wanted, outcome, value):
-        self._tell(f"session {wanted:x}: {outcome} {value}")
+        self._trace(f"session {wanted:x}: {outcome} {value}")
         if outcome == "done" and value == wanted:
             self._note("a session was opened")
             self._session, self._series = wanted, 0
@@ -103,7 +103,7 @@ class SessionClient:
         self._go_on()
 
     def _answered(self, outcome, value):
-        self._tell(f"command {self._series} of session {self._session:x}: {outcome} {value}")
+        self._trace(f"command {self._series} of session {self._session:x}: {outcome} {value}")
         if outcome != "done":
             self._go_on()
         elif isinstance(value, SessionExpired):
@@ -129,9 +129,9 @@ class SessionClient:
     def _note(self, what):
         self._simulation.invariants.happened[what] += 1
 
-    def _tell(self, what):
-        told = what if isinstance(what, Operation) else f"client {self.number}: {what}"
-        self._simulation.trace.append((self._simulation.now, "?", told))
+    def _trace(self, what):
+        text = what if isinstance(what, Operation) else f"client {self.number}: {what}"
+        self._simulation.trace.append((self._simulation.now, "?", text))
 
 
 def _fail(violation):

@@ -29,15 +29,15 @@ def make_sim(monkeypatch, capsys):
 
 
 def test_seeds_are_fresh_each_time_and_can_be_run_again(make_sim):
-    seeds, told = make_sim("20", "--hosts", "node")
+    seeds, output = make_sim("20", "--hosts", "node")
     others, _ = make_sim("20", "--hosts", "node")
     assert len(seeds) == len(others) == 20
     assert not set(seeds) & set(others)
-    first = re.search(r"make sim SEEDS=20 FIRST=(\d+) HOSTS=node", told)[1]
+    first = re.search(r"make sim SEEDS=20 FIRST=(\d+) HOSTS=node", output)[1]
     assert make_sim("20", "--hosts", "node", "--first", first)[0] == seeds
 
 
 def test_the_first_seed_can_be_given(make_sim):
-    seeds, told = make_sim("20", "--first", "0")
+    seeds, output = make_sim("20", "--first", "0")
     assert seeds == range(20)
-    assert "make sim SEEDS=20 FIRST=0" in told
+    assert "make sim SEEDS=20 FIRST=0" in output

@@ -18,46 +18,28 @@ from drakkar.actors.log.store import AppendRequest
 from drakkar.actors.machine.applier import Applied, Applier
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import local_types as types
-from drakkar.actors.node.applied import AppliedRequests
+from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
-from drakkar.actors.node.inbox import (
-    NodeInbox,
-    ProposalsTaken,
-    RequestsTaken,
-)
-from drakkar.actors.node.operators import LogQueries, warn_of_missing_groups
+from drakkar.actors.node.inbox import NodeInbox
+from drakkar.actors.node.operators import warn_of_missing_groups
 from drakkar.actors.node.persistence import Persistence
-from drakkar.actors.node.proposals import PendingProposals
-from drakkar.actors.node.reads import ReadRequests
-from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
 from drakkar.actors.node.removal import Removal
-from drakkar.actors.node.requests import CoreCall, LogQuery, ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
 from drakkar.actors.node.status import Status, status_of
-from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
-from drakkar.handlers.errors import (
-    ActorFailed,
-    DrakkarError,
-    MembershipRejected,
-    NotLeader,
-    OutcomeUnknown,
-    ReplicaStopped,
-    SystemBusy,
-)
+from drakkar.handlers.errors import ActorFailed, ReplicaStopped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entries, EntryKind
 from drakkar.handlers.raft.log import Storage
 from drakkar.handlers.raft.raft import Raft
-from drakkar.handlers.raft.ready import Changed, Dropped, Ready
+from drakkar.handlers.raft.ready import Changed, Ready
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.table import HandlerTable
 
@@ -65,17 +47,6 @@ __all__ = ["ENTRIES", "NodeActor", "Services"]
 
 MAX_PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
-
-_MESSAGE_OF: Final[Mapping[type, MessageType]] = {
-    ReadRequest: MessageType.READ_INDEX,
-    SnapshotRequest: MessageType.READ_INDEX,
-    TransferRequest: MessageType.LEADER_TRANSFER,
-    LogQuery: MessageType.LOG_QUERY,
-}
-"""The message whose cell says whether a replica takes a request: a snapshot is a read of the whole state."""
-
-_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
-"""The kinds of entries that the state machine answers."""
 
 
 class Services(SnapshotServices, Protocol):
@@ -138,7 +109,6 @@ class NodeActor(TableActor):
         self.tally = raft.tally
         self.unheard = 0
         """Messages that came while the disk hung."""
-        self._max_reads = max_waiting_reads
         self.tick_waits = False
         """A tick is in the inbox; the host hands no other one over meanwhile."""
         self._services = services
@@ -169,14 +139,18 @@ class NodeActor(TableActor):
         )
         self.disk = DiskWatch(str(self), timeout_ticks=config.election_ticks)
         self.removal = Removal(raft)
-        self._pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
-        self._reads = ReadRequests(origin, timeout_ticks=config.election_ticks, ask=self._ask_read)
-        self._transfers = Transfers(raft)
-        self._log_queries = LogQueries(raft)
-        self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
+        self.clients = Clients(
+            raft,
+            self._applier,
+            self.snapshots,
+            inbox,
+            disk=self.disk,
+            removal=self.removal,
+            origin=origin,
+            max_waiting_reads=max_waiting_reads,
+            now=now,
+        )
         self._known_leader = (0, 0)
-        self._applied_term = self._settled_term = 0
-        """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
         self._broken: BaseException | None = None
 
     @property
@@ -227,29 +201,21 @@ class NodeActor(TableActor):
             raise ActorFailed(
                 f"{self} stops, since a handler failed: {self._broken!r:.200}"
             ) from self._broken
-        self._take_lanes()
-        self._log_queries.ask_next()
-        if not self._must_wait_for_a_leader():
-            self._reads.start(self.raft.timers.ticks)
+        for taken in self.clients.take():
+            self.on_receive(taken)
+        self.clients.ask()
         self._hand_out()
         if self.persistence.stalled is None:
             self.snapshots.consider()
-        if self._log_queries.due:
-            self.actor_inbox.wake()  # one a turn, so that others on the loop have theirs
-        self._applied_requests.answer(self.raft.log.applied, self._now())
-        self._notice()
+        self.clients.end_batch()
+        self._announce_leader()
 
     # -- time ---------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self.tick_waits = False
         now = self._now()
-        no_leader = NotLeader(self.raft.id, 0, "no leader was known by the deadline: repeat it")
-        self.actor_inbox.proposals.expire(now, no_leader)
-        self._pending.expire(now)
-        self._reads.expire(now, self.raft.timers.ticks, None if self.raft.leader_id else no_leader)
-        self._transfers.expire(now)
-        self._log_queries.expire(now)
+        self.clients.tick(now)
         self.snapshots.tick(now)
         if self.removal.is_over(self.disk.ticks):
             self.actor_ref.stop(block=False)
@@ -262,79 +228,6 @@ class NodeActor(TableActor):
             self._check_removal()
         else:
             self.raft.tick()
-
-    # -- what comes in from clients -----------------------------------------------------------------------------
-
-    def _take_lanes(self) -> None:
-        inbox = self.actor_inbox
-        # Proposals wait in their lane, which bounds them, until there is a leader. So do reads, in `ReadRequests`.
-        proposals = [] if self._must_wait_for_a_leader() else inbox.proposals.take()
-        if proposals:
-            self.on_receive(ProposalsTaken(proposals))
-        requests = inbox.requests.take()
-        if requests:
-            self.on_receive(RequestsTaken(requests))
-
-    def _propose(self, taken: ProposalsTaken) -> None:
-        proposals = taken.proposals
-        refusal = self._reason_to_refuse(MessageType.PROPOSE) or reason_to_wait(self.raft, len(self._pending))
-        if refusal is not None:
-            for proposal in proposals:
-                proposal.future.try_fail(refusal)
-            return
-        for run in self._pending.add(proposals, self._now(), self.raft.term):
-            self.raft.step(Message(MessageType.PROPOSE, sender=self.raft.id, entries=Entries([run])))
-
-    def _must_wait_for_a_leader(self) -> bool:
-        """Requests wait for a leader as long as their deadline allows."""
-        return not self.raft.leader_id and self._reason_to_refuse(MessageType.PROPOSE) is None
-
-    def _reason_to_refuse(self, type_: MessageType) -> DrakkarError | None:
-        """Why this replica, as it is now, takes no request that becomes a message of that type; None if it does."""
-        if self.removal.reason is not None:
-            return self.removal.reason
-        if self.disk.hangs:
-            return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
-        return refusal_of_the_table(self.raft, type_)
-
-    def _take_requests(self, taken: RequestsTaken) -> None:
-        refusals = {kind: self._reason_to_refuse(type_) for kind, type_ in _MESSAGE_OF.items()}
-        stale: list[ReadRequest] = []
-        for request in taken.requests:
-            refusal = refusals.get(type(request))
-            if refusal is not None:
-                request.future.try_fail(refusal)
-            elif isinstance(request, ReadRequest):
-                self._on_read(request, stale)
-            elif isinstance(request, TransferRequest):
-                self._transfers.begin(request)
-            elif isinstance(request, SnapshotRequest):
-                self.snapshots.request(request)
-            elif isinstance(request, LogQuery):
-                self._log_queries.add(request)
-            elif isinstance(request, CoreCall):
-                request.execute(self.raft)
-            else:
-                self._applied_requests.add(request)
-        if stale:
-            self._query(stale)
-
-    def _on_read(self, request: ReadRequest, stale: list[ReadRequest]) -> None:
-        if len(self._reads) + self._applier.unanswered + len(stale) >= self._max_reads:
-            request.future.try_fail(
-                SystemBusy(f"{self._max_reads} reads wait for an answer already: wait a little and ask again")
-            )
-        elif request.stale:
-            stale.append(request)
-        else:
-            self._reads.add(request)
-
-    def _query(self, reads: list[ReadRequest]) -> None:
-        self._applier.query([(read.query, read.future) for read in reads])
-        self._reads.asked(reads)
-
-    def _ask_read(self, hint: int, hint_high: int) -> None:
-        self.raft.step(Message(MessageType.READ_INDEX, sender=self.raft.id, hint=hint, hint_high=hint_high))
 
     # -- what goes out ------------------------------------------------------------------------------------------
 
@@ -354,8 +247,7 @@ class NodeActor(TableActor):
                 return
         if portions == MAX_PORTIONS:
             self.actor_inbox.wake()
-        self._answer_reads()
-        self._give_up_overtaken()
+        self.clients.answer()
 
     def _do(self, ready: Ready) -> bool:
         """Save, send, apply and report; False where the store is full, and everything waits until it has room.
@@ -373,11 +265,11 @@ class NodeActor(TableActor):
         if results_first:
             self.router.send(ready.messages)
         for read in ready.reads:
-            self._reads.confirmed(read)
+            self.clients.reads.confirmed(read)
         if ready.log_query is not None:
-            self._log_queries.answered(ready.log_query)
+            self.clients.log_queries.answered(ready.log_query)
         for dropped in ready.dropped:
-            self._on_dropped(dropped)
+            self.clients.on_dropped(dropped)
         for change in ready.changes:
             self._on_changed(change)
         return True
@@ -388,17 +280,6 @@ class NodeActor(TableActor):
         if ready.snapshot is not None:
             self.snapshots.install(ready.snapshot)
         self.router.send(ready.messages_after_save)
-
-    def _answer_reads(self) -> None:
-        due = self._reads.due(self.raft.log.applied)
-        if due:
-            self._query(due)
-
-    def _give_up_overtaken(self) -> None:
-        """Once all that was applied has been told, which for membership changes takes one `Ready` more."""
-        if self._applied_term > self._settled_term and not self.raft.has_ready:
-            self._settled_term = self._applied_term
-            self._pending.overtaken(self._applied_term)
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
@@ -415,40 +296,15 @@ class NodeActor(TableActor):
             raise ActorFailed(f"{self} stops, since its state machine failed: {outcome!r:.200}") from outcome
         index, results = outcome
         self.raft.applied(index)
-        for run, answers in results:
-            if run.plain or _COMMANDS.issuperset(run.kinds):
-                self._pending.applied(run, answers)
-                continue
-            # Membership changes are answered when the core reports them.
-            for place, kind in enumerate(run.kinds):
-                if kind in _COMMANDS:
-                    self._pending.resolve(run.key + place, answers[place])
-        self._applied_term = self.raft.log.term(index)
+        self.clients.on_applied(results, self.raft.log.term(index))
 
     def _on_loaded(self, snapshot: Snapshot) -> None:
-        """What was proposed here and is in the snapshot has no result here."""
-        self._applied_term = snapshot.term
+        self.clients.on_loaded(snapshot.term)
         self._announce_membership()
         self._check_removal()
 
-    def _on_dropped(self, dropped: Dropped) -> None:
-        error = error_for(self.raft, dropped.because)
-        if dropped.type is MessageType.READ_INDEX:
-            if isinstance(error, NotLeader):
-                self._reads.postpone(dropped.origin)
-            else:
-                self._reads.dropped(dropped.origin, error)
-        elif dropped.type is MessageType.LEADER_TRANSFER:
-            self._transfers.dropped(dropped.key, error)
-        elif dropped.origin == self._pending.origin:
-            self._pending.dropped(dropped.key, dropped.count, error)
-
     def _on_changed(self, change: Changed) -> None:
-        if change.origin == self._pending.origin:
-            if change.rejected:
-                self._pending.dropped(change.key, 1, MembershipRejected(change.rejected))
-            else:
-                self._pending.resolve(change.key, change.membership)
+        self.clients.on_changed(change)
         if not change.rejected:
             self._announce_membership()
             self._check_removal()
@@ -460,21 +316,18 @@ class NodeActor(TableActor):
 
     def _check_removal(self) -> None:
         """A replica that the shard has removed takes nothing more, says so, and soon ends."""
-        removal = self.removal
-        if not removal.notice(self.disk.ticks) or removal.reason is None:
-            return
-        # The news may have come without the state, so that what is applied says nothing about the state machine.
-        self._reads.fail_all(removal.reason)
-        self._pending.fail_all(OutcomeUnknown(f"{removal.reason}; what was proposed may be committed yet"))
-        self._services.announce(ReplicaRemoved(self.raft.config.shard_id, self.raft.id))
+        news = self.removal.notice(self.disk.ticks)
+        if news is not None:
+            self.clients.on_removed(news)
+            self._services.announce(ReplicaRemoved(self.raft.config.shard_id, self.raft.id))
 
-    def _notice(self) -> None:
+    def _announce_leader(self) -> None:
         """Tell of a new leader, once the batch is done."""
         now = (self.raft.term, self.raft.leader_id)
         if now != self._known_leader:
             self._known_leader = now
             self._services.announce(LeaderChanged(self.raft.config.shard_id, self.raft.id, *now))
-            self._transfers.settle()
+            self.clients.transfers.settle()
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -482,7 +335,7 @@ class NodeActor(TableActor):
         """Answer all who wait, and let the log know how far it is committed."""
         self.persistence.save_state_due()
         removed = self.removal.reason
-        self._fail_all(f"{self} was stopped" if removed is None else str(removed))
+        self._answer_all(f"{self} was stopped" if removed is None else str(removed))
 
     def on_failure(
         self,
@@ -491,21 +344,13 @@ class NodeActor(TableActor):
         _traceback: TracebackType | None,
     ) -> None:
         """Answer all who wait, and say why."""
-        self._fail_all(f"{self} failed: {error!r:.200}")
+        self._answer_all(f"{self} failed: {error!r:.200}")
 
-    def _fail_all(self, why: str) -> None:
+    def _answer_all(self, why: str) -> None:
         stopped = ReplicaStopped(why)
-        self.actor_inbox.proposals.close(stopped)
-        self.actor_inbox.requests.close(stopped)
-        self._pending.fail_all(
-            OutcomeUnknown(f"{why}, before the outcome was known: it may be committed yet")
-        )
-        self._reads.fail_all(stopped)
+        self.clients.fail_all(stopped)
         self._applier.stop(stopped)
         self.snapshots.stop(stopped)
-        self._applied_requests.fail_all(stopped)
-        self._log_queries.fail_all(stopped)
-        self._transfers.fail_all(stopped)
 
     @property
     def over(self) -> ActorFuture[None]:
@@ -518,8 +363,8 @@ class NodeActor(TableActor):
         """Where the replica stands. May be called from any thread, and returns at once."""
         return status_of(
             self.raft,
-            pending_proposals=len(self._pending) + len(self.actor_inbox.proposals),
-            pending_reads=len(self._reads) + len(self.actor_inbox.requests),
+            pending_proposals=self.clients.pending_proposals,
+            pending_reads=self.clients.pending_reads,
         )
 
 
@@ -535,7 +380,7 @@ ENTRIES: Final[Mapping[MessageType | None, Callable[[NodeActor, Any], None]]] = 
     types.EXPORT_CHECKED: lambda node, done: node.snapshots.exports.on_checked(done),
     types.EXPORT_WRITTEN: lambda node, done: node.snapshots.exports.on_written(done),
     types.EXPORT_ENDED: lambda node, done: node.snapshots.exports.on_ended(done),
-    types.PROPOSALS_TAKEN: lambda node, taken: node._propose(taken),
-    types.REQUESTS_TAKEN: lambda node, taken: node._take_requests(taken),
+    types.PROPOSALS_TAKEN: lambda node, taken: node.clients.propose(taken),
+    types.REQUESTS_TAKEN: lambda node, taken: node.clients.request(taken),
 }
 """What a node does with each message of its own host: all that enters it beside the protocol's messages."""

@@ -23,11 +23,11 @@ class Removal:
         self.reason: ReplicaStopped | None = None
         """Why no request is taken any more; None for a replica that is not removed."""
 
-    def notice(self, tick: int) -> bool:
-        """Look whether the replica was removed, and return whether that is news. It goes on for a few ticks more."""
+    def notice(self, tick: int) -> ReplicaStopped | None:
+        """Look whether the replica was removed, and return the reason if that is news. It goes on for a while."""
         raft = self._raft
         if self.reason is not None or raft.id not in raft.membership.removed:
-            return False
+            return None
         name = f"replica {raft.id} of shard {raft.config.shard_id}"
         self.reason = ReplicaStopped(
             f"{name} was removed from its shard, for good: ask another one, and add a new replica under a new id to "
@@ -35,7 +35,7 @@ class Removal:
         )
         logger.warning("%s was removed from its shard, and ends", name)
         self._ends_at = tick + LINGER_ELECTION_TIMEOUTS * raft.config.election_ticks
-        return True
+        return self.reason
 
     def is_over(self, tick: int) -> bool:
         """Whether the replica was removed and is to stop now."""

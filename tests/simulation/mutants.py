@@ -23,6 +23,7 @@ from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import SnapshotLoaded
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.persistence import Persistence
@@ -1542,9 +1543,11 @@ def _(change):
     @change.around(NodeActor, "_do")
     def hurry(inner, node, ready):
         for each in ready.entries.runs:
-            if each.origin == node._pending.origin and not each.kinds:
+            if each.origin == node.clients.pending.origin and not each.kinds:
                 machine = node._applier.machine
-                node._pending.applied(each, [result_now(machine, payload) for payload in each.payloads])
+                node.clients.pending.applied(
+                    each, [result_now(machine, payload) for payload in each.payloads]
+                )
         return inner(node, ready)
 
 
@@ -1686,7 +1689,7 @@ def _(change):
 
 @mutant("a node does not answer a membership change", "V11 a change", hosts="node")
 def _(change):
-    change.patch(NodeActor, "_on_changed", lambda node, change: None)
+    change.patch(Clients, "on_changed", lambda clients, change: None)
 
 
 @mutant("a node does not answer a transfer", "V11", given=THREE, hosts="node")

@@ -198,9 +198,9 @@ class NodeHost(SimulatedHost):
         node = self.node
         held = {
             "unsaved": len(node.persistence),
-            "proposals": len(node._pending) + len(node.actor_inbox.proposals),
-            "reads": len(node._reads) + len(node.actor_inbox.requests),
-            "transfers": len(node._transfers),
+            "proposals": node.clients.pending_proposals,
+            "reads": node.clients.pending_reads,
+            "transfers": len(node.clients.transfers),
             "inbox": len(node.actor_inbox),
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
             "damaged snapshots": int(

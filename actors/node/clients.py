@@ -1,0 +1,254 @@
+"""What the clients of a replica wait for: proposals, reads, transfers and snapshots, from the inbox to their futures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from drakkar.actors.machine.applier import Applier
+from drakkar.actors.node.applied import AppliedRequests
+from drakkar.actors.node.disk_watch import DiskWatch
+from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
+from drakkar.actors.node.operators import LogQueries
+from drakkar.actors.node.proposals import PendingProposals
+from drakkar.actors.node.reads import ReadRequests
+from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
+from drakkar.actors.node.removal import Removal
+from drakkar.actors.node.requests import CoreCall, LogQuery, ReadRequest, SnapshotRequest, TransferRequest
+from drakkar.actors.node.snapshots import SnapshotKeeper
+from drakkar.actors.node.transfers import Transfers
+from drakkar.handlers.errors import (
+    DrakkarError,
+    MembershipRejected,
+    NotLeader,
+    OutcomeUnknown,
+    ReplicaStopped,
+    SystemBusy,
+)
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Changed, Dropped
+
+__all__ = ["Clients"]
+
+_MESSAGE_OF: Final[Mapping[type, MessageType]] = {
+    ReadRequest: MessageType.READ_INDEX,
+    SnapshotRequest: MessageType.READ_INDEX,
+    TransferRequest: MessageType.LEADER_TRANSFER,
+    LogQuery: MessageType.LOG_QUERY,
+}
+"""The message whose cell says whether a replica takes a request: a snapshot is a read of the whole state."""
+
+_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
+"""The kinds of entries that the state machine answers."""
+
+
+class Clients:
+    """The clients of one replica. All methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        applier: Applier,
+        snapshots: SnapshotKeeper,
+        inbox: NodeInbox,
+        *,
+        disk: DiskWatch,
+        removal: Removal,
+        origin: int,
+        max_waiting_reads: int,
+        now: Callable[[], float],
+    ) -> None:
+        """`now` is the clock of the requests' deadlines, in seconds."""
+        config = raft.config
+        self._raft, self._applier, self._snapshots, self._inbox = raft, applier, snapshots, inbox
+        self._disk, self._removal = disk, removal
+        self._max_reads = max_waiting_reads
+        self._now = now
+        self.pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
+        self.reads = ReadRequests(origin, timeout_ticks=config.election_ticks, ask=self._ask_read)
+        self.transfers = Transfers(raft)
+        self.log_queries = LogQueries(raft)
+        self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
+        self._applied_term = self._settled_term = 0
+        """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
+
+    # -- what they ask ------------------------------------------------------------------------------------------
+
+    def take(self) -> list[ProposalsTaken | RequestsTaken]:
+        """Take what waits in the lanes of the inbox, but for proposals without a leader: those wait for one."""
+        taken: list[ProposalsTaken | RequestsTaken] = []
+        if not self._must_wait_for_a_leader():
+            proposals = self._inbox.proposals.take()
+            if proposals:
+                taken.append(ProposalsTaken(proposals))
+        requests = self._inbox.requests.take()
+        if requests:
+            taken.append(RequestsTaken(requests))
+        return taken
+
+    def _must_wait_for_a_leader(self) -> bool:
+        """Requests wait for a leader as long as their deadlines allow."""
+        return not self._raft.leader_id and self._reason_to_refuse(MessageType.PROPOSE) is None
+
+    def _reason_to_refuse(self, type_: MessageType) -> DrakkarError | None:
+        """Why this replica takes no request now that becomes a message of that type; None if it takes them."""
+        if self._removal.reason is not None:
+            return self._removal.reason
+        if self._disk.hangs:
+            return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
+        return refusal_of_the_table(self._raft, type_)
+
+    def propose(self, taken: ProposalsTaken) -> None:
+        """Let the core log proposals, or send them on to the leader."""
+        raft = self._raft
+        refusal = self._reason_to_refuse(MessageType.PROPOSE) or reason_to_wait(raft, len(self.pending))
+        if refusal is not None:
+            for proposal in taken.proposals:
+                proposal.future.try_fail(refusal)
+            return
+        for run in self.pending.add(taken.proposals, self._now(), raft.term):
+            raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=Entries([run])))
+
+    def request(self, taken: RequestsTaken) -> None:
+        """Begin with reads, transfers and snapshots, or refuse them."""
+        refusals = {kind: self._reason_to_refuse(type_) for kind, type_ in _MESSAGE_OF.items()}
+        stale: list[ReadRequest] = []
+        for request in taken.requests:
+            refusal = refusals.get(type(request))
+            if refusal is not None:
+                request.future.try_fail(refusal)
+            elif isinstance(request, ReadRequest):
+                self._on_read(request, stale)
+            elif isinstance(request, TransferRequest):
+                self.transfers.begin(request)
+            elif isinstance(request, SnapshotRequest):
+                self._snapshots.request(request)
+            elif isinstance(request, LogQuery):
+                self.log_queries.add(request)
+            elif isinstance(request, CoreCall):
+                request.execute(self._raft)
+            else:
+                self._applied_requests.add(request)
+        if stale:
+            self._query(stale)
+
+    def _on_read(self, request: ReadRequest, stale: list[ReadRequest]) -> None:
+        if len(self.reads) + self._applier.unanswered + len(stale) >= self._max_reads:
+            request.future.try_fail(
+                SystemBusy(f"{self._max_reads} reads wait for an answer already: wait a little and ask again")
+            )
+        elif request.stale:
+            stale.append(request)
+        else:
+            self.reads.add(request)
+
+    def ask(self) -> None:
+        """Ask the leader for all reads that wait, once there is one, and the core for the next part of the log."""
+        self.log_queries.ask_next()
+        if not self._must_wait_for_a_leader():
+            self.reads.start(self._raft.timers.ticks)
+
+    def _ask_read(self, hint: int, hint_high: int) -> None:
+        raft = self._raft
+        raft.step(Message(MessageType.READ_INDEX, sender=raft.id, hint=hint, hint_high=hint_high))
+
+    def _query(self, reads: list[ReadRequest]) -> None:
+        self._applier.query([(read.query, read.future) for read in reads])
+        self.reads.asked(reads)
+
+    # -- what becomes of it -------------------------------------------------------------------------------------
+
+    def on_applied(self, results: Sequence[tuple[Run, Sequence[Any]]], term: int) -> None:
+        """Entries up to one of `term` were applied, those that were proposed here with these results."""
+        for run, answers in results:
+            if run.plain or _COMMANDS.issuperset(run.kinds):
+                self.pending.applied(run, answers)
+                continue
+            # Membership changes are answered when the core reports them.
+            for place, kind in enumerate(run.kinds):
+                if kind in _COMMANDS:
+                    self.pending.resolve(run.key + place, answers[place])
+        self._applied_term = term
+
+    def on_loaded(self, term: int) -> None:
+        """A snapshot of `term` was loaded. What was proposed here and is in it has no result here."""
+        self._applied_term = term
+
+    def on_dropped(self, dropped: Dropped) -> None:
+        """The core, here or at the leader, has dropped a request. Reads wait for the next leader."""
+        error = error_for(self._raft, dropped.because)
+        if dropped.type is MessageType.READ_INDEX:
+            if isinstance(error, NotLeader):
+                self.reads.postpone(dropped.origin)
+            else:
+                self.reads.dropped(dropped.origin, error)
+        elif dropped.type is MessageType.LEADER_TRANSFER:
+            self.transfers.dropped(dropped.key, error)
+        elif dropped.origin == self.pending.origin:
+            self.pending.dropped(dropped.key, dropped.count, error)
+
+    def on_changed(self, change: Changed) -> None:
+        """A membership change was applied, or rejected."""
+        if change.origin != self.pending.origin:
+            return
+        if change.rejected:
+            self.pending.dropped(change.key, 1, MembershipRejected(change.rejected))
+        else:
+            self.pending.resolve(change.key, change.membership)
+
+    def answer(self) -> None:
+        """Answer those whose index is reached, once all that `Raft.ready` hands out is handed out."""
+        raft, applied = self._raft, self._raft.log.applied
+        due = self.reads.due(applied)
+        if due:
+            self._query(due)
+        # Once all that was applied is reported, which for membership changes takes one `Ready` more.
+        if self._applied_term > self._settled_term and not raft.has_ready:
+            self._settled_term = self._applied_term
+            self.pending.overtaken(self._applied_term)
+
+    def end_batch(self) -> None:
+        """Answer those who wait for the state machine to reach an index, and have the next log query asked soon."""
+        if self.log_queries.due:
+            self._inbox.wake()  # one a turn, so that others on the loop have theirs
+        self._applied_requests.answer(self._raft.log.applied, self._now())
+
+    # -- when it ends -------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Answer those whose deadlines have passed."""
+        raft = self._raft
+        no_leader = NotLeader(raft.id, 0, "no leader was known by the deadline: repeat it")
+        self._inbox.proposals.expire(now, no_leader)
+        self.pending.expire(now)
+        self.reads.expire(now, raft.timers.ticks, None if raft.leader_id else no_leader)
+        self.transfers.expire(now)
+        self.log_queries.expire(now)
+
+    def on_removed(self, reason: ReplicaStopped) -> None:
+        """The shard has removed this replica. Transfers, and waits for the state machine, end as they would."""
+        # The news may have come without the state, so that what is applied says nothing about the state machine.
+        self.reads.fail_all(reason)
+        self.pending.fail_all(OutcomeUnknown(f"{reason}; what was proposed may be committed yet"))
+
+    def fail_all(self, stopped: ReplicaStopped) -> None:
+        """Answer all who wait, and all who come: the replica has ended."""
+        self._inbox.proposals.close(stopped)
+        self._inbox.requests.close(stopped)
+        self.pending.fail_all(
+            OutcomeUnknown(f"{stopped}, before the outcome was known: it may be committed yet")
+        )
+        self.reads.fail_all(stopped)
+        self._applied_requests.fail_all(stopped)
+        self.log_queries.fail_all(stopped)
+        self.transfers.fail_all(stopped)
+
+    @property
+    def pending_proposals(self) -> int:
+        """Commands without an answer. From any thread."""
+        return len(self.pending) + len(self._inbox.proposals)
+
+    @property
+    def pending_reads(self) -> int:
+        """Reads without an answer, and requests that wait in the inbox. From any thread."""
+        return len(self.reads) + len(self._inbox.requests)

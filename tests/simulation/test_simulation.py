@@ -24,7 +24,10 @@ RARE_CELLS = {
     ("SNAPSHOT_RECEIVED", "CANDIDATE"): "the same",
     ("SNAPSHOT_RECEIVED", "LEADER"): "the same",
     ("READ_REFUSED", "CANDIDATE"): "the requester would have to lose its leader while one message travels",
+    ("TRANSFER_REFUSED", "PRE_CANDIDATE"): "the same",
+    ("TRANSFER_REFUSED", "CANDIDATE"): "the same",
     ("TRANSFER_REFUSED", "LEADER"): "the same, and it would have to win an election",
+    ("TRANSFER_REFUSED", "OBSERVER"): "a voter would have to be demoted while its request is answered",
     (
         "INSTALL_SNAPSHOT",
         "CANDIDATE",

@@ -229,14 +229,14 @@ class Clients:
         """The shard has removed this replica. Transfers, and waits for the state machine, end as they would."""
         # The news may have come without the state, so that what is applied says nothing about the state machine.
         self.reads.fail_all(reason)
-        self.pending.fail_all(OutcomeUnknown(f"{reason}; what was proposed may be committed yet"))
+        self.pending.fail_all(OutcomeUnknown(f"{reason}; what was proposed may still be committed"))
 
     def fail_all(self, stopped: ReplicaStopped) -> None:
         """Answer all who wait, and all who come: the replica has ended."""
         self._inbox.proposals.close(stopped)
         self._inbox.requests.close(stopped)
         self.pending.fail_all(
-            OutcomeUnknown(f"{stopped}, before the outcome was known: it may be committed yet")
+            OutcomeUnknown(f"{stopped}, before the outcome was known: it may still be committed")
         )
         self.reads.fail_all(stopped)
         self._applied_requests.fail_all(stopped)

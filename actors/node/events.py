@@ -1,4 +1,4 @@
-"""What a host tells those who subscribe to it."""
+"""The events of a host, which it tells its subscribers."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["LeaderChanged", "MembershipChanged", "ReplicaEnded", "ReplicaRemoved
 
 @dataclass(frozen=True, slots=True)
 class LeaderChanged:
-    """A replica of this host knows another leader than before; `leader` 0 is none."""
+    """A replica of this host knows another leader, or term, than before. `leader` is 0 where none is known."""
 
     shard: int
     replica: int
@@ -28,9 +28,9 @@ class MembershipChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRemoved:
-    """A replica of this host learnt that its shard removed it: it takes nothing more, and ends a few seconds later.
+    """A replica of this host learnt that its shard removed it: it takes no more requests, and ends a few seconds later.
 
-    Its data stay, until `NodeHost.remove_data` is called.
+    Its data stay until `NodeHost.remove_data` is called.
     """
 
     shard: int

@@ -108,7 +108,7 @@ class Exports:
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; `now` is in seconds of the node's clock."""
-        late = OutcomeUnknown("the snapshot was not taken by the deadline; it may be yet")
+        late = OutcomeUnknown("the snapshot was not taken by the deadline; it may still be")
         for request, _ in self._requests:
             if request.deadline <= now:
                 request.future.try_fail(late)

@@ -14,7 +14,7 @@ __all__ = ["PendingProposals", "Proposal"]
 
 
 class Proposal:
-    """Commands that a client waits for together; `single` futures get the one result, others the list."""
+    """Commands that a client waits for together. A `single` one's future gets its result, others the list of results."""
 
     # Not a NamedTuple: every command makes one, and a tuple with names takes twice as long to make.
     __slots__ = ("commands", "count", "deadline", "future", "kinds", "single", "size")
@@ -34,7 +34,7 @@ class Proposal:
         """Bytes of all commands."""
 
     def compress(self) -> None:
-        """Let those of its commands that gain by it travel compressed."""
+        """Compress those of its commands that get smaller by it."""
         self.commands, self.kinds = encode(self.commands)
         self.size = sum(map(len, self.commands))
 
@@ -44,7 +44,7 @@ class _Dropped(NamedTuple):
 
 
 class _Batch:
-    """Proposals that went into the log together, under consecutive keys."""
+    """Proposals that went to the leader together, under consecutive keys."""
 
     __slots__ = ("count", "deadline", "first", "items", "parts", "term")
 
@@ -52,11 +52,11 @@ class _Batch:
         self.first, self.items, self.count, self.term = first, items, count, term
         self.deadline = min(item.deadline for item in items)
         self.parts: _Parts | None = None
-        """Where outcomes come in part; as a rule they come all at once."""
+        """Set where outcomes come in parts. Usually they come all at once."""
 
 
 class _Parts:
-    """Outcomes that come one by one, by their place in the batch; a proposal is answered with its last one."""
+    """Outcomes that come one by one, by their place in the batch. A proposal is answered with its last one."""
 
     __slots__ = ("_items", "_missing", "_outcomes", "_starts")
 
@@ -70,7 +70,7 @@ class _Parts:
         return len(self._outcomes)
 
     def note(self, place: int, outcome: Any) -> None:
-        """The first outcome of a place counts."""
+        """Note an outcome. Only the first one of each place counts."""
         if place in self._outcomes:
             return
         self._outcomes[place] = outcome
@@ -83,10 +83,10 @@ class _Parts:
 
 
 class PendingProposals:
-    """What was proposed here and is not answered yet. For the loop's thread.
+    """What was proposed here and is not answered yet. All methods are for the loop's thread.
 
-    The log carries each proposal's origin, a number that is this replica's alone in its present life, and its key;
-    so a proposal is recognised when it is applied, whichever leader logged it.
+    The log carries the origin and the key of each proposal. The origin is a number that only this replica has, and only
+    until it restarts. So a proposal is recognised when it is applied, whichever leader logged it.
     """
 
     def __init__(self, origin: int, *, max_run_bytes: int) -> None:
@@ -99,13 +99,13 @@ class PendingProposals:
         self._commands = 0
 
     def __len__(self) -> int:
-        """How many commands; may be asked from any thread."""
+        """How many commands are not answered yet. From any thread."""
         return self._commands
 
     def add(self, proposals: Iterable[Proposal], now: float, term: int) -> list[Run]:
-        """Note proposals, and return them as runs of bounded size for the core. Those out of time are left out.
+        """Note proposals, and return them as runs of bounded size for the core. Those that are too late fail.
 
-        `term` is that of the leader to which they go.
+        `term` is that of the leader to which they go; `now` is in seconds of the node's clock.
         """
         self._term = term
         runs: list[Run] = []
@@ -116,7 +116,9 @@ class PendingProposals:
         for proposal in proposals:
             if proposal.deadline <= now:
                 proposal.future.try_fail(
-                    RequestDropped("its deadline passed before the replica took it, which is busy: repeat it")
+                    RequestDropped(
+                        "its deadline passed before the replica, which is busy, took it: repeat it"
+                    )
                 )
                 continue
             if size > self._max_run_bytes:
@@ -141,7 +143,7 @@ class PendingProposals:
         self._firsts.append(first)
         self._commands += count
         whole = Run(0, 0, payloads, kinds, self.origin, first)
-        # As a rule it fits. A large `propose_many` does not, and one message could not carry it to the leader.
+        # Usually it fits. A large `propose_many` does not, and one message could not carry it to the leader.
         return [whole] if size <= 2 * self._max_run_bytes else [*whole.parts(self._max_run_bytes)]
 
     def applied(self, run: Run, results: Sequence[Any]) -> None:
@@ -154,11 +156,11 @@ class PendingProposals:
             self._note(run.key, results)
 
     def dropped(self, key: int, count: int, error: Exception) -> None:
-        """These proposals surely have no effect."""
+        """Fail proposals that surely have no effect."""
         self._note(key, [_Dropped(error)] * count)
 
     def resolve(self, key: int, result: Any) -> None:
-        """One proposal has its result, by another way than the state machine."""
+        """Answer one proposal whose result does not come from the state machine."""
         self._note(key, [result])
 
     def _note(self, key: int, outcomes: Sequence[Any]) -> None:
@@ -184,15 +186,15 @@ class PendingProposals:
         del self._firsts[at]
 
     def overtaken(self, term: int) -> None:
-        """An entry of `term` was applied: what went to leaders of older terms, and was not applied, is lost.
+        """Fail what went to leaders of terms older than `term`, of which an entry was applied now.
 
-        Terms never fall along the log, so nothing that those leaders logged can follow. What was sent on to one of
-        them may be under way yet, and be logged by its next leader, so the outcome is not quite known.
+        Terms never fall along the log, so nothing that those leaders logged can follow. But what was forwarded to one of
+        them may still be under way, and may be logged by the next leader: so the outcome is unknown.
         """
         if not self._firsts or self._batches[self._firsts[0]].term >= term:
             return
         error = OutcomeUnknown(
-            "the leader that it was proposed to was replaced, most likely before it was committed; read the state "
+            "the leader that it was proposed to was replaced, probably before it was committed; read the state "
             "before proposing it again"
         )
         for batch in [batch for batch in self._batches.values() if batch.term < term]:
@@ -201,11 +203,11 @@ class PendingProposals:
                 item.future.try_fail(error)
 
     def expire(self, now: float) -> None:
-        """Answer those whose deadline has passed; they may be committed yet."""
+        """Fail those whose deadline has passed. They may still be committed."""
         error: OutcomeUnknown | None = None
         for batch in [batch for batch in self._batches.values() if batch.deadline <= now]:
             error = error or OutcomeUnknown(
-                "no answer by its deadline: it may or may not have been committed, and may be yet; read the state "
+                "no answer by its deadline: it may or may not have been committed, and may still be; read the state "
                 "before proposing it again"
             )
             for item in batch.items:
@@ -218,7 +220,7 @@ class PendingProposals:
                 self._forget(batch)
 
     def fail_all(self, error: Exception) -> None:
-        """The replica is over: what it proposed may be committed yet, by the others."""
+        """Fail all, as the replica ends. What it proposed may still be committed by the others."""
         batches, self._batches, self._firsts, self._commands = self._batches, {}, [], 0
         for batch in batches.values():
             for item in batch.items:
@@ -226,7 +228,7 @@ class PendingProposals:
 
 
 def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
-    """Give every proposal its part of the results."""
+    """Give each proposal its part of the results."""
     place = 0
     for item in items:
         if item.single:
@@ -255,5 +257,5 @@ def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:
     if not done:
         return lost.error
     return OutcomeUnknown(
-        f"{done} of {len(part)} commands were applied, and the others surely not: {lost.error}"
+        f"{done} of {len(part)} commands were applied, and the others were not: {lost.error}"
     )

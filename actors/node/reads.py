@@ -1,4 +1,4 @@
-"""Linearizable reads on their way: many at a time share one round of the leader (thesis §6.4)."""
+"""Linearizable reads on their way: many share one round of the leader (thesis §6.4)."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -10,8 +10,8 @@ from drakkar.handlers.raft.ready import ReadReady
 
 __all__ = ["ReadRequests"]
 
-_ROUNDS: Final = 4
-"""Rounds on their way at a time. What comes meanwhile shares the next one, so that load makes them larger, not more."""
+MAX_ROUNDS: Final = 4
+"""Rounds on their way at a time. Reads that come meanwhile share the next one, so under load rounds become larger."""
 
 
 class _Round:
@@ -23,36 +23,36 @@ class _Round:
 
 
 class ReadRequests:
-    """A replica's reads. For the loop's thread.
+    """A replica's reads. All methods are for the loop's thread.
 
-    A round that brings no answer within an election timeout, because a message of it was lost, is asked again under
-    a new name: reads change nothing, so that is safe, and names must not be used twice.
+    A round without an answer for `timeout_ticks`, since a message of it was lost, is asked again under a new name: that
+    is safe, since reads change nothing, and a name must not be used twice.
     """
 
     def __init__(self, origin: int, *, timeout_ticks: int, ask: Callable[[int, int], None]) -> None:
-        """`ask(hint, hint_high)` starts a round; `timeout_ticks` is how many ticks it may take."""
+        """`ask(hint, hint_high)` starts a round of that name; `timeout_ticks` is how many ticks it may take."""
         self._origin = origin & ((1 << 62) - 1)
         self._timeout_ticks = timeout_ticks
         self._ask = ask
         self._waiting: deque[ReadRequest] = deque()
         self._rounds: dict[int, _Round] = {}
         self._asked: deque[ReadRequest] = deque()
-        """Reads that the state machine was asked, and has perhaps answered since."""
+        """Reads that went to the state machine, which may have answered them since."""
         self._number = 0
         self._count = 0
 
     def __len__(self) -> int:
-        """How many wait for the leader's word, or for the state that they are to see. From any thread."""
+        """How many wait for the leader, or for the state that they are to see. From any thread."""
         return self._count
 
     def add(self, request: ReadRequest) -> None:
-        """Let a read wait for the next round."""
+        """Add a read, which waits for the next round."""
         self._waiting.append(request)
         self._count += 1
 
     def start(self, tick: int) -> None:
         """Start a round for all that wait, unless enough are on their way."""
-        if self._waiting and sum(each.index is None for each in self._rounds.values()) < _ROUNDS:
+        if self._waiting and sum(each.index is None for each in self._rounds.values()) < MAX_ROUNDS:
             requests, self._waiting = list(self._waiting), deque()
             self._begin(requests, tick)
 
@@ -62,13 +62,13 @@ class ReadRequests:
         self._ask(self._number, self._origin)
 
     def confirmed(self, ready: ReadReady) -> None:
-        """The leader confirmed a round: its reads see the state once `ready.index` is applied."""
+        """The leader has confirmed a round: its reads are due once `ready.index` is applied."""
         each = self._rounds.get(ready.context[0]) if ready.context[1] == self._origin else None
         if each is not None:
             each.index = ready.index
 
     def due(self, applied: int) -> list[ReadRequest]:
-        """Take the reads whose state is reached, for the state machine to answer."""
+        """Take the reads that the state machine is to answer now."""
         reached = [
             number
             for number, each in self._rounds.items()
@@ -79,17 +79,17 @@ class ReadRequests:
         return due
 
     def asked(self, requests: Iterable[ReadRequest]) -> None:
-        """Mind the deadlines of reads that the state machine was asked: it may take its time."""
+        """Keep to the deadlines of reads that went to the state machine, which may be slow."""
         self._asked += [request for request in requests if not request.future.done]
 
     def postpone(self, number: int) -> None:
-        """There is no leader to ask: a round's reads wait for the next one."""
+        """There is no leader to ask: the reads of a round wait for the next leader."""
         each = self._rounds.pop(number, None)
         if each is not None:
             self._waiting.extendleft(reversed(each.requests))
 
     def dropped(self, number: int, error: Exception) -> None:
-        """A round was refused."""
+        """Fail the reads of a round that was refused."""
         each = self._rounds.pop(number, None)
         if each is not None:
             self._count -= len(each.requests)
@@ -97,9 +97,12 @@ class ReadRequests:
                 request.future.try_fail(error)
 
     def expire(self, now: float, tick: int, no_leader: RequestDropped | None) -> None:
-        """Answer those whose deadline has passed; if there is a leader, ask again for those it has not answered."""
+        """Fail those whose deadline has passed, and ask again for rounds that take too long.
+
+        `no_leader` is the error where no leader is known; None if one is.
+        """
         late = RequestDropped(
-            "no answer by the read's deadline: the leader, or this replica's state machine, is slow; repeat it"
+            "no answer by the read's deadline: the leader, or this replica's state machine, is slow: repeat it"
         )
         self._asked = deque(_still_open(self._asked, now, late))
         self._waiting = deque(_still_open(self._waiting, now, no_leader or late))
@@ -113,7 +116,7 @@ class ReadRequests:
         self._count = len(self._waiting) + sum(len(each.requests) for each in self._rounds.values())
 
     def fail_all(self, error: Exception) -> None:
-        """The replica is over."""
+        """Fail all, as the replica ends."""
         for number in list(self._rounds):
             self.dropped(number, error)
         for request in (*self._waiting, *self._asked):
@@ -124,7 +127,7 @@ class ReadRequests:
 
 
 def _still_open(requests: Iterable[ReadRequest], now: float, late: RequestDropped) -> list[ReadRequest]:
-    """Those without an answer, but for those whose time is over, which are told `late`."""
+    """Return those without an answer. Those whose deadline has passed fail with `late`."""
     still_open = []
     for request in requests:
         if request.future.done:

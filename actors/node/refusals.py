@@ -21,7 +21,7 @@ from drakkar.handlers.raft.ready import Refusal
 __all__ = ["error_for", "reason_to_wait", "refusal_of_the_table", "snapshot_failure"]
 
 MAX_PENDING: Final = 1 << 20
-"""Commands that may be on their way from here; the log's own bounds, at the leader, come first as a rule."""
+"""Commands without an answer that one replica may have. Usually the bounds of the leader's log are reached first."""
 
 
 def _not_leader(raft: Raft, because: Refusal) -> DrakkarError:
@@ -41,7 +41,7 @@ def _transferring(_raft: Raft, _because: Refusal) -> DrakkarError:
 
 
 def _unknown(_raft: Raft, because: Refusal) -> DrakkarError:
-    return OutcomeUnknown(f"{because.value}; it may be elected yet")
+    return OutcomeUnknown(f"{because.value}; it may still be elected")
 
 
 _ERRORS: Final[dict[Refusal, Callable[[Raft, Refusal], DrakkarError]]] = {

@@ -1,11 +1,11 @@
-"""When a replica takes a snapshot, and what becomes of it, and of those that a leader sends (thesis chapter 5).
+"""The snapshots of a replica: those that it takes, those that it sends, those that a leader sends (thesis chapter 5).
 
     applied far enough ─► the state machine writes a file ─► the log store records it ─► the core knows of it
                               (`Applier`, on a worker)                                  ─► the log behind it goes
     a leader's has come ─► the log store records it ─► the state machine loads it ─► the core applies behind it
 
-Nothing is told, compacted or removed before what takes its place is durable. What goes wrong while a snapshot is taken
-costs that one alone; one that was sent and cannot be loaded ends the replica.
+No log and no file is deleted before what replaces it is durable. An error while a snapshot is taken costs that snapshot
+only. A leader's snapshot that cannot be loaded ends the replica.
 """
 
 import logging
@@ -93,31 +93,31 @@ class SnapshotKeeper:
         `loaded` is called with a leader's snapshot that the state machine has loaded.
         """
         self.failed = 0
-        """Snapshots that could not be taken."""
+        """How many snapshots could not be taken."""
         self.files = snapshots
-        """For threads that may wait for the disk."""
+        """The files. For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
         self._complete, self._loaded = complete, loaded
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
         self._taking = False
         self._tried = 0
-        """Up to where the last one went that was begun, well or badly."""
+        """The index of the last one that was begun, whether it was finished or not."""
         self._not_before = 0
         self._damaged: bytes | None = None
         """The payload of the snapshot whose file was found to be damaged."""
         self._unrecorded: Snapshot | None = None
-        """Written, and the log store had no room to record it."""
+        """One that is written and that the log store has no room to record yet."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
-        """Each with how far the log was applied when it was asked."""
+        """Each with the last index that was applied when it was made."""
         self.exports = Exports(raft, applier, snapshots, background=background, complete=complete)
         self._received: dict[str, Snapshot] = {}
-        """Files that a leader sent and the core took in, which are pinned until they are loaded."""
+        """Those that a leader sent, by the name of their file, which is pinned until it is loaded."""
         self._bringing_up: set[int] = set()
-        """Peers for which a state machine on disk is being written, or sent."""
+        """Peers for which the state of a state machine on disk is being written, or sent."""
 
     def start(self) -> None:
-        """Continue with what the last life left: before anything is applied."""
+        """Load the newest snapshot, before anything is applied, and delete all others."""
         log = self._raft.log
         keep = log.snapshot.payload.decode()
         if self.on_disk or log.snapshot.has_content:
@@ -144,7 +144,7 @@ class SnapshotKeeper:
             self.exports.add(request, request.export)
 
     def consider(self) -> None:
-        """Take one if it is time; called after every batch."""
+        """Take a snapshot if it is time. Called after every batch."""
         if self._unrecorded is not None:
             self._record(self._unrecorded)
         elif not self._taking and (self._requests or self._is_time()):
@@ -152,7 +152,7 @@ class SnapshotKeeper:
 
     def _is_time(self) -> bool:
         log = self._raft.log
-        # One that is damaged stands in for nothing: the first entry behind it will do to take the next.
+        # A damaged one is of no use, so the first entry behind it is enough to take the next.
         every = 1 if log.snapshot.payload == self._damaged else self._every
         return 0 < every <= log.applied - max(log.snapshot.index, self._tried)
 
@@ -163,7 +163,7 @@ class SnapshotKeeper:
         if 0 < wanted <= raft.log.applied and not self._taking and raft.timers.ticks >= self._not_before:
             self._not_before = raft.timers.ticks + raft.config.election_ticks
             self._take()
-        late = OutcomeUnknown("the snapshot was not taken by the deadline; it may be yet")
+        late = OutcomeUnknown("the snapshot was not taken by the deadline; it may still be")
         if self._requests:
             self._answer(lambda request, _: request.deadline <= now, late)
         self.exports.expire(now)
@@ -267,9 +267,10 @@ class SnapshotKeeper:
         raft.compact(index)
 
     def _needed_by_peers(self, index: int) -> int:
-        """Up to where no peer that is catching up needs the log, as far as that is not too far back.
+        """The index up to which no peer that is catching up needs the log, but not too far back.
 
-        Else one that takes longer for a snapshot than the leader for the next would be sent one after the other.
+        Without this, a peer that needs longer to load a snapshot than the leader to take the next would be sent one
+        snapshot after the other.
         """
         raft = self._raft
         if raft.state is not State.LEADER:
@@ -350,7 +351,7 @@ class SnapshotKeeper:
     # -- one that a leader sent ---------------------------------------------------------------------------------
 
     def received(self, message: Message) -> None:
-        """The core was given a leader's snapshot. One that it did not take in is of no use."""
+        """The core was given a leader's snapshot. Delete its file if the core did not take it."""
         snapshot = message.snapshot
         if snapshot is None or not snapshot.payload:
             return
@@ -359,7 +360,7 @@ class SnapshotKeeper:
             self._release(snapshot)
 
     def install(self, snapshot: Snapshot) -> None:
-        """A leader's snapshot is on record: let the state machine load it."""
+        """Have the state machine load a leader's snapshot, which is on record."""
         loaded = SnapshotLoaded(snapshot)
         if snapshot.witness:
             self.on_loaded(loaded)
@@ -377,7 +378,7 @@ class SnapshotKeeper:
             self._release(other)
 
     def _release(self, snapshot: Snapshot) -> None:
-        """The host pinned it when it came. The newest stays, all others are of no use any more."""
+        """Unpin a file, which the host pinned when it came, and delete it unless it is the newest."""
         name = snapshot.payload.decode()
         del self._received[name]
         newest = self._raft.log.snapshot is snapshot

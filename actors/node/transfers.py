@@ -57,7 +57,7 @@ class Transfers:
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; `now` is in seconds of the node's clock."""
         if self._waiting:
-            late = OutcomeUnknown("the target was not seen to lead by the deadline; it may do so yet")
+            late = OutcomeUnknown("the target was not seen to lead by the deadline; it may still be elected")
             self._fail(lambda request, _: request.deadline <= now, late)
 
     def fail_all(self, error: Exception) -> None:

@@ -1,11 +1,11 @@
 """`TrioActor`: a pykka actor that lives on a `TrioLoop`.
 
-It is a pykka actor in all that an application sees: refs, proxies, futures, the registry, `stop_all`. What differs is
-below: it has no thread of its own, its inbox is bounded, its futures can be awaited, and it does not vanish quietly.
-pykka by itself leaves an asker waiting for ever when a handler raises `SystemExit` (and then stops every actor of the
-process), calls nobody when `on_start` fails, and loses a question that races with the stop.
+For an application it is a pykka actor: refs, proxies, futures, the registry and `stop_all` are pykka's. But it has no
+thread of its own, its inbox is bounded, its futures can be awaited, and its end is always reported. pykka by itself
+leaves an asker without an answer when a handler raises `SystemExit` (and then stops every actor of the process), does not
+call `on_failure` when `on_start` fails, and loses a question that races with the stop.
 
-Only this file and `inbox` know pykka below its public surface; `_check_pykka` names what they rely on.
+Only this file and `inbox` use private parts of pykka; `_check_pykka` names them.
 """
 
 import logging
@@ -33,7 +33,7 @@ A = TypeVar("A", bound=pykka.Actor)
 
 
 def _check_pykka() -> None:
-    """Refuse a pykka whose inner parts are not those that this file was written for."""
+    """Raise `ImportError` for a pykka whose private parts are not those that this file was written for."""
     relied_on: dict[object, str] = {
         pykka.Actor: "_create_actor_inbox _create_future _start_actor_loop _stop _handle_failure _handle_receive",
         pykka.ActorRef: "ask tell stop is_alive",
@@ -59,7 +59,7 @@ class TrioActorRef(pykka.ActorRef[A]):
     """pykka's `ActorRef`, which refuses to block a loop's thread before it does anything else."""
 
     def tell(self, message: Any) -> None:
-        """Send a message, without an answer. Never blocks.
+        """Send a message that has no answer. Never blocks.
 
         Raises `pykka.ActorDeadError` if the actor has ended, and `SystemBusy` if its inbox is full.
         """
@@ -103,18 +103,18 @@ class TrioActor(pykka.Actor):
                 super().__init__(**kwargs)
                 self.value = first
 
-    Everything but the constructor runs in the loop's thread. An exception in answer to a question goes to the asker and
-    the actor lives on. Any other, wherever it comes from, ends this actor and no other: it is logged as an error,
-    counted, and given to `on_failure` (after a failing `on_start` or `on_stop` too) and to those who `watch` (see `deaths`); whoever
-    waits for an answer gets an `ActorCrashed` at once.
+    Everything but the constructor runs in the loop's thread. An exception in answer to a question goes to the asker, and
+    the actor goes on. Any other exception ends this actor, and no other: it is logged as an error, counted, and given to
+    `on_failure` (after a failing `on_start` or `on_stop` too) and to all who `watch` the actor (see `monitor`). All who
+    wait for an answer get an `ActorCrashed` at once.
     """
 
     inbox_capacity: ClassVar[int] = 10_000
-    """Messages that may wait. `SystemBusy` is raised in those who send more, except that an actor can always be
-    stopped and always hears of a death."""
+    """Messages that may wait. Further ones are refused: their senders get `SystemBusy`. But an actor can always be stopped,
+    and always hears of the end of an actor that it watches."""
 
     batch: ClassVar[int] = 1_000
-    """Messages handled in one turn, at most; a turn ends sooner when 2 ms have passed."""
+    """Messages handled in one turn, at most. A turn ends sooner when 2 ms have passed."""
 
     actor_loop: TrioLoop
     """The loop it runs on."""
@@ -141,7 +141,7 @@ class TrioActor(pykka.Actor):
         self.actor_loop = loop or TrioLoop.current() or TrioLoop.default()
 
     def after_batch(self) -> None:
-        """Run after each turn, when the messages that waited are handled, and before a stop. For work in bulk.
+        """Run at the end of each turn, when the messages that waited are handled, and before a stop. For work in bulk.
 
         `self.actor_inbox.wake()` has it run again in another turn, though no message may wait.
         """
@@ -173,14 +173,14 @@ class TrioActor(pykka.Actor):
             self.actor_loop._admit(self)
         except LoopError as error:
             self._leave()
-            self._bury(error, [])
+            self._publish_end(error, [])
             raise
         self.actor_inbox.open(str(self), partial(self.actor_loop._scheduler.schedule, self))
 
     # Its turns
 
     def _take_turn(self, until: float) -> None:
-        """Handle what waits: a batch of messages at most, and until that time. In the loop's thread."""
+        """Handle what waits: at most a batch of messages, and until the time `until`. In the loop's thread."""
         inbox = self.actor_inbox
         if inbox.closed:
             return
@@ -192,7 +192,7 @@ class TrioActor(pykka.Actor):
                 self._handle_waiting(inbox, until)
             elif inbox.woken:
                 self._end_batch()
-        except BaseException as error:  # noqa: BLE001  # it is this actor's, whatever it is, and ends no other
+        except BaseException as error:  # noqa: BLE001  # it ends this actor, and no other
             self._fail(error)
         if not inbox.closed:
             inbox.rest()
@@ -226,13 +226,12 @@ class TrioActor(pykka.Actor):
         del envelope, message  # the traceback in `_answer` may hold this frame too
 
     def _end_batch(self) -> None:
-        self.actor_inbox.woken = (
-            False  # before the lanes are looked at, so that what comes meanwhile wakes again
-        )
+        # Before the lanes are looked at, so that what comes meanwhile wakes the actor again.
+        self.actor_inbox.woken = False
         self.after_batch()
 
     def _handle_receive(self, message: Any) -> Any:
-        # One look instead of pykka's four `isinstance` before it comes to the usual case.
+        # One lookup, where pykka makes four `isinstance` checks before the usual case.
         if type(message) in _PROXY_MESSAGES:
             return super()._handle_receive(message)
         return self.on_receive(message)
@@ -243,8 +242,8 @@ class TrioActor(pykka.Actor):
         except Exception as error:
             logger.info("%s answers %s with an exception", self, _what(message), exc_info=True)
             reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
-            # The error's traceback holds this frame, which must not hold the error's future in turn: else nobody could
-            # tell that it was thrown away.
+            # The error's traceback holds this frame, so this frame must not hold the error's future: the future reports an
+            # error that is never read when it is thrown away.
             del reply_to
         except BaseException as error:
             reply_error(reply_to, self._crashed(error, "while it handled the message"))
@@ -256,7 +255,7 @@ class TrioActor(pykka.Actor):
     # Its end
 
     def _stop(self, reply_to: pykka.Future[Any] | None = None) -> None:
-        """Stop now, as it was asked to."""
+        """Stop now, since it was asked to."""
         self._leave()
         reason: BaseException | None = None
         try:
@@ -264,14 +263,14 @@ class TrioActor(pykka.Actor):
         except BaseException as error:  # noqa: BLE001  # as above
             reason = error
             self._report(error)
-        self._bury(reason, [] if reply_to is None else [reply_to])
+        self._publish_end(reason, [] if reply_to is None else [reply_to])
 
     def _fail(self, error: BaseException) -> None:
-        """End by a failure."""
+        """End, since `error` was raised."""
         self._leave()
         stops = self._refuse_waiting(error)
         self._report(error)
-        self._bury(error, stops)
+        self._publish_end(error, stops)
 
     @property
     def _end(self) -> ActorFuture[BaseException | None]:
@@ -288,10 +287,10 @@ class TrioActor(pykka.Actor):
         try:
             self._handle_failure(*description)
             self.on_failure(*description)
-        except BaseException:  # it is dying anyway
+        except BaseException:  # the actor ends anyway
             logger.exception("on_failure of %s failed", self)
 
-    def _bury(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         stops += self._refuse_waiting(reason)
         self.actor_loop._forget(self)
         self.actor_inbox.termination.publish(reason)
@@ -299,7 +298,7 @@ class TrioActor(pykka.Actor):
             reply(stopped, None)
 
     def _refuse_waiting(self, reason: BaseException | None) -> list[pykka.Future[Any]]:
-        """Empty the closed inbox so that nobody waits in vain. Returns those who asked for the stop."""
+        """Empty the closed inbox, and answer all askers in it. Return the futures of those who asked for the stop."""
         waiting = self.actor_inbox.queue
         stops: list[pykka.Future[Any]] = []
         lost = 0

@@ -410,7 +410,7 @@ def test_the_outcome_of_a_proposal_without_an_answer_is_unknown_at_its_deadline(
         return short.done
 
     until(expired)
-    # What came too late to be taken was not logged; what was logged may be committed yet.
+    # What came too late to be taken was not logged; what was logged may still be committed.
     assert isinstance(settled(short), OutcomeUnknown | RequestDropped)
     assert not long_.done
     one.acknowledge(2)
@@ -677,7 +677,7 @@ def test_a_transfer_that_takes_too_long_fails_long_before_its_deadline(node):
     one.tick()
     outcome = settled(future)
     assert type(outcome) is OutcomeUnknown
-    assert "did not take over within an election timeout; it may be elected yet" in str(outcome)
+    assert "did not take over within an election timeout; it may still be elected" in str(outcome)
     assert one.replica.status().state is State.LEADER
 
 

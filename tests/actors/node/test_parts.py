@@ -1,0 +1,310 @@
+"""The parts of a node, each by itself: what it remembers, what it answers, and when."""
+
+import logging
+
+import pytest
+from drakkar.actors.node.applied import AppliedRequests
+from drakkar.actors.node.completions import Saved
+from drakkar.actors.node.disk_watch import DiskWatch
+from drakkar.actors.node.persistence import Persistence
+from drakkar.actors.node.refusals import error_for
+from drakkar.actors.node.removal import Removal
+from drakkar.actors.node.requests import AppliedRequest, TransferRequest
+from drakkar.actors.node.router import MAX_LEARNED_ADDRESSES, Router
+from drakkar.actors.node.transfers import Transfers
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import (
+    ActorFailed,
+    MembershipRejected,
+    NotLeader,
+    OutcomeUnknown,
+    ReplicaStopped,
+    RequestDropped,
+    StorageFailed,
+    SystemBusy,
+    TransferInProgress,
+)
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
+from drakkar.handlers.raft.entries import Entries, Run
+from drakkar.handlers.raft.memory_log import MemoryLog
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Ready, Refusal
+from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+
+M = MessageType
+THREE = {1: "one:1", 2: "two:2", 3: "three:3"}
+T = 10
+
+
+def raft(**options):
+    config = RaftConfig(replica_id=1, election_ticks=T, max_election_ticks=2 * T, **options)
+    return Raft(config, MemoryLog(membership=Membership(voters=THREE)))
+
+
+def outcome(request):
+    """What a request's future has; None as long as it waits."""
+    if not request.future.done:
+        return None
+    value, error = request.future.outcome()
+    return value if error is None else error
+
+
+# -- The disk
+
+
+def test_a_disk_hangs_when_a_write_takes_longer_than_the_timeout_and_until_it_is_done(caplog):
+    disk = DiskWatch("mine", timeout_ticks=3)
+    assert [disk.tick(0) for _ in range(5)] == [False, False, False, True, True]
+    assert caplog.text.count("mine: the disk has not finished a write") == 1
+    assert not disk.tick(5), "another write, which began a moment ago"
+    assert caplog.text.count("mine: the disk writes again") == 1
+    assert not disk.tick(None)
+    assert disk.ticks == 7
+
+
+def test_a_disk_that_nothing_waits_for_never_hangs():
+    disk = DiskWatch("mine", timeout_ticks=3)
+    assert not any(disk.tick(None) for _ in range(100))
+
+
+# -- The log store
+
+
+class Store:
+    """Takes requests, and completes them when the test says so."""
+
+    def __init__(self):
+        self.requests, self.completions, self.durable = [], [], []
+        self.full = False
+        self.persistence = Persistence(
+            raft(),
+            append=self.append,
+            complete=self.completions.append,
+            durable=lambda ready: self.durable.append(ready.number),
+        )
+
+    def append(self, request):
+        if self.full:
+            raise SystemBusy("the store is full")
+        self.requests.append(request)
+
+    def finish(self, at=0, error=None):
+        self.requests[at].done(error)
+        self.persistence.on_saved(self.completions.pop())
+
+
+def work(number, *, commit=None, writes=True):
+    state = HardState(1, 1, commit) if commit is not None else None
+    entries = Entries([Run(number, 1, [b"x"])]) if writes else Entries()
+    return Ready(number=number, hard_state=state, entries=entries, must_save=writes)
+
+
+def test_work_is_completed_in_order_though_its_writes_are_done_in_another():
+    store = Store()
+    for number in (1, 2, 3):
+        assert store.persistence.save(work(number), tick=number)
+    store.finish(at=1)
+    assert store.durable == [1, 2], "a write that is done has all before it done"
+    assert store.persistence.waits_since == 3
+    store.finish(at=0)
+    assert store.durable == [1, 2]
+    store.finish(at=2)
+    assert store.durable == [1, 2, 3]
+    assert store.persistence.waits_since is None
+
+
+def test_work_without_a_write_waits_for_the_writes_before_it():
+    store = Store()
+    assert store.persistence.save(work(1, writes=False), tick=0)
+    assert store.durable == [1], "nothing is before it"
+    store.persistence.save(work(2), tick=0)
+    store.persistence.save(work(3, writes=False), tick=0)
+    assert store.durable == [1]
+    store.finish()
+    assert store.durable == [1, 2, 3]
+
+
+def test_a_commit_index_alone_is_not_written_but_goes_with_the_next_write():
+    store = Store()
+    store.persistence.save(work(1, commit=7, writes=False), tick=0)
+    assert store.requests == []
+    store.persistence.save(work(2), tick=0)
+    assert store.requests[0].hard_state.commit == 7
+    store.persistence.save(work(3), tick=0)
+    assert store.requests[1].hard_state is None, "it is on its way"
+    store.persistence.save_state_due()
+    assert len(store.requests) == 2
+
+
+def test_work_that_a_full_store_refuses_is_stalled_and_waits_since_it_was_first_tried():
+    store = Store()
+    store.full = True
+    ready = work(1)
+    assert not store.persistence.save(ready, tick=4)
+    assert not store.persistence.save(ready, tick=9)
+    assert store.persistence.stalled is ready
+    assert store.persistence.waits_since == 4
+    store.full = False
+    assert store.persistence.save(ready, tick=10)
+    assert store.persistence.stalled is None
+    assert store.persistence.waits_since == 10
+
+
+def test_a_write_that_failed_ends_the_replica():
+    store = Store()
+    store.persistence.save(work(1), tick=0)
+    with pytest.raises(ActorFailed, match="could not be made durable: the disk is broken"):
+        store.persistence.on_saved(Saved(work(1), StorageFailed("the disk is broken")))
+    assert store.durable == []
+
+
+# -- Messages on their way out
+
+
+class Post:
+    def __init__(self):
+        self.sent, self.streamed = [], []
+        self.router = Router(
+            raft(),
+            send=lambda address, messages: self.sent.append((address, [each.to for each in messages])),
+            send_snapshot=lambda address, message: self.streamed.append((address, message.to)),
+        )
+
+
+def test_messages_for_one_host_leave_together():
+    post = Post()
+    post.router.send([Message(M.HEARTBEAT, to=to) for to in (2, 3, 2)])
+    assert post.sent == [("two:2", [2, 2]), ("three:3", [3])]
+
+
+def test_a_snapshot_travels_in_a_stream_unless_it_is_a_witnesses():
+    post = Post()
+    for witness in (False, True):
+        snapshot = Snapshot(5, 1, Membership(voters=THREE), witness=witness)
+        post.router.send([Message(M.INSTALL_SNAPSHOT, to=2, snapshot=snapshot)])
+    assert post.streamed == [("two:2", 2)]
+    assert post.sent == [("two:2", [2])]
+
+
+def test_a_message_for_an_unknown_address_is_dropped_and_counted_and_named_once(caplog):
+    caplog.set_level(logging.INFO)
+    post = Post()
+    post.router.send([Message(M.HEARTBEAT, to=9)] * 3)
+    assert post.sent == []
+    assert post.router.undeliverable == 3
+    assert caplog.text.count("replica 1 of shard 1 does not know the address of replica 9") == 1
+    post.router.learn(9, "nine:9")
+    post.router.send([Message(M.HEARTBEAT, to=9)])
+    assert post.sent == [("nine:9", [9])]
+
+
+def test_the_membership_knows_better_than_a_learned_address_and_the_oldest_of_those_goes():
+    post = Post()
+    post.router.learn(2, "elsewhere:2")
+    post.router.send([Message(M.HEARTBEAT, to=2)])
+    assert post.sent == [("two:2", [2])]
+    for replica in range(10, 10 + MAX_LEARNED_ADDRESSES):
+        post.router.learn(replica, "somewhere:1")
+    assert 2 not in post.router.learned_addresses
+    assert len(post.router.learned_addresses) == MAX_LEARNED_ADDRESSES
+
+
+# -- Removed
+
+
+def test_a_removed_replica_stays_for_four_election_timeouts_and_tells_why_it_takes_nothing():
+    core = raft()
+    removal = Removal(core)
+    assert removal.notice(0) is None
+    assert not removal.is_over(1 << 30), "a member stays"
+    core.membership = Membership(voters={2: "two:2"}, removed=frozenset({1}))
+    news = removal.notice(7)
+    assert type(news) is ReplicaStopped
+    assert "replica 1 of shard 1 was removed from its shard" in str(news)
+    assert removal.reason is news
+    assert removal.notice(8) is None, "it is news once only"
+    assert (removal.is_over(7 + 4 * T - 1), removal.is_over(7 + 4 * T)) == (False, True)
+
+
+# -- Transfers
+
+
+def transfer(target, deadline=100.0):
+    return TransferRequest(target, ActorFuture(), deadline)
+
+
+def test_transfers_are_bounded(monkeypatch):
+    monkeypatch.setattr("drakkar.actors.node.transfers.MAX_TRANSFERS", 2)
+    transfers = Transfers(raft())
+    requests = [transfer(2) for _ in range(3)]
+    for request in requests:
+        transfers.begin(request)
+    assert [type(outcome(request)) for request in requests] == [type(None), type(None), SystemBusy]
+    assert len(transfers) == 2
+
+
+def test_a_transfer_is_over_when_its_target_leads_or_a_later_term_has_another_leader():
+    core = raft()
+    core.become_follower(5, 3)
+    transfers = Transfers(core)
+    first, second = transfer(2), transfer(1)
+    transfers.begin(first)
+    transfers.begin(second)
+    core.become_follower(6, 0)
+    transfers.settle()
+    assert outcome(first) is outcome(second) is None, "the election goes on"
+    core.become_follower(6, 2)
+    transfers.settle()
+    assert outcome(first) == 2
+    assert "replica 2 was elected instead" in str(outcome(second))
+    assert len(transfers) == 0
+
+
+def test_a_transfer_ends_by_its_deadline_with_an_unknown_outcome():
+    transfers = Transfers(raft())
+    early, late = transfer(2, deadline=1.0), transfer(2, deadline=2.0)
+    transfers.begin(early)
+    transfers.begin(late)
+    transfers.expire(1.0)
+    assert type(outcome(early)) is OutcomeUnknown
+    assert outcome(late) is None
+
+
+# -- Waiting for an index
+
+
+def test_who_waits_for_an_index_is_answered_when_it_is_reached_or_by_the_deadline_and_few_may_wait():
+    waits = AppliedRequests(max_requests=2)
+    requests = [
+        AppliedRequest(index, ActorFuture(), deadline) for index, deadline in ((5, 9.0), (6, 2.0), (1, 9.0))
+    ]
+    for request in requests:
+        waits.add(request)
+    assert type(outcome(requests[2])) is SystemBusy
+    waits.answer(5, now=1.0)
+    assert (outcome(requests[0]), outcome(requests[1])) == (5, None)
+    waits.answer(5, now=2.0)
+    assert type(outcome(requests[1])) is RequestDropped
+    assert len(waits) == 0
+
+
+# -- Refusals
+
+
+@pytest.mark.parametrize("because", Refusal, ids=lambda refusal: refusal.name)
+def test_each_refusal_has_an_error_whose_class_says_whether_it_may_be_repeated(because):
+    expected = {
+        "NO_LEADER": NotLeader,
+        "CAMPAIGNING": NotLeader,
+        "STEPPED_DOWN": NotLeader,
+        "TRANSFERRING": TransferInProgress,
+        "TRANSFER_TIMED_OUT": OutcomeUnknown,
+        "TOO_MANY_UNCOMMITTED": SystemBusy,
+        "TOO_MANY_READS": SystemBusy,
+        "CHANGE_PENDING": MembershipRejected,
+        "CHANGE_INVALID": MembershipRejected,
+    }
+    error = error_for(raft(), because)
+    assert type(error) is expected.get(because.name, RequestDropped)
+    assert error.outcome_known is (because is not Refusal.TRANSFER_TIMED_OUT)

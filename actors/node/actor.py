@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Final, Protocol
 from drakkar.actors.log.store import AppendRequest
 from drakkar.actors.machine.applier import Applied, Applier
 from drakkar.actors.machine.state_machine import StateMachine
-from drakkar.actors.node import local_types as types
+from drakkar.actors.node import completions
 from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
-from drakkar.actors.node.inbox import NodeInbox
+from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
 from drakkar.actors.node.operators import warn_of_missing_groups
 from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.removal import Removal
@@ -369,18 +369,18 @@ class NodeActor(TableActor):
 
 
 ENTRIES: Final[Mapping[MessageType | None, Callable[[NodeActor, Any], None]]] = {
-    types.SAVED: lambda node, done: node.persistence.on_saved(done),
-    types.ENTRIES_APPLIED: lambda node, done: node._on_applied(done),
-    types.SNAPSHOT_LOADED: lambda node, done: node.snapshots.on_loaded(done),
-    types.SNAPSHOT_WRITTEN: lambda node, done: node.snapshots.on_written(done),
-    types.SNAPSHOT_RECORDED: lambda node, done: node.snapshots.on_recorded(done),
-    types.PEER_SNAPSHOT_WRITTEN: lambda node, done: node.snapshots.on_peer_written(done),
-    types.SNAPSHOT_SENT: lambda node, done: node.snapshots.on_sent(done),
-    types.SNAPSHOT_DAMAGED: lambda node, done: node.snapshots.on_damaged(done),
-    types.EXPORT_CHECKED: lambda node, done: node.snapshots.exports.on_checked(done),
-    types.EXPORT_WRITTEN: lambda node, done: node.snapshots.exports.on_written(done),
-    types.EXPORT_ENDED: lambda node, done: node.snapshots.exports.on_ended(done),
-    types.PROPOSALS_TAKEN: lambda node, taken: node.clients.propose(taken),
-    types.REQUESTS_TAKEN: lambda node, taken: node.clients.request(taken),
+    completions.Saved.type: lambda node, done: node.persistence.on_saved(done),
+    completions.EntriesApplied.type: lambda node, done: node._on_applied(done),
+    completions.SnapshotLoaded.type: lambda node, done: node.snapshots.on_loaded(done),
+    completions.SnapshotWritten.type: lambda node, done: node.snapshots.on_written(done),
+    completions.SnapshotRecorded.type: lambda node, done: node.snapshots.on_recorded(done),
+    completions.PeerSnapshotWritten.type: lambda node, done: node.snapshots.on_peer_written(done),
+    completions.SnapshotSent.type: lambda node, done: node.snapshots.on_sent(done),
+    completions.SnapshotDamaged.type: lambda node, done: node.snapshots.on_damaged(done),
+    completions.ExportChecked.type: lambda node, done: node.snapshots.exports.on_checked(done),
+    completions.ExportWritten.type: lambda node, done: node.snapshots.exports.on_written(done),
+    completions.ExportEnded.type: lambda node, done: node.snapshots.exports.on_ended(done),
+    ProposalsTaken.type: lambda node, taken: node.clients.propose(taken),
+    RequestsTaken.type: lambda node, taken: node.clients.request(taken),
 }
 """What a node does with each message of its own host: all that enters it beside the protocol's messages."""

@@ -6,26 +6,14 @@ of a peer that claims such a type is dropped and counted there.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 from drakkar.actors.machine.applier import Applied
-from drakkar.actors.node.local_types import (
-    ENTRIES_APPLIED,
-    EXPORT_CHECKED,
-    EXPORT_ENDED,
-    EXPORT_WRITTEN,
-    PEER_SNAPSHOT_WRITTEN,
-    SAVED,
-    SNAPSHOT_DAMAGED,
-    SNAPSHOT_LOADED,
-    SNAPSHOT_RECORDED,
-    SNAPSHOT_SENT,
-    SNAPSHOT_WRITTEN,
-)
 from drakkar.handlers.errors import CorruptData, DrakkarError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.ready import Ready
 from drakkar.handlers.raft.state import Snapshot
+from drakkar.handlers.traits import Term, Traits
 
 __all__ = [
     "Completion",
@@ -40,113 +28,111 @@ __all__ = [
     "SnapshotRecorded",
     "SnapshotSent",
     "SnapshotWritten",
+    "own_type",
 ]
 
 
+def own_type(name: str, number: int) -> MessageType:
+    """Make a type for messages of a node's own host; the numbers from 200 to 219 are for them."""
+    return MessageType._add(name, number, Traits(Term.NONE, local=True, wakes=False))
+
+
+class Completion:
+    """What came of work that a node ordered."""
+
+    __slots__ = ()
+    type: ClassVar[MessageType]
+
+
 @dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Completion):
     """The log store has made the work of `ready` durable, or never will: then `error` says why."""
 
-    type: ClassVar[MessageType] = SAVED
+    type: ClassVar[MessageType] = own_type("SAVED", 200)
     ready: Ready
     error: BaseException | None
 
 
 @dataclass(frozen=True, slots=True)
-class EntriesApplied:
+class EntriesApplied(Completion):
     """The state machine has applied entries: how far, and with which results; or what it failed with."""
 
-    type: ClassVar[MessageType] = ENTRIES_APPLIED
+    type: ClassVar[MessageType] = own_type("ENTRIES_APPLIED", 201)
     outcome: Applied | BaseException
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotLoaded:
+class SnapshotLoaded(Completion):
     """The state machine has loaded a leader's snapshot."""
 
-    type: ClassVar[MessageType] = SNAPSHOT_LOADED
+    type: ClassVar[MessageType] = own_type("SNAPSHOT_LOADED", 202)
     snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotWritten:
+class SnapshotWritten(Completion):
     """The state machine has written the snapshot that this replica takes; or what went wrong."""
 
-    type: ClassVar[MessageType] = SNAPSHOT_WRITTEN
+    type: ClassVar[MessageType] = own_type("SNAPSHOT_WRITTEN", 203)
     outcome: Snapshot | BaseException
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotRecorded:
+class SnapshotRecorded(Completion):
     """The log store has recorded a snapshot, or has not: then `error` says why."""
 
-    type: ClassVar[MessageType] = SNAPSHOT_RECORDED
+    type: ClassVar[MessageType] = own_type("SNAPSHOT_RECORDED", 204)
     snapshot: Snapshot
     error: BaseException | None
 
 
 @dataclass(frozen=True, slots=True)
-class PeerSnapshotWritten:
+class PeerSnapshotWritten(Completion):
     """A state machine on disk has written the snapshot for `message`, which goes to `address`; or what went wrong."""
 
-    type: ClassVar[MessageType] = PEER_SNAPSHOT_WRITTEN
+    type: ClassVar[MessageType] = own_type("PEER_SNAPSHOT_WRITTEN", 205)
     address: str
     message: Message
     outcome: Snapshot | BaseException
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotSent:
+class SnapshotSent(Completion):
     """The stream of a snapshot to `peer` has ended."""
 
-    type: ClassVar[MessageType] = SNAPSHOT_SENT
+    type: ClassVar[MessageType] = own_type("SNAPSHOT_SENT", 206)
     peer: int
     failed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotDamaged:
+class SnapshotDamaged(Completion):
     """The file of a snapshot could not be read whole."""
 
-    type: ClassVar[MessageType] = SNAPSHOT_DAMAGED
+    type: ClassVar[MessageType] = own_type("SNAPSHOT_DAMAGED", 207)
     snapshot: Snapshot
     error: CorruptData
 
 
 @dataclass(frozen=True, slots=True)
-class ExportChecked:
+class ExportChecked(Completion):
     """The file of the first export in line can be written, or cannot: then `error` says why."""
 
-    type: ClassVar[MessageType] = EXPORT_CHECKED
+    type: ClassVar[MessageType] = own_type("EXPORT_CHECKED", 208)
     error: DrakkarError | None
 
 
 @dataclass(frozen=True, slots=True)
-class ExportWritten:
+class ExportWritten(Completion):
     """The state machine has written the snapshot that is to be exported; or what went wrong."""
 
-    type: ClassVar[MessageType] = EXPORT_WRITTEN
+    type: ClassVar[MessageType] = own_type("EXPORT_WRITTEN", 209)
     outcome: Snapshot | BaseException
 
 
 @dataclass(frozen=True, slots=True)
-class ExportEnded:
+class ExportEnded(Completion):
     """The first export in line has ended: with the index of its snapshot, or with what went wrong."""
 
-    type: ClassVar[MessageType] = EXPORT_ENDED
+    type: ClassVar[MessageType] = own_type("EXPORT_ENDED", 210)
     outcome: int | DrakkarError
-
-
-Completion: TypeAlias = (
-    Saved
-    | EntriesApplied
-    | SnapshotLoaded
-    | SnapshotWritten
-    | SnapshotRecorded
-    | PeerSnapshotWritten
-    | SnapshotSent
-    | SnapshotDamaged
-    | ExportChecked
-    | ExportWritten
-    | ExportEnded
-)

@@ -11,7 +11,7 @@ Whichever of them something comes into, the node gets one turn for all.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drakkar.actors.node.local_types import PROPOSALS_TAKEN, REQUESTS_TAKEN
+from drakkar.actors.node.completions import own_type
 from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.requests import ClientRequest
 from drakkar.actors.runtime.inbox import Inbox, Lane
@@ -24,7 +24,7 @@ __all__ = ["NodeInbox", "ProposalsTaken", "RequestsTaken"]
 class ProposalsTaken:
     """All proposals that waited, as one message of the node to itself."""
 
-    type: ClassVar[MessageType] = PROPOSALS_TAKEN
+    type: ClassVar[MessageType] = own_type("PROPOSALS_TAKEN", 211)
     proposals: list[Proposal]
 
 
@@ -32,7 +32,7 @@ class ProposalsTaken:
 class RequestsTaken:
     """All requests that waited, likewise."""
 
-    type: ClassVar[MessageType] = REQUESTS_TAKEN
+    type: ClassVar[MessageType] = own_type("REQUESTS_TAKEN", 212)
     requests: list[ClientRequest]
 
 

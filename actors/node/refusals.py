@@ -1,6 +1,5 @@
 """Why a request is refused: the errors that clients get, and what they can do about it."""
 
-from collections.abc import Callable
 from typing import Final
 
 from drakkar.actors.runtime.futures import brief
@@ -24,44 +23,24 @@ MAX_PENDING: Final = 1 << 20
 """Commands without an answer that one replica may have. Usually the bounds of the leader's log are reached first."""
 
 
-def _not_leader(raft: Raft, because: Refusal) -> DrakkarError:
-    return NotLeader(raft.id, raft.leader_id, because.value)
-
-
-def _busy(_raft: Raft, because: Refusal) -> DrakkarError:
-    return SystemBusy(f"{because.value}: wait a little and repeat it")
-
-
-def _rejected(_raft: Raft, because: Refusal) -> DrakkarError:
-    return MembershipRejected(because.value)
-
-
-def _transferring(_raft: Raft, _because: Refusal) -> DrakkarError:
-    return TransferInProgress("a leadership transfer is in progress: propose again in a moment")
-
-
-def _unknown(_raft: Raft, because: Refusal) -> DrakkarError:
-    return OutcomeUnknown(f"{because.value}; it may still be elected")
-
-
-_ERRORS: Final[dict[Refusal, Callable[[Raft, Refusal], DrakkarError]]] = {
-    Refusal.NO_LEADER: _not_leader,
-    Refusal.CAMPAIGNING: _not_leader,
-    Refusal.STEPPED_DOWN: _not_leader,
-    Refusal.TRANSFERRING: _transferring,
-    Refusal.TRANSFER_TIMED_OUT: _unknown,
-    Refusal.TOO_MANY_UNCOMMITTED: _busy,
-    Refusal.TOO_MANY_READS: _busy,
-    Refusal.CHANGE_PENDING: _rejected,
-    Refusal.CHANGE_INVALID: _rejected,
-}
-"""All others are a `RequestDropped`."""
+_NO_LEADER: Final = {Refusal.NO_LEADER, Refusal.CAMPAIGNING, Refusal.STEPPED_DOWN}
+_BUSY: Final = {Refusal.TOO_MANY_UNCOMMITTED, Refusal.TOO_MANY_READS}
+_REJECTED: Final = {Refusal.CHANGE_PENDING, Refusal.CHANGE_INVALID}
 
 
 def error_for(raft: Raft, because: Refusal) -> DrakkarError:
     """Return the error for a request of this replica's clients that the core, here or at the leader, has dropped."""
-    make = _ERRORS.get(because)
-    return make(raft, because) if make is not None else RequestDropped(because.value)
+    if because in _NO_LEADER:
+        return NotLeader(raft.id, raft.leader_id, because.value)
+    if because in _BUSY:
+        return SystemBusy(f"{because.value}: wait a little and repeat it")
+    if because in _REJECTED:
+        return MembershipRejected(because.value)
+    if because is Refusal.TRANSFERRING:
+        return TransferInProgress("a leadership transfer is in progress: propose again in a moment")
+    if because is Refusal.TRANSFER_TIMED_OUT:
+        return OutcomeUnknown(f"{because.value}; it may still be elected")
+    return RequestDropped(because.value)
 
 
 def refusal_of_the_table(raft: Raft, type_: MessageType) -> RequestDropped | None:

@@ -155,7 +155,7 @@ def test_a_profile_shows_the_loops_of_the_leader_and_a_follower(
     assert main(["--profile", "64", "--seconds", "0.5", "--data-dir", str(tmp_path)]) == 0
     _, leader, follower = capsys.readouterr().out.split("The loop of ")
     assert "proposals.py" in leader, "proposals are taken by the leader's loop"
-    assert "wire.py" in follower, "messages are decoded by a follower's loop"
+    assert "message_frames.py" in follower, "messages are decoded by a follower's loop"
 
 
 def test_to_measure_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ class SnapshotTraffic:
                 failed = False
         except CorruptData as error:
             if node is not None and snapshot is not None:
-                node.snapshots.found_damaged(snapshot, error)
+                node.peer_snapshots.found_damaged(snapshot, error)
         except DrakkarError as error:
             logger.warning(
                 "replica %d of shard %d was not sent its snapshot: %s", message.to, message.shard, error
@@ -85,7 +85,7 @@ class SnapshotTraffic:
             if not again:
                 self._sending.discard((message.shard, message.to))
             if node is not None:
-                node.snapshots.was_sent(message.to, failed=failed)
+                node.peer_snapshots.was_sent(message.to, failed=failed)
                 if temporary and snapshot is not None:
                     await self.in_thread(node.snapshots.files.discard, snapshot.payload.decode())
 

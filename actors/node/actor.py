@@ -24,7 +24,9 @@ from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
 from drakkar.actors.node.operators import warn_of_missing_groups
+from drakkar.actors.node.peer_snapshots import PeerSnapshots, Streams
 from drakkar.actors.node.persistence import Persistence
+from drakkar.actors.node.received_snapshots import ReceivedSnapshots
 from drakkar.actors.node.removal import Removal
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
@@ -49,7 +51,7 @@ MAX_PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
 
 
-class Services(SnapshotServices, Protocol):
+class Services(SnapshotServices, Streams, Protocol):
     """What a host does for its nodes. All of it is called in the loop's thread and never blocks."""
 
     def send(self, address: str, messages: Sequence[Message]) -> None:
@@ -131,9 +133,17 @@ class NodeActor(TableActor):
             services=services,
             background=background,
             complete=inbox.complete,
+        )
+        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, complete=inbox.complete)
+        self.received_snapshots = ReceivedSnapshots(
+            raft,
+            self._applier,
+            snapshots,
+            background=background,
+            complete=inbox.complete,
             loaded=self._on_loaded,
         )
-        self.router = Router(raft, send=services.send, send_snapshot=self.snapshots.send)
+        self.router = Router(raft, send=services.send, send_snapshot=self.peer_snapshots.send)
         self.persistence = Persistence(
             raft, append=services.save, complete=inbox.complete, durable=self._on_durable
         )
@@ -184,11 +194,11 @@ class NodeActor(TableActor):
             return self._tick()
         if self.disk.hangs:
             self.unheard += 1  # what it answers would pile up behind the disk
-            return self.snapshots.received(message)
+            return self.received_snapshots.take(message)
         try:
             answer = self.raft.step(message)
             if message.snapshot is not None:
-                self.snapshots.received(message)
+                self.received_snapshots.take(message)
         except BaseException as error:
             # Half of what it does may be done. An asker is told, but that does not make it whole.
             self._broken = error
@@ -278,7 +288,7 @@ class NodeActor(TableActor):
         """What `ready` asked to save is durable."""
         self.raft.persisted(ready)
         if ready.snapshot is not None:
-            self.snapshots.install(ready.snapshot)
+            self.received_snapshots.install(ready.snapshot)
         self.router.send(ready.messages_after_save)
 
     # -- what comes back ----------------------------------------------------------------------------------------
@@ -351,6 +361,7 @@ class NodeActor(TableActor):
         self.clients.fail_all(stopped)
         self._applier.stop(stopped)
         self.snapshots.stop(stopped)
+        self.received_snapshots.stop()
 
     @property
     def over(self) -> ActorFuture[None]:
@@ -371,11 +382,11 @@ class NodeActor(TableActor):
 ENTRIES: Final[Mapping[MessageType | None, Callable[[NodeActor, Any], None]]] = {
     completions.Saved.type: lambda node, done: node.persistence.on_saved(done),
     completions.EntriesApplied.type: lambda node, done: node._on_applied(done),
-    completions.SnapshotLoaded.type: lambda node, done: node.snapshots.on_loaded(done),
+    completions.SnapshotLoaded.type: lambda node, done: node.received_snapshots.on_loaded(done),
     completions.SnapshotWritten.type: lambda node, done: node.snapshots.on_written(done),
     completions.SnapshotRecorded.type: lambda node, done: node.snapshots.on_recorded(done),
-    completions.PeerSnapshotWritten.type: lambda node, done: node.snapshots.on_peer_written(done),
-    completions.SnapshotSent.type: lambda node, done: node.snapshots.on_sent(done),
+    completions.PeerSnapshotWritten.type: lambda node, done: node.peer_snapshots.on_written(done),
+    completions.SnapshotSent.type: lambda node, done: node.peer_snapshots.on_sent(done),
     completions.SnapshotDamaged.type: lambda node, done: node.snapshots.on_damaged(done),
     completions.ExportChecked.type: lambda node, done: node.snapshots.exports.on_checked(done),
     completions.ExportWritten.type: lambda node, done: node.snapshots.exports.on_written(done),

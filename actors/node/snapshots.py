@@ -1,16 +1,14 @@
-"""The snapshots of a replica: those that it takes, those that it sends, those that a leader sends (thesis chapter 5).
+"""The snapshots that a replica takes, and what of its log and its files they replace (thesis chapter 5).
 
     applied far enough ─► the state machine writes a file ─► the log store records it ─► the core knows of it
                               (`Applier`, on a worker)                                  ─► the log behind it goes
-    a leader's has come ─► the log store records it ─► the state machine loads it ─► the core applies behind it
 
 No log and no file is deleted before what replaces it is durable. An error while a snapshot is taken costs that snapshot
-only. A leader's snapshot that cannot be loaded ends the replica.
+only.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -19,14 +17,12 @@ from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.completions import (
     Completion,
-    PeerSnapshotWritten,
     SnapshotDamaged,
-    SnapshotLoaded,
     SnapshotRecorded,
-    SnapshotSent,
     SnapshotWritten,
 )
 from drakkar.actors.node.exports import Exports
+from drakkar.actors.node.received_snapshots import prune
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
 from drakkar.actors.runtime.futures import brief
@@ -34,13 +30,10 @@ from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import (
     ActorFailed,
-    CorruptData,
     OutcomeUnknown,
     RequestDropped,
-    StorageFailed,
     SystemBusy,
 )
-from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Snapshot, State
 
@@ -48,8 +41,6 @@ __all__ = ["SnapshotKeeper", "SnapshotServices"]
 
 logger = logging.getLogger(__name__)
 
-STATUS_DELAY_TICKS: Final = 10
-"""Ticks after which the core believes that a stream ended as it was told: the peer's own answer says more."""
 WITNESS_ENTRIES: Final = 10_000
 """A witness has nothing to save: it only deletes its log each time that so many entries were applied."""
 MAX_REQUESTS: Final = 100
@@ -67,15 +58,9 @@ class SnapshotServices(Protocol):
     def compact(self, shard: int, replica: int, index: int) -> None:
         """As `LogStore.compact`."""
 
-    def send_snapshot(self, address: str, message: Message, *, temporary: bool) -> None:
-        """Stream the file of an INSTALL_SNAPSHOT to the host at `address`, and tell the node how that ended.
-
-        A `temporary` one is discarded afterwards.
-        """
-
 
 class SnapshotKeeper:
-    """The snapshots of one node. All methods are for the loop's thread."""
+    """Takes the snapshots of one node. All methods are for the loop's thread."""
 
     def __init__(
         self,
@@ -86,19 +71,15 @@ class SnapshotKeeper:
         services: SnapshotServices,
         background: WorkerPool,
         complete: Callable[[Completion], None],
-        loaded: Callable[[Snapshot], None],
     ) -> None:
-        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread.
-
-        `loaded` is called with a leader's snapshot that the state machine has loaded.
-        """
+        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread."""
         self.failed = 0
         """How many snapshots could not be taken."""
         self.files = snapshots
         """The files. For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
-        self._complete, self._loaded = complete, loaded
+        self._complete = complete
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
         self._taking = False
         self._tried = 0
@@ -111,19 +92,15 @@ class SnapshotKeeper:
         self._requests: list[tuple[SnapshotRequest, int]] = []
         """Each with the last index that was applied when it was made."""
         self.exports = Exports(raft, applier, snapshots, background=background, complete=complete)
-        self._received: dict[str, Snapshot] = {}
-        """Those that a leader sent, by the name of their file, which is pinned until it is loaded."""
-        self._bringing_up: set[int] = set()
-        """Peers for which the state of a state machine on disk is being written, or sent."""
 
     def start(self) -> None:
         """Load the newest snapshot, before anything is applied, and delete all others."""
         log = self._raft.log
         keep = log.snapshot.payload.decode()
         if self.on_disk or log.snapshot.has_content:
-            self._applier.load(LoadRequest(log.snapshot, partial(self._prune, keep), log.last_index))
+            self._applier.load(LoadRequest(log.snapshot, partial(prune, self.files, keep), log.last_index))
         else:
-            self._background.submit(partial(self._prune, keep))
+            self._background.submit(partial(prune, self.files, keep))
 
     # -- when to take one ---------------------------------------------------------------------------------------
 
@@ -241,7 +218,7 @@ class SnapshotKeeper:
             self._raft.snapshot_taken(snapshot)
             if self._raft.log.snapshot is snapshot:
                 self._compact(snapshot)
-                self._background.submit(partial(self._prune, snapshot.payload.decode()))
+                self._background.submit(partial(prune, self.files, snapshot.payload.decode()))
         self._answer(lambda _, asked_at: asked_at <= snapshot.index, None)
 
     def _compact(self, snapshot: Snapshot) -> None:
@@ -288,54 +265,6 @@ class SnapshotKeeper:
             else:
                 request.future.try_fail(error)
 
-    # -- one for a peer -----------------------------------------------------------------------------------------
-
-    def send(self, address: str, message: Message) -> None:
-        """Send a peer a snapshot: the file that there is or, of a state machine on disk, one made for it."""
-        if not self.on_disk:
-            self._services.send_snapshot(address, message, temporary=False)
-            return
-        point = self._raft.snapshot_point(self._applier.given)
-        if point is None or message.to in self._bringing_up:
-            self._tell_status(message.to, failed=True)
-            return
-        self._bringing_up.add(message.to)
-        self._applier.save(
-            SaveRequest(
-                point,
-                lambda outcome: self._complete(PeerSnapshotWritten(address, message, outcome)),
-                whole=True,
-            )
-        )
-
-    def on_peer_written(self, done: PeerSnapshotWritten) -> None:
-        """Send the snapshot that was made for a peer."""
-        message, outcome = done.message, done.outcome
-        if isinstance(outcome, Snapshot):
-            self._services.send_snapshot(done.address, replace(message, snapshot=outcome), temporary=True)
-            return
-        logger.error("no snapshot could be made for replica %d: %s", message.to, brief(outcome))
-        self.failed += 1
-        self.on_sent(SnapshotSent(message.to, failed=True))
-
-    def was_sent(self, peer: int, *, failed: bool) -> None:
-        """For the host: the stream of a snapshot to `peer` has ended. From any thread."""
-        self._complete(SnapshotSent(peer, failed))
-
-    def on_sent(self, done: SnapshotSent) -> None:
-        """Tell the core that a peer has its snapshot, or has not: then it is tried again."""
-        self._bringing_up.discard(done.peer)
-        self._tell_status(done.peer, failed=done.failed)
-
-    def _tell_status(self, peer: int, *, failed: bool) -> None:
-        self._raft.step(
-            Message(MessageType.SNAPSHOT_STATUS, sender=peer, reject=failed, hint=STATUS_DELAY_TICKS)
-        )
-
-    def found_damaged(self, snapshot: Snapshot, error: CorruptData) -> None:
-        """For the host: the file of a snapshot could not be read whole. From any thread."""
-        self._complete(SnapshotDamaged(snapshot, error))
-
     def on_damaged(self, done: SnapshotDamaged) -> None:
         """Take another snapshot in place of a damaged one, as soon as there is anything new.
 
@@ -348,66 +277,11 @@ class SnapshotKeeper:
         else:
             logger.info("a newer snapshot took the place of the one that was to be sent: %s", done.error)
 
-    # -- one that a leader sent ---------------------------------------------------------------------------------
-
-    def received(self, message: Message) -> None:
-        """The core was given a leader's snapshot. Delete its file if the core did not take it."""
-        snapshot = message.snapshot
-        if snapshot is None or not snapshot.payload:
-            return
-        self._received[snapshot.payload.decode()] = snapshot
-        if self._raft.log.pending_snapshot is not snapshot:
-            self._release(snapshot)
-
-    def install(self, snapshot: Snapshot) -> None:
-        """Have the state machine load a leader's snapshot, which is on record."""
-        loaded = SnapshotLoaded(snapshot)
-        if snapshot.witness:
-            self.on_loaded(loaded)
-        else:
-            self._applier.load(LoadRequest(snapshot, lambda: self._complete(loaded)))
-
-    def on_loaded(self, done: SnapshotLoaded) -> None:
-        """Tell the core that the state machine has a leader's snapshot, and let go of files that are of no use now."""
-        raft, snapshot = self._raft, done.snapshot
-        if raft.log.pending_snapshot is snapshot:  # else a newer one is being loaded
-            raft.applied(snapshot.index)
-            raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=raft.id, snapshot=snapshot))
-            self._loaded(snapshot)
-        for other in [each for each in self._received.values() if each.index <= snapshot.index]:
-            self._release(other)
-
-    def _release(self, snapshot: Snapshot) -> None:
-        """Unpin a file, which the host pinned when it came, and delete it unless it is the newest."""
-        name = snapshot.payload.decode()
-        del self._received[name]
-        newest = self._raft.log.snapshot is snapshot
-
-        def release() -> None:
-            if not newest:
-                self.files.discard(name)
-            self.files.unpin(name)
-            if newest:
-                self._prune(name)
-
-        self._background.submit(release)
-
-    # -- files, which are for workers ---------------------------------------------------------------------------
-
-    def _prune(self, keep: str) -> None:
-        try:
-            self.files.prune(keep)
-        except StorageFailed as error:
-            logger.warning("old snapshots stay for now: %s", error)
-
     def _in_background(self, action: Callable[[str], None], snapshot: Snapshot) -> None:
         if snapshot.payload:
             self._background.submit(partial(action, snapshot.payload.decode()))
 
     def stop(self, error: Exception) -> None:
-        """Answer all who wait with `error`, and hold no file any more: the replica ends."""
+        """Answer all who wait with `error`, as the replica ends."""
         self._answer(lambda *_: True, error)
         self.exports.fail_all(error)
-        for name in self._received:
-            self._background.submit(partial(self.files.unpin, name))
-        self._received.clear()

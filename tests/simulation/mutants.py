@@ -29,6 +29,7 @@ from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
+from drakkar.actors.node.received_snapshots import ReceivedSnapshots
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.runtime.inbox import Inbox, Lane
@@ -1908,7 +1909,7 @@ def _(change):
 )
 def _(change):
     change.patch(
-        SnapshotKeeper, "install", lambda keeper, snapshot: keeper.on_loaded(SnapshotLoaded(snapshot))
+        ReceivedSnapshots, "install", lambda received, snapshot: received.on_loaded(SnapshotLoaded(snapshot))
     )
 
 

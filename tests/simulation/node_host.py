@@ -172,17 +172,17 @@ class NodeHost(SimulatedHost):
         )
         self._ref = self.node.actor_ref
         self.node._applier.state.sessions = Sessions(self.simulation.invariants.happened)
-        self._watch_loading(self.node.snapshots)
+        self._watch_loading(self.node.received_snapshots)
         self._removed_at = None
 
-    def _watch_loading(self, keeper):
-        loaded = keeper._loaded
+    def _watch_loading(self, received):
+        loaded = received._loaded
 
         def watched(snapshot):
             self.simulation.invariants.happened["a node loaded a leader's snapshot"] += not snapshot.witness
             loaded(snapshot)
 
-        keeper._loaded = watched
+        received._loaded = watched
 
     def stop(self):
         """Crash as by SIGKILL: the node reports nothing, and its futures are never set."""
@@ -226,7 +226,7 @@ class NodeHost(SimulatedHost):
             elif message.sender not in self.node.raft.membership.addresses:
                 self.node.router.learn(message.sender, f"host-{message.sender}:1")
             if message.type is MessageType.SNAPSHOT_STATUS:
-                self.node.snapshots.was_sent(message.sender, failed=message.reject)
+                self.node.peer_snapshots.was_sent(message.sender, failed=message.reject)
             elif message.snapshot is not None and not message.snapshot.witness:
                 self._take_in(message)
             else:
@@ -354,8 +354,8 @@ class NodeHost(SimulatedHost):
             except (
                 CorruptData
             ) as error:  # the file is gone: a newer one replaced it, or `leftovers` reports it
-                self.node.snapshots.found_damaged(message.snapshot, error)
-                self.node.snapshots.was_sent(message.to, failed=True)
+                self.node.peer_snapshots.found_damaged(message.snapshot, error)
+                self.node.peer_snapshots.was_sent(message.to, failed=True)
                 return
             if temporary:
                 self._files.discard(name)

@@ -44,7 +44,10 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """No correct peer can cause this, so there is a bug if it happens. The message is counted and changes nothing."""
+    """No correct peer means such a message for this state, so no handler may ever be registered.
+
+    It is counted and changes nothing. A late one may still come, just after a change of state; any other shows a bug.
+    """
 
     because: str
 
@@ -77,7 +80,7 @@ class Tally:
         self.ignored: Counter[tuple[Any, Any]] = Counter()
         """Messages that hit an `Ignore` cell, or whose type has no row in the table."""
         self.impossible: Counter[tuple[Any, Any]] = Counter()
-        """Messages that hit a `Never` cell: there is a bug, here or at a peer."""
+        """Messages that hit a `Never` cell: late ones, just after a change of state, or the sign of a bug."""
         self.swallowed: Counter[tuple[Any, Any]] = Counter()
         """Messages that a guard swallowed."""
         self.on_impossible = on_impossible

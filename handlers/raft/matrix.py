@@ -1,8 +1,8 @@
 """Who answers what in Raft, on one screen. Read this first.
 
 A column for each state, a row for each message type. A cell is the function that answers, or the reason why
-nothing does: `Ignore` where the message is legal and late, `Never` where no correct peer sends it, and where nothing
-may ever be registered. Before the table the guards are asked, which settle what is the same in every state. `TRAITS` says
+nothing does: `Ignore` where the message is legal and late, `Never` where no correct peer means it for that state, so
+nothing may ever be registered. Before the table the guards are asked, which settle what is the same in every state. `TRAITS` says
 what is true of all messages of a type, and `DECIDED_BESIDE` which decisions ask for the state without being a cell.
 """
 

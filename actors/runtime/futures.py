@@ -135,7 +135,14 @@ class ActorFuture(pykka.Future[T]):
 
     if not TYPE_CHECKING:  # mypy would take the instances for Any
         # pykka's would cost more than everything else.
-        __init__ = object.__init__
+        if sys.version_info >= (3, 12):
+            __init__ = object.__init__
+        else:
+
+            def __init__(self) -> None:
+                # Python 3.11 makes the dict of an object when it is first asked for. That may collect garbage, whose
+                # finalizers may let another thread ask for it too: then there are two, which share freed memory.
+                _ = self.__dict__
 
     _outcome: tuple[T] | _Failure | _Hook | None = None
     _callbacks: deque[Callback] | None = None

@@ -125,6 +125,37 @@ def test_a_future_costs_nothing_before_it_is_used():
     assert ActorFuture().__dict__ == {}
 
 
+def test_a_garbage_collection_at_its_first_use_leaves_it_whole():
+    """Python 3.11 made two dicts of it, which shared memory, and crashed in a later collection."""
+
+    class Garbage:
+        def __init__(self, future):
+            self.itself, self.future = self, future
+
+        def __del__(self):
+            seen.append(self.future.__dict__)
+
+    seen = []
+    future = ActorFuture()
+    garbage = Garbage(future)
+    thresholds = gc.get_threshold()
+    gc.disable()
+    try:
+        taken = [{} for _ in range(500)]  # so that no dict is left over, and the next one is allocated
+        gc.set_threshold(1, 1000, 1000)
+        garbage = None
+        gc.enable()
+        own = future.__dict__
+        taken.append([])
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+    assert garbage is None
+    gc.collect()
+    assert all(each is own for each in seen)
+    assert len(seen) == 1
+
+
 def test_its_picture_is_of_bounded_length_and_does_not_print_what_it_holds():
     class Huge:
         def __repr__(self):

@@ -45,7 +45,7 @@ from drakkar.handlers.raft.ready import Changed, Ready
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.table import HandlerTable
 
-__all__ = ["ENTRIES", "NodeActor", "Services"]
+__all__ = ["LOCAL_HANDLERS", "NodeActor", "Services"]
 
 MAX_PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
@@ -182,12 +182,12 @@ class NodeActor(TableActor):
         """Take in one message. All that enters a node passes here: to trace its life, look here.
 
         A message of the protocol goes to the handler table, whose answer is the asker's; one of the node's own host goes
-        to its function in `ENTRIES`.
+        to its function in `LOCAL_HANDLERS`, by its class. All else is logged as unexpected.
         """
         if type(message) is Message:
             return self._step(message)
-        entry = ENTRIES.get(getattr(message, "type", None))
-        return entry(self, message) if entry is not None else TrioActor.on_receive(self, message)
+        handle = LOCAL_HANDLERS.get(type(message))
+        return handle(self, message) if handle is not None else TrioActor.on_receive(self, message)
 
     def _step(self, message: Message) -> Any:
         if message.type is MessageType.LOCAL_TICK:
@@ -379,19 +379,19 @@ class NodeActor(TableActor):
         )
 
 
-ENTRIES: Final[Mapping[MessageType | None, Callable[[NodeActor, Any], None]]] = {
-    completions.Saved.type: lambda node, done: node.persistence.on_saved(done),
-    completions.EntriesApplied.type: lambda node, done: node._on_applied(done),
-    completions.SnapshotLoaded.type: lambda node, done: node.received_snapshots.on_loaded(done),
-    completions.SnapshotWritten.type: lambda node, done: node.snapshots.on_written(done),
-    completions.SnapshotRecorded.type: lambda node, done: node.snapshots.on_recorded(done),
-    completions.PeerSnapshotWritten.type: lambda node, done: node.peer_snapshots.on_written(done),
-    completions.SnapshotSent.type: lambda node, done: node.peer_snapshots.on_sent(done),
-    completions.SnapshotDamaged.type: lambda node, done: node.snapshots.on_damaged(done),
-    completions.ExportChecked.type: lambda node, done: node.snapshots.exports.on_checked(done),
-    completions.ExportWritten.type: lambda node, done: node.snapshots.exports.on_written(done),
-    completions.ExportEnded.type: lambda node, done: node.snapshots.exports.on_ended(done),
-    ProposalsTaken.type: lambda node, taken: node.clients.propose(taken),
-    RequestsTaken.type: lambda node, taken: node.clients.request(taken),
+LOCAL_HANDLERS: Final[Mapping[type, Callable[[NodeActor, Any], None]]] = {
+    completions.Saved: lambda node, done: node.persistence.on_saved(done),
+    completions.EntriesApplied: lambda node, done: node._on_applied(done),
+    completions.SnapshotLoaded: lambda node, done: node.received_snapshots.on_loaded(done),
+    completions.SnapshotWritten: lambda node, done: node.snapshots.on_written(done),
+    completions.SnapshotRecorded: lambda node, done: node.snapshots.on_recorded(done),
+    completions.PeerSnapshotWritten: lambda node, done: node.peer_snapshots.on_written(done),
+    completions.SnapshotSent: lambda node, done: node.peer_snapshots.on_sent(done),
+    completions.SnapshotDamaged: lambda node, done: node.snapshots.on_damaged(done),
+    completions.ExportChecked: lambda node, done: node.snapshots.exports.on_checked(done),
+    completions.ExportWritten: lambda node, done: node.snapshots.exports.on_written(done),
+    completions.ExportEnded: lambda node, done: node.snapshots.exports.on_ended(done),
+    ProposalsTaken: lambda node, taken: node.clients.propose(taken),
+    RequestsTaken: lambda node, taken: node.clients.request(taken),
 }
 """What a node does with each message of its own host: all that enters it beside the protocol's messages."""

@@ -37,6 +37,8 @@ class LogQueries:
         self._raft = raft
         self._waiting: deque[LogQuery] = deque()
         self._asked: LogQuery | None = None
+        self._result: LogQueryResult | None = None
+        """The answer to `_asked`, which the core hands out with its next `Ready`."""
 
     def __len__(self) -> int:
         return len(self._waiting) + (self._asked is not None)
@@ -51,21 +53,31 @@ class LogQueries:
     @property
     def due(self) -> bool:
         """Whether one waits that the core can be asked now."""
-        return self._asked is None and bool(self._waiting)
+        # A handler of the application's own may have asked the core, which then takes no other.
+        return self._asked is None and bool(self._waiting) and self._raft.outbox.log_query is None
 
     def ask_next(self) -> None:
         """Ask the core the next one, unless an answer is still to come."""
-        if self.due:
-            self._asked = query = self._waiting.popleft()
-            self._raft.step(
-                Message(MessageType.LOG_QUERY, sender=query.first, to=query.end, hint=query.max_bytes)
+        if not self.due:
+            return
+        query = self._waiting.popleft()
+        self._raft.step(
+            Message(MessageType.LOG_QUERY, sender=query.first, to=query.end, hint=query.max_bytes)
+        )
+        self._result = self._raft.outbox.log_query
+        if self._result is None:
+            query.future.try_fail(
+                RequestDropped("this replica's handler for log queries does not answer them")
             )
+        else:
+            self._asked = query
 
     def answered(self, result: LogQueryResult) -> None:
-        """Take the core's answer."""
-        query, self._asked = self._asked, None
-        if query is None:  # a handler of the application's own has asked
+        """Take an answer of the core, which may be for a handler of the application's own."""
+        query = self._asked
+        if query is None or result is not self._result:
             return
+        self._asked = self._result = None
         if result.out_of_range:
             query.future.try_fail(
                 RequestDropped(

@@ -4,13 +4,14 @@ import logging
 import threading
 from collections import Counter
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pykka
 import pytest
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
-from drakkar.actors.node.actor import ENTRIES, NodeActor
+from drakkar.actors.node.actor import LOCAL_HANDLERS, NodeActor
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import ProposalsTaken, RequestsTaken
 from drakkar.actors.node.reads import ReadRequests
@@ -906,9 +907,12 @@ def test_all_that_enters_a_node_is_seen_in_one_place(node):
 
 
 def test_completions_have_types_of_their_own_each_in_one_row_of_the_nodes_table():
+    # By name, since a class with slots is made twice, and the first one stays among the subclasses.
     classes = {each.__name__: each for each in completions.Completion.__subclasses__()}
-    types = [each.type for each in (*classes.values(), ProposalsTaken, RequestsTaken)]
-    assert sorted(types) == sorted(ENTRIES), "the table has a row for each, and no other"
+    local = {*classes.values(), ProposalsTaken, RequestsTaken}
+    assert local == set(LOCAL_HANDLERS), "the table has a row for each, and no other"
+    types = [each.type for each in local]
+    assert len(set(types)) == len(types)
     assert all(200 <= each < 220 and each.traits.local for each in types)
 
 
@@ -984,6 +988,31 @@ def test_what_a_handler_returns_is_the_answer_to_the_asker_and_messages_are_coun
     assert tally.handled[State.LEADER, ask] == 1
     assert tally.impossible[State.LEADER, odd] == 1
     assert tally.ignored[State.LEADER, M.PING] == 1
+
+
+@pytest.mark.parametrize("store_full", [False, True])
+def test_a_log_query_of_a_users_handler_is_not_taken_for_a_clients(node, store_full):
+    """The core answers one at a time, and drops another. The result of either must not answer the other."""
+    look = M.define("test_node.look", 40_004)
+    table = raft_handlers()
+    table.on(look)(lambda raft, _: raft.step(Message(M.LOG_QUERY, sender=2, to=3, hint=1 << 20)))
+    one = node(handlers=table).lead()
+    settled(one.replica.propose_many([b"a", b"b"]))
+    one.settle()
+    one.services.full = store_full
+    with Held(one):
+        proposal = one.replica.propose(b"c")
+        one.ref.tell(Message(look))
+        query = one.replica.query_log(3, 4)
+    one.settle()
+    again = one.replica.query_log(1, 2)
+    one.settle()
+    one.services.full = False
+    one.tick()
+    assert [entry.index for entry in settled(query)] == [3]
+    assert [entry.index for entry in settled(again)] == [1]
+    assert settled(proposal) == 3
+    assert len(one.actor.clients.log_queries) == 0
 
 
 # -- The disk
@@ -1115,9 +1144,18 @@ def test_leaders_and_memberships_are_announced(node):
     assert (changed.shard, changed.replica, changed.membership.voters) == (1, 1, {1, 2})
 
 
-def test_what_is_no_message_is_logged_and_ends_nothing(node, caplog):
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        pytest.param({"what": "is this"}, id="a dict"),
+        pytest.param(SimpleNamespace(type=[]), id="a type that has no hash"),
+        pytest.param(SimpleNamespace(type=200), id="the number of a completion's type"),
+        pytest.param(SimpleNamespace(type=completions.Saved.type), id="a completion's type"),
+    ],
+)
+def test_what_is_no_message_is_logged_and_ends_nothing(node, caplog, foreign):
     one = node().lead()
-    one.ref.tell({"what": "is this"})
+    one.ref.tell(foreign)
     one.settle()
     assert "unexpected message" in caplog.text
     assert settled(one.replica.propose(b"a")) == 1

@@ -3,7 +3,7 @@
     completions  from its own disk, state machine and host: never refused, and taken first
     the queue    messages of other replicas, and ticks: one by one
     proposals    commands of clients: all at once, after the messages
-    requests     reads, transfers and snapshots of clients: likewise
+    requests     reads, transfers and snapshots of clients: all at once, after the proposals
 
 Whichever of them something comes into, the node gets one turn for all.
 """
@@ -30,7 +30,7 @@ class ProposalsTaken:
 
 @dataclass(frozen=True, slots=True)
 class RequestsTaken:
-    """All requests that waited, likewise."""
+    """All requests that waited, as one message of the node to itself."""
 
     type: ClassVar[MessageType] = own_type("REQUESTS_TAKEN", 212)
     requests: list[ClientRequest]

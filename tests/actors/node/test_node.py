@@ -347,7 +347,7 @@ def test_what_went_to_a_leader_that_was_replaced_is_given_up_when_the_next_ones_
         ("of a later version", NotLeader),
     ],
 )
-def test_what_the_leader_refuses_is_told_to_whoever_proposed_it_at_a_follower(node, reason, error):
+def test_what_the_leader_refuses_is_told_to_the_client_that_proposed_it_at_a_follower(node, reason, error):
     one = node(members=THREE).follow(leader=2, term=5)
     refused, other = one.replica.propose_many([b"a", b"b"]), None
     one.settle()
@@ -601,7 +601,7 @@ def test_the_queue_of_reads_is_bounded_before_the_loop_takes_them(node):
 
 @pytest.mark.parametrize("make", [Failing, InlineFailing])
 @pytest.mark.parametrize("error", [ZeroDivisionError("wrong question"), SystemExit(3)])
-def test_an_exception_in_query_goes_to_the_asker_and_hurts_nobody_else(node, make, error):
+def test_an_exception_in_query_goes_to_the_asker_alone(node, make, error):
     one = node(make("query", error)).lead()
     for future in (one.replica.read(None), one.replica.stale_read(None)):
         outcome = settled(future)
@@ -625,7 +625,7 @@ def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
     assert len(asked) == 5
     assert (len(reads.due(6)), len(reads.due(7))) == (0, 1)
     reads.confirmed(ReadReady(7, (asked[4][0], 1)))
-    assert reads.due(7) == [], "a round of somebody else's"
+    assert reads.due(7) == [], "a round of another replica"
     reads.confirmed(ReadReady(7, asked[4]))
     assert len(reads.due(7)) == 6
     assert len(reads) == 3
@@ -661,7 +661,7 @@ def test_a_transfer_that_is_not_seen_by_its_deadline_has_an_unknown_outcome(node
 @pytest.mark.parametrize(
     ("target", "error"), [(9, RequestDropped), (0, ConfigError), ("2", ConfigError), (True, ConfigError)]
 )
-def test_a_transfer_to_nobody_is_refused(node, target, error):
+def test_a_transfer_to_a_replica_that_is_none_is_refused(node, target, error):
     one = node(members=THREE).lead()
     assert type(settled(one.replica.transfer_leadership(target))) is error
 
@@ -705,7 +705,7 @@ def test_a_transfer_that_the_leader_elsewhere_refuses_fails_at_once(node):
 
 
 @pytest.mark.parametrize("leads", [True, False])
-def test_a_transfer_fails_when_somebody_else_is_elected(node, leads):
+def test_a_transfer_fails_when_another_replica_is_elected(node, leads):
     one = node(members=THREE)
     if leads:
         one.lead()
@@ -715,17 +715,17 @@ def test_a_transfer_fails_when_somebody_else_is_elected(node, leads):
     future = one.replica.transfer_leadership(2, timeout=1000.0)
     one.settle()
     one.tell(M.NO_OP, sender=2, term=2)
-    assert not future.done, "2 may be the one who wins this term"
+    assert not future.done, "2 may still win this term"
     one.tell(M.HEARTBEAT, sender=3, term=2)
     assert "replica 3 was elected instead" in str(settled(future))
 
 
-def test_a_transfer_to_whoever_leads_already_is_done(node):
+def test_a_transfer_to_the_present_leader_is_done(node):
     one = node().lead()
     assert settled(one.replica.transfer_leadership(1)) == 1
 
 
-def test_a_transfer_is_refused_where_nobody_leads_and_by_those_who_have_no_say(node):
+def test_a_transfer_is_refused_without_a_leader_and_during_an_election(node):
     one = node(members=THREE)
     assert type(settled(one.replica.transfer_leadership(2))) is NotLeader
     one.tick(T)
@@ -832,7 +832,7 @@ def test_a_handler_of_ones_own_that_fails_ends_this_node_loudly_and_no_other(nod
     assert settled(other.replica.propose(b"a")) == 1
 
 
-def test_whoever_asks_for_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
+def test_an_asker_of_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
     one = node(members=THREE)
     with pytest.raises(ProtocolViolation):
         one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=TIMEOUT_S)
@@ -1081,7 +1081,7 @@ def test_a_disk_that_is_slow_but_finishes_within_an_election_timeout_costs_no_le
 
 
 def test_what_is_known_to_be_committed_goes_with_the_next_write_and_with_a_stop(node):
-    """So whoever holds a membership change knows, after a crash too, that the one before it is committed."""
+    """So a replica that holds a membership change knows, after a crash too, that the one before it is committed."""
     one = node(members=THREE).follow(leader=2, term=5)
     one.tell(M.REPLICATE, sender=2, term=5, entries=Entries([Run(1, 5, [b"a"])]))
     one.tell(M.REPLICATE, sender=2, term=5, log_index=1, log_term=5, commit=1)
@@ -1171,7 +1171,7 @@ def test_the_status_may_be_asked_by_any_thread_at_any_time(node):
             try:
                 status = one.replica.status()
                 assert status.applied <= status.commit
-            except Exception as error:  # noqa: BLE001  # whatever it is, the test wants to know
+            except Exception as error:  # noqa: BLE001  # the test wants to know of any
                 failures.append(error)
                 return
 
@@ -1193,7 +1193,7 @@ def test_the_status_may_be_asked_by_any_thread_at_any_time(node):
 
 
 def test_errors_of_the_library_are_what_clients_get(node):
-    """Whoever proposes can tell by the class whether it may be sent again."""
+    """A client can tell by the class of an error whether it may propose again."""
     one = node(members=THREE)
     outcome = settled(one.replica.propose(bytes(100 << 20)))
     assert isinstance(outcome, DrakkarError)
@@ -1204,7 +1204,7 @@ def test_errors_of_the_library_are_what_clients_get(node):
 
 
 def tell_of_its_removal(one):
-    """As a leader does that is asked by somebody who was cut off."""
+    """As a leader does that is asked by a replica that was cut off."""
     membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
     news = Snapshot(60, 5, membership, witness=True)
     one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)

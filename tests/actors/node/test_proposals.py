@@ -1,4 +1,4 @@
-"""Proposals between the client's thread and the log: nobody is answered twice, wrongly, or never."""
+"""Proposals between the inbox and the log: each is answered once, and with its own result."""
 
 from typing import NamedTuple
 
@@ -165,7 +165,7 @@ def test_what_is_not_known_here_is_passed_over(key):
     assert not mine.future.done
 
 
-# -- The same against a model: whatever is applied, dropped, late and in whatever parts
+# -- The same against a model: applied, dropped and late in any order and in any parts
 
 
 class Expected(NamedTuple):
@@ -279,7 +279,7 @@ class Journey(RuleBasedStateMachine):
             assert answer == self.answers[each.first]
 
     @invariant()
-    def nobody_waits_whose_neighbours_have_all_been_told(self):
+    def no_proposal_waits_whose_neighbours_have_all_been_answered(self):
         if all(key in self.outcomes for key in range(1, self.next_key)):
             assert all(each.proposal.future.done for each in self.expected)
             assert len(self.pending) == 0

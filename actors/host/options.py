@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from drakkar.handlers.checks import MAX_SIGNED, check_whole
 from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.raft import commit
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 
-__all__ = ["HOST_DEFAULTS", "check_groups", "replica_config"]
+__all__ = ["HOST_DEFAULTS", "check_groups", "check_groups_in_use", "replica_config"]
 
 HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # One message to a peer for everything that one turn of the node brought.
@@ -79,18 +79,21 @@ def _from_mapping(
         ) from error
 
 
+def check_groups_in_use(config: RaftConfig, groups: Mapping[int, int]) -> None:
+    """Refuse groups that would have no effect. Raises `ConfigError`."""
+    if groups and not config.group_commit:
+        raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
+
+
 def check_groups(config: RaftConfig, groups: Mapping[int, int], members: Mapping[int, str]) -> None:
     """Refuse what would make `group_commit` wait for all voters, or do nothing. Raises `ConfigError`.
 
     `members` may be empty, at a restart; a voter without a group is warned of then.
     """
+    check_groups_in_use(config, groups)
     if not config.group_commit:
-        if groups:
-            raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
         return
-    for replica, group in groups.items():
-        check_whole("replica_id", replica, 1, MAX_SIGNED)
-        check_whole("group", group, 0)
+    commit.check_groups(groups)
     if not groups:
         raise ConfigError(
             "group_commit",

@@ -41,13 +41,20 @@ class ReplicaRegistry:
         """Keep a shard for the caller, who starts its replica or deletes its data.
 
         A replica that was just stopped may still be at work, and its state machine must not be opened twice: waits for
-        its end, for `END_TIMEOUT_S`. Raises `ConfigError` where one runs or starts, and `ReplicaStopped` once closed.
+        its end, for `END_TIMEOUT_S`. Raises `ConfigError` where one runs, starts or still ends, and `ReplicaStopped` once closed.
         """
         with self._changed:
             if self._closed:
                 raise ReplicaStopped(f"{self._host!r} was stopped: make a new one")
             self._changed.wait_for(lambda: not self._ends(shard_id), END_TIMEOUT_S)
-            if shard_id in self.nodes or shard_id in self._reserved or shard_id in self._ending:
+            if self._ends(shard_id):
+                raise ConfigError(
+                    "shard_id",
+                    shard_id,
+                    f"has a replica on {self._host!r} that is ending, and its state machine is still at work: wait, or "
+                    "restart the process",
+                )
+            if shard_id in self.nodes or shard_id in self._reserved:
                 raise ConfigError(
                     "shard_id", shard_id, f"runs already on {self._host!r}: stop that replica first"
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pykka
+from drakkar.actors.host.options import check_groups_in_use
 from drakkar.actors.host.session import Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
@@ -290,11 +291,12 @@ class Replica:
         What is committed is then durable in two groups, so that losing all machines of one loses nothing. Any replica
         may lead, so call it at each; those that are not named keep their group. It lasts until the replica stops:
         `start_replica(groups=…)` says it anew. Fails with `ConfigError` for what is no replica id or no group, and
-        then changes nothing. The future is set in the replica's next turn.
+        without `group_commit`, and then changes nothing. The future is set in the replica's next turn.
         """
         groups = dict(groups)
 
         def assign(raft: Raft) -> None:
+            check_groups_in_use(raft.config, groups)
             raft.assign_groups(groups)
             warn_of_missing_groups(raft)
 
@@ -319,10 +321,27 @@ class Replica:
         """Return term, leader, indexes and members as they were a moment ago."""
         return self._node.status()
 
+    def counters(self) -> Mapping[str, int]:
+        """Return what this replica has counted since its start, by name. All counts but those of `handled` ask for a look.
+
+        - `messages refused`, `proposals refused`, `requests refused`: its inbox was full;
+        - `messages while the disk hung`: dropped, for the disk could not take what they bring;
+        - `messages without an address`: not sent, since the host of their receiver is not known;
+        - `snapshots failed`: those that could not be taken;
+        - `handled REPLICATE in FOLLOWER`, and so on for each message type and state: calls of a handler. Likewise
+          `ignored`, `swallowed` by a guard, and `impossible`: there is a bug, here or at a peer.
+        """
+        return self._node.counters()
+
     def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
         """Wait until this replica has applied the log up to `index`; the future has the index it has applied by then."""
         future: ActorFuture[int] = ActorFuture()
-        self._node.actor_inbox.requests.put(AppliedRequest(index, future, _deadline(timeout)))
+        try:
+            check_whole("index", index, 0, MAX_SIGNED)
+        except ConfigError as error:
+            future.fail(error)
+        else:
+            self._node.actor_inbox.requests.put(AppliedRequest(index, future, _deadline(timeout)))
         return future
 
     def stop(self, *, timeout: float = 10.0) -> None:

@@ -20,6 +20,7 @@ from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
 from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import EntriesApplied
+from drakkar.actors.node.counters import counters_of
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
@@ -175,6 +176,7 @@ class NodeActor(TableActor):
         """Begin where the last life ended."""
         self.snapshots.start()
         self._check_removal()
+        warn_of_missing_groups(self.raft)
 
     # -- the inbox ----------------------------------------------------------------------------------------------
 
@@ -376,6 +378,16 @@ class NodeActor(TableActor):
             self.raft,
             pending_proposals=self.clients.pending_proposals,
             pending_reads=self.clients.pending_reads,
+        )
+
+    def counters(self) -> dict[str, int]:
+        """What the replica has counted since its start; see `Replica.counters`. May be called from any thread."""
+        return counters_of(
+            self.raft.tally,
+            refusals=self.actor_inbox.refusals,
+            unheard=self.unheard,
+            undeliverable=self.router.undeliverable,
+            failed_snapshots=self.snapshots.failed,
         )
 
 

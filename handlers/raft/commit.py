@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from drakkar.handlers.checks import MAX_SIGNED, check_whole
 from drakkar.handlers.raft import quorum, reads, sending
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.state import State
@@ -10,6 +11,7 @@ __all__ = [
     "advance",
     "announce",
     "assign_groups",
+    "check_groups",
     "commit",
     "groups_consistent",
     "on_own_write",
@@ -57,8 +59,16 @@ def on_own_write(raft: RaftCore) -> None:
 # -- groups --------------------------------------------------------------------------------------------------------
 
 
+def check_groups(groups: Mapping[int, int]) -> None:
+    """Check that each key is a replica id and each value a group, 0 for none. Raises `ConfigError`."""
+    for replica, group in groups.items():
+        check_whole("replica_id", replica, 1, MAX_SIGNED)
+        check_whole("group", group, 0, MAX_SIGNED)
+
+
 def assign_groups(raft: RaftCore, groups: Mapping[int, int]) -> None:
     """Say to which group each of these replicas belongs; see `Raft.assign_groups`."""
+    check_groups(groups)
     raft.groups.update(groups)
     for replica, progress in raft.progress.items():
         progress.group = raft.groups.get(replica, 0)

@@ -7,7 +7,6 @@ answers what stands in `matrix`, the state of a replica in `core`.
 from collections.abc import Mapping
 from random import Random
 
-from drakkar.handlers.checks import MAX_SIGNED, check_whole
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import commit, confchange, election, membership, quiesce, sending, snapshot
@@ -207,9 +206,6 @@ class Raft(RaftCore):
         Replicas that are not named keep theirs, over changes of leadership too, until this one restarts; any of them
         may lead, so tell them all. Raises `ConfigError` for what is no replica or no group; then nothing is changed.
         """
-        for replica, group in groups.items():
-            check_whole("replica id", replica, 1, MAX_SIGNED)
-            check_whole("group", group, 0, MAX_SIGNED)
         commit.assign_groups(self, groups)
 
     def groups_consistent(self) -> bool | None:

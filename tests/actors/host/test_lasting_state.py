@@ -21,6 +21,7 @@ from drakkar.actors import (
     ReplicaStopped,
     StorageFailed,
 )
+from drakkar.actors.host import registry
 from drakkar.actors.node import exports
 from drakkar.actors.node import snapshots as snapshot_keeper
 from drakkar.actors.snapshots.files import DiskFiles
@@ -639,7 +640,7 @@ def test_an_older_snapshot_that_is_gone_is_no_reason_to_take_another(on_disk):
     assert leader._node.raft.log.snapshot.index == index
 
 
-def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_path):
+def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_path, monkeypatch):
     opened = []
 
     class Slow(DiskBook):
@@ -666,6 +667,10 @@ def test_a_replica_has_stopped_when_its_state_machine_is_at_work_no_more(tmp_pat
             hosts[1].stop(timeout=0.2)
         with pytest.raises(ConfigError, match="has no replica"):
             hosts.hosts[1].replica(1)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(registry, "END_TIMEOUT_S", 0.05)
+            with pytest.raises(ConfigError, match="still at work: wait, or restart the process"):
+                hosts.run(lambda: Slow(tmp_path / "book"))
         threading.Timer(0.2, gate.set).start()
         hosts.run(lambda: Slow(tmp_path / "book"))
         assert opened[:2] == ["opens", "closes"]

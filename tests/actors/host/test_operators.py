@@ -12,7 +12,7 @@ from drakkar.actors import (
     SystemBusy,
 )
 from drakkar.actors.node.operators import MAX_LOG_QUERIES
-from drakkar.handlers import EntryKind
+from drakkar.handlers import EntryKind, MessageType
 
 from tests.actors.support import TICK, TIMEOUT_S, Hosts, Ledger, Notices, commit, settled, until
 
@@ -209,6 +209,78 @@ def test_a_voter_without_a_group_is_warned_of_until_it_has_one(hosts, caplog):
     caplog.clear()
     hosts[leader].assign_groups({4: 2}).get(timeout=TIMEOUT_S)
     assert f"replica {leader} of shard 1: voters" not in caplog.text
+
+
+@pytest.mark.parametrize("groups", [{1: 1 << 63, 2: 1}, {1: -1, 2: 1}, {1: 1, 2: 2, 1 << 63: 1}])
+def test_a_start_with_groups_that_are_none_records_nothing(hosts, groups):
+    host = hosts.start(1)
+    with pytest.raises(ConfigError, match="2\\*\\*63 - 1"):
+        host.start_replica(
+            Ledger,
+            shard_id=1,
+            replica_id=1,
+            members=hosts.members,
+            config={"group_commit": True},
+            groups=groups,
+        )
+    assert host._store.replicas() == []
+
+
+def test_groups_without_group_commit_are_refused_later_as_at_the_start(hosts):
+    hosts.run(numbers=[1])
+    error = settled(hosts[1].assign_groups({1: 1}))
+    assert isinstance(error, ConfigError)
+    assert "need group_commit=True, on all replicas of the shard" in str(error)
+    assert hosts[1].assign_groups({}).get(timeout=TIMEOUT_S) is None
+    assert hosts[1]._node.raft.groups == {}
+
+
+def test_a_voter_without_a_group_is_warned_of_after_a_restart_from_a_snapshot(tmp_path, caplog):
+    """No entry of the log says then who votes."""
+    alone = {"config": {"group_commit": True}, "groups": {1: 1, 2: 2}}
+    with Hosts(2, data=tmp_path) as hosts:
+        hosts.run(Saving, **alone)
+        leader = hosts.leader()
+        commit(hosts[leader], b"x")
+        until(lambda: hosts[1].status().applied >= 3)
+        hosts[1].snapshot(compaction_overhead=0).get(timeout=TIMEOUT_S)
+        hosts.stop(1)
+        hosts.stop(2)
+        assert "have no group" not in caplog.text
+        hosts.start(1).start_replica(
+            Saving, shard_id=1, replica_id=1, config={"group_commit": True}, groups={1: 1, 3: 2}
+        )
+        until(lambda: "replica 1 of shard 1: voters [2] have no group" in caplog.text)
+
+
+# -- How far it is, and what it counts
+
+
+@pytest.mark.parametrize("index", ["x", None, 1.0, -1, 1 << 63, True])
+def test_an_index_that_is_none_costs_its_future_only(hosts, index):
+    replica = hosts.run(numbers=[1])[1]
+    error = settled(replica.when_applied(index))
+    assert isinstance(error, ConfigError)
+    assert "index" in str(error)
+    assert replica.when_applied(0).get(timeout=TIMEOUT_S) >= 0
+
+
+def test_a_replica_tells_what_it_has_counted(hosts):
+    hosts.run()
+    leader = hosts.leader()
+    commit(hosts[leader], b"x")
+    node = hosts[leader]._node
+    node.unheard, node.router.undeliverable, node.snapshots.failed = 1, 2, 3
+    node.actor_inbox.refused, node.actor_inbox.proposals.refused, node.actor_inbox.requests.refused = 4, 5, 6
+    counters = hosts[leader].counters()
+    assert [counters[f"{lane} refused"] for lane in ("messages", "proposals", "requests")] == [4, 5, 6]
+    assert counters["messages while the disk hung"] == 1
+    assert counters["messages without an address"] == 2
+    assert counters["snapshots failed"] == 3
+    assert counters["handled REPLICATE_RESP in LEADER"] > 0
+    assert type(counters) is dict
+    node.raft.tally.swallowed[State.LEADER, MessageType.PING] += 7
+    assert hosts[leader].counters()["swallowed PING in LEADER"] == 7
 
 
 def test_groups_are_known_at_the_replica_that_leads_only(hosts):

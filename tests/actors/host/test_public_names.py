@@ -40,6 +40,7 @@ REPLICA = {
     "add_witness",
     "assign_groups",
     "change_membership",
+    "counters",
     "forget_leader",
     "groups_consistent",
     "propose",

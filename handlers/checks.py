@@ -1,6 +1,7 @@
 """Checks of values that callers pass. Each raises a `ConfigError` that names the option, the value and its bounds."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any, Final, TypeGuard
 
 from drakkar.handlers.errors import ConfigError
@@ -44,9 +45,12 @@ def check_whole(option: str, value: object, low: int, high: int | None = None) -
         raise ConfigError(option, value, f"must be a whole number {_bounds(low, high)}{_type(value, int)}")
 
 
-def check_number(option: str, value: object, low: float, high: float) -> None:
-    """Check that `value` is an int or a float from `low` to `high`, both allowed. NaN does not pass."""
-    if not _is_number(value, int, float) or not low <= value <= high:
+def check_number(option: str, value: object, low: float, high: float | None = None) -> None:
+    """Check that `value` is an int or a float from `low` to `high`, both allowed. NaN does not pass.
+
+    Without `high` there is no upper bound, and infinity passes.
+    """
+    if not _is_number(value, int, float) or not low <= value <= (inf if high is None else high):
         raise ConfigError(option, value, f"must be a number {_bounds(low, high)}{_type(value, int, float)}")
 
 

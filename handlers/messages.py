@@ -143,6 +143,24 @@ class MessageType(int, metaclass=_Numbered):
             )
         return same_number
 
+    @classmethod
+    def reserve(cls, name: str, number: int, traits: Traits) -> "MessageType":
+        """Add a message type of the library itself, for a room above this one, and return it.
+
+        `number` is below 1000; those from 1000 up are for `define`. Raises `HandlerTableError` if the number is not, or
+        if the number or the name belongs to another type.
+        """
+        if not is_whole(number, 0, cls.FIRST_FREE - 1):
+            raise HandlerTableError(
+                f"message type {name!r} has number {number!r}: the library's own are from 0 to {cls.FIRST_FREE - 1}"
+            )
+        taken = next((known for known in cls.known.values() if known == number or known.name == name), None)
+        if taken is not None:
+            raise HandlerTableError(
+                f"message type {name!r} = {number} clashes with {taken!r}: choose another name and number"
+            )
+        return cls._add(name, number, traits)
+
     def __repr__(self) -> str:
         return f"{self.name}({int(self)})"
 

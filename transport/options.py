@@ -1,9 +1,10 @@
 """What can be set about a transport, and what it counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf
 
-from drakkar.handlers.checks import check_whole
-from drakkar.handlers.errors import ConfigError, TransportError
+from drakkar.handlers.checks import check_number, check_whole
+from drakkar.handlers.errors import TransportError
 from drakkar.transport.frames import FRAME_LIMIT, FrameError
 from drakkar.transport.hello import RefusedError
 
@@ -12,7 +13,9 @@ __all__ = ["Counters", "Options"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a host's transport: limits in bytes and counts, times in seconds. All must be above 0; `math.inf` means unlimited.
+    """Options of a host's transport: limits in bytes and counts, times in seconds.
+
+    Limits are 1 or more, times and bandwidths 0.001 or more; `math.inf` means unlimited.
 
     Give all hosts the same keep-alive times and frame limit.
 
@@ -51,10 +54,12 @@ class Options:
     """Maximum bandwidth of all streams together that this host sends."""
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if type(value) not in {int, float} or not value > 0:
-                raise ConfigError(name, value, "give a number above 0")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                check_number(field.name, value, 0.001)
+            elif value != inf:
+                check_whole(field.name, value, 1)
         # The length field of a frame has 32 bits.
         check_whole("frame_limit", self.frame_limit, 1 << 16, (1 << 32) - 1)
 

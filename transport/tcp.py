@@ -9,7 +9,8 @@ from random import Random
 from typing import Final
 
 import trio
-from drakkar.handlers.errors import ConfigError, TransportError
+from drakkar.handlers.checks import check_whole
+from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical, parse_address
 from drakkar.transport.frames import FIRST_FREE_KIND, encode_frame
@@ -225,8 +226,7 @@ class TcpTransport:
 
 
 def _check_kind(kind: int) -> None:
-    if not FIRST_FREE_KIND <= kind <= 0xFF:
-        raise ConfigError("kind of frame", kind, f"number your own from {FIRST_FREE_KIND} to 255")
+    check_whole("kind of frame", kind, FIRST_FREE_KIND, 0xFF)
 
 
 def _remedy(error: OSError) -> str:

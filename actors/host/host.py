@@ -14,7 +14,7 @@ from drakkar.actors.host.bootstrap import check_snapshot, open_log
 from drakkar.actors.host.options import check_groups, replica_config
 from drakkar.actors.host.registry import ReplicaRegistry
 from drakkar.actors.host.replica import Replica
-from drakkar.actors.host.services import Inbound, NodeServices
+from drakkar.actors.host.services import NodeInputs, NodeServices
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.data_dir import DataDir
 from drakkar.actors.log.store import LmdbLogStore, LogStore, MemoryLogStore, StoredLog, StoreStatus
@@ -111,11 +111,11 @@ class NodeHost:
         self.counters: Counter[str] = Counter()
         """How many messages and events were dropped, by reason."""
         self._registry = ReplicaRegistry(self)
-        self._inbound = Inbound(self._registry.nodes, self.counters)
+        self._inputs = NodeInputs(self._registry.nodes, self.counters)
         self._transport = TcpTransport(
             address,
-            deliver=self._inbound.deliver,
-            unreachable=self._inbound.report_unreachable,
+            deliver=self._inputs.deliver,
+            unreachable=self._inputs.report_unreachable,
             deployment_id=deployment_id,
             listen_address=listen_address,
             tls=tls,
@@ -175,7 +175,7 @@ class NodeHost:
 
         self._loop.spawn(serve, name="transport", on_crash=fail)
         await listening
-        self._loop.spawn(self._inbound.tick, self.tick_interval, name="ticks")
+        self._loop.spawn(self._inputs.tick, self.tick_interval, name="ticks")
 
     def _receive_stream(self, sender: str, header: bytes) -> StreamSink:
         return self._traffic.receive(sender, header)  # made after the transport, which it uses

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pykka
 from drakkar.actors.host.options import check_groups_in_use
-from drakkar.actors.host.session import Endpoint, Session, later_on, open_session
+from drakkar.actors.host.session import DEFAULT_TIMEOUT_S, Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.operators import warn_of_missing_groups
@@ -33,7 +33,6 @@ from drakkar.transport.addresses import parse_address
 
 __all__ = ["Replica"]
 
-DEFAULT_TIMEOUT: Final = 5.0
 MAX_QUERY_BYTES: Final = 8 << 20
 """What a log query may read at once: the loop stands still meanwhile."""
 _ADDITIONS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
@@ -74,7 +73,7 @@ class Replica:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
-    def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+    def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[Any]:
         """Have a command applied by all replicas; the future has the result of this host's state machine.
 
         The future is set when the command is durable on a majority and applied here. Any replica takes proposals:
@@ -86,7 +85,7 @@ class Replica:
         return future
 
     def propose_many(
-        self, commands: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT
+        self, commands: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[list[Any]]:
         """Propose commands together, which is much cheaper than one by one; the future has the list of results.
 
@@ -114,7 +113,7 @@ class Replica:
         return True
 
     def session(
-        self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Session]:
         """Open a client session, each of whose commands is applied exactly once, however often it is proposed.
 
@@ -133,7 +132,7 @@ class Replica:
 
     # -- reads --------------------------------------------------------------------------------------------------
 
-    def read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+    def read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[Any]:
         """Ask the state machine, linearizably: the answer reflects all that was committed before the call.
 
         Any replica answers from its own state machine, after the leader has confirmed the read. With the option
@@ -147,7 +146,7 @@ class Replica:
         self._node.actor_inbox.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
-    def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+    def stale_read(self, query: Any, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[Any]:
         """Ask the state machine as it is here and now; costs no message.
 
         The answer may be older than what the same client has seen before, by as much as this replica is behind. There
@@ -159,7 +158,7 @@ class Replica:
 
     # -- who leads, and who belongs -----------------------------------------------------------------------------
 
-    def transfer_leadership(self, target: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
+    def transfer_leadership(self, target: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[int]:
         """Transfer the leadership to `target`, a voter; the future has its id, once this replica sees it lead.
 
         Meanwhile, for an election timeout at most, proposals are refused with `TransferInProgress` (thesis §3.10). The
@@ -174,24 +173,26 @@ class Replica:
         return future
 
     def add_replica(
-        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
         """Add a voter, or promote an observer; the future has the new membership. `address` is its host's."""
         return self.change_membership([Change(ChangeType.ADD_VOTER, replica_id, address)], timeout=timeout)
 
     def add_observer(
-        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
         """Add a replica that receives everything and never votes; the future has the new membership."""
         return self.change_membership([Change(ChangeType.ADD_OBSERVER, replica_id, address)], timeout=timeout)
 
     def add_witness(
-        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
         """Add a replica that votes and keeps no commands; the future has the new membership."""
         return self.change_membership([Change(ChangeType.ADD_WITNESS, replica_id, address)], timeout=timeout)
 
-    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Membership]:
+    def remove_replica(
+        self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> ActorFuture[Membership]:
         """Remove a replica for good: its id is never used again. The future has the new membership."""
         return self.change_membership([Change(ChangeType.REMOVE, replica_id)], timeout=timeout)
 
@@ -201,7 +202,7 @@ class Replica:
         *,
         transition: Transition = Transition.AUTO,
         change_id: int = 0,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> ActorFuture[Membership]:
         """Change several replicas at once, by joint consensus (thesis §4.3); the future has the new membership.
 
@@ -258,7 +259,7 @@ class Replica:
         end: int,
         *,
         max_bytes: int = 1 << 20,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> ActorFuture[Entries]:
         """Read committed entries from `first` up to, but without, `end`, as this replica's log holds them.
 
@@ -333,7 +334,7 @@ class Replica:
         """
         return self._node.counters()
 
-    def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[int]:
+    def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[int]:
         """Wait until this replica has applied the log up to `index`; the future has the index it has applied by then."""
         future: ActorFuture[int] = ActorFuture()
         try:

@@ -16,7 +16,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.state import Snapshot
 from drakkar.transport.tcp import TcpTransport
 
-__all__ = ["Inbound", "NodeServices"]
+__all__ = ["NodeInputs", "NodeServices"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,15 @@ class NodeServices:
         """Make it durable. Raises `SystemBusy` when too much waits."""
         self._store.save(request)
 
-    def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
+    def record_snapshot(
+        self, shard_id: int, replica_id: int, snapshot: Snapshot, done: Done | None = None
+    ) -> None:
         """Remember a snapshot that was taken."""
-        self._store.record_snapshot(shard, replica, snapshot, done)
+        self._store.record_snapshot(shard_id, replica_id, snapshot, done)
 
-    def compact(self, shard: int, replica: int, index: int) -> None:
+    def compact(self, shard_id: int, replica_id: int, index: int) -> None:
         """Delete the log up to `index`, which a snapshot covers."""
-        self._store.compact(shard, replica, index)
+        self._store.compact(shard_id, replica_id, index)
 
     def send_snapshot(self, address: str, message: Message, *, temporary: bool) -> None:
         """Stream the file of an INSTALL_SNAPSHOT to the host at `address`."""
@@ -72,7 +74,7 @@ class NodeServices:
                     self._subscribers = tuple(other for other in self._subscribers if other is not ref)
 
 
-class Inbound:
+class NodeInputs:
     """Brings nodes the messages of other hosts, the ticks of the clock and the loss of peers. For the loop's thread."""
 
     def __init__(self, nodes: Mapping[int, NodeActor], counters: Counter[str]) -> None:

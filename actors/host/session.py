@@ -17,7 +17,7 @@ from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.runtime.futures import ActorFuture, brief
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import check_timeout
+from drakkar.handlers.checks import check_timeout, is_whole
 from drakkar.handlers.errors import (
     ConfigError,
     DrakkarError,
@@ -30,9 +30,10 @@ from drakkar.handlers.errors import (
 from drakkar.handlers.raft.entries import EntryKind
 from drakkar.transport.backoff import Backoff
 
-__all__ = ["Endpoint", "Later", "Session", "later_on", "open_session"]
+__all__ = ["DEFAULT_TIMEOUT_S", "Endpoint", "Later", "Session", "later_on", "open_session"]
 
-DEFAULT_TIMEOUT: Final = 5.0
+DEFAULT_TIMEOUT_S: Final = 5.0
+"""How long a client waits for an answer, where it does not say."""
 
 _KINDS: Final = bytes([EntryKind.SESSION])
 _TOKEN_VERSION: Final = 1
@@ -91,7 +92,7 @@ class Endpoint:
 
 
 def open_session(
-    endpoint: Endpoint, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT
+    endpoint: Endpoint, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_S
 ) -> "ActorFuture[Session]":
     """Open a session; with a `token`, continue that one, which needs no message. See `Replica.session`."""
     future: ActorFuture[Session] = ActorFuture()
@@ -184,7 +185,7 @@ class Session:
                 [_TOKEN_VERSION, self._endpoint.shard_id, self.client, self._series, self._command]
             )
 
-    def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+    def propose(self, command: bytes, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[Any]:
         """Have a command applied once; the future has its result. `timeout` in seconds.
 
         Fails with `RequestDropped` if another command is under way, or open.
@@ -198,7 +199,7 @@ class Session:
             future.fail(refusal)
         return future
 
-    def retry(self, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[Any]:
+    def retry(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[Any]:
         """Propose the open command again. It is applied unless it was; the future has the result of the one time.
 
         Fails with `RequestDropped` if no command is open.
@@ -218,7 +219,7 @@ class Session:
             self._repeat(future, command, timeout, unknown=True)
         return future
 
-    def close(self, *, timeout: float = DEFAULT_TIMEOUT) -> ActorFuture[None]:
+    def close(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[None]:
         """Let the shard forget the session; an open command of it is not applied after that.
 
         The session takes no commands from now on. If the future fails, call it again, or leave it: the shard forgets
@@ -383,10 +384,10 @@ def _of_token(endpoint: Endpoint, token: bytes) -> Session:
         version, shard_id, client, series, command = cbor.loads(token, max_depth=1)
     except (ValueError, TypeError) as error:
         raise ConfigError("token", brief(token), f"is no session's token: {error}") from error
-    numbers = (version, shard_id, client, series)
-    if set(map(type, numbers)) != {int} or version != _TOKEN_VERSION:
+    if not is_whole(version, _TOKEN_VERSION, _TOKEN_VERSION):
         raise ConfigError("token", brief(token), "is no session's token, or one of another version")
-    if type(command) not in {bytes, NoneType} or not (0 < client < 1 << 64 and 0 < series < REGISTER):
+    bounded = is_whole(shard_id) and is_whole(client, 1) and is_whole(series, 1, REGISTER - 1)
+    if not bounded or type(command) not in {bytes, NoneType}:
         raise ConfigError("token", brief(token), "is no session's token: a value is out of its bounds")
     if shard_id != endpoint.shard_id:
         raise ConfigError(

@@ -22,7 +22,7 @@ import cbor2
 from drakkar.actors.machine.compression import decode
 from drakkar.actors.machine.results import NotEncodable, decode_result, encode_result
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import check_whole, is_whole
+from drakkar.handlers.checks import MAX_UNSIGNED, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
 
 __all__ = [
@@ -71,6 +71,9 @@ def encode_request(
 
     `REGISTER` and `UNREGISTER` take no command, and 0 for `responded_to`. Raises `ConfigError`.
     """
+    check_whole("client", client, 1, MAX_UNSIGNED)
+    check_whole("series", series, 1, MAX_UNSIGNED)
+    check_whole("responded_to", responded_to, 0, MAX_UNSIGNED)
     wrong = _problem(_Request(client, series, responded_to, command, encoded))
     if wrong:
         raise ConfigError("session request", (client, series, responded_to), wrong)
@@ -92,8 +95,6 @@ def _decode_request(payload: bytes) -> _Request:
 
 
 def _problem(request: _Request) -> str:
-    if not all(is_whole(number) for number in request[:3]):
-        return "its numbers must be from 0 to 2**64 - 1"
     if not request.client or not request.series:
         return "neither the client nor the series may be 0"
     if request.series >= REGISTER and (request.responded_to or request.command or request.encoded):

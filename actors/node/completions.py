@@ -34,7 +34,7 @@ __all__ = [
 
 def own_type(name: str, number: int) -> MessageType:
     """Make a type for messages of a node's own host; the numbers from 200 to 219 are for them."""
-    return MessageType._add(name, number, Traits(Term.NONE, local=True, wakes=False))
+    return MessageType.reserve(name, number, Traits(Term.NONE, local=True, wakes=False))
 
 
 class Completion:

@@ -52,10 +52,12 @@ MAX_HELD_BACK: Final = 10
 class SnapshotServices(Protocol):
     """What a host does for the snapshots of its nodes. Called in the loop's thread; never blocks."""
 
-    def record_snapshot(self, shard: int, replica: int, snapshot: Snapshot, done: Done | None = None) -> None:
+    def record_snapshot(
+        self, shard_id: int, replica_id: int, snapshot: Snapshot, done: Done | None = None
+    ) -> None:
         """As `LogStore.record_snapshot`."""
 
-    def compact(self, shard: int, replica: int, index: int) -> None:
+    def compact(self, shard_id: int, replica_id: int, index: int) -> None:
         """As `LogStore.compact`."""
 
 

@@ -157,10 +157,10 @@ DECIDED_BESIDE: Final = MappingProxyType(
     {
         "core.RaftCore.become_leader": "the moves between states are checked where they are made",
         "core.RaftCore._leave_for": "the moves between states are checked where they are made",
-        "core.RaftCore.switch_membership": "a membership may change what this replica is, whatever message brings it",
+        "core.RaftCore.switch_membership": "a membership may change what this replica is, and any message may bring it",
         "core.RaftCore.promotable": "depends on the membership and the log, and so does who may campaign",
         "raft.Raft.persisted": "a report of the host, not a message: only a leader counts its own copy",
-        "raft.Raft._apply_ahead": "what `ready` hands out, whatever message came before",
+        "raft.Raft._apply_ahead": "what `ready` hands out, after any message",
         "raft.Raft.snapshot_point": "a question of the host: a witness has no state to save",
         "commit.assign_groups": "a call of the host: only a leader counts copies",
         "commit.groups_consistent": "a call of the host: only a leader knows",

@@ -47,6 +47,8 @@ def test_of_no_values_all_are_whole_numbers():
         (lambda: check_whole("n", True, 0, 9), "n=True: must be a whole number from 0 to 9, not bool"),
         (lambda: check_whole("n", "3", 0, 9), "n='3': must be a whole number from 0 to 9, not str"),
         (lambda: check_number("n", math.nan, 0.5, 9), "n=nan: must be a number from 0.5 to 9"),
+        (lambda: check_number("n", 0, 0.5), "n=0: must be a number from 0.5 up"),
+        (lambda: check_number("n", math.nan, 0.5), "n=nan: must be a number from 0.5 up"),
         (lambda: check_number("n", "x", 0.5, 9), "n='x': must be a number from 0.5 to 9, not str"),
         (lambda: check_number("n", True, 0.5, 9), "n=True: must be a number from 0.5 to 9, not bool"),
         (lambda: check_switch("s", 1), "s=1: must be True or False, not int"),
@@ -67,6 +69,7 @@ def test_what_is_within_its_bounds_passes():
     check_whole("n", 1, 1, 1)
     check_whole("n", 1 << 70, 1)
     check_number("n", 0.5, 0.5, 0.5)
+    check_number("n", math.inf, 0.5)
     check_switch("s", False)
     check_choice("c", "none", ("none", "zlib"))
     check_timeout(0)

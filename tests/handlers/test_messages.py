@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry, EntryKind
 from drakkar.handlers.raft.state import Membership, Snapshot, State
+from drakkar.handlers.traits import Traits
 
 IN_DRAGONBOATS_ORDER = [
     "LOCAL_TICK",
@@ -113,6 +115,25 @@ class TestMessageTypes:
     def test_an_unknown_number_is_refused_with_the_remedy(self, number: int) -> None:
         with pytest.raises(ValueError, match=rf"{number} is not a known message type: .*MessageType.define"):
             MessageType(number)
+
+    @pytest.mark.parametrize(
+        ("name", "number", "named"),
+        [
+            pytest.param(
+                "OWN", 1000, "has number 1000: the library's own are from 0 to 999", id="an application's"
+            ),
+            pytest.param("OWN", "9", "has number '9'", id="no number"),
+            pytest.param("OWN", 12, r"clashes with REPLICATE\(12\)", id="the number of another"),
+            pytest.param("REPLICATE", 999, r"clashes with REPLICATE\(12\)", id="the name of another"),
+        ],
+    )
+    def test_a_type_of_the_library_is_reserved_once(self, name: str, number: Any, named: str) -> None:
+        before = dict(MessageType.known)
+        with pytest.raises(HandlerTableError, match=named):
+            MessageType.reserve(name, number, Traits(local=True))
+        assert MessageType.known == before
+        own = MessageType.reserve("OWN", 999, Traits(local=True))
+        assert (MessageType(999), own.traits.local) == (own, True)
 
     def test_an_unknown_name_is_refused(self) -> None:
         with pytest.raises(KeyError, match="REPLICAT"):

@@ -141,8 +141,8 @@ def test_a_frame_longer_than_the_limit_is_refused_to_its_sender() -> None:
         host.transport.send_frame("127.0.0.1:1", 100, bytes(70_000))
 
 
-@pytest.mark.parametrize("kind", [0, int(FrameKind.PONG), 256])
-def test_a_kind_of_frame_that_is_not_free_is_refused(kind: int) -> None:
+@pytest.mark.parametrize("kind", [0, int(FrameKind.PONG), 256, "16", True])
+def test_a_kind_of_frame_that_is_not_free_is_refused(kind: Any) -> None:
     with pytest.raises(ConfigError, match="from 16 to 255"):
         Host(frames={kind: print})
     with pytest.raises(ConfigError, match="from 16 to 255"):

@@ -499,7 +499,7 @@ def test_snapshots_come_by_streams_alone(hosts):
         term=hosts[leader].status().term,
         snapshot=Snapshot(99, 1, payload=b"../../etc/passwd"),
     )
-    host.loop.call(host._inbound.deliver, hosts.addresses[leader - 1], [forged])
+    host.loop.call(host._inputs.deliver, hosts.addresses[leader - 1], [forged])
     assert host.counters["snapshots that came without a stream"] == 1
     assert contents(hosts[other]) == [b"x"]
 

@@ -343,18 +343,19 @@ def test_a_payload_that_is_no_request_is_corrupt_and_changes_nothing(payload):
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "named"),
     [
-        (0, 1, 0, b"x"),
-        (1, 0, 0, b"x"),
-        (1 << 64, 1, 0, b"x"),
-        (1, 1, -1, b"x"),
-        (1, REGISTER, 0, b"x"),
-        (1, UNREGISTER, 1, b""),
+        ((0, 1, 0, b"x"), "client=0"),
+        ((1, 0, 0, b"x"), "series=0"),
+        ((1 << 64, 1, 0, b"x"), f"client={1 << 64}"),
+        (("7", 1, 0, b"x"), "client='7'"),
+        ((1, 1, -1, b"x"), "responded_to=-1"),
+        ((1, REGISTER, 0, b"x"), "session request"),
+        ((1, UNREGISTER, 1, b""), "session request"),
     ],
 )
-def test_a_request_that_would_be_none_is_not_made(request_):
-    with pytest.raises(ConfigError):
+def test_a_request_that_would_be_none_is_not_made(request_, named):
+    with pytest.raises(ConfigError, match=named):
         encode_request(*request_)
 
 

@@ -18,7 +18,7 @@ TICK = 0.02
 
 
 def until(condition, timeout=TIMEOUT_S):
-    """Wait until something holds that nobody tells of, and return what it is."""
+    """Poll until a condition holds that no event reports, and return its value."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not (value := condition()):

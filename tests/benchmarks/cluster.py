@@ -1,4 +1,4 @@
-"""Three processes of one system, as whoever measures them sees them."""
+"""Three processes of one system, as a benchmark sees them."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 REPLICAS: Final = (1, 2, 3)
 
 LEADER_WITHIN: Final = 30.0
-PATIENCE: Final = 60.0
+KILL_TIMEOUT_S: Final = 60.0
 """Seconds that an answer may take beyond those that the order itself takes."""
 
 
@@ -48,12 +48,12 @@ class Host:
     def hear(self, seconds: float = 0.0) -> dict[str, Any]:
         """Wait for an answer to an order that takes so many seconds. Raises `LoadError` where none comes."""
         assert self._process.stdout is not None
-        impatience = threading.Timer(seconds + PATIENCE, self._process.kill)
-        impatience.start()
+        killer = threading.Timer(seconds + KILL_TIMEOUT_S, self._process.kill)
+        killer.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            impatience.cancel()
+            killer.cancel()
         if not line:
             raise LoadError(
                 f"a host ended, or did not answer: {self._errors.read_text(errors='replace')[-4000:]}"

@@ -26,7 +26,7 @@ _TARGETS: Final = {
 
 
 def main() -> None:
-    """Obey until told to stop, or until the orders end because whoever gives them has ended."""
+    """Obey until told to stop, or until the orders end because their sender has ended."""
     who = json.loads(sys.stdin.readline())
     profiler = LoopProfiler() if who["profile"] else None
     if profiler is not None:

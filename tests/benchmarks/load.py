@@ -28,7 +28,7 @@ class LoadError(Exception):
 
 
 class Target(Protocol):
-    """A replica, of whatever system, as the load sees it."""
+    """A replica of any system, as the load sees it."""
 
     def propose(self, commands: Sequence[bytes], done: Done) -> None:
         """Have commands committed and applied, together if there are several; then call `done` in any thread."""

@@ -60,7 +60,7 @@ def _others(in_flight: int, client: Client, tuning: Mapping[str, Any]) -> list[R
     ]
 
 
-# Those to be compared stand together, so that whatever else the machine does meets them alike.
+# Those to be compared stand together, so that all other load of the machine meets them alike.
 ROWS: Final = (
     Row("Drakkar", 1, client="waiting"),
     *_others(1, "waiting", _AT_ONCE),

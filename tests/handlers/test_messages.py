@@ -181,7 +181,7 @@ class TestMembership:
             pytest.param(4, False, False, State.OBSERVER, id="an observer"),
             pytest.param(5, False, True, State.WITNESS, id="a witness"),
             pytest.param(6, False, True, State.WITNESS, id="a witness of the old half"),
-            pytest.param(9, False, False, State.FOLLOWER, id="a stranger"),
+            pytest.param(9, False, False, State.FOLLOWER, id="a non-member"),
         ],
     )
     def test_each_has_its_role(self, replica: int, voter: bool, witness: bool, state: State) -> None:

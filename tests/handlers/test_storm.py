@@ -1,4 +1,4 @@
-"""`Cluster.storm`, as somebody uses it who has handlers of their own, and the examples of its document."""
+"""`Cluster.storm`, as used with handlers of one's own, and the examples of its document."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def ask_all(raft, random):
         raft.send(Message(PING, to=peer))
 
 
-def test_messages_of_ones_own_travel_under_faults_and_harm_nobody():
+def test_messages_of_ones_own_travel_under_faults_and_do_no_harm():
     answers = []
     happened = Cluster(3, handlers=table_with_audit(answers)).storm(range(10), traffic=ask_all)
     assert len(answers) > 50
@@ -71,11 +71,11 @@ def test_a_handler_that_raises_is_told_with_its_schedule():
 
 
 def test_an_invariant_of_ones_own_is_checked_after_every_step():
-    def nobody_leads(rafts):
-        assert all(raft.state is not State.LEADER for raft in rafts.values()), "somebody leads"
+    def no_leader(rafts):
+        assert all(raft.state is not State.LEADER for raft in rafts.values()), "there is a leader"
 
-    with pytest.raises(Violation, match="somebody leads"):
-        Cluster(3).storm(range(3), check=nobody_leads)
+    with pytest.raises(Violation, match="there is a leader"):
+        Cluster(3).storm(range(3), check=no_leader)
 
 
 def test_a_storm_leaves_members_alone_where_it_is_told_to():

@@ -64,7 +64,7 @@ def light_table():
     """A table for a protocol of one's own."""
     table = HandlerTable(Light)
     table.on(PRESS, Light.RED, Light.GREEN)(press)
-    table.impossible(PRESS, Light.DARK, because="nobody sees the button")
+    table.impossible(PRESS, Light.DARK, because="the button is unlit")
     table.ignore(WAIT, because="waiting is free")
     return table
 
@@ -103,7 +103,7 @@ class TestDispatch:
         for _ in range(3):
             assert table.dispatch(lamp, Message(PRESS)) is None
         assert counted(lamp) == ({}, {}, {(Light.DARK, PRESS): 3}, {})
-        assert reported == [(Light.DARK, PRESS, Never("nobody sees the button"))]
+        assert reported == [(Light.DARK, PRESS, Never("the button is unlit"))]
 
     def test_what_a_guard_ends_is_counted_as_swallowed_and_nothing_else(self):
         table, lamp = light_table(), Lamp()
@@ -211,9 +211,7 @@ class TestCells:
     def test_a_cell_that_was_declared_impossible_stays_so(self, replace):
         table = light_table()
         table.on(PRESS, Light.DARK, replace=replace)(press)
-        with pytest.raises(
-            HandlerTableError, match="in DARK has a handler, but must stay empty: nobody sees"
-        ):
+        with pytest.raises(HandlerTableError, match="in DARK has a handler, but must stay empty: the button"):
             table.check()
 
     def test_a_copy_is_changed_alone(self):
@@ -251,7 +249,7 @@ class TestCells:
         assert lines[1].split() == ["table.press", "test_table.press", "test_table.press", "x1"]
         assert lines[2].split() == ["table.wait", "-2", "-2", "-2"]
         assert lines[3].split() == ["table.hole", "test_table.press", "?", "?"]
-        assert [line.strip() for line in lines[5:7]] == ["x1 nobody sees the button", "-2 waiting is free"]
+        assert [line.strip() for line in lines[5:7]] == ["x1 the button is unlit", "-2 waiting is free"]
         assert lines[-1] == "before dispatch: test_table.press"
         assert repr(table.describe()) == str(table.describe())
 
@@ -586,7 +584,7 @@ class TestACellIsDeclaredOnce:
             ),
             pytest.param(
                 lambda table: table.ignore(PRESS, Light.DARK),
-                ["DARK (Never(because='nobody sees the button'))"],
+                ["DARK (Never(because='the button is unlit'))"],
                 id="ignore over the impossible",
             ),
             pytest.param(
@@ -608,10 +606,10 @@ class TestACellIsDeclaredOnce:
         table = light_table()
         table.on(PRESS, Light.RED, replace=True)(one_of_two)
         table.ignore(PRESS, Light.GREEN, because="it is green", replace=True)
-        table.impossible(WAIT, because="the light waits for nobody", replace=True)
+        table.impossible(WAIT, because="the light never waits", replace=True)
         assert table[Light.RED][PRESS] is one_of_two
         assert table[Light.GREEN][PRESS] == Ignore("it is green")
-        assert table[Light.DARK][WAIT] == Never("the light waits for nobody")
+        assert table[Light.DARK][WAIT] == Never("the light never waits")
         table.check()
 
     def test_on_needs_a_cell_that_may_be_filled(self):

@@ -199,7 +199,7 @@ class Journey(RuleBasedStateMachine):
         ),
     )
     def propose(self, lists):
-        proposals = [proposal(*commands, deadline=self.now + patience) for commands, patience in lists]
+        proposals = [proposal(*commands, deadline=self.now + timeout) for commands, timeout in lists]
         runs = self.pending.add(proposals, self.now, 1)
         for each in proposals:
             if each.deadline <= self.now:

@@ -107,7 +107,7 @@ def become_candidate(raft):
 
 
 def become_leader(raft):
-    """Let it win an election; returns what it sends. Nobody has acknowledged its empty entry."""
+    """Let it win an election; returns what it sends. No peer has acknowledged its empty entry."""
     sent = become_candidate(raft)
     for voter in raft.voters:
         if raft.state is State.CANDIDATE and voter != raft.id:
@@ -212,7 +212,7 @@ def heartbeat(sender, term, commit=0, **fields):
     return Message(MessageType.HEARTBEAT, sender=sender, term=term, commit=commit, **fields)
 
 
-def beat_answer(sender, term, context=(0, 0), **fields):
+def heartbeat_answer(sender, term, context=(0, 0), **fields):
     """A peer's answer to a heartbeat, with the context of a read."""
     hint, hint_high = context
     return Message(

@@ -22,9 +22,9 @@ from drakkar.handlers.testing import drain
 from tests.handlers.raft.support import (
     T,
     ack,
-    beat_answer,
     cluster,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     replica,
@@ -47,7 +47,7 @@ BOTH = {"pre_vote": True, "check_quorum": True}
 
 
 def hup(group, replica_id):
-    """Let one replica time out, whatever leases the others hold."""
+    """Let one replica time out, though the others may hold leases."""
     group.step(replica_id, Message(M.ELECTION, sender=replica_id))
 
 
@@ -58,20 +58,20 @@ def states(group):
 # -- the leader ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [beat_answer, ack], ids=["HEARTBEAT_RESP", "REPLICATE_RESP"])
+@pytest.mark.parametrize("answer", [heartbeat_answer, ack], ids=["HEARTBEAT_RESP", "REPLICATE_RESP"])
 def test_a_leader_that_hears_one_of_two_peers_goes_on(answer):
     """C1."""
     raft = replica(state=LEADER, **ON)
     for _ in range(4 * T):
         tick(raft)
-        raft.step(ack(2, 1, 0) if answer is ack else beat_answer(2, 1))
+        raft.step(ack(2, 1, 0) if answer is ack else heartbeat_answer(2, 1))
     assert standing(raft) == (LEADER, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("voters", "heard"),
     [
-        pytest.param({"voters": (1, 2, 3)}, (), id="nobody of three"),
+        pytest.param({"voters": (1, 2, 3)}, (), id="none of three"),
         pytest.param({"voters": range(1, 6)}, (2,), id="one of five"),
         pytest.param({"voters": (1, 2, 3, 4)}, (2,), id="one of four"),
         pytest.param({"voters": (1, 2), "observers": (4,)}, (4,), id="only an observer"),
@@ -85,7 +85,7 @@ def test_a_leader_that_hears_no_quorum_gives_up_within_its_term(voters, heard):
     raft = replica(state=LEADER, **voters, **ON)
     for _ in range(T + 1):
         for peer in heard:
-            raft.step(beat_answer(peer, 1))
+            raft.step(heartbeat_answer(peer, 1))
         tick(raft)
     assert standing(raft) == (FOLLOWER, 1, 1, 0)
 
@@ -93,7 +93,7 @@ def test_a_leader_that_hears_no_quorum_gives_up_within_its_term(voters, heard):
 @pytest.mark.parametrize(
     ("voters", "heard"),
     [
-        pytest.param({"voters": (1,)}, (), id="it needs nobody else"),
+        pytest.param({"voters": (1,)}, (), id="it needs no other"),
         pytest.param({"voters": (1, 2), "witnesses": (3,)}, (3,), id="a witness counts"),
         pytest.param(
             {"membership": Membership((1, 2, 3), outgoing=(1, 4, 5))},
@@ -107,7 +107,7 @@ def test_a_leader_that_hears_a_quorum_goes_on(voters, heard):
     raft = replica(state=LEADER, **voters, **ON)
     for _ in range(3 * T):
         for peer in heard:
-            raft.step(beat_answer(peer, 1))
+            raft.step(heartbeat_answer(peer, 1))
         tick(raft)
     assert raft.state is LEADER
 
@@ -126,17 +126,17 @@ def test_a_leader_that_is_to_go_must_hear_a_voter_that_stays(removed, heard, lea
     change = ConfigChange((Change(ChangeType.REMOVE, removed),))
     propose(raft, change.encode(), kind=EntryKind.CONFIG_CHANGE)
     for _ in range(3 * T):
-        raft.step(beat_answer(heard, 1))
+        raft.step(heartbeat_answer(heard, 1))
         tick(raft)
     assert (raft.state is LEADER) == leads
 
 
 @pytest.mark.parametrize("last_heard", range(T))
 def test_a_leader_that_is_cut_off_lasts_between_one_and_two_timeouts(last_heard):
-    """Rules of CheckQuorum, INV20: it checks every T ticks, whoever was heard since the last check."""
+    """Rules of CheckQuorum, INV20: it checks every T ticks, also when peers were heard since the last check."""
     raft = replica(state=LEADER, **ON)
     tick(raft, last_heard)
-    raft.step(beat_answer(2, 1))
+    raft.step(heartbeat_answer(2, 1))
     ticks = 0
     while raft.state is LEADER:
         tick(raft)
@@ -153,7 +153,7 @@ def test_without_check_quorum_a_leader_without_followers_leads_on():
 
 
 def test_the_tick_that_costs_the_leadership_sends_no_heartbeats():
-    """Rules of the matrix: whoever stepped down has nothing to say as a leader."""
+    """Rules of the matrix: one that stepped down sends nothing as a leader."""
     raft = replica(state=LEADER, **ON)
     tick(raft, T - 1)
     assert tick(raft, 1) == []
@@ -189,7 +189,7 @@ def test_fresh_replicas_vote_at_once_and_later_once_their_leases_are_over():
 
 
 def test_a_candidate_stuck_at_a_high_term_is_freed_by_the_leaders_heartbeat():
-    """C4: nobody hears its votes inside the lease, and it hears no leader of a lower term."""
+    """C4: no peer takes its vote requests inside the lease, and it hears no leader of a lower term."""
     group = cluster(3, **ON)
     group.elect(1)
     group.isolate(1)
@@ -285,7 +285,7 @@ BRIDGES = [
 
 
 @pytest.mark.parametrize(("bridge", "groups"), BRIDGES)
-def test_whatever_one_replica_bridges_a_majority_elects_and_commits(bridge, groups):
+def test_with_any_one_replica_as_the_bridge_a_majority_elects_and_commits(bridge, groups):
     """BUG-E12: five replicas of which only one sees all. 1 leads at first, as the bridge or at one end of it.
 
     Where only the bridge can win, a leader whose heartbeats keep it loyal must give up by itself.
@@ -316,7 +316,7 @@ def test_a_leader_that_cannot_commit_over_a_bridge_steps_down():
 
 
 @pytest.mark.parametrize("options", [ON, BOTH], ids=["CheckQuorum", "and pre-vote"])
-def test_a_replica_that_does_not_know_of_its_removal_topples_nobody(options):
+def test_a_replica_that_does_not_know_of_its_removal_topples_no_leader(options):
     """BUG-E15: it was cut off when it was removed, and comes back asking for votes."""
     group = cluster(4, **options)
     group.elect(1)
@@ -329,7 +329,7 @@ def test_a_replica_that_does_not_know_of_its_removal_topples_nobody(options):
     assert (group[1].state, group[1].term) == (LEADER, 1)
 
 
-def test_a_replica_that_does_not_know_of_its_demotion_topples_nobody():
+def test_a_replica_that_does_not_know_of_its_demotion_topples_no_leader():
     """BUG-E15: it was cut off when it was made an observer; with pre-vote its term has not grown meanwhile."""
     group = cluster(4, **BOTH)
     group.elect(1)

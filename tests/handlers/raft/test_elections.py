@@ -70,7 +70,7 @@ ADD_4 = Change(ChangeType.ADD_VOTER, 4)
 # -- the beginning, and timeouts -------------------------------------------------------------------------------------
 
 
-def test_a_new_replica_is_a_follower_that_knows_nobody():
+def test_a_new_replica_is_a_follower_that_knows_no_peer():
     """A1 (thesis §3.4)."""
     assert standing(replica()) == (FOLLOWER, 0, 0, 0)
 
@@ -78,7 +78,7 @@ def test_a_new_replica_is_a_follower_that_knows_nobody():
 @pytest.mark.parametrize(
     ("state", "term"), [(FOLLOWER, 2), (CANDIDATE, 3)], ids=["A4 follower", "A5 candidate"]
 )
-def test_whoever_hears_no_leader_campaigns_in_a_new_term(state, term):
+def test_a_replica_that_hears_no_leader_campaigns_in_a_new_term(state, term):
     """Thesis §3.4: it votes for itself, and asks all others."""
     raft = replica(state=state, term=term - 1)
     sent = tick(raft, 2 * T - 1)
@@ -119,7 +119,7 @@ def test_an_election_range_of_one_tick_leaves_no_choice():
 
 @pytest.mark.parametrize("size", range(2, 8))
 def test_replicas_that_start_together_do_not_split_their_votes_for_ever(size):
-    """BUG-E19: each draws for itself, and anew each time, so somebody is alone soon."""
+    """BUG-E19: each draws for itself, and anew each time, so one is alone soon."""
     for seed in range(3):
         group = cluster(size, seed=seed)
         group.tick(8 * T)
@@ -182,7 +182,7 @@ def test_each_voters_first_answer_counts():
     assert raft.state is LEADER
 
 
-def test_one_voter_that_answers_twice_elects_nobody():
+def test_one_voter_that_answers_twice_elects_no_leader():
     """BUG-E16: a counter in place of a set of voters makes a leader of five with two votes."""
     raft = replica(voters=range(1, 6), state=CANDIDATE)
     for _ in range(4):
@@ -262,7 +262,7 @@ def test_only_a_log_that_is_up_to_date_gets_the_vote(ask, terms, last, granted):
     + [(index, term, term >= 2) for index in (2, 3) for term in range(4)],
 )
 def test_a_vote_within_the_term(index, log_term, granted):
-    """A17: the log is [2, 2], and nobody was voted for yet."""
+    """A17: the log is [2, 2], and no vote was cast yet."""
     raft = replica(terms=[2, 2], term=max(2, log_term))
     raft.step(vote_request(2, raft.term, index, log_term))
     (answer,) = drain(raft)
@@ -364,7 +364,7 @@ def test_a_vote_leaves_only_once_it_is_durable():
 
 
 def test_nothing_leaves_in_a_term_that_is_not_durable_yet():
-    """Rules of durability: whoever hears from us in a term may rely on our being in it."""
+    """Rules of durability: a peer that hears from us in a term may rely on our being in it."""
     raft = replica(term=1, leader=2)
     raft.step(heartbeat(3, 2))
     assert raft.ready().messages == []
@@ -390,7 +390,7 @@ def test_a_candidate_yields_to_a_leader(state, message, term):
 
 
 def test_a_candidate_yields_to_a_snapshot():
-    """A9 and BUG-S6: whoever lags so far that it is sent one would campaign for ever."""
+    """A9 and BUG-S6: a replica that lags so far that it is sent one would campaign for ever."""
     group = cluster(3)
     group.isolate(3)
     group.elect(1)
@@ -592,7 +592,7 @@ CAUSES = {
 @pytest.mark.parametrize(
     ("voters", "promotable"),
     [({1}, True), ({1, 2, 3}, True), ((), False), ({2, 3}, False)],
-    ids=["alone", "one of three", "nobody known", "others"],
+    ids=["alone", "one of three", "no peer known", "others"],
 )
 def test_only_a_member_campaigns(voters, promotable, cause):
     """A27."""
@@ -602,7 +602,7 @@ def test_only_a_member_campaigns(voters, promotable, cause):
 
 
 @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
-def test_nobody_campaigns_while_a_snapshot_waits_to_be_loaded(cause):
+def test_no_replica_campaigns_while_a_snapshot_waits_to_be_loaded(cause):
     """Rules of elections, INV18: until then the membership that counts is not in effect."""
     raft = replica(term=1)
     raft.step(install(2, 1, (7, 1)))
@@ -623,7 +623,7 @@ def test_nobody_campaigns_while_a_snapshot_waits_to_be_loaded(cause):
         pytest.param((ADD_4, Change(ChangeType.ADD_VOTER, 5)), id="joint"),
     ],
 )
-def test_nobody_campaigns_while_a_committed_change_waits_to_be_applied(cause, pre_vote, changes):
+def test_no_replica_campaigns_while_a_committed_change_waits_to_be_applied(cause, pre_vote, changes):
     """A26, BUG-M1: its old quorum need not meet the new one, so a term could have two leaders."""
     raft = replica(terms=[1, change_entry(1, *changes)], commit=2, pre_vote=pre_vote)
     cause(raft)
@@ -638,7 +638,7 @@ def test_nobody_campaigns_while_a_committed_change_waits_to_be_applied(cause, pr
     [(0, False), (5, False), (6, False), (7, True), (10, True)],
     ids=str,
 )
-def test_unapplied_commands_keep_nobody_from_campaigning(applied, free):
+def test_unapplied_commands_keep_no_replica_from_campaigning(applied, free):
     """A34 by etcd's rule: of the entries up to the commit index 10, only the change at 7 counts."""
     entries = [change_entry(1, ADD_4) if index == 7 else 1 for index in range(1, 11)]
     raft = replica(terms=entries, commit=10, max_apply_bytes=1)
@@ -683,7 +683,7 @@ def test_a_new_leader_commits_only_with_an_entry_of_its_own_term():
 
 @pytest.mark.parametrize("inherited", [1, change_entry(1, ADD_4)], ids=["a command", "a change"])
 def test_a_new_leader_logs_no_change_before_all_it_inherited_is_applied(inherited):
-    """A33 by etcd's rule: whatever is in the tail may be in effect elsewhere."""
+    """A33 by etcd's rule: all that is in the tail may be in effect elsewhere."""
     raft = replica(terms=[1, inherited], state=LEADER)
     another = ConfigChange((Change(ChangeType.ADD_OBSERVER, 9),)).encode()
     out = propose(raft, another, kind=EntryKind.CONFIG_CHANGE)

@@ -1,4 +1,4 @@
-"""Entries in bulk against a plain list of them, and the decoder against whatever may come from a wire."""
+"""Entries in bulk against a plain list of them, and the decoder against any bytes from a wire."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -17,12 +17,12 @@ from drakkar.handlers.testing import drain
 from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
-    beat_answer,
     campaign,
     cluster,
     disk,
     hear,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     replica,
@@ -58,7 +58,7 @@ class TestTheWindow:
         for _ in range(5):
             propose(raft, b"x")
         for _ in range(4):
-            assert to(2, hear(raft, beat_answer(2, 1))) == [0]
+            assert to(2, hear(raft, heartbeat_answer(2, 1))) == [0]
             assert raft.progress[2].paused
 
     def test_an_answer_frees_what_it_covers(self):

@@ -77,7 +77,7 @@ def test_a_follower_keeps_them_for_the_time_when_it_leads():
         pytest.param({1: 1, 2: 1}, {"_2": 1, "_3": 1}, False, id="one group and some without"),
         pytest.param({1: 1, 2: 1, 3: 2}, {"_2": 1}, None, id="nothing of its term is applied"),
         pytest.param({}, {"_2": 1, "_3": 1}, None, id="no groups"),
-        pytest.param({9: 1}, {"_2": 1, "_3": 1}, None, id="a group of strangers"),
+        pytest.param({9: 1}, {"_2": 1, "_3": 1}, None, id="a group of non-members"),
     ],
 )
 def test_a_leader_knows_whether_the_loss_of_a_group_loses_anything(groups, acknowledged, consistent):
@@ -111,7 +111,7 @@ def test_each_half_of_a_joint_membership_needs_two_groups():
 
 
 @pytest.mark.parametrize("role", [{}, {"leader": 2}])
-def test_nobody_else_knows(role):
+def test_no_other_replica_knows(role):
     raft = replica(terms=[1], commit=1, group_commit=True, **role)
     raft.assign_groups({1: 1, 2: 2, 3: 2})
     assert raft.groups_consistent() is None

@@ -150,11 +150,11 @@ class TestReports:
             pytest.param(State.LEADER, {}, id="it leads"),
         ],
     )
-    def test_nobody_else_reports(self, state, options):
+    def test_no_other_replica_reports(self, state, options):
         raft = replica(state=state, term=1, max_in_mem_log_bytes=BOUND, **FIXED, **options)
         assert of_type(tick(raft, 5 * TIMEOUT), T.RATE_LIMIT) == []
 
-    def test_where_it_is_off_nobody_reports(self):
+    def test_where_it_is_off_no_replica_reports(self):
         raft = replica(term=1, leader=2, min_election_ticks=500, max_election_ticks=501)
         assert of_type(tick(raft, 5 * TIMEOUT), T.RATE_LIMIT) == []
 
@@ -171,7 +171,7 @@ class TestAtTheLeader:
         tick(raft)
         assert raft.rate_limit.limited
 
-    def test_a_strangers_does_not(self):
+    def test_one_of_a_non_member_does_not(self):
         """Rules of the matrix."""
         raft = self.leader()
         hear(raft, Message(T.RATE_LIMIT, sender=9, term=1, hint=BOUND + 1))

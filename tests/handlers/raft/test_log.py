@@ -219,7 +219,7 @@ class TestBugsThatBitOthers:
         ):
             RaftLog(disk([1, 1], commit=4))
 
-    def test_committed_entries_are_never_replaced_whatever_a_leader_sends(self):
+    def test_no_message_of_a_leader_replaces_committed_entries(self):
         """INV14: a leader that says so proves that someone has lost data."""
         raft = replica(terms=[1, 1, 1], term=1, commit=2)
         with pytest.raises(ProtocolViolation, match="entry 2 is committed"):
@@ -228,7 +228,7 @@ class TestBugsThatBitOthers:
         assert terms_of(raft) == [1, 1, 1]
 
     @pytest.mark.parametrize("stored", range(7))
-    def test_every_page_is_a_prefix_without_a_gap_whatever_the_limit(self, stored):
+    def test_with_every_limit_a_page_is_a_prefix_without_a_gap(self, stored):
         """BUG-L9 (etcd 8ecce32): a store that returned more or fewer than asked skipped entries."""
         sizes = [1, 30, 2, 2, 50, 3]
         log = RaftLog(disk([Entry(term=1, payload=b"x" * size) for size in sizes[:stored]]))

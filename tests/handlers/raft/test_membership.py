@@ -170,7 +170,7 @@ class TestOneChangeAtATime:
         assert "never used again" in outcome(members, change(text))
         assert "never used again" in outcome(members, change(text + " o7"))
 
-    def test_removing_it_again_or_whoever_was_never_there_is_fine(self):
+    def test_removing_it_again_or_one_that_was_never_there_is_fine(self):
         """L6."""
         once = decide(Membership((1, 2, 3)), entry(change("r3")), CONFIG)
         twice = decide(once, entry(change("r3")), CONFIG)
@@ -285,7 +285,7 @@ class TestSeveralAtOnce:
         ],
     )
     def test_what_is_so_already_stays_so(self, members, text, after):
-        """M6, M7; id 0 stands for a change that somebody vetoed."""
+        """M6, M7; id 0 stands for a change that was vetoed."""
         assert describe(simple(members, changes(text))) == after
 
     def test_what_a_snapshot_says_of_it(self):
@@ -410,7 +410,7 @@ class TestInALeader:
             EntryKind.NO_OP,
         ]
 
-    def test_nobody_replaces_the_whole_membership_of_a_shard_that_runs(self):
+    def test_the_whole_membership_of_a_running_shard_cannot_be_replaced(self):
         """L4: what is marked as the first membership would bypass every rule, INV15 among them."""
         raft = leader_of(1, 2, 3)
         out = propose(raft, change("v9", initialize=True).encode(), kind=EntryKind.CONFIG_CHANGE)
@@ -724,7 +724,7 @@ class TestInAShard:
         shard.tick(2)
         assert (shard[2].state, shard[2].promotable) == (State.FOLLOWER, True)
 
-    def test_an_update_promotes_nobody(self):
+    def test_an_update_promotes_no_replica(self):
         """BUG-M9 (etcd PR21737)."""
         shard = cluster(Membership((1,), observers=(2,)))
         shard.elect(1)
@@ -733,7 +733,7 @@ class TestInAShard:
         assert (shard[2].state, describe(shard[1].membership)) == (State.OBSERVER, "(1) observers(2)")
 
     def test_a_voter_that_does_not_know_yet_that_it_is_one_votes(self):
-        """K11: else nobody could win, as the third is down."""
+        """K11: else no replica could win, as the third is down."""
         members = Membership((1, 2), observers=(3,))
         log = (Entry(term=1, payload=b"x"),) * 3 + (entry(change("v3")),)
         shard = cluster(
@@ -993,7 +993,7 @@ def test_a_leader_tells_a_removed_replica_that_asks_for_votes(kind):
     leader, gone = shard[1], shard[3]
     term = leader.term
     answers = hear(leader, Message(kind, to=1, sender=3, term=term + 1, log_index=9, log_term=9))
-    assert (leader.state, leader.term) == (State.LEADER, term), "it disturbs nobody"
+    assert (leader.state, leader.term) == (State.LEADER, term), "it disturbs no leader"
     (news,) = of_type(answers, T.REMOVED)
     assert (news.to, news.snapshot.witness) == (3, True)
     hear(gone, news)
@@ -1020,7 +1020,7 @@ def test_a_removed_voter_learns_of_it_though_its_term_is_the_higher_one(options)
     shard.tick(3 * TIMEOUT)
     assert 3 in gone.membership.removed
     assert gone.term >= before
-    assert (shard[1].state, shard[1].term) == (State.LEADER, 1), "it disturbs nobody"
+    assert (shard[1].state, shard[1].term) == (State.LEADER, 1), "it disturbs no leader"
     asked = len(shard.seen)
     shard.tick(4 * TIMEOUT)
     assert {m.sender for m in shard.seen[asked:]} == {1, 2}, "nor asks any more"
@@ -1033,7 +1033,7 @@ def news_of_removal(removed=(1,), last=(5, 1), **fields):
 
 
 @pytest.mark.parametrize("state", [State.FOLLOWER, State.PRE_CANDIDATE, State.CANDIDATE, State.LEADER])
-def test_news_of_an_older_term_is_taken_in_by_whoever_it_removes(state):
+def test_news_of_an_older_term_is_taken_in_by_the_replica_that_it_removes(state):
     raft = replica(terms=[1, 1, 6], term=9, state=state)
     vote_then = raft.vote
     out = hear(raft, news_of_removal())
@@ -1145,7 +1145,7 @@ def question(sender, term):
 
 @pytest.mark.parametrize("term", [1, 2, 9], ids=["older", "the same", "newer"])
 @pytest.mark.parametrize("state", State)
-def test_the_question_changes_nothing_for_a_member_and_wakes_nobody(state, term):
+def test_the_question_changes_nothing_for_a_member_and_wakes_no_replica(state, term):
     roles = {State.OBSERVER: "observers", State.WITNESS: "witnesses"}
     members = {"voters": (2, 3), roles[state]: (1, 4)} if state in roles else {"observers": (4,)}
     raft = replica(**members, term=2, state=state, quiesce=True, check_quorum=True)

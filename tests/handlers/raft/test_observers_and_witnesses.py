@@ -71,7 +71,7 @@ def test_onlookers_never_campaign(role, push, options):
     assert standing(raft) == (role, 1, 0, 0)
 
 
-def test_a_shard_without_its_voters_elects_nobody():
+def test_a_shard_without_its_voters_elects_no_leader():
     """BUG-E14: neither observers nor witnesses lead, however many they are."""
     group = cluster(Membership((1,), observers=(2, 3), witnesses=(4, 5)), pre_vote=True, check_quorum=True)
     group.elect(1)
@@ -223,7 +223,7 @@ def test_a_witness_stays_one(role):
 
 
 def test_onlookers_receive_no_requests_that_they_could_not_answer():
-    """Rules of elections: nobody asks an observer for a vote, so whatever it does, it delays no election."""
+    """Rules of elections: no candidate asks an observer for a vote, so nothing that it does delays an election."""
     group = cluster(Membership((1, 2, 3), observers=(4,)))
     group.crash(4)
     group.elect(1)
@@ -300,7 +300,7 @@ def test_a_leader_that_is_to_go_leads_until_a_voter_has_all_that_a_witness_may_k
     assert 1 in shard[2].membership.removed
 
 
-def test_a_change_that_leaves_the_leader_in_place_waits_for_nobody():
+def test_a_change_that_leaves_the_leader_in_place_waits_for_no_peer():
     shard = cluster(Membership((1, 2), (), (3,)))
     shard.elect(1)
     shard.cut(1, 2)

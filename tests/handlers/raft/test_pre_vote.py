@@ -1,4 +1,4 @@
-"""Asking whether an election could be won before starting one (thesis §9.6), so that nobody is disturbed in vain.
+"""Asking whether an election could be won before starting one (thesis §9.6), so that no leader is disturbed in vain.
 
 Facts B of docs/protocol.md, and the bugs BUG-E1 to BUG-E11 that bit other implementations. A follower is told to forget its
 leader (B13) by a call, where etcd has a message.
@@ -94,7 +94,7 @@ def test_encouraged_by_a_majority_it_starts_the_election():
 
 
 def test_refused_by_a_majority_it_is_a_follower_again():
-    """Rules of elections: of the same term, so nobody was disturbed."""
+    """Rules of elections: of the same term, so no replica was disturbed."""
     raft = replica(term=5, state=PRE_CANDIDATE)
     for voter in (2, 3):
         raft.step(pre_vote(voter, 5, reject=True))
@@ -265,7 +265,7 @@ def test_those_who_do_not_hear_it_any_more_answer(setup, silence):
 @pytest.mark.parametrize(
     "role", [{}, {"voters": (1, 3), "observers": (2,)}, {"voters": (1, 3), "witnesses": (2,)}]
 )
-def test_whoever_forgets_its_leader_votes_inside_its_lease(role):
+def test_a_replica_that_forgets_its_leader_votes_inside_its_lease(role):
     """B13, etcd's: an operator who knows that the leader is gone need not wait. A log that is behind is refused."""
     raft = replica(2, terms=[1, 1], leader=1, **BOTH, **role)
     assert hear(raft, pre_vote_request(3, 2, 2, 1)) == []
@@ -337,7 +337,7 @@ def test_a_leader_that_steps_down_alone_finds_votes_as_soon_as_the_lease_ends():
 # -- stories -------------------------------------------------------------------------------------------------------------------
 
 
-def test_two_pre_candidates_that_cannot_hear_each_other_disturb_nobody():
+def test_two_pre_candidates_that_cannot_hear_each_other_disturb_no_leader():
     """B1."""
     group = cluster(3, pre_vote=True)
     group.cut(1, 3)
@@ -357,7 +357,7 @@ def test_two_pre_candidates_that_cannot_hear_each_other_disturb_nobody():
 
 
 def test_a_shorter_log_cannot_even_raise_the_term():
-    """B6: without CheckQuorum nobody is protected by a lease, so a replica with all entries may still take over."""
+    """B6: without CheckQuorum no leader is protected by a lease, so a replica with all entries may still take over."""
     group = cluster(3, pre_vote=True)
     group.elect(1)
     group.propose(1, *[b"x"] * 10)
@@ -394,7 +394,7 @@ def test_a_replica_that_was_away_does_not_depose_the_leader():
 def test_a_grant_carries_the_term_that_was_asked_for():
     """B8 and BUG-E1: 3 comes back with an old term, the leader is lost, and 1's round counts 3's answer.
 
-    With its own, older term in it the answer would be thrown away as late, and nobody could ever win.
+    With its own, older term in it the answer would be thrown away as late, and no replica could ever win.
     """
     group = cluster(3, pre_vote=True)
     group.isolate(3)

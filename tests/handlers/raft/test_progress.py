@@ -141,7 +141,7 @@ def test_an_accept_only_ever_raises(
         pytest.param(PROBE, 0, 10, 9, 0, 1, id="E26 nothing in common"),
         pytest.param(PROBE, 0, 2, 1, 1, 1, id="E26 the first entry differs"),
         pytest.param(PROBE, 0, 1, 0, 0, 1, id="E26 never below the first index"),
-        pytest.param(PROBE, 0, 10, 9, 40, 9, id="a hint beyond what was rejected helps nobody"),
+        pytest.param(PROBE, 0, 10, 9, 40, 9, id="a hint beyond what was rejected is no help"),
         pytest.param(PROBE, 4, 10, 9, 2, 5, id="the floor: never back to match"),
         pytest.param(
             PROBE, 4, 5, 4, 0, 5, id="E18 a late rejection of what was accepted: probe again at match"

@@ -1,4 +1,4 @@
-"""Quiesce (dragonboat's): an idle shard falls silent, and wakes when somebody wants something."""
+"""Quiesce (dragonboat's): an idle shard falls silent, and wakes when a request comes."""
 
 import pytest
 from drakkar.handlers import (
@@ -79,7 +79,7 @@ class TestFallingAsleep:
             pytest.param(Message(T.READ_INDEX, hint=5), id="a read"),
         ],
     )
-    def test_whatever_somebody_wants_puts_it_off(self, message):
+    def test_every_request_puts_it_off(self, message):
         raft = follower()
         tick(raft, THRESHOLD)
         hear(raft, message)
@@ -108,7 +108,7 @@ class TestFallingAsleep:
         assert raft.quiesce.quiesced
         assert tick(raft, 5000) == []
 
-    def test_a_stranger_cannot_ask(self):
+    def test_a_non_member_cannot_ask(self):
         raft = follower()
         hear(raft, Message(T.QUIESCE, sender=9))
         assert not raft.quiesce.quiesced
@@ -165,7 +165,7 @@ class TestWaking:
         [
             pytest.param(0, True, id="at once"),
             pytest.param(SETTLING - 1, True, id="while others are about to fall asleep"),
-            pytest.param(SETTLING, False, id="later: somebody is awake"),
+            pytest.param(SETTLING, False, id="later: a peer is awake"),
         ],
     )
     def test_a_plain_heartbeat_wakes_only_when_all_should_be_asleep(self, after, asleep):
@@ -182,7 +182,7 @@ class TestWaking:
             hear(raft, wish)
             assert not raft.quiesce.quiesced
 
-    def test_nobody_is_blamed_for_the_silence(self):
+    def test_no_peer_is_blamed_for_the_silence(self):
         """Rules of quiesce: no election storm: timers begin anew, and a leader counts all as heard."""
         raft = sleeper()
         tick(raft, 500)
@@ -208,7 +208,7 @@ def test_a_shard_that_was_torn_apart_finds_a_leader_when_it_is_whole_again():
     assert group.leader is not None
 
 
-def test_a_late_report_of_a_followers_size_wakes_nobody():
+def test_a_late_report_of_a_followers_size_wakes_no_replica():
     raft = leader(max_in_mem_log_bytes=200)
     while not raft.quiesce.quiesced:
         tick(raft)

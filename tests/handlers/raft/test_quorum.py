@@ -94,7 +94,7 @@ def test_a_majority_is_more_than_half(size: int, needed: int) -> None:
 @pytest.mark.parametrize(
     ("match", "index"),
     [
-        pytest.param([], INFINITY, id="G1 nobody objects"),
+        pytest.param([], INFINITY, id="G1 no voters, no objection"),
         pytest.param([0], 0, id="G1 one, holds nothing"),
         pytest.param([12], 12, id="G1 one"),
         pytest.param([12, 0], 0, id="G2 two, one holds nothing"),
@@ -131,7 +131,7 @@ def test_the_short_ways_for_three_and_five_agree_with_sorting_in_every_order(siz
         pytest.param([1], [2], "yy", WON, id="G5 both halves grant"),
         pytest.param([1], [2], "yn", LOST, id="G5 the second half refuses"),
         pytest.param([1], [2], "n-", LOST, id="G5 the first half refuses"),
-        pytest.param([], [], "", WON, id="G5 nobody to ask"),
+        pytest.param([], [], "", WON, id="G5 no voters to ask"),
         pytest.param([1, 2], [3, 4], "yy--", PENDING, id="G6 one half won"),
         pytest.param([1, 2], [3, 4], "yyn-", LOST, id="G6 one of two refuses"),
         pytest.param([1, 2], [3, 4], "yyyy", WON, id="G6 all grant"),
@@ -168,7 +168,7 @@ def test_who_is_no_voter_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("match", "group", "index"),
     [
-        pytest.param([], [], INFINITY, id="nobody"),
+        pytest.param([], [], INFINITY, id="no voters"),
         pytest.param([5], [0], 5, id="one without a group"),
         pytest.param([9, 8, 3], [1, 1, 2], 3, id="wait for the second group"),
         pytest.param([9, 8, 3], [1, 2, 1], 8, id="the majority spans two groups"),
@@ -198,7 +198,7 @@ def test_group_commit_of_a_joint_electorate_is_the_lower_of_both_halves() -> Non
 @pytest.mark.parametrize(
     ("incoming", "outgoing", "text"),
     [
-        pytest.param([], [], "no voters -> any index", id="nobody"),
+        pytest.param([], [], "no voters -> any index", id="no voters"),
         pytest.param([1], [], "1:101 -> 101", id="one"),
         pytest.param([3, 1, 2], [], "2:103 1:101 | 3:100 -> 101", id="three"),
         pytest.param([4, 1], [], "1:101 4:101 -> 101", id="alike, in the order of ids"),

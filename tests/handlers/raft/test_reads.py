@@ -23,10 +23,10 @@ from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
     append,
-    beat_answer,
     campaign,
     cluster,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     replica,
@@ -74,13 +74,13 @@ def refusals(out):
 
 def round_of(out):
     """The name that the heartbeats of a round carry."""
-    (name,) = {(beat.hint, beat.hint_high) for beat in of_type(out, M.HEARTBEAT)}
+    (name,) = {(sent.hint, sent.hint_high) for sent in of_type(out, M.HEARTBEAT)}
     return name
 
 
 def confirm(raft, peer, name):
     """A peer answers the heartbeat of a round; returns what the leader sends."""
-    raft.step(beat_answer(peer, raft.term, name))
+    raft.step(heartbeat_answer(peer, raft.term, name))
     return drain(raft)
 
 
@@ -113,7 +113,7 @@ def test_a_read_is_answered_with_the_index_of_its_beginning():
     assert answers(confirm(raft, 2, name)) == [(1, (7, 0))]
 
 
-def test_a_single_voter_needs_nobodys_word():
+def test_a_single_voter_needs_no_confirmation():
     """Rules of reads."""
     raft = leader(voters=(1,))
     out = read(raft, (7, 0))
@@ -144,12 +144,12 @@ def test_who_confirms_a_read(setup, peers, confirmed):
 def test_observers_are_not_asked_to_confirm():
     """Rules of the matrix: their heartbeats carry no context."""
     raft = leader(voters=(1, 2, 3), observers=(4,))
-    contexts = {beat.to: (beat.hint, beat.hint_high) for beat in read(raft, (7, 5))}
+    contexts = {sent.to: (sent.hint, sent.hint_high) for sent in read(raft, (7, 5))}
     assert contexts == {2: (7, 5), 3: (7, 5), 4: (0, 0)}
 
 
 def test_the_newest_round_confirms_all_reads_before_it():
-    """Rules of reads: each is answered to whoever asked, with its own context and the newest index."""
+    """Rules of reads: each is answered to the replica that asked, with its own context and the newest index."""
     raft = leader(voters=(1, 2, 3))
     first = round_of(read(raft, (7, 0)))
     read(raft, (8, 0), sender=2)
@@ -258,7 +258,7 @@ def test_postponed_reads_are_told_when_the_leader_steps_down():
 
 
 @pytest.mark.parametrize("observer", [False, True], ids=["follower", "observer"])
-def test_whoever_knows_the_leader_sends_reads_on_to_it(observer):
+def test_a_replica_that_knows_the_leader_forwards_reads_to_it(observer):
     """I11."""
     members = {"voters": (2, 3), "observers": (1,)} if observer else {}
     raft = replica(term=4, leader=2, **members)
@@ -307,7 +307,7 @@ def test_an_observer_is_answered_after_the_word_of_the_other_voter():
     raft = leader(voters=(1, 2), observers=(3,))
     out = read(raft, (7, 9), sender=3)
     assert responses(out) == []
-    name = round_of([beat for beat in out if beat.to == 2])
+    name = round_of([sent for sent in out if sent.to == 2])
     assert responses(confirm(raft, 3, name)) == []
     assert responses(confirm(raft, 2, name)) == [(3, 1, (7, 9))]
 
@@ -367,7 +367,7 @@ def test_a_leader_that_steps_down_tells_its_host_which_reads_are_lost():
 
 @pytest.mark.parametrize("committed", [True, False], ids=["confirmable", "postponed"])
 def test_reads_are_bounded(committed):
-    """Rules of reads: one too many is refused at once, to whoever asked."""
+    """Rules of reads: one too many is refused at once, to the replica that asked."""
     raft = replica(state=LEADER, max_pending_reads=2)
     if committed:
         acknowledge_all(raft)
@@ -414,9 +414,9 @@ def test_late_answers_to_a_first_round_confirm_no_second_one():
     group.auto_deliver = False
     group.step(1, copy)
     name = round_of(group.network)
-    group.step(1, beat_answer(2, 1, name))
+    group.step(1, heartbeat_answer(2, 1, name))
     assert responses(group.network) == [(2, 2, (7, 0))]
-    late = beat_answer(3, 1, name)
+    late = heartbeat_answer(3, 1, name)
     group.network.clear()
     group.auto_deliver = True
     group.isolate(1)
@@ -521,9 +521,9 @@ LEASE = {"read_mode": "lease", "check_quorum": True, "pre_vote": True}
 
 def hear_all(raft, *peers):
     """One tick, and the answers of these peers, or of all, to its heartbeats."""
-    for beat in of_type(tick(raft), M.HEARTBEAT):
-        if not peers or beat.to in peers:
-            raft.step(beat_answer(beat.to, raft.term, log_index=beat.log_index))
+    for sent in of_type(tick(raft), M.HEARTBEAT):
+        if not peers or sent.to in peers:
+            raft.step(heartbeat_answer(sent.to, raft.term, log_index=sent.log_index))
     drain(raft)
 
 
@@ -554,14 +554,14 @@ def test_reads_by_lease_see_all_that_was_committed_before_them():
     }
 
 
-def test_inside_its_lease_a_leader_asks_nobody():
+def test_inside_its_lease_a_leader_asks_no_peer():
     """Rules of reads (thesis §6.4.1); elsewhere and by default a round is needed."""
     raft = leader(**LEASE)
     hear_all(raft)
     assert served_by_lease(raft)
     raft = leader(check_quorum=True)
     hear_all(raft)
-    raft.step(beat_answer(2, 1, log_index=raft.timers.ticks))
+    raft.step(heartbeat_answer(2, 1, log_index=raft.timers.ticks))
     assert not served_by_lease(raft)
 
 
@@ -592,9 +592,9 @@ def test_whose_answers_make_a_lease(setup, peers, holds):
 def test_a_lease_runs_from_when_the_answered_heartbeat_left():
     """BUG-R4: a late answer says nothing about the time that it took, and CheckQuorum's flags even less."""
     raft = leader(**LEASE)
-    beats = of_type(tick(raft), M.HEARTBEAT)
+    heartbeats = of_type(tick(raft), M.HEARTBEAT)
     tick(raft, T - 4)
-    raft.step(beat_answer(2, 1, log_index=beats[0].log_index))
+    raft.step(heartbeat_answer(2, 1, log_index=heartbeats[0].log_index))
     assert served_by_lease(raft, (7, 0))
     tick(raft, 2)
     assert not served_by_lease(raft, (8, 0))
@@ -641,7 +641,7 @@ def test_an_append_of_a_newer_leader_ends_all_pending_reads():
     raft = leader()
     name = round_of(read(raft, (7, 0)))
     raft.step(append(2, 2))
-    raft.step(beat_answer(3, 2, name))
+    raft.step(heartbeat_answer(3, 2, name))
     assert answers(drain(raft)) == []
 
 

@@ -22,12 +22,12 @@ from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
     append,
-    beat_answer,
     campaign,
     cluster,
     disk,
     hear,
     heartbeat,
+    heartbeat_answer,
     of_type,
     pre_vote_request,
     propose,
@@ -80,7 +80,7 @@ class TestWhatMayLeaveBeforeTheWrite:
         raft.step(proposal(b"y"))
         raft.progress[3].become_probe()
         raft.progress[3].next = 1
-        raft.step(beat_answer(3, 1))
+        raft.step(heartbeat_answer(3, 1))
         assert T.INSTALL_SNAPSHOT in types(raft.ready().messages)
         raft = leader()
         raft.step(Message(T.LEADER_TRANSFER, hint=2))
@@ -334,7 +334,7 @@ class TestWritesThatWereOvertaken:
 
 class TestUnderSlowDisks:
     @pytest.mark.parametrize("seed", range(5))
-    def test_whatever_was_acknowledged_or_voted_survives_a_crash_at_that_moment(self, seed):
+    def test_all_that_was_acknowledged_or_voted_survives_a_crash_at_that_moment(self, seed):
         """V7, INV9, INV10: every replica's disk lags by a random number of writes, and crashes lose them."""
         slow = SlowCluster(seed)
         for _ in range(2000):

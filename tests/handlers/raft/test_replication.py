@@ -17,12 +17,12 @@ from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
     append,
-    beat_answer,
     become_candidate,
     cluster,
     disk,
     hear,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     rejection,
@@ -332,10 +332,10 @@ class TestAnswers:
         assert (2, (3, 2), [], 3) in sent
         assert raft.log.committed == 3
 
-    def test_one_from_somebody_who_is_no_member_is_ignored(self):
+    def test_one_from_a_non_member_is_ignored(self):
         """E30."""
         raft = leader()
-        assert hear(raft, ack(9, 1, 1), rejection(9, 1, 1, 0), beat_answer(9, 1)) == []
+        assert hear(raft, ack(9, 1, 1), rejection(9, 1, 1, 0), heartbeat_answer(9, 1)) == []
         assert 9 not in raft.progress
         assert raft.faults.total() == 3
 
@@ -465,17 +465,17 @@ class TestHeartbeats:
         raft = replica(state=State.LEADER)
         hear(raft, ack(3, 1, 1))
         for _ in range(2):
-            sent = hear(raft, beat_answer(2, 1))
+            sent = hear(raft, heartbeat_answer(2, 1))
             assert appends(sent) == [(2, (0, 0), [1], 1)]
         hear(raft, ack(2, 1, 1))
-        assert hear(raft, beat_answer(2, 1)) == []
+        assert hear(raft, heartbeat_answer(2, 1)) == []
 
     def test_a_peer_that_lost_nothing_comes_back_to_replicate_without_a_proposal(self):
         """E23 and BUG-S2 (etcd PR10308): an idle shard does not leave a caught-up peer probing."""
         raft = leader()
         hear(raft, Message(T.UNREACHABLE, sender=2))
         assert standing_of(raft, 2) == (PROBE, 1, 2)
-        sent = hear(raft, beat_answer(2, 1))
+        sent = hear(raft, heartbeat_answer(2, 1))
         assert appends(sent) == [(2, (1, 1), [], 1)]
         hear(raft, ack(2, 1, 1))
         assert standing_of(raft, 2) == (REPLICATE, 1, 2)
@@ -564,7 +564,7 @@ class TestRefusals:
             (State.CANDIDATE, Refusal.CAMPAIGNING),
         ],
     )
-    def test_whoever_cannot_log_a_proposal_says_so(self, state, because):
+    def test_a_replica_that_cannot_log_a_proposal_says_so(self, state, because):
         """Dropped requests are reported, and surely have no effect."""
         raft = replica(state=state, term=1)
         asked = (Entry(payload=b"a", origin=7, key=3), Entry(payload=b"b", origin=7, key=4))
@@ -574,7 +574,7 @@ class TestRefusals:
         assert raft.log.last_index == 0
 
     def test_a_leader_that_refuses_a_forwarded_proposal_tells_the_one_who_sent_it_on(self):
-        """INV22: whoever proposed is told, also at another replica."""
+        """INV22: the proposer is told, also at another replica."""
         shard = cluster(3)
         shard.elect(1)
         shard[1].transfer.target = 3

@@ -1,6 +1,6 @@
-"""Whatever arrives, `step` does not raise, but to stop a replica whose safety is broken; and the basics go on holding.
+"""`step` raises for no message, but to stop a replica whose safety is broken; and the basics go on holding.
 
-BUG-N9 (hc#465, ra 56e2f0e2): peers decoded from a snapshot, or an answer from nobody known, brought replicas down.
+BUG-N9 (hc#465, ra 56e2f0e2): peers decoded from a snapshot, or an answer from an unknown replica, brought replicas down.
 """
 
 from dataclasses import replace
@@ -110,7 +110,7 @@ def in_state(state, seed, **options):
 
 
 class Watch:
-    """What must hold after every step, whatever it was."""
+    """What must hold after every step."""
 
     def __init__(self, raft):
         self.raft = raft
@@ -227,14 +227,14 @@ class TestOneReplica:
 @pytest.mark.parametrize("type_", BUILT_IN, ids=str)
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
 def test_an_empty_message_of_every_type_from_everybody(state, type_):
-    """Each cell once, from itself, a member and a stranger, with and without a term."""
+    """Each cell once, from itself, a member and a non-member, with and without a term."""
     for sender in (1, 2, 9):
         live(in_state(state, 0), [Message(type_, sender=sender, to=1, term=term) for term in (0, 3)], 1)
 
 
 class TestAShard:
     @pytest.mark.parametrize("seed", range(4))
-    def test_a_stranger_that_talks_nonsense_does_not_stop_a_shard(self, seed):
+    def test_a_non_member_that_sends_nonsense_does_not_stop_a_shard(self, seed):
         """BUG-N9: it is no member, and sends everything to everybody; a shard with pre-vote and CheckQuorum works on."""
         shard = Cluster(3, seed=seed, **{**DEFAULTS, "pre_vote": True, "check_quorum": True})
         shard.elect(1)

@@ -14,11 +14,11 @@ from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
     append,
-    beat_answer,
     campaign,
     cluster,
     hear,
     heartbeat,
+    heartbeat_answer,
     install,
     of_type,
     propose,
@@ -282,7 +282,9 @@ def test_what_the_peer_holds_counts_for_the_commit():
     assert raft.log.committed == 3
 
 
-@pytest.mark.parametrize("answer", [beat_answer(2, 1), ack(2, 1, 5)], ids=["to a heartbeat", "to an append"])
+@pytest.mark.parametrize(
+    "answer", [heartbeat_answer(2, 1), ack(2, 1, 5)], ids=["to a heartbeat", "to an append"]
+)
 def test_an_answer_without_the_request_takes_it_back(answer):
     """A replica that has campaigned in vain asks no more, and must not be starved of entries."""
     raft = leader()

@@ -26,10 +26,10 @@ from tests.handlers.raft.support import (
     ack,
     acknowledge_all,
     append,
-    beat_answer,
     cluster,
     hear,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     rejection,
@@ -54,7 +54,7 @@ def install(sender, term, snapshot):
 
 
 def leader(voters=(1, 2), **options):
-    """Leads term 12 behind a snapshot of 11; its log is the empty entry 12, which nobody else has."""
+    """Leads term 12 behind a snapshot of 11; its log is the empty entry 12, which no other replica has."""
     shot = Snapshot(11, 11, Membership(voters))
     return replica(
         voters=voters, state=State.LEADER, term=12, snapshot=shot, membership=shot.membership, **options
@@ -92,12 +92,12 @@ class TestSending:
         peer.become_probe()
         assert (peer.next, peer.active) == (1, False)
         assert of_type(propose(raft, b"x"), T.INSTALL_SNAPSHOT, T.REPLICATE) == []
-        assert routes(hear(raft, beat_answer(2, 12))) == [(T.INSTALL_SNAPSHOT, 2)]
+        assert routes(hear(raft, heartbeat_answer(2, 12))) == [(T.INSTALL_SNAPSHOT, 2)]
 
     def test_nothing_but_heartbeats_goes_to_it_meanwhile(self):
         """H3, INV13."""
         raft = leader_sending()
-        sent = propose(raft, b"x") + hear(raft, beat_answer(2, 12)) + tick(raft, 3)
+        sent = propose(raft, b"x") + hear(raft, heartbeat_answer(2, 12)) + tick(raft, 3)
         assert set(routes(sent)) == {(T.HEARTBEAT, 2)}
 
     def test_a_leader_without_a_snapshot_of_what_it_compacted_says_so_and_goes_on(self):
@@ -121,7 +121,7 @@ class TestHowItEnds:
         assert hear(raft, status(reject=True)) == []
         assert standing_of(raft, 2) == (PROBE, 0, 1, 0)
         assert raft.progress[2].paused
-        assert routes(hear(raft, beat_answer(2, 12))) == [(T.INSTALL_SNAPSHOT, 2)]
+        assert routes(hear(raft, heartbeat_answer(2, 12))) == [(T.INSTALL_SNAPSHOT, 2)]
 
     def test_it_was_delivered(self):
         """H6: the peer's own answer tells more, so nothing is sent before it."""
@@ -129,7 +129,7 @@ class TestHowItEnds:
         assert hear(raft, status()) == []
         assert standing_of(raft, 2) == (PROBE, 0, 12, 0)
         assert raft.progress[2].paused
-        [sent] = hear(raft, beat_answer(2, 12))
+        [sent] = hear(raft, heartbeat_answer(2, 12))
         assert (sent.type, sent.log_index, len(sent.entries)) == (T.REPLICATE, 11, 1)
 
     def test_the_peers_answer_is_faster_than_any_report(self):
@@ -173,7 +173,7 @@ class TestHowItEnds:
         assert standing_of(raft, 2) == (PROBE, 0, 1 if failed else 12, 0)
 
     def test_a_peer_that_dies_while_it_receives_gets_another_when_it_is_back(self):
-        """BUG-S1, V12: at whatever moment of the transfer."""
+        """BUG-S1, V12: at any moment of the transfer."""
         shard = shard_with_a_laggard()
         shard.lost.clear()
         shard.crash(3)
@@ -284,7 +284,7 @@ class TestReceiving:
         raft.applied(5)
         assert ticks_until_campaign(raft) > 0
 
-    def test_nobody_campaigns_before_it_is_loaded(self):
+    def test_no_replica_campaigns_before_it_is_loaded(self):
         """INV18: neither by the clock nor for a transfer."""
         raft = replica(term=1)
         raft.step(install(2, 1, snap(5, 1)))
@@ -322,7 +322,7 @@ class TestReceiving:
         assert shard[3].log.committed == shard[1].log.committed == 2
 
     @pytest.mark.parametrize("type_", [ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS])
-    @pytest.mark.parametrize("knows", [Membership(), ALL], ids=["nobody", "the first members"])
+    @pytest.mark.parametrize("knows", [Membership(), ALL], ids=["no members", "the first members"])
     def test_a_replica_that_joins_takes_one_from_before_it_was_added(self, type_, knows):
         """Else it would be sent that snapshot, and refuse it, until a newer one happens to be taken."""
         shard = cluster(3)
@@ -400,7 +400,7 @@ class TestReceiving:
         assert raft.faults.total() == 1
 
     @pytest.mark.parametrize("state", [State.PRE_CANDIDATE, State.CANDIDATE])
-    def test_whoever_campaigns_takes_one_from_the_leader_of_its_own_term(self, state):
+    def test_a_candidate_takes_one_from_the_leader_of_its_own_term(self, state):
         """BUG-S6 (ra#607): else a lagging replica campaigns for ever while its snapshots are dropped."""
         raft = replica(state=state, term=3)
         [answer] = hear(raft, install(2, 3, snap(5, 2)))
@@ -467,7 +467,7 @@ class TestMembershipInSnapshots:
     """BUG-S5: "without, or with the wrong, membership: just after a change; joint state dropped on restore"."""
 
     @pytest.mark.parametrize("at", range(1, 9))
-    def test_whoever_starts_from_a_snapshot_comes_to_the_same_membership(self, at):
+    def test_a_replica_that_starts_from_a_snapshot_comes_to_the_same_membership(self, at):
         """V8, wherever around the changes it was taken: single, joint, leaving."""
         raft = replica(voters=(1,), state=State.LEADER)
         history = {raft.log.applied: raft.membership}

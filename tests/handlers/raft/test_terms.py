@@ -20,8 +20,8 @@ from tests.handlers.raft.support import (
     T,
     ack,
     append,
-    beat_answer,
     heartbeat,
+    heartbeat_answer,
     install,
     pre_vote,
     pre_vote_request,
@@ -94,7 +94,7 @@ def test_an_observer_or_witness_stays_what_it_is_in_a_newer_term(role, message):
     "message",
     [
         pytest.param(ack(3, 20, 0), id="REPLICATE_RESP"),
-        pytest.param(beat_answer(3, 20), id="HEARTBEAT_RESP"),
+        pytest.param(heartbeat_answer(3, 20), id="HEARTBEAT_RESP"),
         pytest.param(vote(3, 20), id="REQUEST_VOTE_RESP"),
         pytest.param(pre_vote(3, 20, reject=True), id="REQUEST_PRE_VOTE_RESP refused"),
         pytest.param(Message(M.NO_OP, sender=3, term=20), id="NO_OP"),
@@ -117,7 +117,7 @@ def test_any_other_message_of_a_newer_term_makes_a_follower_without_a_leader(rol
     [
         pytest.param(pre_vote_request(3, 11, 99, 11), id="request, longer log"),
         pytest.param(pre_vote_request(3, 20), id="request, empty log"),
-        pytest.param(pre_vote(3, 20), id="grant of a term that nobody asked for"),
+        pytest.param(pre_vote(3, 20), id="grant of a term without a request"),
     ],
 )
 def test_a_term_that_was_only_asked_about_is_not_adopted(role, message):
@@ -142,7 +142,7 @@ def test_a_term_that_was_only_asked_about_is_not_adopted(role, message):
     ],
 )
 def test_what_a_follower_of_term_10_makes_of_another_replicas_term(check_quorum, term, message, leader, sent):
-    """C10. In the third row the handler runs, and it believes whoever leads the term."""
+    """C10. In the third row the handler runs, and it follows the leader of the term."""
     raft = replica(term=10, leader=2, check_quorum=check_quorum)
     raft.step(message(3, term, 0) if message is ack else message(3, term))
     assert [answer.type for answer in drain(raft)] == sent
@@ -155,7 +155,7 @@ def test_what_a_follower_of_term_10_makes_of_another_replicas_term(check_quorum,
 @pytest.mark.parametrize(("options", "told"), [({}, 0), ({"check_quorum": True}, 1), ({"pre_vote": True}, 1)])
 @pytest.mark.parametrize("message", LEADER_TYPES)
 def test_a_leader_of_an_older_term_is_told_only_where_votes_may_be_ignored(options, told, message):
-    """Rules 9 and 10: without CheckQuorum and pre-vote the next REQUEST_VOTE tells it anyway, of whoever sends one."""
+    """Rules 9 and 10: without CheckQuorum and pre-vote the next REQUEST_VOTE tells it anyway, of any sender."""
     for raft in one_of_each(**options):
         before = standing(raft), raft.log.last_index
         raft.step(message(3, 9))
@@ -176,7 +176,7 @@ def test_a_leader_of_an_older_term_is_told_only_where_votes_may_be_ignored(optio
         pytest.param(pre_vote(3, 9), id="REQUEST_PRE_VOTE_RESP"),
         pytest.param(pre_vote(3, 9, reject=True), id="REQUEST_PRE_VOTE_RESP refused"),
         pytest.param(ack(3, 9, 1), id="REPLICATE_RESP"),
-        pytest.param(beat_answer(3, 9), id="HEARTBEAT_RESP"),
+        pytest.param(heartbeat_answer(3, 9), id="HEARTBEAT_RESP"),
         pytest.param(Message(M.TIMEOUT_NOW, sender=3, term=9), id="TIMEOUT_NOW"),
         pytest.param(Message(M.READ_INDEX_RESP, sender=3, term=9, log_index=1, hint=5), id="READ_INDEX_RESP"),
         pytest.param(Message(M.RATE_LIMIT, sender=3, term=9, hint=500), id="RATE_LIMIT"),
@@ -225,7 +225,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize("role", [FOLLOWER, LEADER, State.OBSERVER, State.WITNESS], **NAMED)
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_whoever_hears_a_leader_neither_answers_a_campaign_nor_adopts_its_term(role, request_):
+def test_a_replica_that_hears_a_leader_neither_answers_a_campaign_nor_adopts_its_term(role, request_):
     """Rule 3, C7 (thesis §4.2.3). A leader is its own known leader, so it is protected as well."""
     raft = in_role(role, check_quorum=True)
     before = standing(raft)
@@ -266,7 +266,7 @@ def test_the_lease_holds_until_the_last_tick_before_the_election_timeout():
     ("marked", "answers"),
     [
         pytest.param({"hint": 3}, [(M.REQUEST_VOTE_RESP, 3)], id="the leader asked for it"),
-        pytest.param({"hint": 4}, [], id="a mark of somebody else"),
+        pytest.param({"hint": 4}, [], id="a mark of another replica"),
         pytest.param({}, [], id="no mark"),
     ],
 )
@@ -413,7 +413,7 @@ def test_a_message_for_another_replica_is_refused():
         vote(9, 1),
         pre_vote(9, 2),
         ack(9, 1, 1),
-        beat_answer(9, 1),
+        heartbeat_answer(9, 1),
         Message(M.LEADER_TRANSFER, sender=9, hint=2),
         Message(M.RATE_LIMIT, sender=9, term=1, hint=500),
         Message(M.UNREACHABLE, sender=9),
@@ -422,7 +422,7 @@ def test_a_message_for_another_replica_is_refused():
     ids=lambda message: message.type.name,
 )
 @pytest.mark.parametrize("role", [PRE_CANDIDATE, CANDIDATE, LEADER], **NAMED)
-def test_answers_of_strangers_count_for_nothing(role, answer):
+def test_answers_of_non_members_count_for_nothing(role, answer):
     """Rules of message types, answers and reports. REQUEST_PRE_VOTE_RESP is among them, which dragonboat forgets."""
     raft = in_role(role, term=1)
     before = standing(raft)
@@ -433,8 +433,8 @@ def test_answers_of_strangers_count_for_nothing(role, answer):
 
 
 @pytest.mark.parametrize("sender", [0, 1], ids=["unnamed", "named"])
-def test_a_host_may_ask_its_own_replica_for_a_transfer_whatever_the_membership_says(sender):
-    """Rules of message types: members are asked for, so that strangers cannot; a host is none."""
+def test_a_host_may_ask_its_own_replica_for_a_transfer_with_any_membership(sender):
+    """Rules of message types: members are asked for, so that non-members cannot; a host is none."""
     raft = replica(1, voters=(2, 3), term=4, leader=2)
     raft.step(Message(M.LEADER_TRANSFER, sender=sender, hint=3))
     assert routes(drain(raft)) == [(M.LEADER_TRANSFER, 2)]

@@ -24,9 +24,9 @@ from tests.handlers.raft.support import (
     T,
     ack,
     acknowledge_all,
-    beat_answer,
     cluster,
     heartbeat,
+    heartbeat_answer,
     of_type,
     propose,
     replica,
@@ -119,14 +119,14 @@ def test_each_step_forward_of_the_target_is_checked():
     ("target", "because"),
     [
         pytest.param(4, Refusal.BAD_TARGET, id="J6 unknown"),
-        pytest.param(0, Refusal.BAD_TARGET, id="nobody"),
+        pytest.param(0, Refusal.BAD_TARGET, id="no replica"),
         pytest.param(5, Refusal.BAD_TARGET, id="observer"),
         pytest.param(6, Refusal.BAD_TARGET, id="witness"),
         pytest.param(1, Refusal.ALREADY_LEADER, id="J12 (1, no, no) itself"),
     ],
 )
 def test_a_target_that_cannot_lead_is_refused_with_the_reason(target, because):
-    """BUG-T4: only a voter can win, and whoever asked must not wait for it."""
+    """BUG-T4: only a voter can win, and the one that asked must not wait for it."""
     raft = replica(observers=(5,), witnesses=(6,), state=LEADER)
     out = transfer(raft, target)
     assert (out, refusals(out), [dropped.key for dropped in out.dropped]) == ([], [because], [target])
@@ -215,7 +215,7 @@ def test_a_transfer_keeps_no_leader_in_office_without_a_quorum():
 
 
 def test_alternating_targets_do_not_put_off_the_question_for_a_quorum():
-    """Thesis §6.2: a leader that nobody hears steps down, whatever its operators ask for meanwhile."""
+    """Thesis §6.2: a leader that no peer hears steps down, and no request of its operators delays that."""
     raft = leader_with_laggard(check_quorum=True)
     propose(raft, b"y")
     for number in range(2 * T):
@@ -225,7 +225,7 @@ def test_alternating_targets_do_not_put_off_the_question_for_a_quorum():
     assert not raft.transfer.target
 
 
-def test_whoever_sent_a_request_on_is_told_that_it_is_refused_or_given_up():
+def test_a_replica_that_forwarded_a_request_is_told_that_it_is_refused_or_given_up():
     """INV22: at the host that asked, not at the leader's."""
     raft = leader_with_laggard()
     (refused,) = transfer(raft, 9, sender=2)
@@ -309,7 +309,7 @@ def test_a_lease_ends_when_another_is_asked_to_campaign():
     """BUG-T5: the successor's request overrides all leases, so this leader's own is worth nothing from then on."""
     raft = leader(check_quorum=True, read_mode="lease")
     for message in of_type(tick(raft), M.HEARTBEAT):
-        raft.step(beat_answer(message.to, 1, log_index=message.log_index))
+        raft.step(heartbeat_answer(message.to, 1, log_index=message.log_index))
 
     def served_at_once(context):
         raft.step(Message(M.READ_INDEX, hint=context))
@@ -319,7 +319,7 @@ def test_a_lease_ends_when_another_is_asked_to_campaign():
     transfer(raft, 2)
     assert not served_at_once(8)
     transfer(raft, 1)
-    assert not served_at_once(9), "the order to campaign is on its way, whatever became of the transfer"
+    assert not served_at_once(9), "the order to campaign is on its way, though the transfer was given up"
 
 
 # -- the target ------------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_a_lease_ends_when_another_is_asked_to_campaign():
     "options", [{}, {"pre_vote": True, "check_quorum": True}], ids=["plain", "pre-vote and lease"]
 )
 def test_a_follower_that_is_asked_to_campaigns_at_once_with_the_leaders_mark(options):
-    """J13, BUG-T3: it asks nobody first, and the mark opens the leases of the others."""
+    """J13, BUG-T3: it asks no peer first, and the mark opens the leases of the others."""
     raft = replica(id_=2, term=1, leader=1, **options)
     raft.step(Message(M.TIMEOUT_NOW, sender=1, term=1))
     assert standing(raft) == (CANDIDATE, 2, 2, 0)

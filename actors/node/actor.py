@@ -102,6 +102,8 @@ class NodeActor(TableActor):
         raft.assign_groups(groups)
         inbox = NodeInbox(
             str(self),
+            snapshots,
+            background,
             max_messages=self.inbox_capacity,
             max_commands=max_waiting_commands,
             max_bytes=max_waiting_bytes,
@@ -133,21 +135,19 @@ class NodeActor(TableActor):
             snapshots,
             services=services,
             background=background,
-            complete=inbox.complete,
+            inbox=inbox,
         )
-        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, complete=inbox.complete)
+        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, inbox=inbox)
         self.received_snapshots = ReceivedSnapshots(
             raft,
             self._applier,
             snapshots,
             background=background,
-            complete=inbox.complete,
+            inbox=inbox,
             loaded=self._on_loaded,
         )
         self.router = Router(raft, send=services.send, send_snapshot=self.peer_snapshots.send)
-        self.persistence = Persistence(
-            raft, append=services.save, complete=inbox.complete, durable=self._on_durable
-        )
+        self.persistence = Persistence(raft, append=services.save, inbox=inbox, durable=self._on_durable)
         self.disk = DiskWatch(str(self), timeout_ticks=config.election_ticks)
         self.removal = Removal(raft)
         self.clients = Clients(
@@ -273,6 +273,7 @@ class NodeActor(TableActor):
         if not results_first:
             self.router.send(ready.messages)
         if ready.committed:
+            self.actor_inbox.reserve()
             self._applier.apply(ready.committed)
         if results_first:
             self.router.send(ready.messages)
@@ -298,6 +299,7 @@ class NodeActor(TableActor):
     def _report_applied(self, outcome: Applied | BaseException) -> None:
         """From the applier: on the loop if the state machine never blocks, else on a worker's thread."""
         if self.actor_loop.in_loop():
+            self.actor_inbox.release()
             self.on_receive(EntriesApplied(outcome))
         else:
             self.actor_inbox.complete(EntriesApplied(outcome))

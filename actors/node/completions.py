@@ -28,6 +28,7 @@ __all__ = [
     "SnapshotRecorded",
     "SnapshotSent",
     "SnapshotWritten",
+    "Written",
     "own_type",
 ]
 
@@ -63,15 +64,22 @@ class EntriesApplied(Completion):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLoaded(Completion):
-    """The state machine has loaded a leader's snapshot."""
+    """The state machine has loaded a snapshot: a leader's or, at the start, its own."""
 
     type: ClassVar[MessageType] = own_type("SNAPSHOT_LOADED", 202)
     snapshot: Snapshot
 
 
+class Written(Completion):
+    """The state machine has written a snapshot, of which only this completion knows; or what went wrong."""
+
+    __slots__ = ()
+    outcome: Snapshot | BaseException
+
+
 @dataclass(frozen=True, slots=True)
-class SnapshotWritten(Completion):
-    """The state machine has written the snapshot that this replica takes; or what went wrong."""
+class SnapshotWritten(Written):
+    """The snapshot is the next that this replica keeps."""
 
     type: ClassVar[MessageType] = own_type("SNAPSHOT_WRITTEN", 203)
     outcome: Snapshot | BaseException
@@ -87,8 +95,8 @@ class SnapshotRecorded(Completion):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerSnapshotWritten(Completion):
-    """A state machine on disk has written the snapshot for `message`, which goes to `address`; or what went wrong."""
+class PeerSnapshotWritten(Written):
+    """The snapshot, of a state machine on disk, is for `message`, which goes to `address`."""
 
     type: ClassVar[MessageType] = own_type("PEER_SNAPSHOT_WRITTEN", 205)
     address: str
@@ -123,8 +131,8 @@ class ExportChecked(Completion):
 
 
 @dataclass(frozen=True, slots=True)
-class ExportWritten(Completion):
-    """The state machine has written the snapshot that is to be exported; or what went wrong."""
+class ExportWritten(Written):
+    """The snapshot is to be exported."""
 
     type: ClassVar[MessageType] = own_type("EXPORT_WRITTEN", 209)
     outcome: Snapshot | BaseException

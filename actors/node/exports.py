@@ -1,14 +1,14 @@
 """Copies of a replica's state in files of their own, which operators ask for: one at a time."""
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from drakkar.actors.machine.applier import Applier, SaveRequest
-from drakkar.actors.node.completions import Completion, ExportChecked, ExportEnded, ExportWritten
+from drakkar.actors.node.completions import ExportChecked, ExportEnded, ExportWritten
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots, check_free, export_to
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, RequestDropped
@@ -31,11 +31,11 @@ class Exports:
         files: Snapshots,
         *,
         background: WorkerPool,
-        complete: Callable[[Completion], None],
+        inbox: Inbox,
     ) -> None:
-        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread."""
+        """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
         self._raft, self._applier, self._files = raft, applier, files
-        self._background, self._complete = background, complete
+        self._background, self._inbox = background, inbox
         self._requests: deque[tuple[SnapshotRequest, Path]] = deque()
         """The first of them is being written."""
 
@@ -51,15 +51,16 @@ class Exports:
     def _begin(self) -> None:
         """Find out that the file can be written before the state is."""
         _, path = self._requests[0]
+        self._inbox.reserve()
         self._background.submit(partial(self._check, path))
 
     def _check(self, path: Path) -> None:
         try:
             check_free(path)
         except Exception as error:  # noqa: BLE001  # it goes to the client, and the next export has its turn
-            self._complete(ExportChecked(snapshot_failure(error)))
+            self._inbox.complete(ExportChecked(snapshot_failure(error)))
         else:
-            self._complete(ExportChecked(None))
+            self._inbox.complete(ExportChecked(None))
 
     def on_checked(self, done: ExportChecked) -> None:
         """Have the state written, if the file is free."""
@@ -70,13 +71,15 @@ class Exports:
         elif request.future.done or point is None:
             self._end(RequestDropped("a leader's snapshot is being loaded: wait and ask again"))
         else:
-            written = lambda outcome: self._complete(ExportWritten(outcome))  # noqa: E731
+            written = lambda outcome: self._inbox.complete(ExportWritten(outcome))  # noqa: E731
+            self._inbox.reserve()
             self._applier.save(SaveRequest(point, written, whole=True))
 
     def on_written(self, done: ExportWritten) -> None:
         """Copy the snapshot to the file that was asked for."""
         if isinstance(done.outcome, Snapshot):
             _, path = self._requests[0]
+            self._inbox.reserve()
             self._background.submit(partial(self._copy, done.outcome, path))
         else:
             self._end(snapshot_failure(done.outcome))
@@ -87,9 +90,9 @@ class Exports:
             with self._files.open(name) as reader:
                 export_to(reader, path)
         except Exception as error:  # noqa: BLE001  # it goes to the client, and the next export has its turn
-            self._complete(ExportEnded(snapshot_failure(error)))
+            self._inbox.complete(ExportEnded(snapshot_failure(error)))
         else:
-            self._complete(ExportEnded(snapshot.index))
+            self._inbox.complete(ExportEnded(snapshot.index))
         finally:
             self._files.discard(name)
 

@@ -1,14 +1,14 @@
 """The snapshots that a leader sends to peers that are too far behind for its log (thesis chapter 5)."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
 from drakkar.actors.machine.applier import Applier, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
-from drakkar.actors.node.completions import Completion, PeerSnapshotWritten, SnapshotDamaged, SnapshotSent
+from drakkar.actors.node.completions import PeerSnapshotWritten, SnapshotDamaged, SnapshotSent
 from drakkar.actors.runtime.futures import brief
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
@@ -35,12 +35,10 @@ class Streams(Protocol):
 class PeerSnapshots:
     """Sends snapshots to peers. All methods but two are for the loop's thread."""
 
-    def __init__(
-        self, raft: Raft, applier: Applier, *, streams: Streams, complete: Callable[[Completion], None]
-    ) -> None:
-        """`complete` brings a completion to the node, from any thread."""
+    def __init__(self, raft: Raft, applier: Applier, *, streams: Streams, inbox: Inbox) -> None:
+        """`inbox` is the node's, for completions."""
         self._raft, self._applier = raft, applier
-        self._streams, self._complete = streams, complete
+        self._streams, self._inbox = streams, inbox
         self._on_disk = isinstance(applier.machine, DiskStateMachine)
         self.failed = 0
         """How many snapshots could not be made."""
@@ -50,6 +48,7 @@ class PeerSnapshots:
     def send(self, address: str, message: Message) -> None:
         """Send a peer a snapshot: the file that there is or, of a state machine on disk, one made for it."""
         if not self._on_disk:
+            self._inbox.reserve()
             self._streams.send_snapshot(address, message, temporary=False)
             return
         point = self._raft.snapshot_point(self._applier.given)
@@ -57,10 +56,11 @@ class PeerSnapshots:
             self._tell_status(message.to, failed=True)
             return
         self._bringing_up.add(message.to)
+        self._inbox.reserve()
         self._applier.save(
             SaveRequest(
                 point,
-                lambda outcome: self._complete(PeerSnapshotWritten(address, message, outcome)),
+                lambda outcome: self._inbox.complete(PeerSnapshotWritten(address, message, outcome)),
                 whole=True,
             )
         )
@@ -69,6 +69,7 @@ class PeerSnapshots:
         """Send the snapshot that was made for a peer."""
         message, outcome = done.message, done.outcome
         if isinstance(outcome, Snapshot):
+            self._inbox.reserve()
             self._streams.send_snapshot(done.address, replace(message, snapshot=outcome), temporary=True)
             return
         logger.error("no snapshot could be made for replica %d: %s", message.to, brief(outcome))
@@ -77,7 +78,7 @@ class PeerSnapshots:
 
     def was_sent(self, peer: int, *, failed: bool) -> None:
         """For the host: the stream of a snapshot to `peer` has ended. From any thread."""
-        self._complete(SnapshotSent(peer, failed))
+        self._inbox.complete(SnapshotSent(peer, failed))
 
     def on_sent(self, done: SnapshotSent) -> None:
         """Tell the core that a peer has its snapshot, or has not: then it is tried again."""
@@ -90,5 +91,6 @@ class PeerSnapshots:
         )
 
     def found_damaged(self, snapshot: Snapshot, error: CorruptData) -> None:
-        """For the host: the file of a snapshot could not be read whole. From any thread."""
-        self._complete(SnapshotDamaged(snapshot, error))
+        """For the host: the file of a snapshot could not be read whole. In the loop's thread, as it was not ordered."""
+        self._inbox.reserve()
+        self._inbox.complete(SnapshotDamaged(snapshot, error))

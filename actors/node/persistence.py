@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable
 
 from drakkar.actors.log.store import AppendRequest
-from drakkar.actors.node.completions import Completion, Saved
+from drakkar.actors.node.completions import Saved
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.handlers.errors import ActorFailed, DrakkarError, SystemBusy
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready
@@ -25,16 +26,16 @@ class Persistence:
         raft: Raft,
         *,
         append: Callable[[AppendRequest], None],
-        complete: Callable[[Completion], None],
+        inbox: Inbox,
         durable: Callable[[Ready], None],
     ) -> None:
         """`append` hands a request to the store, and raises `SystemBusy` where it has no room.
 
-        `complete` brings a completion to the node, from any thread; `durable` is called for each `Ready` once it, and
+        `inbox` is the node's, for completions; `durable` is called for each `Ready` once it, and
         all before it, are durable.
         """
         self._raft = raft
-        self._append, self._complete, self._durable = append, complete, durable
+        self._append, self._inbox, self._durable = append, inbox, durable
         self._unsaved: deque[tuple[Ready, int]] = deque()
         """Handed out and not yet durable, in order; each with the tick in which it was."""
         self._stalled: tuple[Ready, int] | None = None
@@ -87,11 +88,13 @@ class Persistence:
             ready.hard_state or self._state_due,
             ready.entries.runs,
             ready.snapshot,
-            done=lambda error: self._complete(Saved(ready, error)),
+            done=lambda error: self._inbox.complete(Saved(ready, error)),
         )
+        self._inbox.reserve()
         try:
             self._append(request)
         except SystemBusy:
+            self._inbox.release()
             return False
         return True
 

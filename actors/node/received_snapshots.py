@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from drakkar.actors.machine.applier import Applier, LoadRequest
-from drakkar.actors.node.completions import Completion, SnapshotLoaded
+from drakkar.actors.node.completions import SnapshotLoaded
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import StorageFailed
@@ -41,16 +42,16 @@ class ReceivedSnapshots:
         files: Snapshots,
         *,
         background: WorkerPool,
-        complete: Callable[[Completion], None],
+        inbox: Inbox,
         loaded: Callable[[Snapshot], None],
     ) -> None:
-        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread.
+        """`background` is for what waits for the disk; `inbox` is the node's, for completions.
 
         `loaded` is called with each snapshot that the state machine has loaded.
         """
         self._raft, self._applier, self._files = raft, applier, files
         self._background = background
-        self._complete, self._loaded = complete, loaded
+        self._inbox, self._loaded = inbox, loaded
         self._received: dict[str, Snapshot] = {}
         """By the name of their file, which is pinned until it is loaded."""
 
@@ -69,7 +70,8 @@ class ReceivedSnapshots:
         if snapshot.witness:
             self.on_loaded(loaded)
         else:
-            self._applier.load(LoadRequest(snapshot, lambda: self._complete(loaded)))
+            self._inbox.reserve()
+            self._applier.load(LoadRequest(snapshot, lambda: self._inbox.complete(loaded)))
 
     def on_loaded(self, done: SnapshotLoaded) -> None:
         """Tell the core that the state machine has a leader's snapshot, and let go of files that are of no use now."""

@@ -16,8 +16,8 @@ from drakkar.actors.log.store import Done
 from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.completions import (
-    Completion,
     SnapshotDamaged,
+    SnapshotLoaded,
     SnapshotRecorded,
     SnapshotWritten,
 )
@@ -26,6 +26,7 @@ from drakkar.actors.node.received_snapshots import prune
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
 from drakkar.actors.runtime.futures import brief
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import (
@@ -72,16 +73,16 @@ class SnapshotKeeper:
         *,
         services: SnapshotServices,
         background: WorkerPool,
-        complete: Callable[[Completion], None],
+        inbox: Inbox,
     ) -> None:
-        """`background` is for what waits for the disk; `complete` brings a completion to the node, from any thread."""
+        """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
         self.failed = 0
         """How many snapshots could not be taken."""
         self.files = snapshots
         """The files. For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
-        self._complete = complete
+        self._inbox = inbox
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
         self._taking = False
         self._tried = 0
@@ -93,16 +94,21 @@ class SnapshotKeeper:
         """One that is written and that the log store has no room to record yet."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
         """Each with the last index that was applied when it was made."""
-        self.exports = Exports(raft, applier, snapshots, background=background, complete=complete)
+        self.exports = Exports(raft, applier, snapshots, background=background, inbox=inbox)
 
     def start(self) -> None:
         """Load the newest snapshot, before anything is applied, and delete all others."""
         log = self._raft.log
         keep = log.snapshot.payload.decode()
         if self.on_disk or log.snapshot.has_content:
-            self._applier.load(LoadRequest(log.snapshot, partial(prune, self.files, keep), log.last_index))
+            self._inbox.reserve()
+            self._applier.load(LoadRequest(log.snapshot, partial(self._loaded, log.snapshot), log.last_index))
         else:
             self._background.submit(partial(prune, self.files, keep))
+
+    def _loaded(self, snapshot: Snapshot) -> None:
+        prune(self.files, snapshot.payload.decode())
+        self._inbox.complete(SnapshotLoaded(snapshot))
 
     # -- when to take one ---------------------------------------------------------------------------------------
 
@@ -161,7 +167,10 @@ class SnapshotKeeper:
         if point.witness:
             self._record(point)
         else:
-            self._applier.save(SaveRequest(point, lambda outcome: self._complete(SnapshotWritten(outcome))))
+            self._inbox.reserve()
+            self._applier.save(
+                SaveRequest(point, lambda outcome: self._inbox.complete(SnapshotWritten(outcome)))
+            )
 
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log
@@ -195,14 +204,16 @@ class SnapshotKeeper:
     def _record(self, snapshot: Snapshot) -> None:
         config = self._raft.config
         self._unrecorded = None
+        self._inbox.reserve()
         try:
             self._services.record_snapshot(
                 config.shard_id,
                 config.replica_id,
                 snapshot,
-                lambda error: self._complete(SnapshotRecorded(snapshot, error)),
+                lambda error: self._inbox.complete(SnapshotRecorded(snapshot, error)),
             )
         except SystemBusy:
+            self._inbox.release()
             self._unrecorded = snapshot  # and nothing else is taken meanwhile
 
     def on_recorded(self, done: SnapshotRecorded) -> None:
@@ -285,5 +296,7 @@ class SnapshotKeeper:
 
     def stop(self, error: Exception) -> None:
         """Answer all who wait with `error`, as the replica ends."""
+        if self._unrecorded is not None:
+            self._in_background(self.files.discard, self._unrecorded)
         self._answer(lambda *_: True, error)
         self.exports.fail_all(error)

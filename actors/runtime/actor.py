@@ -202,7 +202,7 @@ class TrioActor(pykka.Actor):
         completions, waiting = inbox.completions, inbox.queue
         for _ in range(self.batch):
             if completions:
-                self.on_receive(completions.popleft())
+                self.on_receive(inbox.take_completion())
             else:
                 self._handle_next(waiting)
                 if inbox.closed:
@@ -307,6 +307,7 @@ class TrioActor(pykka.Actor):
                 envelope = waiting.popleft()
             except IndexError:  # its sender took it back
                 break
+            self.actor_inbox.dropped(envelope.message)
             if envelope.reply_to is None:
                 lost += type(envelope.message) is not _ActorStop
             elif type(envelope.message) is _ActorStop:

@@ -43,6 +43,7 @@ class Inbox:
         "capacity",
         "closed",
         "completions",
+        "outstanding",
         "owner",
         "queue",
         "refused",
@@ -63,7 +64,9 @@ class Inbox:
         self.capacity = capacity
         self.queue: deque[Envelope[Any]] = deque()
         self.completions: deque[Any] = deque()
-        """What came of work that the actor ordered. As many as it ordered, at most, so the orders bound it."""
+        """What came of work that the actor ordered. As many as `outstanding`, at most, so the orders bound it."""
+        self.outstanding = 0
+        """Pieces of work that the actor ordered, and of which it has not heard. For the loop's thread."""
         self.refused = 0
         """Messages that found the queue full."""
         self.begun = False
@@ -108,14 +111,13 @@ class Inbox:
     def complete(self, completion: Any) -> None:
         """Tell the actor what came of work that it ordered. Never refused, and never blocks.
 
-        Its place is as good as reserved: each piece of work is completed once, and the actor bounds what it orders. A
-        completion for an actor that has ended is dropped.
+        Its place was reserved by `reserve` when the work was ordered. A completion for an actor that has ended is dropped.
         """
-        if self.closed:
-            return
         self.completions.append(completion)
         if not self._scheduled:
             self._schedule()
+        if self.closed:  # as in `put`
+            self._drop_completions()
 
     def wake(self) -> None:
         """Have `after_batch` run in a turn soon, though no message may wait."""
@@ -137,6 +139,26 @@ class Inbox:
         return not self.queue
 
     # -- for the loop's thread ----------------------------------------------------------------------------------
+
+    def reserve(self) -> None:
+        """Reserve the place of a completion, before work is ordered that is completed once."""
+        self.outstanding += 1
+
+    def release(self) -> None:
+        """Give a reserved place back: the work is done, or was not ordered after all."""
+        self.outstanding -= 1
+        assert self.outstanding >= 0, f"{self.owner} was told of more work than it had ordered"
+
+    def take_completion(self) -> Any:
+        """Take the oldest completion, and give its place back."""
+        self.release()
+        return self.completions.popleft()
+
+    def dropped(self, message: Any) -> None:
+        """Take note of a message or a completion that came too late: the actor has ended. Called in any thread.
+
+        For an inbox whose messages hold something that is to be let go. This one does nothing.
+        """
 
     def open(self, owner: str, give_turn: Callable[[], None]) -> None:
         """Give the actor its first turn, and one from now on whenever something comes in.
@@ -167,11 +189,19 @@ class Inbox:
             give_turn()
 
     def close(self) -> None:
-        """Take no more messages, and forget the completions."""
+        """Take no more messages, and drop the completions."""
         self.closed = True
         self._scheduled = True  # as if: there are no more turns
         self._give_turn = None
-        self.completions.clear()
+        self._drop_completions()
+
+    def _drop_completions(self) -> None:
+        while True:
+            try:
+                completion = self.completions.popleft()
+            except IndexError:
+                return
+            self.dropped(completion)
 
     def _take_back(self, envelope: Envelope[Any]) -> None:
         try:

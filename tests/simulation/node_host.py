@@ -1,6 +1,6 @@
 """A simulated host with the real node: its actor, inbox, applier and log store. Time, disk and threads are simulated."""
 
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -154,6 +154,8 @@ class NodeHost(SimulatedHost):
         self._files = self._snapshots.of(SHARD, self.id)
         self._pool = SimulatedPool(self)
         self._append_ticks.clear()
+        self._streams = Counter()
+        """Snapshots that are on their way in streams, by peer."""
         self.node = NodeActor.start_actor(
             self._config,
             self._log,
@@ -186,8 +188,9 @@ class NodeHost(SimulatedHost):
 
     def stop(self):
         """Crash as by SIGKILL: the node reports nothing, and its futures are never set."""
-        self.node._leave()
+        self.node.actor_inbox.completions.clear()
         self.node.actor_inbox.queue.clear()
+        self.node._leave()
         self._loop._scheduler.ready.clear()
         self._loop._actors.clear()
         waiting, self._waiting = self._waiting, {}
@@ -201,8 +204,17 @@ class NodeHost(SimulatedHost):
             "proposals": node.clients.pending_proposals,
             "reads": node.clients.pending_reads,
             "transfers": len(node.clients.transfers),
+            "stalled work": int(node.persistence.stalled is not None),
+            "log queries": len(node.clients.log_queries),
+            "waits for an index": len(node.clients._applied_requests),
             "inbox": len(node.actor_inbox),
+            "outstanding completions": node.actor_inbox.outstanding,
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
+            "unrecorded snapshots": int(node.snapshots._unrecorded is not None),
+            "exports": len(node.snapshots.exports),
+            "received snapshots": len(node.received_snapshots._received),
+            "pinned files": sum(self._files._pins.values()),
+            "peers that are brought up": len(node.peer_snapshots._bringing_up),
             "damaged snapshots": int(
                 node.snapshots._damaged is not None
             ),  # no file is ever damaged in a simulation
@@ -225,7 +237,8 @@ class NodeHost(SimulatedHost):
                 self.node.tick_waits = True
             elif message.sender not in self.node.raft.membership.addresses:
                 self.node.router.learn(message.sender, f"host-{message.sender}:1")
-            if message.type is MessageType.SNAPSHOT_STATUS:
+            if message.type is MessageType.SNAPSHOT_STATUS and self._streams[message.sender]:
+                self._streams[message.sender] -= 1
                 self.node.peer_snapshots.was_sent(message.sender, failed=message.reject)
             elif message.snapshot is not None and not message.snapshot.witness:
                 self._take_in(message)
@@ -346,6 +359,7 @@ class NodeHost(SimulatedHost):
 
     def send_snapshot(self, _address, message, *, temporary):
         name = message.snapshot.payload.decode()
+        self._streams[message.to] += 1
 
         def read():
             try:
@@ -355,6 +369,7 @@ class NodeHost(SimulatedHost):
                 CorruptData
             ) as error:  # the file is gone: a newer one replaced it, or `leftovers` reports it
                 self.node.peer_snapshots.found_damaged(message.snapshot, error)
+                self._streams[message.to] -= 1
                 self.node.peer_snapshots.was_sent(message.to, failed=True)
                 return
             if temporary:

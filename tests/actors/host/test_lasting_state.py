@@ -617,8 +617,14 @@ def test_a_damaged_snapshot_is_replaced_as_soon_as_there_is_anything_new(on_disk
     leader = on_disk[on_disk.leader()]
     write(leader, range(3))
     index = leader.snapshot().get(timeout=TIMEOUT_S)
+    node = leader._node
     for _ in range(200):  # it is sent again and again, to a replica that lags
-        leader._node.peer_snapshots.found_damaged(leader._node.raft.log.snapshot, CorruptData("damaged"))
+        node.actor_loop.call(
+            node.peer_snapshots.found_damaged,
+            node.raft.log.snapshot,
+            CorruptData("damaged"),
+            timeout=TIMEOUT_S,
+        )
     assert leader.snapshot().get(timeout=TIMEOUT_S) == index
     write(leader, [3])
     until(lambda: leader._node.raft.log.snapshot.index > index)
@@ -633,7 +639,8 @@ def test_an_older_snapshot_that_is_gone_is_no_reason_to_take_another(on_disk):
     write(leader, [2])
     index = leader.snapshot().get(timeout=TIMEOUT_S)
     assert index > older.index
-    leader._node.peer_snapshots.found_damaged(older, CorruptData("gone"))
+    node = leader._node
+    node.actor_loop.call(node.peer_snapshots.found_damaged, older, CorruptData("gone"), timeout=TIMEOUT_S)
     write(leader, [3])
     write(leader, [4])  # by now it would have begun
     assert not leader._node.snapshots._taking

@@ -85,7 +85,7 @@ class Services:
             raise SystemBusy("the store is full")
         self.saves.append(save)
         if not self.hangs:
-            save.done(self.failure)
+            self._finish(save, self.failure)
 
     def record_snapshot(self, shard, replica, snapshot, done=None):
         self.recorded.append(snapshot)
@@ -104,8 +104,12 @@ class Services:
         """The disk wakes up, and finishes what it was asked for."""
         self.hangs = False
         for save in list(self.saves):
-            done, save.done = save.done, lambda _: None
-            done(None)
+            self._finish(save, None)
+
+    def _finish(self, save, error):
+        """A write is done once."""
+        done, save.done = save.done, lambda _: None
+        done(error)
 
     def messages(self, type_):
         return [message for _, message in self.sent if message.type is type_]
@@ -908,7 +912,9 @@ def test_all_that_enters_a_node_is_seen_in_one_place(node):
 
 def test_completions_have_types_of_their_own_each_in_one_row_of_the_nodes_table():
     # By name, since a class with slots is made twice, and the first one stays among the subclasses.
-    classes = {each.__name__: each for each in completions.Completion.__subclasses__()}
+    bases = completions.Completion, completions.Written
+    classes = {each.__name__: each for base in bases for each in base.__subclasses__()}
+    del classes["Written"]
     local = {*classes.values(), ProposalsTaken, RequestsTaken}
     assert local == set(LOCAL_HANDLERS), "the table has a row for each, and no other"
     types = [each.type for each in local]
@@ -1198,6 +1204,78 @@ def test_errors_of_the_library_are_what_clients_get(node):
     outcome = settled(one.replica.propose(bytes(100 << 20)))
     assert isinstance(outcome, DrakkarError)
     assert outcome.outcome_known
+
+
+# -- Files that come too late
+
+
+class Files:
+    """The files of snapshots, of which the test wants to know which are let go."""
+
+    def __init__(self, files):
+        self.files, self.discarded, self.unpinned = files, [], []
+
+    def discard(self, name):
+        self.discarded.append(name)
+
+    def unpin(self, name):
+        self.unpinned.append(name)
+
+    def __getattr__(self, name):
+        return getattr(self.files, name)
+
+
+LATE = Snapshot(7, 1, Membership(voters=ALONE), b"late")
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(completions.SnapshotWritten(LATE), id="a snapshot"),
+        pytest.param(completions.ExportWritten(LATE), id="an export"),
+        pytest.param(
+            completions.PeerSnapshotWritten("two:2", Message(M.INSTALL_SNAPSHOT), LATE), id="one for a peer"
+        ),
+    ],
+)
+def test_a_snapshot_that_is_written_when_the_node_has_ended_is_deleted(node, late):
+    one = node().lead()
+    inbox = one.actor.actor_inbox
+    files = inbox._files = Files(inbox._files)
+    one.replica.stop()
+    inbox.complete(late)
+    until(lambda: files.discarded == ["late"])
+
+
+def test_a_leaders_snapshot_that_is_lost_as_the_node_ends_is_pinned_no_more(node):
+    one = node().lead()
+    inbox = one.actor.actor_inbox
+    files = inbox._files = Files(inbox._files)
+    with Held(one):
+        one.ref.stop(block=False)
+        one.ref.tell(Message(M.INSTALL_SNAPSHOT, sender=2, term=1, snapshot=LATE))
+    until(lambda: (files.discarded, files.unpinned) == (["late"], ["late"]))
+
+
+class Saving(InlineLedger):
+    def save(self, sink):
+        sink.write(b"all")
+
+
+def test_a_snapshot_that_could_not_be_recorded_is_deleted_as_the_node_ends(node):
+    one = node(Saving()).lead()
+    files = one.actor.snapshots.files = Files(one.actor.snapshots.files)
+
+    def full(*_):
+        raise SystemBusy("the store is full")
+
+    one.services.record_snapshot = full
+    settled(one.replica.propose(b"a"))
+    one.replica.snapshot()
+    until(lambda: one.actor.snapshots._unrecorded is not None)
+    name = one.actor.snapshots._unrecorded.payload.decode()
+    one.replica.stop()
+    until(lambda: files.discarded == [name])
 
 
 # -- Removed

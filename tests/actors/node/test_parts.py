@@ -13,6 +13,7 @@ from drakkar.actors.node.requests import AppliedRequest, TransferRequest
 from drakkar.actors.node.router import MAX_LEARNED_ADDRESSES, Router
 from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.inbox import Inbox
 from drakkar.handlers.errors import (
     ActorFailed,
     MembershipRejected,
@@ -75,12 +76,12 @@ class Store:
     """Takes requests, and completes them when the test says so."""
 
     def __init__(self):
-        self.requests, self.completions, self.durable = [], [], []
+        self.requests, self.durable, self.inbox = [], [], Inbox("mine", 10)
         self.full = False
         self.persistence = Persistence(
             raft(),
             append=self.append,
-            complete=self.completions.append,
+            inbox=self.inbox,
             durable=lambda ready: self.durable.append(ready.number),
         )
 
@@ -91,7 +92,7 @@ class Store:
 
     def finish(self, at=0, error=None):
         self.requests[at].done(error)
-        self.persistence.on_saved(self.completions.pop())
+        self.persistence.on_saved(self.inbox.take_completion())
 
 
 def work(number, *, commit=None, writes=True):
@@ -145,8 +146,10 @@ def test_work_that_a_full_store_refuses_is_stalled_and_waits_since_it_was_first_
     assert not store.persistence.save(ready, tick=9)
     assert store.persistence.stalled is ready
     assert store.persistence.waits_since == 4
+    assert store.inbox.outstanding == 0, "nothing was ordered"
     store.full = False
     assert store.persistence.save(ready, tick=10)
+    assert store.inbox.outstanding == 1
     assert store.persistence.stalled is None
     assert store.persistence.waits_since == 10
 

@@ -110,17 +110,64 @@ def test_a_completion_is_taken_though_the_queue_is_full():
     with pytest.raises(SystemBusy):
         inbox.put(Envelope("too much"))
     for number in range(100):
+        inbox.reserve()
         inbox.complete(number)
     assert list(inbox.completions) == list(range(100))
     assert (len(inbox), inbox.refused) == (101, 1)
 
 
-def test_a_completion_for_an_actor_that_has_ended_is_dropped():
-    inbox = Inbox("mine", 1)
+class Holding(Inbox):
+    """Keeps what it drops."""
+
+    def __init__(self, owner, capacity):
+        super().__init__(owner, capacity)
+        self.late = []
+
+    def dropped(self, message):
+        self.late.append(message)
+
+
+def test_a_completion_for_an_actor_that_has_ended_is_dropped_and_what_it_holds_can_be_let_go():
+    inbox = Holding("mine", 1)
     inbox.complete("early")
     inbox.close()
+    assert inbox.late == ["early"]
     inbox.complete("late")
     assert len(inbox) == 0
+    assert inbox.late == ["early", "late"]
+
+
+def test_a_place_is_reserved_until_the_completion_is_taken_or_the_work_was_not_ordered():
+    inbox = Inbox("mine", 1)
+    for _ in range(3):
+        inbox.reserve()
+    inbox.release()
+    inbox.complete("done")
+    assert inbox.outstanding == 2, "it is not taken"
+    assert inbox.take_completion() == "done"
+    assert inbox.outstanding == 1
+
+
+def test_a_completion_of_what_was_not_ordered_is_an_error():
+    inbox = Inbox("mine", 1)
+    inbox.complete("done")
+    with pytest.raises(AssertionError, match="mine was told of more work than it had ordered"):
+        inbox.take_completion()
+
+
+def test_messages_that_an_actor_never_saw_are_dropped_by_its_inbox():
+    with TrioLoop() as loop:
+        inbox = Holding("mine", 10)
+        actor = Recorder.start_actor(loop=loop, inbox=inbox)
+
+        def end():
+            actor.actor_ref.tell("late")
+            actor.actor_inbox.reserve()
+            actor.actor_inbox.complete("done")
+            raise SystemExit
+
+        actor.actor_ref.tell(end)
+        until(lambda: sorted(inbox.late) == ["done", "late"])
 
 
 class Recorder(TrioActor):
@@ -151,8 +198,9 @@ def test_completions_are_taken_before_the_messages_that_came_earlier(recorder):
     recorder.tell(lambda: (entered.set(), leave.wait(TIMEOUT_S)))
     assert entered.wait(TIMEOUT_S)
     recorder.tell("tick")
-    recorder.actor_inbox.complete("done 1")
-    recorder.actor_inbox.complete("done 2")
+    for done in ("done 1", "done 2"):
+        recorder.actor_inbox.reserve()
+        recorder.actor_inbox.complete(done)
     leave.set()
     seen = recorder.ask("last", timeout=TIMEOUT_S)
     assert [each for each in seen if each != "batch"] == ["done 1", "done 2", "tick", "last"]
@@ -160,6 +208,7 @@ def test_completions_are_taken_before_the_messages_that_came_earlier(recorder):
 
 def test_a_completion_alone_gives_a_turn_which_ends_as_all_do(recorder):
     recorder.ask("first", timeout=TIMEOUT_S)
+    recorder.actor_inbox.reserve()
     recorder.actor_inbox.complete("done")
     seen = recorder._actor_weakref().seen
     until(lambda: seen[-2:] == ["done", "batch"])

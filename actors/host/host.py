@@ -5,6 +5,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -108,10 +109,9 @@ class NodeHost:
             "max_waiting_bytes": max_waiting_bytes,
             "max_waiting_reads": max_waiting_reads,
         }
-        self.counters: Counter[str] = Counter()
-        """How many messages and events were dropped, by reason."""
+        self._counters: Counter[str] = Counter()
         self._registry = ReplicaRegistry(self)
-        self._inputs = NodeInputs(self._registry.nodes, self.counters)
+        self._inputs = NodeInputs(self._registry.nodes, self._counters)
         self._transport = TcpTransport(
             address,
             deliver=self._inputs.deliver,
@@ -152,7 +152,7 @@ class NodeHost:
         self._loop = TrioLoop(f"drakkar-{address}").start()
         self._undo.append(self._loop.stop)
         self._traffic = SnapshotTraffic(self._transport, self._loop, self._registry.nodes)
-        self._services = NodeServices(self._store, self._transport, self._traffic, self.counters)
+        self._services = NodeServices(self._store, self._transport, self._traffic, self._counters)
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
 
     async def _listen(self) -> None:
@@ -240,6 +240,18 @@ class NodeHost:
     def address(self) -> str:
         """The "host:port" by which other hosts know this one."""
         return self._transport.address
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What this host has counted since its start, by name; a copy. From any thread.
+
+        Messages and events that were dropped, by reason, such as `events lost`; and what the transport counts, such as
+        `transport: dropped` and `transport: connect failures` (see `drakkar.transport.options.Counters`).
+        """
+        counts = Counter(dict(self._counters))  # `dict` copies in one step, while the loop counts on
+        for name, count in asdict(self._transport.counters).items():
+            counts[f"transport: {name.replace('_', ' ')}"] = count
+        return counts
 
     @property
     def store_status(self) -> StoreStatus:

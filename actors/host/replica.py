@@ -322,8 +322,9 @@ class Replica:
         """Return term, leader, indexes and members as they were a moment ago."""
         return self._node.status()
 
+    @property
     def counters(self) -> Mapping[str, int]:
-        """Return what this replica has counted since its start, by name. All counts but those of `handled` ask for a look.
+        """What this replica has counted since its start, by name; a copy.
 
         - `messages refused`, `proposals refused`, `requests refused`: its inbox was full;
         - `messages while the disk hung`: dropped, for the disk could not take what they bring;

@@ -282,7 +282,7 @@ class TrioActor(pykka.Actor):
         self.actor_inbox.close()
 
     def _report(self, error: BaseException) -> None:
-        self.actor_loop.deaths += 1
+        self.actor_loop.failures += 1
         description = type(error), error, error.__traceback__
         try:
             self._handle_failure(*description)

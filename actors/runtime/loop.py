@@ -63,7 +63,7 @@ class TrioLoop:
     def __init__(self, name: str | None = None) -> None:
         self.name = name or f"drakkar-loop-{next(self._numbers)}"
         """The thread's name too."""
-        self.deaths = 0
+        self.failures = 0
         """Actors that ended by a failure."""
         self.crashes = 0
         """Tasks and `run_soon` functions that ended by an exception."""

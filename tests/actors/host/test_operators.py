@@ -272,7 +272,7 @@ def test_a_replica_tells_what_it_has_counted(hosts):
     node = hosts[leader]._node
     node.unheard, node.router.undeliverable, node.snapshots.failed = 1, 2, 3
     node.actor_inbox.refused, node.actor_inbox.proposals.refused, node.actor_inbox.requests.refused = 4, 5, 6
-    counters = hosts[leader].counters()
+    counters = hosts[leader].counters
     assert [counters[f"{lane} refused"] for lane in ("messages", "proposals", "requests")] == [4, 5, 6]
     assert counters["messages while the disk hung"] == 1
     assert counters["messages without an address"] == 2
@@ -280,7 +280,20 @@ def test_a_replica_tells_what_it_has_counted(hosts):
     assert counters["handled REPLICATE_RESP in LEADER"] > 0
     assert type(counters) is dict
     node.raft.tally.swallowed[State.LEADER, MessageType.PING] += 7
-    assert hosts[leader].counters()["swallowed PING in LEADER"] == 7
+    assert hosts[leader].counters["swallowed PING in LEADER"] == 7
+
+
+def test_a_host_tells_what_it_and_its_transport_have_counted(hosts):
+    hosts.run()
+    host = hosts.hosts[hosts.leader()]
+    host._counters["events lost"] = 1
+    host._transport.counters.connect_failures = 9
+    counters = host.counters
+    assert counters["events lost"] == 1
+    assert counters["transport: connect failures"] >= 9
+    assert counters["transport: received"] > 0
+    counters.clear()
+    assert host.counters["events lost"] == 1, "it was a copy"
 
 
 def test_groups_are_known_at_the_replica_that_leads_only(hosts):

@@ -359,7 +359,7 @@ def test_ten_thousand_starts_and_stops_leave_nothing(loop):
     assert threading.active_count() <= threads
     assert loop._actors == {}
     assert not loop._scheduler.ready
-    assert loop.deaths == 0
+    assert loop.failures == 0
     assert loop.dead_letters == 0
 
 

@@ -89,7 +89,7 @@ def test_a_failure_is_logged_counted_and_told_and_ends_no_other_actor(loop, capl
     assert hooks.count(error) == 1
     assert [record.exc_info[1] for record in errors_of(caplog)] == [error]
     assert "Mortal" in errors_of(caplog)[0].getMessage()
-    assert loop.deaths == 1
+    assert loop.failures == 1
     assert not ref.is_alive()
     assert pykka.ActorRegistry.get_all() == [other]
     assert other.ask("still there", timeout=TIMEOUT_S) == "still there"
@@ -113,7 +113,7 @@ def test_an_exception_in_answer_to_a_question_goes_to_the_asker_and_ends_no_acto
         with pytest.raises(TroubleError, match="mine"):
             ref.ask("deadly", timeout=TIMEOUT_S)
     assert ref.is_alive()
-    assert loop.deaths == 0
+    assert loop.failures == 0
     assert errors_of(caplog) == []
 
 
@@ -149,7 +149,7 @@ def test_an_actor_that_is_stopped_dies_of_nothing(loop, caplog):
     ref.stop()
     assert notices == [ActorDied(ref, None)]
     assert hooks == ["on_stop"]
-    assert loop.deaths == 0
+    assert loop.failures == 0
     assert errors_of(caplog) == []
 
 

@@ -1981,6 +1981,11 @@ def _(change):
         inner(keeper, replace(done, snapshot=keeper._raft.log.snapshot))
 
 
+@mutant("a leader's snapshot stays pinned for ever", "V10", **LAGGING | {"hosts": "node"})
+def _(change):
+    change.patch(ReceivedSnapshots, "_release", lambda received, snapshot: None)
+
+
 @mutant("the newest snapshot is pruned", "V11 no node fails", "INV26", **SNAPSHOTS_CRASH)
 def _(change):
     @change.around(Snapshots, "prune")
@@ -2047,6 +2052,19 @@ def _(change):
     def refuse(inner, inbox, completion):
         if len(inbox.proposals) < inbox.proposals._max_count:
             inner(inbox, completion)
+
+
+@mutant("a node keeps the places of completions that it has taken", "V10", hosts="node")
+def _(change):
+    change.patch(Inbox, "release", lambda inbox: None)
+
+
+@mutant("a node orders writes without a place for their completion", "V11 no node fails", hosts="node")
+def _(change):
+    @change.around(Persistence, "_order")
+    def forget(inner, persistence, ready):
+        with mock.patch.object(Inbox, "reserve"):
+            return inner(persistence, ready)
 
 
 @mutant("a node's proposals have no bound", "V14 queues", hosts="node", rig=waiting_clients)

@@ -12,6 +12,7 @@ from drakkar.actors.host.replica import Replica
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
 from drakkar.actors.node.actor import LOCAL_HANDLERS, NodeActor
+from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import ProposalsTaken, RequestsTaken
 from drakkar.actors.node.reads import ReadRequests
@@ -1019,6 +1020,76 @@ def test_a_log_query_of_a_users_handler_is_not_taken_for_a_clients(node, store_f
     assert [entry.index for entry in settled(again)] == [1]
     assert settled(proposal) == 3
     assert len(one.actor.clients.log_queries) == 0
+
+
+def test_a_long_log_is_applied_in_portions_over_several_turns_which_nothing_else_gives(node):
+    machine = InlineLedger()
+    one = node(machine, members=THREE, max_apply_bytes=1).follow(leader=2, term=5)
+    entries = Entries([Run(1, 5, [b"%d" % number for number in range(10)])])
+    one.ref.tell(Message(M.REPLICATE, sender=2, term=5, entries=entries, commit=10))
+    until(lambda: len(machine.commands) == 10)
+
+
+class Holding(InlineLedger):
+    """On the loop, but for its snapshots, which wait at a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.saving, self.gate = threading.Event(), threading.Event()
+
+    def save(self, sink):
+        self.saving.set()
+        assert self.gate.wait(TIMEOUT_S)
+        sink.write(b"all")
+
+
+def test_entries_are_not_applied_on_the_loop_while_it_has_not_heard_of_those_that_a_worker_applied(node):
+    """Else results are reported out of order, and a later term would end proposals of which the result is on its way."""
+    go_on, machine = M.define("test_node.go_on", 40_005), Holding()
+    table, applied = raft_handlers(), []
+
+    @table.on(go_on)
+    def commit_the_rest_meanwhile(raft, message):
+        machine.gate.set()
+        until(lambda: any(isinstance(done, EntriesApplied) for done in one.actor.actor_inbox.completions))
+        until(lambda: not one.actor._applier._busy)
+        threading.Event().wait(0.1)  # longer than a turn may take: it ends before the completion is taken
+        raft.step(Message(M.REPLICATE_RESP, sender=2, term=raft.term, log_index=raft.log.last_index))
+
+    one = node(machine, members={1: "one:1", 2: "two:2"}, handlers=table).lead()
+    one.acknowledge(2)
+    receive = one.actor.on_receive
+
+    def note(message):
+        if isinstance(message, EntriesApplied):
+            applied.append(message.outcome[0])
+        return receive(message)
+
+    one.actor.on_receive = note
+    one.replica.snapshot()
+    assert machine.saving.wait(TIMEOUT_S)
+    futures = [one.replica.propose(b"a")]
+    one.settle()
+    one.acknowledge(2)
+    futures.append(one.replica.propose(b"b"))
+    one.settle()
+    one.tell(go_on)
+    assert [settled(future) for future in futures] == [1, 2]
+    assert applied == [2, 3]
+
+
+def test_a_change_that_is_applied_with_an_entry_of_a_later_term_has_its_result(node):
+    """The core reports the change with one `Ready` more: until then, it is not known what became of old proposals."""
+    one = node(members=THREE, max_apply_bytes=64).lead()
+    one.acknowledge(2, 3)
+    command, change = one.replica.propose(b"x" * 64), one.replica.remove_replica(3)
+    one.settle()
+    one.follow(leader=2, term=5)
+    later = Entries([Run(4, 5, [b""], bytes([EntryKind.NO_OP]))])
+    one.tell(M.REPLICATE, sender=2, term=5, log_index=3, log_term=1, entries=later, commit=1)
+    one.tell(M.HEARTBEAT, sender=2, term=5, commit=4)
+    assert settled(command) == 1
+    assert settled(change).voters == {1, 2}
 
 
 # -- The disk

@@ -225,6 +225,34 @@ def test_a_wake_alone_runs_what_ends_a_turn_and_once_only(recorder):
     assert seen == ["batch"]
 
 
+class Restless(Recorder):
+    """At the end of its first batch, something comes."""
+
+    def __init__(self, come, **kwargs):
+        super().__init__(**kwargs)
+        self.come = come
+
+    def after_batch(self):
+        super().after_batch()
+        come, self.come = self.come, lambda _: None
+        come(self.actor_inbox)
+
+
+@pytest.mark.parametrize(
+    "come",
+    [
+        pytest.param(lambda inbox: inbox.wake(), id="a wake"),
+        pytest.param(lambda inbox: lane(inbox).put(Request(b"a")), id="a request"),
+    ],
+)
+def test_what_comes_while_a_batch_ends_is_followed_by_another_batch(come):
+    with TrioLoop() as loop:
+        actor = Restless.start_actor(come, loop=loop)
+        until(lambda: actor.seen == ["batch", "batch"])
+        loop.call(lambda: None, timeout=TIMEOUT_S)
+        assert actor.seen == ["batch", "batch"], "and by no more"
+
+
 # -- A lane's bounds
 
 

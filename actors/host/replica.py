@@ -2,20 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pykka
-from drakkar.actors.host.options import check_groups_in_use
 from drakkar.actors.host.session import DEFAULT_TIMEOUT_S, Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
-from drakkar.actors.node.operators import warn_of_missing_groups
 from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.requests import (
     AppliedRequest,
-    CoreCall,
+    AssignGroups,
+    ForgetLeader,
+    GroupsConsistent,
     LogQuery,
     ReadRequest,
     SnapshotRequest,
@@ -27,7 +27,6 @@ from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_w
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import Entries, EntryKind
-from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership
 from drakkar.transport.addresses import parse_address
 
@@ -284,7 +283,9 @@ class Replica:
         For an operator who knows that the leader is gone. A message of that leader makes it known again. Changes
         nothing at a leader, nor with `read_mode="lease"`. The future is set in the replica's next turn.
         """
-        return self._call(Raft.forget_leader)
+        future: ActorFuture[None] = ActorFuture()
+        self._node.actor_inbox.requests.put(ForgetLeader(future))
+        return future
 
     def assign_groups(self, groups: Mapping[int, int]) -> ActorFuture[None]:
         """Say where replicas stand, for the option `group_commit`: `{replica_id: group}`, with 0 for no group.
@@ -294,14 +295,9 @@ class Replica:
         `start_replica(groups=…)` says it anew. Fails with `ConfigError` for what is no replica id or no group, and
         without `group_commit`, and then changes nothing. The future is set in the replica's next turn.
         """
-        groups = dict(groups)
-
-        def assign(raft: Raft) -> None:
-            check_groups_in_use(raft.config, groups)
-            raft.assign_groups(groups)
-            warn_of_missing_groups(raft)
-
-        return self._call(assign)
+        future: ActorFuture[None] = ActorFuture()
+        self._node.actor_inbox.requests.put(AssignGroups(dict(groups), future))
+        return future
 
     def groups_consistent(self) -> ActorFuture[bool | None]:
         """Tell whether two groups hold all that is committed, so that the loss of one group loses nothing.
@@ -309,11 +305,8 @@ class Replica:
         The future has None where that is not known: at a replica that does not lead or has just been elected, and
         without groups. It is set in the replica's next turn.
         """
-        return self._call(Raft.groups_consistent)
-
-    def _call(self, function: Callable[[Raft], Any]) -> ActorFuture[Any]:
-        future: ActorFuture[Any] = ActorFuture()
-        self._node.actor_inbox.requests.put(CoreCall(function, future))
+        future: ActorFuture[bool | None] = ActorFuture()
+        self._node.actor_inbox.requests.put(GroupsConsistent(future))
         return future
 
     # -- itself -------------------------------------------------------------------------------------------------

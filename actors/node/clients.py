@@ -7,12 +7,21 @@ from drakkar.actors.machine.applier import Applier
 from drakkar.actors.node.applied import AppliedRequests
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
-from drakkar.actors.node.operators import LogQueries
+from drakkar.actors.node.operators import LogQueries, answer_with, assign_groups
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
 from drakkar.actors.node.removal import Removal
-from drakkar.actors.node.requests import CoreCall, LogQuery, ReadRequest, SnapshotRequest, TransferRequest
+from drakkar.actors.node.requests import (
+    AppliedRequest,
+    AssignGroups,
+    ForgetLeader,
+    GroupsConsistent,
+    LogQuery,
+    ReadRequest,
+    SnapshotRequest,
+    TransferRequest,
+)
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
 from drakkar.handlers.errors import (
@@ -28,15 +37,7 @@ from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped
 
-__all__ = ["Clients"]
-
-_MESSAGE_OF: Final[Mapping[type, MessageType]] = {
-    ReadRequest: MessageType.READ_INDEX,
-    SnapshotRequest: MessageType.READ_INDEX,
-    TransferRequest: MessageType.LEADER_TRANSFER,
-    LogQuery: MessageType.LOG_QUERY,
-}
-"""The message whose cell says whether a replica takes a request: a snapshot is a read of the whole state."""
+__all__ = ["REQUEST_HANDLERS", "Clients"]
 
 _COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
 """The kinds of entries that the state machine answers."""
@@ -69,6 +70,8 @@ class Clients:
         self.transfers = Transfers(raft)
         self.log_queries = LogQueries(raft)
         self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
+        self._stale_reads: list[ReadRequest] = []
+        """Those of the requests that are being taken: the state machine is asked for all at once."""
         self._applied_term = self._settled_term = 0
         """The term of the newest entry that is applied, and up to which it is known what became of older ones."""
 
@@ -110,35 +113,26 @@ class Clients:
             raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=Entries([run])))
 
     def request(self, taken: RequestsTaken) -> None:
-        """Begin with reads, transfers and snapshots, or refuse them."""
-        refusals = {kind: self._reason_to_refuse(type_) for kind, type_ in _MESSAGE_OF.items()}
-        stale: list[ReadRequest] = []
+        """Begin with what is asked, as `REQUEST_HANDLERS` says, or refuse it."""
+        refusals = {type_: self._reason_to_refuse(type_) for type_ in _DECIDING}
         for request in taken.requests:
-            refusal = refusals.get(type(request))
-            if refusal is not None:
-                request.future.try_fail(refusal)
-            elif isinstance(request, ReadRequest):
-                self._on_read(request, stale)
-            elif isinstance(request, TransferRequest):
-                self.transfers.begin(request)
-            elif isinstance(request, SnapshotRequest):
-                self._snapshots.request(request)
-            elif isinstance(request, LogQuery):
-                self.log_queries.add(request)
-            elif isinstance(request, CoreCall):
-                request.execute(self._raft)
+            type_, handle = REQUEST_HANDLERS[type(request)]
+            refusal = refusals[type_] if type_ is not None else None
+            if refusal is None:
+                handle(self, request)
             else:
-                self._applied_requests.add(request)
-        if stale:
+                request.future.try_fail(refusal)
+        if self._stale_reads:
+            stale, self._stale_reads = self._stale_reads, []
             self._query(stale)
 
-    def _on_read(self, request: ReadRequest, stale: list[ReadRequest]) -> None:
-        if len(self.reads) + self._applier.unanswered + len(stale) >= self._max_reads:
+    def _on_read(self, request: ReadRequest) -> None:
+        if len(self.reads) + self._applier.unanswered + len(self._stale_reads) >= self._max_reads:
             request.future.try_fail(
                 SystemBusy(f"{self._max_reads} reads wait for an answer already: wait a little and ask again")
             )
         elif request.stale:
-            stale.append(request)
+            self._stale_reads.append(request)
         else:
             self.reads.add(request)
 
@@ -252,3 +246,24 @@ class Clients:
     def pending_reads(self) -> int:
         """Reads without an answer, and requests that wait in the inbox. From any thread."""
         return len(self.reads) + len(self._inbox.requests)
+
+
+REQUEST_HANDLERS: Final[Mapping[type, tuple[MessageType | None, Callable[[Clients, Any], None]]]] = {
+    ReadRequest: (MessageType.READ_INDEX, Clients._on_read),
+    SnapshotRequest: (MessageType.READ_INDEX, lambda clients, ask: clients._snapshots.request(ask)),
+    TransferRequest: (MessageType.LEADER_TRANSFER, lambda clients, ask: clients.transfers.begin(ask)),
+    LogQuery: (MessageType.LOG_QUERY, lambda clients, ask: clients.log_queries.add(ask)),
+    AppliedRequest: (None, lambda clients, ask: clients._applied_requests.add(ask)),
+    ForgetLeader: (None, lambda clients, ask: answer_with(ask.future, clients._raft.forget_leader)),
+    AssignGroups: (
+        None,
+        lambda clients, ask: answer_with(ask.future, assign_groups, clients._raft, ask.groups),
+    ),
+    GroupsConsistent: (None, lambda clients, ask: answer_with(ask.future, clients._raft.groups_consistent)),
+}
+"""What a node does with each request, and the message whose cell says whether the replica takes it: None if it always does.
+
+A snapshot is a read of the whole state.
+"""
+
+_DECIDING: Final = {type_ for type_, _ in REQUEST_HANDLERS.values() if type_ is not None}

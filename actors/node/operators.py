@@ -2,15 +2,17 @@
 
 import logging
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from drakkar.actors.node.requests import LogQuery
-from drakkar.handlers.errors import RequestDropped, SystemBusy
+from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import DrakkarError, RequestDropped, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import LogQueryResult
 
-__all__ = ["LogQueries", "warn_of_missing_groups"]
+__all__ = ["LogQueries", "answer_with", "assign_groups", "warn_of_missing_groups"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,22 @@ def warn_of_missing_groups(raft: Raft) -> None:
             raft.config.shard_id,
             missing,
         )
+
+
+def assign_groups(raft: Raft, groups: Mapping[int, int]) -> None:
+    """Say where replicas stand. Raises `ConfigError`, and changes nothing, for what is no replica id or no group."""
+    raft.assign_groups(groups)
+    warn_of_missing_groups(raft)
+
+
+def answer_with(future: ActorFuture[Any], function: Callable[..., Any], *args: Any) -> None:
+    """Set `future` to what the core's function returns. A `DrakkarError` is the client's, and ends nothing."""
+    try:
+        result = function(*args)
+    except DrakkarError as error:
+        future.try_fail(error)
+    else:
+        future.try_set(result)
 
 
 class LogQueries:

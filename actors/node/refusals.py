@@ -50,9 +50,12 @@ def refusal_of_the_table(raft: Raft, type_: MessageType) -> RequestDropped | Non
         return None
     state = raft.state.name.lower()
     article = "an" if state[0] in "aeiou" else "a"
-    return RequestDropped(
-        f"replica {raft.id} of shard {raft.config.shard_id} is {article} {state}: {cell.because}; ask another replica"
-    )
+    why = f"replica {raft.id} of shard {raft.config.shard_id} is {article} {state}: {cell.because}; ask another replica"
+    if (
+        type_ is MessageType.LEADER_TRANSFER
+    ):  # it is the leader's to do, and a client that knows it may ask it
+        return NotLeader(raft.id, raft.leader_id, why)
+    return RequestDropped(why)
 
 
 def reason_to_wait(raft: Raft, pending: int) -> SystemBusy | None:

@@ -1,20 +1,20 @@
 """What clients ask of a replica, beside proposals. Each is answered by its future, by its deadline."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import DrakkarError
 from drakkar.handlers.raft.entries import Entries
-from drakkar.handlers.raft.raft import Raft
 
 __all__ = [
     "AppliedRequest",
+    "AssignGroups",
     "ClientRequest",
-    "CoreCall",
+    "ForgetLeader",
+    "GroupsConsistent",
     "LogQuery",
     "ReadRequest",
     "SnapshotRequest",
@@ -88,26 +88,42 @@ class LogQuery(_Single):
     """In seconds of the node's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class CoreCall(_Single):
-    """Call a function with the node's core, in its turn; `future` is set to what it returns."""
+class _Now(_Single):
+    """It is answered in the node's next turn, so it needs no deadline."""
 
-    function: Callable[[Raft], Any]
-    future: ActorFuture[Any]
-
+    __slots__ = ()
     deadline: ClassVar[float] = math.inf
-    """None is needed: the node's next turn makes the call."""
 
-    def execute(self, raft: Raft) -> None:
-        """Make the call; a `DrakkarError` goes to the future alone."""
-        try:
-            result = self.function(raft)
-        except DrakkarError as error:
-            self.future.try_fail(error)
-        else:
-            self.future.try_set(result)
+
+@dataclass(frozen=True, slots=True)
+class ForgetLeader(_Now):
+    """Do as if no leader were known."""
+
+    future: ActorFuture[None]
+
+
+@dataclass(frozen=True, slots=True)
+class AssignGroups(_Now):
+    """Say where replicas stand, for group commit: a group for each replica id, with 0 for none."""
+
+    groups: Mapping[int, int]
+    future: ActorFuture[None]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsConsistent(_Now):
+    """Tell whether two groups hold all that is committed; `future` is set to None where that is not known."""
+
+    future: ActorFuture[bool | None]
 
 
 ClientRequest: TypeAlias = (
-    ReadRequest | TransferRequest | AppliedRequest | SnapshotRequest | LogQuery | CoreCall
+    ReadRequest
+    | TransferRequest
+    | AppliedRequest
+    | SnapshotRequest
+    | LogQuery
+    | ForgetLeader
+    | AssignGroups
+    | GroupsConsistent
 )

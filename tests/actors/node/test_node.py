@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import get_args
 
 import pykka
 import pytest
@@ -12,11 +13,12 @@ from drakkar.actors.host.replica import Replica
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
 from drakkar.actors.node.actor import LOCAL_HANDLERS, NodeActor
+from drakkar.actors.node.clients import REQUEST_HANDLERS
 from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import ProposalsTaken, RequestsTaken
 from drakkar.actors.node.reads import ReadRequests
-from drakkar.actors.node.requests import ReadRequest
+from drakkar.actors.node.requests import ClientRequest, ReadRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import watch
@@ -477,15 +479,18 @@ def test_too_many_commands_on_their_way_are_refused(node, monkeypatch):
 def test_a_witness_refuses_what_its_column_of_the_table_has_no_handler_for(node, ask):
     one = node(role=State.WITNESS)
     outcome = settled(ask(one.replica))
-    assert type(outcome) is RequestDropped
+    assert isinstance(outcome, RequestDropped)
     assert "replica 1 of shard 1 is a witness: " in str(outcome)
     assert "ask another replica" in str(outcome)
 
 
 def test_an_observer_refuses_a_transfer_with_the_reason_of_its_cell(node):
     one = node(role=State.OBSERVER)
+    one.loop.call(one.actor.router.learn, 2, "two:2")
+    one.follow(leader=2)
     outcome = settled(one.replica.transfer_leadership(2))
-    assert type(outcome) is RequestDropped
+    assert type(outcome) is NotLeader
+    assert outcome.leader == 2, "so a client knows whom to ask"
     assert "is an observer: only a voter transfers the leadership; ask another replica" in str(outcome)
     assert one.actor.tally.ignored == {}, "it was not even asked"
 
@@ -777,6 +782,7 @@ def test_when_a_node_ends_its_futures_do_and_later_ones_fail_at_once(node, machi
     on_their_way = [one.replica.propose(b"a"), one.replica.propose_many([b"b"])]
     reads = [one.replica.read(None)]
     transfer = one.replica.transfer_leadership(2)
+    wait = one.replica.when_applied(1 << 40)
     one.settle()
     if end is fail_apply:
         one.tell(M.HEARTBEAT_RESP, sender=2, term=1)
@@ -792,6 +798,7 @@ def test_when_a_node_ends_its_futures_do_and_later_ones_fail_at_once(node, machi
         assert type(outcome) is OutcomeUnknown or not isinstance(outcome, Exception), outcome
     assert all(isinstance(settled(read), ReplicaStopped | NotLeader) for read in reads)
     assert isinstance(settled(transfer), ReplicaStopped | RequestDropped) or settled(transfer) == 2
+    assert type(settled(wait)) is ReplicaStopped
     for late in (
         one.replica.propose(b"late"),
         one.replica.propose_many([b"late"]),
@@ -799,9 +806,96 @@ def test_when_a_node_ends_its_futures_do_and_later_ones_fail_at_once(node, machi
         one.replica.stale_read(None),
         one.replica.transfer_leadership(2),
         one.replica.remove_replica(2),
+        one.replica.snapshot(),
+        one.replica.snapshot(export_to="/nowhere/at/all"),
+        one.replica.when_applied(1),
+        one.replica.query_log(1, 2),
+        one.replica.forget_leader(),
+        one.replica.assign_groups({1: 1}),
+        one.replica.groups_consistent(),
     ):
         assert type(settled(late)) is ReplicaStopped
     assert one.replica.status().replica_id == 1, "what it was can still be seen"
+
+
+class Holding(InlineLedger):
+    """On the loop, but for its snapshots, which wait at a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.saving, self.gate = threading.Event(), threading.Event()
+
+    def save(self, sink):
+        self.saving.set()
+        assert self.gate.wait(TIMEOUT_S)
+        sink.write(b"all")
+
+
+def fill_the_store(one):
+    """From now on nothing is handed out, so that all that the core is asked waits."""
+    one.services.full = True
+    one.replica.propose(b"stalled", timeout=60)
+    one.settle()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [pytest.param(lambda one: one.ref.stop(), id="a stop"), pytest.param(break_an_invariant, id="a bug")],
+)
+def test_what_operators_wait_for_ends_with_the_node(node, tmp_path, end):
+    machine = Holding()
+    one = node(machine).lead()
+    settled(one.replica.propose(b"a"))
+    exports = [one.replica.snapshot(export_to=tmp_path / name) for name in ("one", "two")]
+    assert machine.saving.wait(TIMEOUT_S)
+    fill_the_store(one)
+    waiting = [
+        *exports,
+        one.replica.snapshot(),
+        *(one.replica.query_log(1, 2) for _ in range(2)),
+        one.replica.when_applied(1 << 40),
+    ]
+    one.settle()
+    assert not any(future.done for future in waiting)
+    end(one)
+    assert [type(settled(future)) for future in waiting] == [ReplicaStopped] * len(waiting)
+    machine.gate.set()
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        pytest.param(lambda r: r.transfer_leadership(2), "2 transfers are waited for", id="transfers"),
+        pytest.param(
+            lambda r: r.when_applied(1 << 40), "2 wait for the state machine", id="waits for an index"
+        ),
+        pytest.param(lambda r: r.snapshot(), "2 snapshots are waited for", id="snapshots"),
+        pytest.param(lambda r: r.snapshot(export_to="/nowhere"), "2 snapshots are waited for", id="exports"),
+        pytest.param(lambda r: r.stale_read(None), "2 reads wait for an answer", id="stale reads"),
+        pytest.param(lambda r: r.read(None), "2 reads wait for an answer", id="reads"),
+        pytest.param(lambda r: r.query_log(1, 2), "2 log queries wait", id="log queries"),
+    ],
+)
+def test_each_bound_on_what_clients_wait_for_refuses_at_once(node, monkeypatch, ask, text):
+    monkeypatch.setattr("drakkar.actors.node.transfers.MAX_TRANSFERS", 2)
+    monkeypatch.setattr("drakkar.actors.node.snapshots.MAX_REQUESTS", 2)
+    monkeypatch.setattr("drakkar.actors.node.operators.MAX_LOG_QUERIES", 2)
+    checked = threading.Event()
+    monkeypatch.setattr("drakkar.actors.node.exports.check_free", lambda path: checked.wait(TIMEOUT_S))
+    machine = Gated(query_waits=True)
+    one = node(machine, members={1: "one:1", 2: "two:2"}, max_reads=2).lead()
+    one.acknowledge(2)
+    fill_the_store(one)
+    waiting = []
+    for _ in range(2):
+        waiting.append(ask(one.replica))
+        one.settle()
+    refused = settled(ask(one.replica))
+    assert type(refused) is SystemBusy
+    assert text in str(refused)
+    assert not any(future.done for future in waiting)
+    machine.gate.set()
+    checked.set()
 
 
 @pytest.mark.parametrize("blocks", [True, False])
@@ -923,6 +1017,10 @@ def test_completions_have_types_of_their_own_each_in_one_row_of_the_nodes_table(
     assert all(200 <= each < 220 and each.traits.local for each in types)
 
 
+def test_each_kind_of_request_has_a_row_and_no_other():
+    assert set(get_args(ClientRequest)) == set(REQUEST_HANDLERS)
+
+
 def test_a_message_that_claims_to_be_a_completion_completes_nothing(node):
     """The transport drops it. Should it come all the same, it is a message of a type that the table does not know."""
     one = node().lead()
@@ -1028,19 +1126,6 @@ def test_a_long_log_is_applied_in_portions_over_several_turns_which_nothing_else
     entries = Entries([Run(1, 5, [b"%d" % number for number in range(10)])])
     one.ref.tell(Message(M.REPLICATE, sender=2, term=5, entries=entries, commit=10))
     until(lambda: len(machine.commands) == 10)
-
-
-class Holding(InlineLedger):
-    """On the loop, but for its snapshots, which wait at a gate."""
-
-    def __init__(self):
-        super().__init__()
-        self.saving, self.gate = threading.Event(), threading.Event()
-
-    def save(self, sink):
-        self.saving.set()
-        assert self.gate.wait(TIMEOUT_S)
-        sink.write(b"all")
 
 
 def test_entries_are_not_applied_on_the_loop_while_it_has_not_heard_of_those_that_a_worker_applied(node):

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from drakkar.actors.node.operators import check_groups_in_use
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.raft import commit
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 
-__all__ = ["HOST_DEFAULTS", "check_groups", "check_groups_in_use", "replica_config"]
+__all__ = ["HOST_DEFAULTS", "check_groups", "replica_config"]
 
 HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # One message to a peer for everything that one turn of the node brought.
@@ -77,12 +78,6 @@ def _from_mapping(
         raise ConfigError(
             "config", dict(options), f"has an option that RaftConfig does not know: {error}"
         ) from error
-
-
-def check_groups_in_use(config: RaftConfig, groups: Mapping[int, int]) -> None:
-    """Refuse groups that would have no effect. Raises `ConfigError`."""
-    if groups and not config.group_commit:
-        raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
 
 
 def check_groups(config: RaftConfig, groups: Mapping[int, int], members: Mapping[int, str]) -> None:

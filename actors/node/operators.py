@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from drakkar.actors.node.requests import LogQuery
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import DrakkarError, RequestDropped, SystemBusy
+from drakkar.handlers.errors import ConfigError, DrakkarError, RequestDropped, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import LogQueryResult
 
-__all__ = ["LogQueries", "answer_with", "assign_groups", "warn_of_missing_groups"]
+__all__ = ["LogQueries", "answer_with", "assign_groups", "check_groups_in_use", "warn_of_missing_groups"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,18 @@ def warn_of_missing_groups(raft: Raft) -> None:
         )
 
 
+def check_groups_in_use(config: RaftConfig, groups: Mapping[int, int]) -> None:
+    """Refuse groups that would have no effect. Raises `ConfigError`."""
+    if groups and not config.group_commit:
+        raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
+
+
 def assign_groups(raft: Raft, groups: Mapping[int, int]) -> None:
-    """Say where replicas stand. Raises `ConfigError`, and changes nothing, for what is no replica id or no group."""
+    """Say where replicas stand.
+
+    Raises `ConfigError`, and changes nothing, for what is no replica id or no group, and without `group_commit`.
+    """
+    check_groups_in_use(raft.config, groups)
     raft.assign_groups(groups)
     warn_of_missing_groups(raft)
 

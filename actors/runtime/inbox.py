@@ -2,7 +2,8 @@
 
 An inbox has lanes, which share one schedule: whichever lane something comes into, the actor gets one turn for all.
 
-    completions   what came of work that the actor ordered: never refused, and taken before all else
+    completions   what came of work that the actor ordered: never refused, as each place is reserved when the work is
+                  ordered, and taken before all else
     the queue     messages, one by one; at most `capacity`
     further ones  as many `Lane`s as an actor adds: taken all at once, by the actor, in `after_batch`
 """

@@ -24,7 +24,7 @@ _ROUND_S: Final = 0.002
 """Seconds after which the actors let trio have its turn. An election timeout is five hundred times as long, and a pass
 through trio's scheduler costs some 20 µs, one part in a hundred."""
 
-_LONG_ROUND_EVERY: Final = 10
+_LONG_ROUND_EVERY: Final = 50
 """Of this many rounds without a rest, one is long enough for other threads to get the interpreter. Python makes a
 thread give it up after another has waited for `sys.getswitchinterval()` without a break. Between two short rounds trio
 gives it up for a few microseconds: too short for the other thread to wake up, and yet its wait begins anew."""

@@ -101,13 +101,15 @@ def _deserves(raft: RaftCore, ask: Message) -> bool:
 
 
 def _answer(raft: RaftCore, ask: Message, type_: MessageType, *, granted: bool, term: int) -> None:
-    """A refusal tells what we know to be committed, and takes in what the asker knows."""
-    if granted:
-        raft.reply(ask, type_, term=term)
-        return
+    """Each answer tells what we know to be committed; a refusal also takes in what the asker knows.
+
+    raft-rs tells it in refusals alone. But a replica whose vote is granted may need it as much: where the entry that ends
+    a joint membership is committed and it does not know, it would wait for ever for votes of the old half.
+    """
     known = raft.log.committed
-    raft.reply(ask, type_, term=term, reject=True, commit=known, hint_high=raft.log.term(known))
-    learn_commit(raft, ask)
+    raft.reply(ask, type_, term=term, reject=not granted, commit=known, hint_high=raft.log.term(known))
+    if not granted:
+        learn_commit(raft, ask)
 
 
 def learn_commit(raft: RaftCore, message: Message) -> None:
@@ -153,8 +155,7 @@ def _count(raft: RaftCore, answer: Message) -> Vote:
     """Each voter's first answer counts, and only once. What was learnt from it may end the campaign."""
     raft.votes.setdefault(answer.sender, not answer.reject)
     campaign_state = raft.state
-    if answer.reject:
-        learn_commit(raft, answer)
+    learn_commit(raft, answer)
     if raft.state is not campaign_state:
         return Vote.PENDING
     return quorum.joint_tally(raft.electorate, raft.votes)

@@ -765,14 +765,37 @@ def test_a_vote_request_tells_its_refuser_of_the_commit_that_lets_it_win(pre_vot
     assert group[4].state is LEADER
 
 
+@pytest.mark.parametrize("reject", [True, False], ids=["refusal", "grant"])
 @pytest.mark.parametrize("state", [PRE_CANDIDATE, CANDIDATE], ids=lambda state: state.name)
-def test_a_candidate_that_learns_of_an_unapplied_change_by_a_refusal_steps_back(state):
+def test_a_candidate_that_learns_of_an_unapplied_change_by_an_answer_steps_back(state, reject):
     """Rules of elections, commit by vote: it counts by a membership that may be out of date."""
     raft = replica(terms=[1, change_entry(1, ADD_4)], term=2, state=state)
-    answer = {"reject": True, "commit": 2, "hint_high": 1}
     type_ = M.REQUEST_VOTE_RESP if state is CANDIDATE else M.REQUEST_PRE_VOTE_RESP
-    raft.step(Message(type_, sender=2, term=2, **answer))
+    term = 3 if state is PRE_CANDIDATE and not reject else 2
+    raft.step(Message(type_, sender=2, term=term, reject=reject, commit=2, hint_high=1))
     assert (raft.state, raft.term, raft.leader_id, raft.log.committed) == (FOLLOWER, 2, 0, 2)
+
+
+@PRE_VOTE
+def test_a_grant_tells_of_the_end_of_a_joint_membership(pre_vote):
+    """1 holds the entry that leaves it and does not know that it is committed: the old half's other voter, 2, is gone."""
+    joint = Membership((1,), witnesses=(3,), outgoing=(1, 2), auto_leave=True)
+    leave = Entry(term=1, kind=EntryKind.CONFIG_CHANGE, payload=ConfigChange().encode())
+    group = cluster(
+        joint,
+        pre_vote=pre_vote,
+        logs={
+            1: disk([1, leave], commit=1, membership=joint),
+            3: disk([1, leave], commit=2, membership=joint),
+        },
+    )
+    group.crash(2)
+    group.deliver()
+    group.elect(1)
+    assert group[1].state is not LEADER
+    assert (group[1].log.committed, group[1].membership.joint) == (2, False)
+    group.elect(1)
+    assert group[1].state is LEADER
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,8 @@ class Host:
         self.killed = True
         self.process.kill()
         self.process.wait()
+        if self._reader is not None:
+            self._reader.join()  # else it might say of the next process that it has ended
 
     def stop(self) -> None:
         """Ask the process to end, and kill it after five seconds."""

@@ -310,3 +310,23 @@ def test_a_wrong_option_is_named(capsys, option, value, complaint):
     complained = capsys.readouterr().err
     assert option in complained
     assert complaint in complained
+
+
+class SlowToEnd(kv_demo.Host):
+    """A process that does nothing, whose reader takes its time at the end."""
+
+    @property
+    def command(self):
+        return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def _read(self, output):
+        super()._read(output)
+        threading.Event().wait(0.2)
+
+
+def test_a_killed_host_is_done_with_before_it_is_started_again(tmp_path):
+    """What its reader says at the end must not be taken for the end of the next process."""
+    host = SlowToEnd(1, 1, 1, tmp_path / "host-1", "")
+    host.start()
+    host.kill()
+    assert not host._reader.is_alive()

@@ -115,8 +115,8 @@ def _answer(raft: RaftCore, ask: Message, type_: MessageType, *, granted: bool, 
 def learn_commit(raft: RaftCore, message: Message) -> None:
     """raft-rs' commit by vote: an entry that is committed elsewhere, and that we hold too, is committed here.
 
-    So a replica that may not campaign, because a membership change is not applied yet, learns that it may from
-    one that cannot win.
+    So a replica that may not campaign, because a membership change is not applied yet, learns that it may from one that
+    cannot win. And a candidate learns from any voter which membership it has to count by.
     """
     index, term = message.commit, message.hint_high
     if (

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-membership cluster test check sim lint rewrite-scenarios bench format clean
+.PHONY: demo demo-membership cluster test check attacks wheel check-compiled sim lint rewrite-scenarios bench fuzz format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -34,14 +34,37 @@ lint: $(VENV)/ready .types
 	$(BIN)/mypy -p drakkar.handlers -p drakkar.transport -p drakkar.actors
 	$(BIN)/lint-imports --no-cache
 
-# What takes a few minutes on two cores. Tests run in JOBS processes; those of one xdist_group stay together.
-JOBS ?= 2
+# What takes a few minutes on two cores. Tests run in JOBS processes; those of one xdist_group stay together. Half of their time
+# they wait for timers and disks, so there are more processes than cores.
+JOBS ?= 3
 test: lint
 	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadgroup
 
 # What takes longer: long chaos, the demos, benchmarks, more schedules, all mutants. One at a time, since some tests measure.
 check: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore tests/attacks
+	$(MAKE) attacks
+	$(MAKE) check-compiled
+
+# All attacks on real hosts, one at a time, and the table of what each cost, as in docs/security.md. Some six minutes.
+attacks: $(VENV)/ready
+	$(BIN)/python -m tests.attacks $(ATTACKS)
+
+# A wheel whose core is compiled, in build/wheel; and a virtual environment that has it, beside which `make bench` measures.
+# setup.py says what is compiled; it takes about a minute, and a C compiler.
+COMPILED := build/compiled
+wheel: $(COMPILED)/ready
+$(COMPILED)/ready: $(VENV)/ready setup.py tools/backend.py $(shell find handlers transport actors -name '*.py')
+	rm -rf $(COMPILED) build/wheel
+	DRAKKAR_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv $(COMPILED)
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[test]"
+	touch $@
+
+# The tests of the core and schedules of the simulator, with the modules that are compiled.
+check-compiled: $(COMPILED)/ready
+	DRAKKAR_COMPILE=1 $(COMPILED)/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/handlers tests/scenarios tests/transport/test_message_frames.py
+	$(COMPILED)/bin/python -m tests.simulation 500
 
 # make sim SEEDS=100000 for so many seeds that were never run before, FIRST=7000 to say which, SEED=7 to replay one.
 SEEDS ?= 1000
@@ -53,12 +76,20 @@ rewrite-scenarios: $(VENV)/ready
 	$(BIN)/python -m tests.scenarios
 	git diff --stat -- tests/scenarios
 
+# Some fifteen minutes. make bench BENCH="--systems drakkar,dragonboat --rows 1,64 --rounds 2" for half a minute.
 bench: $(VENV)/ready
-	$(BIN)/python -m tests.benchmarks.commits --json bench.json
+	$(BIN)/python -m tests.benchmarks.commits --json bench.json --plot bench.png $(BENCH)
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The decoders and whole connections, led by coverage, each for so many SECONDS. TARGETS="messages run" for some of them.
+# Only where atheris installs: that is on Linux, for some versions of Python.
+SECONDS ?= 60
+fuzz: $(VENV)/ready
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.attacks.fuzz_run --seconds $(SECONDS) $(TARGETS)
+
 clean:
-	rm -rf $(VENV) .types build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json
+	rm -rf $(VENV) .types build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench.json bench.png

@@ -4,13 +4,22 @@ from drakkar.actors import NodeHost, StateMachine
 """
 
 from drakkar.actors.host.host import NodeHost
+from drakkar.actors.host.options import IN_MEMORY, InMemory
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.session import Session
+from drakkar.actors.host.specs import ReplicaSpec
 from drakkar.actors.log.store import StoreStatus
+from drakkar.actors.machine.applier import Hang
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.node.actor import NodeActor
-from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded, ReplicaRemoved
-from drakkar.actors.node.status import Status
+from drakkar.actors.node.events import (
+    AddressChanged,
+    LeaderChanged,
+    MembershipChanged,
+    ReplicaEnded,
+    ReplicaRemoved,
+)
+from drakkar.actors.node.status import Ended, Status
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
@@ -22,13 +31,16 @@ from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
     DeadlockError,
+    DiskFull,
     DrakkarError,
+    ForkedError,
     HandlerTableError,
     LoopError,
     MembershipRejected,
     NotLeader,
     OutcomeUnknown,
     ProtocolViolation,
+    Refused,
     ReplicaStopped,
     RequestDropped,
     ResultLost,
@@ -47,10 +59,12 @@ from drakkar.transport.peer import PeerStatus
 from drakkar.transport.tls import TlsConfig
 
 __all__ = [
+    "IN_MEMORY",
     "ActorCrashed",
     "ActorDied",
     "ActorFailed",
     "ActorFuture",
+    "AddressChanged",
     "AlreadySet",
     "Change",
     "ChangeType",
@@ -58,9 +72,14 @@ __all__ = [
     "ConfigError",
     "CorruptData",
     "DeadlockError",
+    "DiskFull",
     "DiskStateMachine",
     "DrakkarError",
+    "Ended",
+    "ForkedError",
     "HandlerTableError",
+    "Hang",
+    "InMemory",
     "LeaderChanged",
     "LoopError",
     "Membership",
@@ -74,9 +93,11 @@ __all__ = [
     "PeerStatus",
     "ProtocolViolation",
     "RaftConfig",
+    "Refused",
     "Replica",
     "ReplicaEnded",
     "ReplicaRemoved",
+    "ReplicaSpec",
     "ReplicaStopped",
     "RequestDropped",
     "ResultLost",

@@ -4,7 +4,8 @@ r"""One host of a replicated key-value store that speaks the Redis protocol.
         --members 1=10.0.0.1:7001,2=10.0.0.2:7001,3=10.0.0.3:7001
 
 Run the same with replica 2 and replica 3 on the other two machines. Then connect a Redis client to any of them.
-`make cluster` runs three hosts on this machine.
+`make cluster` runs three hosts on this machine. With --tls-ca, --tls-cert and --tls-key the hosts refuse all that
+have no certificate. Clients of the Redis port need none, so it belongs on an address that only they reach.
 
 From top to bottom: the state machine, which is all that a replicated application must write; one host; the command
 line.
@@ -31,9 +32,11 @@ from drakkar.actors import (
     NodeHost,
     ReplicaStopped,
     StateMachine,
+    TlsConfig,
     watch,
 )
 
+from examples.kv_commands import WrongCommandError, decode
 from examples.resp import OK, Failure, Reply, integer
 from examples.resp_commands import Limits
 from examples.resp_front import Front
@@ -54,8 +57,11 @@ class KeyValue(StateMachine):
         self.data: MutableMapping[bytes, bytes] = {}
 
     def apply(self, command: bytes) -> Reply:
-        """Apply one command of the log, and return its reply."""
-        name, *arguments = cbor2.loads(command)
+        """Apply one command of the log, and return its reply. Bytes that are no command change nothing."""
+        try:
+            name, arguments = decode(command)
+        except WrongCommandError as error:
+            return Failure(f"ERR not a command of this store, so nothing was changed: {error}")
         return self._COMMANDS[name](self, *arguments)
 
     def query(self, query: Sequence[Sequence[Any]]) -> list[Reply]:
@@ -107,9 +113,27 @@ class KeyValue(StateMachine):
         self.data.clear()
         return OK
 
-    def _exec(self, *commands: bytes) -> Reply:
-        """Apply several commands as one: no other command comes between them, and no read sees only some of them."""
-        return [self.apply(command) for command in commands]
+    def _exec(self, *commands: tuple[str, Sequence[Any]]) -> Reply:
+        """Apply several commands as one: no other command comes between them, and no read sees only some of them.
+
+        The values that APPEND makes are bounded together. By some bytes each, a transaction could else make a large value longer
+        a thousand times, and read it in between: its replies would hold them all.
+        """
+        replies: list[Reply] = []
+        made = 0
+        for name, arguments in commands:
+            if name == "APPEND":
+                key, value, limit = arguments
+                made += len(self.data.get(key, b"")) + len(value)
+                if made > MAX_APPENDED * limit:
+                    replies.append(
+                        Failure(
+                            f"ERR APPEND makes values of more than {MAX_APPENDED * limit} bytes in one transaction: split it"
+                        )
+                    )
+                    continue
+            replies.append(self._COMMANDS[name](self, *arguments))
+        return replies
 
     # -- Reads
 
@@ -166,6 +190,9 @@ class KeyValue(StateMachine):
         while block := _read_block(source):
             self._mset(*block)
 
+
+MAX_APPENDED: Final = 2
+"""The bytes of all values that APPEND may make in one transaction, in times of the largest value. The same on all hosts."""
 
 _BLOCK: Final = 256 << 10
 _LENGTH: Final = struct.Struct(">I")
@@ -251,6 +278,7 @@ def serve(options: argparse.Namespace, machine: Callable[[], StateMachine]) -> N
         raft,
         data_dir=options.data_dir,
         deployment_id=options.deployment,
+        tls=options.tls,
         # A command has a few bytes of its own for each key and value.
         max_command_bytes=limits.max_command + (1 << 20),
     ) as host:
@@ -390,6 +418,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="hosts with another name are refused (default: kv)",
     )
+    for option, what in (
+        ("ca", "the certificate of the authority that signed those of all hosts"),
+        ("cert", "the certificate of this host"),
+        ("key", "its private key"),
+    ):
+        add(f"--tls-{option}", type=Path, metavar="FILE", help=f"{what}; all three for TLS between the hosts")
     defaults = Limits()
     add(
         "--max-value",
@@ -412,13 +446,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long a command may wait for a leader (default: %(default)s)",
     )
+    add(
+        "--idle-timeout",
+        type=between(1, 86400, float),
+        default=defaults.idle,
+        metavar="SECONDS",
+        help="how long a client may send nothing, or take none of its replies (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     if options.replica not in options.members:
         known = ", ".join(map(str, options.members))
         parser.error(
             f"--replica {options.replica} is not among --members, which has {known}: add it, or choose another"
         )
-    options.limits = Limits(options.max_value, options.max_clients, options.timeout)
+    files = options.tls_ca, options.tls_cert, options.tls_key
+    if any(files) and not all(files):
+        parser.error("--tls-ca, --tls-cert and --tls-key belong together: give all three, or none")
+    options.tls = TlsConfig(*files) if all(files) else None
+    options.limits = Limits(
+        options.max_value, options.max_clients, options.timeout, idle=options.idle_timeout
+    )
     return options
 
 

@@ -9,6 +9,9 @@ To have a host to add, run in another terminal:
 
     python -m examples.member --replica 2 --address 127.0.0.1:7002 --data-dir d2 --join --role OBSERVER
 
+It catches up then, and `{"id": 4, "do": "add_replica", "arguments": [2, "127.0.0.1:7002"]}` makes it a voter. Without a second host
+that is refused, since the shard could commit nothing more; `"force": true` in the line would do it all the same.
+
 It ends when standard input ends, or when its shard has removed it. `examples.membership_demo` runs several of them.
 
 From top to bottom: how a replica is started; the commands, which are methods of `Replica`; the answers; the process.
@@ -80,6 +83,7 @@ CALLS: Final = frozenset(
 def begin(replica: Replica, command: Mapping[str, Any]) -> ActorFuture[Any]:
     """Begin one command. Every member but a witness takes them all, leader or not."""
     arguments, timeout = command.get("arguments", []), command.get("timeout", TIMEOUT)
+    force = {"force": command["force"]} if "force" in command else {}
     match command["do"]:
         case "write":
             writes = [cbor2.dumps(["SET", key.encode(), text.encode()]) for key, text in arguments]
@@ -88,9 +92,9 @@ def begin(replica: Replica, command: Mapping[str, Any]) -> ActorFuture[Any]:
             return replica.read([["MGET", *(key.encode() for key in arguments)]], timeout=timeout)
         case "change_membership":
             changes = [Change(ChangeType[kind], *target) for kind, *target in arguments]
-            return replica.change_membership(changes, timeout=timeout)
+            return replica.change_membership(changes, timeout=timeout, **force)
         case do if do in CALLS:
-            future: ActorFuture[Any] = getattr(replica, do)(*arguments, timeout=timeout)
+            future: ActorFuture[Any] = getattr(replica, do)(*arguments, timeout=timeout, **force)
             return future
         case do:
             raise ConfigError("do", do, "is not a command: see the examples at the top of this program")

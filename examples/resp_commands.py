@@ -14,12 +14,16 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import cbor2
 
+from examples.kv_commands import MAX_PATTERN
 from examples.resp import OK, Failure, Reply, Request, integer
 
 __all__ = ["COMMANDS", "REDIS_VERSION", "Client", "Kind", "Limits", "plan"]
 
-MAX_PATTERN: Final = 1 << 10
-"""Maximum bytes of a pattern of KEYS."""
+MAX_NAME: Final = 256
+"""Maximum bytes of the name that a client gives its connection."""
+
+COMMAND_OVERHEAD: Final = 64
+"""Bytes of memory that a queued command takes beside its own."""
 
 REDIS_VERSION: Final = "7.0.0"
 """The version of Redis whose replies these follow. Clients use it to find out which commands they may send."""
@@ -37,6 +41,8 @@ class Limits:
     """Seconds until a command is answered, if need be with an error. The election of a new leader takes less."""
     attempt: float = 2.0
     """Seconds until the outcome of a write is unknown, where the leader that it was sent to does not answer."""
+    idle: float = 300.0
+    """Seconds until a client that sends nothing, or takes none of its replies, is disconnected."""
 
     @property
     def max_command(self) -> int:
@@ -54,6 +60,12 @@ class Client:
     leaving: bool = False
     transaction: "Transaction | None" = None
 
+    def call(self, name: bytes) -> None:
+        """Give the connection a name."""
+        if len(name) > MAX_NAME:
+            raise RefusedError(f"ERR a name of {len(name)} bytes is over the limit of {MAX_NAME}: shorten it")
+        self.name = name
+
 
 @dataclass(eq=False, slots=True)
 class Transaction:
@@ -61,8 +73,14 @@ class Transaction:
 
     commands: list[bytes] = field(default_factory=list)
     size: int = 0
+    """Bytes of the commands."""
     spoiled: bool = False
     """A command was wrong, so EXEC must apply none."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self.size + COMMAND_OVERHEAD * len(self.commands)
 
 
 class Host(Protocol):
@@ -221,7 +239,7 @@ def _hello(front: Host, client: Client, *arguments: bytes) -> Reply:
         case []:
             pass
         case [b"SETNAME", name]:
-            client.name = name
+            client.call(name)
         case [b"AUTH", *_]:
             raise RefusedError(
                 "ERR AUTH is not supported: this store has no users and passwords, so leave it out"
@@ -244,7 +262,7 @@ def _hello(front: Host, client: Client, *arguments: bytes) -> Reply:
 def _client(_front: Host, client: Client, subcommand: bytes, *arguments: bytes) -> Reply:
     match [subcommand.upper(), *arguments]:
         case [b"SETNAME", name]:
-            client.name = name
+            client.call(name)
             return OK
         case [b"GETNAME"]:
             return client.name or None

@@ -41,7 +41,13 @@ MAX_REQUEST: Final = 32 << 20
 """Maximum bytes of one request. It is above --max-value, so that too large a value gets an error reply."""
 
 MAX_BUFFERED: Final = 128 << 20
-"""Maximum bytes of incomplete requests, over all connections."""
+"""Maximum bytes of incomplete requests and open transactions, over all connections. The one with the most loses."""
+
+MAX_UNREAD: Final = 128 << 20
+"""Maximum bytes of replies that clients leave unread for long, over all connections. The client with the most loses."""
+
+LOOK_S: Final = 1.0
+"""Seconds after which replies count as unread for long, and between two looks at them."""
 
 MAX_BATCH: Final = 1 << 20
 """Maximum bytes of commands that travel together. A larger command travels alone."""
@@ -171,6 +177,13 @@ class Lane:
             await trio.sleep(wait)
 
 
+def _size(reply: Reply) -> int:
+    """Return the bytes of the values in a reply."""
+    if isinstance(reply, list):
+        return sum(map(_size, reply))
+    return len(reply) if isinstance(reply, bytes) else 0
+
+
 def _failure(error: DrakkarError) -> Failure:
     match error:
         case SystemBusy():
@@ -195,7 +208,26 @@ class _Connection(Client):
     """One client, and the replies that were not sent to it yet."""
 
     stream: trio.SocketStream
+    idle: float
+    """See `Limits`."""
+    requests: Requests = field(default_factory=lambda: Requests(MAX_REQUEST))
+    buffered: int = 0
+    """Bytes of an incomplete request, and of an open transaction, when they were counted last."""
+    unread: int = 0
+    """Bytes of the replies that it is being sent: they are kept until it has taken the last of them."""
+    unread_since: float = inf
+    silent: bool = True
+    """It has sent no request yet."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Of what serves it."""
     _out: bytearray = field(default_factory=bytearray)
+
+    async def receive(self) -> bytes:
+        """Wait for the next bytes. Returns b"" at the end of the connection, and where none come in time."""
+        with trio.move_on_after(self.idle):
+            return bytes(await self.stream.receive_some(RECEIVE_BYTES))
+        _log.info("client %d is disconnected: it sent nothing for %g s", self.number, self.idle)
+        return b""
 
     async def reply(self, replies: Iterable[Reply]) -> None:
         """Write the replies, and wait for the client to read where there are many."""
@@ -206,10 +238,14 @@ class _Connection(Client):
                     await self.flush()
 
     async def flush(self) -> None:
-        """Send the replies that were written."""
+        """Send the replies that were written. Raises `trio.BrokenResourceError` where the client does not take them in time."""
         if self._out:
             out, self._out = self._out, bytearray()
-            await self.stream.send_all(out)
+            with trio.move_on_after(self.idle) as waiting:
+                await self.stream.send_all(out)
+            if waiting.cancelled_caught:
+                _log.info("client %d is disconnected: it took no reply for %g s", self.number, self.idle)
+                raise trio.BrokenResourceError
 
 
 class Front:
@@ -240,15 +276,24 @@ class Front:
             Kind.SCAN: (self._reads, 1),
         }
         self._started_at = time.monotonic()
-        self._clients: set[_Connection] = set()
+        self._clients: dict[_Connection, None] = {}
+        """In the order in which they came."""
         self._buffered = 0
-        self.counts = dict.fromkeys(("connections", "rejected_connections", "commands", "protocol_errors"), 0)
+        counted = (
+            "connections",
+            "rejected_connections",
+            "evicted_connections",
+            "commands",
+            "protocol_errors",
+        )
+        self.counts = dict.fromkeys(counted, 0)
 
     async def serve(self, listeners: list[trio.SocketListener]) -> None:
         """Serve clients until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._writes.run)
             nursery.start_soon(self._reads.run)
+            nursery.start_soon(self._watch_unread)
             await trio.serve_listeners(self._accept, listeners)
 
     # -- One connection
@@ -256,20 +301,41 @@ class Front:
     async def _accept(self, stream: trio.SocketStream) -> None:
         """Serve one client until it leaves. Its errors never stop the others."""
         self.counts["connections"] += 1
-        client = _Connection(stream=stream, number=self.counts["connections"])
+        client = _Connection(stream=stream, number=self.counts["connections"], idle=self.limits.idle)
         try:
             async with stream:
-                if len(self._clients) >= self.limits.max_clients:
+                if not self._has_place():
                     await self._reject(client)
                     return
-                self._clients.add(client)
-                await self._serve_client(client)
+                self._clients[client] = None
+                with client.scope:
+                    await self._serve_client(client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             _log.debug("client %d disconnected", client.number)
         except Exception:  # noqa: BLE001  # logged; one client must not stop the others
             _log.exception("client %d was disconnected by an error", client.number)
         finally:
-            self._clients.discard(client)
+            self._forget(client)
+
+    def _has_place(self) -> bool:
+        """Return whether one more client may come in. Where all places are taken, one that was silent so far loses its own."""
+        if len(self._clients) < self.limits.max_clients:
+            return True
+        silent = next((client for client in self._clients if client.silent), None)
+        if silent is None:
+            return False
+        self._evict(silent, "others need its place, and it has sent no request yet")
+        return True
+
+    def _evict(self, client: _Connection, why: str) -> None:
+        self.counts["evicted_connections"] += 1
+        _log.info("client %d is disconnected: %s", client.number, why)
+        client.scope.cancel()
+        self._forget(client)
+
+    def _forget(self, client: _Connection) -> None:
+        self._clients.pop(client, None)
+        self._count_buffered(client, 0)
 
     async def _reject(self, client: _Connection) -> None:
         self.counts["rejected_connections"] += 1
@@ -280,27 +346,43 @@ class Front:
         await client.flush()
 
     async def _serve_client(self, client: _Connection) -> None:
-        requests = Requests(MAX_REQUEST)
-        try:
-            while not client.leaving and (chunk := await client.stream.receive_some(RECEIVE_BYTES)):
-                await self._answer(client, self._feed(requests, chunk))
-                if requests.broken is not None:
-                    self.counts["protocol_errors"] += 1
-                    await client.reply([Failure(f"ERR Protocol error: {requests.broken}")])
-                    client.leaving = True
-                await client.flush()
-        finally:
-            self._buffered -= requests.buffered
+        requests = client.requests
+        while not client.leaving and (chunk := await client.receive()):
+            complete = requests.feed(chunk)
+            client.silent = client.silent and not complete
+            self._bound_buffered(client)
+            await self._answer(client, complete)
+            self._bound_buffered(client)
+            if requests.broken is not None:
+                self.counts["protocol_errors"] += 1
+                await client.reply([Failure(f"ERR Protocol error: {requests.broken}")])
+                client.leaving = True
+            await client.flush()
 
-    def _feed(self, requests: Requests, chunk: bytes) -> list[Request]:
-        self._buffered -= requests.buffered
-        complete = requests.feed(chunk)
-        self._buffered += requests.buffered
-        if self._buffered > MAX_BUFFERED:
-            requests.broken = ProtocolError(
-                f"the incomplete requests of all clients have more than {MAX_BUFFERED} bytes: send it again later"
-            )
-        return complete
+    def _bound_buffered(self, client: _Connection) -> None:
+        """Count what is held for a client now. Where all hold too much together, the one with the most is disconnected."""
+        if client not in self._clients:
+            return  # it was evicted
+        transaction = client.transaction
+        held = client.requests.buffered + (transaction.memory if transaction is not None else 0)
+        self._count_buffered(client, held)
+        while self._buffered > MAX_BUFFERED:
+            largest = max(self._clients, key=lambda each: each.buffered)
+            if largest is client:
+                client.transaction = None
+                client.requests.broken = ProtocolError(
+                    f"the incomplete requests of all clients have more than {MAX_BUFFERED} bytes, and this one is the "
+                    "largest: send it again later"
+                )
+                self._count_buffered(client, 0)
+            else:
+                self._evict(
+                    largest, "the requests that wait here are too large together, and its are the largest"
+                )
+
+    def _count_buffered(self, client: _Connection, held: int) -> None:
+        self._buffered += held - client.buffered
+        client.buffered = held
 
     async def _answer(self, client: _Connection, requests: list[Request]) -> None:
         """Answer in order. Consecutive commands of one kind go together."""
@@ -316,7 +398,26 @@ class Front:
             else:
                 lane, limit = self._lanes[kind]
                 while batch := list(islice(items, limit)):
-                    await client.reply(await lane.order(batch))
+                    replies = await lane.order(batch)
+                    client.unread, client.unread_since = _size(replies), trio.current_time()
+                    await client.reply(replies)
+                    del replies
+                    client.unread, client.unread_since = 0, inf
+
+    async def _watch_unread(self) -> None:
+        """Let slow clients keep no more than `MAX_UNREAD`: replies hold values that the store itself may have replaced since."""
+        while True:
+            await trio.sleep(LOOK_S)
+            late_since = trio.current_time() - LOOK_S
+            slow = [client for client in self._clients if client.unread_since <= late_since]
+            slow.sort(key=lambda each: each.unread)
+            held = sum(client.unread for client in slow)
+            while held > MAX_UNREAD:
+                largest = slow.pop()
+                held -= largest.unread
+                self._evict(
+                    largest, "the replies that clients do not read are too large, and its are the largest"
+                )
 
     # -- INFO
 
@@ -339,6 +440,7 @@ class Front:
             "Stats": {
                 "total_connections_received": self.counts["connections"],
                 "rejected_connections": self.counts["rejected_connections"],
+                "evicted_clients": self.counts["evicted_connections"],
                 "total_commands_processed": self.counts["commands"],
                 "protocol_errors": self.counts["protocol_errors"],
             },

@@ -17,7 +17,8 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
-from drakkar.handlers.raft.log import Storage
+from drakkar.handlers.raft.lives import Life, Lives, Meeting, Standing, founding_id, home_number
+from drakkar.handlers.raft.log import EntriesNotLoaded, Storage
 from drakkar.handlers.raft.matrix import raft_handlers
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.progress import Progress, ProgressState
@@ -37,13 +38,17 @@ __all__ = [
     "DrakkarError",
     "Dropped",
     "Entries",
+    "EntriesNotLoaded",
     "Entry",
     "EntryKind",
     "HandlerTable",
     "HandlerTableError",
     "HardState",
     "Ignore",
+    "Life",
+    "Lives",
     "LogQueryResult",
+    "Meeting",
     "Membership",
     "MemoryLog",
     "Message",
@@ -60,9 +65,12 @@ __all__ = [
     "RequestDropped",
     "Run",
     "Snapshot",
+    "Standing",
     "State",
     "Storage",
     "Tally",
     "Transition",
+    "founding_id",
+    "home_number",
     "raft_handlers",
 ]

@@ -1,42 +1,50 @@
 """Checks of values that callers pass. Each raises a `ConfigError` that names the option, the value and its bounds."""
 
 from collections.abc import Iterable, Sequence
-from math import inf
+from math import inf, isfinite, isnan
 from typing import Any, Final, TypeGuard
 
 from drakkar.handlers.errors import ConfigError
 
 __all__ = [
+    "MAX_INDEX",
     "MAX_SIGNED",
+    "MAX_TERM",
     "MAX_UNSIGNED",
     "are_whole",
     "check_choice",
     "check_number",
     "check_switch",
     "check_timeout",
+    "check_type",
+    "check_wait",
     "check_whole",
     "is_whole",
 ]
 
 MAX_SIGNED: Final = (1 << 63) - 1
-"""The largest signed 64-bit number: the limit of ids and counts that a caller chooses."""
+"""The largest signed 64-bit number: the limit of ids, origins, keys and hints, and of counts that a caller chooses."""
+MAX_INDEX: Final = (1 << 62) - 1
+"""The largest index of an entry. What counts on from an index, a term or an id fits 64 bits, wherever it is stored or sent."""
+MAX_TERM: Final = (1 << 62) - 1
+"""The last term: no replica campaigns after it."""
 MAX_UNSIGNED: Final = (1 << 64) - 1
-"""The largest unsigned 64-bit number: the limit of numbers that are stored or sent."""
+"""The largest unsigned 64-bit number: the limit of numbers of applications, and of clients and series of sessions."""
 
 
 _INT: Final = frozenset({int})
 
 
-def is_whole(value: object, low: int = 0, high: int = MAX_UNSIGNED) -> TypeGuard[int]:
+def is_whole(value: object, low: int = 0, high: int = MAX_SIGNED) -> TypeGuard[int]:
     """Return whether `value` is an int from `low` to `high`, both allowed. A bool does not pass, an IntEnum member does."""
     return isinstance(value, int) and low <= value <= high and not isinstance(value, bool)
 
 
-def are_whole(values: Sequence[Any]) -> bool:
-    """Return whether `is_whole` holds for each of `values`; for many of them, this is several times as fast."""
+def are_whole(values: Sequence[Any], high: int = MAX_SIGNED) -> bool:
+    """Return whether each of `values` is an int from 0 to `high`, as `is_whole` says; of many, this is several times as fast."""
     if _INT.issuperset(map(type, values)):
-        return not values or (min(values) >= 0 and max(values) <= MAX_UNSIGNED)
-    return all(map(is_whole, values))
+        return not values or (min(values) >= 0 and max(values) <= high)
+    return all(is_whole(value, 0, high) for value in values)
 
 
 def check_whole(option: str, value: object, low: int, high: int | None = None) -> None:
@@ -67,10 +75,26 @@ def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
         raise ConfigError(option, value, f"must be {' or '.join(map(repr, choices))}")
 
 
+def check_type(option: str, value: object, types: type | tuple[type, ...], description: str) -> None:
+    """Check that `value` is an instance of `types`; `description` says what it must be."""
+    if not isinstance(value, types):
+        raise ConfigError(option, value, f"must be {description}, not {type(value).__name__}")
+
+
 def check_timeout(timeout: object) -> None:
-    """Check that `timeout` is a number of seconds, 0 or more. Infinity passes; NaN does not, since it never expires."""
+    """Check the timeout of a request, in seconds. None and infinity do not pass, since a request ends by its deadline."""
     if not _is_number(timeout, int, float) or not timeout >= 0:
         raise ConfigError("timeout", timeout, "must be a number of seconds, 0 or more")
+    if not isfinite(timeout):
+        raise ConfigError(
+            "timeout", timeout, "must be a number of seconds, since a request ends by its deadline"
+        )
+
+
+def check_wait(timeout: object) -> None:
+    """Check how many seconds a thread waits. None and infinity, for ever, pass; what is below 0 is as 0; NaN does not pass."""
+    if timeout is not None and (not _is_number(timeout, int, float) or isnan(timeout)):
+        raise ConfigError("timeout", timeout, "must be a number of seconds, or None to wait without an end")
 
 
 def _is_number(value: object, *types: type) -> TypeGuard[float]:

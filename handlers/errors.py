@@ -8,13 +8,16 @@ __all__ = [
     "ConfigError",
     "CorruptData",
     "DeadlockError",
+    "DiskFull",
     "DrakkarError",
+    "ForkedError",
     "HandlerTableError",
     "LoopError",
     "MembershipRejected",
     "NotLeader",
     "OutcomeUnknown",
     "ProtocolViolation",
+    "Refused",
     "ReplicaStopped",
     "RequestDropped",
     "ResultLost",
@@ -74,6 +77,13 @@ class SystemBusy(RequestDropped):
     """A bounded queue is full. Nothing was logged: wait a moment, then repeat the request."""
 
 
+class DiskFull(RequestDropped):
+    """A disk has no room: the leader's for a proposal, or a host's for a snapshot that another one sends.
+
+    Nothing was logged: repeat a proposal when there is room, or with another leader. A leader without room hands over to a voter that has room. If none has, free some space; no restart is needed.
+    """
+
+
 class TransferInProgress(RequestDropped):
     """A leadership transfer is in progress, so the leader takes no proposals. Repeat the request in a moment."""
 
@@ -95,6 +105,15 @@ class OutcomeUnknown(DrakkarError):
     outcome_known = False
 
 
+class Refused(DrakkarError):
+    """The state machine refused the command. The command is committed, and every replica refused it alike.
+
+    For a state machine to raise, before it changes anything: `raise Refused("there is no such account")`. The text is
+    the outcome of the command, also for a client session that asks again. Nothing else of the exception is kept, so
+    what a subclass adds does not reach the proposer.
+    """
+
+
 class SessionRefused(DrakkarError):
     """The request contradicts what the shard knows of the client's session; the text says how.
 
@@ -113,7 +132,7 @@ class SessionExpired(SessionRefused):
 
 
 class ResultLost(SessionRefused):
-    """The command was applied once, but its result is lost: it could not be kept for a repeated request."""
+    """The command was applied or refused, once, but its result is lost: it could not be kept for a repeated request."""
 
 
 class ActorFailed(DrakkarError):
@@ -127,11 +146,32 @@ class AlreadySet(DrakkarError, RuntimeError):
 
 
 class DeadlockError(DrakkarError, RuntimeError):
-    """The caller's fault: waiting here would block the thread that must set the outcome. Await it or use a callback."""
+    """The caller's fault: waiting here would block the thread that must set the outcome. Await it or use a callback.
+
+    In a state machine: what it would wait for comes only when it returns, or never.
+    """
 
 
 class LoopError(DrakkarError, RuntimeError):
     """The loop does not run: it was not started, is stopping, or has ended. Names the loop and the remedy."""
+
+
+class ForkedError(DrakkarError, RuntimeError):
+    """The caller's fault: this process was forked from the one that runs what it asks for, and has only a dead copy of it.
+
+    `pid` is this process, `owner` the one that runs it. For a request that was made before the fork, `outcome_known`
+    is False: it may have its effect in the owner.
+    """
+
+    def __init__(self, what: str, pid: int, owner: int) -> None:
+        super().__init__(what, pid, owner)
+        self.what, self.pid, self.owner = what, pid, owner
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.pid} was forked from process {self.owner}, which runs {self.what}: use it there, or make hosts "
+            "and loops of its own in this process, after the fork"
+        )
 
 
 class CorruptData(DrakkarError):
@@ -139,9 +179,10 @@ class CorruptData(DrakkarError):
 
 
 class StorageFailed(DrakkarError):
-    """A write to the disk failed. No pending or later write becomes durable until the host is restarted.
+    """The disk, or this process, cannot write or read a file now. The text names the file, the reason and the remedy.
 
-    The failed write may or may not be on disk. Everything that was reported as durable is.
+    Where writing to the log failed, nothing more becomes durable until the host is restarted. The failed write may or
+    may not be on disk; all that was reported as durable is. A file of a snapshot is written or read anew.
     """
 
     outcome_known = False

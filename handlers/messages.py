@@ -81,6 +81,18 @@ class MessageType(int, metaclass=_Numbered):
     REMOVED: ClassVar["MessageType"]
     SNAPSHOT_REQUEST: ClassVar["MessageType"]
     DISK_HUNG: ClassVar["MessageType"]
+    LOG_FULL: ClassVar["MessageType"]
+    DISK_FULL: ClassVar["MessageType"]
+    DISK_ROOM: ClassVar["MessageType"]
+    ENTRIES_LOADED: ClassVar["MessageType"]
+    COMMIT: ClassVar["MessageType"]
+    COMMIT_DUE: ClassVar["MessageType"]
+    LANE_DRAINED: ClassVar["MessageType"]
+    NOT_SENT: ClassVar["MessageType"]
+    NEWBORN: ClassVar["MessageType"]
+    NEWBORN_RESP: ClassVar["MessageType"]
+    CONTRADICTION: ClassVar["MessageType"]
+    CONTRADICTION_RESP: ClassVar["MessageType"]
 
     def __new__(cls, number: int) -> Self:
         """Look up the type with this number. Raises `ValueError` if there is none."""
@@ -108,6 +120,7 @@ class MessageType(int, metaclass=_Numbered):
         *,
         local: bool = False,
         from_members: bool = False,
+        from_any_host: bool = False,
         after_write: bool = False,
         wakes: bool = True,
         bulk: bool = False,
@@ -116,7 +129,8 @@ class MessageType(int, metaclass=_Numbered):
 
         `number` is from 1000 to 65535. It is sent over the wire, so all hosts must agree on it; `name` is for people.
         The other arguments are the type's `Traits`. With `after_write`, for example, a message leaves only after
-        everything that its sender appended before it is durable. Defining the same type again returns it.
+        everything that its sender appended before it is durable; and without `from_any_host` it is taken only of the host
+        of the member that is named as its sender. Defining the same type again returns it.
 
         Raises `HandlerTableError` if the number or the name belongs to another type, or if the traits differ.
         """
@@ -125,7 +139,12 @@ class MessageType(int, metaclass=_Numbered):
                 f"message type {name!r} has number {number!r}: choose a whole number from {cls.FIRST_FREE} to 65535"
             )
         traits = Traits(
-            local=local, from_members=from_members, after_write=after_write, wakes=wakes, bulk=bulk
+            local=local,
+            from_members=from_members,
+            from_any_host=from_any_host,
+            after_write=after_write,
+            wakes=wakes,
+            bulk=bulk,
         )
         same_name = next((known for known in cls.known.values() if known.name == name), None)
         same_number = cls.known.get(number)
@@ -221,6 +240,18 @@ _BUILT_IN: Final = [
     "REMOVED",
     "SNAPSHOT_REQUEST",
     "DISK_HUNG",
+    "LOG_FULL",
+    "DISK_FULL",
+    "DISK_ROOM",
+    "ENTRIES_LOADED",
+    "COMMIT",
+    "COMMIT_DUE",
+    "LANE_DRAINED",
+    "NOT_SENT",
+    "NEWBORN",
+    "NEWBORN_RESP",
+    "CONTRADICTION",
+    "CONTRADICTION_RESP",
 ]
 for _number, _name in enumerate(_BUILT_IN):
     # Their traits are Raft's rows, which `raft.matrix` adds: a type without a row has none, and fails at its first use.

@@ -31,7 +31,7 @@ def fault_in(function: Any, form: str) -> str | None:
     except (ValueError, TypeError):
         return None
     try:
-        signature.bind(*form.partition("(")[2].rstrip(")").split(", "))
+        signature.bind(*filter(None, form.partition("(")[2].rstrip(")").split(", ")))
     except TypeError:
         return f"{where(function)} takes {signature}, but it is called as {form}"
     return None

@@ -69,24 +69,41 @@ Cell: TypeAlias = Handler | Ignore | Never | Undeclared
 
 
 class Tally:
-    """Outcomes of dispatched messages: four counters, each by state and message type."""
+    """Outcomes of dispatched messages: five counters, each by state and message type."""
 
-    __slots__ = ("handled", "ignored", "impossible", "on_impossible", "swallowed")
+    __slots__ = (
+        "broken",
+        "dropped",
+        "failed",
+        "handled",
+        "ignored",
+        "impossible",
+        "on_impossible",
+        "swallowed",
+    )
 
     def __init__(self, on_impossible: Callable[[Any, Any, Never], None] | None = None) -> None:
         """`on_impossible(state, type, cell)` is called for the first message that hits each `Never` cell."""
         self.handled: Counter[tuple[Any, Any]] = Counter()
         """How often each handler was called."""
+        self.failed: Counter[tuple[Any, Any]] = Counter()
+        """Calls of handlers of the application's own types that raised, and that need not end the node."""
+        self.broken: BaseException | None = None
+        """The first exception after which the node must end, though a caller may have caught it: that of a guard, of a
+        handler of a built-in type, or of a handler that is `fatal`."""
         self.ignored: Counter[tuple[Any, Any]] = Counter()
         """Messages that hit an `Ignore` cell, or whose type has no row in the table."""
         self.impossible: Counter[tuple[Any, Any]] = Counter()
         """Messages that hit a `Never` cell: late ones, just after a change of state, or the sign of a bug."""
         self.swallowed: Counter[tuple[Any, Any]] = Counter()
         """Messages that a guard swallowed."""
+        self.dropped = 0
+        """Messages that no handler took: those that were ignored, impossible or swallowed."""
         self.on_impossible = on_impossible
 
     def count_impossible(self, state: Any, type_: Any, cell: Never) -> None:
         """Count a message that hit a `Never` cell. Only the first is reported, since a faulty peer may go on for ever."""
+        self.dropped += 1
         self.impossible[state, type_] += 1
         if self.on_impossible is not None and self.impossible[state, type_] == 1:
             self.on_impossible(state, type_, cell)
@@ -172,6 +189,7 @@ class HandlerTable:
         self._rows = _Rows((state, _Row()) for state in self.states)
         self._types: dict[Any, Any] = {}
         self._sealed: dict[tuple[Any, MessageType], str] = {}
+        self._fatal: set[tuple[Any, Any]] = set()
         self._checked_guards: list[Guard] = []
         for type_, *cells in rows:
             self._check_type(type_)
@@ -193,22 +211,40 @@ class HandlerTable:
         """Run the guards, then the handler for `node.state` and `message.type`, and count the outcome in `node.tally`.
 
         Returns the handler's result, or None if a guard swallowed the message or the cell has no handler. Exceptions of
-        guards and handlers pass through. Raises `HandlerTableError` if the node is in a state that the table lacks.
+        guards and handlers pass through, and the tally notes which of them must end the node. Raises `HandlerTableError`
+        if the node is in a state that the table lacks.
         """
-        for guard in self.guards:
-            if guard(node, message) is SWALLOW:
-                node.tally.swallowed[node.state, message.type] += 1
-                return None
+        try:
+            for guard in self.guards:
+                if guard(node, message) is SWALLOW:
+                    node.tally.dropped += 1
+                    node.tally.swallowed[node.state, message.type] += 1
+                    return None
+        except BaseException as error:
+            _note_broken(node.tally, error)
+            raise
         state, type_ = node.state, message.type  # after the guards, which may change the state
         cell: Any = self._rows[state][type_]
         if callable(cell):
             node.tally.handled[state, type_] += 1
-            return cell(node, message)
+            try:
+                return cell(node, message)
+            except BaseException as error:
+                if self.is_fatal(state, type_) or not isinstance(error, Exception):
+                    _note_broken(node.tally, error)
+                else:
+                    node.tally.failed[state, type_] += 1
+                raise
         if isinstance(cell, Never):
             node.tally.count_impossible(state, type_, cell)
         else:
+            node.tally.dropped += 1
             node.tally.ignored[state, type_] += 1
         return None
+
+    def is_fatal(self, state: Any, type_: MessageType | IntEnum) -> bool:
+        """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for built-in types."""
+        return type_ < MessageType.FIRST_FREE or (state, type_) in self._fatal
 
     @property
     def types(self) -> tuple[MessageType, ...]:
@@ -232,10 +268,11 @@ class HandlerTable:
         twin._types = dict(self._types)
         twin._rows = _Rows((state, _Row(row)) for state, row in self._rows.items())
         twin._sealed = dict(self._sealed)
+        twin._fatal = set(self._fatal)
         return twin
 
     def on(
-        self, type_: MessageType | IntEnum, *states: Any, replace: bool = False
+        self, type_: MessageType | IntEnum, *states: Any, replace: bool = False, fatal: bool = False
     ) -> Callable[[Handler], Handler]:
         """Put the decorated handler into the cells of a type. Without states, it fills all cells except impossible ones.
 
@@ -245,6 +282,10 @@ class HandlerTable:
 
         Declare the cells of the other states too, with another handler, `ignore` or `impossible`. `check` refuses a row
         that is filled only in part, and a handler in a cell that was declared impossible.
+
+        In a replica, an exception of a handler of a type of your own (from number 1000 up) goes to who asked, is logged, and
+        counted in `Tally.failed`, and the replica goes on; what the handler did before stands. With `fatal=True` it ends
+        the replica, as one of a guard or of a handler of a built-in type does. Any other `TableActor` treats both alike.
         """
         chosen = self._choose(type_, states)
         if not states:
@@ -257,6 +298,8 @@ class HandlerTable:
         def fill(handler: Handler) -> Handler:
             _refuse(fault_in(handler, _HANDLER))
             self._declare(type_, chosen, handler, where(handler), replace=replace)
+            cells = {(state, type_) for state in chosen}
+            self._fatal = self._fatal | cells if fatal else self._fatal - cells
             return handler
 
         return fill
@@ -282,7 +325,8 @@ class HandlerTable:
                     f"wrap({type_}): there is no handler in {empty}: add one with `on` instead"
                 )
             for state in filled:
-                self._rows[state][type_] = _around(wrapper, self._rows[state][type_])
+                inner: Any = self._rows[state][type_]
+                self._rows[state][type_] = _around(wrapper, inner, watch=self.is_fatal(state, type_))
             return wrapper
 
         return fill
@@ -426,6 +470,11 @@ class HandlerTable:
             )
 
 
+def _note_broken(tally: Tally, error: BaseException) -> None:
+    if tally.broken is None:
+        tally.broken = error
+
+
 def _checked_states(states: Any) -> tuple[Any, ...]:
     found = tuple(states) if isinstance(states, Iterable) else ()
     if not found or not all(hasattr(state, "name") for state in found) or len(set(found)) < len(found):
@@ -444,9 +493,18 @@ def _refuse(fault: str | None) -> None:
         raise HandlerTableError(fault)
 
 
-def _around(wrapper: Wrapper, inner: Any) -> Handler:
+def _around(wrapper: Wrapper, inner: Any, *, watch: bool) -> Handler:
+    def watched(node: Any, message: Any) -> Any:
+        try:
+            return inner(node, message)
+        except BaseException as error:
+            _note_broken(node.tally, error)  # the wrapper may catch it
+            raise
+
+    runs = watched if watch else inner
+
     def wrapped(node: Any, message: Any) -> Any:
-        return wrapper(node, message, inner)
+        return wrapper(node, message, runs)
 
     wrapped.__name__ = f"{_name(wrapper)}({_name(inner)})"
     wrapped.__module__ = ""

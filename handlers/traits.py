@@ -35,6 +35,9 @@ class Traits:
     """
     from_members: bool = False
     """It counts only if its sender is a member of the shard."""
+    from_any_host: bool = False
+    """Each host that knows the shard's founding may say it, whatever our membership says; all else only the host of the
+    member that is named as its sender. See `raft.permissions`."""
     asks_for_vote: bool = False
     """Its sender wants to be elected."""
     after_write: bool = False
@@ -43,6 +46,8 @@ class Traits:
     """It shows that the shard is in use, so it wakes a quiesced replica."""
     bulk: bool = False
     """It may be large. The transport's lanes are to keep the order of bulk messages, and to let others overtake them."""
+    perishable: bool = False
+    """An old one is worse than none: one that waited for an election timeout is dropped."""
     stamped: bool = field(init=False)
     """The sender's term is written into it when it is sent."""
     binding: bool = field(init=False)

@@ -10,6 +10,8 @@ from drakkar.handlers import State
 from tests import readme
 from tests.ports import free_ports
 
+pytestmark = pytest.mark.usefixtures("types_of_one_test")
+
 
 @pytest.mark.parametrize(("name", "picture"), readme.drawn().items(), ids=readme.drawn())
 def test_what_the_readme_shows_is_what_the_code_is(name, picture):

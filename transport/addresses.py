@@ -2,13 +2,17 @@
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final
 
 from drakkar.handlers.errors import TransportError
 
-__all__ = ["canonical", "parse_address"]
+__all__ = ["canonical", "parse_address", "peer_name", "same_host"]
 
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+
+_MAX_ADDRESS: Final = 253 + len(":65535")
+"""Characters: a name in the DNS has up to 253. Addresses of hosts that no one knows are remembered by the thousand."""
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -16,7 +20,12 @@ def parse_address(address: str) -> tuple[str, int]:
 
     Raises `TransportError` with the address and the remedy.
     """
-    match = _ADDRESS.fullmatch(address)
+    if isinstance(address, str) and len(address) > _MAX_ADDRESS:
+        raise TransportError(
+            f"address {address[:30]!r}… has {len(address)} characters: use one of up to {_MAX_ADDRESS}"
+        )
+    # What cannot be printed would reach terminals by way of the log.
+    match = _ADDRESS.fullmatch(address) if isinstance(address, str) and address.isprintable() else None
     if match is None:
         raise TransportError(f"address {address!r}: write it as 'host:port', an IPv6 address as '[::1]:7000'")
     port = int(match["port"])
@@ -43,3 +52,17 @@ def canonical(address: str) -> str:
     except ValueError:
         return f"{host.lower().removesuffix('.')}:{port}"
     return f"[{ip.compressed}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+@lru_cache(4096)
+def peer_name(address: str) -> str:
+    """Do as `canonical`, but return what is no address as it is: each attempt to dial it reports that."""
+    try:
+        return canonical(address)
+    except TransportError:
+        return address
+
+
+def same_host(one: str, other: str) -> bool:
+    """Return whether two addresses name one host, however they are spelt."""
+    return one == other or peer_name(one) == peer_name(other)

@@ -1,31 +1,33 @@
 """The connections that other hosts open to this one: admission, and what comes over them."""
 
 import logging
-import ssl
-from collections.abc import Callable, Iterable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
 
 import trio
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical
+from drakkar.transport.admission import Admission, AdmittedConnection, PendingConnection, Stage
+from drakkar.transport.budgets import Work
+from drakkar.transport.callers import Caller, CallerFrames
 from drakkar.transport.connection import Connection
-from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
-from drakkar.transport.hello import Hello, Identity, RefusedError, decode_reason, encode_hello, encode_reason
+from drakkar.transport.entrance import Entrance
+from drakkar.transport.frames import FrameError, FrameKind
+from drakkar.transport.hello import FullError, Hello, Identity, RefusedError, encode_hello, encode_reason
 from drakkar.transport.incoming_streams import IncomingStreams
-from drakkar.transport.message_frames import Decoded, decode_messages
-from drakkar.transport.options import Counters, Options
+from drakkar.transport.known_hosts import KnownHosts
+from drakkar.transport.options import Counters, Log, Options
+from drakkar.transport.records import Records
+from drakkar.transport.reminders import Reminders, and_others
+from drakkar.transport.resolver import Resolver
+from drakkar.transport.shard_frames import ShardHello
+from drakkar.transport.sockets import track
+from drakkar.transport.tls import Tls
 
 __all__ = ["Inbound"]
-
-_log: Final = logging.getLogger("drakkar.transport")
-
-_ECHO_BYTES: Final = 64
-"""Maximum bytes of a PING that come back in the PONG."""
-_TURN_BYTES: Final = 64 << 10
-"""Bytes of frames that are decoded before other tasks of the loop get a turn: about a millisecond of work."""
 
 
 class Inbound:
@@ -38,162 +40,195 @@ class Inbound:
     def __init__(
         self,
         *,
+        admission: Admission,
+        resolver: Resolver,
         identity: Callable[[], Identity],
         options: Options,
         counters: Counters,
-        tls: ssl.SSLContext | None,
+        tls: Tls | None,
+        log: Log,
         streams: IncomingStreams,
+        known: KnownHosts,
+        work: Work,
         deliver: Callable[[str, list[Message]], None],
         connected: Callable[[str], None],
+        greeted: Callable[[str, str], None],
+        parted: Callable[[str], None],
+        introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
     ) -> None:
         self._identity, self._options, self._counters, self._tls = identity, options, counters, tls
-        self._streams, self._deliver, self._connected, self._frames = streams, deliver, connected, frames
-        self._callers: dict[str, trio.CancelScope] = {}
-        self._introducing = 0
-        """Connections whose caller has not introduced itself yet."""
+        self._log = log
+        self._streams, self._connected = streams, connected
+        self._greeted, self._parted = greeted, parted
+        self.frames = CallerFrames(
+            options=options,
+            counters=counters,
+            log=log,
+            work=work,
+            deliver=deliver,
+            introduced=introduced,
+            frames=frames,
+        )
+        self._known = known
+        self._reminders = Reminders()
+        self._callers: dict[str, Caller] = {}
+        self._admission, self._resolver = admission, resolver
 
-    async def accept(self, stream: trio.SocketStream) -> None:
-        """Serve one inbound connection until it closes. Its errors never stop the listener."""
+    async def run(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept connections and serve them, until cancelled; then the listeners are closed."""
+        entrance = Entrance(
+            admission=self._admission,
+            options=self._options,
+            source_of=self._resolver.source_of,
+            serve=self.accept,
+            warn=self._warn,
+            tls=self._tls is not None,
+        )
+        await entrance.run(listeners)
+
+    def is_at_home(self, address: str) -> bool:
+        """See `TcpTransport`."""
+        caller = self._callers.get(canonical(address))
+        return caller is not None and caller.at_home
+
+    def proves(self, speaker: str, address: str) -> bool:
+        """See `TcpTransport.proves`."""
+        caller = self._callers.get(canonical(speaker))
+        return caller is not None and caller.connection.proves(address)
+
+    async def accept(
+        self, stream: trio.SocketStream, pending: PendingConnection, scope: trio.CancelScope
+    ) -> None:
+        """Serve one inbound connection until it closes. Its errors never stop the listener.
+
+        `scope` ends when one that has not introduced itself is evicted, and when its time is over.
+        """
+        track(stream.socket)
         secure: trio.abc.Stream = stream
         if self._tls is not None:
-            secure = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
-        connection = Connection(secure, self._counters, self._options.frame_limit)
+            secure = trio.SSLStream(
+                Records(stream), self._tls.credentials.server, server_side=True, https_compatible=True
+            )
+        connection = Connection(secure, self._counters, self._options.frame_limit, self._tls)
         source = _remote_address(stream)
         try:
-            await self._serve(connection, source)
+            await self._serve(connection, source, pending, scope)
         except TransportError as error:
             await self._report(connection, source, error)
         except Exception:  # noqa: BLE001  # logged; one connection must not stop the listener
             self._counters.failed += 1
-            _log.exception("this host failed to handle what %s sent, and closes the connection", source)
+            self._log.exception("this host failed to handle what %s sent, and closes the connection", source)
         finally:
+            self._admission.leave(pending)
             await connection.close()
 
-    async def _serve(self, connection: Connection, source: str) -> None:
-        timeout = self._options.connect_timeout
-        self._introducing += 1
+    async def _serve(
+        self, connection: Connection, source: str, pending: PendingConnection, scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            hello, admitted = await self._admit(connection, pending)
+        if scope.cancelled_caught:
+            raise pending.evicted or self._admission.count_late(self._options.introduce_timeout)
+        self._admission.leave(pending)
         try:
-            with trio.fail_after(timeout):
-                caller = await self._admit(connection)
-        except trio.TooSlowError as error:
-            raise RefusedError(f"no introduction within {timeout:g} s") from error
+            is_member = partial(self._admission.is_member, admitted)
+            if hello.stream:
+                await self._streams.receive(connection, hello.address, member=is_member())
+                return
+            self._counters.accepted += 1
+            self._log_connected(admitted, hello.address, source)
+            caller = self.frames.caller(connection, hello, is_member, at_home=admitted.at_home)
+            await self._read(caller)
         finally:
-            self._introducing -= 1
-        if caller.stream:
-            await self._streams.receive(connection, caller.address)
-            return
-        self._counters.accepted += 1
-        _log.info("%s connected from %s", caller.address, source)
-        with trio.CancelScope() as scope:
-            await self._read(connection, caller, scope)
+            admitted.leave()
 
-    async def _admit(self, connection: Connection) -> Hello:
-        """Exchange introductions, and return the caller's. Raises `RefusedError` where the caller is refused."""
-        limit, identity = self._options.max_incoming, self._identity()
-        full = RefusedError(f"{identity.address} has {limit} connections from others, and takes no more")
-        # Connections without an introduction have a limit of their own: they take no places from known hosts.
-        if self._introducing > limit:
-            raise full
-        await connection.secure()
-        caller = await connection.read_hello()
-        if objection := identity.objection_to_caller(caller):
-            raise RefusedError(objection)
-        if (
-            not caller.stream
-            and len(self._callers) >= limit
-            and canonical(caller.address) not in self._callers
-        ):
-            raise full
-        await connection.write(encode_hello(identity.hello(caller.dialed)), self._options.connect_timeout)
-        return caller
+    async def _admit(
+        self, connection: Connection, pending: PendingConnection
+    ) -> tuple[Hello, AdmittedConnection]:
+        """Exchange introductions, and return the caller's, and its place.
 
-    async def _read(self, connection: Connection, caller: Hello, scope: trio.CancelScope) -> None:
-        name = canonical(caller.address)
+        Raises `RefusedError` where the caller is refused, and `FullError` where there is no place for it.
+        """
+        identity = self._identity()
+        try:
+            await connection.secure()
+        finally:
+            pending.spend(connection.handshake_seconds)
+        if self._tls is not None:
+            self._admission.advance(pending, Stage.SECURED)
+        hello = await connection.read_hello()
+        connection.check_name(hello.address)
+        if objection := identity.objection_to_caller(hello):
+            raise RefusedError(objection, "introduction")
+        at_home = connection.proves(hello.address) or await self._resolver.comes_from(
+            hello.address, pending.ip
+        )
+        admitted = self._admission.admit(
+            canonical(hello.address), pending.source, at_home=at_home, stream=hello.stream
+        )
+        try:
+            await self._known.admit(hello, connection.may_be, at_home=at_home)
+            await connection.write(encode_hello(identity.hello(hello.dialed)), self._options.connect_timeout)
+        except BaseException:
+            admitted.leave()
+            raise
+        return hello, admitted
+
+    async def _read(self, caller: Caller) -> None:
+        hello = caller.hello
+        name = canonical(hello.address)
+        self._known.add(hello, caller, at_home=caller.at_home)
         # A host that dials again has given up its old connection, even where this host has not noticed yet.
         if (old := self._callers.get(name)) is not None:
-            old.cancel()
-        self._callers[name] = scope
+            old.give_up()
+        self._callers[name] = caller
+        self._greeted(hello.address, hello.host_id)
         self._connected(name)
-        # A PING comes in each keep-alive interval. One may be late, or lost in a busy host.
-        timeout = 2 * self._options.keepalive + self._options.answer_timeout
         try:
-            await connection.read_until_lost(timeout, partial(self._handle_frames, connection, caller))
+            await self.frames.read(caller)
         finally:
-            if self._callers.get(name) is scope:
+            self._known.remove(hello, caller, at_home=caller.at_home)
+            newest = self._callers.get(name)
+            if newest is caller:
                 del self._callers[name]
+            # A host may spell its address in several ways, and what is told of it goes by that.
+            if newest is caller or newest is None or newest.hello.address != hello.address:
+                self._parted(hello.address)
 
-    async def _handle_frames(self, connection: Connection, caller: Hello, frames: Iterable[Frame]) -> None:
-        """Deliver the frames of one read, and give other tasks of the loop a turn now and then."""
-        messages: list[Message] = []
-        decoded = 0
-        for frame in frames:
-            if decoded > _TURN_BYTES:
-                messages = self._hand_over(caller, messages)
-                decoded = 0
-                await trio.lowlevel.checkpoint()
-            decoded += len(frame.body)
-            if frame.kind == FrameKind.MESSAGES:
-                messages += self._decode(frame.body, caller)
-            elif frame.kind == FrameKind.PING:
-                pong = encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES]))
-                await connection.write(pong, self._options.send_timeout)
-            else:
-                messages = self._hand_over(caller, messages)
-                self._handle_other(frame, caller)
-        self._hand_over(caller, messages)
-
-    def _hand_over(self, caller: Hello, messages: list[Message]) -> list[Message]:
-        """Deliver messages; return an empty list for the next ones."""
-        if messages:
-            self._counters.received += len(messages)
-            self._deliver(caller.address, messages)
-        return []
-
-    def _decode(self, body: memoryview, caller: Hello) -> list[Message]:
-        decoded = decode_messages(body)
-        if decoded.unknown or decoded.local or decoded.anonymous:
-            self._count_dropped(decoded, caller)
-        return decoded.messages
-
-    def _count_dropped(self, decoded: Decoded, caller: Hello) -> None:
-        counters = self._counters
-        # One warning: a host that sends one such message will send many.
-        first = not (counters.unknown_types or counters.local_types or counters.anonymous)
-        counters.unknown_types += decoded.unknown
-        counters.local_types += decoded.local
-        counters.anonymous += decoded.anonymous
-        _log.log(
-            logging.WARNING if first else logging.DEBUG,
-            "dropped messages from %s: %d of unknown type, %d of a type that no peer may send, %d without a sender",
-            caller.address,
-            decoded.unknown,
-            decoded.local,
-            decoded.anonymous,
-        )
-
-    def _handle_other(self, frame: Frame, caller: Hello) -> None:
-        """Handle a frame that is neither messages nor keep-alive."""
-        if frame.kind == FrameKind.REFUSED:
-            raise RefusedError(decode_reason(frame.body))
-        receiver = self._frames.get(frame.kind)
-        if receiver is not None:
-            receiver(caller.address, frame.body)
-            return
-        level = logging.DEBUG if self._counters.unknown_frames else logging.WARNING
-        self._counters.unknown_frames += 1
-        _log.log(level, "dropped a frame of unknown kind %d from %s", frame.kind, caller.address)
+    # ---- what is logged
 
     async def _report(self, connection: Connection, source: str, error: TransportError) -> None:
         """Log why a connection ends, and tell the peer where a host is at fault and not the network."""
-        at_fault = isinstance(error, (FrameError, RefusedError))
         self._counters.count_fault(error)
-        _log.log(
-            logging.WARNING if at_fault else logging.INFO, "closed the connection from %s: %s", source, error
-        )
-        if at_fault:
+        at_fault = isinstance(error, (FrameError, RefusedError, FullError))
+        text = f"closed the connection from {source}: {error}"
+        self._tell(_cause(error), text, logging.WARNING if at_fault else logging.INFO)
+        if at_fault and connection.is_secured:
+            kind = FrameKind.FULL if isinstance(error, FullError) else FrameKind.REFUSED
             with trio.move_on_after(1), suppress(TransportError):
-                await connection.write(encode_reason(str(error)), 1)
+                await connection.write(encode_reason(str(error), kind), 1)
+
+    def _warn(self, cause: str, text: str) -> None:
+        self._tell(cause, text, logging.WARNING)
+
+    def _tell(self, cause: str, text: str, level: int) -> None:
+        """Log once a minute and cause, since strangers can cause as much as they like."""
+        count = self._reminders.due(cause)
+        self._log.log(level if count else logging.DEBUG, "%s%s", text, and_others(count))
+
+    def _log_connected(self, admitted: AdmittedConnection, address: str, source: str) -> None:
+        """Log it once a minute for each member, and once for all others."""
+        cause = ("connected", admitted.address if self._admission.is_member(admitted) else "")
+        level = logging.INFO if self._reminders.due(cause) else logging.DEBUG
+        self._log.log(level, "%s connected from %s", address, source)
+
+
+def _cause(error: TransportError) -> str:
+    """Return what warnings are counted by."""
+    if isinstance(error, (RefusedError, FullError)):
+        return error.cause
+    return "malformed" if isinstance(error, FrameError) else "lost"
 
 
 def _remote_address(stream: trio.SocketStream) -> str:

@@ -1,14 +1,19 @@
 """What can be set about a transport, and what it counts."""
 
+import logging
 from dataclasses import dataclass, fields
 from math import inf
+from typing import TypeAlias
 
 from drakkar.handlers.checks import check_number, check_whole
 from drakkar.handlers.errors import TransportError
 from drakkar.transport.frames import FRAME_LIMIT, FrameError
 from drakkar.transport.hello import RefusedError
 
-__all__ = ["Counters", "Options"]
+__all__ = ["Counters", "Log", "Options"]
+
+Log: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
+"""What writes the log lines of a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +27,40 @@ class Options:
     Raises `ConfigError` for a value out of its bounds.
     """
 
-    queue_bytes: int = 64 << 20
-    """Maximum bytes that wait for one peer. A single larger message is accepted when the queue is empty."""
+    queue_bytes: int = 32 << 20
+    """Maximum bytes of bulk, of all shards together, that wait for one peer. One message may exceed it."""
+    control_bytes: int = 4 << 20
+    """Maximum bytes of control that wait for one peer. A single larger message is accepted when nothing waits."""
     queue_messages: int = 8192
-    """Maximum messages that wait for one peer."""
+    """Maximum messages that wait for one peer, of bulk and of control each."""
     frame_limit: int = FRAME_LIMIT
     """Maximum bytes of one frame, sent or received; from 64 KiB to 4 GiB."""
+    unfinished_bytes: int = 256 << 20
+    """Maximum bytes of large messages that are being received, over all connections; further ones wait. An eighth is for hosts
+    that are no members of this host's shards. One message may exceed either part alone."""
     max_incoming: int = 256
-    """Maximum connections that other hosts open to this one."""
+    """Maximum hosts that are connected to this one. Each member of its shards has a place of its own: others share the rest,
+    at least an eighth. Where members alone are more, they are all let in."""
+    max_incoming_per_source: int = 64
+    """How many hosts that are no members of its shards may be connected from one IP address, or one IPv6 network (/64)."""
+    max_introducing: int = 128
+    """Maximum connections to this host that have not introduced themselves. A further one takes the place of another."""
+    max_introducing_per_source: int = 32
+    """How many of these from one IP address, or one IPv6 network (/64)."""
+    introduce_timeout: float = 3.0
+    """How long a host that connects to this one has for TLS and its introduction; for its first frame, or its first record of TLS,
+    a second at most."""
     connect_timeout: float = 5.0
-    """For the connection, TLS and the introduction together."""
+    """For a connection that this host opens: the connection, TLS and the introduction together."""
     send_timeout: float = 10.0
     """For the kernel to take each 256 KiB."""
     keepalive: float = 3.0
     """Between two PINGs on a connection."""
     answer_timeout: float = 5.0
     """How much later than expected a sign of life may come."""
+    run_timeout: float = 1.0
+    """How long a host's older run may take to answer, before a connection of a newer one is taken. Where it answers, one of
+    the two is a copy of the other's data directory."""
     idle_timeout: float = 300.0
     """A peer is forgotten, and its connection closed, when nothing was sent to it for so long."""
     backoff_first: float = 0.05
@@ -47,9 +70,14 @@ class Options:
     backoff_refused: float = 10.0
     """The wait after a refusal, cut by up to half at random. A refusal lasts until a setting is changed."""
     max_incoming_streams: int = 16
-    """Maximum streams that other hosts send to this one at the same time. Further ones are refused."""
+    """Maximum streams that other hosts send to this one at the same time. A host without a place for a further one tries again for
+    its `connect_timeout`. A single host has three quarters of these places at most; hosts that are no members of this host's
+    shards have half of them, and a quarter from one source. A member that sends none yet always has one more."""
     max_outgoing_streams: int = 8
-    """Maximum streams that this host sends at the same time. Further ones are refused."""
+    """Maximum streams that this host sends at the same time, three quarters of them to one host. Further ones are refused."""
+    stream_timeout: float = 60.0
+    """In each such time of waiting for a stream, 64 KiB of it must come, or the rest. The receiver has as long to store it,
+    and a second more for each MiB."""
     stream_bytes_per_second: float = 64 << 20
     """Maximum bandwidth of all streams together that this host sends."""
 
@@ -75,7 +103,13 @@ class Counters:
     sent_bytes: int = 0
     received_bytes: int = 0
     dropped: int = 0
-    """Messages that were not sent: the queue was full, the peer unreachable, or they cannot be encoded."""
+    """Messages that were not sent: their lane was full, the peer unreachable, or they cannot be encoded."""
+    handed_back: int = 0
+    """Bulk messages that were not sent, and given back: their lane was full, or the connection was lost."""
+    recalled: int = 0
+    """Messages that their sender had dropped again while they waited."""
+    busy: int = 0
+    """How many times a shard was told that there is no room for its bulk, though there was a connection."""
     unknown_types: int = 0
     """Messages received and dropped, since no type of that number is defined here."""
     local_types: int = 0
@@ -84,10 +118,20 @@ class Counters:
     """Messages received and dropped, since they name no sender."""
     unknown_frames: int = 0
     """Frames received and dropped, since their kind is not known here."""
+    useless: int = 0
+    """Messages and frames received that were of no use: for shards that are not here, of older terms, and the like."""
+    pauses: int = 0
+    """How many times a connection was not read for a while, since too many of its messages were of no use, or for one shard."""
     malformed: int = 0
     """Connections closed because of malformed bytes from the peer."""
     refused: int = 0
-    """Introductions that failed, on either side: version, deployment, address, too many connections, or TLS."""
+    """Introductions that failed, on either side: version, deployment, address, a copied data directory, or TLS."""
+    full: int = 0
+    """Hosts that introduced themselves to this one and found no place."""
+    evicted: int = 0
+    """Connections to this host that lost their place to others before they had introduced themselves."""
+    late: int = 0
+    """Connections to this host that did not introduce themselves in time."""
     connects: int = 0
     """Connections for messages that this host opened."""
     connect_failures: int = 0

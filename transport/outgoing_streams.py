@@ -1,7 +1,6 @@
 """The streams that this host sends."""
 
 import logging
-import ssl
 import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -10,38 +9,56 @@ from typing import Final
 
 import trio
 from drakkar.handlers.errors import TransportError
+from drakkar.transport.addresses import peer_name
+from drakkar.transport.backoff import Backoff
 from drakkar.transport.bandwidth import Bandwidth
-from drakkar.transport.connection import dial
+from drakkar.transport.connection import Admit, Connection, dial
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
-from drakkar.transport.hello import Identity, decode_reason, encode_reason
-from drakkar.transport.options import Counters, Options
+from drakkar.transport.hello import FullError, Identity, decode_reason, encode_reason
+from drakkar.transport.options import Counters, Log, Options
+from drakkar.transport.reminders import Reminders, and_others
 from drakkar.transport.stream_frames import (
     STREAM_HEADER_LIMIT,
     STREAM_PIECE_LIMIT,
     encode_stream_end,
     encode_stream_piece,
 )
-from drakkar.transport.streams import LAST_FRAME_TIMEOUT_S, StreamConnection, StreamSource, describe
+from drakkar.transport.streams import LAST_FRAME_TIMEOUT_S, StreamConnection, StreamSource, describe, told
+from drakkar.transport.tls import Tls
 
 __all__ = ["OutgoingStreams"]
 
-_log: Final = logging.getLogger("drakkar.transport")
+_SHARE_OF_ONE: Final = 3 / 4
+"""Of all streams that this host sends, so much goes to one host at most: one that hangs keeps none from the others."""
+_STORED_PER_S: Final = 1 << 20
+"""Bytes that a receiver stores in a second at least."""
 
 
 class OutgoingStreams:
     """All streams that this host sends. For the trio loop's thread only."""
 
-    def __init__(self, options: Options, counters: Counters, tls: ssl.SSLContext | None) -> None:
-        self._options, self._counters, self._tls = options, counters, tls
+    def __init__(
+        self,
+        options: Options,
+        counters: Counters,
+        tls: Tls | None,
+        log: Log,
+        admit: Admit,
+    ) -> None:
+        """`admit`: see `dial`."""
+        self._options, self._counters, self._tls, self._log = options, counters, tls, log
+        self._admit = admit
         self._bandwidth = Bandwidth(options.stream_bytes_per_second)
-        self._running: set[trio.CancelScope] = set()
+        self._running: dict[trio.CancelScope, str] = {}
+        """The canonical address to which each of them goes."""
+        self._reminders = Reminders()
 
     async def send(self, address: str, header: bytes, source: StreamSource, identity: Identity) -> None:
         """Send one stream. Raises `TransportError` where it was not delivered."""
         self._check(address, header)
-        stream = _Sending(source, self._options, self._counters, self._bandwidth)
+        stream = _Sending(source, self._options, self._counters, self._bandwidth, self._log)
         with trio.CancelScope() as scope:
-            self._running.add(scope)
+            self._running[scope] = peer_name(address)
             try:
                 await self._deliver(address, header, stream, identity)
             except TransportError as error:
@@ -51,11 +68,11 @@ class OutgoingStreams:
                 self._failed(address, stream, "it was cancelled")
                 raise
             finally:
-                self._running.discard(scope)
+                del self._running[scope]
         if scope.cancelled_caught:
             raise TransportError(_not_delivered(address, stream, f"{identity.address} stopped serving"))
         self._counters.streams_sent += 1
-        _log.info("%s has stored the stream of %d bytes", address, stream.sent)
+        self._log.debug("%s has stored the stream of %d bytes", address, stream.sent)
 
     def stop(self) -> None:
         """End all of them."""
@@ -64,9 +81,11 @@ class OutgoingStreams:
 
     def _check(self, address: str, header: bytes) -> None:
         limit = self._options.max_outgoing_streams
-        if len(self._running) >= limit:
+        there = list(self._running.values()).count(peer_name(address))
+        if len(self._running) >= limit or there + 1 > max(1, limit * _SHARE_OF_ONE):
             raise TransportError(
-                f"the stream to {address} was not sent: {limit} are being sent already; wait until one has ended"
+                f"the stream to {address} was not sent: {len(self._running)} are being sent already, {there} of them there; "
+                "wait until one has ended"
             )
         if len(header) > STREAM_HEADER_LIMIT:
             raise TransportError(
@@ -75,19 +94,40 @@ class OutgoingStreams:
             )
 
     async def _deliver(self, address: str, header: bytes, stream: "_Sending", identity: Identity) -> None:
-        connection, _ = await dial(
-            address, identity, self._options, self._counters, tls=self._tls, stream=True
-        )
-        _log.info("sending a stream to %s", address)
+        connection = await self._connect(address, identity)
+        self._log.debug("sending a stream to %s", address)
         try:
             await stream.run(StreamConnection(connection, self._options), header)
         finally:
             await connection.close()
 
+    async def _connect(self, address: str, identity: Identity) -> Connection:
+        """Dial; and where the other host has no place, dial again, for as long as one attempt may take."""
+        until = trio.current_time() + self._options.connect_timeout
+        backoff = Backoff(self._options.backoff_first, self._options.backoff_last)
+        while True:
+            try:
+                connection, _ = await dial(
+                    address,
+                    identity,
+                    self._options,
+                    self._counters,
+                    tls=self._tls,
+                    admit=self._admit,
+                    stream=True,
+                )
+            except FullError:
+                if trio.current_time() > until:
+                    raise
+                await trio.sleep(backoff.next())
+            else:
+                return connection
+
     def _failed(self, address: str, stream: "_Sending", reason: str) -> TransportError:
         self._counters.streams_failed += 1
         text = _not_delivered(address, stream, reason)
-        _log.warning("%s", text)
+        count = self._reminders.due(address)
+        self._log.log(logging.WARNING if count else logging.DEBUG, "%s%s", text, and_others(count))
         return TransportError(text)
 
 
@@ -99,9 +139,15 @@ class _Sending:
     """One stream that is being sent."""
 
     def __init__(
-        self, source: StreamSource, options: Options, counters: Counters, bandwidth: Bandwidth
+        self,
+        source: StreamSource,
+        options: Options,
+        counters: Counters,
+        bandwidth: Bandwidth,
+        log: Log,
     ) -> None:
         self._source, self._options, self._counters, self._bandwidth = source, options, counters, bandwidth
+        self._log = log
         self.sent = 0
         """Bytes that were given to the kernel."""
         self.fault: Exception | None = None
@@ -140,6 +186,9 @@ class _Sending:
                 await self._write_piece(connection, data[at : at + size])
         self._all_sent = True
         await connection.write(encode_stream_end(self.sent, self._checksum), last=True)
+        allowed = self._options.stream_timeout + self.sent / _STORED_PER_S
+        await trio.sleep(allowed)
+        raise TransportError(f"the receiver sent signs of life, and has not stored it within {allowed:.0f} s")
 
     async def _next(self, connection: StreamConnection) -> memoryview:
         """Return the next bytes of the source; where it fails, tell the receiver."""
@@ -149,7 +198,7 @@ class _Sending:
             self.fault = error
             self._error = TransportError(f"the source failed: {describe(error)}")
             with suppress(TransportError):
-                await connection.write(encode_reason(str(self._error)), last=True)
+                await connection.write(encode_reason(f"the source failed: {told(error)}"), last=True)
             raise self._error from error
 
     async def _write_piece(self, connection: StreamConnection, data: memoryview) -> None:
@@ -182,7 +231,7 @@ class _Sending:
             return True
         if frame.kind != FrameKind.PING:
             self._counters.unknown_frames += 1
-            _log.debug("dropped a frame of kind %d in answer to a stream", frame.kind)
+            self._log.debug("dropped a frame of kind %d in answer to a stream", frame.kind)
         return False
 
 

@@ -1,4 +1,4 @@
-"""One other host as this one reaches it: a bounded queue, and the one connection that this host opens to it.
+"""One other host as this one reaches it: two bounded lanes, and the one connection that this host opens to it.
 
 Messages to a peer travel on the connection that this host opened, and messages from it on the one that the peer
 opened. So each connection has one writer and one direction, two hosts never have to agree on which of two connections
@@ -10,38 +10,46 @@ wait a little. Nothing is sent twice: the protocol above repeats what was lost.
 
 import logging
 import os
-import ssl
 import struct
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from random import Random
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import trio
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
-from drakkar.transport.addresses import canonical
+from drakkar.transport.addresses import peer_name
 from drakkar.transport.backoff import Backoff
+from drakkar.transport.budgets import Account, Work
 from drakkar.transport.connection import Connection, dial, network_error
-from drakkar.transport.frames import Frame, FrameKind, encode_frame
-from drakkar.transport.hello import Identity, RefusedError, decode_reason
+from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
+from drakkar.transport.hello import FullError, Hello, Identity, RefusedError, decode_reason
+from drakkar.transport.known_hosts import Answer, KnownHosts
+from drakkar.transport.lanes import BulkLane, ControlLane
 from drakkar.transport.message_frames import Packed, batches, frame_of, pack
-from drakkar.transport.options import Counters, Options
+from drakkar.transport.options import Counters, Log, Options
+from drakkar.transport.reminders import Reminders, and_others
+from drakkar.transport.room import RoomQueue
+from drakkar.transport.tls import Tls
 
 __all__ = ["Peer", "PeerStatus"]
 
-_log: Final = logging.getLogger("drakkar.transport")
-
-_WRITE_BYTES: Final = 4 << 20
-"""Bytes that are taken out of the queue at once, so that a long queue is not in memory twice."""
-_ITEM_OVERHEAD: Final = 128
-"""Bytes that a queued message counts in addition to its encoded bytes."""
+_WRITE_BYTES: Final = 128 << 10
+"""Bytes that are taken out of the lanes at once. Control waits for no more than these."""
+_TURN_BYTES: Final = 512 << 10
+"""Bytes that are encoded and written at once where the kernel takes them all: about a millisecond of work."""
+_QUICK_ATTEMPTS: Final = 20
+"""How many times a peer that is full is dialed again after the shortest wait: for most of a second."""
 _PING: Final = struct.Struct(">d")
-
-_Item: TypeAlias = Packed | bytes
-"""An entry of the queue: an encoded message, or a complete frame."""
+_QUESTION: Final = b"?"
+"""The body of a PING that asks for a sign of life out of turn."""
+_ANSWER_BYTES: Final = 64 << 10
+"""Maximum bytes of a frame that a peer sends back on a connection that this host has opened."""
+_ECHO_BYTES: Final = 64
+"""Maximum bytes of a PING that come back in the PONG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,14 @@ class PeerStatus:
 
     connected: bool
     queued_messages: int
+    """Messages that wait, in both lanes."""
     queued_bytes: int
+    """Their bytes."""
+    bulk_messages: int
+    """How many of them are bulk."""
+    bulk_bytes: int
+    busy_shards: int
+    """Shards that wait for room for their bulk."""
     rtt: float | None
     """Round-trip time of the last PING, in seconds; None before the first PONG."""
     failures: int
@@ -62,7 +77,7 @@ class PeerStatus:
 
 
 class Peer:
-    """Another host, as this one reaches it. For the trio loop's thread only."""
+    """Another host, as this one reaches it: a `Link` while it is connected. For the trio loop's thread only."""
 
     def __init__(
         self,
@@ -71,20 +86,42 @@ class Peer:
         identity: Callable[[], Identity],
         options: Options,
         counters: Counters,
+        log: Log,
         unreachable: Callable[[str], None],
-        tls: ssl.SSLContext | None,
+        drained: Callable[[str, Sequence[int]], None],
+        handed_back: Callable[[str, list[Message]], None] | None,
+        at_once: bool,
+        tls: Tls | None,
+        known: KnownHosts,
+        work: Work,
+        introduction: Callable[[int], bytes | None],
         random: Random,
+        reminders: Callable[[str], Reminders | None] = lambda _: None,
     ) -> None:
+        """`introduction` returns the body of the SHARD frame of a shard, None for one that needs none now.
+
+        `reminders` returns those that the peer at a canonical address shares with others; None where it has its own.
+        """
         self.address = address
-        try:
-            self._name = canonical(address)
-        except TransportError:
-            self._name = address  # each attempt to dial it will report the error
-        self._identity, self._options, self._counters = identity, options, counters
-        self._unreachable, self._tls = unreachable, tls
+        self._name = peer_name(address)
+        self._identity, self._options, self._counters, self._log = identity, options, counters, log
+        self._unreachable, self._tls, self._known, self._work = unreachable, tls, known, work
+        self._reminders, self._shared_reminders = Reminders(), reminders
+        self.life = trio.CancelScope()
+        """Of its task."""
+        self._introduction = introduction
+        self._introduced: set[int] = set()
+        """The shards whose introduction was queued, for this connection or the next."""
+        self._answer = Answer()
+        self._drained, self._handed_back, self._at_once = drained, handed_back, at_once
+        self.write_is_due = False
+        """`push` will be called at the end of this round."""
         self._backoff = Backoff(options.backoff_first, options.backoff_last, random)
-        self._queue: deque[_Item] = deque()
-        self._queued_bytes = 0
+        self._times_full = 0
+        """How many times the peer had no place since it had one."""
+        self._control = ControlLane(options.control_bytes, options.queue_messages)
+        self._bulk = BulkLane(options.queue_bytes, options.queue_messages)
+        self._room = RoomQueue(self._bulk.share)
         self._rest: bytes | memoryview = b""  # of a write that the kernel took in part
         self._wake = trio.Event()  # there is something to send
         self._revived = trio.Event()  # the next attempt need not wait any longer
@@ -92,6 +129,7 @@ class Peer:
         self._ready_fd = -1  # the socket, while `_push` may write to it
         self._lost: TransportError | None = None  # why the connection is over
         self._connected = False
+        self._scope = trio.CancelScope()  # of the connection
         self._ping = b""
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
@@ -102,127 +140,220 @@ class Peer:
     def offer(self, messages: Iterable[Message]) -> int:
         """Queue messages, and write them at once where the socket is idle; return how many were dropped."""
         dropped = 0
+        unsent: list[Message] = []
         for message in messages:
-            # Encoding is skipped where the queue is full, as it often is while a peer is away.
-            packed = self._pack(message) if self._has_room(0) else None
-            if packed is None or not self._put(packed):
+            bulk = message.type.traits.bulk
+            shard = message.shard
+            introduced = shard in self._introduced or self.introduce(shard)
+            if bulk and (self._bulk.full or not introduced):
+                unsent.append(message)
+                if message.type.traits.from_leader:  # its leader will wait for room
+                    self._room.refuse(shard)
+            elif not introduced or (packed := self._pack(message)) is None:
                 dropped += 1
-        self._push()
-        if dropped:
-            self._drop(dropped)
+            elif bulk:
+                self._bulk.put(packed, message)
+                self._room.used(shard, packed.size)
+            else:
+                dropped += not self._control.put(packed)
+        if self._at_once:
+            self.push()
+        if unsent:
+            self._wake.set()
+            dropped += self._hand_back(unsent)
+        self._counters.dropped += dropped
         return dropped
+
+    def recall(self, message: Message) -> int:
+        """Drop what equals a message, which is not bulk, where it still waits; return how many were dropped."""
+        packed = self._pack(message)
+        recalled = 0 if packed is None else self._control.recall(packed)
+        self._counters.recalled += recalled
+        return recalled
+
+    def introduce(self, shard: int) -> bool:
+        """Queue what this host says of its replica of a shard, unless the peer has it; return False where there is no room.
+
+        It is in the control lane, so it leaves before all messages that are queued from now on.
+        """
+        if shard in self._introduced:
+            return True
+        body = self._introduction(shard)
+        if body is None:
+            return True
+        if not self._control.put(encode_frame(FrameKind.SHARD, body)):
+            return False
+        self._introduced.add(shard)
+        return True
+
+    def reintroduce(self, shard: int) -> None:
+        """Introduce the replica of a shard anew, before its next message."""
+        self._introduced.discard(shard)
 
     def offer_frame(self, frame: bytes) -> bool:
         """Queue a complete frame of any kind; return whether there was room for it."""
-        queued = self._put(frame)
-        self._push()
-        if not queued:
-            self._drop(1)
+        queued = self._control.put(frame)
+        if self._at_once:
+            self.push()
+        self._counters.dropped += not queued
         return queued
+
+    def room(self, shard: int, least: int) -> int:
+        """Return how many bytes of bulk of a shard may be offered: `least` or more, or 0; then `drained` will tell of it."""
+        bulk = self._bulk
+        if self._connected and not bulk.full:
+            room = self._room.ask(shard, bulk.room(), least=least, reserve=bulk.reserve(shard))
+        else:
+            room = self._room.refuse(shard)
+        if not room:
+            self._used_at = trio.current_time()
+            self._counters.busy += self._connected
+            self._wake.set()
+        return room
+
+    def waiting(self, shard: int) -> int:
+        """Return how many bulk messages of a shard wait here."""
+        return self._bulk.waiting(shard)
 
     def revive(self) -> None:
         """Forget past failures and dial without further waiting: the peer has just shown that it is alive."""
         self._backoff.reset()
+        self._times_full = 0
         self._revived.set()
 
-    def is_at(self, address: str) -> bool:
-        """Whether this is the peer at `address`, in canonical spelling."""
-        return self._name == address
+    @property
+    def name(self) -> str:
+        """Its address in canonical spelling."""
+        return self._name
+
+    @property
+    def used_at(self) -> float:
+        """When something was sent to it last, by trio's clock."""
+        return self._used_at
+
+    def end(self) -> None:
+        """Drop what waits, and close the connection soon: it will not be used any more."""
+        self._clear()
+        self.life.cancel()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it is connected, or nothing has failed yet."""
+        return self._connected or not self._error
 
     def status(self) -> PeerStatus:
         """Return the state of the connection to this peer."""
         return PeerStatus(
             connected=self._connected,
-            queued_messages=len(self._queue),
-            queued_bytes=self._queued_bytes,
+            queued_messages=len(self._control.items) + self._bulk.count,
+            queued_bytes=self._control.bytes + self._bulk.bytes,
+            bulk_messages=self._bulk.count,
+            bulk_bytes=self._bulk.bytes,
+            busy_shards=len(self._room),
             rtt=self._rtt,
             failures=self._backoff.failures,
             features=self._features,
             error=self._error,
         )
 
-    # ---- the queue
+    async def answers(self, within: float) -> bool:
+        """See `Link`."""
+        self.offer_frame(encode_frame(FrameKind.PING, _QUESTION))
+        self.push()
+        return await self._answer.wait(within)
+
+    def give_up(self) -> None:
+        """See `Link`."""
+        self._lost = self._lost or TransportError("another run of the host has taken its place")
+        self._scope.cancel()
+
+    # ---- the lanes
 
     def _pack(self, message: Message) -> Packed | None:
         try:
             return pack(message, self._options.frame_limit)
         except TransportError as error:
-            _log.error("not sent to %s: %s", self.address, error)  # the text names the message and the remedy
+            # The text names the message and the remedy.
+            self._log.error("not sent to %s: %s", self.address, error)
             return None
 
-    def _has_room(self, size: int) -> bool:
-        limits = self._options
-        return not self._queue or (
-            len(self._queue) < limits.queue_messages and self._queued_bytes + size <= limits.queue_bytes
-        )
+    def _hand_back(self, unsent: list[Message]) -> int:
+        """Give messages back that were not sent; return how many were dropped instead."""
+        if self._handed_back is None:
+            return len(unsent)
+        self._counters.handed_back += len(unsent)
+        self._handed_back(self.address, unsent)
+        return 0
 
-    def _put(self, item: _Item) -> bool:
-        size = _size(item)
-        if not self._has_room(size):
-            return False
-        self._queue.append(item)
-        self._queued_bytes += size
-        return True
-
-    def _drop(self, count: int) -> None:
-        self._counters.dropped += count
-        self._unreachable(self.address)
-
-    def _drop_queue(self) -> None:
+    def _clear(self) -> None:
         """Drop what waits for a peer that is away. By the time it is back, the protocol has newer messages."""
-        self._counters.dropped += len(self._queue)
-        self._queue.clear()
-        self._queued_bytes = 0
+        self._room.clear()
+        self._introduced.clear()
+        dropped, unsent = self._bulk.clear()
+        self._counters.dropped += dropped + self._control.clear()
+        if unsent:
+            self._counters.dropped += self._hand_back(unsent)
+
+    def _tell_drained(self) -> bool:
+        """Tell the shards of the room that they waited for; return whether there was any."""
+        shards = self._room.tell(self._bulk.drained())
+        if shards:
+            self._drained(self.address, shards)
+        return bool(shards)
 
     def _take(self) -> bytes:
-        """Take up to `_WRITE_BYTES`, and at least one item, out of the queue, as frames."""
-        items: list[_Item] = []
-        size = 0
-        while self._queue and size < _WRITE_BYTES:
-            item = self._queue.popleft()
-            items.append(item)
-            size += _size(item)
-        self._queued_bytes -= size
-        self._counters.sent += len(items)
-        frames: list[bytes] = []
-        for complete, group in groupby(items, _is_frame):
-            if complete:
-                frames.extend(cast("Iterator[bytes]", group))
-            else:
-                packed = cast("Iterator[Packed]", group)
-                frames.extend(map(frame_of, batches(packed, self._options.frame_limit)))
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+        """Take about `_WRITE_BYTES`, and at least one item, out of the lanes, as frames."""
+        control, bulk = self._control, self._bulk
+        waited, size = len(control.items) + bulk.count, control.bytes
+        items = control.take(_WRITE_BYTES) if control.items else []
+        free = _WRITE_BYTES - (size - control.bytes)
+        if free > 0 and bulk.count:
+            items += bulk.take(free)
+        self._counters.sent += waited - len(control.items) - bulk.count
+        return _frames_of(items, self._options.frame_limit)
 
     # ---- writing
 
-    def _push(self) -> None:
-        """Get the queue on its way.
+    def push(self) -> None:
+        """Get what waits on its way.
 
         Waking the writer costs a turn of the loop. A socket that is ready takes the bytes here, and the writer is woken
         only for the rest.
         """
-        if not self._queue:
+        self.write_is_due = False
+        if not (self._control.items or self._bulk.count):
             return
         self._used_at = trio.current_time()
         if self._ready_fd < 0 or self._wake.is_set():
             self._wake.set()
             return
-        data = self._take()
-        try:
-            written = os.write(self._ready_fd, data)
-        except BlockingIOError:
-            written = 0
-        except OSError as error:
-            self._lost = network_error(error)
-            self._wake.set()
-            return
-        self._counters.sent_bytes += written
-        if written < len(data) or self._queue:
-            self._rest = memoryview(data)[written:]
+        self._write_now(self._ready_fd)
+        if self._lost is not None or self._rest or self._control.items or self._bulk.count:
             self._wake.set()
 
+    def _write_now(self, fd: int) -> None:
+        """Write what waits to a socket until it takes no more, and leave the rest of a frame in `_rest`.
+
+        After `_TURN_BYTES` other tasks and actors of the loop are to have their turn.
+        """
+        total = 0
+        while (self._control.items or self._bulk.count) and total < _TURN_BYTES:
+            data = self._take()
+            try:
+                written = os.write(fd, data)
+            except BlockingIOError:
+                written = 0
+            except OSError as error:
+                self._lost = network_error(error)
+                return
+            self._counters.sent_bytes += written
+            if written < len(data):
+                self._rest = memoryview(data)[written:]
+                return
+            total += written
+
     async def _write(self, connection: Connection) -> None:
-        """Write the queue, and a PING in each keep-alive interval, until the peer is no longer used."""
+        """Write what waits, and a PING in each keep-alive interval, until the peer is no longer used."""
         timeout = self._options.send_timeout
         ping_at = 0.0
         while self._lost is None:
@@ -234,12 +365,24 @@ class Peer:
                 ping_at = now + self._options.keepalive
                 self._ping = _PING.pack(now)
                 await connection.write(encode_frame(FrameKind.PING, self._ping), timeout)
-            elif self._queue:
-                await connection.write(self._take(), timeout)
+            elif self._control.items or self._bulk.count:
+                await self._write_some(connection)
+                self._tell_drained()
+            elif self._tell_drained():
+                # Those that were told may fill the lane now, or leave the room to others.
+                await trio.lowlevel.checkpoint()
             elif now >= self._used_at + self._options.idle_timeout:
+                self._introduced.clear()  # what is queued from now on is for the next connection
                 return
             else:
                 await self._sleep(connection, ping_at)
+
+    async def _write_some(self, connection: Connection) -> None:
+        if connection.fd < 0:
+            await connection.write(self._take(), self._options.send_timeout)
+            return
+        self._write_now(connection.fd)
+        await trio.lowlevel.checkpoint()
 
     async def _sleep(self, connection: Connection, until: float) -> None:
         """Wait until there is something to write that `_push` could not write itself."""
@@ -255,23 +398,42 @@ class Peer:
 
     async def _read(self, connection: Connection) -> None:
         """Read the answers to PINGs. Their absence is how a peer that vanished without a word is noticed."""
-        await connection.read_until_lost(
-            self._options.keepalive + self._options.answer_timeout, self._handle_frames
-        )
+        connection.limit_frames(_ANSWER_BYTES)
+        account = self._work.account(self._name, _is_member)
+        try:
+            await connection.read_until_lost(
+                self._options.keepalive + self._options.answer_timeout,
+                partial(self._handle_frames, connection, account),
+            )
+        finally:
+            account.abandon()
 
-    async def _handle_frames(self, frames: list[Frame]) -> None:
+    async def _handle_frames(self, connection: Connection, account: Account, frames: list[Frame]) -> None:
+        account.begin(connection.read_at)
         for frame in frames:
-            self._handle_frame(frame)
+            self._handle_frame(frame, account)
+        if pause := account.end(len(frames)):
+            self._counters.pauses += 1
+            with connection.pause():
+                await trio.sleep(pause)
 
-    def _handle_frame(self, frame: Frame) -> None:
+    def _handle_frame(self, frame: Frame, account: Account) -> None:
+        if frame.kind == FrameKind.PONG and frame.body == self._ping:
+            self._rtt = trio.current_time() - _PING.unpack(self._ping)[0]
+            return
+        # All else is seldom: more of it than that is of no use.
+        account.charge(1)
         if frame.kind == FrameKind.PONG:
-            if frame.body == self._ping:
-                self._rtt = trio.current_time() - _PING.unpack(self._ping)[0]
+            if bytes(frame.body) == _QUESTION:
+                self._answer.heard()
+        elif frame.kind == FrameKind.PING:
+            self.offer_frame(encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES])))
+            self.push()
         elif frame.kind == FrameKind.REFUSED:
-            raise RefusedError(decode_reason(frame.body))
+            raise RefusedError(decode_reason(frame.body), "by the other host")
         else:
             self._counters.unknown_frames += 1
-            _log.debug("dropped a frame of kind %d from %s", frame.kind, self.address)
+            self._log.debug("dropped a frame of kind %d from %s", frame.kind, self.address)
 
     # ---- the life of a peer
 
@@ -279,42 +441,60 @@ class Peer:
         """Dial, write, wait, and repeat; return once nothing was sent to the peer for `idle_timeout` seconds."""
         while await self._wait_for_work():
             try:
-                connection = await self._connect()
+                connection, callee = await self._connect()
             except TransportError as error:
                 self._counters.connect_failures += 1
                 await self._fail("cannot reach", error)
             else:
-                await self._use(connection)
+                await self._use(connection, callee)
 
     async def _wait_for_work(self) -> bool:
         """Wait until there is something to send; return False where nothing comes for `idle_timeout` seconds."""
-        while not self._queue:
+        while not self._has_work:
             self._wake = trio.Event()
             with trio.move_on_at(self._used_at + self._options.idle_timeout) as idle:
                 await self._wake.wait()
-            if idle.cancelled_caught and not self._queue:
+            if idle.cancelled_caught and not self._has_work:
                 return False
         return True
 
-    async def _connect(self) -> Connection:
-        connection, callee = await dial(
-            self.address, self._identity(), self._options, self._counters, tls=self._tls
-        )
-        self._features = callee.features
-        return connection
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._control.items or self._bulk.count or self._room)
 
-    async def _use(self, connection: Connection) -> None:
+    async def _connect(self) -> tuple[Connection, Hello]:
+        connection, callee = await dial(
+            self.address,
+            self._identity(),
+            self._options,
+            self._counters,
+            tls=self._tls,
+            admit=self._known.admit,
+        )
+        try:
+            self._known.add(callee, self)
+        except RefusedError:
+            await connection.close()
+            raise
+        self._features = callee.features
+        return connection, callee
+
+    async def _use(self, connection: Connection, callee: Hello) -> None:
         """Write and read until the connection is lost, or the peer is no longer used."""
         self._counters.connects += 1
         self._connected, self._lost, self._error = True, None, ""
+        self._times_full = 0
         since = trio.current_time()
-        _log.info("connected to %s", self.address)
+        self._log.info("connected to %s", self.address)
         try:
             async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
                 for work in (self._read, self._write):
                     nursery.start_soon(self._until_lost, work, connection, nursery.cancel_scope)
         finally:
             self._connected, self._rest, self._rtt = False, b"", None
+            self._answer.lost()
+            self._known.remove(callee, self)
             await connection.close()
         if self._lost is not None:
             self._counters.lost += 1
@@ -334,26 +514,69 @@ class Peer:
             both.cancel()
 
     async def _fail(self, what: str, error: TransportError) -> None:
-        """Drop the queue, report the failure, and wait before the next attempt."""
-        self._drop_queue()
-        wait = self._backoff.next()
-        if isinstance(error, RefusedError):
-            wait = self._backoff.jitter(self._options.backoff_refused)
+        """Drop what waits, report the failure, and wait before the next attempt."""
+        self._clear()
+        wait = self._wait_after(error)
         self._counters.count_fault(error)
-        # One warning until the reason changes, not one per attempt.
-        level = logging.DEBUG if self._error == str(error) else logging.WARNING
+        count = self._warns_of(error)
         self._error = str(error)
-        _log.log(level, "%s %s: %s; next attempt in %.2f s", what, self.address, error, wait)
+        self._log.log(
+            logging.WARNING if count else logging.DEBUG,
+            "%s %s: %s; next attempt in %.2f s%s",
+            what,
+            self.address,
+            error,
+            wait,
+            and_others(count),
+        )
         self._revived = trio.Event()
         self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
 
+    def _wait_after(self, error: TransportError) -> float:
+        """Return the seconds until the next attempt."""
+        if isinstance(error, RefusedError):
+            self._backoff.failures += 1
+            return self._backoff.jitter(self._options.backoff_refused)
+        if isinstance(error, FullError) and self._times_full < _QUICK_ATTEMPTS:
+            # A place may be free at any moment. But hosts that all dial on and on leave no time to one that is full.
+            self._times_full += 1
+            return self._backoff.jitter(self._options.backoff_first)
+        return self._backoff.next()
 
-def _is_frame(item: _Item) -> bool:
+    def _warns_of(self, error: TransportError) -> int:
+        """Return how many failures like this one a warning stands for; 0: none is written.
+
+        One warning until the reason changes, not one an attempt. Where the other host has a part in the text, it may give
+        other reasons without end, so these are written once a minute.
+        """
+        if (shared := self._shared_reminders(self._name)) is not None:
+            return shared.due(type(error).__name__)
+        if isinstance(error, RefusedError):
+            return self._reminders.due(error.cause)
+        if isinstance(error, (FullError, FrameError)):
+            return self._reminders.due(type(error).__name__)
+        return int(self._error != str(error))
+
+
+def _is_member() -> bool:
+    """This host dials members, and replicas that have asked for an answer."""
+    return True
+
+
+def _frames_of(items: list[Packed | bytes], frame_limit: int) -> bytes:
+    """Return encoded messages and complete frames as frames, in order."""
+    if len(items) == 1:
+        return items[0] if isinstance(items[0], bytes) else frame_of(cast("list[Packed]", items))
+    frames: list[bytes] = []
+    for complete, group in groupby(items, _is_frame):
+        if complete:
+            frames.extend(cast("Iterator[bytes]", group))
+        else:
+            frames.extend(map(frame_of, batches(cast("Iterator[Packed]", group), frame_limit)))
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def _is_frame(item: Packed | bytes) -> bool:
     return type(item) is bytes
-
-
-def _size(item: _Item) -> int:
-    """Return the bytes that an item counts in the queue."""
-    return (len(item) if isinstance(item, bytes) else item.size) + _ITEM_OVERHEAD

@@ -1,52 +1,84 @@
 """Messages between hosts over TCP: one listener, one outgoing connection to each peer, and limits on everything."""
 
 import errno
+import ipaddress
+import logging
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from logging import getLogger
+from functools import partial
+from math import inf
 from random import Random
+from secrets import randbits, token_hex
 from typing import Final
 
 import trio
 from drakkar.handlers.checks import check_whole
-from drakkar.handlers.errors import TransportError
+from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message
-from drakkar.transport.addresses import canonical, parse_address
+from drakkar.transport.addresses import canonical, parse_address, peer_name
+from drakkar.transport.admission import Admission
+from drakkar.transport.budgets import Work
 from drakkar.transport.frames import FIRST_FREE_KIND, encode_frame
-from drakkar.transport.hello import PROTOCOL_VERSION, Identity, encode_hello
+from drakkar.transport.hello import PROTOCOL_VERSION, Identity, Run, encode_hello
 from drakkar.transport.inbound import Inbound
 from drakkar.transport.incoming_streams import IncomingStreams
-from drakkar.transport.options import Counters, Options
+from drakkar.transport.known_hosts import KnownHosts, RunMemory
+from drakkar.transport.lookups import Lookups, use_lookups
+from drakkar.transport.options import Counters, Log, Options
 from drakkar.transport.outgoing_streams import OutgoingStreams
 from drakkar.transport.peer import Peer, PeerStatus
+from drakkar.transport.reminders import Reminders
+from drakkar.transport.renewal import Renewal
+from drakkar.transport.resolver import Resolver
+from drakkar.transport.shard_frames import ShardHello
+from drakkar.transport.sockets import track_listener
 from drakkar.transport.streams import StreamSink, StreamSource
-from drakkar.transport.tls import TlsConfig
+from drakkar.transport.tls import Credentials, Tls, TlsConfig
 
 __all__ = ["TcpTransport"]
 
-_log: Final = getLogger("drakkar.transport")
+MAX_OTHER_PEERS: Final = 128
+"""Hosts that are no members, and are dialed: each costs a connection and a task until `idle_timeout`."""
 
 
 class TcpTransport:
     """Sends messages to other hosts, and delivers theirs.
 
-    For the trio loop's thread only. Messages may be lost, but not altered. Those that arrive over one connection
-    arrive in the order in which they were sent.
+    For the trio loop's thread only. Messages may be lost, but not altered. Those of types that are not
+    bulk (`Traits.bulk`) arrive over one connection in the order in which they were sent, and so do the bulk messages of
+    one shard; the former may overtake the latter.
 
     `address` is the address that this host advertises: others dial it and know this host by it. `listen_address` is
     where it listens, where that differs: behind a NAT, or "0.0.0.0:7000" for all interfaces. Port 0 takes a free port,
     which `address` shows once `serve` has started.
 
     `deliver` is called with the sender's address and its messages, in order.
-    `unreachable` is called with the address of a peer each time that messages to it were lost, or may have been: when
-    its connection is lost or cannot be made, which also drops its queue, and from within `send` when messages are
-    dropped. Both must return soon and raise nothing.
+    `unreachable` is called with the address of a peer each time that its connection is lost or cannot be made, which
+    also drops what waits for it; never for lack of room.
+    `drained` is called with the address of a peer and the shards that `room` refused, in the order in which they were
+    refused, once there is room for them.
+    `handed_back` is called with the address of a peer and bulk messages that were not sent, from within `send` where
+    they do not fit. Without it they are dropped, and counted.
+    All four must return soon and raise nothing.
+    `at_round_end` calls a function at the end of the caller's round: `send` then only queues, and a peer is written to
+    once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
+    `deliver` is called inside it.
+    `greeted` is called with address and host id of a host whose connection for messages was accepted, and `parted`
+    with its address when that has ended, unless another one has taken its place. `introduced` is
+    called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
+    again when that has changed. `introduction` returns what this host says of its own, as `encode_shard` does; None for a
+    shard that needs none.
     `frames` has receivers for further kinds of frames. They are called with the sender's address and the body, which
     must be copied to be kept.
-    `streams` is called with the sender's address and the header when a stream begins, and returns the sink for it. It
-    must return soon. It raises `TransportError`, or another `DrakkarError`, to refuse the stream; the sender gets the
-    text. Without `streams`, all streams are refused.
+    `streams` is called when a stream begins, with the sender's address, the header, and whether the sender has shown that it
+    is a member of a shard of this host; it returns the sink. It must return soon. It raises `TransportError`, whose text the
+    sender gets, or another `DrakkarError`, to refuse the stream. Without `streams`, all streams are refused.
+    `log` writes the log lines, such as an adapter that names this host in them; by default the logger
+    `drakkar.transport` does.
+
+    The host has an identity of its own that no other has, in its first run, unless `identify` gives it another.
 
     Raises `TransportError` for an invalid address, and `ConfigError` for a kind of frame that is not free and for TLS
     files that cannot be used.
@@ -58,17 +90,27 @@ class TcpTransport:
         *,
         deliver: Callable[[str, list[Message]], None],
         unreachable: Callable[[str], None],
+        drained: Callable[[str, Sequence[int]], None] | None = None,
+        handed_back: Callable[[str, list[Message]], None] | None = None,
+        at_round_end: Callable[[Callable[[], object]], None] | None = None,
+        run_now: Callable[[Callable[[], object]], None] | None = None,
         deployment_id: str = "default",
         listen_address: str | None = None,
         tls: TlsConfig | None = None,
+        greeted: Callable[[str, str], None] | None = None,
+        parted: Callable[[str], None] | None = None,
+        introduced: Callable[[str, ShardHello], None] | None = None,
+        introduction: Callable[[int], bytes | None] | None = None,
         frames: Mapping[int, Callable[[str, memoryview], None]] | None = None,
-        streams: Callable[[str, bytes], StreamSink] | None = None,
+        streams: Callable[[str, bytes, bool], StreamSink] | None = None,
         version: tuple[int, int] = PROTOCOL_VERSION,
         features: Iterable[str] = (),
         random: Random | None = None,
         options: Options | None = None,
+        log: Log | None = None,
     ) -> None:
-        parse_address(listen_address or address)
+        if listen_address is not None:
+            _check_listen_address(listen_address)
         if canonical(address).startswith(("0.0.0.0:", "[::]:")):
             raise TransportError(
                 f"address {address!r}: others cannot dial it; advertise an address of this host, and give this one "
@@ -76,42 +118,120 @@ class TcpTransport:
             )
         self.counters = Counters()
         self.options = options or Options()
-        self._identity = Identity(address, deployment_id, version, frozenset(features))
+        host_id, run = token_hex(16), Run.first(randbits(63))
+        self._identity = Identity(address, deployment_id, version, frozenset(features), host_id, run)
+        self._known = KnownHosts(host_id, run, timeout=self.options.run_timeout)
+        self._work = Work()
         encode_hello(self._identity.hello(address))  # raises now, and not at the first connection
         self._listen_address = listen_address or address
-        self._on_unreachable = unreachable
+        self._log = log or logging.getLogger("drakkar.transport")
+        self._on_unreachable, self._on_drained, self._on_handed_back = unreachable, drained, handed_back
+        self._introduction = introduction or _nothing
+        self._at_round_end = at_round_end
+        self._unwritten: list[Peer] = []
+        """What was queued for these in this round is written at its end."""
         frames = dict(frames or {})
         for kind in frames:
             _check_kind(kind)
-        self._client_tls = tls.client_context() if tls else None
+        self._tls = None if tls is None else Tls(tls, self._log)
+        self._renewal = (
+            None
+            if self._tls is None
+            else Renewal(self._tls, self._log, address=lambda: self.address, used=self._revive_all)
+        )
         self._random = random or Random()
-        self._outgoing_streams = OutgoingStreams(self.options, self.counters, self._client_tls)
+        self._outgoing_streams = OutgoingStreams(
+            self.options, self.counters, self._tls, self._log, self._known.admit
+        )
+        self._admission = Admission(self.options, self.counters)
+        self._resolver = Resolver(self._reserve)
         self._inbound = Inbound(
+            admission=self._admission,
+            resolver=self._resolver,
             identity=lambda: self._identity,
             options=self.options,
             counters=self.counters,
-            tls=tls.server_context() if tls else None,
-            streams=IncomingStreams(streams, self.options, self.counters),
-            deliver=deliver,
+            tls=self._tls,
+            log=self._log,
+            streams=IncomingStreams(streams, self.options, self.counters, self._log),
+            known=self._known,
+            work=self._work,
+            deliver=deliver if run_now is None else partial(_deliver_now, run_now, deliver),
             connected=self._revive,
+            greeted=greeted or _nothing,
+            parted=parted or _nothing,
+            introduced=introduced or _nothing,
             frames=frames,
         )
         self._peers: dict[str, Peer] = {}
+        """By canonical address: two connections to one host would take each other's place there, again and again."""
+        self._members: frozenset[str] | None = None
+        """The canonical addresses of members; None where that was not said."""
+        self._lookups: Lookups | None = None
+        self._reminders_of_others = Reminders()
+        """Of warnings about peers that are no members."""
         self._nursery: trio.Nursery | None = None
         self._ended = False
+
+    def identify(
+        self,
+        host_id: str,
+        run: Run,
+        known: RunMemory | None = None,
+        on_change: Callable[[RunMemory], None] | None = None,
+    ) -> None:
+        """Say which host this is, and which run of it; before `serve`.
+
+        `known`: the runs of other hosts that were heard of before. `on_change` is called in the loop's thread with all of
+        them when one has changed; it must return soon and raise nothing.
+        """
+        self._identity = replace(self._identity, host_id=host_id, run=run)
+        self._known.host_id, self._known.run, self._known.on_change = host_id, run, on_change
+        self._known.remember(known or {})
+
+    @property
+    def host_id(self) -> str:
+        """The identity of this host, which its data directory keeps."""
+        return self._identity.host_id
 
     @property
     def address(self) -> str:
         """The address that this host advertises."""
         return self._identity.address
 
+    @property
+    def certificate_seconds(self) -> float:
+        """Seconds until the certificate of this host expires, less than 0 after that; infinite without TLS. From any thread."""
+        return inf if self._tls is None else self._tls.credentials.expiries["cert"] - time.time()
+
+    @property
+    def credentials(self) -> Credentials:
+        """The certificates in use. From any thread. Raises `ConfigError` where this host has no TLS."""
+        return self._with_tls().credentials
+
+    def use_certificates(self, credentials: Credentials, instead_of: Credentials) -> bool:
+        """Use other certificates from now on, and return True. Where they trust others than before, all connections are made anew.
+
+        `instead_of` is what was in use before they were read. Where it is not any more, nothing changes, and False is returned:
+        others have been read meanwhile, so read them again.
+
+        Raises `ConfigError` where this host has no TLS.
+        """
+        return self._with_tls().use(credentials, instead_of=instead_of)
+
+    def _with_tls(self) -> Renewal:
+        if self._renewal is None:
+            raise ConfigError("tls", None, "this host was made without: make it anew with a TlsConfig")
+        return self._renewal
+
     # ---- sending
 
     def send(self, address: str, messages: Sequence[Message]) -> int:
         """Queue messages for the host at `address`; never blocks. Return how many were dropped.
 
-        A message is dropped where the peer's queue is full, and where it cannot be encoded, which is logged as an
-        error. One call with many messages makes one frame, which is cheaper than one call for each.
+        A message is dropped where its lane is full, unless it is bulk and `handed_back` takes it, and where it cannot
+        be encoded, which is logged as an error. One call with many messages makes one frame, which is cheaper than one
+        call for each.
 
         Before `serve` has started, messages wait; after it has ended, they are dropped.
         """
@@ -120,10 +240,110 @@ class TcpTransport:
         if self._ended:
             self.counters.dropped += len(messages)
             return len(messages)
-        return self._peer(address).offer(messages)
+        return self._write_soon(self._peer(address)).offer(messages)
+
+    def recall(self, address: str, message: Message) -> int:
+        """Drop a message that was sent to the host at `address`, and all that equal it, where they still wait here.
+
+        Return how many were dropped. Not for bulk. What the kernel has taken cannot be recalled.
+        """
+        peer = self._peers.get(peer_name(address))
+        return 0 if peer is None else peer.recall(message)
+
+    def introduce(self, address: str, shard: int) -> None:
+        """Send the host at `address` what `introduction` says of a shard, unless it was sent on this connection."""
+        if not self._ended and not self._write_soon(self._peer(address)).introduce(shard):
+            self.counters.dropped += 1
+
+    def reintroduce(self, shard: int) -> None:
+        """Send all hosts what `introduction` says of a shard, before the next message of the shard."""
+        for peer in self._peers.values():
+            peer.reintroduce(shard)
+
+    def host_id_at(self, address: str) -> str:
+        """Return the id of the host that introduced itself last as the one at `address`; "" if none did."""
+        return self._known.host_id_at(address)
+
+    def charge(self, address: str, count: int) -> None:
+        """Say that so many messages of the host at `address` were of no use here.
+
+        A host that sends too many of them is read more slowly. Call it in `deliver` where that shows at once: then they are
+        charged with the time that they took.
+        """
+        self._inbound.frames.charge(address, count)
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of large messages that are being received. From any thread."""
+        return self._inbound.frames.unfinished_bytes
+
+    def members(self, addresses: Iterable[str]) -> None:
+        """Say where the members of this host's shards live, instead of what was said before: places are kept free for them.
+
+        Their names are resolved in the background. Raises `TransportError` for an invalid address.
+        """
+        self._members = members = frozenset(map(canonical, addresses))
+        self._resolver.set_members(members)
+        self._known.set_members(members)
+        self._tell_lookups()
+
+    def _tell_lookups(self) -> None:
+        if self._lookups is not None and self._members is not None:
+            self._lookups.set_members(self, (parse_address(address)[0] for address in self._members))
+
+    def moved(self, before: str, after: str) -> None:
+        """Say that a shard reaches a member at another address than before. Call it before `members` with the new one.
+
+        Raises `TransportError` for an invalid address.
+        """
+        self._known.move(canonical(before), canonical(after))
+
+    def _reserve(self, addresses: frozenset[str], ips: frozenset[str]) -> None:
+        self._admission.reserve(addresses - {canonical(self.address)}, ips)
+
+    def is_at_home(self, address: str) -> bool:
+        """Return whether the host that has introduced itself at `address` has shown that it is there.
+
+        Its certificate says so; or, without TLS, its connection comes from an IP address that `address` leads to. False if
+        no connection for its messages is open.
+        """
+        return self._inbound.is_at_home(address)
+
+    @property
+    def certified(self) -> bool:
+        """Whether each host that connects has shown a certificate for the address by which it introduced itself."""
+        return self._tls is not None
+
+    def proves(self, speaker: str, address: str) -> bool:
+        """Return whether the host that introduced itself at `speaker` has shown a certificate that is for `address` too.
+
+        False where it is not connected, and without TLS.
+        """
+        return self._inbound.proves(speaker, address)
+
+    def reachable(self, address: str) -> bool:
+        """Return whether the host at `address` is connected, or was not tried yet."""
+        peer = self._peers.get(peer_name(address))
+        return peer is None or peer.reachable
+
+    def room(self, address: str, shard: int, least: int = 1) -> int:
+        """Return how many bytes of bulk of a shard the peer at `address` takes now: `least` or more, or 0.
+
+        `UNLIMITED` where nothing waits: one message of any size passes. 0 without a connection, which is then dialed.
+        A shard that was told 0 is told by `drained` when there is room again. Then one message of any size passes too,
+        where it asks for as much as that takes.
+        """
+        return 0 if self._ended else self._peer(address).room(shard, least)
+
+    def waiting(self, address: str, shard: int) -> int:
+        """Return how many bulk messages of a shard wait for the peer at `address` and have not left this host."""
+        peer = self._peers.get(peer_name(address))
+        return 0 if peer is None else peer.waiting(shard)
 
     def send_frame(self, address: str, kind: int, body: bytes) -> bool:
-        """Queue a frame of a kind of your own, in order with the messages; return whether there was room for it.
+        """Queue a frame of a kind of your own; return whether there was room for it.
+
+        It keeps its order with the messages that are not bulk.
 
         Raises `ConfigError` for a kind that is not from 16 to 255, and `TransportError` for a body that is too long.
         """
@@ -135,7 +355,7 @@ class TcpTransport:
         if self._ended:
             self.counters.dropped += 1
             return False
-        return self._peer(address).offer_frame(encode_frame(kind, body))
+        return self._write_soon(self._peer(address)).offer_frame(encode_frame(kind, body))
 
     async def send_stream(self, address: str, header: bytes, source: StreamSource) -> None:
         """Send all bytes of `source` to the host at `address`, on a connection of their own.
@@ -153,42 +373,103 @@ class TcpTransport:
         await self._outgoing_streams.send(address, header, source, self._identity)
 
     def peers(self) -> dict[str, PeerStatus]:
-        """Return the state of each peer, by address, to which something was sent lately."""
-        return {address: peer.status() for address, peer in self._peers.items()}
+        """Return the state of each peer to which something was sent lately, by address as it was spelt first. From any thread."""
+        return {peer.address: peer.status() for peer in self._peers.copy().values()}
 
     def _peer(self, address: str) -> Peer:
-        peer = self._peers.get(address)
+        peer = self._peers.get(peer_name(address))
         if peer is None:
-            peer = self._peers[address] = Peer(
+            self._make_room()
+            peer = Peer(
                 address,
                 identity=lambda: self._identity,
                 options=self.options,
                 counters=self.counters,
+                log=self._log,
                 unreachable=self._report_unreachable,
-                tls=self._client_tls,
+                drained=self._report_drained,
+                handed_back=self._report_handed_back if self._on_handed_back else None,
+                at_once=self._at_round_end is None,
+                tls=self._tls,
+                known=self._known,
+                work=self._work,
+                introduction=self._introduction,
                 random=self._random,
+                reminders=self._shared_reminders,
             )
+            self._peers[peer.name] = peer
             if self._nursery is not None:
                 self._nursery.start_soon(self._run_peer, peer)
         return peer
 
+    def _make_room(self) -> None:
+        """Where many hosts are dialed that are no members, end the peer that was used longest ago.
+
+        A host that asks is answered at the address that it says, and it may say another one each time.
+        """
+        if len(self._peers) >= MAX_OTHER_PEERS:
+            others = [peer for peer in self._peers.values() if self._is_other(peer.name)]
+            if len(others) >= MAX_OTHER_PEERS:
+                oldest = min(others, key=lambda peer: peer.used_at)
+                del self._peers[oldest.name]
+                oldest.end()
+
+    def _is_other(self, name: str) -> bool:
+        """Return whether no member lives at a canonical address."""
+        return self._members is not None and name not in self._members
+
+    def _shared_reminders(self, name: str) -> Reminders | None:
+        return self._reminders_of_others if self._is_other(name) else None
+
     async def _run_peer(self, peer: Peer) -> None:
         try:
-            await peer.run()
+            with peer.life:
+                await peer.run()
         finally:
-            del self._peers[peer.address]
+            if self._peers.get(peer.name) is peer:
+                del self._peers[peer.name]
+
+    def _write_soon(self, peer: Peer) -> Peer:
+        """Let what is queued for a peer be written at the end of the round, if there are rounds."""
+        if self._at_round_end is not None and not peer.write_is_due:
+            peer.write_is_due = True
+            if not self._unwritten:
+                self._at_round_end(self._write)
+            self._unwritten.append(peer)
+        return peer
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for peer in unwritten:
+            peer.push()
 
     def _report_unreachable(self, address: str) -> None:
+        self._report("that it is unreachable", self._on_unreachable, address)
+
+    def _report_drained(self, address: str, shards: Sequence[int]) -> None:
+        if self._on_drained is not None:
+            self._report("that it has room again", self._on_drained, address, shards)
+
+    def _report_handed_back(self, address: str, messages: list[Message]) -> None:
+        if self._on_handed_back is not None:
+            self._report("what was not sent", self._on_handed_back, address, messages)
+
+    def _report(self, what: str, callback: Callable[..., None], address: str, *args: object) -> None:
         try:
-            self._on_unreachable(address)
+            callback(address, *args)
         except Exception:  # noqa: BLE001  # logged; it must not stop the sending to others
             self.counters.failed += 1
-            _log.exception("this host failed to handle that %s is unreachable", address)
+            self._log.exception("this host failed to handle, of %s, %s", address, what)
+
+    def _revive_all(self) -> None:
+        """Let peers be dialed at once that have refused this host's old certificate, or whose own it has refused."""
+        for peer in self._peers.values():
+            peer.revive()
 
     def _revive(self, name: str) -> None:
-        for peer in self._peers.values():
-            if peer.is_at(name):
-                peer.revive()
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.revive()
 
     # ---- serving
 
@@ -199,30 +480,79 @@ class TcpTransport:
         """
         if self._nursery is not None:
             raise TransportError(f"{self.address} serves already: make another transport for another address")
+        with use_lookups(self) as lookups:
+            self._lookups = lookups
+            self._tell_lookups()
+            try:
+                await self._serve(task_status)
+            finally:
+                self._lookups = None
+
+    async def _serve(self, task_status: trio.TaskStatus[str]) -> None:
         listeners = await self._listen()
         async with trio.open_nursery() as nursery:
             self._nursery, self._ended = nursery, False
             try:
                 for peer in self._peers.values():
                     nursery.start_soon(self._run_peer, peer)
+                self._watch_certificates(nursery, listeners)
                 task_status.started(self.address)
-                await trio.serve_listeners(self._inbound.accept, listeners, handler_nursery=nursery)
+                nursery.start_soon(self._resolver.run)
+                await self._inbound.run(listeners)
             finally:
                 self._nursery, self._ended = None, True
                 self._outgoing_streams.stop()
 
-    async def _listen(self) -> list[trio.SocketListener]:
+    def _watch_certificates(self, nursery: trio.Nursery, listeners: Sequence[socket.socket]) -> None:
+        if self._renewal is not None:
+            nursery.start_soon(self._renewal.run)
+        elif not all(map(_is_loopback, listeners)):
+            self._log.warning(
+                "listens on %s without TLS: each process that reaches this port can read and change what is replicated, and "
+                "keep shards without a leader. Give all hosts tls (docs/security.md), or listen on a network of theirs alone",
+                self._listen_address,
+            )
+
+    async def _listen(self) -> list[socket.socket]:
         host, port = parse_address(self._listen_address)
         try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
+            opened = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
             raise TransportError(f"cannot listen on {self._listen_address}: {_remedy(error)}") from error
+        listeners = [socket.socket(fileno=each.socket.detach()) for each in opened]
+        for listener in listeners:
+            listener.setblocking(False)
+            track_listener(listener)
         advertised, advertised_port = parse_address(self.address)
         if advertised_port == 0:
-            port = listeners[0].socket.getsockname()[1]
+            port = listeners[0].getsockname()[1]
             name = f"[{advertised}]" if ":" in advertised else advertised
             self._identity = replace(self._identity, address=f"{name}:{port}")
         return listeners
+
+
+def _deliver_now(
+    run_now: Callable[[Callable[[], object]], None],
+    deliver: Callable[[str, list[Message]], None],
+    address: str,
+    messages: list[Message],
+) -> None:
+    run_now(partial(deliver, address, messages))
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _check_listen_address(address: str) -> None:
+    try:
+        parse_address(address)
+    except TransportError as error:
+        raise TransportError(f"listen_address: {error}") from error
+
+
+def _nothing(*_: object) -> None:
+    return None
 
 
 def _check_kind(kind: int) -> None:
@@ -243,5 +573,7 @@ def _remedy(error: OSError) -> str:
             return "no interface of this machine has the address; give one that it has as listen_address"
         case errno.EACCES:
             return "this user may not use the port; choose one from 1024 up"
+        case errno.EMFILE | errno.ENFILE:
+            return "this process, or its machine, has too many files open; raise the limit (ulimit -n)"
         case _:
             return f"{error.strerror or error}; give an address of this machine as listen_address"

@@ -1,39 +1,62 @@
 """`NodeHost`: everything that the replicas of one machine share."""
 
-import logging
 import os
 import secrets
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from types import TracebackType
+from functools import partial
+from types import NoneType, TracebackType
 from typing import Any, Final, Self
 
 import pykka
-from drakkar.actors.host.bootstrap import check_snapshot, open_log
-from drakkar.actors.host.options import check_groups, replica_config
+import trio
+from drakkar.actors.host.bootstrap import Logs, find_logs, founding_told
+from drakkar.actors.host.commit_timer import CommitTimer
+from drakkar.actors.host.file_threads import FileThreads
+from drakkar.actors.host.handover import HAND_OVER_TIMEOUT_S, hand_over
+from drakkar.actors.host.hang_watch import HangWatch
+from drakkar.actors.host.known_runs import KnownRuns
+from drakkar.actors.host.member_addresses import MemberAddresses
+from drakkar.actors.host.metrics import Metrics, Sources
+from drakkar.actors.host.moves import Moves
+from drakkar.actors.host.options import InMemory
 from drakkar.actors.host.registry import ReplicaRegistry
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.services import NodeInputs, NodeServices
+from drakkar.actors.host.snapshot_room import SnapshotRoom
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
-from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.store import LmdbLogStore, LogStore, MemoryLogStore, StoredLog, StoreStatus
-from drakkar.actors.machine.state_machine import DiskStateMachine, StateMachine, make_machine
+from drakkar.actors.host.specs import ReplicaSpec, Start, check_specs, naming
+from drakkar.actors.host.store_asker import StoreAsker
+from drakkar.actors.host.subscribers import Subscriber
+from drakkar.actors.log.data_dir import LOG, SNAPSHOTS, DataDir
+from drakkar.actors.log.driver import LoopDriver
+from drakkar.actors.log.files import DiskFiles
+from drakkar.actors.log.segments import RESERVE_BYTES
+from drakkar.actors.log.store import LogStore, StoredLog, StoreStatus, log_in_memory
+from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node.actor import NodeActor
-from drakkar.actors.node.events import ReplicaEnded
+from drakkar.actors.node.events import MembershipChanged, ReplicaEnded
+from drakkar.actors.node.proposed import MAX_COMMAND_BYTES
+from drakkar.actors.runtime.actor import launch
+from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
+from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, watch
-from drakkar.actors.runtime.workers import WorkerPool
+from drakkar.actors.runtime.workers import WORKER_HANG_S, WorkerPool
 from drakkar.actors.snapshots.store import MemorySnapshots, SnapshotFiles, SnapshotStore
-from drakkar.handlers.checks import check_number, check_whole
-from drakkar.handlers.errors import ConfigError, OutcomeUnknown, TransportError
+from drakkar.handlers.checks import MAX_SIGNED, check_number, check_type, check_whole
+from drakkar.handlers.errors import ConfigError, LoopError, OutcomeUnknown, TransportError
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.matrix import checked_handlers
+from drakkar.handlers.raft.lives import home_number
+from drakkar.handlers.raft.log_memory import DEFAULT_LOG_MEMORY_BYTES, LogMemory
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.addresses import canonical, parse_address
+from drakkar.transport.hello import Run
 from drakkar.transport.options import Options
 from drakkar.transport.peer import PeerStatus
 from drakkar.transport.streams import StreamSink
@@ -42,11 +65,14 @@ from drakkar.transport.tls import TlsConfig
 
 __all__ = ["NodeHost"]
 
-logger = logging.getLogger(__name__)
-
 _BACKGROUND_WORKERS: Final = 2
 """Threads that write and load snapshots; others apply commands."""
+_BACKGROUND_HANG_S: Final = 30.0
+"""A snapshot may be large: seconds after which such a thread counts as hanging, if it has not used the processor."""
+NODES_AT_ONCE: Final = 8
+"""Nodes that are made before others have a turn on the loop: one takes some 0.3 ms."""
 LISTEN_TIMEOUT_S: Final = 30.0
+LOOP_STOP_TIMEOUT_S: Final = 10.0
 REPLAY_TIMEOUT_S: Final = 3600.0
 """How long `wait_ready` waits."""
 
@@ -58,37 +84,48 @@ class NodeHost:
             counter = host.start_replica(Counter, shard_id=1, replica_id=1, members={1: "10.0.0.1:7000", …})
 
     It starts when it is made. Its methods may be called from any thread; those that wait raise `DeadlockError` in its
-    own loop.
+    own loop. All of them raise `ForkedError` in a process that was forked from the one that made the host: it runs there,
+    and its port, directory and connections are let go in the child, which may make hosts of its own.
     """
 
     def __init__(
         self,
         address: str,
-        data_dir: str | os.PathLike[str] | None = None,
+        data_dir: str | os.PathLike[str] | InMemory | None = None,
         *,
         deployment_id: str = "default",
         listen_address: str | None = None,
         tick_interval: float = 0.1,
         tls: TlsConfig | None = None,
         workers: int = 4,
+        max_workers: int = 64,
         max_waiting_commands: int = 10_000,
         max_waiting_bytes: int = 64 << 20,
         max_waiting_reads: int = 10_000,
         max_command_bytes: int = 8 << 20,
+        log_memory_bytes: int = DEFAULT_LOG_MEMORY_BYTES,
         transport_options: Options | None = None,
     ) -> None:
         """Open the data directory and listen.
 
         `address`: "host:port", by which the other hosts know and reach this one; port 0 takes a free one.
-        `data_dir`: where logs and snapshots are kept; None keeps everything in memory, for tests.
+        `data_dir`: where logs and snapshots are kept. `IN_MEMORY` keeps everything in memory, for tests: a restart
+        forgets acknowledged writes, and votes. None does the same, with a warning when a replica starts that votes.
         `deployment_id`: hosts of different deployments refuse one another.
         `listen_address`: where to listen, if not at `address`.
         `tick_interval`: seconds, from 0.001 to 60; elections and heartbeats are counted in ticks.
         `tls`: certificates for mutual TLS between the hosts.
         `workers`: threads, from 1 to 64, that all state machines which may block share.
-        `max_waiting_commands`, `max_waiting_bytes`: commands, and their bytes, that may wait at each replica; more fail
-        with `SystemBusy`. `max_waiting_reads`: reads without an answer, likewise.
-        `max_command_bytes`: the greatest size of one command, up to 32 MiB.
+        `max_workers`: threads, up to 1,024, that there may be with those whose state machines hang: others take their place.
+        `max_waiting_commands`: commands that may wait at each replica; more fail with `SystemBusy`.
+        `max_waiting_bytes`: bytes of these commands, likewise. As many bytes of entries from other replicas may
+        wait as well; more are dropped, and sent again later.
+        `max_waiting_reads`: reads without an answer at each replica; more fail with `SystemBusy`.
+        `max_command_bytes`: the greatest size of one command, up to 32 MiB; the same on all hosts, since a leader refuses larger
+        ones of the others. What a command is compressed to does not count.
+        `log_memory_bytes`: how much memory the logs of all replicas share, 256 MiB by default. They keep
+        recent entries in it, for replicas that lag a little; older ones are read from the disk. What is not
+        applied or not on disk yet cannot be dropped, and counts.
         `transport_options`: limits and times of the connections to other hosts.
 
         Raises `ConfigError` for an option out of its bounds and for a data directory that cannot be used, and
@@ -96,64 +133,176 @@ class NodeHost:
         """
         check_number("tick_interval", tick_interval, 0.001, 60.0)
         check_whole("workers", workers, 1, 64)
+        check_whole("max_workers", max_workers, workers, 1024)
         check_whole("max_waiting_commands", max_waiting_commands, 1, 1 << 30)
         check_whole("max_waiting_bytes", max_waiting_bytes, 1, 1 << 40)
         check_whole("max_waiting_reads", max_waiting_reads, 1, 1 << 30)
-        check_whole("max_command_bytes", max_command_bytes, 1, 32 << 20)
+        check_whole("max_command_bytes", max_command_bytes, 1, MAX_COMMAND_BYTES)
+        check_type("deployment_id", deployment_id, str, "a text")
+        check_type("tls", tls, (TlsConfig, NoneType), "a TlsConfig, or None")
+        check_type(
+            "transport_options", transport_options, (Options, NoneType), "Options of the transport, or None"
+        )
+        self._log_memory = LogMemory(log_memory_bytes)
+        check_type("data_dir", data_dir, (str, os.PathLike, InMemory, NoneType), "a path, IN_MEMORY, or None")
         _check_address(address, data_dir)
+        self._is_to_warn = data_dir is None
+        """Voters have their logs in memory, which was perhaps not meant."""
         self.tick_interval = tick_interval
         self.deployment_id = deployment_id
         self._max_command_bytes = max_command_bytes
-        self._lane_bounds = {
+        self._lane_bounds: dict[str, Any] = {
             "max_waiting_commands": max_waiting_commands,
             "max_waiting_bytes": max_waiting_bytes,
             "max_waiting_reads": max_waiting_reads,
         }
         self._counters: Counter[str] = Counter()
+        self._host_lines = HostLines(address)
+        self._lines = self._host_lines.of("drakkar.actors.host")
         self._registry = ReplicaRegistry(self)
-        self._inputs = NodeInputs(self._registry.nodes, self._counters)
+        self._inputs = NodeInputs(
+            self._registry.nodes, self._counters, self._charge, certified=tls is not None
+        )
+        self._loop = TrioLoop(f"drakkar-{address}", lines=self._host_lines.of("drakkar.actors.runtime"))
         self._transport = TcpTransport(
             address,
             deliver=self._inputs.deliver,
+            greeted=self._inputs.greet,
+            parted=self._inputs.forget,
+            introduced=self._inputs.hear_introduction,
+            introduction=self._inputs.introduction,
             unreachable=self._inputs.report_unreachable,
+            drained=self._inputs.report_drained,
+            handed_back=self._inputs.hand_back,
+            at_round_end=self._loop.at_round_end,
+            run_now=self._loop.run_now,
             deployment_id=deployment_id,
             listen_address=listen_address,
             tls=tls,
             streams=self._receive_stream,
             options=transport_options,
+            log=self._host_lines.of("drakkar.transport"),
         )
+        self._process = here.process
         self._undo: list[Callable[[], None]] = []
+        self._stopping = threading.Lock()
+        self._stopping_in = 0
+        """The thread that stops it; 0: none does."""
         try:
-            self._open(data_dir, workers, address)
+            self._open(data_dir, workers, max_workers, address)
         except BaseException:
             self._close()
             raise
 
-    def _open(self, data_dir: str | os.PathLike[str] | None, workers: int, address: str) -> None:
+    def _open(
+        self, data_dir: str | os.PathLike[str] | InMemory | None, workers: int, max_workers: int, address: str
+    ) -> None:
         self._store: LogStore
         self._snapshots: SnapshotStore
         self._directory: DataDir | None = None
-        if data_dir is None:
-            self._store, self._snapshots = MemoryLogStore(), MemorySnapshots()
+        if data_dir is None or isinstance(data_dir, InMemory):
+            self._store, self._snapshots = log_in_memory(), MemorySnapshots()
         else:
-            self._directory = DataDir.open(
-                Path(data_dir), deployment_id=self.deployment_id, address=canonical(address)
+            self._directory = directory = DataDir.open(
+                data_dir, deployment_id=self.deployment_id, address=canonical(address)
             )
             try:
-                self._snapshots = SnapshotFiles(self._directory.directory("snapshots"))
-                self._store = LmdbLogStore(self._directory.directory("log"))
+                self._snapshots = SnapshotFiles(
+                    self._directory.part(SNAPSHOTS), lines=self._host_lines.of("drakkar.actors.snapshots")
+                )
+                files = DiskFiles(self._directory.part(LOG))
+                self._store = LogStore(
+                    files,
+                    self._directory.host_id,
+                    create=self._directory.new,
+                    lines=self._host_lines.of("drakkar.actors.log"),
+                )
+                self._directory.complete()
             except BaseException:
                 self._directory.close()
                 raise
+            self._transport.identify(
+                directory.host_id,
+                Run(*directory.run),
+                directory.known_runs,
+                KnownRuns(directory.path, self._loop, self._lines).save,
+            )
+        self._file_threads = FileThreads()
         self._undo.append(self._close_store)
         self._left_behind = 0
-        self._pool, self._background = WorkerPool(workers), WorkerPool(_BACKGROUND_WORKERS)
+        self._loop_ended = True
+        self._pools: list[WorkerPool] = []
         self._undo.append(self._stop_workers)
-        self._loop = TrioLoop(f"drakkar-{address}").start()
-        self._undo.append(self._loop.stop)
-        self._traffic = SnapshotTraffic(self._transport, self._loop, self._registry.nodes)
-        self._services = NodeServices(self._store, self._transport, self._traffic, self._counters)
+        self._pool = self._new_pool(workers, max_workers, WORKER_HANG_S)
+        most = max(max_workers, _BACKGROUND_WORKERS)
+        self._background = self._new_pool(_BACKGROUND_WORKERS, most, _BACKGROUND_HANG_S)
+        self._loop.start()
+        self._undo.append(self._stop_loop)
+        self._asker = StoreAsker(self._loop)
+        self._traffic = SnapshotTraffic(
+            self._transport,
+            self._loop,
+            self._registry.nodes,
+            self._file_threads,
+            SnapshotRoom(self._snapshots.free_bytes, RESERVE_BYTES),
+            self._lines,
+        )
+        self._commit_timer = CommitTimer(self._inputs.tell_commit_due)
+        self._services = NodeServices(
+            self._store,
+            self._transport,
+            self._traffic,
+            self._commit_timer,
+            self._counters,
+            self._lines,
+        )
+        self._metrics = Metrics(
+            Sources(
+                self._counters,
+                self._loop,
+                self._store,
+                self._transport,
+                self._log_memory,
+                self._host_lines,
+                self._pool,
+                self._background,
+                self._traffic,
+            )
+        )
+        self._member_addresses = MemberAddresses(self._transport.members, self._transport.moved)
+        self._services.subscribers.add(self._member_addresses.note)
+        if self._directory is not None:
+            self._services.subscribers.add(
+                Moves(directory.path, directory.address, self._loop, self._lines).note
+            )
+            self._start_log(files)
+        elif self._is_to_warn:
+            self._services.subscribers.add(self._warn_of_promotion)
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
+        self._undo.append(self._hand_over)
+        self._lines.info(
+            "started: deployment %s, data %s",
+            self.deployment_id,
+            "in memory" if self._directory is None else data_dir,
+        )
+
+    def _new_pool(self, size: int, max_size: int, hang_s: float) -> WorkerPool:
+        pool = WorkerPool(size, max_size=max_size, hang_s=hang_s, lines=self._loop.lines)
+        self._pools.append(pool)
+        return pool
+
+    def _start_log(self, files: DiskFiles) -> None:
+        loop = self._loop
+        driver = LoopDriver(
+            run_soon=loop.run_soon,
+            run_now=loop.run_now,
+            at_round_end=loop.at_round_end,
+            lines=self._host_lines.of("drakkar.actors.log"),
+        )
+        driver.choose(files, self._store.active_file)
+        loop.call(self._store.start, driver)
+        # Without it no flush would be reported: what waits must fail.
+        loop.spawn(driver.serve, name="log", on_crash=self._store.fail)
 
     async def _listen(self) -> None:
         """Start the transport and the clock as tasks. Raises `TransportError` if it cannot listen."""
@@ -165,7 +314,7 @@ class NodeHost:
 
         def fail(error: BaseException) -> None:
             if not listening.try_fail(error):
-                logger.critical("%r cannot reach other hosts any more: restart it", self, exc_info=error)
+                self._lines.critical("cannot reach other hosts any more: restart it", exc_info=error)
 
         async def serve() -> None:
             try:
@@ -175,10 +324,20 @@ class NodeHost:
 
         self._loop.spawn(serve, name="transport", on_crash=fail)
         await listening
-        self._loop.spawn(self._inputs.tick, self.tick_interval, name="ticks")
+        self._host_lines.host = self.address  # port 0 has become a free one
+        self._loop.spawn(self._inputs.tick, self.tick_interval, self._tick, name="ticks")
+        self._loop.spawn(self._commit_timer.run, name="commit notices")
+        self._loop.spawn(HangWatch(self._pools, self._registry.nodes).run, name="workers")
 
-    def _receive_stream(self, sender: str, header: bytes) -> StreamSink:
-        return self._traffic.receive(sender, header)  # made after the transport, which it uses
+    def _tick(self) -> None:
+        self._store.tick()
+        self._asker.tick(self._store.no_space)
+
+    def _charge(self, address: str, count: int) -> None:
+        self._transport.charge(address, count)  # made after what calls this
+
+    def _receive_stream(self, sender: str, header: bytes, member: bool) -> StreamSink:
+        return self._traffic.receive(sender, header, member=member)  # made after the transport, which it uses
 
     # -- its life -----------------------------------------------------------------------------------------------
 
@@ -188,7 +347,8 @@ class NodeHost:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if self._process is here.process:  # a forked child that leaves the block has nothing to stop
+            self.stop()
 
     def __repr__(self) -> str:
         return f"<NodeHost {self.address}>"
@@ -196,31 +356,83 @@ class NodeHost:
     def stop(self) -> None:
         """Stop all replicas, and release the port and the data directory. Stopping again does nothing.
 
-        Takes a moment; half a minute at most if a disk or a state machine hangs. Raises `OutcomeUnknown` then, and this
-        process keeps the data directory, since a write may still reach it. Raises `DeadlockError` in the host's own
-        loop.
+        Replicas that lead first hand over to voters that are connected and up to date, all of them within a second, so
+        that a host that is restarted costs its shards milliseconds, and no election. Where there is no such voter, nothing
+        is waited for. Another thread that stops the host meanwhile waits for the end.
+
+        A snapshot that is being sent or received is given up. Where its file hangs, its thread is left behind after three
+        seconds, and a warning says so.
+
+        Takes a moment; half a minute at most if a disk, a state machine or a handler on the loop hangs. Raises
+        `OutcomeUnknown` then, and this process keeps the data directory, since a write may still reach it. Raises
+        `DeadlockError` in the host's own loop, and in a state machine of it.
         """
+        self._process.check(self)
         forbid_waiting(f"stop() of {self!r}", "call it in another thread")
-        if self._registry.close():
-            self._close()
+        for pool in self._pools:
+            pool.forbid_waiting(f"stop() of {self!r}")
+        self._registry.close()
+        if self._stopping_in == threading.get_ident():
+            return  # by a signal handler, say, that has interrupted the call which stops it
+        with self._stopping:
+            self._stopping_in = threading.get_ident()
+            try:
+                if self._undo:
+                    self._close()
+                    self._lines.info("stopped")
+            finally:
+                self._stopping_in = 0
 
     def _close(self) -> None:
-        """Undo what was opened, the last first. After a failure, go on with the others, and raise the first error."""
+        """Undo what was opened, the last first. After a failure, go on with the others, and raise the first error.
+
+        What a KeyboardInterrupt cuts short is undone when it is called again.
+        """
         failures = []
         while self._undo:
             try:
-                self._undo.pop()()
-            except Exception as error:
-                logger.exception("%r could not be stopped cleanly", self)
+                self._undo[-1]()
+            except Exception as error:  # noqa: BLE001  # logged, and raised below
+                self._lines.exception("could not be stopped cleanly")
                 failures.append(error)
+            self._undo.pop()
         if failures:
             raise failures[0]
 
+    def _hand_over(self) -> None:
+        left = hand_over(self._loop, self._registry.nodes.values())
+        if left:
+            self._lines.warning(
+                "stops, though %d of its leaders had not handed over within %s s: their shards may need an election",
+                left,
+                HAND_OVER_TIMEOUT_S,
+            )
+
+    def _stop_loop(self) -> None:
+        with suppress(LoopError):  # it has crashed
+            self._loop.run_soon(self._file_threads.stop)
+        try:
+            self._loop.stop(LOOP_STOP_TIMEOUT_S)
+        except pykka.Timeout as error:
+            self._loop_ended = False
+            for node in list(self._registry.nodes.values()):
+                node.abandon(f"{node} was stopped with its host, whose loop hangs: {error}")
+            raise OutcomeUnknown(
+                f"{self!r} has not ended: {error}. Its log stays open, and its data directory locked, until this process ends"
+            ) from error
+
     def _stop_workers(self) -> None:
-        self._left_behind = self._pool.stop() + self._background.stop()
+        self._left_behind = sum(pool.stop() for pool in self._pools)
+        if self._left_behind:
+            self._lines.error(
+                "the state machines of shards %s have not returned",
+                ", ".join(map(str, self._registry.ending())),
+            )
 
     def _close_store(self) -> None:
         """Release the data directory only if this process surely writes to it no more."""
+        if not self._loop_ended:
+            return  # the log is the loop's
         self._store.close()
         if self._directory is None:
             return
@@ -229,7 +441,17 @@ class NodeHost:
                 f"{self._left_behind} state machines of {self!r} are still at work, perhaps on its files: its data "
                 "directory stays locked until this process ends"
             )
-        self._directory.close()
+        unlocked = self._file_threads.when_written(self._directory.close)
+        left = self._file_threads.left_behind()
+        if left:
+            self._lines.warning(
+                "stops, and leaves %d threads behind, whose files hang: %s%s",
+                len(left),
+                ", ".join(left),
+                ""
+                if unlocked
+                else "; its data directory stays locked until they have ended, or this process has",
+            )
 
     @property
     def loop(self) -> TrioLoop:
@@ -248,20 +470,68 @@ class NodeHost:
         Messages and events that were dropped, by reason, such as `events lost`; and what the transport counts, such as
         `transport: dropped` and `transport: connect failures` (see `drakkar.transport.options.Counters`).
         """
+        self._process.check(self)
         counts = Counter(dict(self._counters))  # `dict` copies in one step, while the loop counts on
         for name, count in asdict(self._transport.counters).items():
             counts[f"transport: {name.replace('_', ' ')}"] = count
         return counts
 
+    def metrics(self, shard_id: int | None = None) -> dict[str, float]:
+        """Return all figures of this host by name, for monitoring; docs/metrics.md lists them.
+
+        Those of replicas are sums over all that run here or have ended since the start of the host. With `shard_id`, only
+        those of that shard's replica, since its start; raises `ConfigError` where none runs.
+
+        From any thread, the host's loop too, and after `stop`; never waits. The values are whole numbers, or seconds as
+        floats. Each is of the moment in which it was read, so sums may differ by what happened between two of them. Costs about
+        10 µs a replica.
+        """
+        self._process.check(self)
+        if shard_id is None:
+            return self._metrics.all()
+        check_whole("shard_id", shard_id, 0, MAX_SIGNED)
+        figures = self._metrics.of_shard(shard_id)
+        if figures is None:
+            raise ConfigError("shard_id", shard_id, f"has no replica on {self!r}: start one first")
+        return figures
+
     @property
     def store_status(self) -> StoreStatus:
         """Sizes, counts and health of the log store."""
+        self._process.check(self)
         return self._store.status
+
+    @property
+    def log_memory(self) -> int:
+        """Bytes that the logs of all replicas take in memory now. From any thread.
+
+        What they keep encoded, and what they have read again and keep for a moment, counts too.
+        """
+        self._process.check(self)
+        return self._log_memory.held
 
     def peers(self) -> dict[str, PeerStatus]:
         """The state of the connections to other hosts, by address. Asks the loop."""
         peers: dict[str, PeerStatus] = self._loop.call(self._transport.peers, timeout=10)
         return peers
+
+    def reload_tls(self, tls: TlsConfig | None = None) -> None:
+        """Read the files of the certificates again, or use those of another `TlsConfig`. New connections use them at once.
+
+        Where they trust others than before (`ca`, `revoked`, `allowed`, `names`), all connections are closed and made anew.
+        Changed files are taken without this too, within seconds.
+
+        Raises `ConfigError` for files that cannot be used, and then keeps those that it has; also where the host was made
+        without TLS. Raises `DeadlockError` in the host's own loop.
+        """
+        self._process.check(self)
+        forbid_waiting(f"reload_tls() of {self!r}", "call it in another thread")
+        check_type("tls", tls, (TlsConfig, NoneType), "a TlsConfig, or None")
+        transport, replaced = self._transport, False
+        while not replaced:  # again, where others were put in place while these were read: those may be newer
+            used = transport.credentials
+            credentials = (tls or used.config).load()
+            replaced = self._loop.call(transport.use_certificates, credentials, used, timeout=10)
 
     # -- replicas -----------------------------------------------------------------------------------------------
 
@@ -293,97 +563,183 @@ class NodeHost:
         at the first start, or if the shard runs here already; `CorruptData` for a damaged log or snapshot;
         `StorageFailed`; `HandlerTableError` for a table with mistakes; `ReplicaStopped` if the host was stopped.
         """
-        forbid_waiting(f"start_replica() of {self!r}", "call it in another thread")
-        options = replica_config(config, shard_id, replica_id, role)
-        members, groups = members or {}, groups or {}
-        check_groups(options, groups, members)
-        # Mistakes of the caller are found before anything is recorded.
-        machine = make_machine(state_machine)
-        if isinstance(machine, DiskStateMachine) and options.apply_unpersisted_limit:
-            raise ConfigError(
-                "apply_unpersisted_limit",
-                options.apply_unpersisted_limit,
-                "must be 0 for a state machine on disk",
-            )
-        if handlers is not None:
-            checked_handlers(handlers)
-        with self._registry.reserve(shard_id):
-            log = open_log(
-                self._store,
-                options,
-                address=self.address,
-                members=members,
-                join=join,
-                machine=type(machine).__name__,
-            )
-            node = self._start_node(options, log, machine, groups, handlers)
-            replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
-            self._registry.add(shard_id, node, replica)
-        watch(node.actor_ref, lambda died: self._on_replica_stopped(node, died))
-        if options.wait_ready:
-            replica.when_applied(log.hard_state.commit, timeout=REPLAY_TIMEOUT_S).get()
-        return replica
+        spec = ReplicaSpec(
+            state_machine,
+            shard_id=shard_id,
+            replica_id=replica_id,
+            members=members,
+            join=join,
+            role=role,
+            config=config,
+            groups=groups,
+            handlers=handlers,
+        )
+        return self._start([spec], "start_replica()")[0]
 
-    def _start_node(
-        self,
-        options: RaftConfig,
-        log: StoredLog,
-        machine: StateMachine,
-        groups: Mapping[int, int],
-        handlers: HandlerTable | None,
-    ) -> NodeActor:
-        snapshots = self._snapshots.of(options.shard_id, options.replica_id)
-        check_snapshot(log, snapshots)
-        return NodeActor.start_actor(
-            options,
+    def start_replicas(self, specs: Sequence[ReplicaSpec]) -> list[Replica]:
+        """Start, or start again, replicas of any number of shards; return them in the order of `specs`.
+
+        For many it is much faster than `start_replica`: they wait for the disk together.
+
+        All is checked first: if one cannot start, none does, nothing is recorded, and the error names its shard. Only
+        if the disk fails, or the host is stopped meanwhile, first starts may be recorded although no replica runs; the
+        same call completes them later. Raises as `start_replica` does.
+        """
+        return self._start(specs, "start_replicas()")
+
+    def _start(self, specs: Sequence[ReplicaSpec], call: str) -> list[Replica]:
+        self._process.check(self)
+        forbid_waiting(f"{call} of {self!r}", "call it in another thread")
+        # Mistakes of the caller are found before anything is recorded.
+        starts = check_specs(specs)
+        with self._registry.reserve([start.options.shard_id for start in starts]):
+            found = find_logs(self._store, self._asker, self._snapshots, starts, self.address)
+            if len(starts) <= NODES_AT_ONCE:
+                replicas: list[Replica] = self._asker.ask(found.requests, partial(self._run, found))
+            else:
+                self._asker.ask(found.requests)
+                replicas = self._asker.call(self._run_many, found)
+        replaying = [
+            replica.when_applied(log.hard_state.commit, timeout=REPLAY_TIMEOUT_S)
+            for start, log, replica in zip(starts, found.found, replicas, strict=True)
+            if start.options.wait_ready and log is not None
+        ]
+        for replayed in replaying:
+            replayed.get()
+        return replicas
+
+    def _run(self, found: Logs) -> list[Replica]:
+        """Make the nodes, and start all of them, or none if one cannot be made. In the loop's thread."""
+        return [self._launch(node) for node in list(self._nodes(found))]
+
+    async def _run_many(self, found: Logs) -> list[Replica]:
+        """Do as `_run`, and let others on the loop have their turns meanwhile."""
+        nodes, replicas = [], []
+        for node in self._nodes(found):
+            nodes.append(node)
+            if len(nodes) % NODES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        for node in nodes:
+            replicas.append(self._launch(node))
+            if len(replicas) % NODES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return replicas
+
+    def _nodes(self, found: Logs) -> Iterator[NodeActor]:
+        for start, log in zip(found.starts, found.opened(self._store), strict=True):
+            with naming(*start.key):
+                node = self._make_node(start, log)
+            yield node
+
+    def _make_node(self, start: Start, log: StoredLog) -> NodeActor:
+        node = NodeActor(
+            start.options,
             log,
-            machine,
+            start.machine,
             services=self._services,
             pool=self._pool,
             background=self._background,
-            snapshots=snapshots,
+            snapshots=self._snapshots.of(*start.key),
             origin=secrets.randbits(62) | 1,
             **self._lane_bounds,
-            groups=groups,
-            handlers=handlers,
+            max_command_bytes=self._max_command_bytes,
+            tick_interval=self.tick_interval,
+            groups=start.groups,
+            home=home_number(self._transport.host_id),
+            founding=founding_told(log.bootstrap),
+            handlers=start.handlers,
+            log_memory=self._log_memory,
             loop=self._loop,
+            host_lines=self._host_lines,
         )
+        log.listen(node.entries_loaded, self._log_memory)
+        return node
+
+    def _launch(self, node: NodeActor) -> Replica:
+        if not node.raft.config.is_observer:
+            self._warn_of_memory(node)
+        launch(node)
+        replica = Replica(node.actor_ref, node, max_command_bytes=self._max_command_bytes)
+        self._registry.add(node.raft.config.shard_id, node, replica)
+        # Others may have been told of the shard's last replica here.
+        self._transport.reintroduce(node.raft.config.shard_id)
+        self._metrics.add(node)
+        self._member_addresses.add(node)
+        watch(node.actor_ref, lambda died: self._on_replica_stopped(node, died))
+        return replica
+
+    def _warn_of_promotion(self, event: object) -> None:
+        """Do as `_warn_of_memory` for an observer that has become a voter."""
+        if isinstance(event, MembershipChanged) and event.replica in event.membership.voters:
+            node = self._registry.nodes.get(event.shard)
+            if node is not None:
+                self._warn_of_memory(node)
+
+    def _warn_of_memory(self, node: NodeActor) -> None:
+        """Say once what no data directory means for a replica that votes, unless that was asked for."""
+        if self._is_to_warn:
+            self._is_to_warn = False
+            node.lines.warning(
+                "this host was made without data_dir, so its voters are in memory only: after a restart, acknowledged writes "
+                "are lost, and votes may be given twice. Name a data_dir, or say data_dir=IN_MEMORY if that is meant"
+            )
 
     def _on_replica_stopped(self, node: NodeActor, died: ActorDied) -> None:
         shard_id, replica_id = node.raft.config.shard_id, node.raft.id
+        if isinstance(node.raft.log.storage, StoredLog):
+            node.raft.log.storage.let_go()
+        if died.reason is None:
+            node.lines.info("stopped as %s of term %d", node.raft.state.name, node.raft.term)
+        self._metrics.retire(node)
         self._registry.on_node_stopped(shard_id)
         node.over.add_done_callback(lambda _: self._registry.on_ended(shard_id))
         self._services.announce(ReplicaEnded(shard_id, replica_id, died.reason))
 
     def replica(self, shard_id: int) -> Replica:
         """Return the replica of a shard on this host. Raises `ConfigError` where none runs."""
+        self._process.check(self)
+        check_whole("shard_id", shard_id, 0, MAX_SIGNED)
         return self._registry.replica(shard_id)
 
-    def subscribe(self, ref: pykka.ActorRef[Any]) -> None:
-        """Tell an actor of this host's events: `LeaderChanged`, `MembershipChanged`, `ReplicaEnded`, `ReplicaRemoved`.
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Tell `subscriber` of this host's events: `LeaderChanged`, `MembershipChanged`, `ReplicaEnded`, `ReplicaRemoved`.
 
-        An actor that has ended, or whose inbox is full, is told no more.
+        An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
+        no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never
+        block. What it raises is logged and counted, and changes nothing else. To subscribe again changes nothing.
+
+        Raises `TypeError` for all else, a class or an `async def` among it.
         """
-        self._services.subscribe(ref)
+        self._process.check(self)
+        self._services.subscribers.add(subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> bool:
+        """Tell `subscriber` no more; return whether it was subscribed. An event that is being told may still reach it."""
+        self._process.check(self)
+        return self._services.subscribers.remove(subscriber)
 
     def remove_data(self, shard_id: int, replica_id: int) -> None:
         """Delete, for good, all that this host keeps of a stopped replica. Its id can never be used again here.
 
         For a replica that its shard has removed. If it is still a member, the shard loses it: remove it there first.
-        Waits for the disk. Raises `ConfigError` if the replica runs, or if this host has none of that id.
+        Waits for the disk. Raises `ConfigError` if the replica runs, or if this host has none of that id, and
+        `StorageFailed` if the disk fails: the same call completes it later.
         """
+        self._process.check(self)
         forbid_waiting(f"remove_data() of {self!r}", "call it in another thread")
-        with self._registry.reserve(shard_id):
+        check_whole("shard_id", shard_id, 0, MAX_SIGNED)
+        check_whole("replica_id", replica_id, 1, MAX_SIGNED)
+        with self._registry.reserve([shard_id]):
             if (shard_id, replica_id) not in self._store.replicas():
                 raise ConfigError("replica_id", replica_id, f"has no data of shard {shard_id} on {self!r}")
             # The record goes last: until then, this can be repeated.
             self._snapshots.of(shard_id, replica_id).remove_all()
-            self._store.remove(shard_id, replica_id)
+            self._asker.ask([partial(self._store.remove, shard_id, replica_id)])
 
 
 def _check_address(address: str, data_dir: object) -> None:
     _, port = parse_address(address)
-    if port == 0 and data_dir is not None:
+    if port == 0 and not isinstance(data_dir, InMemory | NoneType):
         raise ConfigError(
             "address", address, "name a port: other hosts must find this one again after a restart"
         )

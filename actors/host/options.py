@@ -1,5 +1,6 @@
 """Options of a replica, as a host takes them: a host's own defaults, and what it cannot act on."""
 
+import enum
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -9,17 +10,36 @@ from drakkar.handlers.raft import commit
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.state import State
 
-__all__ = ["HOST_DEFAULTS", "check_groups", "replica_config"]
+__all__ = ["HOST_DEFAULTS", "IN_MEMORY", "InMemory", "check_groups", "replica_config"]
+
+
+class InMemory(enum.Enum):
+    """Where a host keeps its logs and snapshots, if not in a directory."""
+
+    IN_MEMORY = "in memory"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+IN_MEMORY: Final = InMemory.IN_MEMORY
+"""For `NodeHost(data_dir=…)`: all is kept in memory, and meant to be: a restart forgets acknowledged writes, and votes."""
 
 HOST_DEFAULTS: Final[Mapping[str, Any]] = {
     # One message to a peer for everything that one turn of the node brought.
     "batch_append": True,
+    # A commit costs no message of its own where others follow, and no answer where none does.
+    "commit_notices": True,
+    # An address with a mistake in it would end a shard that grows from one voter to two.
+    "strict_membership_changes": True,
     # What may pile up at a leader without a quorum, or with a slow state machine.
     "max_uncommitted_bytes": 64 << 20,
     "max_in_mem_log_bytes": 64 << 20,
     # A log that is never compacted would fill the disk. One that is compacted to its end would have every follower
     # that is an entry behind sent the whole state; hence `compaction_overhead`, which is half of this by default.
     "snapshot_entries": 10_000,
+    # A segment of the log: entries may be large, and disks small.
+    "snapshot_bytes": 16 << 20,
 }
 """Options of `RaftConfig` whose default is another one on a host."""
 
@@ -70,6 +90,8 @@ def _from_mapping(
     if options.get("is_witness") and "snapshot_entries" not in config:
         options["snapshot_entries"] = 0  # it has nothing to save
     entries = options["snapshot_entries"]
+    if entries == 0 and "snapshot_bytes" not in config:
+        options["snapshot_bytes"] = 0  # 0 means never
     # RaftConfig refuses what is no number.
     options.setdefault("compaction_overhead", entries // 2 if type(entries) is int else 0)
     try:

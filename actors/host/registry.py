@@ -1,7 +1,7 @@
 """Which replicas a host runs, starts or ends: one a shard, at most."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -37,33 +37,38 @@ class ReplicaRegistry:
         return was_open
 
     @contextmanager
-    def reserve(self, shard_id: int) -> Iterator[None]:
-        """Keep a shard for the caller, who starts its replica or deletes its data.
+    def reserve(self, shard_ids: Collection[int]) -> Iterator[None]:
+        """Keep shards for the caller, who starts their replicas or deletes their data: all of them, or none.
 
         A replica that was just stopped may still be at work, and its state machine must not be opened twice: waits for
-        its end, for `END_TIMEOUT_S`. Raises `ConfigError` where one runs, starts or still ends, and `ReplicaStopped` once closed.
+        the ends, for `END_TIMEOUT_S`. Raises `ConfigError` where one runs, starts or still ends, and `ReplicaStopped`
+        once closed.
         """
         with self._changed:
             if self._closed:
                 raise ReplicaStopped(f"{self._host!r} was stopped: make a new one")
-            self._changed.wait_for(lambda: not self._ends(shard_id), END_TIMEOUT_S)
-            if self._ends(shard_id):
-                raise ConfigError(
-                    "shard_id",
-                    shard_id,
-                    f"has a replica on {self._host!r} that is ending, and its state machine is still at work: wait, or "
-                    "restart the process",
-                )
-            if shard_id in self.nodes or shard_id in self._reserved:
-                raise ConfigError(
-                    "shard_id", shard_id, f"runs already on {self._host!r}: stop that replica first"
-                )
-            self._reserved.add(shard_id)
+            self._changed.wait_for(lambda: not any(map(self._ends, shard_ids)), END_TIMEOUT_S)
+            for shard_id in shard_ids:
+                self._check_free(shard_id)
+            self._reserved.update(shard_ids)
         try:
             yield
         finally:
             with self._changed:
-                self._reserved.discard(shard_id)
+                self._reserved.difference_update(shard_ids)
+
+    def _check_free(self, shard_id: int) -> None:
+        if self._ends(shard_id):
+            raise ConfigError(
+                "shard_id",
+                shard_id,
+                f"has a replica on {self._host!r} that is ending, and its state machine is still at work: wait, or "
+                "restart the process",
+            )
+        if shard_id in self.nodes or shard_id in self._reserved:
+            raise ConfigError(
+                "shard_id", shard_id, f"runs already on {self._host!r}: stop that replica first"
+            )
 
     def _ends(self, shard_id: int) -> bool:
         node = self.nodes.get(shard_id)
@@ -89,6 +94,11 @@ class ReplicaRegistry:
             self._replicas.pop(shard_id, None)
             self._ending.add(shard_id)
             self._changed.notify_all()
+
+    def ending(self) -> list[int]:
+        """Return the shards whose replica has stopped, while its state machine may still be at work."""
+        with self._changed:
+            return sorted(self._ending)
 
     def on_ended(self, shard_id: int) -> None:
         """Note that nothing of a replica is at work any more."""

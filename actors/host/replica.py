@@ -1,12 +1,13 @@
 """`Replica`: what a client calls to use one replica of this host."""
 
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, cast
 
 import pykka
+from drakkar.actors.host.handover import HAND_OVER_TIMEOUT_S, hand_over
 from drakkar.actors.host.session import DEFAULT_TIMEOUT_S, Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
@@ -22,8 +23,17 @@ from drakkar.actors.node.requests import (
     TransferRequest,
 )
 from drakkar.actors.node.status import Status
-from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.checks import MAX_SIGNED, check_timeout, check_whole, is_whole
+from drakkar.actors.runtime.forks import here
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, forbid_waiting_for
+from drakkar.handlers.checks import (
+    MAX_SIGNED,
+    check_choice,
+    check_switch,
+    check_timeout,
+    check_type,
+    check_whole,
+    is_whole,
+)
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import Entries, EntryKind
@@ -43,7 +53,9 @@ class Replica:
     What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every future is
     set by its `timeout`, in seconds and to within a tick. Its error tells whether the request had an effect:
 
-    - none: `NotLeader`, `SystemBusy`, `TransferInProgress`, any other `RequestDropped`, and `ReplicaStopped`;
+    - none: `NotLeader`, `SystemBusy`, `TransferInProgress`, `DiskFull`, any other `RequestDropped`, `ReplicaStopped`, and
+      `ForkedError`, which says that this process was forked from the host's;
+    - none, though it is committed: `Refused`, by the state machine, on all replicas alike;
     - unknown: `OutcomeUnknown`; it may or may not have been committed, and may still be.
 
     A `timeout` that is no number of seconds from 0 up raises `ConfigError` at once. All other wrong arguments set it as
@@ -55,6 +67,8 @@ class Replica:
         self.ref = ref
         """The node actor's ref; `ref.proxy().handlers` is its table."""
         self._node = node
+        self._process = here.process
+        self._owner = node.owner
         self.shard_id = node.raft.config.shard_id
         self.replica_id = node.raft.id
         compresses = node.raft.config.entry_compression != "none"
@@ -65,6 +79,7 @@ class Replica:
             later=later_on(node.actor_loop),
             max_command_bytes=max_command_bytes,
             compress=compresses,
+            owner=node.owner,
         )
 
     def __repr__(self) -> str:
@@ -79,8 +94,12 @@ class Replica:
         one that does not lead forwards them to the leader.
         """
         future: ActorFuture[Any] = ActorFuture()
-        if self._accepts((command,), future):
-            self._put(Proposal((command,), future, _deadline(timeout), single=True))
+        future.owner = self._owner
+        refusal = self._endpoint.reason_to_refuse(command)
+        if refusal is None:
+            self._put(Proposal((command,), future, _deadline(timeout), True))
+        else:
+            future.fail(refusal)
         return future
 
     def propose_many(
@@ -88,14 +107,20 @@ class Replica:
     ) -> ActorFuture[list[Any]]:
         """Propose commands together, which is much cheaper than one by one; the future has the list of results.
 
-        They are applied in this order, and next to one another unless the leader changes meanwhile.
+        They are applied in this order, and next to one another unless the leader changes meanwhile. A command that the
+        state machine refuses has its `Refused` in its place in the list, as the others have their results.
         """
         future: ActorFuture[list[Any]] = ActorFuture()
-        commands = list(commands)
-        if not commands:
+        future.owner = self._owner
+        deadline = _deadline(timeout)
+        if isinstance(commands, str | bytes) or not isinstance(commands, Iterable):
+            future.fail(ConfigError("commands", brief(commands), "must be a list of commands"))
+        elif not (commands := list(commands)):
             future.set([])
-        elif self._accepts(commands, future):
-            self._put(Proposal(commands, future, _deadline(timeout), single=False))
+        elif (refusal := self._reason_to_refuse(commands)) is None:
+            self._put(Proposal(commands, future, deadline, False))
+        else:
+            future.fail(refusal)
         return future
 
     def _put_compressed(self, proposal: Proposal) -> None:
@@ -103,13 +128,14 @@ class Replica:
         proposal.compress()
         self._node.actor_inbox.proposals.put(proposal)
 
-    def _accepts(self, commands: Sequence[bytes], future: ActorFuture[Any]) -> bool:
-        for command in commands:
-            refusal = self._endpoint.reason_to_refuse(command)
-            if refusal is not None:
-                future.fail(refusal)
-                return False
-        return True
+    def _reason_to_refuse(self, commands: Sequence[bytes]) -> DrakkarError | None:
+        fits = set(map(type, commands)) == {bytes} and (
+            max(map(len, commands)) <= self._endpoint.max_command_bytes
+        )
+        if fits:
+            return None  # found out for all together, which is quicker
+        refusals = map(self._endpoint.reason_to_refuse, commands)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def session(
         self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_S
@@ -121,7 +147,7 @@ class Replica:
         recently used one. State machines on disk keep none: the future fails with `ConfigError`.
         """
         if self._node.snapshots.on_disk:
-            future: ActorFuture[Session] = ActorFuture()
+            future: ActorFuture[Session] = ActorFuture.of(self._owner)
             name = DiskStateMachine.__name__
             future.fail(
                 ConfigError("session", self.shard_id, f"a {name} keeps no sessions: propose without one")
@@ -142,6 +168,7 @@ class Replica:
         state.
         """
         future: ActorFuture[Any] = ActorFuture()
+        future.owner = self._owner
         self._node.actor_inbox.requests.put(ReadRequest(query, future, _deadline(timeout)))
         return future
 
@@ -152,6 +179,7 @@ class Replica:
         is no limit to that while it is cut off.
         """
         future: ActorFuture[Any] = ActorFuture()
+        future.owner = self._owner
         self._node.actor_inbox.requests.put(ReadRequest(query, future, _deadline(timeout), stale=True))
         return future
 
@@ -164,7 +192,7 @@ class Replica:
         future fails as soon as the leader refuses the transfer or gives it up, and when another replica is elected.
         To name the present leader cancels a transfer that is in progress.
         """
-        future: ActorFuture[int] = ActorFuture()
+        future: ActorFuture[int] = ActorFuture.of(self._owner)
         if is_whole(target, 1, MAX_SIGNED):
             self._node.actor_inbox.requests.put(TransferRequest(target, future, _deadline(timeout)))
         else:
@@ -172,10 +200,14 @@ class Replica:
         return future
 
     def add_replica(
-        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
+        self, replica_id: int, address: str, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
-        """Add a voter, or promote an observer; the future has the new membership. `address` is its host's."""
-        return self.change_membership([Change(ChangeType.ADD_VOTER, replica_id, address)], timeout=timeout)
+        """Add a voter, or promote an observer; the future has the new membership. `address` is its host's.
+
+        See `change_membership` for `force`. A shard of one voter needs an observer that has caught up.
+        """
+        change = Change(ChangeType.ADD_VOTER, replica_id, address)
+        return self.change_membership([change], force=force, timeout=timeout)
 
     def add_observer(
         self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
@@ -184,16 +216,34 @@ class Replica:
         return self.change_membership([Change(ChangeType.ADD_OBSERVER, replica_id, address)], timeout=timeout)
 
     def add_witness(
-        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
+        self, replica_id: int, address: str, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
-        """Add a replica that votes and keeps no commands; the future has the new membership."""
-        return self.change_membership([Change(ChangeType.ADD_WITNESS, replica_id, address)], timeout=timeout)
+        """Add a replica that votes and keeps no commands; the future has the new membership.
+
+        See `change_membership` for `force`. A witness cannot be an observer first, so it needs two voters that work.
+        """
+        change = Change(ChangeType.ADD_WITNESS, replica_id, address)
+        return self.change_membership([change], force=force, timeout=timeout)
 
     def remove_replica(
-        self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT_S
+        self, replica_id: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
     ) -> ActorFuture[Membership]:
-        """Remove a replica for good: its id is never used again. The future has the new membership."""
-        return self.change_membership([Change(ChangeType.REMOVE, replica_id)], timeout=timeout)
+        """Remove a replica for good: its id is never used again. The future has the new membership.
+
+        See `change_membership` for `force`.
+        """
+        return self.change_membership([Change(ChangeType.REMOVE, replica_id)], force=force, timeout=timeout)
+
+    def update_address(
+        self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> ActorFuture[Membership]:
+        """Tell the shard that a member is reached at another address; the future has the new membership.
+
+        Do so for every replica of a host that is to move. Then stop the host, and start it there with the same data
+        directory: only now it may have another address than before, and only this one. `AddressChanged` tells its subscribers. Fails
+        as `change_membership` does.
+        """
+        return self.change_membership([Change(ChangeType.UPDATE, replica_id, address)], timeout=timeout)
 
     def change_membership(
         self,
@@ -201,24 +251,31 @@ class Replica:
         *,
         transition: Transition = Transition.AUTO,
         change_id: int = 0,
+        force: bool = False,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> ActorFuture[Membership]:
         """Change several replicas at once, by joint consensus (thesis §4.3); the future has the new membership.
 
         `change_id`: with the option `ordered_config_change`, the `Membership.change_id` that this change follows. Fails
         with `MembershipRejected`, which names the rule that the change breaks, or why it is not possible now.
+
+        The leader refuses a change after which it could not reach a quorum now, of both halves where the change is joint:
+        the shard would commit nothing more. It counts the voters that have answered it lately, and of the new ones those
+        that have caught up as observers. `force`: make the change all the same.
         """
-        future: ActorFuture[Membership] = ActorFuture()
+        future: ActorFuture[Membership] = ActorFuture.of(self._owner)
+        deadline = _deadline(timeout)
         try:
+            check_choice("transition", transition, Transition)
+            check_whole("change_id", change_id, 0, MAX_SIGNED)
             _check_changes(changes, self._node.raft.membership.addresses)
+            check_switch("force", force)
         except DrakkarError as error:
             future.fail(error)
             return future
-        payload = ConfigChange(tuple(changes), transition, change_id).encode()
+        payload = ConfigChange(tuple(changes), transition, change_id, forced=force).encode()
         kinds = bytes([EntryKind.CONFIG_CHANGE])
-        self._node.actor_inbox.proposals.put(
-            Proposal((payload,), future, _deadline(timeout), single=True, kinds=kinds)
-        )
+        self._node.actor_inbox.proposals.put(Proposal((payload,), future, deadline, single=True, kinds=kinds))
         return future
 
     # -- snapshots ----------------------------------------------------------------------------------------------
@@ -235,19 +292,19 @@ class Replica:
         If nothing was applied since the last snapshot, that one's index. `compaction_overhead`: how many entries to
         keep in the log, instead of what the option of that name says. With `export_to`, only a copy is written to that
         file, which must not exist: a backup, or the source of an `import` after a disaster. Proposals are still
-        taken; `StateMachine` says what waits. A witness has no snapshots.
+        taken; `StateMachine` says what waits. A witness has no snapshots. The future fails with `StorageFailed` where the
+        file cannot be written; the log stays as it is then.
         """
-        future: ActorFuture[int] = ActorFuture()
-        if compaction_overhead is not None:
-            try:
+        future: ActorFuture[int] = ActorFuture.of(self._owner)
+        deadline = _deadline(timeout)
+        try:
+            if compaction_overhead is not None:
                 check_whole("compaction_overhead", compaction_overhead, 0)
-            except ConfigError as error:
-                future.fail(error)
-                return future
-        path = Path(export_to).absolute() if export_to is not None else None
-        self._node.actor_inbox.requests.put(
-            SnapshotRequest(future, _deadline(timeout), compaction_overhead, path)
-        )
+            path = _path_of("export_to", export_to) if export_to is not None else None
+        except ConfigError as error:
+            future.fail(error)
+        else:
+            self._node.actor_inbox.requests.put(SnapshotRequest(future, deadline, compaction_overhead, path))
         return future
 
     # -- for operators ------------------------------------------------------------------------------------------
@@ -266,7 +323,7 @@ class Replica:
         behind the last. Payloads are as they were logged: those of ENCODED and SESSION entries are not decoded. Fails
         with `RequestDropped` where `first` is compacted or not yet known to be committed, and at a witness.
         """
-        future: ActorFuture[Entries] = ActorFuture()
+        future: ActorFuture[Entries] = ActorFuture.of(self._owner)
         try:
             check_whole("first", first, 1, MAX_SIGNED)
             check_whole("end", end, first + 1, MAX_SIGNED)
@@ -283,7 +340,7 @@ class Replica:
         For an operator who knows that the leader is gone. A message of that leader makes it known again. Changes
         nothing at a leader, nor with `read_mode="lease"`. The future is set in the replica's next turn.
         """
-        future: ActorFuture[None] = ActorFuture()
+        future: ActorFuture[None] = ActorFuture.of(self._owner)
         self._node.actor_inbox.requests.put(ForgetLeader(future))
         return future
 
@@ -295,8 +352,11 @@ class Replica:
         `start_replica(groups=…)` says it anew. Fails with `ConfigError` for what is no replica id or no group, and
         without `group_commit`, and then changes nothing. The future is set in the replica's next turn.
         """
-        future: ActorFuture[None] = ActorFuture()
-        self._node.actor_inbox.requests.put(AssignGroups(dict(groups), future))
+        future: ActorFuture[None] = ActorFuture.of(self._owner)
+        if isinstance(groups, Mapping):
+            self._node.actor_inbox.requests.put(AssignGroups(dict(groups), future))
+        else:
+            future.fail(ConfigError("groups", brief(groups), "must be a mapping of replica ids to groups"))
         return future
 
     def groups_consistent(self) -> ActorFuture[bool | None]:
@@ -305,14 +365,15 @@ class Replica:
         The future has None where that is not known: at a replica that does not lead or has just been elected, and
         without groups. It is set in the replica's next turn.
         """
-        future: ActorFuture[bool | None] = ActorFuture()
+        future: ActorFuture[bool | None] = ActorFuture.of(self._owner)
         self._node.actor_inbox.requests.put(GroupsConsistent(future))
         return future
 
     # -- itself -------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """Return term, leader, indexes and members as they were a moment ago."""
+        """Return term, leader, indexes and members as they were a moment ago; after its end, also when and why it ended."""
+        self._process.check(self)
         return self._node.status()
 
     @property
@@ -321,16 +382,23 @@ class Replica:
 
         - `messages refused`, `proposals refused`, `requests refused`: its inbox was full;
         - `messages while the disk hung`: dropped, for the disk could not take what they bring;
+        - `messages that waited for too long`: orders to campaign that were in the inbox for an election timeout; dropped;
+        - `entries dropped by a full disk`: those of a leader that this host has no room for; the leader sends them again;
+        - `proposals refused by a full disk`: those that this replica refused as the leader (`DiskFull`);
+        - `reads that waited for the disk`: reads of old entries that were too large for the loop, or not in memory; they are tried
+          again when another thread has read them;
         - `messages without an address`: not sent, since the host of their receiver is not known;
         - `snapshots failed`: those that could not be taken;
+        - `faulty: without a term`, and so on: messages that no correct peer sends, by what is wrong with them;
         - `handled REPLICATE in FOLLOWER`, and so on for each message type and state: calls of a handler. Likewise
-          `ignored`, `swallowed` by a guard, and `impossible`: there is a bug, here or at a peer.
+          `failed`, of handlers of your own types that raised, `ignored`, `swallowed` by a guard, and `impossible`: there is a bug, here or at a peer.
         """
+        self._process.check(self)
         return self._node.counters()
 
     def when_applied(self, index: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[int]:
         """Wait until this replica has applied the log up to `index`; the future has the index it has applied by then."""
-        future: ActorFuture[int] = ActorFuture()
+        future: ActorFuture[int] = ActorFuture.of(self._owner)
         try:
             check_whole("index", index, 0, MAX_SIGNED)
         except ConfigError as error:
@@ -342,21 +410,37 @@ class Replica:
     def stop(self, *, timeout: float = 10.0) -> None:
         """Stop this replica, and wait until its state machine has finished. The others of its shard go on.
 
-        Raises `pykka.Timeout` if that takes longer than `timeout` seconds, and `DeadlockError` in the host's loop.
+        If it leads, it first hands over to a voter that is up to date, for a second at most; see `NodeHost.stop`.
+
+        Raises `pykka.Timeout` if that takes longer than `timeout` seconds, and `DeadlockError` in the host's loop and in
+        the replica's own state machine.
         """
-        until = time.monotonic() + timeout
-        self.ref.stop(timeout=timeout)
-        self._node.over.get(timeout=max(0.0, until - time.monotonic()))
+        forbid_waiting_for(self._owner, f"stop() of {self!r}")
+        forbid_waiting(f"stop() of {self!r}", "call it in another thread, or use ref.stop(block=False)")
+        self._process.check(self)
+        until = _deadline(timeout)
+        hand_over(self._node.actor_loop, [self._node], min(timeout, HAND_OVER_TIMEOUT_S))
+        self.ref.stop(timeout=max(0.0, until - monotonic()))
+        self._node.over.get(timeout=max(0.0, until - monotonic()))
+
+
+def _path_of(option: str, path: object) -> Path:
+    check_type(option, path, (str, os.PathLike), "the path of a file")
+    return Path(cast("str", path)).absolute()
 
 
 def _deadline(timeout: float) -> float:
-    check_timeout(timeout)
-    return time.monotonic() + timeout
+    if timeout is not DEFAULT_TIMEOUT_S:  # each command comes here
+        check_timeout(timeout)
+    return monotonic() + timeout
 
 
 def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
     """Refuse what must not get into the log, which keeps it for good."""
+    check_type("changes", changes, Iterable, "a list of Changes")
     for change in changes:
+        check_type("changes", change, Change, "a list of Changes")
+        check_choice("type", change.type, ChangeType)
         check_whole("replica_id", change.replica, 1, MAX_SIGNED)
         if type(change.address) is not str:
             raise ConfigError("address", change.address, "must be a text, 'host:port'")
@@ -366,8 +450,10 @@ def _check_changes(changes: Sequence[Change], known: Mapping[int, str]) -> None:
             raise ConfigError(
                 "address", "", f"name the host of the new replica {change.replica}, 'host:port'"
             )
-        if change.type is ChangeType.REMOVE and change.replica not in known:
-            # The log would take it, and that id could never be used.
+        if change.type is ChangeType.UPDATE and not change.address:
+            raise ConfigError("address", "", f"name the new address of replica {change.replica}, 'host:port'")
+        if change.type in (ChangeType.REMOVE, ChangeType.UPDATE) and change.replica not in known:
+            # The log would take it, and an id that was removed could never be used.
             raise MembershipRejected(
                 f"replica {change.replica} is no member: {sorted(known)} are, as far as this replica knows"
             )

@@ -14,15 +14,18 @@ import trio
 from drakkar.actors.machine.compression import encode
 from drakkar.actors.machine.sessions import REGISTER, UNREGISTER, encode_request
 from drakkar.actors.node.proposals import Proposal
-from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.runtime.forks import here, on_fork
+from drakkar.actors.runtime.futures import ActorFuture, brief, in_full
 from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.waits import Owner
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import check_timeout, is_whole
+from drakkar.handlers.checks import MAX_UNSIGNED, check_timeout, is_whole
 from drakkar.handlers.errors import (
     ConfigError,
     DrakkarError,
     LoopError,
     OutcomeUnknown,
+    Refused,
     RequestDropped,
     ResultLost,
     SessionRefused,
@@ -75,6 +78,8 @@ class Endpoint:
     max_command_bytes: int
     compress: bool = False
     """Compress commands that become smaller by it."""
+    owner: Owner | None = None
+    """Must do its work before a request is answered."""
     now: Callable[[], float] = time.monotonic
     random: Random = field(default_factory=Random)
     """Decides how long attempts wait for one another."""
@@ -95,7 +100,7 @@ def open_session(
     endpoint: Endpoint, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_S
 ) -> "ActorFuture[Session]":
     """Open a session; with a `token`, continue that one, which needs no message. See `Replica.session`."""
-    future: ActorFuture[Session] = ActorFuture()
+    future: ActorFuture[Session] = ActorFuture.of(endpoint.owner)
     check_timeout(timeout)
     if token is not None:
         try:
@@ -114,7 +119,8 @@ def open_session(
             future.try_set(Session(endpoint, client))
         elif isinstance(error, OutcomeUnknown):
             late = (
-                "no session was opened by the deadline: open one again (one that is opened late stays unused)"
+                "no session was opened by the deadline: open one again (one that is opened late stays unused; last error: "
+                f"{in_full(error)})"
             )
             future.try_fail(RequestDropped(late))
         else:
@@ -141,7 +147,8 @@ class Session:
     - `SessionExpired`: the shard has forgotten the session, since it keeps the 4096 that were used last. If
       `outcome_known` is False, it is unknown whether the command was applied. The session is over;
     - `SessionRefused`: another client used this session, or its token is an old one. The session is over;
-    - `ResultLost`: it was applied, once, by an earlier request, and its result is of a type or size that the shard
+    - `Refused`: the state machine refused it; a `retry` would get the same answer. No command stays open;
+    - `ResultLost`: it was applied or refused, once, by an earlier request, and its result is of a type or size that the shard
       does not keep (it keeps None, bool, int of 64 bits, float, str, bytes, and list, tuple and dict of them, to 1 MiB);
     - what `Replica.propose` fails with where surely nothing happened. No command stays open then.
 
@@ -160,10 +167,12 @@ class Session:
         self._command = command
         self._under_way = ""
         """What is not answered yet: "a command", "close()" or, mostly, nothing."""
-        self._over: RequestDropped | None = None
+        self._over: DrakkarError | None = None
         """Why it takes no commands any more."""
         self._gone = False
         """The shard has no such session any more, or another client uses it."""
+        self._process = here.process
+        on_fork(self)
 
     def __repr__(self) -> str:
         return f"<Session {self.client} with shard {self._endpoint.shard_id}, at its command {self._series}>"
@@ -190,7 +199,7 @@ class Session:
 
         Fails with `RequestDropped` if another command is under way, or open.
         """
-        future: ActorFuture[Any] = ActorFuture()
+        future: ActorFuture[Any] = ActorFuture.of(self._endpoint.owner)
         check_timeout(timeout)
         refusal = self._endpoint.reason_to_refuse(command) or self._begin(command)
         if refusal is None:
@@ -204,7 +213,7 @@ class Session:
 
         Fails with `RequestDropped` if no command is open.
         """
-        future: ActorFuture[Any] = ActorFuture()
+        future: ActorFuture[Any] = ActorFuture.of(self._endpoint.owner)
         check_timeout(timeout)
         with self._lock:
             command = self._command
@@ -225,7 +234,7 @@ class Session:
         The session takes no commands from now on. If the future fails, call it again, or leave it: the shard forgets
         sessions that are not used. The future is set at once if the session is over already.
         """
-        future: ActorFuture[None] = ActorFuture()
+        future: ActorFuture[None] = ActorFuture.of(self._endpoint.owner)
         check_timeout(timeout)
         with self._lock:
             refusal = self._reason_not_now() if self._under_way else None
@@ -241,7 +250,12 @@ class Session:
             future.set(None)
         return future
 
-    def _reason_not_now(self) -> RequestDropped | None:
+    def _let_go_in_child(self) -> None:
+        """Take nothing in a forked child, where no thread answers."""
+        self._lock = threading.Lock()  # a thread that is gone may hold it
+        self._under_way, self._over = "", self._process.error(self)
+
+    def _reason_not_now(self) -> DrakkarError | None:
         """Why it can take nothing now, if so. Called with the lock."""
         if self._under_way:
             return RequestDropped(
@@ -249,7 +263,7 @@ class Session:
             )
         return self._over
 
-    def _begin(self, command: bytes) -> RequestDropped | None:
+    def _begin(self, command: bytes) -> DrakkarError | None:
         with self._lock:
             refusal = self._reason_not_now()
             if refusal is None and self._command is not None:
@@ -284,7 +298,7 @@ class Session:
         """Note how the command ended, and return the error for its client, if it failed."""
         with self._lock:
             self._under_way = ""
-            if error is None or isinstance(error, ResultLost):
+            if error is None or isinstance(error, Refused | ResultLost):
                 self._series += 1
                 self._command = None
             elif isinstance(error, SessionRefused):
@@ -295,7 +309,7 @@ class Session:
             else:
                 return OutcomeUnknown(
                     f"command {self._series} of this session may or may not have been applied, and may still be: "
-                    f"retry() it, or close() the session (last error: {brief(error)})"
+                    f"retry() it, or close() the session (last error: {in_full(error)})"
                 )
         return error
 
@@ -315,7 +329,7 @@ class Session:
             if unknown:
                 return OutcomeUnknown(
                     "the session may or may not be closed: close() it again, or leave it "
-                    f"(last error: {brief(error)})"
+                    f"(last error: {in_full(error)})"
                 )
         return error
 
@@ -386,7 +400,7 @@ def _of_token(endpoint: Endpoint, token: bytes) -> Session:
         raise ConfigError("token", brief(token), f"is no session's token: {error}") from error
     if not is_whole(version, _TOKEN_VERSION, _TOKEN_VERSION):
         raise ConfigError("token", brief(token), "is no session's token, or one of another version")
-    bounded = is_whole(shard_id) and is_whole(client, 1) and is_whole(series, 1, REGISTER - 1)
+    bounded = is_whole(shard_id) and is_whole(client, 1, MAX_UNSIGNED) and is_whole(series, 1, REGISTER - 1)
     if not bounded or type(command) not in {bytes, NoneType}:
         raise ConfigError("token", brief(token), "is no session's token: a value is out of its bounds")
     if shard_id != endpoint.shard_id:

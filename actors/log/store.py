@@ -1,36 +1,52 @@
-"""The log store: what must survive a crash, for all replicas of a host, with one fsync for all of them.
+"""The log store: what must survive a crash, for all replicas of a host, in one log, with one flush for all that waits.
 
-Requests wait in a queue, from any thread. The store takes all that wait, plans what they change (`state`), writes that
-in one transaction (`lmdb`) and then calls each request's `done`; meanwhile the next requests gather. So the busier the
-host, the more requests share an fsync, and no request waits for a timer.
+    a request ──► the queue ──► one record for all that waits ──► the active segment ──► a flush ──► `done` of each
 
-The first write that fails poisons the store for good: after a failed fsync the system may have dropped the pages that
-it could not write, and the next fsync would report success without them. All requests that wait, and all that come
-later, fail; the host must be restarted. If the data of one replica is corrupt, or a request contradicts its log, only
-that replica fails, until it is opened again.
+Requests gather in a queue until the end of the round, or until the flush that is under way ends. Then all that wait
+become one record, which is written and flushed. So at most one record is not durable, no request waits for a timer, and
+the busier the host is, the more requests share a flush.
+
+The first flush that fails poisons the store for good: the system may have dropped the pages that it could not write,
+and the next flush would report success without them. All requests that wait fail, and so do all later ones; the host
+must be restarted. If a request contradicts the log of its replica, only that replica fails, until it is opened again.
 """
 
-import logging
-import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, Self, final
+from typing import Final, final
 
-import pykka
-from drakkar.actors.log.lmdb import LmdbDisk
-from drakkar.actors.log.memory import MemoryDisk
-from drakkar.actors.log.records import Bootstrap, ReplicaKey, named, replica_key
-from drakkar.actors.log.state import LogChanges, LogState, RefusedReplica
+from drakkar.actors.log.cleaning import Cleaner, Move
+from drakkar.actors.log.disk_errors import explain
+from drakkar.actors.log.driver import Driver, InlineDriver
+from drakkar.actors.log.fair_queue import FairQueue
+from drakkar.actors.log.files import DiskFiles, Files, MemoryFiles
+from drakkar.actors.log.records import (
+    CHANGE_BYTES,
+    RECORD_BYTES,
+    Bootstrap,
+    RecordBuilder,
+    ReplicaKey,
+    encode_bootstrap,
+    encode_lives,
+    encode_snapshot,
+    named,
+    replica_key,
+)
+from drakkar.actors.log.recovery import recover
+from drakkar.actors.log.replica import ReplicaLog
+from drakkar.actors.log.segments import HEADER_BYTES, SEGMENT_BYTES, Segment, Segments
+from drakkar.actors.log.state import MAX_RUN_BYTES, LogChanges, Placed
+from drakkar.actors.log.stored_log import StoredLog
+from drakkar.actors.runtime.log_lines import HostLines, Lines
 from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
-    DeadlockError,
     DrakkarError,
     OutcomeUnknown,
     ProtocolViolation,
@@ -39,34 +55,35 @@ from drakkar.handlers.errors import (
     SystemBusy,
 )
 from drakkar.handlers.raft.entries import Run
-from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+from drakkar.handlers.raft.lives import Lives
+from drakkar.handlers.raft.state import HardState, Snapshot
 
 __all__ = [
     "AppendRequest",
     "Bootstrap",
-    "Disk",
     "Done",
-    "LmdbLogStore",
     "LogStore",
-    "MemoryDisk",
-    "MemoryLogStore",
     "StoreStatus",
     "StoredLog",
+    "log_in_memory",
+    "log_on_disk",
 ]
-
-_logger = logging.getLogger(__name__)
 
 Done = Callable[[BaseException | None], None]
 """Called exactly once: with None when the request is durable, otherwise with the reason why it never will be."""
 
-RUN_OVERHEAD: Final = 512
-"""Bytes that a run counts, in addition to its entries, towards the limit of a read.
-
-Reading even the shortest run takes some 10 µs. So a page of 1 MiB in runs of one small entry would block the loop, and
-every heartbeat of the host, for some 300 ms. With this overhead it is 20 ms.
-"""
-
-_WAKE: Final = "wake"
+_MEMORY_SEGMENT_BYTES: Final = 1 << 20
+_MAX_RECORD_BYTES: Final = 8 << 20
+"""Bytes of requests in a record, unless a single request is larger."""
+_FEW_BYTES: Final = 64 << 10
+"""Bytes of a request that is taken from any replica of which none waits, however much others have waiting."""
+_RUN_OVERHEAD_BYTES: Final = 96
+"""Bytes of a stored run beside its entries, at most."""
+_FACTS_BYTES: Final = 256
+"""Bytes that a request takes beside its entries and payloads, at most."""
+_NO_LIFE: Final = Lives()
+_NO_REPLICA: Final = (0, 0)
+"""The key of work that concerns no replica: ids of replicas begin with 1."""
 
 
 @dataclass(slots=True)
@@ -76,14 +93,16 @@ class AppendRequest:
     shard_id: int
     replica_id: int
     hard_state: HardState | None = None
-    """None leaves the stored one as it is. One that differs only in `commit` causes no flush by itself."""
+    """None leaves the stored one as it is."""
     runs: Sequence[Run] = ()
     """Consecutive. Entries at or after the first index of the first run are deleted first."""
     snapshot: Snapshot | None = None
     """A snapshot that the leader sent: it replaces the whole log, and `runs` begin after it."""
     _: KW_ONLY
+    lives: Lives | None = None
+    """None leaves what the replica remembers of its own life as it is."""
     done: Done
-    """Called on the store's thread, in the order of the requests. It must be quick, and may call `save`."""
+    """Called on the log's thread, in the order of the requests. It must be quick, and may call `save`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,95 +117,26 @@ class StoreStatus:
     saves: int
     """Requests that are done, successfully or not."""
     commits: int
-    """Transactions."""
+    """Records that were flushed."""
     entries: int
     """Entries written."""
     last_commit_seconds: float
-    """Seconds that the last fsync took."""
+    """Seconds that the last flush took."""
+    flush_seconds: float
+    """Seconds that all flushes took together."""
     busy_since: float | None
-    """When the transaction that is being written began (`time.monotonic`); None between transactions."""
+    """When the flush that is under way began (`time.monotonic`); None between flushes."""
     poisoned: StorageFailed | None
     failed_callbacks: int
     """Callbacks that raised an exception, which was logged."""
-
-
-class Disk(Protocol):
-    """Where a `LogStore` stores its data. One thread at a time writes and loads; any thread reads."""
-
-    commit_seconds: float
-    """Seconds that the last commit took."""
-
-    @property
-    def path(self) -> str | Path:
-        """Its name in errors."""
-        ...
-
-    def replicas(self) -> list[ReplicaKey]:
-        """Return all replicas on it."""
-        ...
-
-    def load(self, key: ReplicaKey) -> LogState | None:
-        """Return the state of a replica's log, None if it is not there. Raises `CorruptData`."""
-        ...
-
-    def removed(self, key: ReplicaKey) -> bool:
-        """Return whether the replica was removed, so that its id must not be used again."""
-        ...
-
-    def unneeded(self) -> dict[ReplicaKey, int]:
-        """Return up to which index entries may be left that were dropped in an earlier run."""
-        ...
-
-    def reading(self, key: ReplicaKey, low: int) -> AbstractContextManager[Iterator[Run]]:
-        """Read the runs from the one that holds `low` on, as of this moment. Raises `CorruptData`."""
-        ...
-
-    def write(self, changes: Sequence[LogChanges], trims: Mapping[ReplicaKey, int]) -> dict[ReplicaKey, int]:
-        """Write all of it, durably, or nothing; return the `trims` that are left for the next call.
-
-        Raises `RefusedReplica` if the data of one replica is corrupt; any other error poisons the store.
-        """
-        ...
-
-    def reclaim(self) -> None:
-        """Return free space to the system, if that is worth it. Any error poisons the store."""
-        ...
-
-    def close(self) -> None:
-        """Close all files."""
-        ...
-
-
-class _Replica:
-    """What the store knows of one replica, shared by all threads. Each field is replaced as a whole."""
-
-    __slots__ = ("broken", "floor", "gone", "log", "removed", "state", "written")
-
-    def __init__(self, state: LogState | None, *, removed: bool = False) -> None:
-        self.removed = removed
-        """It was in the store before, and was removed."""
-        self.state = state
-        """As of the last write that succeeded."""
-        self.written = state.hard_state if state else None
-        """The hard state on disk, whose commit index may be older."""
-        self.floor = (0, 0)
-        """Index and term up to which the log is being compacted: readers no longer see these entries."""
-        self.broken: Exception | None = None
-        self.log: StoredLog | None = None
-        """The log that was opened last."""
-        self.gone = ""
-        """Why it cannot be read any more; "" if it can."""
-
-    def publish(self, changed: LogChanges) -> "_Replica | None":
-        """Show readers what has become durable. Returns the object for the replica from now on, None if it was removed."""
-        if changed.state is None:
-            self.gone = "it was removed from the log store"
-            return None
-        if changed.successor:
-            self.gone = "its log was replaced by an import"
-            return _Replica(changed.state)
-        self.state = changed.state
-        return self
+    full: bool
+    """The disk is full: no entries are taken beyond what was allocated before."""
+    segments: int
+    """Files of the log that are in use."""
+    disk_bytes: int
+    """Bytes of these files."""
+    live_bytes: int
+    """Bytes in these files that are needed."""
 
 
 @dataclass(slots=True)
@@ -197,226 +147,178 @@ class _Work:
     plan: Callable[[LogChanges], None]
     done: Done
     size: int = 0
-    reopens: bool = False
-    """Load a replica that failed anew."""
+    """Bytes of what has no fixed size: entries, snapshots and bootstrap records. The bound of the queue counts these."""
+    entries: int = 0
+    moves: bool = False
+    """It is no request: it writes again what the log holds."""
     discards: bool = False
-    """The old data does not matter, even if it is corrupt."""
+    """It does not depend on the old data, even if that is corrupt."""
     error: Exception | None = None
+    """Why it could not be planned."""
+    turn: int = 0
+    """See `FairQueue`."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that it takes in a record, at most."""
+        return self.size + _FACTS_BYTES
 
 
 @final
-class StoredLog:
-    """One replica's log as the core reads it: a `drakkar.handlers.raft.log.Storage`.
-
-    Reads are short and usually come from the page cache, so that the loop may do them; one thread at a time. Compaction
-    shows at once, other changes when they are durable. Raises `ReplicaStopped` if the store is closed or the replica
-    was removed.
-    """
-
-    def __init__(self, disk: Disk, key: ReplicaKey, replica: _Replica) -> None:
-        """Made by `LogStore.open`."""
-        self._disk, self._key, self._replica = disk, key, replica
-        # The last run that was read often holds the next page too, or the term before it.
-        self._recent: tuple[int, Run] | None = None
-
-    @classmethod
-    def of(cls, disk: Disk, key: ReplicaKey, state: LogState) -> Self:
-        """Return a log to read without a store, as it stands on a disk that is not written."""
-        return cls(disk, key, _Replica(state))
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        """How the replica began."""
-        return self._state().bootstrap
-
-    @property
-    def hard_state(self) -> HardState:
-        """As last made durable. Its commit index is a lower bound, and lies within the log."""
-        state = self._state()
-        known = state.hard_state
-        return HardState(known.term, known.vote, min(max(known.commit, state.marker[0]), state.last))
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The newest snapshot; index 0 is none."""
-        return self._state().snapshot
-
-    @property
-    def membership(self) -> Membership:
-        """As of the snapshot, or the initial one."""
-        return self._state().membership
-
-    @property
-    def first_index(self) -> int:
-        """The index of the oldest entry."""
-        return max(self._state().marker, self._replica.floor)[0] + 1
-
-    @property
-    def last_index(self) -> int:
-        """The index of the newest durable entry; `first_index - 1` if there is none."""
-        return self._state().last
-
-    def term(self, index: int) -> int:
-        """Return the term at `index`, known from `first_index - 1` to `last_index`; 0 elsewhere.
-
-        It reads the log only for entries that were written before the log was opened. Raises `CorruptData` if these are
-        damaged.
-        """
-        state = self._state()
-        before = max(state.marker, self._replica.floor)
-        if index <= before[0]:
-            return before[1] if index == before[0] else 0
-        term = state.term(index)
-        return self.runs(index, index + 1, 0)[0].term if term is None else term
-
-    def runs(self, low: int, high: int, limit: int) -> list[Run]:
-        """Return entries `low` up to, but without, `high`: at most `limit` bytes, but at least one entry.
-
-        Each run counts `RUN_OVERHEAD` bytes more, so that reading a page of short ones does not block the loop. Raises
-        `IndexError` for entries that the log does not hold, `CorruptData` if they are damaged.
-        """
-        state = self._state()
-        if low >= high:
-            return []
-        if not self.first_index <= low or high > state.last + 1:
-            raise IndexError(
-                f"entries {low} to {high - 1} of {named(self._key)}: it holds {self.first_index} to {state.last}"
-            )
-        page = _Page(low, high, limit)
-        recent = self._recent
-        if recent is not None and recent[0] == state.cuts and recent[1].first <= low <= recent[1].last:
-            page.take(recent[1])
-        if not page.full:
-            self._read(page, state.cuts)
-        return page.runs
-
-    def _read(self, page: "_Page", cuts: int) -> None:
-        with self._disk.reading(self._key, page.next) as stored:
-            for run in stored:
-                if not run.first <= page.next <= run.last:
-                    break
-                self._recent = (cuts, run)
-                page.take(run)
-                if page.full:
-                    return
-        if page.next < self.first_index:
-            raise IndexError(f"entry {page.next} of {named(self._key)} was compacted while it was read")
-        raise CorruptData(f"{self._disk.path}: {named(self._key)}: entry {page.next} is missing")
-
-    def _state(self) -> LogState:
-        state = self._replica.state
-        if self._replica.gone or state is None:
-            raise ReplicaStopped(f"{named(self._key)}: {self._replica.gone}")
-        return state
-
-
-class _Page:
-    """Runs up to a limit of bytes."""
-
-    __slots__ = ("full", "high", "left", "next", "runs")
-
-    def __init__(self, low: int, high: int, limit: int) -> None:
-        self.next, self.high, self.left = low, high, limit
-        self.runs: list[Run] = []
-        self.full = False
-
-    def take(self, run: Run) -> None:
-        """Add the wanted entries of `run`, which holds the next one, as far as there is room."""
-        wanted = run.slice(self.next, self.high)
-        part = wanted.fitting(self.left)
-        if self.runs and part.size > self.left:
-            self.full = True
-            return
-        self.runs.append(part)
-        self.next = part.last + 1
-        self.left -= part.size + RUN_OVERHEAD
-        self.full = part is not wanted or self.next >= self.high or self.left <= 0
-
-
 class LogStore:
     """The logs of all replicas of a host.
 
-    `save`, `compact` and `record_snapshot` never block: call them from any thread, also from the loop. The others wait
-    for the disk. The requests of one replica take effect, and are reported, in the order in which they were made.
+    All methods are for one thread, that of the host's loop if it has one, and none of them waits for the disk, except
+    `close`, which may be called from any thread once the loop has ended. `status`, `poisoned`, `replicas` and `removed` are
+    for any thread. The requests of one replica take effect, and are reported, in the order in which they were made.
     """
 
     def __init__(
-        self, disk: Disk, *, max_queue_bytes: int, max_queue_saves: int, own_thread: bool = True
+        self,
+        files: Files,
+        owner: str,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_queue_bytes: int = 64 << 20,
+        max_queue_saves: int = 10_000,
+        lines: Lines | None = None,
     ) -> None:
-        """Bounds of the queue: bytes of entries and number of requests. A single request may be larger if it waits alone."""
+        """Read the log in `files`, or begin one there if `create`. Blocks.
+
+        Unless `read_only`, it also writes to the disk: it makes durable what it found, strikes out what a crash left
+        behind that, and deletes files that belong to the log no longer. Requests wait until `start`.
+
+        `owner`: the id of the host to which the log belongs.
+        `read_only`: change nothing of a log on the disk; `start` may not be called then, and `create` should be False. A
+        replica of which some entries are damaged can be opened, and its other entries can be read.
+        `segment_bytes`: bytes of a file of the log.
+        `max_queue_bytes`, `max_queue_saves`: bounds of the queue. A single request may be larger if it waits alone.
+        `lines`: writes what the host's log is to say.
+
+        Raises `ConfigError` if the folder cannot be used, or holds another host's log or one of another format, and
+        `CorruptData` if a part of the log is missing or damaged.
+        """
+        check_whole("segment_bytes", segment_bytes, 1 << 12, 1 << 31)
         check_whole("max_queue_bytes", max_queue_bytes, 1)
         check_whole("max_queue_saves", max_queue_saves, 1)
-        self._disk = disk
+        self._files = files
+        self._lines = lines or HostLines().of("drakkar.actors.log")
+        self._segments = Segments(files, owner, segment_bytes, self._lines)
         self._max_bytes, self._max_saves = max_queue_bytes, max_queue_saves
-        self._replicas: dict[ReplicaKey, _Replica] = {}
-        """The replicas that were used since the start."""
-        self._stored = set(disk.replicas())
-        """All replicas on the disk. To ask the disk again for each of a thousand that start took minutes."""
-        self._trims = disk.unneeded()
-        self._trimmed = False
-        """All that was to be deleted is, and the free space was not looked at since."""
+        try:
+            if create and not self._segments.manifest.exists:
+                self._segments.create()
+            self._segments.load()
+            found = recover(self._segments, salvage=read_only)
+            if not read_only:
+                self._settle(found.active, found.last_record)
+        except OSError as error:
+            files.close()
+            raise ConfigError(
+                "data_dir",
+                str(files.path),
+                f"{error.filename or files.path} cannot hold a log: {explain(error)}",
+            ) from error
+        except BaseException:
+            files.close()
+            raise
+        self._replicas, self._usage, self._sequence = found.replicas, found.usage, found.sequence
+        self._stored = {key for key, replica in self._replicas.items() if not replica.removed}
 
-        # Shared by all threads, under the lock.
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._queue: list[_Work] = []
+        self._queue: FairQueue[_Work] = FairQueue(_MAX_RECORD_BYTES)
+        self._moves: deque[_Work] = deque()
+        """What is to be written again, to free a segment."""
+        self._moves_first = False
+        """None of them had room beside the last requests."""
         self._waiting = self._waiting_bytes = 0
-        self._scheduled = self._closed = False
-        self._finished = threading.Event()
-        self._worker: int | None = None
-
-        # Written by the thread that works the queue, and read by all.
+        self._waiting_of: Counter[ReplicaKey] = Counter()
+        """How many requests of each replica are not done."""
+        self._scheduled = self._pumping = False
+        self._flushing = True
+        """No record may be written: one is being flushed, or the next waits for a segment, or `start` was not called yet."""
+        self._awaits_segment = False
+        """The next record waits for a segment; `_flushing` is set then too."""
+        self._under_way: list[_Work] | None = None
+        """What is in the record that is being flushed."""
+        self._closed = False
         self._poison: StorageFailed | None = None
         self._busy_since: float | None = None
+        self._flush_seconds = self._last_flush_seconds = 0.0
         self._refused = self._saves = self._commits = self._entries = self._failed_callbacks = 0
+        self._driver: Driver = InlineDriver()
+        self._cleaner: Cleaner | None = None
+        """None before `start`."""
 
-        self._writer = _LogWriter.start(self) if own_thread else None
+    def _settle(self, active: Segment, last_record: int) -> None:
+        """Make durable what was found, before anything relies on it: the flush of the last record may have failed.
 
-    # -- for any thread, without blocking -----------------------------------------------------------------------
+        What a crash left of a further record is struck out. The next record may be written to another place, and then
+        that remainder would look like damage.
+        """
+        self._segments.settle(active)
+        last = self._files.read(active.name, last_record, active.end - last_record)
+        self._files.put(active.name, last_record, last + bytes(min(RECORD_BYTES, active.rest)))
+        if (following := self._segments.next) is not None:
+            self._files.put(following.name, HEADER_BYTES, bytes(RECORD_BYTES))
+
+    def start(self, driver: Driver) -> None:
+        """Write from now on, by means of `driver`."""
+        self._driver = driver
+        self._cleaner = Cleaner(self._segments, self._usage, self._replicas, driver=driver, move=self._move)
+        self._flushing = False
+        self._segments.start(driver, ready=self._on_segment_ready, failed=self.fail)
+        self._pump()
+
+    # -- requests -------------------------------------------------------------------------------------------------
 
     def save(self, request: AppendRequest) -> None:
         """Make a request durable, and then call its `done`.
 
         Raises `SystemBusy` if the queue is full, `ReplicaStopped` if the store is closed; `done` is not called then.
         """
-        size = sum(run.size for run in request.runs)
-        if request.snapshot is not None:
-            size += len(request.snapshot.payload)
+        size = sum(_stored_bytes(run) for run in request.runs) + _snapshot_bytes(request.snapshot)
+        size += _lives_bytes(request.lives)
         self._enqueue(
             _Work(
                 (request.shard_id, request.replica_id),
-                lambda changed: changed.save(request.hard_state, request.runs, request.snapshot),
+                lambda changed: changed.save(
+                    request.hard_state, request.runs, request.snapshot, request.lives
+                ),
                 request.done,
                 size,
+                sum(map(len, request.runs)),
             )
         )
 
     def compact(self, shard_id: int, replica_id: int, index: int) -> None:
         """Drop the entries up to `index`, as far as they are durable; the term of `index` stays known.
 
-        Readers see it at once; the space is freed little by little, and used again. It does nothing if the entries are
-        gone already. One thread at a time for a replica, which must be open.
+        Readers no longer see them from now on; the space comes back later. Does nothing if the entries are gone already.
 
-        Raises `SystemBusy` and `ReplicaStopped` as `save` does, `CorruptData` if the term cannot be read.
+        Raises `ConfigError` for a replica that is not open, `SystemBusy` and `ReplicaStopped` as `save` does.
         """
         key = (shard_id, replica_id)
-        known = self._replicas.get(key)
-        if known is None or known.log is None:
+        replica = self._replicas.get(key)
+        if replica is None or not replica.opened or replica.state is None:
             raise ConfigError("replica", named(key), "is not open in this log store: open it first")
-        log = known.log
+        log = StoredLog(self._files, replica)
         index = min(index, log.last_index)
         if index < log.first_index:
             return
-        term = log.term(index)
-        before = known.floor
-        # Before the request, or a reader on another thread could find that entries are missing.
-        known.floor = (index, term)
+        term, before = log.term(index), replica.floor
+        replica.floor = index, term
         try:
             self._enqueue(
-                _Work(key, lambda changed: changed.compact(index, term), _logged(key, "compaction"))
+                _Work(
+                    key,
+                    lambda changed: changed.compact(index, term),
+                    _logged(self._lines.about(*key), "compaction"),
+                )
             )
         except DrakkarError:
-            known.floor = before
+            replica.floor = before
             raise
 
     def record_snapshot(
@@ -424,73 +326,46 @@ class LogStore:
     ) -> None:
         """Record a snapshot that was taken here as the newest; the log stays as it is.
 
-        `done` tells when files of older ones may go; it gets `RequestDropped` if a newer one is known. Raises
-        as `save` does.
+        The files of older snapshots may be deleted when `done` is called with None. It gets `RequestDropped` if a newer
+        snapshot is known. Raises as `save` does.
         """
         key = (shard_id, replica_id)
-        done = done or _logged(key, "recording a snapshot")
+        done = done or _logged(self._lines.about(*key), "recording a snapshot")
         self._enqueue(
-            _Work(key, lambda changed: changed.record_snapshot(snapshot), done, len(snapshot.payload))
+            _Work(key, lambda changed: changed.record_snapshot(snapshot), done, _snapshot_bytes(snapshot))
         )
 
-    @property
-    def busy_since(self) -> float | None:
-        """When the current transaction began (`time.monotonic`), None between transactions. For a watchdog."""
-        return self._busy_since
+    def begin(
+        self,
+        shard_id: int,
+        replica_id: int,
+        record: Bootstrap,
+        first: tuple[HardState, Run] | None,
+        done: Done,
+        lives: Lives = _NO_LIFE,
+    ) -> None:
+        """Begin a replica with its first entries, if any. It can be opened when `done` was called with None.
 
-    @property
-    def poisoned(self) -> StorageFailed | None:
-        """Why nothing becomes durable any more; None if the store works."""
-        return self._poison
-
-    @property
-    def status(self) -> StoreStatus:
-        """The figures of this moment."""
-        with self._lock:
-            return StoreStatus(
-                waiting=self._waiting,
-                waiting_bytes=self._waiting_bytes,
-                refused=self._refused,
-                saves=self._saves,
-                commits=self._commits,
-                entries=self._entries,
-                last_commit_seconds=self._disk.commit_seconds,
-                busy_since=self._busy_since,
-                poisoned=self._poison,
-                failed_callbacks=self._failed_callbacks,
-            )
-
-    # -- for any thread but the loop's, waiting for the disk ----------------------------------------------------
-
-    def bootstrap(self, shard_id: int, replica_id: int, record: Bootstrap, *, timeout: float = 60.0) -> None:
-        """Begin a replica, durably.
-
-        Raises `ConfigError` if it is in the store or was removed from it, `StorageFailed` if the disk fails, and
-        `OutcomeUnknown` if it takes longer than `timeout` seconds.
+        `done` gets `ConfigError` if the replica is in the store or was removed from it. Raises `ConfigError` for an id out of
+        bounds, and `ReplicaStopped` as `save` does. The queue's bounds do not hold for it: many replicas may begin with
+        one flush.
         """
-        self._wait(replica_key(shard_id, replica_id), lambda changed: changed.bootstrap(record), timeout)
 
-    def open(self, shard_id: int, replica_id: int, *, timeout: float = 60.0) -> StoredLog | None:
-        """Return a replica's log, after all earlier requests; None if it is not in the store.
+        def plan(changed: LogChanges) -> None:
+            changed.begin(record, lives)
+            if first is not None:
+                changed.save(first[0], [first[1]], None)
 
-        Only the ends of the log are read, however long it is. Raises `CorruptData` if they are damaged, and as
-        `bootstrap` does.
-        """
+        size = len(encode_bootstrap(record)) + _lives_bytes(lives)
+        size += _stored_bytes(first[1]) if first is not None else 0
+        self._enqueue(_Work(replica_key(shard_id, replica_id), plan, done, size), bounded=False)
+
+    def live(self, shard_id: int, replica_id: int, lives: Lives, done: Done) -> None:
+        """Record what a replica remembers of its own life. Raises `ReplicaStopped` as `save` does; no bounds hold for it."""
         key = replica_key(shard_id, replica_id)
-        self._wait(key, _change_nothing, timeout, reopens=True)
-        known = self._replicas.get(key)
-        if known is None:
-            return None
-        if known.state is not None and known.state.hard_state.commit > known.state.last:
-            _logger.warning(
-                "%s: the commit index %d lies beyond the last entry %d and is lowered to it: entries may have been lost; "
-                "if the disk was restored from a copy, remove this replica and add a new one",
-                named(key),
-                known.state.hard_state.commit,
-                known.state.last,
-            )
-        known.log = StoredLog(self._disk, key, known)
-        return known.log
+        self._enqueue(
+            _Work(key, lambda changed: changed.live(lives), done, _lives_bytes(lives)), bounded=False
+        )
 
     def import_replica(
         self,
@@ -499,16 +374,15 @@ class LogStore:
         record: Bootstrap,
         snapshot: Snapshot,
         hard_state: HardState,
-        *,
-        timeout: float = 60.0,
+        done: Done,
     ) -> None:
-        """Begin a replica after `snapshot`, durably, in place of all data of it. Atomic.
+        """Begin a replica after `snapshot`, in place of all data that the store has of it. Atomic.
 
         The old data may be corrupt, and the replica may have been removed. This is the only way to use an id again, for
         an operator who repairs a shard that lost its majority for good and knows that no old replica will run again.
         Logs of it that are open raise `ReplicaStopped` from now on: open it again.
 
-        Raises `ConfigError` if the snapshot has index 0 or `hard_state` does not fit it, and as `bootstrap` does.
+        Raises `ConfigError` if the snapshot has index 0 or `hard_state` does not fit it, and as `begin` does.
         """
         if not snapshot:
             raise ConfigError("snapshot", snapshot, "has index 0, which is none: name one to begin after")
@@ -519,372 +393,536 @@ class LogStore:
                 f"does not fit a log that holds nothing but the snapshot at {snapshot.index}: its term must be "
                 f"{snapshot.term} or more, its commit index {snapshot.index} or less",
             )
-        self._wait(
-            replica_key(shard_id, replica_id),
-            lambda changed: changed.replace(record, snapshot, hard_state),
-            timeout,
-            discards=True,
+        self._enqueue(
+            _Work(
+                replica_key(shard_id, replica_id),
+                lambda changed: changed.replace(record, snapshot, hard_state),
+                done,
+                _snapshot_bytes(snapshot) + len(encode_bootstrap(record)),
+                discards=True,
+            ),
+            bounded=False,
         )
 
-    def replicas(self) -> list[ReplicaKey]:
-        """Return shard and replica of all in the store. It never waits; from any thread."""
-        with self._lock:
-            return sorted(self._stored)
+    def remove(self, shard_id: int, replica_id: int, done: Done) -> None:
+        """Delete a replica and its log, even a corrupt one. Raises as `begin` does.
 
-    def remove(self, shard_id: int, replica_id: int, *, timeout: float = 60.0) -> None:
-        """Delete a replica and its log, even a corrupt one, durably. Raises as `bootstrap` does.
-
-        Its id stays recorded, and `bootstrap` never takes it again, since its votes and acknowledgements hold for ever.
+        Its id stays recorded, and `begin` never takes it again, since its votes and acknowledgements hold for ever.
         """
-        self._wait(replica_key(shard_id, replica_id), LogChanges.remove, timeout, discards=True)
+        key = replica_key(shard_id, replica_id)
+        self._enqueue(_Work(key, LogChanges.remove, done, discards=True), bounded=False)
+
+    def after_all(self, done: Done) -> None:
+        """Call `done` when all requests so far are done. Raises `ReplicaStopped` if the store is closed."""
+        self._enqueue(_Work(_NO_REPLICA, _change_nothing, done), bounded=False, last=True)
+
+    # -- what is in it --------------------------------------------------------------------------------------------
+
+    def open(self, shard_id: int, replica_id: int) -> StoredLog | None:
+        """Return a replica's log as far as it is durable; None if the replica is not in the store. Does not read the disk.
+
+        If a request has failed the replica, requests are taken again from now on. That holds for those too that wait
+        already, though they may rely on the one that failed: open it again only when all its requests are done.
+
+        Raises `CorruptData` if what is stored of it contradicts itself, and `StorageFailed`, `ReplicaStopped`.
+        """
+        replica = self._replicas.get(replica_key(shard_id, replica_id))
+        if self._poison is not None:
+            raise self._poison
+        if self._closed:
+            raise self._stopped()
+        if replica is None or (replica.state is None and replica.broken is None):
+            return None
+        if replica.state is None:
+            assert replica.broken is not None
+            raise replica.broken
+        if replica.broken is not None:
+            # Compactions failed with it.
+            replica.broken, replica.floor = None, (0, 0)
+        replica.opened = True
+        if replica.state.hard_state.commit > replica.state.last:
+            self._lines.about(*replica.key).warning(
+                "the commit index %d lies beyond the last entry %d and is lowered to it: entries may have been lost; "
+                "if the disk was restored from a copy, remove this replica and add a new one",
+                replica.state.hard_state.commit,
+                replica.state.last,
+            )
+        inline = isinstance(self._driver, InlineDriver)
+        return StoredLog(self._files, replica, None if inline else self._driver.read)
+
+    def replicas(self) -> list[ReplicaKey]:
+        """Return shard and replica of all in the store. From any thread."""
+        return sorted(self._stored.copy())
+
+    def removed(self, shard_id: int, replica_id: int) -> bool:
+        """Return whether the replica was removed, so that its id must not be used again. From any thread."""
+        replica = self._replicas.get((shard_id, replica_id))
+        return replica is not None and replica.removed
+
+    def room(self, size: int) -> bool:
+        """Return whether `size` bytes of entries can be written, beside all that waits. False on a full disk.
+
+        `size` is as `Run.size` counts it. On a full disk all but entries is still written: files are reserved for that.
+        """
+        overhead = _FACTS_BYTES * (self._waiting + 1) + _parts(size) * (CHANGE_BYTES + _RUN_OVERHEAD_BYTES)
+        return self._segments.room(RECORD_BYTES + size + self._waiting_bytes + overhead)
+
+    @property
+    def active_file(self) -> str:
+        """The name of the file that is being written."""
+        return self._segments.active.name
+
+    @property
+    def poisoned(self) -> StorageFailed | None:
+        """Why nothing becomes durable any more; None if the store works."""
+        return self._poison
+
+    @property
+    def no_space(self) -> str:
+        """Why nothing can be allocated now, and the remedy; empty unless the disk is full."""
+        return explain(self._segments.no_space) if self._segments.no_space is not None else ""
+
+    @property
+    def written(self) -> int:
+        """How many records were made durable since it was opened."""
+        return self._commits
+
+    @property
+    def status(self) -> StoreStatus:
+        """The figures of this moment. From any thread."""
+        return StoreStatus(
+            waiting=self._waiting,
+            waiting_bytes=self._waiting_bytes,
+            refused=self._refused,
+            saves=self._saves,
+            commits=self._commits,
+            entries=self._entries,
+            last_commit_seconds=self._last_flush_seconds,
+            flush_seconds=self._flush_seconds,
+            busy_since=self._busy_since,
+            poisoned=self._poison,
+            failed_callbacks=self._failed_callbacks,
+            full=self._segments.no_space is not None,
+            segments=len(self._segments.in_use),
+            disk_bytes=self._segments.disk_bytes,
+            live_bytes=self._usage.total,
+        )
+
+    # -- the queue ------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, work: _Work, *, bounded: bool = True, last: bool = False) -> None:
+        if self._closed:
+            raise self._stopped()
+        if bounded and self._waiting and self._is_busy(work):
+            self._refused += 1
+            raise SystemBusy(
+                f"the log store in {self._files.path} has {self._waiting} requests of {self._waiting_bytes} bytes "
+                f"waiting, of at most {self._max_saves} and {self._max_bytes}: wait for some to be done"
+            )
+        if last:
+            self._queue.put_last(work)
+        else:
+            self._queue.put(work)
+        self._waiting += 1
+        self._waiting_bytes += work.size
+        self._waiting_of[work.key] += 1
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._awaits_segment and self._moves:
+            self._awaits_segment = self._flushing = False
+        if not self._flushing and not self._scheduled:
+            self._scheduled = True
+            self._driver.defer(self._run)
+
+    def _is_busy(self, work: _Work) -> bool:
+        """Whether there is no room for a request: others must not keep a replica from writing a little at a time."""
+        if work.size <= _FEW_BYTES and not self._waiting_of[work.key]:
+            return False
+        return self._waiting >= self._max_saves or self._waiting_bytes + work.size > self._max_bytes
+
+    def _stopped(self) -> ReplicaStopped:
+        return ReplicaStopped(f"the log store in {self._files.path} is closed")
+
+    def _run(self) -> None:
+        self._scheduled = False
+        self._pump()
+
+    def _pump(self) -> None:
+        """Write what waits, unless a flush is under way. A driver that does all at once calls it again meanwhile."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (self._queue or self._moves) and not self._flushing:
+                if self._poison is not None:
+                    self._moves.clear()
+                    self._report(self._take_all(), self._poison)
+                else:
+                    self._write()
+        finally:
+            self._pumping = False
+
+    def _take_all(self) -> list[_Work]:
+        works = list(self._queue)
+        self._queue.clear()
+        return works
+
+    def _take(self) -> list[_Work]:
+        """Return what the next record is to hold: requests, then moves. Empty if a segment must be made first.
+
+        Requests come first, and moves get the room that is left. If that was too little for any move, the next record
+        takes moves first, since a steady load of large requests would keep them waiting for ever.
+        """
+        assert self._cleaner is not None, "nothing is written before `start`"
+        moves: list[_Work] = []
+        if self._moves_first:
+            moves = self._fitting(self._moves, self._cleaner.pace(0), RECORD_BYTES)
+        requests = self._fitting(self._queue, _MAX_RECORD_BYTES, RECORD_BYTES + _room_for(moves))
+        if not moves:
+            written = _room_for(requests)
+            moves = self._fitting(self._moves, self._cleaner.pace(written), RECORD_BYTES + written)
+        self._moves_first = bool(self._moves) and not moves
+        return requests + moves
+
+    def _fitting(self, queue: FairQueue[_Work] | deque[_Work], limit: int, size: int) -> list[_Work]:
+        """Take from the queue what still fits into a record of `size` bytes: at most `limit` bytes, or the first alone.
+
+        An empty record goes to the next segment if the first does not fit into this one.
+        """
+        if not queue:
+            return []
+        first = queue[0]
+        cleans = self._cleaner is not None and self._cleaner.busy
+        if self._segments.only_for_cleaning and cleans and not first.moves:
+            return []  # without this room, no other would come back
+        if size == RECORD_BYTES and not self._segments.advance(
+            size + first.room, self._sequence, moving=first.moves
+        ):
+            return []
+        works: list[_Work] = []
+        left = self._segments.active.rest - size
+        while queue and queue[0].room <= left and (not works or queue[0].room <= limit):
+            works.append(queue.popleft())
+            left -= works[-1].room
+            limit -= works[-1].room
+        return works
+
+    def _write(self) -> None:
+        """Write the next requests as one record, and begin to flush it."""
+        self._busy_since = time.monotonic()
+        self._flushing = True
+        works = self._take()
+        if not works:
+            # A driver that does all at once has reported already that no file can be made.
+            self._flushing = self._awaits_segment = self._poison is None
+            if self._segments.no_space is not None:
+                self._busy_since = None  # a full disk does not hang
+            return
+        self._under_way = works
+        try:
+            self._put(works)
+        except Exception as error:  # noqa: BLE001  # what is on the disk is not known, and what waits must be told
+            self._on_flushed(works, [], 0, error)
+
+    def _put(self, works: list[_Work]) -> None:
+        """Plan this work and write its record. Work that changes nothing is reported without one, unless it is a move."""
+        changes: dict[ReplicaKey, LogChanges] = {}
+        for work in works:
+            self._plan(work, changes)
+        builder = RecordBuilder()
+        placed = [(changed, changed.encode(builder)) for changed in changes.values()]
+        if not builder and not any(work.moves for work in works):
+            self._flushing, self._busy_since, self._under_way = False, None, None
+            self._report(works)
+            return
+        segment = self._append(builder)
+        flushed = partial(self._on_flushed, works, placed, builder.size)
+        self._driver.flush(self._files, segment.name, flushed)
+
+    def _append(self, builder: RecordBuilder) -> Segment:
+        segment = self._segments.active
+        assert builder.size <= segment.rest, f"a record of {builder.size} bytes in {segment.rest}"
+        record = builder.finish(segment.number, segment.salt, self._sequence, self._sequence - 1)
+        self._files.write(segment.name, segment.end, record)
+        return segment
+
+    def _plan(self, work: _Work, changes: dict[ReplicaKey, LogChanges]) -> None:
+        replica = self._replicas.get(work.key)
+        try:
+            if replica is not None and not work.moves:
+                replica.check_usable(discards=work.discards)
+            if work.key not in changes:
+                changes[work.key] = (
+                    LogChanges(work.key, replica.state, removed=replica.removed)
+                    if replica is not None
+                    else LogChanges(work.key, None)
+                )
+            work.plan(changes[work.key])
+        except Exception as error:  # noqa: BLE001  # it is reported by `done`
+            work.error = error
+            contradicts = not isinstance(error, DrakkarError) or isinstance(
+                error, CorruptData | ProtocolViolation
+            )
+            if contradicts and replica is not None and replica.broken is None:
+                self._lines.about(*work.key).error("fails, until it is opened again: %s", error)
+                # All further requests may rely on this one.
+                replica.broken = error
+
+    def _on_flushed(
+        self,
+        works: list[_Work],
+        placed: list[tuple[LogChanges, list[Placed]]],
+        size: int,
+        error: BaseException | None,
+    ) -> None:
+        began, self._busy_since = self._busy_since or 0.0, None
+        if self._under_way is not works:
+            return  # `fail` gave it up, and reported its requests
+        self._under_way = None
+        self._flushing = False
+        if error is None:
+            self._last_flush_seconds = time.monotonic() - began
+            self._flush_seconds += self._last_flush_seconds
+            try:
+                self._take_over(placed, size)
+            except Exception as failure:  # noqa: BLE001  # what is known does not fit what is on the disk
+                error = failure
+        if error is not None:
+            self._poisoned_by(error)
+        self._report(works, self._poison if error is not None else None)
+        self._clean(_room_for(work for work in works if not work.moves))
+        self._pump()
+
+    def _clean(self, written: int) -> None:
+        try:
+            if self._cleaner is not None and self._poison is None:
+                self._cleaner.consider(written)
+        except Exception as error:  # noqa: BLE001  # nothing may drop a segment by mistake
+            self._poisoned_by(error)
+
+    def _take_over(self, placed: list[tuple[LogChanges, list[Placed]]], size: int) -> None:
+        """Let readers see what has become durable."""
+        segment = self._segments.active
+        begin, self._usage.sequence = segment.end, self._sequence
+        # This comes before what may fail: the next record must not take the place of this one.
+        segment.end += size
+        self._sequence += 1
+        self._commits += 1
+        for changed, places in placed:
+            self._publish(changed, places, segment.number, begin)
+
+    def _publish(self, changed: LogChanges, placed: list[Placed], segment: int, begin: int) -> None:
+        replica = self._replicas.get(changed.key)
+        if replica is None:
+            if not placed:
+                return
+            replica = self._replicas[changed.key] = ReplicaLog(changed.key, self._usage)
+        if changed.successor:
+            replica = self._replicas[changed.key] = replica.succeeded("its log was replaced by an import")
+        replica.apply(changed, placed, segment, begin)
+        if replica.removed:
+            replica = self._replicas[changed.key] = replica.succeeded("it was removed from the log store")
+            self._stored.discard(changed.key)
+        elif changed.state is not None:
+            self._stored.add(changed.key)
+
+    def _report(self, works: list[_Work], error: BaseException | None = None) -> None:
+        requests = [work for work in works if not work.moves]
+        self._waiting -= len(requests)
+        for work in requests:
+            self._waiting_of[work.key] -= 1
+            if not self._waiting_of[work.key]:
+                del self._waiting_of[work.key]
+        self._waiting_bytes -= sum(work.size for work in requests)
+        self._saves += len(requests)
+        if error is None:
+            self._entries += sum(work.entries for work in works if work.error is None)
+        for work in works:
+            try:
+                work.done(error or work.error)
+            except Exception:  # noqa: BLE001  # logged; the other requests must be reported all the same
+                self._failed_callbacks += 1
+                self._lines.about(*work.key).exception("a callback failed")
+
+    def _poisoned_by(self, error: BaseException) -> None:
+        if self._poison is None:
+            self._poison = StorageFailed(
+                f"writing to {self._files.path} failed, and nothing more is written. {_problem(error)}; then restart this host"
+            )
+            self._poison.__cause__ = error
+            self._lines.critical("%s", self._poison, exc_info=error)
+
+    # -- space ----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Try whether a full disk has room again. Call it now and then, on the log's thread."""
+        self._segments.retry()
+        if self._awaits_segment:
+            self._clean(0)
+            self._on_segment_ready()
+
+    def _on_segment_ready(self) -> None:
+        if self._awaits_segment:
+            self._awaits_segment = self._flushing = False
+            self._pump()
+
+    def fail(self, error: BaseException) -> None:
+        """Write nothing more, and fail all that waits: flushes cannot be trusted, or cannot be reported, any more."""
+        self._poisoned_by(error)
+        works, self._under_way = self._under_way, None
+        if works is not None:
+            self._report(works, self._poison)
+        self._awaits_segment = self._flushing = False
+        self._pump()
+
+    def _move(self, moves: list[Move], done: Done) -> None:
+        """Write again what keeps a segment, a little with each record. Without any moves, have one record written.
+
+        `done` is called when all of it is durable.
+        """
+        left = max(len(moves), 1)
+
+        def moved(_error: BaseException | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done(self._poison)
+
+        if self._closed:
+            return
+        for move in moves:
+            self._moves.append(_Work(move.key, partial(self._plan_move, move), moved, move.size, moves=True))
+        if not moves:
+            self._moves.append(_confirmation(moved))
+        self._schedule()
+
+    def _plan_move(self, move: Move, changed: LogChanges) -> None:
+        move.plan(changed, self._replicas[move.key])
+
+    # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self, timeout: float = 10.0) -> None:
         """Refuse new requests, make all that wait durable, and close the files. A second call does nothing.
 
-        Raises `OutcomeUnknown` if it takes longer than `timeout` seconds: the disk hangs, and the requests that wait may
-        still become durable.
+        From any thread, when the loop of its driver has ended. Raises `OutcomeUnknown` if it takes longer than `timeout`
+        seconds: the disk hangs, and the requests that wait may still become durable.
         """
-        self._refuse_worker()
-        if self._writer is not None:
-            with self._lock:
-                self._closed = True
-            self._writer.stop(block=False)
-        elif self._claim(timeout):
+        if self._closed:
+            return
+        self._closed = True
+        if isinstance(self._driver, InlineDriver):
             self._finish()
-        # Not for the actor's end: to pykka it has ended before it does its last work.
-        if not self._finished.wait(timeout):
-            raise self._late(timeout)
-
-    # -- the queue ----------------------------------------------------------------------------------------------
-
-    def _enqueue(self, work: _Work, *, bounded: bool = True) -> None:
-        with self._lock:
-            if self._closed:
-                raise ReplicaStopped(f"the log store in {self._disk.path} is closed")
-            if bounded and self._waiting and self._is_full(work.size):
-                self._refused += 1
-                raise SystemBusy(
-                    f"the log store in {self._disk.path} has {self._waiting} requests of {self._waiting_bytes} bytes "
-                    f"waiting, of at most {self._max_saves} and {self._max_bytes}: wait for some to be done"
-                )
-            self._queue.append(work)
-            self._waiting += 1
-            self._waiting_bytes += work.size
-            wake, self._scheduled = not self._scheduled, True
-        if wake:
-            self._wake()
-
-    def _is_full(self, size: int) -> bool:
-        return self._waiting >= self._max_saves or self._waiting_bytes + size > self._max_bytes
-
-    def _wake(self) -> None:
-        if self._writer is None:
-            self._work()
             return
-        try:
-            self._writer.tell(_WAKE)
-        except pykka.ActorDeadError:
-            # All actors are being stopped. The writer does what is in the queue by now before it ends.
-            _logger.debug("the log store in %s is being stopped", self._disk.path)
+        failures: list[BaseException] = []
 
-    def _wait(
-        self,
-        key: ReplicaKey,
-        plan: Callable[[LogChanges], None],
-        timeout: float,
-        *,
-        reopens: bool = False,
-        discards: bool = False,
-    ) -> None:
-        self._refuse_worker()
-        finished = threading.Event()
-        outcome: list[BaseException | None] = []
+        def finish() -> None:
+            try:
+                self._finish()
+            except BaseException as error:  # noqa: BLE001  # it is raised to the caller
+                failures.append(error)
 
-        def done(error: BaseException | None) -> None:
-            outcome.append(error)
-            finished.set()
-
-        self._enqueue(_Work(key, plan, done, reopens=reopens, discards=discards), bounded=False)
-        if not finished.wait(timeout):
-            raise self._late(timeout)
-        if outcome[0] is not None:
-            raise outcome[0]
-
-    def _refuse_worker(self) -> None:
-        if self._worker == threading.get_ident():
-            raise DeadlockError(
-                "a `done` callback asked the log store to wait for itself: do it on another thread"
+        thread = threading.Thread(target=finish, name="drakkar-log-close", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        if failures:
+            raise failures[0]
+        if thread.is_alive():
+            raise OutcomeUnknown(
+                f"the log store in {self._files.path} did not finish within {timeout} s: its disk is very busy, or hangs"
             )
-
-    def _late(self, timeout: float) -> OutcomeUnknown:
-        return OutcomeUnknown(
-            f"the log store in {self._disk.path} did not finish within {timeout} s: its disk is very busy, or hangs"
-        )
-
-    # -- working the queue: one thread at a time ----------------------------------------------------------------
-
-    def _work(self) -> None:
-        """Do all requests that wait, and those that come meanwhile."""
-        try:
-            while (batch := self._take()) is not None:
-                self._do(batch)
-        except BaseException:
-            # A Ctrl-C on the main thread: the next request goes on from here.
-            with self._lock:
-                self._scheduled, self._worker = False, None
-            raise
-
-    def _claim(self, timeout: float) -> bool:
-        """Become the last thread to work the queue, once no other does; False if another one was that already."""
-        with self._lock:
-            free = self._idle.wait_for(lambda: not self._scheduled, timeout) and not self._closed
-            if free:
-                self._closed = self._scheduled = True
-            return free
-
-    def _take(self) -> list[_Work] | None:
-        with self._lock:
-            if not self._queue and (self._closed or not self._trims):
-                self._scheduled, self._worker = False, None
-                self._idle.notify_all()
-                return None
-            self._worker = threading.get_ident()
-            batch, self._queue = self._queue, []
-            return batch
-
-    def _do(self, batch: list[_Work]) -> None:
-        try:
-            self._change(batch)
-        except Exception as error:  # noqa: BLE001  # after any error the disk cannot be trusted
-            self._fail(error, batch)
-        with self._lock:
-            self._waiting -= len(batch)
-            self._waiting_bytes -= sum(work.size for work in batch)
-            self._saves += len(batch)
-        for work in batch:
-            self._report(work)
-        # Not while requests wait: under a steady load the space is used again, and pauses would recur.
-        if self._trimmed and not self._queue and self._poison is None and not self._closed:
-            self._reclaim()
-
-    def _change(self, batch: list[_Work]) -> None:
-        if self._poison is not None:
-            raise self._poison
-        changes: dict[ReplicaKey, LogChanges] = {}
-        for work in batch:
-            self._plan(work, changes)
-        if self._trims or any(changed.urgent for changed in changes.values()):
-            self._write(batch, changes)
-        for key, changed in changes.items():
-            self._publish(key, changed)
-
-    def _publish(self, key: ReplicaKey, changed: LogChanges) -> None:
-        known = self._replicas[key].publish(changed)
-        if known is None:
-            del self._replicas[key]
-        else:
-            self._replicas[key] = known
-        if (known is not None) != (key in self._stored):
-            with self._lock:
-                self._stored ^= {key}
-
-    def _plan(self, work: _Work, changes: dict[ReplicaKey, LogChanges]) -> None:
-        try:
-            known = self._known(work)
-            if work.key not in changes:
-                changes[work.key] = LogChanges(work.key, known.state, known.written, removed=known.removed)
-            work.plan(changes[work.key])
-        except Exception as error:  # noqa: BLE001  # it is reported by `done`
-            work.error = error
-            if not isinstance(error, DrakkarError) or isinstance(error, CorruptData | ProtocolViolation):
-                self._break(work.key, error)
-
-    def _known(self, work: _Work) -> _Replica:
-        known = self._replicas.get(work.key)
-        if known is None or (known.broken is not None and work.reopens):
-            known = self._replicas[work.key] = self._loaded(work)
-        if known.broken is not None and work.discards:
-            known.broken = None
-        if known.broken is not None:
-            raise known.broken
-        return known
-
-    def _loaded(self, work: _Work) -> _Replica:
-        try:
-            state = self._disk.load(work.key)
-        except CorruptData as error:
-            if not work.discards:
-                raise
-            _logger.warning("%s is corrupt, and is deleted: %s", named(work.key), error)
-            state = None
-        return _Replica(state, removed=state is None and self._disk.removed(work.key))
-
-    def _break(self, key: ReplicaKey, error: Exception) -> None:
-        """Refuse all further requests of this replica, which may rely on the one that failed."""
-        known = self._replicas.get(key)
-        if known is not None and known.broken is not None:
-            return
-        _logger.error("%s fails, until it is opened again: %s", named(key), error)
-        if known is not None:
-            known.broken = error
-
-    def _write(self, batch: list[_Work], changes: dict[ReplicaKey, LogChanges]) -> None:
-        self._busy_since = time.monotonic()
-        try:
-            while not self._written(batch, changes):
-                pass
-            self._commits += 1
-        finally:
-            self._busy_since = None
-
-    def _written(self, batch: list[_Work], changes: dict[ReplicaKey, LogChanges]) -> bool:
-        """Write all; return False if it must be tried again without a replica whose data is corrupt."""
-        trims = dict(self._trims)
-        for changed in changes.values():
-            changed.seal()
-            if changed.trim is not None:
-                trims[changed.key] = changed.trim
-        try:
-            self._trims = self._disk.write(list(changes.values()), trims)
-        except RefusedReplica as refused:
-            del changes[refused.key]
-            self._break(refused.key, refused.error)
-            for work in batch:
-                if work.key == refused.key:
-                    work.error = work.error or refused.error
-            return False
-        if trims:
-            self._trimmed = not self._trims
-        for changed in changes.values():
-            self._replicas[changed.key].written = changed.state.hard_state if changed.state else None
-            self._entries += sum(len(change) for change in changed.log if isinstance(change, Run))
-        return True
-
-    def _reclaim(self) -> None:
-        self._trimmed = False
-        self._busy_since = time.monotonic()
-        try:
-            self._disk.reclaim()
-        except Exception as error:  # noqa: BLE001  # it is unknown which file a restart would find
-            self._fail(error)
-        finally:
-            self._busy_since = None
-
-    def _fail(self, error: Exception, batch: Sequence[_Work] = ()) -> None:
-        if self._poison is None:
-            self._trims = {}
-            self._poison = StorageFailed(
-                f"writing to {self._disk.path} failed, and nothing more is written: see to the disk, which may "
-                f"be full, then restart this host ({error!r})"
-            )
-            self._poison.__cause__ = error
-            _logger.critical("%s", self._poison, exc_info=error)
-        for work in batch:
-            work.error = work.error or self._poison
-
-    def _report(self, work: _Work) -> None:
-        try:
-            work.done(work.error)
-        except BaseException:
-            # The other requests must be reported all the same.
-            self._failed_callbacks += 1
-            _logger.exception("a callback of %s failed", named(work.key))
 
     def _finish(self) -> None:
-        """Write all that waits, and the commit indexes that were not flushed, and close the disk."""
-        with self._lock:
-            self._closed = True
+        """Write all that waits, then an empty record: it says that all records before it are durable."""
+        self._driver.finish()
+        self._pump()
+        if self._awaits_segment:
+            reason = StorageFailed(
+                f"writing to {self._files.path} failed. {self.no_space or 'Its disk is full'}"
+            )
+            self._report(self._take_all(), reason)
+        whole = self._cleaner is not None and self._poison is None and not self._awaits_segment
+        if whole and self._segments.advance(RECORD_BYTES, self._sequence):
+            self._flush_last()
+        for replica in self._replicas.values():
+            replica.gone = "the log store is closed"
+        self._files.close()
+
+    def _flush_last(self) -> None:
         try:
-            self._work()
-            self._flush_commits()
-        except Exception as error:  # noqa: BLE001  # it is logged; no request waits
-            self._fail(error)
-        finally:
-            for known in self._replicas.values():
-                known.gone = "the log store is closed"
-            self._disk.close()
-            self._finished.set()
-
-    def _flush_commits(self) -> None:
-        changes = [LogChanges(key, known.state, known.written) for key, known in self._replicas.items()]
-        late = {changed.key: changed for changed in changes if changed.is_late()}
-        if late and self._poison is None:
-            self._write([], late)
+            self._files.sync(self._append(RecordBuilder()).name)
+        except OSError as error:
+            self._poisoned_by(error)
 
 
-@final
-class LmdbLogStore(LogStore):
-    """The logs on disk, in LMDB, on a thread of its own."""
-
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        map_size: int = 256 << 20,
-        spare_bytes: int = 64 << 20,
-        max_queue_bytes: int = 64 << 20,
-        max_queue_saves: int = 10_000,
-    ) -> None:
-        """Open the store in `directory`, or create it.
-
-        `map_size` is the bytes to which the file may grow before the map is doubled: address space, not memory. When
-        more than `spare_bytes` of the file, and more than three quarters, are free after a compaction, it is made
-        shorter.
-
-        Raises `ConfigError` if the directory cannot be used, `CorruptData` if the file in it cannot be read.
-        """
-        check_whole("map_size", map_size, 1 << 16, (1 << 47) - 1)
-        check_whole("spare_bytes", spare_bytes, 0)
-        super().__init__(
-            LmdbDisk(directory, map_size, spare_bytes),
-            max_queue_bytes=max_queue_bytes,
-            max_queue_saves=max_queue_saves,
-        )
+def _problem(error: BaseException) -> str:
+    return explain(error) if isinstance(error, OSError) else f"See to the disk ({error!r})"
 
 
-@final
-class MemoryLogStore(LogStore):
-    """The logs in memory. It has no thread: the thread that makes a request does and reports it.
+def log_on_disk(directory: Path, owner: str, *, create: bool, segment_bytes: int = SEGMENT_BYTES) -> LogStore:
+    """Return the log in a folder, which does everything at once, in the caller's thread. Raises as `LogStore` does."""
+    store = LogStore(DiskFiles(directory), owner, create=create, segment_bytes=segment_bytes)
+    store.start(InlineDriver())
+    return store
 
-    If two threads make requests at once, one of them does both.
+
+def log_in_memory(
+    files: MemoryFiles | None = None, *, segment_bytes: int = _MEMORY_SEGMENT_BYTES
+) -> LogStore:
+    """Return a log in memory. `files` are those of another one, as after a restart of the host."""
+    store = LogStore(files or MemoryFiles(), "memory", segment_bytes=segment_bytes)
+    store.start(InlineDriver())
+    return store
+
+
+def at_once(request: Callable[[Done], None]) -> None:
+    """Make a request of a store that does everything at once, and raise what comes of it.
+
+    `request` is called with a `done` to hand over. Raises `StorageFailed` if the disk is full.
     """
+    outcomes: list[BaseException | None] = []
+    request(outcomes.append)
+    if not outcomes:
+        raise StorageFailed("the disk of the log is full: free some space")
+    if outcomes[0] is not None:
+        raise outcomes[0]
 
-    def __init__(self, disk: MemoryDisk | None = None) -> None:
-        """`disk` is one that another store wrote, as after a restart of the host."""
-        super().__init__(
-            disk or MemoryDisk(), max_queue_bytes=64 << 20, max_queue_saves=10_000, own_thread=False
-        )
+
+def _stored_bytes(run: Run) -> int:
+    """Return how many bytes a run takes in a record, at most: each part of it has some overhead."""
+    return run.size + _parts(run.size) * (CHANGE_BYTES + _RUN_OVERHEAD_BYTES)
 
 
-class _LogWriter(pykka.ThreadingActor):
-    """The actor whose thread works the queue. Its inbox holds at most one message, however many requests wait."""
+def _parts(size: int) -> int:
+    """Return in how many parts a run of `size` bytes is stored, at most."""
+    return 1 + 2 * (size // MAX_RUN_BYTES)
 
-    use_daemon_thread: ClassVar[bool] = True
 
-    def __init__(self, store: LogStore) -> None:
-        super().__init__()
-        self._store = store
+def _room_for(works: Iterable[_Work]) -> int:
+    return sum(work.room for work in works)
 
-    @staticmethod
-    def _create_actor_inbox() -> "queue.SimpleQueue[Any]":
-        # pykka's own is a `queue.Queue`, which takes three locks to wake its reader, and each request may wake it.
-        return queue.SimpleQueue()
 
-    def on_receive(self, message: Any) -> None:
-        if message == _WAKE:
-            self._store._work()
+def _snapshot_bytes(snapshot: Snapshot | None) -> int:
+    # Snapshots are rare, so they may be encoded once more merely to be counted.
+    return len(encode_snapshot(snapshot)) if snapshot is not None else 0
 
-    def on_stop(self) -> None:
-        self._store._finish()
+
+def _lives_bytes(lives: Lives | None) -> int:
+    return len(encode_lives(lives)) if lives is not None else 0
+
+
+def _confirmation(done: Done) -> _Work:
+    """Return what has a record written even if nothing else waits: each record confirms that those before are durable."""
+    return _Work(_NO_REPLICA, _change_nothing, done, moves=True)
 
 
 def _change_nothing(_changes: LogChanges) -> None:
     pass
 
 
-def _logged(key: ReplicaKey, what: str) -> Done:
+def _logged(lines: Lines, what: str) -> Done:
     def done(error: BaseException | None) -> None:
         if error is not None:
-            _logger.warning("%s of %s failed: %s", what, named(key), error)
+            lines.warning("%s failed: %s", what, error)
 
     return done

@@ -1,63 +1,106 @@
 """The state that a replica has applied: its state machine, its client sessions, and the last entry in both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import iscoroutine
 from typing import Any, BinaryIO, Final
 
 from drakkar.actors.machine import content
 from drakkar.actors.machine.compression import decode
 from drakkar.actors.machine.content import Facts
 from drakkar.actors.machine.sessions import SessionTable
-from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
-from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.machine.state_machine import (
+    ConcurrentStateMachine,
+    DiskStateMachine,
+    StateMachine,
+    refusal,
+)
+from drakkar.actors.runtime.futures import ActorFuture, in_full
+from drakkar.actors.runtime.log_lines import HostLines, Lines
 from drakkar.actors.snapshots.store import SnapshotReader, Snapshots
-from drakkar.handlers.errors import ActorFailed, CorruptData, SessionRefused
+from drakkar.handlers.errors import ActorFailed, CorruptData, Refused, SessionRefused
 from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.state import Snapshot
 
-__all__ = ["AppliedState"]
+__all__ = ["AppliedState", "ApplyFailed"]
 
 _COMMAND: Final = int(EntryKind.COMMAND)
 _ENCODED: Final = int(EntryKind.ENCODED)
 _SESSION: Final = int(EntryKind.SESSION)
 
 
+class ApplyFailed(ActorFailed):
+    """The state machine failed at an entry, which the text names. `__cause__` is its exception."""
+
+
 class AppliedState:
     """A state machine, its client sessions, and the last entry that it holds. For one thread at a time."""
 
-    def __init__(self, machine: StateMachine, shard_id: int) -> None:
+    def __init__(self, machine: StateMachine, shard_id: int, lines: Lines | None = None) -> None:
         self.machine = machine
         self.disk = machine if isinstance(machine, DiskStateMachine) else None
         """The state machine, if it keeps its state on a disk of its own."""
+        self._lines = lines or HostLines().of("drakkar.actors.machine")
         self.sessions = SessionTable()
+        self.sessions.lines = self._lines
         self.index = 0
         """The last entry that the state machine holds. One on disk may hold more than it was given since its start."""
         self._shard_id = shard_id
         self._opened = False
+        self._takes_batches = getattr(machine.apply_many, "__func__", None) is not StateMachine.apply_many
 
     # -- entries and queries ------------------------------------------------------------------------------------
 
     def apply(self, run: Run) -> Sequence[Any]:
         """Apply committed entries, which follow those applied before; return one result for each.
 
-        The result of an entry that is no command, or that the state machine holds already, is None. Raises
-        `CorruptData` for an entry that cannot be decoded, and any exception of the state machine: the replica must end
-        then.
+        The result of an entry that is no command, or that the state machine holds already, is None, and that of a
+        command that it refused is a `Refused`. Raises `CorruptData` for an entry that cannot be decoded, and
+        `ApplyFailed` for any other exception of the state machine: the replica must end then.
         """
         if self.disk is not None:
             return self._apply_on_disk(self.disk, run)
         self.index = run.last
-        if run.plain:
-            return _checked("apply_many", self.machine.apply_many(run.payloads), len(run.payloads))
-        return [
-            self.machine.apply(payload) if kind == _COMMAND else self._apply_other(run, place, kind)
-            for place, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True))
-        ]
+        if run.plain and self._takes_batches:
+            with _naming("apply_many", run.first, run.last):
+                return _checked(self.machine.apply_many(run.payloads), len(run.payloads))
+        results: list[Any] = []
+        try:
+            self._apply_each(run, results)
+            return _checked(results, len(run.payloads))
+        except CorruptData:
+            raise
+        except BaseException as error:
+            at = min(run.first + len(results), run.last)
+            raise _failure("apply", at, at, error) from error
 
-    def _apply_other(self, run: Run, place: int, kind: int) -> Any:
+    def _apply_each(self, run: Run, results: list[Any]) -> None:
+        """Apply one entry after the other, and add their results."""
+        if not run.plain:
+            for place, kind in enumerate(run.kinds):
+                results.append(self._apply_entry(run, place, kind))
+            return
+        apply, note = self.machine.apply, results.append
+        for command in run.payloads:
+            try:
+                note(apply(command))
+            except Refused as error:
+                note(refusal(error))
+
+    def _apply_entry(self, run: Run, place: int, kind: int) -> Any:
+        if kind == _COMMAND:
+            return self._apply_command(run.payloads[place])
         if kind == _SESSION:
-            return self.sessions.apply(run.payloads[place], self.machine.apply)
+            return self.sessions.apply(run.payloads[place], self._apply_command)
         # Decoded one at a time, since a command may be large. Membership changes and the like are the core's.
-        return self.machine.apply(_decoded(run, place)) if kind == _ENCODED else None
+        return self._apply_command(_decoded(run, place)) if kind == _ENCODED else None
+
+    def _apply_command(self, command: bytes) -> Any:
+        try:
+            result = self.machine.apply(command)
+        except Refused as error:
+            return refusal(error)
+        return refusal(result) if isinstance(result, Refused) else result
 
     def _apply_on_disk(self, machine: DiskStateMachine, run: Run) -> Sequence[Any]:
         """Apply the entries that it does not hold yet; those that it holds were answered before the restart."""
@@ -74,7 +117,8 @@ class AppliedState:
                     "a state machine on disk keeps no sessions: propose without one"
                 )
         if entries:
-            answers = _checked("apply_entries", machine.apply_entries(entries), len(entries))
+            with _naming("apply_entries", entries[0][0], entries[-1][0]):
+                answers = _checked(machine.apply_entries(entries), len(entries))
             for place, answer in zip(places, answers, strict=True):
                 results[place] = answer
             self.index = entries[-1][0]
@@ -89,7 +133,7 @@ class AppliedState:
         except Exception as error:  # noqa: BLE001  # it is the answer
             future.try_fail(error)
         except BaseException as error:  # noqa: BLE001  # a SystemExit must end neither the asker nor the worker
-            failed = ActorFailed(f"the state machine answered a query by raising {brief(error)}")
+            failed = ActorFailed(f"the state machine answered a query by raising {in_full(error)}")
             failed.__cause__ = error
             failed.outcome_known = True  # a question changes nothing
             future.try_fail(failed)
@@ -135,6 +179,7 @@ class AppliedState:
         sessions = content.read_sessions(source)
         self.machine.load(source)
         self.sessions, self.index = sessions, facts.machine_index
+        self.sessions.lines = self._lines
 
     def facts(self, *, has_content: bool = True) -> Facts:
         """Return the facts of a snapshot of this state."""
@@ -151,12 +196,30 @@ class AppliedState:
         return content.with_sessions(sessions, fixed)
 
 
-def _checked(method: str, results: Sequence[Any], commands: int) -> Sequence[Any]:
+def _checked(results: Sequence[Any], commands: int) -> Sequence[Any]:
     if len(results) != commands:
-        raise ValueError(
-            f"{method} returned {len(results)} results for {commands} commands: return one for each"
-        )
+        raise ValueError(f"it returned {len(results)} results for {commands} commands: return one for each")
+    if results and iscoroutine(results[0]):
+        raise TypeError("it returned a coroutine, which nothing runs: write it with `def`, not `async def`")
     return results
+
+
+@contextmanager
+def _naming(method: str, first: int, last: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        raise _failure(method, first, last, error) from error
+
+
+def _failure(method: str, first: int, last: int, error: BaseException) -> ApplyFailed:
+    entries = f"entry {first}" if first == last else f"entries {first} to {last}"
+    if isinstance(error, Refused):
+        return ApplyFailed(
+            f"{method} raised {in_full(error)} at {entries}, which does not say which command is refused: return the "
+            "Refused in the place of that command's result"
+        )
+    return ApplyFailed(f"{method} failed at {entries}: {in_full(error)}")
 
 
 def _decoded(run: Run, place: int) -> bytes:

@@ -3,17 +3,20 @@
 Most of it is done by the threads of a pool, so that a state machine may take its time. What is done is in `applied`.
 """
 
-import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.decoding import decoding_work
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, StateMachine
-from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.runtime.futures import ActorFuture, in_full, this_thread
+from drakkar.actors.runtime.log_lines import HostLines, Lines
+from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots, SnapshotWriter
 from drakkar.handlers.errors import ActorFailed, ReplicaStopped
@@ -21,9 +24,14 @@ from drakkar.handlers.raft.config import Compression
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.state import Snapshot
 
-__all__ = ["Applied", "Applier", "LoadRequest", "SaveRequest"]
+__all__ = ["Applied", "Applier", "Hang", "LoadRequest", "SaveRequest"]
 
-logger = logging.getLogger(__name__)
+HANG_S: Final = 10.0
+"""Seconds after which a state machine that has not returned counts as hanging: a batch is bounded, and takes milliseconds."""
+SNAPSHOT_HANG_S: Final = 60.0
+"""Likewise while it writes or loads a snapshot, which may be large."""
+MAX_WORK_ON_LOOP: Final = 1 << 20
+"""What entries may take to decode on the loop, in bytes: some 5 ms. Those that take more are applied by a worker."""
 
 Applied: TypeAlias = tuple[int, list[tuple[Run, Sequence[Any]]]]
 """The last index that was applied, and the results of the runs that this host proposed."""
@@ -57,6 +65,45 @@ class LoadRequest:
 Work: TypeAlias = Entries | list[Query] | SaveRequest | LoadRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """What a state machine has not returned from for long."""
+
+    since: float
+    """When that began, in seconds since 1970, as `time.time()`."""
+    seconds: float
+    """How long ago that is."""
+    what: str
+    """In words, such as "applying entries 5 to 9"."""
+
+
+class _Task:
+    """A piece of work that a worker does with the state machine."""
+
+    __slots__ = ("since", "work")
+
+    def __init__(self, work: Work, now: float) -> None:
+        self.work, self.since = work, now
+
+    def hang(self, now: float) -> Hang | None:
+        took = now - self.since
+        limit = SNAPSHOT_HANG_S if isinstance(self.work, SaveRequest | LoadRequest) else HANG_S
+        return Hang(time.time() - took, took, _in_words(self.work)) if took > limit else None
+
+
+def _in_words(work: Work) -> str:
+    if isinstance(work, SaveRequest):
+        return f"writing the snapshot at {work.point.index}"
+    if isinstance(work, LoadRequest):
+        return (
+            f"loading the snapshot at {work.snapshot.index}" if work.snapshot.index else "opening its files"
+        )
+    if isinstance(work, list):
+        return "answering a query" if len(work) == 1 else f"answering {len(work)} queries"
+    first, last = work.runs[0].first, work.runs[-1].last
+    return f"applying entry {first}" if first == last else f"applying entries {first} to {last}"
+
+
 class Applier:
     """One replica's state machine, and the work that waits for it.
 
@@ -76,22 +123,30 @@ class Applier:
         background: WorkerPool | None = None,
         may_apply_here: Callable[[], bool] = lambda: True,
         compression: Compression = "none",
+        lines: Lines | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`report` is called after each batch: by a worker, or at once if the state machine never blocks.
 
         The threads of `background` write and load snapshots, so that no other replica's commands wait for that.
-        `may_apply_here()` returns False while an earlier report is on its way to the loop.
+        `may_apply_here()` returns False while an earlier report is on its way to the loop. `clock` is in seconds.
         """
         self.machine = machine
-        self.state = AppliedState(machine, shard_id)
+        self._lines = lines or HostLines().of("drakkar.actors.machine")
+        self.state = AppliedState(machine, shard_id, self._lines)
+        self.owner = Owner(f"shard {shard_id}", pool.workers if machine.blocks else None)
+        """Owns the futures that are set when the state machine has done its work."""
         self.given = 0
         """The last index that was given to the state machine, applied or not. For the loop's thread."""
-        self.over: ActorFuture[None] = ActorFuture()
+        self.loading = False
+        """A snapshot waits to be loaded, or is being loaded. From any thread."""
+        self.over: ActorFuture[None] = ActorFuture.of(self.owner)
         """Set after `stop`, when no thread uses the state machine any more."""
         self._origin = origin
         self._pool, self._background = pool, background or pool
         self._may_apply_here = may_apply_here
         self._report = report
+        self._clock = clock
         self._snapshots = snapshots
         self._compression: Compression = compression
         self._reached = 0
@@ -99,8 +154,12 @@ class Applier:
         self._waiting: deque[Work] = deque()
         self._lock = threading.Lock()
         self._busy = self._stopping = False
+        self._task: _Task | None = None
+        """What a worker does with the state machine; None where the loop does it, which would hang with it."""
         self._writes = 0
-        """Snapshots that are being written while entries are applied."""
+        """Snapshots that are being written while entries are applied, or wait for a worker that does so."""
+        self._writing: list[_Task] = []
+        """Those that a worker has begun with."""
         self._failed: BaseException | None = None
         self._asked = 0
         self._answered = 0
@@ -111,10 +170,20 @@ class Applier:
         """The number of queries that were not answered yet."""
         return self._asked - self._answered
 
+    @property
+    def hang(self) -> Hang | None:
+        """What the state machine has not returned from for long; None while it does not hang. From any thread."""
+        now = self._clock()
+        for task in (self._task, *self._writing):
+            hang = task.hang(now) if task is not None else None
+            if hang is not None:
+                return hang
+        return None
+
     def apply(self, entries: Entries) -> None:
         """Apply committed entries, which follow those given before."""
         self.given = entries.runs[-1].last
-        self._do(entries, on_loop=not self.machine.blocks)
+        self._do(entries, on_loop=not self.machine.blocks and decoding_work(entries.runs) <= MAX_WORK_ON_LOOP)
 
     def query(self, queries: list[Query]) -> None:
         """Answer queries, from the state after all entries given before."""
@@ -128,6 +197,7 @@ class Applier:
     def load(self, request: LoadRequest) -> None:
         """Load a snapshot, before all entries that are given later."""
         self.given = request.snapshot.index
+        self.loading = True
         self._do(request, on_loop=False)
 
     def stop(self, error: Exception) -> None:
@@ -173,7 +243,12 @@ class Applier:
 
     def _turn(self, work: Work | None) -> None:
         if work is not None:
-            self._work(work)
+            self._task = _Task(work, self._clock())
+            this_thread.owner = self.owner
+            try:
+                self._work(work)
+            finally:
+                this_thread.owner = self._task = None
         with self._lock:
             # As soon as `_busy` is False, the loop may submit the next piece to another worker: do not read it again.
             more = self._busy = bool(self._waiting)
@@ -197,14 +272,15 @@ class Applier:
         try:
             if self.state.disk is not None:
                 self.state.disk.close()
-        except Exception:
-            logger.exception("a state machine could not be closed")
+        except Exception:  # noqa: BLE001  # logged; the replica ends anyway
+            self._lines.exception("its state machine could not be closed")
         finally:
             self.over.try_set(None)
 
     def _refuse(self, work: Work) -> None:
         """A state machine that failed, perhaps in the middle of a command, answers nothing more."""
-        ended = ReplicaStopped(f"the state machine has ended: {brief(self._failed)}")
+        assert self._failed is not None, "only what has ended refuses"
+        ended = ReplicaStopped(f"the state machine has ended: {in_full(self._failed)}")
         if isinstance(work, SaveRequest):
             work.done(ended)
         elif isinstance(work, list):
@@ -241,6 +317,7 @@ class Applier:
     def _load(self, request: LoadRequest) -> None:
         self.state.load(request.snapshot, self._snapshots, log_end=request.log_end)
         self._reached = request.snapshot.index
+        self.loading = False
         request.done()
 
     def _save(self, request: SaveRequest) -> None:
@@ -286,11 +363,16 @@ class Applier:
         """Write a state that is fixed, while entries are applied to the next one."""
 
         def job() -> None:
+            this_thread.owner = Owner(self.owner.name, beside=self.owner)
+            task = _Task(request, self._clock())
+            self._writing.append(task)
             try:
                 self._write(request, sink, facts, write)
             except BaseException as error:  # noqa: BLE001  # it is reported, and costs this snapshot alone
                 request.done(error)
             finally:
+                this_thread.owner = None
+                self._writing.remove(task)
                 with self._lock:
                     self._writes -= 1
                 self._end_if_done()

@@ -15,17 +15,20 @@ from typing import Final
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.raft.entries import EntryKind
 
-__all__ = ["MAX_BYTES", "decode", "encode"]
+__all__ = ["HEADER_BYTES", "MAX_BYTES", "announced", "check", "decode", "encode"]
 
 MAX_BYTES: Final = 256 << 20
 """The longest command that is decoded. Hosts take far shorter ones from clients."""
 
 _HEADER: Final = struct.Struct(">BI")
+HEADER_BYTES: Final = _HEADER.size
 _ZLIB: Final = 1
 _LEVEL: Final = 1
 """zlib's fastest: it takes half the time of the default or less, and saves most of what that saves."""
 _MIN_BYTES: Final = 64
 """Shorter commands hardly gain, since zlib's own frame takes 11 bytes."""
+_PIECE: Final = 256 << 10
+"""Bytes that `check` makes at once. Other threads run meanwhile, and between two pieces."""
 
 
 def encode(commands: Sequence[bytes]) -> tuple[Sequence[bytes], bytes]:
@@ -48,21 +51,15 @@ def _packed(command: bytes) -> bytes:
     return packed if len(packed) <= len(command) - len(command) // 8 else b""
 
 
-def decode(payload: bytes) -> bytes:
+def decode(payload: bytes, limit: int = MAX_BYTES) -> bytes:
     """Return the command of a payload. Raises `CorruptData` if it is damaged.
 
-    It never makes more bytes than the payload says, nor more than `MAX_BYTES`.
+    It never makes more bytes than the payload says, nor more than `limit`.
     """
-    if len(payload) < _HEADER.size:
+    size = announced(payload)
+    if size > limit:
         raise CorruptData(
-            f"an encoded command has {len(payload)} bytes, and its header alone takes {_HEADER.size}"
-        )
-    how, size = _HEADER.unpack_from(payload)
-    if how != _ZLIB:
-        raise CorruptData(f"a command has encoding {how}, which this version does not know")
-    if size > MAX_BYTES:
-        raise CorruptData(
-            f"an encoded command says that it has {size} bytes, and at most {MAX_BYTES} are allowed"
+            f"an encoded command says that it has {size} bytes, and at most {limit} are allowed"
         )
     decoder = zlib.decompressobj()
     try:
@@ -70,5 +67,43 @@ def decode(payload: bytes) -> bytes:
     except zlib.error as error:
         raise CorruptData(f"an encoded command cannot be decoded: {error}") from error
     if len(command) != size or not decoder.eof or decoder.unused_data:
-        raise CorruptData(f"an encoded command does not have {size} bytes, as it says")
+        raise _wrong_size(size)
     return command
+
+
+def announced(payload: bytes) -> int:
+    """Return how many bytes the command of a payload has, as the payload says. Raises `CorruptData` if it does not say."""
+    if len(payload) < _HEADER.size:
+        raise CorruptData(
+            f"an encoded command has {len(payload)} bytes, and its header alone takes {_HEADER.size}"
+        )
+    how, size = _HEADER.unpack_from(payload)
+    if how != _ZLIB:
+        raise CorruptData(f"a command has encoding {how}, which this version does not know")
+    return int(size)
+
+
+def check(payload: bytes) -> None:
+    """Raise `CorruptData` unless `decode` can decode the payload. It makes the same bytes, and holds few of them at a time."""
+    size, made = announced(payload), 0
+    decoder = zlib.decompressobj()
+    packed = memoryview(payload)[_HEADER.size :]
+    try:
+        while packed and not decoder.eof:
+            rest, packed = bytes(packed[:_PIECE]), packed[_PIECE:]
+            more = True
+            while more and made <= size:
+                piece = decoder.decompress(rest, _PIECE)
+                made += len(piece)
+                rest = decoder.unconsumed_tail
+                more = not decoder.eof and (bool(rest) or len(piece) == _PIECE)
+            if made > size:
+                raise _wrong_size(size)
+    except zlib.error as error:
+        raise CorruptData(f"an encoded command cannot be decoded: {error}") from error
+    if made != size or not decoder.eof or decoder.unused_data or packed:
+        raise _wrong_size(size)
+
+
+def _wrong_size(size: int) -> CorruptData:
+    return CorruptData(f"an encoded command does not have {size} bytes, as it says")

@@ -1,7 +1,8 @@
 """Results of commands as bytes, for a client that asks again: they come back with the same values and types.
 
 None, bool, int of 64 bits, float, str and bytes are encoded as such. CBOR makes a list of a tuple and takes only some
-keys, so a list, tuple or dict is encoded as a list that begins with a number for its type.
+keys, so a list, tuple or dict is encoded as a list that begins with a number for its type. So is a `Refused`, which is
+the whole outcome of its command: a list with its text.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import cbor2
 from drakkar.handlers import cbor
+from drakkar.handlers.errors import Refused
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "NotEncodable", "decode_result", "encode_result"]
 
@@ -20,7 +22,7 @@ MAX_DEPTH: Final = 16
 """Containers inside each other."""
 
 _PLAIN: Final = frozenset({NoneType, bool, float})
-_LIST, _TUPLE, _DICT = range(3)
+_LIST, _TUPLE, _DICT, _REFUSED = range(4)
 
 
 class NotEncodable(ValueError):
@@ -44,9 +46,14 @@ def encode_result(result: Any) -> bytes:
 def decode_result(encoded: bytes) -> Any:
     """Return the result of these bytes. Raises `ValueError` if they are not what `encode_result` makes."""
     try:
-        return _unpack(cbor.loads(encoded, max_depth=MAX_DEPTH + 1))
+        value = cbor.loads(encoded, max_depth=MAX_DEPTH + 1)
+        return Refused(value[1]) if _is_refusal(value) else _unpack(value)
     except TypeError as error:  # a list as a key
         raise ValueError(f"no encoded result: {error}") from error
+
+
+def _is_refusal(value: Any) -> bool:
+    return type(value) is list and list(map(type, value)) == [int, str] and value[0] == _REFUSED
 
 
 def _too_large() -> NotEncodable:
@@ -83,6 +90,8 @@ class _Packer:
             return self._pack_all(_TUPLE, value, depth)
         if kind is dict:
             return self._pack_all(_DICT, chain.from_iterable(value.items()), depth)
+        if kind is Refused and not depth:
+            return self._pack_all(_REFUSED, [str(value)], depth)
         raise NotEncodable(f"of type {kind.__qualname__!a:.100}")
 
     def _pack_all(self, which: int, values: Iterable[Any], depth: int) -> list[Any]:

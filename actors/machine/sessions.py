@@ -19,8 +19,10 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Self
 
 import cbor2
-from drakkar.actors.machine.compression import decode
+from drakkar.actors.machine.compression import HEADER_BYTES as COMMAND_HEADER
+from drakkar.actors.machine.compression import announced, check, decode
 from drakkar.actors.machine.results import NotEncodable, decode_result, encode_result
+from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_UNSIGNED, check_whole, is_whole
 from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
@@ -32,7 +34,9 @@ __all__ = [
     "REGISTER",
     "UNREGISTER",
     "SessionTable",
+    "check_request",
     "encode_request",
+    "request_size",
 ]
 
 REGISTER: Final = (1 << 64) - 2
@@ -94,6 +98,19 @@ def _decode_request(payload: bytes) -> _Request:
     return request
 
 
+def check_request(payload: bytes) -> None:
+    """Raise `CorruptData` unless `SessionTable.apply` can decode this payload, and its command."""
+    request = _decode_request(payload)
+    if request.encoded:
+        check(request.command)
+
+
+def request_size(payload: bytes) -> int:
+    """Return how many bytes the command of this payload has, as the payload says. Raises `CorruptData` if it does not say."""
+    at = _HEADER.size
+    return announced(payload[at : at + COMMAND_HEADER]) if payload[:1] == b"\1" else max(len(payload) - at, 0)
+
+
 def _problem(request: _Request) -> str:
     if not request.client or not request.series:
         return "neither the client nor the series may be 0"
@@ -134,6 +151,8 @@ class SessionTable:
         """The least recently used one is the first."""
         self.kept_bytes = 0
         """Bytes of all kept results together."""
+        self.lines = HostLines().of("drakkar.actors.machine")
+        self._told = False
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -146,14 +165,15 @@ class SessionTable:
     def apply(self, payload: bytes, apply: Callable[[bytes], Any]) -> Any:
         """Carry out the request of a SESSION entry, and return the result for its proposer.
 
-        `apply` is the state machine's. It is called with a command that was not applied before. If it raises, nothing
-        is kept, the exception comes through, and the replica must end.
+        `apply` is the state machine's. It is called with a command that was not applied before, and returns a `Refused`
+        where the state machine raises one: that is kept as any result is. If it raises, nothing is kept, the exception
+        comes through, and the replica must end.
 
         The result is the client's id for a session that was opened or closed, and otherwise the command's. If it is a
         `SessionRefused`, which is returned and not raised, nothing was applied now:
 
         - `SessionExpired`: there is no such session;
-        - `ResultLost`: an earlier request applied the command, and its result could not be kept;
+        - `ResultLost`: the command came with an earlier request, and its result could not be kept;
         - otherwise the text says what is wrong with the request.
 
         Raises `CorruptData` for a payload that is no request.
@@ -216,19 +236,32 @@ class SessionTable:
                 "let each request say which results were received"
             )
         result = apply(command)
-        kept = _Kept(digest, self._keep(result))
+        kept = _Kept(digest, self._keep(request, result))
         session.kept[series] = kept
         self.kept_bytes += len(kept.result)
         return result
 
-    def _keep(self, result: Any) -> bytes | str:
+    def _keep(self, request: _Request, result: Any) -> bytes | str:
         try:
             kept = encode_result(result)
         except NotEncodable as error:
+            self._tell_once(request, error)
             return str(error)
         if self.kept_bytes + len(kept) > MAX_KEPT_BYTES:
             return f"one too many, since those of all sessions together may take {MAX_KEPT_BYTES} bytes"
         return kept
+
+    def _tell_once(self, request: _Request, error: NotEncodable) -> None:
+        """Tell the author of the state machine, since a client finds out only when it has to ask again."""
+        if not self._told:
+            self._told = True
+            self.lines.warning(
+                "the result of command %d of the session %d cannot be kept for a client that asks again, since it is %s: "
+                "return values that `Session` lists from apply (this is logged once)",
+                request.series,
+                request.client,
+                error,
+            )
 
     # -- as bytes -----------------------------------------------------------------------------------------------
 
@@ -262,7 +295,8 @@ class SessionTable:
         table = cls(capacity)
         for each in sessions:
             client, responded_to, kept = _fields(each, int, int, list)
-            if not is_whole(client, 1) or client in table or not is_whole(responded_to):
+            bounded = is_whole(client, 1, MAX_UNSIGNED) and is_whole(responded_to, 0, MAX_UNSIGNED)
+            if not bounded or client in table:
                 raise CorruptData(
                     f"the session {client}, confirmed up to {responded_to}, is out of bounds or stands there twice"
                 )
@@ -284,8 +318,8 @@ def _again(request: _Request, digest: bytes, known: _Kept) -> Any:
     if isinstance(known.result, bytes):
         return decode_result(known.result)
     return ResultLost(
-        f"command {request.series} of the session {request.client} was applied, and its result was not kept, since it is "
-        f"{known.result}: read the state instead"
+        f"command {request.series} of the session {request.client} was applied or refused, once, and its result was not "
+        f"kept, since it is {known.result}: read the state instead"
     )
 
 

@@ -8,6 +8,7 @@ One turn of the actor is one batch: the messages that wait are stepped, the prop
 the work that results is handed out together. Nothing here waits.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -15,51 +16,120 @@ from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
 from drakkar.actors.log.store import AppendRequest
-from drakkar.actors.machine.applier import Applied, Applier
+from drakkar.actors.machine.applier import Applied, Applier, Hang
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
 from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.counters import counters_of
-from drakkar.actors.node.disk_watch import DiskWatch
-from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
+from drakkar.actors.node.departure import Departure, Leave
+from drakkar.actors.node.disk_watch import DiskWatch, tell_of_room
+from drakkar.actors.node.events import AddressChanged, LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
+from drakkar.actors.node.introductions import (
+    TERM_JUMP,
+    Founding,
+    Introduced,
+    Introductions,
+    IntroductionServices,
+)
 from drakkar.actors.node.operators import warn_of_missing_groups
 from drakkar.actors.node.peer_snapshots import PeerSnapshots, Streams
 from drakkar.actors.node.persistence import Persistence
+from drakkar.actors.node.proposed import (
+    MAX_COMMAND_BYTES,
+    Bounds,
+    Examined,
+    ProposalExamined,
+    Proposed,
+    Verdict,
+)
 from drakkar.actors.node.received_snapshots import ReceivedSnapshots
+from drakkar.actors.node.refusals import state_machine_failure
 from drakkar.actors.node.removal import Removal
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
-from drakkar.actors.node.status import Status, status_of
+from drakkar.actors.node.state_lines import StateLines
+from drakkar.actors.node.status import Ended, Status, status_of
 from drakkar.actors.runtime.actor import TrioActor
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.futures import ActorFuture, in_full
+from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.table_actor import TableActor
+from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ActorFailed, ReplicaStopped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.log import Storage
+from drakkar.handlers.raft.log_memory import LogMemory
+from drakkar.handlers.raft.proposals import refuse_with
 from drakkar.handlers.raft.raft import Raft
-from drakkar.handlers.raft.ready import Changed, Ready
+from drakkar.handlers.raft.ready import Changed, Ready, Refusal
+from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.table import HandlerTable
 
 __all__ = ["LOCAL_HANDLERS", "NodeActor", "Services"]
 
+_HEARD_ALWAYS: Final = frozenset(
+    {MessageType.ENTRIES_LOADED, MessageType.LANE_DRAINED, MessageType.NOT_SENT, MessageType.UNREACHABLE}
+)
+"""What a node's own host tells once: it is heard while the disk hangs too, since it makes nothing that waits
+for the disk."""
+_REFUSALS: Final = {Verdict.TOO_LARGE: Refusal.TOO_LARGE, Verdict.TOO_MANY: Refusal.TOO_MANY_UNCOMMITTED}
+WORK_OF_A_MESSAGE: Final = 8 << 10
+"""Bytes of commands that are decoded in about the time for which a useless message is charged."""
 MAX_PORTIONS: Final = 2
 """Portions of committed entries, of `max_apply_bytes` each, that one turn applies on the loop."""
 
 
-class Services(SnapshotServices, Streams, Protocol):
+class Services(SnapshotServices, Streams, IntroductionServices, Protocol):
     """What a host does for its nodes. All of it is called in the loop's thread and never blocks."""
 
     def send(self, address: str, messages: Sequence[Message]) -> None:
         """Send messages to the host at `address`."""
 
+    def recall(self, address: str, message: Message) -> None:
+        """Drop what equals a message that was given to `send`, and is not bulk, where it still waits on this host."""
+
+    def reachable(self, address: str) -> bool:
+        """Return whether the host at `address` is connected, or was not tried yet."""
+        ...
+
+    def lane_room(self, address: str, shard: int, least: int) -> int:
+        """Return how many bytes of bulk messages of a shard may be sent to the host at `address` now; see `Lanes.room`.
+
+        They are `least` or more, or 0. Where it is 0, the node is told by LANE_DRAINED when there is room.
+        """
+        ...
+
+    def lane_waiting(self, address: str, shard: int) -> int:
+        """Return how many bulk messages of a shard were given to `send` and have not left; see `Lanes.waiting`."""
+        ...
+
+    def charge(self, address: str, count: int) -> None:
+        """Charge the host at `address` for so many of its messages that were of no use: see `transport.budgets`."""
+
     def save(self, request: AppendRequest) -> None:
         """Make it durable; raises `SystemBusy` when too much waits."""
+
+    def written(self) -> int:
+        """Return how many writes of the log the disk has done so far, those of other replicas too."""
+        ...
+
+    def room(self, size: int) -> bool:
+        """Return whether `size` bytes of entries, as `Entries.size` counts, can be saved beside all that was given to `save`.
+
+        False is no failure: a full disk refuses and recovers. What a replica must write all the same, a term or a vote or
+        the first entry of a term, is saved from a reserve, without asking.
+        """
+
+    def commit_untold(self, shard_id: int, *, untold: bool) -> None:
+        """Send the node COMMIT_DUE about a millisecond from now, or no more.
+
+        Before, set its `notice_waits` to False.
+        """
 
     def announce(self, event: object) -> None:
         """Tell those who subscribed to the host's events."""
@@ -87,19 +157,34 @@ class NodeActor(TableActor):
         max_waiting_commands: int = 10_000,
         max_waiting_bytes: int = 64 << 20,
         max_waiting_reads: int = 10_000,
+        max_command_bytes: int = MAX_COMMAND_BYTES,
         groups: Mapping[int, int] = MappingProxyType({}),
+        home: int = 0,
+        founding: Founding = Founding(),  # noqa: B008  # immutable
         handlers: HandlerTable | None = None,
+        log_memory: LogMemory | None = None,
+        tick_interval: float = math.inf,
         now: Callable[[], float] = time.monotonic,
+        host_lines: HostLines | None = None,
         **kwargs: Any,
     ) -> None:
         """`origin` is a number of 63 random bits; `now` is the clock of the requests' deadlines, in seconds.
 
+        `tick_interval` is in seconds of that clock.
+        `log_memory` is shared by the nodes of a host, and bounds what their logs keep in memory.
         `max_waiting_commands` and `max_waiting_bytes` bound the lane of proposals, `max_waiting_reads` that of requests.
+        `max_command_bytes`: other replicas' proposals of larger commands are refused.
+        `host_lines` writes the log lines of its host.
+        `home` is the number of its host, as in `Raft`, and `founding` tells how its shard was founded.
 
         Raises `HandlerTableError`, `ConfigError` and `CorruptData` as `Raft` does.
         """
-        self.raft = raft = Raft(config, storage, handlers=handlers, random=Random(origin))
+        self.raft = raft = Raft(
+            config, storage, handlers=handlers, random=Random(origin), memory=log_memory, home=home
+        )
         raft.assign_groups(groups)
+        host_lines = host_lines or HostLines()
+        self.lines = lines = host_lines.of("drakkar.actors.node", config.shard_id, raft.id)
         inbox = NodeInbox(
             str(self),
             snapshots,
@@ -108,6 +193,8 @@ class NodeActor(TableActor):
             max_commands=max_waiting_commands,
             max_bytes=max_waiting_bytes,
             max_requests=max_waiting_reads,
+            max_age=config.election_ticks * tick_interval,
+            now=now,
         )
         super().__init__(handlers=raft.handlers, inbox=inbox, **kwargs)
         # Only counted, not logged: where the leader has just changed, late messages of correct peers meet a `Never` too.
@@ -116,6 +203,8 @@ class NodeActor(TableActor):
         """Messages that came while the disk hung."""
         self.tick_waits = False
         """A tick is in the inbox; the host hands no other one over meanwhile."""
+        self.notice_waits = False
+        """COMMIT_DUE is to come from the host, and is not here yet."""
         self._services = services
         self._now = now
         self._applier = Applier(
@@ -128,6 +217,7 @@ class NodeActor(TableActor):
             background=background,
             may_apply_here=lambda: not inbox.completions,
             compression=config.snapshot_compression,
+            lines=host_lines.of("drakkar.actors.machine", config.shard_id, raft.id),
         )
         self.snapshots = SnapshotKeeper(
             raft,
@@ -136,33 +226,56 @@ class NodeActor(TableActor):
             services=services,
             background=background,
             inbox=inbox,
+            lines=lines,
         )
-        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, inbox=inbox)
+        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, inbox=inbox, lines=lines)
         self.received_snapshots = ReceivedSnapshots(
             raft,
             self._applier,
             snapshots,
             background=background,
             inbox=inbox,
+            lines=lines,
             loaded=self._on_loaded,
         )
-        self.router = Router(raft, send=services.send, send_snapshot=self.peer_snapshots.send)
+        self.router = raft.lanes = Router(raft, services, send_snapshot=self.peer_snapshots.send, lines=lines)
         self.persistence = Persistence(raft, append=services.save, inbox=inbox, durable=self._on_durable)
-        self.disk = DiskWatch(str(self), timeout_ticks=config.election_ticks)
-        self.removal = Removal(raft)
+        self.disk = DiskWatch(lines, timeout_ticks=config.election_ticks)
+        self.room = RoomWatch(raft, services.room, changed=lambda full: tell_of_room(raft, lines, full=full))
+        self.introductions = Introductions(
+            raft, founding, services=services, lines=lines, now=now, router=self.router
+        )
+        self.removal = Removal(raft, lines)
+        self.state_lines = StateLines(raft, lines)
         self.clients = Clients(
             raft,
             self._applier,
             self.snapshots,
             inbox,
             disk=self.disk,
+            room=self.room,
             removal=self.removal,
+            lines=lines,
             origin=origin,
             max_waiting_reads=max_waiting_reads,
             now=now,
+            slow_turn=lambda: self.actor_loop.slow_turn,
         )
+        self.proposed = Proposed(
+            raft,
+            Bounds.of(max_command_bytes, config.max_message_bytes),
+            pool=pool,
+            inbox=inbox,
+            judged=self._on_proposal_judged,
+        )
+        self.departure = Departure(raft)
         self._known_leader = (0, 0)
+        self._known_address = raft.membership.addresses.get(raft.id, "")
         self._broken: BaseException | None = None
+        """Why it must end, though an asker may have been told."""
+        self._outlived: BaseException | None = None
+        """The last exception of a handler that does not end it."""
+        self._ended: Ended | None = None
 
     @property
     def state(self) -> State:
@@ -174,9 +287,11 @@ class NodeActor(TableActor):
 
     def on_start(self) -> None:
         """Begin where the last life ended."""
+        self.state_lines.started(type(self._applier.machine).__name__)
         self.snapshots.start()
+        self.introductions.start()
         self._check_removal()
-        warn_of_missing_groups(self.raft)
+        warn_of_missing_groups(self.raft, self.lines)
 
     # -- the inbox ----------------------------------------------------------------------------------------------
 
@@ -194,32 +309,102 @@ class NodeActor(TableActor):
     def _step(self, message: Message) -> Any:
         if message.type is MessageType.LOCAL_TICK:
             return self._tick()
-        if self.disk.hangs:
+        if message.type.traits.perishable and self.actor_inbox.waited_too_long(message):
+            return None
+        if message.sender and self.introductions.refuses(message):
+            if message.entries:
+                self.actor_inbox.taken(message)
+            self._charge(message)
+            return self.received_snapshots.take(message)
+        if message.type is MessageType.PROPOSE and message.sender not in {0, self.raft.id}:
+            return self.proposed.take(message)
+        return self._step_core(message)
+
+    def _on_proposal_judged(self, message: Message, found: Examined) -> Any:
+        if found.verdict is Verdict.SOUND:
+            return self._step_core(message)
+        self.actor_inbox.taken(message)
+        if found.verdict is Verdict.POISON:
+            self.raft.fault("proposed what no replica could apply")
+            self._charge(message, 1 + found.work // WORK_OF_A_MESSAGE)
+        else:
+            refuse_with(self.raft, message, _REFUSALS[found.verdict])
+        return None
+
+    def _step_core(self, message: Message) -> Any:
+        """Let the core answer a message that this replica takes."""
+        if message.entries:
+            self.actor_inbox.taken(message)
+        if self.disk.hangs and message.type not in _HEARD_ALWAYS:
             self.unheard += 1  # what it answers would pile up behind the disk
             return self.received_snapshots.take(message)
+        term = self.raft.term
         try:
-            answer = self.raft.step(message)
+            self.room.judge(message.entries)
+            dropped, life = self.tally.dropped, self.introductions.unwelcome(message)
+            answer = self.raft.step(message, life)
+            of_stranger = life is not None and message.sender != self.raft.leader_id
+            if self.tally.dropped != dropped or of_stranger:
+                self._charge(message)
             if message.snapshot is not None:
                 self.received_snapshots.take(message)
         except BaseException as error:
-            # Half of what it does may be done. An asker is told, but that does not make it whole.
-            self._broken = error
+            self._on_handler_failed(message, error)
             raise
+        if self.raft.term > term + TERM_JUMP and self.raft.log.last_index:
+            self.introductions.tell_of_jump(message, term)
         return answer
+
+    def _charge(self, message: Message, count: int = 1) -> None:
+        """Have the host that sent a message charged, as it was of no use: as for so many messages."""
+        # That a shard falls asleep is told by a message that a guard takes.
+        if message.type.traits.local or message.type is MessageType.QUIESCE:
+            return
+        address = self.introductions.address_of(message.sender)
+        if address is not None:
+            self._services.charge(address, count)
+
+    def _on_handler_failed(self, message: Message, error: BaseException) -> None:
+        """Go on where only a handler of the application's own type failed, and its table does not forbid it."""
+        own = message.type >= MessageType.FIRST_FREE and isinstance(error, Exception)
+        if not own or self.tally.broken is not None:
+            # Half of what it does may be done. An asker is told, but that does not make it whole.
+            self._broken = self._broken or error
+            return
+        self._outlived = error
+        failures = sum(count for (_, type_), count in self.tally.failed.items() if type_ == message.type)
+        # The first one, and then ever more seldom: a peer may go on for ever.
+        if failures & (failures - 1) == 0:
+            self.lines.error(
+                "goes on, though its handler of %s has failed (%d times by now)",
+                message.type,
+                failures,
+                exc_info=error,
+            )
+
+    def outlives(self, error: Exception) -> bool:
+        """Tell whether only a handler of the application's own has failed."""
+        outlived, self._outlived = self._outlived, None
+        return outlived is error
 
     def after_batch(self) -> None:
         """Take what clients ask, and hand out the work that results from the whole batch."""
-        if self._broken is not None:
-            raise ActorFailed(
-                f"{self} stops, since a handler failed: {self._broken!r:.200}"
-            ) from self._broken
+        self._outlived = None
+        broken = self._broken or self.tally.broken  # a wrapper may have caught what its inner handler raised
+        if broken is not None:
+            raise ActorFailed(f"{self} stops, since a handler failed: {in_full(broken)}") from broken
         for taken in self.clients.take():
             self.on_receive(taken)
         self.clients.ask()
+        if self.departure.under_way:
+            self.departure.proceed()
         self._hand_out()
         if self.persistence.stalled is None:
             self.snapshots.consider()
+        self._ask_for_notice()
         self.clients.end_batch()
+        self.state_lines.compare()
+        self.introductions.look()
         self._announce_leader()
 
     # -- time ---------------------------------------------------------------------------------------------------
@@ -229,10 +414,12 @@ class NodeActor(TableActor):
         now = self._now()
         self.clients.tick(now)
         self.snapshots.tick(now)
-        if self.removal.is_over(self.disk.ticks):
-            self.actor_ref.stop(block=False)
+        self.room.tick()
+        self.state_lines.tick()
         hung = self.disk.hangs
-        if self.disk.tick(self.persistence.waits_since):
+        if self.removal.is_over(hung=hung):
+            self.actor_ref.stop(block=False)
+        if self.disk.tick(self.persistence.waits_since, self._services.written()):
             # A leader steps down, and no ticks are counted until the write is through: it neither leads nor campaigns.
             if not hung:
                 self.raft.step(Message(MessageType.DISK_HUNG, sender=self.raft.id))
@@ -257,9 +444,17 @@ class NodeActor(TableActor):
             portions += bool(ready.committed)
             if not self._do(ready):
                 return
+        self.room.saved()
         if portions == MAX_PORTIONS:
             self.actor_inbox.wake()
         self.clients.answer()
+
+    def _ask_for_notice(self) -> None:
+        """Have the peers told of the last commit soon, unless an append does so before."""
+        untold = self.raft.commit_untold
+        if untold is not self.notice_waits:
+            self.notice_waits = untold
+            self._services.commit_untold(self.raft.config.shard_id, untold=untold)
 
     def _do(self, ready: Ready) -> bool:
         """Save, send, apply and report; False where the store is full, and everything waits until it has room.
@@ -267,13 +462,19 @@ class NodeActor(TableActor):
         The write is ordered first, as it takes longest and runs beside the rest. Then entries go out, so that the
         others write them meanwhile; but a client that waits for a result has it before others hear that it is committed.
         """
+        self.router.recall(ready.recalled)
+        # Once only: while the store is full this is called again, and by then an equal order may have been sent anew.
+        ready.recalled = []
+        self.router.hold(ready.messages_after_save)
         if not self.persistence.save(ready, self.disk.ticks):
+            self.router.hold(ready.messages)
             return False
         results_first = ready.committed and not any(message.entries for message in ready.messages)
         if not results_first:
             self.router.send(ready.messages)
         if ready.committed:
             self.actor_inbox.reserve()
+            self.snapshots.given(ready.committed)
             self._applier.apply(ready.committed)
         if results_first:
             self.router.send(ready.messages)
@@ -285,11 +486,15 @@ class NodeActor(TableActor):
             self.clients.on_dropped(dropped)
         for change in ready.changes:
             self._on_changed(change)
+        for warning in ready.warnings:
+            self.lines.warning("%s", warning)
         return True
 
     def _on_durable(self, ready: Ready) -> None:
         """What `ready` asked to save is durable."""
         self.raft.persisted(ready)
+        if ready.lives is not None:
+            self.introductions.on_durable(ready.lives)
         if ready.snapshot is not None:
             self.received_snapshots.install(ready.snapshot)
         self.router.send(ready.messages_after_save)
@@ -307,7 +512,7 @@ class NodeActor(TableActor):
     def _on_applied(self, applied: EntriesApplied) -> None:
         outcome = applied.outcome
         if isinstance(outcome, BaseException):
-            raise ActorFailed(f"{self} stops, since its state machine failed: {outcome!r:.200}") from outcome
+            raise state_machine_failure(str(self), outcome)
         index, results = outcome
         self.raft.applied(index)
         self.clients.on_applied(results, self.raft.log.term(index))
@@ -325,12 +530,18 @@ class NodeActor(TableActor):
 
     def _announce_membership(self) -> None:
         raft = self.raft
-        warn_of_missing_groups(raft)
+        warn_of_missing_groups(raft, self.lines)
+        self.state_lines.members()
         self._services.announce(MembershipChanged(raft.config.shard_id, raft.id, raft.membership))
+        before, after = self._known_address, raft.membership.addresses.get(raft.id, "")
+        self._known_address = after or before
+        if before and after and before != after:
+            self._services.announce(AddressChanged(raft.config.shard_id, raft.id, before, after))
+            self.departure.move()
 
     def _check_removal(self) -> None:
         """A replica that the shard has removed takes nothing more, says so, and soon ends."""
-        news = self.removal.notice(self.disk.ticks)
+        news = self.removal.notice()
         if news is not None:
             self.clients.on_removed(news)
             self._services.announce(ReplicaRemoved(self.raft.config.shard_id, self.raft.id))
@@ -346,10 +557,26 @@ class NodeActor(TableActor):
     # -- the end ------------------------------------------------------------------------------------------------
 
     def on_stop(self) -> None:
-        """Answer all who wait, and let the log know how far it is committed."""
+        """Answer all who wait, and let the peers and the log know how far it is committed."""
+        self._tell_of_commits()
         self.persistence.save_state_due()
         removed = self.removal.reason
-        self._answer_all(f"{self} was stopped" if removed is None else str(removed))
+        self._end_life(f"{self} was stopped" if removed is None else str(removed))
+
+    def _tell_of_commits(self) -> None:
+        if self.raft.commit_untold and self.persistence.stalled is None:
+            self.raft.step(Message(MessageType.COMMIT_DUE, sender=self.raft.id))
+            self.router.send(self.raft.ready().messages)
+
+    def _handle_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del exception_type, traceback
+        if exception_value is not None:
+            self.lines.error("ended, since it failed: %s", in_full(exception_value), exc_info=exception_value)
 
     def on_failure(
         self,
@@ -358,19 +585,68 @@ class NodeActor(TableActor):
         _traceback: TracebackType | None,
     ) -> None:
         """Answer all who wait, and say why."""
-        self._answer_all(f"{self} failed: {error!r:.200}")
+        if isinstance(error, ActorFailed):
+            self._end_life(str(error), error)  # it says itself what has ended
+        elif error is not None:
+            self._end_life(f"{self} failed: {in_full(error)}", error)
 
-    def _answer_all(self, why: str) -> None:
+    def _end_life(self, why: str, error: BaseException | None = None) -> None:
+        """Say that it has ended, to all who ask from now on, to the host's subscribers, and to all who wait."""
+        if self._ended is None or error is not None:
+            self._ended = Ended(time.time(), why, error)
+        term, leader = self._known_leader
+        if leader:
+            self._known_leader = (term, 0)
+            self._services.announce(
+                LeaderChanged(self.raft.config.shard_id, self.raft.id, *self._known_leader)
+            )
+        self.departure.end()
         stopped = ReplicaStopped(why)
+        stopped.__cause__ = error
         self.clients.fail_all(stopped)
         self._applier.stop(stopped)
         self.snapshots.stop(stopped)
         self.received_snapshots.stop()
+        self.raft.log.let_go()
+
+    def leave(self) -> ActorFuture[bool]:
+        """Hand over if this replica leads, since it is to stop; see `Departure.over`. For the loop's thread."""
+        if not self.actor_inbox.closed:
+            self.actor_inbox.reserve()
+            self.actor_inbox.complete(Leave())
+        return self.departure.over
+
+    @property
+    def owner(self) -> Owner:
+        """The owner of its clients' futures."""
+        return self._applier.owner
 
     @property
     def over(self) -> ActorFuture[None]:
         """Set when it has stopped, and no thread touches the state machine any more."""
         return self._applier.over
+
+    def entries_loaded(self) -> None:
+        """The log has read what `Storage.runs` did not wait for. For the loop's thread."""
+        self.hear(Message(MessageType.ENTRIES_LOADED, sender=self.raft.id))
+
+    def hear(self, report: Message) -> None:
+        """Take in what its own host tells it once, of the log or a connection: never refused. For the loop's thread.
+
+        What waits is bounded by what the node has asked for, and by the connections that are lost.
+        """
+        self.actor_inbox.reserve()
+        self.actor_inbox.complete(report)
+
+    def refuse_untaken(self, message: Message) -> None:
+        """Tell a member that what it proposes has no effect, as the inbox could not take it. For the loop's thread.
+
+        All else that finds no room is sent again: appends, heartbeats, votes. Where nothing can be sent now, the proposer
+        hears nothing either, and its client waits until its timeout.
+        """
+        if message.type is MessageType.PROPOSE and self.persistence.stalled is None and not self.disk.hangs:
+            refuse_with(self.raft, message, _REFUSALS[Verdict.TOO_MANY])
+            self.actor_inbox.wake()
 
     # -- for any thread -----------------------------------------------------------------------------------------
 
@@ -380,7 +656,19 @@ class NodeActor(TableActor):
             self.raft,
             pending_proposals=self.clients.pending_proposals,
             pending_reads=self.clients.pending_reads,
+            refused=self.introductions.refused,
+            hang=self.hang,
+            ended=self._ended,
         )
+
+    @property
+    def hang(self) -> Hang | None:
+        """What its state machine has not returned from for long; None while it does not hang. From any thread."""
+        return self._applier.hang
+
+    def abandon(self, why: str) -> None:
+        """Say from now on that it has ended: its loop hangs while its host stops. May be called from any thread."""
+        self._ended = self._ended or Ended(time.time(), why, None)
 
     def counters(self) -> dict[str, int]:
         """What the replica has counted since its start; see `Replica.counters`. May be called from any thread."""
@@ -388,7 +676,13 @@ class NodeActor(TableActor):
             self.raft.tally,
             refusals=self.actor_inbox.refusals,
             unheard=self.unheard,
+            expired=self.actor_inbox.expired,
+            faults=self.raft.faults,
+            room=self.raft.room,
+            not_loaded=self.raft.log.not_loaded,
             undeliverable=self.router.undeliverable,
+            refused_lives=self.introductions.dropped,
+            not_allowed=self.introductions.not_allowed,
             failed_snapshots=self.snapshots.failed,
         )
 
@@ -405,6 +699,9 @@ LOCAL_HANDLERS: Final[Mapping[type, Callable[[NodeActor, Any], None]]] = {
     completions.ExportChecked: lambda node, done: node.snapshots.exports.on_checked(done),
     completions.ExportWritten: lambda node, done: node.snapshots.exports.on_written(done),
     completions.ExportEnded: lambda node, done: node.snapshots.exports.on_ended(done),
+    ProposalExamined: lambda node, done: node.proposed.on_examined(done),
+    Leave: lambda node, _: node.departure.begin(),
+    Introduced: lambda node, said: node.introductions.take(said),
     ProposalsTaken: lambda node, taken: node.clients.propose(taken),
     RequestsTaken: lambda node, taken: node.clients.request(taken),
 }

@@ -1,5 +1,7 @@
 """Clients that wait for this replica's state machine to reach an index."""
 
+from collections.abc import Callable
+
 from drakkar.actors.node.requests import AppliedRequest
 from drakkar.handlers.errors import RequestDropped, SystemBusy
 
@@ -25,16 +27,13 @@ class AppliedRequests:
         else:
             self._waiting.append(request)
 
-    def answer(self, applied: int, now: float) -> None:
-        """Answer those whose index is reached, and those whose deadline has passed."""
-        if not self._waiting:
-            return
-        late = RequestDropped("the state machine did not reach the index by the deadline: wait again")
+    def answer(self, applied: int, now: float, late: Callable[[int], RequestDropped]) -> None:
+        """Answer those whose index is reached, and those whose deadline has passed: `late(index)` says why."""
         for request in self._waiting:
             if request.index <= applied:
                 request.future.try_set(applied)
             elif request.deadline <= now:
-                request.future.try_fail(late)
+                request.future.try_fail(late(request.index))
         self._waiting = [request for request in self._waiting if not request.future.done]
 
     def fail_all(self, error: Exception) -> None:

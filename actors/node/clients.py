@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.node.applied import AppliedRequests
+from drakkar.actors.node.deadlines import DeadlineErrors
 from drakkar.actors.node.disk_watch import DiskWatch
 from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
 from drakkar.actors.node.operators import LogQueries, answer_with, assign_groups
+from drakkar.actors.node.postponed_changes import PostponedChanges
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.refusals import error_for, reason_to_wait, refusal_of_the_table
@@ -24,6 +26,8 @@ from drakkar.actors.node.requests import (
 )
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
+from drakkar.actors.runtime.log_lines import Lines
+from drakkar.actors.runtime.scheduler import SlowTurn
 from drakkar.handlers.errors import (
     DrakkarError,
     MembershipRejected,
@@ -36,11 +40,16 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped
+from drakkar.handlers.raft.room_watch import RoomWatch
 
 __all__ = ["REQUEST_HANDLERS", "Clients"]
 
 _COMMANDS: Final = frozenset({int(EntryKind.COMMAND), int(EntryKind.ENCODED), int(EntryKind.SESSION)})
 """The kinds of entries that the state machine answers."""
+
+MAX_TURN_COMMANDS: Final = 1024
+MAX_TURN_BYTES: Final = 2 << 20
+"""Commands, and their bytes, that one turn logs at most, but for one list that is larger: some 3 ms of the loop."""
 
 
 class Clients:
@@ -54,22 +63,30 @@ class Clients:
         inbox: NodeInbox,
         *,
         disk: DiskWatch,
+        room: RoomWatch,
         removal: Removal,
+        lines: Lines,
         origin: int,
         max_waiting_reads: int,
         now: Callable[[], float],
+        slow_turn: Callable[[], SlowTurn | None],
     ) -> None:
-        """`now` is the clock of the requests' deadlines, in seconds."""
+        """`now` is the clock of the requests' deadlines, in seconds.
+
+        `slow_turn` returns the last turn that kept the host's loop for long.
+        """
         config = raft.config
         self._raft, self._applier, self._snapshots, self._inbox = raft, applier, snapshots, inbox
-        self._disk, self._removal = disk, removal
-        self._max_reads = max_waiting_reads
+        self._disk, self._room, self._removal = disk, room, removal
+        self._max_reads, self._lines = max_waiting_reads, lines
         self._now = now
+        self._late = DeadlineErrors(raft, applier, slow_turn=slow_turn)
         self.pending = PendingProposals(origin, max_run_bytes=config.max_message_bytes)
         self.reads = ReadRequests(origin, timeout_ticks=config.election_ticks, ask=self._ask_read)
         self.transfers = Transfers(raft)
         self.log_queries = LogQueries(raft)
         self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
+        self._postponed = PostponedChanges(raft, self.pending.run_of)
         self._stale_reads: list[ReadRequest] = []
         """Those of the requests that are being taken: the state machine is asked for all at once."""
         self._applied_term = self._settled_term = 0
@@ -78,10 +95,13 @@ class Clients:
     # -- what they ask ------------------------------------------------------------------------------------------
 
     def take(self) -> list[ProposalsTaken | RequestsTaken]:
-        """Take what waits in the lanes of the inbox, but for proposals without a leader: those wait for one."""
+        """Take what waits in the lanes of the inbox, but for proposals without a leader: those wait for one.
+
+        Of proposals, as many as one turn may log: a busy shard must not keep others on the loop waiting.
+        """
         taken: list[ProposalsTaken | RequestsTaken] = []
         if not self._must_wait_for_a_leader():
-            proposals = self._inbox.proposals.take()
+            proposals = self._inbox.proposals.take(MAX_TURN_COMMANDS, MAX_TURN_BYTES)
             if proposals:
                 taken.append(ProposalsTaken(proposals))
         requests = self._inbox.requests.take()
@@ -110,7 +130,11 @@ class Clients:
                 proposal.future.try_fail(refusal)
             return
         for run in self.pending.add(taken.proposals, self._now(), raft.term):
-            raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=Entries([run])))
+            self._step_proposal(Entries([run]))
+
+    def _step_proposal(self, entries: Entries) -> None:
+        self._room.judge(entries)
+        self._raft.step(Message(MessageType.PROPOSE, sender=self._raft.id, entries=entries))
 
     def request(self, taken: RequestsTaken) -> None:
         """Begin with what is asked, as `REQUEST_HANDLERS` says, or refuse it."""
@@ -170,7 +194,7 @@ class Clients:
 
     def on_dropped(self, dropped: Dropped) -> None:
         """The core, here or at the leader, has dropped a request. Reads wait for the next leader."""
-        error = error_for(self._raft, dropped.because)
+        error = error_for(self._raft, dropped.because, dropped.replicas)
         if dropped.type is MessageType.READ_INDEX:
             if isinstance(error, NotLeader):
                 self.reads.postpone(dropped.origin)
@@ -178,7 +202,9 @@ class Clients:
                 self.reads.dropped(dropped.origin, error)
         elif dropped.type is MessageType.LEADER_TRANSFER:
             self.transfers.dropped(dropped.key, error)
-        elif dropped.origin == self.pending.origin:
+        elif dropped.origin != self.pending.origin:
+            return
+        elif not self._postponed.take(dropped, error):
             self.pending.dropped(dropped.key, dropped.count, error)
 
     def on_changed(self, change: Changed) -> None:
@@ -205,19 +231,27 @@ class Clients:
         """Answer those who wait for the state machine to reach an index, and have the next log query asked soon."""
         if self.log_queries.due:
             self._inbox.wake()  # one a turn, so that others on the loop have theirs
-        self._applied_requests.answer(self._raft.log.applied, self._now())
+        if self._applied_requests:
+            self._applied_requests.answer(self._raft.log.applied, self._now(), self._late.applied)
 
     # -- when it ends -------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Answer those whose deadlines have passed."""
-        raft = self._raft
-        no_leader = NotLeader(raft.id, 0, "no leader was known by the deadline: repeat it")
-        self._inbox.proposals.expire(now, no_leader)
-        self.pending.expire(now)
-        self.reads.expire(now, raft.timers.ticks, None if raft.leader_id else no_leader)
+        late = self._late
+        if len(self._inbox.proposals) and (no_leader := late.no_leader()) is not None:
+            self._inbox.proposals.expire(now, no_leader)
+        for key, error in self._postponed.late(lambda key: self.pending.is_late(key, now)):
+            self.pending.dropped(key, 1, error)
+        self.pending.expire(now, late.proposal)
+        self._propose_again()
+        self.reads.expire(now, self._raft.timers.ticks, late)
         self.transfers.expire(now)
         self.log_queries.expire(now)
+
+    def _propose_again(self) -> None:
+        for run in self._postponed.due():
+            self._step_proposal(Entries([run]))
 
     def on_removed(self, reason: ReplicaStopped) -> None:
         """The shard has removed this replica. Transfers, and waits for the state machine, end as they would."""
@@ -230,7 +264,9 @@ class Clients:
         self._inbox.proposals.close(stopped)
         self._inbox.requests.close(stopped)
         self.pending.fail_all(
-            OutcomeUnknown(f"{stopped}, before the outcome was known: it may still be committed")
+            OutcomeUnknown(
+                f"what was proposed may or may not have been committed, and may still be: {stopped}"
+            )
         )
         self.reads.fail_all(stopped)
         self._applied_requests.fail_all(stopped)
@@ -257,7 +293,9 @@ REQUEST_HANDLERS: Final[Mapping[type, tuple[MessageType | None, Callable[[Client
     ForgetLeader: (None, lambda clients, ask: answer_with(ask.future, clients._raft.forget_leader)),
     AssignGroups: (
         None,
-        lambda clients, ask: answer_with(ask.future, assign_groups, clients._raft, ask.groups),
+        lambda clients, ask: answer_with(
+            ask.future, assign_groups, clients._raft, ask.groups, clients._lines
+        ),
     ),
     GroupsConsistent: (None, lambda clients, ask: answer_with(ask.future, clients._raft.groups_consistent)),
 }

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from drakkar.handlers.raft.state import Membership
 
-__all__ = ["LeaderChanged", "MembershipChanged", "ReplicaEnded", "ReplicaRemoved"]
+__all__ = ["AddressChanged", "LeaderChanged", "MembershipChanged", "ReplicaEnded", "ReplicaRemoved"]
 
 
 @dataclass(frozen=True, slots=True)
 class LeaderChanged:
-    """A replica of this host knows another leader, or term, than before. `leader` is 0 where none is known."""
+    """A replica of this host knows another leader, or term, than before.
+
+    `leader` is 0 where none is known, and when a replica that knew one ends: then a `ReplicaEnded` follows.
+    """
 
     shard: int
     replica: int
@@ -24,6 +27,16 @@ class MembershipChanged:
     shard: int
     replica: int
     membership: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """The shard of a replica of this host reaches it at another address than before: start its host there."""
+
+    shard: int
+    replica: int
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, slots=True)

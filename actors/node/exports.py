@@ -9,6 +9,7 @@ from drakkar.actors.node.completions import ExportChecked, ExportEnded, ExportWr
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots, check_free, export_to
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, RequestDropped
@@ -32,10 +33,11 @@ class Exports:
         *,
         background: WorkerPool,
         inbox: Inbox,
+        lines: Lines,
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
         self._raft, self._applier, self._files = raft, applier, files
-        self._background, self._inbox = background, inbox
+        self._background, self._inbox, self._lines = background, inbox, lines
         self._requests: deque[tuple[SnapshotRequest, Path]] = deque()
         """The first of them is being written."""
 
@@ -101,16 +103,20 @@ class Exports:
         self._end(done.outcome)
 
     def _end(self, outcome: int | DrakkarError) -> None:
-        request, _ = self._requests.popleft()
+        request, path = self._requests.popleft()
         if isinstance(outcome, DrakkarError):
+            self._lines.warning("could not export a snapshot to %s: %s", path, outcome)
             request.future.try_fail(outcome)
         else:
+            self._lines.info("exported the snapshot at %d to %s", outcome, path)
             request.future.try_set(outcome)
         if self._requests:
             self._begin()
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; `now` is in seconds of the node's clock."""
+        if not self._requests:
+            return
         late = OutcomeUnknown("the snapshot was not taken by the deadline; it may still be")
         for request, _ in self._requests:
             if request.deadline <= now:

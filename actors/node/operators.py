@@ -1,12 +1,12 @@
 """What operators ask of a node beside transfers and snapshots: its committed log, and where voters stand."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from drakkar.actors.node.requests import LogQuery
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.log_lines import Lines
 from drakkar.handlers.errors import ConfigError, DrakkarError, RequestDropped, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
@@ -15,20 +15,16 @@ from drakkar.handlers.raft.ready import LogQueryResult
 
 __all__ = ["LogQueries", "answer_with", "assign_groups", "check_groups_in_use", "warn_of_missing_groups"]
 
-logger = logging.getLogger(__name__)
-
 MAX_LOG_QUERIES: Final = 1_000
 
 
-def warn_of_missing_groups(raft: Raft) -> None:
+def warn_of_missing_groups(raft: Raft, lines: Lines) -> None:
     """Log what group commit costs while some voters have no group: all of them must be up to commit."""
     missing = [voter for voter in raft.voters if not raft.groups.get(voter)]
     if raft.config.group_commit and missing:
-        logger.warning(
-            "replica %d of shard %d: voters %s have no group, so that with group_commit all voters must be up to commit: "
-            "call Replica.assign_groups at every replica",
-            raft.id,
-            raft.config.shard_id,
+        lines.warning(
+            "voters %s have no group, so that with group_commit all voters must be up to commit: call "
+            "Replica.assign_groups at every replica",
             missing,
         )
 
@@ -39,14 +35,14 @@ def check_groups_in_use(config: RaftConfig, groups: Mapping[int, int]) -> None:
         raise ConfigError("groups", dict(groups), "need group_commit=True, on all replicas of the shard")
 
 
-def assign_groups(raft: Raft, groups: Mapping[int, int]) -> None:
+def assign_groups(raft: Raft, groups: Mapping[int, int], lines: Lines) -> None:
     """Say where replicas stand.
 
     Raises `ConfigError`, and changes nothing, for what is no replica id or no group, and without `group_commit`.
     """
     check_groups_in_use(raft.config, groups)
     raft.assign_groups(groups)
-    warn_of_missing_groups(raft)
+    warn_of_missing_groups(raft, lines)
 
 
 def answer_with(future: ActorFuture[Any], function: Callable[..., Any], *args: Any) -> None:
@@ -67,7 +63,7 @@ class LogQueries:
         self._waiting: deque[LogQuery] = deque()
         self._asked: LogQuery | None = None
         self._result: LogQueryResult | None = None
-        """The answer to `_asked`, which the core hands out with its next `Ready`."""
+        """The answer to `_asked`, which the core hands out with its next `Ready`; None while the entries are not loaded."""
 
     def __len__(self) -> int:
         return len(self._waiting) + (self._asked is not None)
@@ -82,8 +78,11 @@ class LogQueries:
     @property
     def due(self) -> bool:
         """Whether one waits that the core can be asked now."""
+        if not self._waiting or self._asked is not None:
+            return False
         # A handler of the application's own may have asked the core, which then takes no other.
-        return self._asked is None and bool(self._waiting) and self._raft.outbox.log_query is None
+        raft = self._raft
+        return raft.outbox.log_query is None and raft.waiting_query is None
 
     def ask_next(self) -> None:
         """Ask the core the next one, unless an answer is still to come."""
@@ -94,7 +93,7 @@ class LogQueries:
             Message(MessageType.LOG_QUERY, sender=query.first, to=query.end, hint=query.max_bytes)
         )
         self._result = self._raft.outbox.log_query
-        if self._result is None:
+        if self._result is None and self._raft.waiting_query is None:
             query.future.try_fail(
                 RequestDropped("this replica's handler for log queries does not answer them")
             )
@@ -104,7 +103,7 @@ class LogQueries:
     def answered(self, result: LogQueryResult) -> None:
         """Take an answer of the core, which may be for a handler of the application's own."""
         query = self._asked
-        if query is None or result is not self._result:
+        if query is None or (self._result is not None and result is not self._result):
             return
         self._asked = self._result = None
         if result.out_of_range:
@@ -121,9 +120,12 @@ class LogQueries:
         """Answer those whose deadline has passed."""
         if not self:
             return
-        late = RequestDropped("the log was not read by the deadline, since the disk is slow: ask again")
         if self._asked is not None and self._asked.deadline <= now:
-            self._asked.future.try_fail(late)  # its answer is still to come, and is dropped then
+            # Its answer is still to come, and is dropped then.
+            self._asked.future.try_fail(
+                RequestDropped("the disk did not give the entries by the deadline: ask again")
+            )
+        late = RequestDropped(f"by the deadline, {len(self)} log queries waited for the disk: ask again")
         for query in self._waiting:
             if query.deadline <= now:
                 query.future.try_fail(late)

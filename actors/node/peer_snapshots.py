@@ -1,6 +1,5 @@
 """The snapshots that a leader sends to peers that are too far behind for its log (thesis chapter 5)."""
 
-import logging
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -9,14 +8,13 @@ from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.completions import PeerSnapshotWritten, SnapshotDamaged, SnapshotSent
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.log_lines import Lines
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Snapshot
 
 __all__ = ["PeerSnapshots", "Streams"]
-
-logger = logging.getLogger(__name__)
 
 STATUS_DELAY_TICKS: Final = 10
 """Ticks after which the core believes that a stream ended as it was told: the peer's own answer says more."""
@@ -35,13 +33,14 @@ class Streams(Protocol):
 class PeerSnapshots:
     """Sends snapshots to peers. All methods but two are for the loop's thread."""
 
-    def __init__(self, raft: Raft, applier: Applier, *, streams: Streams, inbox: Inbox) -> None:
+    def __init__(self, raft: Raft, applier: Applier, *, streams: Streams, inbox: Inbox, lines: Lines) -> None:
         """`inbox` is the node's, for completions."""
+        self._lines = lines
         self._raft, self._applier = raft, applier
         self._streams, self._inbox = streams, inbox
         self._on_disk = isinstance(applier.machine, DiskStateMachine)
-        self.failed = 0
-        """How many snapshots could not be made."""
+        self.sent = self.failed = 0
+        """How many snapshots peers have stored, and how many could not be made."""
         self._bringing_up: set[int] = set()
         """Peers for which the state of a state machine on disk is being written, or sent."""
 
@@ -72,7 +71,7 @@ class PeerSnapshots:
             self._inbox.reserve()
             self._streams.send_snapshot(done.address, replace(message, snapshot=outcome), temporary=True)
             return
-        logger.error("no snapshot could be made for replica %d: %s", message.to, brief(outcome))
+        self._lines.error("no snapshot could be made for replica %d: %s", message.to, brief(outcome))
         self.failed += 1
         self.on_sent(SnapshotSent(message.to, failed=True))
 
@@ -83,6 +82,7 @@ class PeerSnapshots:
     def on_sent(self, done: SnapshotSent) -> None:
         """Tell the core that a peer has its snapshot, or has not: then it is tried again."""
         self._bringing_up.discard(done.peer)
+        self.sent += not done.failed
         self._tell_status(done.peer, failed=done.failed)
 
     def _tell_status(self, peer: int, *, failed: bool) -> None:

@@ -88,6 +88,7 @@ class Persistence:
             ready.hard_state or self._state_due,
             ready.entries.runs,
             ready.snapshot,
+            lives=ready.lives,
             done=lambda error: self._inbox.complete(Saved(ready, error)),
         )
         self._inbox.reserve()

@@ -1,14 +1,15 @@
 """Proposals on their way: from the inbox into the log, and their results back into the clients' futures."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from drakkar.actors.machine.compression import encode
+from drakkar.actors.machine.decoding import command_size
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.errors import OutcomeUnknown, RequestDropped
-from drakkar.handlers.raft.entries import Run
+from drakkar.handlers.errors import OutcomeUnknown, Refused, RequestDropped
+from drakkar.handlers.raft.entries import MAX_ENTRIES, Run
 
 __all__ = ["PendingProposals", "Proposal"]
 
@@ -31,12 +32,17 @@ class Proposal:
         self.single, self.kinds = single, kinds
         self.count = len(commands)
         self.size = len(commands[0]) if single else sum(map(len, commands))
-        """Bytes of all commands."""
+        """Bytes of all commands, compressed where they are."""
 
     def compress(self) -> None:
         """Compress those of its commands that get smaller by it."""
         self.commands, self.kinds = encode(self.commands)
         self.size = sum(map(len, self.commands))
+
+    @property
+    def decoded_size(self) -> int:
+        """Bytes of all commands, once they are decoded."""
+        return sum(map(command_size, self.kinds, self.commands)) if self.kinds else self.size
 
 
 class _Dropped(NamedTuple):
@@ -105,6 +111,8 @@ class PendingProposals:
     def add(self, proposals: Iterable[Proposal], now: float, term: int) -> list[Run]:
         """Note proposals, and return them as runs of bounded size for the core. Those that are too late fail.
 
+        Commands that are compressed count as what they are once they are decoded, since the leader has that examined. A run has
+        at most twice `max_run_bytes`, or one command.
         `term` is that of the leader to which they go; `now` is in seconds of the node's clock.
         """
         self._term = term
@@ -130,7 +138,7 @@ class PendingProposals:
             payloads += proposal.commands
             if kinds:
                 kinds += bytes(len(payloads) - len(kinds))
-            size += proposal.size
+            size += proposal.decoded_size
         if items:
             runs += self._note_batch(items, payloads, bytes(kinds), size)
         return runs
@@ -144,7 +152,36 @@ class PendingProposals:
         self._commands += count
         whole = Run(0, 0, payloads, kinds, self.origin, first)
         # Usually it fits. A large `propose_many` does not, and one message could not carry it to the leader.
-        return [whole] if size <= 2 * self._max_run_bytes else [*whole.parts(self._max_run_bytes)]
+        fits = size <= 2 * self._max_run_bytes and count <= MAX_ENTRIES
+        if fits:
+            return [whole]
+        parts = whole.parts(self._max_run_bytes)
+        return [*parts] if whole.plain else [cut for part in parts for cut in _cut(part, self._max_run_bytes)]
+
+    def run_of(self, key: int) -> Run | None:
+        """The run of a proposal of one entry, to be proposed again; None if it is answered already."""
+        found = self._find(key)
+        if found is None:
+            return None
+        item, place = found
+        return Run(0, 0, [item.commands[place]], item.kinds[place : place + 1], self.origin, key)
+
+    def is_late(self, key: int, now: float) -> bool:
+        """Whether a proposal has no answer yet, and its deadline has passed."""
+        found = self._find(key)
+        return found is not None and found[0].deadline <= now
+
+    def _find(self, key: int) -> tuple[Proposal, int] | None:
+        """The proposal with a key, and the place of that entry in it; None if it is answered already."""
+        batch = self._holder(key)
+        if batch is None:
+            return None
+        place = key - batch.first
+        for item in batch.items:
+            if place < item.count:
+                return item, place
+            place -= item.count
+        return None
 
     def applied(self, run: Run, results: Sequence[Any]) -> None:
         """The entries of `run` were applied with these results."""
@@ -202,14 +239,11 @@ class PendingProposals:
             for item in batch.items:
                 item.future.try_fail(error)
 
-    def expire(self, now: float) -> None:
-        """Fail those whose deadline has passed. They may still be committed."""
+    def expire(self, now: float, late: Callable[[], OutcomeUnknown]) -> None:
+        """Fail those whose deadline has passed: `late()` says why. They may still be committed."""
         error: OutcomeUnknown | None = None
         for batch in [batch for batch in self._batches.values() if batch.deadline <= now]:
-            error = error or OutcomeUnknown(
-                "no answer by its deadline: it may or may not have been committed, and may still be; read the state "
-                "before proposing it again"
-            )
+            error = error or late()
             for item in batch.items:
                 if item.deadline <= now:
                     item.future.try_fail(error)
@@ -227,6 +261,21 @@ class PendingProposals:
                 item.future.try_fail(error)
 
 
+def _cut(run: Run, limit: int) -> Iterator[Run]:
+    """Cut a run into some whose commands have at most `limit` bytes once they are decoded, or one command."""
+    start = size = 0
+    for place, command in enumerate(map(command_size, run.kinds, run.payloads)):
+        if place > start and size + command > limit:
+            yield _between(run, start, place)
+            start, size = place, 0
+        size += command
+    yield _between(run, start, len(run))
+
+
+def _between(run: Run, start: int, stop: int) -> Run:
+    return Run(0, 0, run.payloads[start:stop], run.kinds[start:stop], run.origin, run.key + start)
+
+
 def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
     """Give each proposal its part of the results."""
     place = 0
@@ -236,6 +285,8 @@ def _settle(items: list[Proposal], results: Sequence[Any]) -> None:
             place += 1
             if type(result) is _Dropped:
                 item.future.try_fail(result.error)
+            elif isinstance(result, Refused):
+                item.future.try_fail(result)
             else:
                 item.future.try_set(result)
             continue
@@ -257,5 +308,5 @@ def _what_became_of(part: list[Any], lost: _Dropped) -> Exception:
     if not done:
         return lost.error
     return OutcomeUnknown(
-        f"{done} of {len(part)} commands were applied, and the others were not: {lost.error}"
+        f"{done} of {len(part)} commands were applied or refused, and the others were not: {lost.error}"
     )

@@ -5,13 +5,13 @@
 One that cannot be loaded ends the replica.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 
 from drakkar.actors.machine.applier import Applier, LoadRequest
 from drakkar.actors.node.completions import SnapshotLoaded
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import StorageFailed
@@ -21,15 +21,13 @@ from drakkar.handlers.raft.state import Snapshot
 
 __all__ = ["ReceivedSnapshots", "prune"]
 
-logger = logging.getLogger(__name__)
 
-
-def prune(files: Snapshots, keep: str) -> None:
+def prune(files: Snapshots, keep: str, lines: Lines) -> None:
     """Delete all files that are not needed but `keep`. For workers; a failure is logged, and made good the next time."""
     try:
         files.prune(keep)
     except StorageFailed as error:
-        logger.warning("old snapshots stay for now: %s", error)
+        lines.warning("old snapshots stay for now: %s", error)
 
 
 class ReceivedSnapshots:
@@ -43,6 +41,7 @@ class ReceivedSnapshots:
         *,
         background: WorkerPool,
         inbox: Inbox,
+        lines: Lines,
         loaded: Callable[[Snapshot], None],
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions.
@@ -50,8 +49,10 @@ class ReceivedSnapshots:
         `loaded` is called with each snapshot that the state machine has loaded.
         """
         self._raft, self._applier, self._files = raft, applier, files
-        self._background = background
+        self._background, self._lines = background, lines
         self._inbox, self._loaded = inbox, loaded
+        self.installed = 0
+        """How many the state machine has loaded."""
         self._received: dict[str, Snapshot] = {}
         """By the name of their file, which is pinned until it is loaded."""
 
@@ -79,6 +80,8 @@ class ReceivedSnapshots:
         if raft.log.pending_snapshot is snapshot:  # else a newer one is being loaded
             raft.applied(snapshot.index)
             raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=raft.id, snapshot=snapshot))
+            self.installed += 1
+            self._lines.info("installed the snapshot at %d of its leader", snapshot.index)
             self._loaded(snapshot)
         for other in [each for each in self._received.values() if each.index <= snapshot.index]:
             self._release(other)
@@ -94,7 +97,7 @@ class ReceivedSnapshots:
                 self._files.discard(name)
             self._files.unpin(name)
             if newest:
-                prune(self._files, name)
+                prune(self._files, name, self._lines)
 
         self._background.submit(release)
 

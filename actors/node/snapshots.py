@@ -7,7 +7,6 @@ No log and no file is deleted before what replaces it is durable. An error while
 only.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -22,11 +21,13 @@ from drakkar.actors.node.completions import (
     SnapshotWritten,
 )
 from drakkar.actors.node.exports import Exports
+from drakkar.actors.node.log_meter import LogMeter
 from drakkar.actors.node.received_snapshots import prune
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import (
@@ -35,19 +36,20 @@ from drakkar.handlers.errors import (
     RequestDropped,
     SystemBusy,
 )
+from drakkar.handlers.raft.entries import Entries
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Snapshot, State
 
 __all__ = ["SnapshotKeeper", "SnapshotServices"]
-
-logger = logging.getLogger(__name__)
 
 WITNESS_ENTRIES: Final = 10_000
 """A witness has nothing to save: it only deletes its log each time that so many entries were applied."""
 MAX_REQUESTS: Final = 100
 """Snapshots and exports that clients may wait for at a time."""
 MAX_HELD_BACK: Final = 10
-"""Snapshots' worth of entries that the log keeps, at most, for peers that are still catching up."""
+"""Snapshots' worth of entries, or bytes, that the log keeps at most for peers that are still catching up."""
+_STEPS: Final = 16
+"""`snapshot_bytes` are counted in so many steps."""
 
 
 class SnapshotServices(Protocol):
@@ -74,17 +76,21 @@ class SnapshotKeeper:
         services: SnapshotServices,
         background: WorkerPool,
         inbox: Inbox,
+        lines: Lines,
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
-        self.failed = 0
-        """How many snapshots could not be taken."""
+        self.taken = self.failed = 0
+        """How many snapshots were taken, and how many could not be."""
         self.files = snapshots
         """The files. For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
-        self._inbox = inbox
+        self._inbox, self._lines = inbox, lines
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
+        self._bytes = LogMeter(raft.config.snapshot_bytes // _STEPS)
         self._taking = False
+        self._held_back = False
+        """More of the log could go, but for peers that are catching up, or a log store without room."""
         self._tried = 0
         """The index of the last one that was begun, whether it was finished or not."""
         self._not_before = 0
@@ -94,7 +100,7 @@ class SnapshotKeeper:
         """One that is written and that the log store has no room to record yet."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
         """Each with the last index that was applied when it was made."""
-        self.exports = Exports(raft, applier, snapshots, background=background, inbox=inbox)
+        self.exports = Exports(raft, applier, snapshots, background=background, inbox=inbox, lines=lines)
 
     def start(self) -> None:
         """Load the newest snapshot, before anything is applied, and delete all others."""
@@ -104,10 +110,10 @@ class SnapshotKeeper:
             self._inbox.reserve()
             self._applier.load(LoadRequest(log.snapshot, partial(self._loaded, log.snapshot), log.last_index))
         else:
-            self._background.submit(partial(prune, self.files, keep))
+            self._background.submit(partial(prune, self.files, keep, self._lines))
 
     def _loaded(self, snapshot: Snapshot) -> None:
-        prune(self.files, snapshot.payload.decode())
+        prune(self.files, snapshot.payload.decode(), self._lines)
         self._inbox.complete(SnapshotLoaded(snapshot))
 
     # -- when to take one ---------------------------------------------------------------------------------------
@@ -116,6 +122,17 @@ class SnapshotKeeper:
     def _every(self) -> int:
         is_witness = self._raft.base_state is State.WITNESS
         return WITNESS_ENTRIES if is_witness else self._raft.config.snapshot_entries
+
+    @property
+    def _enough_bytes(self) -> int:
+        """Bytes of entries that bring on a snapshot: a large one is worth as many as it has itself. 0: none do."""
+        least = self._raft.config.snapshot_bytes
+        return max(least, self._raft.log.snapshot.size) if least else 0
+
+    def given(self, entries: Entries) -> None:
+        """Count entries that the state machine is given."""
+        if self._raft.config.snapshot_bytes:
+            self._bytes.note(entries)
 
     def request(self, request: SnapshotRequest) -> None:
         """Take one now, or as soon as the one that is being taken is done."""
@@ -139,7 +156,8 @@ class SnapshotKeeper:
         log = self._raft.log
         # A damaged one is of no use, so the first entry behind it is enough to take the next.
         every = 1 if log.snapshot.payload == self._damaged else self._every
-        return 0 < every <= log.applied - max(log.snapshot.index, self._tried)
+        last = max(log.snapshot.index, self._tried)
+        return 0 < every <= log.applied - last or 0 < self._enough_bytes <= self._bytes.behind(last)
 
     def tick(self, now: float) -> None:
         """Look at the deadlines, and at peers that asked their leader for a snapshot."""
@@ -148,8 +166,10 @@ class SnapshotKeeper:
         if 0 < wanted <= raft.log.applied and not self._taking and raft.timers.ticks >= self._not_before:
             self._not_before = raft.timers.ticks + raft.config.election_ticks
             self._take()
-        late = OutcomeUnknown("the snapshot was not taken by the deadline; it may still be")
+        if self._held_back:
+            self._compact(raft.log.snapshot)
         if self._requests:
+            late = OutcomeUnknown("the snapshot was not taken by the deadline; it may still be")
             self._answer(lambda request, _: request.deadline <= now, late)
         self.exports.expire(now)
 
@@ -191,13 +211,8 @@ class SnapshotKeeper:
             return
         self._taking = False
         self.failed += 1
-        raft = self._raft
-        logger.error(
-            "replica %d of shard %d could not take a snapshot, and tries again later: %s",
-            raft.id,
-            raft.config.shard_id,
-            brief(outcome),
-            exc_info=outcome,
+        self._lines.error(
+            "could not take a snapshot, and tries again later: %s", brief(outcome), exc_info=outcome
         )
         self._answer(lambda _, asked_at: asked_at <= self._tried, snapshot_failure(outcome))
 
@@ -229,9 +244,11 @@ class SnapshotKeeper:
             raise ActorFailed(f"a snapshot could not be recorded: {error}") from error
         else:
             self._raft.snapshot_taken(snapshot)
+            self.taken += 1
+            self._lines.info("took the snapshot at %d", snapshot.index)
             if self._raft.log.snapshot is snapshot:
                 self._compact(snapshot)
-                self._background.submit(partial(prune, self.files, snapshot.payload.decode()))
+                self._background.submit(partial(prune, self.files, snapshot.payload.decode(), self._lines))
         self._answer(lambda _, asked_at: asked_at <= snapshot.index, None)
 
     def _compact(self, snapshot: Snapshot) -> None:
@@ -243,31 +260,47 @@ class SnapshotKeeper:
         ]
         if config.disable_auto_compactions and not asked:
             return
+        self._held_back = False
         index = snapshot.index - min(asked, default=config.compaction_overhead)
         if not asked:
-            index = min(index, self._needed_by_peers(snapshot.index))
+            if self._enough_bytes:
+                index = max(index, self._bytes.before(snapshot.index, self._enough_bytes // 2))
+            needed = self._needed_by_peers(snapshot.index)
+            self._held_back = needed < index
+            index = min(index, needed)
         if index < raft.log.first_index:
             return
         try:
-            # The store first: should it have no room, the next snapshot makes up for it.
+            # The store first: should it have no room, it is tried again.
             self._services.compact(config.shard_id, config.replica_id, index)
         except SystemBusy as busy:
-            logger.info("the log is compacted with the next snapshot: %s", busy)
+            self._held_back = True
+            self._lines.debug("the log is compacted a little later: %s", busy)
             return
         raft.compact(index)
+        self._bytes.forget(index)
 
     def _needed_by_peers(self, index: int) -> int:
         """The index up to which no peer that is catching up needs the log, but not too far back.
 
         Without this, a peer that needs longer to load a snapshot than the leader to take the next would be sent one
-        snapshot after the other.
+        snapshot after the other. One that does not answer, or never did, is not waited for.
         """
         raft = self._raft
         if raft.state is not State.LEADER:
             return index
-        catching_up = [peer for replica, peer in raft.progress.items() if replica != raft.id and peer.active]
+        catching_up = [
+            peer for replica, peer in raft.progress.items() if replica != raft.id and peer.heard_lately
+        ]
         needed = min((max(peer.match, peer.pending_snapshot) for peer in catching_up), default=index)
-        return max(needed, index - MAX_HELD_BACK * max(self._every, raft.config.compaction_overhead))
+        return max(needed, self._too_far_back(index))
+
+    def _too_far_back(self, index: int) -> int:
+        """The index up to which the log goes even if peers need it."""
+        by_bytes = self._bytes.before(index, MAX_HELD_BACK * self._enough_bytes) if self._enough_bytes else 0
+        if by_bytes and not self._every:
+            return by_bytes
+        return max(by_bytes, index - MAX_HELD_BACK * max(self._every, self._raft.config.compaction_overhead))
 
     def _answer(self, over: Callable[[SnapshotRequest, int], bool], error: Exception | None) -> None:
         done = [request for request, asked_at in self._requests if over(request, asked_at)]
@@ -285,10 +318,10 @@ class SnapshotKeeper:
         waits for the next one, so this is a note, not a request: each try to send the damaged one finds it again.
         """
         if self._raft.log.snapshot.payload == done.snapshot.payload:
-            logger.critical("%s", done.error)
+            self._lines.critical("%s", done.error)
             self._damaged = done.snapshot.payload
         else:
-            logger.info("a newer snapshot took the place of the one that was to be sent: %s", done.error)
+            self._lines.info("a newer snapshot took the place of the one that was to be sent: %s", done.error)
 
     def _in_background(self, action: Callable[[str], None], snapshot: Snapshot) -> None:
         if snapshot.payload:

@@ -9,25 +9,28 @@ Only this file and `inbox` use private parts of pykka; `_check_pykka` names them
 """
 
 import logging
+import os
+import threading
 import time
 from collections import deque
 from functools import partial
 from importlib import metadata
+from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import pykka
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
+from drakkar.actors.runtime.forks import here
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
 from drakkar.actors.runtime.inbox import Inbox, reply, reply_error
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed
+from drakkar.actors.runtime.workers import Worker
 from drakkar.handlers.errors import ConfigError, LoopError
 from pykka import messages
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-__all__ = ["TrioActor", "TrioActorRef"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["TrioActor", "TrioActorRef", "launch"]
 
 A = TypeVar("A", bound=pykka.Actor)
 
@@ -36,7 +39,8 @@ def _check_pykka() -> None:
     """Raise `ImportError` for a pykka whose private parts are not those that this file was written for."""
     relied_on: dict[object, str] = {
         pykka.Actor: "_create_actor_inbox _create_future _start_actor_loop _stop _handle_failure _handle_receive",
-        pykka.ActorRef: "ask tell stop is_alive",
+        pykka.ActorRef: "ask tell stop is_alive proxy",
+        pykka.ActorRegistry: "_actor_refs _actor_refs_lock",
         messages: "_ActorStop ProxyCall ProxyGetAttr ProxySetAttr",
         Envelope: "message reply_to",
     }
@@ -56,7 +60,21 @@ _PROXY_MESSAGES: Final = frozenset({ProxyCall, ProxyGetAttr, ProxySetAttr})
 
 
 class TrioActorRef(pykka.ActorRef[A]):
-    """pykka's `ActorRef`, which refuses to block a loop's thread before it does anything else."""
+    """pykka's `ActorRef`, which refuses to block a loop's thread before it does anything else.
+
+    In a process that was forked from the actor's, its methods raise `ForkedError`, and `is_alive` is False.
+    """
+
+    actor_inbox: "Inbox"
+
+    def is_alive(self) -> bool:
+        """Tell whether the actor lives, in this process."""
+        return not self.actor_stopped.is_set() and self.actor_inbox.process is here.process
+
+    def proxy(self) -> pykka.ActorProxy[A]:
+        """Return a proxy for the actor. Raises `pykka.ActorDeadError` if it has ended."""
+        self.actor_inbox.process.check(self)
+        return super().proxy()
 
     def tell(self, message: Any) -> None:
         """Send a message that has no answer. Never blocks.
@@ -70,6 +88,8 @@ class TrioActorRef(pykka.ActorRef[A]):
 
         Raises `SystemBusy` if the inbox is full, and `DeadlockError` where it would block the thread of a `TrioLoop`.
         """
+        if self.actor_inbox.process is not here.process:
+            self.actor_inbox.process.check(self)
         if block:
             forbid_waiting(
                 f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback"
@@ -81,6 +101,7 @@ class TrioActorRef(pykka.ActorRef[A]):
 
         Raises `DeadlockError` where it would block the thread of a `TrioLoop`.
         """
+        self.actor_inbox.process.check(self)
         if block:
             forbid_waiting(
                 f"stop() of {self}", "use stop(block=False), and await the future or give it a callback"
@@ -146,16 +167,20 @@ class TrioActor(pykka.Actor):
         `self.actor_inbox.wake()` has it run again in another turn, though no message may wait.
         """
 
+    def outlives(self, error: Exception) -> bool:
+        """Tell whether the actor goes on after `error`, raised by a message that has no asker. No, unless a class says so."""
+        del error
+        return False
+
     def on_receive(self, message: Any) -> Any:
         """Handle a message that is no proxy's, or a completion. This one logs it as unexpected."""
-        logger.warning("unexpected message for %s: %s", self, brief(message))
+        self.actor_loop.lines.warning("unexpected message for %s: %s", self, brief(message))
 
     @classmethod
     def start_actor(cls, *args: Any, **kwargs: Any) -> Self:
         """Start an actor as `start` does, and return the actor itself: for code that serves it in its loop's thread."""
         actor = cls(*args, **kwargs)
-        pykka.ActorRegistry.register(actor.actor_ref)
-        actor._start_actor_loop()
+        launch(actor)
         return actor
 
     # How pykka makes and starts an actor
@@ -220,7 +245,11 @@ class TrioActor(pykka.Actor):
             waiting.popleft()
             self._stop(envelope.reply_to)
         elif envelope.reply_to is None:
-            self._handle_receive(message)
+            try:
+                self._handle_receive(message)
+            except Exception as error:
+                if not self.outlives(error):
+                    raise
         else:
             self._answer(message, envelope.reply_to)
         del envelope, message  # the traceback in `_answer` may hold this frame too
@@ -239,8 +268,8 @@ class TrioActor(pykka.Actor):
     def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
         try:
             answer = self._handle_receive(message)
-        except Exception as error:
-            logger.info("%s answers %s with an exception", self, _what(message), exc_info=True)
+        except Exception as error:  # noqa: BLE001  # it goes to the asker
+            self.actor_loop.lines.info("%s answers %s with an exception", self, _what(message), exc_info=True)
             reply_error(reply_to, error, unread=f"{self} answered {_what(message)} with an exception")
             # The error's traceback holds this frame, so this frame must not hold the error's future: the future reports an
             # error that is never read when it is thrown away.
@@ -287,8 +316,18 @@ class TrioActor(pykka.Actor):
         try:
             self._handle_failure(*description)
             self.on_failure(*description)
-        except BaseException:  # the actor ends anyway
-            logger.exception("on_failure of %s failed", self)
+        except BaseException:  # noqa: BLE001  # logged; the actor ends anyway
+            self.actor_loop.lines.exception("on_failure of %s failed", self)
+
+    def _handle_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Log why the actor ends. Its registration and inbox are closed already, which pykka's own would do here."""
+        del exception_type, traceback
+        self.actor_loop.lines.error("%s failed: %s", self, brief(exception_value), exc_info=exception_value)
 
     def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         stops += self._refuse_waiting(reason)
@@ -316,7 +355,7 @@ class TrioActor(pykka.Actor):
                 reply_error(envelope.reply_to, self._unanswered(reason))
         if lost:
             self.actor_loop.dead_letters += lost
-            logger.log(
+            self.actor_loop.lines.log(
                 logging.INFO if reason is None else logging.WARNING, "%s ended before %d messages", self, lost
             )
         return stops
@@ -329,9 +368,28 @@ class TrioActor(pykka.Actor):
         return error
 
     def _crashed(self, cause: BaseException, when: str) -> ActorCrashed:
-        error = ActorCrashed(f"{self.actor_ref} failed {when}: {brief(cause)}")
+        error = ActorCrashed(f"{self.actor_ref} failed {when}: {in_full(cause)}")
         error.__cause__ = cause
         return error
+
+
+def launch(actor: TrioActor) -> None:
+    """Start an actor that its constructor has made. Raises `LoopError` if its loop does not run."""
+    pykka.ActorRegistry.register(actor.actor_ref)
+    actor._start_actor_loop()
+
+
+def _forget_actors_of_parent() -> None:
+    """Take our actors out of pykka's registry in a forked child, which could never stop them."""
+    registry = pykka.ActorRegistry
+    registry._actor_refs_lock = threading.RLock()  # a thread that is gone may hold it
+    registry._actor_refs[:] = [
+        ref for ref in registry._actor_refs if not issubclass(ref.actor_class, TrioActor | Worker)
+    ]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_actors_of_parent)
 
 
 def _what(message: Any) -> str:

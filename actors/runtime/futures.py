@@ -8,22 +8,26 @@ runs as a whole; a thread that waits makes a lock of its own.
 import asyncio
 import contextlib
 import logging
+import os
 import reprlib
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias, TypeVar, cast
 
 import pykka
 import trio
+from drakkar.actors.runtime.forks import here
+from drakkar.actors.runtime.waits import Owner, Workers
+from drakkar.handlers.checks import check_wait
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
-__all__ = ["ActorFuture", "brief", "forbid_waiting", "this_thread"]
+__all__ = ["ActorFuture", "brief", "forbid_waiting", "forbid_waiting_for", "in_full", "this_thread"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("drakkar.actors.runtime")
 
 T = TypeVar("T")
 J = TypeVar("J")
@@ -43,11 +47,25 @@ def brief(value: object) -> str:
     return f"a {type(value).__qualname__}"
 
 
+def in_full(error: BaseException) -> str:
+    """Describe an exception with all of its text, for the error of a future. Never raises, whatever `error` does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as failure:  # noqa: BLE001  # an exception of an application, whose text cannot be read
+        return (
+            f"{type(error).__name__}, whose text cannot be read, since that raised a {type(failure).__name__}"
+        )
+
+
 class _ThisThread(threading.local):
     """What a future must know of the current thread."""
 
     loop: Any = None
     """The `TrioLoop` that runs in this thread, or None."""
+    owner: Owner | None = None
+    """Whose work this thread does: a state machine's, of which other work waits meanwhile."""
+    workers: Workers | None = None
+    """The pool that this thread belongs to."""
 
 
 this_thread: Final = _ThisThread()
@@ -59,6 +77,12 @@ def forbid_waiting(what: str, instead: str) -> None:
         raise DeadlockError(
             f"{what} would block {this_thread.loop}, whose thread must do what is waited for: {instead}"
         )
+
+
+def forbid_waiting_for(owner: Owner, what: str) -> None:
+    """Raise `DeadlockError` in a thread of a state machine whose wait for `owner` could never end."""
+    if this_thread.owner is not None:
+        this_thread.owner.check(owner, what)
 
 
 class _Failure:
@@ -87,10 +111,11 @@ class _Failure:
 class _Hook:
     """A function that `get()` runs once to find the outcome."""
 
-    __slots__ = ("function", "lock", "result", "sources")
+    __slots__ = ("function", "lock", "process", "result", "sources")
 
     def __init__(self, function: Callable[[float | None], Any]) -> None:
         self.function = function
+        self.process = here.process
         self.sources: tuple[pykka.Future[Any], ...] = ()
         """The futures that the function waits for, if it waits for nothing else; empty if that is unknown."""
         self.lock = threading.Lock()
@@ -113,7 +138,10 @@ class _Hook:
 
     def _run(self, timeout: float | None) -> None:
         remaining = _countdown(timeout)
-        if not self.lock.acquire(timeout=_lock_timeout(timeout)):
+        if self.process is not here.process:
+            # A thread that does not exist in this forked child may hold the lock.
+            self.process, self.lock = here.process, threading.Lock()
+        if not self.lock.acquire(timeout=lock_timeout(timeout)):
             raise pykka.Timeout(f"{timeout} seconds")
         try:
             if self.result is None:
@@ -144,8 +172,19 @@ class ActorFuture(pykka.Future[T]):
                 # finalizers may let another thread ask for it too: then there are two, which share freed memory.
                 _ = self.__dict__
 
+    owner: Owner | None = None
+    """Who must do its work before the future is set, where that is known: see `waits`."""
     _outcome: tuple[T] | _Failure | _Hook | None = None
     _callbacks: deque[Callback] | None = None
+    _process = here.process
+    """The process that it was made in. Only in forked children has each future one of its own."""
+
+    @classmethod
+    def of(cls, owner: Owner | None) -> Self:
+        """Make a future that is set by the work of `owner`, if one is known."""
+        future = cls()
+        future.owner = owner
+        return future
 
     def __repr__(self) -> str:
         outcome = self._outcome
@@ -245,6 +284,7 @@ class ActorFuture(pykka.Future[T]):
             outcome.read = True
             return None, outcome.error
         if not self.done:
+            self._check_process()
             raise pykka.Timeout(f"{self!r} has no outcome yet: get() or await it, or use a callback")
         try:
             return self.get(timeout=0), None
@@ -254,14 +294,18 @@ class ActorFuture(pykka.Future[T]):
     def get(self, *, timeout: float | None = None) -> T:
         """Wait for the outcome, at most `timeout` seconds, and return the value or raise the exception.
 
-        Raises `pykka.Timeout` if there is none by then. Raises `DeadlockError` at once if it would have to wait in the
-        thread of a `TrioLoop`.
+        Without a `timeout` it waits as long as that takes. Raises `pykka.Timeout` if there is no outcome by then. Raises
+        at once `DeadlockError` if it would have to wait in the thread of a `TrioLoop`, or in a state machine for what
+        comes only when that returns (see `StateMachine`), and `ForkedError` if it was made before this process was forked:
+        nothing sets it here.
         """
         outcome = self._outcome
         if type(outcome) is tuple:  # the common case, first
             return outcome[0]
         if not self.done:
+            self._check_process()
             forbid_waiting(f"get() of {self!r}", "await it, or use add_done_callback()")
+            self._check_waits()
         if outcome is None:
             remaining = _countdown(timeout)
             self._wait(timeout)
@@ -272,8 +316,33 @@ class ActorFuture(pykka.Future[T]):
             outcome.raise_it()
         return cast("tuple[T]", outcome)[0]
 
+    def _check_waits(self) -> None:
+        """Raise `DeadlockError` in a state machine that waits for itself, though other sources of the value come first."""
+        if this_thread.owner is None:
+            return
+        for source in self._unset_sources():
+            if source.owner is not None:
+                forbid_waiting_for(source.owner, f"waiting for {source!r}")
+
+    def _unset_sources(self) -> "Iterator[ActorFuture[Any]]":
+        outcome = self._outcome
+        if outcome is None:
+            yield self
+        elif isinstance(outcome, _Hook) and outcome.result is None:
+            for source in outcome.sources:
+                if isinstance(source, ActorFuture):
+                    yield from source._unset_sources()
+
     def _wait(self, timeout: float | None) -> None:
         """Block until there is an outcome: a value, an exception or a hook."""
+        waiting, owner = this_thread.owner, self.owner
+        if waiting is None or owner is None:
+            self._block(timeout)
+            return
+        with waiting.waiting(owner, this_thread.workers, f"waiting for {self!r}"):
+            self._block(timeout)
+
+    def _block(self, timeout: float | None) -> None:
         door = threading.Lock()
         door.acquire()
 
@@ -282,10 +351,18 @@ class ActorFuture(pykka.Future[T]):
 
         self._notify(open_door)
         try:
-            if not door.acquire(timeout=_lock_timeout(timeout)) and self._outcome is None:
+            if not door.acquire(timeout=lock_timeout(timeout)) and self._outcome is None:
                 raise pykka.Timeout(f"{timeout} seconds")
         finally:
             self._forget(open_door)
+
+    def _check_process(self) -> None:
+        """Raise `ForkedError` if it waits for a future of the process that this one was forked from."""
+        pending = None if self._is_opaque else self._pending()
+        if pending is not None and pending._process is not here.process:
+            error = pending._process.error(f"what sets {self!r}")
+            error.outcome_known = False
+            raise error
 
     # Callbacks
 
@@ -293,10 +370,12 @@ class ActorFuture(pykka.Future[T]):
         """Call `fn(self)` once there is an outcome: in the thread that sets it, or at once if it is set.
 
         Callbacks run in the order in which they were added. They must not block, and read the outcome with `outcome()`
-        or `get()`. What they raise is logged. Raises `DrakkarError` for a future with a hook of unknown sources, since
-        only `get()` or `await` runs that.
+        or `get()`. What they raise is logged. Raises `ForkedError` as `get` does, and `DrakkarError` for a future with
+        a hook of unknown sources, since only `get()` or `await` runs that.
         """
         if not isinstance(self._outcome, _Hook):  # the common case, first
+            if self._outcome is None:
+                self._check_process()
             self._notify(fn)
             return
         if self._is_opaque:
@@ -308,6 +387,7 @@ class ActorFuture(pykka.Future[T]):
         if pending is None:
             self._notify(fn)
         else:
+            self._check_process()
             # One source after the other: once the last is done, nothing is pending.
             pending._notify(lambda _: self.add_done_callback(fn))
 
@@ -406,6 +486,7 @@ class ActorFuture(pykka.Future[T]):
     __iter__ = __await__
 
     async def _arrive(self) -> T:
+        self._check_waits()
         if trio.lowlevel.in_trio_task():
             await trio.lowlevel.checkpoint()
             park, in_worker = _park_in_trio, _trio_worker
@@ -415,6 +496,7 @@ class ActorFuture(pykka.Future[T]):
             pending = self._pending()
             if pending is None:
                 return self.get()
+            self._check_process()
             await park(pending)
         return cast("T", await in_worker(self.get))
 
@@ -462,14 +544,33 @@ async def _park_in_asyncio(future: ActorFuture[Any]) -> None:
         future._forget(wake)
 
 
-def _lock_timeout(timeout: float | None) -> float:
-    """Return a timeout as locks take it: minus one is for ever."""
+def lock_timeout(timeout: float | None) -> float:
+    """Return a timeout as locks take it: minus one is for ever. Raises `ConfigError` for what is no number."""
+    check_wait(timeout)
     return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
 
 
 def _countdown(timeout: float | None) -> Callable[[], float | None]:
     """Return a function that returns the seconds left of a timeout."""
+    check_wait(timeout)
     if timeout is None:
         return lambda: None
     deadline = time.monotonic() + timeout
     return lambda: max(deadline - time.monotonic(), 0)
+
+
+def _stamp(self: ActorFuture[Any]) -> None:
+    self._process = here.process
+
+
+def _in_child() -> None:
+    """Tell, from now on, the futures of this forked child from those of its parent, which nothing sets here."""
+    this_thread.loop = this_thread.owner = (
+        None  # it was forked in a loop's thread, perhaps, or a state machine's
+    )
+    if ActorFuture._process is not here.process:
+        ActorFuture.__init__ = _stamp  # type: ignore[assignment, method-assign]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

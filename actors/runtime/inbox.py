@@ -5,7 +5,7 @@ An inbox has lanes, which share one schedule: whichever lane something comes int
     completions   what came of work that the actor ordered: never refused, as each place is reserved when the work is
                   ordered, and taken before all else
     the queue     messages, one by one; at most `capacity`
-    further ones  as many `Lane`s as an actor adds: taken all at once, by the actor, in `after_batch`
+    further ones  as many `Lane`s as an actor adds: taken many at once, by the actor, in `after_batch`
 """
 
 import logging
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import pykka
+from drakkar.actors.runtime.forks import here, on_fork
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.monitor import ActorDied, Termination
 from drakkar.handlers.errors import AlreadySet, ConfigError, SystemBusy
@@ -24,7 +25,7 @@ from pykka.messages import _ActorStop
 
 __all__ = ["Inbox", "Lane", "Request", "reply", "reply_error"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("drakkar.actors.runtime")
 
 _ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
 """What the queue takes even when it is full; both are at most as many as there are actors and askers."""
@@ -38,6 +39,7 @@ class Inbox:
     """
 
     __slots__ = (
+        "__weakref__",
         "_give_turn",
         "_scheduled",
         "begun",
@@ -46,6 +48,7 @@ class Inbox:
         "completions",
         "outstanding",
         "owner",
+        "process",
         "queue",
         "refused",
         "termination",
@@ -62,6 +65,8 @@ class Inbox:
                 f"{owner}.inbox_capacity", capacity, "an actor needs room for at least one message"
             )
         self.owner = owner
+        self.process = here.process
+        """The process whose loop empties it."""
         self.capacity = capacity
         self.queue: deque[Envelope[Any]] = deque()
         self.completions: deque[Any] = deque()
@@ -78,6 +83,7 @@ class Inbox:
         self.termination = Termination()
         self._give_turn: Callable[[], None] | None = None
         self._scheduled = True  # as if, until `open`
+        on_fork(self)
 
     def __len__(self) -> int:
         """How many messages and completions wait."""
@@ -91,8 +97,8 @@ class Inbox:
     def put(self, envelope: Envelope[Any], /) -> None:
         """Add a message, and see to it that the actor gets a turn. Never blocks.
 
-        Raises `SystemBusy` if the queue is full, and `pykka.ActorDeadError` if the actor has ended; a question gets the
-        latter by its future instead.
+        Raises `SystemBusy` if the queue is full, `pykka.ActorDeadError` if the actor has ended, and `ForkedError` if it
+        lives in the process that this one was forked from; a question gets the latter two by its future instead.
         """
         waiting = self.queue
         if len(waiting) >= self.capacity and type(envelope.message) not in _ALWAYS_TAKEN:
@@ -196,6 +202,12 @@ class Inbox:
         self._give_turn = None
         self._drop_completions()
 
+    def _let_go_in_child(self) -> None:
+        """Take nothing in a forked child: what waits here waits for the parent's actor."""
+        self.queue, self.completions = deque(), deque()
+        self.closed = self._scheduled = True
+        self._give_turn = None
+
     def _drop_completions(self) -> None:
         while True:
             try:
@@ -209,7 +221,9 @@ class Inbox:
             self.queue.remove(envelope)
         except ValueError:
             return  # the actor found it, and saw to it
-        error = pykka.ActorDeadError(f"{self.owner} has ended")
+        error: Exception = pykka.ActorDeadError(f"{self.owner} has ended")
+        if self.process is not here.process:
+            error = self.process.error(self.owner)
         if envelope.reply_to is None:
             raise error
         reply_error(envelope.reply_to, error)
@@ -239,7 +253,7 @@ R = TypeVar("R", bound=Request)
 
 
 class Lane(Generic[R]):
-    """A lane of an inbox for requests, which are refused by their futures: any thread puts, the loop takes all at once.
+    """A lane of an inbox for requests, which are refused by their futures: any thread puts, the loop takes many at once.
 
     It has bounds of its own, so that however much clients ask, messages of other hosts find room in the queue.
     """
@@ -254,6 +268,7 @@ class Lane(Generic[R]):
         self._closed: Exception | None = None
         self.refused = 0
         """Requests that found it full."""
+        on_fork(self)
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -286,17 +301,42 @@ class Lane(Generic[R]):
             f"{held} wait for {self._inbox.owner}, which takes up to {bounds}: wait a little and try again"
         )
 
-    def take(self) -> list[R]:
-        """Take all that wait. In the loop's thread."""
+    def take(self, max_count: float = float("inf"), max_bytes: float = float("inf")) -> list[R]:
+        """Take all that wait, or the oldest of them within these bounds, but at least one. In the loop's thread.
+
+        Where some are left, the actor gets another turn for them, after others have had theirs.
+        """
         if not self._waiting:
             return []
         with self._lock:
-            taken, self._waiting = self._waiting, []
-            self._count = self._bytes = 0
+            if self._count <= max_count and self._bytes <= max_bytes:
+                taken, self._waiting = self._waiting, []
+                self._count = self._bytes = 0
+                return taken
+            taken = self._take_oldest(max_count, max_bytes)
+        if self._waiting:
+            self._inbox.wake()
+        return taken
+
+    def _take_oldest(self, max_count: float, max_bytes: float) -> list[R]:
+        count = size = number = 0
+        for request in self._waiting:
+            count += request.count
+            size += request.size
+            if number and (count > max_count or size > max_bytes):
+                count -= request.count
+                size -= request.size
+                break
+            number += 1
+        taken, self._waiting = self._waiting[:number], self._waiting[number:]
+        self._count -= count
+        self._bytes -= size
         return taken
 
     def expire(self, now: float, error: Exception) -> None:
         """Fail those whose deadline has passed with `error`: the actor never took them. In the loop's thread."""
+        if not self._waiting:
+            return
         with self._lock:
             late = [request for request in self._waiting if request.deadline <= now]
             if late:
@@ -313,6 +353,11 @@ class Lane(Generic[R]):
             self._closed = error
         for request in waiting:
             request.future.try_fail(error)
+
+    def _let_go_in_child(self) -> None:
+        """Refuse all in a forked child: what waits here waits for the parent's actor."""
+        self._lock, self._waiting = threading.Lock(), []
+        self._closed = self._inbox.process.error(self._inbox.owner)
 
 
 def reply(future: pykka.Future[Any], answer: Any) -> None:

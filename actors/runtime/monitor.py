@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pykka
+from drakkar.actors.runtime.forks import Process
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ActorFailed, ConfigError
 
 __all__ = ["ActorCrashed", "ActorDied", "Termination", "Watcher", "unwatch", "watch"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("drakkar.actors.runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def watch(ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
     A ref is told by `tell`, even if its inbox is full. A function is called in the loop's thread, or in this one if the
     actor has ended; it must not block. Watching again before the notice changes nothing. From any thread.
 
-    Raises `ConfigError` for a ref of an actor that is no `TrioActor`, since pykka's own actors do not tell of their end.
+    Raises `ConfigError` for a ref of an actor that is no `TrioActor`, since pykka's own actors do not tell of their end,
+    and `ForkedError` for one that lives in the process that this one was forked from.
     """
     _termination_of(ref).watch(ref, watcher)
 
@@ -50,6 +52,9 @@ def _termination_of(ref: pykka.ActorRef[Any]) -> "Termination":
     termination = getattr(ref.actor_inbox, "termination", None)
     if not isinstance(termination, Termination):
         raise ConfigError("ref", str(ref), "only TrioActors can be watched: derive its class from TrioActor")
+    process = ref.actor_inbox.process  # type: ignore[attr-defined]
+    assert isinstance(process, Process)
+    process.check(ref)
     return termination
 
 

@@ -1,6 +1,5 @@
 """`TableActor`: an actor that does what a handler table says, for states and message types of any protocol."""
 
-import logging
 from enum import IntEnum
 from typing import Any
 
@@ -11,8 +10,6 @@ from drakkar.handlers.messages import MessageType
 from drakkar.handlers.table import HandlerTable, Never, Tally
 
 __all__ = ["TableActor"]
-
-logger = logging.getLogger(__name__)
 
 
 class TableActor(TrioActor):
@@ -80,4 +77,6 @@ class TableActor(TrioActor):
         return self.handlers.dispatch(self, message)
 
     def _warn(self, state: Any, type_: Any, cell: Never) -> None:
-        logger.warning("%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because)
+        self.actor_loop.lines.warning(
+            "%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because
+        )

@@ -5,6 +5,7 @@ Tests put a disk in its place that fails, or that forgets what was not synced.
 
 import errno
 import io
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,14 +13,14 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Final, Protocol, final
+from typing import Any, BinaryIO, Protocol, final
 
 from drakkar.actors.log.data_dir import make_directory, sync_directory
+from drakkar.actors.log.disk_errors import explain
+from drakkar.actors.runtime.forks import Descriptor
 from drakkar.handlers.errors import CorruptData, StorageFailed
 
 __all__ = ["DiskFiles", "FileContent", "Files", "MemoryFiles"]
-
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FileContent(Protocol):
@@ -54,6 +55,10 @@ class Files(Protocol):
 
     def names(self, directory: Path) -> list[str]:
         """Return the sorted names in a directory; none if it does not exist."""
+        ...
+
+    def free_bytes(self, directory: Path) -> float:
+        """Return how many bytes may be written in a directory, which need not exist; `math.inf` if there is no limit."""
         ...
 
     def create(self, path: Path) -> int:
@@ -102,10 +107,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise CorruptData(f"{path} does not exist") from error
     except OSError as error:
         if error.errno == errno.EIO:
-            raise CorruptData(f"{path} cannot be read from its disk ({error.strerror})") from error
-        raise StorageFailed(
-            f"{path} cannot be read ({error.strerror}): see to its owner and to the limits of this process"
-        ) from error
+            raise CorruptData(f"{path} cannot be read: {explain(error)}") from error
+        raise StorageFailed(f"{path} cannot be read: {explain(error)}") from error
 
 
 @contextmanager
@@ -114,16 +117,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "free some space" if error.errno in _FULL else "see to its disk and its owner"
-        raise StorageFailed(
-            f"{path} cannot be written ({error.strerror}): {remedy}, then try again"
-        ) from error
+        raise StorageFailed(f"{path} cannot be written: {explain(error)}; then try again") from error
 
 
 class _Window(io.RawIOBase):
     """A file descriptor with a position of its own."""
 
-    def __init__(self, handle: int, path: Path, size: int) -> None:
+    def __init__(self, handle: Descriptor, path: Path, size: int) -> None:
         super().__init__()
         self._handle, self._path, self._size, self._at = handle, path, size, 0
 
@@ -142,13 +142,12 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _reading(self._path):
-            read = os.preadv(self._handle, [buffer], self._at)
+            read = os.preadv(self._handle.number, [buffer], self._at)
         self._at += read
         return read
 
     def close(self) -> None:
-        if not self.closed:
-            os.close(self._handle)
+        self._handle.close()
         super().close()
 
 
@@ -157,28 +156,26 @@ class _DiskContent:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _reading(path):
-            self._handle: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.size = os.fstat(self._handle).st_size
+            self._handle = Descriptor.open(path, os.O_RDONLY)
+            self.size = os.fstat(self._handle.number).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         with _reading(self._path):
-            while length and (part := os.pread(self._open(), length, offset)):
+            while length and (part := os.pread(self._open().number, length, offset)):
                 parts.append(part)
                 offset, length = offset + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def file(self) -> BinaryIO:
         with _reading(self._path):
-            return io.BufferedReader(_Window(os.dup(self._open()), self._path, self.size), 1 << 16)
+            return io.BufferedReader(_Window(self._open().duplicate(), self._path, self.size), 1 << 16)
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
+        self._handle.close()
 
-    def _open(self) -> int:
-        if self._handle is None:
+    def _open(self) -> Descriptor:
+        if self._handle.number < 0:
             raise ValueError(f"{self._path} was closed")
         return self._handle
 
@@ -186,6 +183,10 @@ class _DiskContent:
 @final
 class DiskFiles:
     """Files on a disk."""
+
+    def __init__(self) -> None:
+        self._written: dict[int, Descriptor] = {}
+        """The files that are being written, by their handles."""
 
     def token(self) -> str:
         """Draw it at random."""
@@ -202,9 +203,18 @@ class DiskFiles:
         except FileNotFoundError:
             return []
 
+    def free_bytes(self, directory: Path) -> float:
+        """Ask the file system, which counts what this user may use."""
+        while not directory.exists():
+            directory = directory.parent
+        system = os.statvfs(directory)
+        return system.f_bavail * system.f_frsize
+
     def create(self, path: Path) -> int:
         """Create a file and open it for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        file = Descriptor.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        self._written[file.number] = file
+        return file.number
 
     def write(self, handle: int, data: bytes) -> None:
         """Write all bytes, in several calls if the system takes only a part."""
@@ -218,7 +228,7 @@ class DiskFiles:
 
     def close(self, handle: int) -> None:
         """Close the descriptor."""
-        os.close(handle)
+        self._written.pop(handle).close()
 
     def rename(self, old: Path, new: Path) -> None:
         """Rename a file."""
@@ -282,6 +292,10 @@ class MemoryFiles:
         """Return the sorted names in a directory."""
         with self._lock:
             return sorted(path.name for path in self._files if path.parent == directory)
+
+    def free_bytes(self, directory: Path) -> float:  # noqa: ARG002  # of a disk it depends on it
+        """Say that there is no limit."""
+        return math.inf
 
     def create(self, path: Path) -> int:
         """Create an empty file."""

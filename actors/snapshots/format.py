@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO, Final, NoReturn, final
@@ -25,18 +26,21 @@ import cbor2
 from drakkar.actors.log.records import decode_snapshot, encode_snapshot
 from drakkar.actors.snapshots.files import FileContent
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import MAX_UNSIGNED, check_whole, is_whole
+from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM, check_whole
 from drakkar.handlers.errors import ConfigError, CorruptData
 from drakkar.handlers.raft.config import Compression
 from drakkar.handlers.raft.state import Snapshot
 
-__all__ = ["BLOCK_BYTES", "Encoder", "SnapshotReader"]
+__all__ = ["BLOCK_BYTES", "RECEIVED_FOOTER_BYTES", "Encoder", "SnapshotReader"]
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes of content in a block, at most. Writing or reading a snapshot takes that much memory."""
 
 _FOOTER_BYTES: Final = 16 << 20
 """The longest footer, with room for the ids of a million removed replicas."""
+RECEIVED_FOOTER_BYTES: Final = 256 << 10
+"""The longest footer of a file that another host sends. The message that announces it holds the same membership in less; and to
+decode 16 MiB that are made for it would take seconds, in which no other thread runs, and a gigabyte."""
 
 _MAGIC: Final = b"DRKSNAP"
 _VERSION: Final = 1
@@ -77,7 +81,8 @@ class Encoder:
 
     def end(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> bytes:
         """Encode footer and tail. Raises `ConfigError` for what cannot be decoded again."""
-        check_whole("index", snapshot.index, 1, MAX_UNSIGNED)
+        check_whole("index", snapshot.index, 1, MAX_INDEX)
+        check_whole("term", snapshot.term, 0, MAX_TERM)
         try:
             footer = cbor2.dumps([encode_snapshot(replace(snapshot, payload=b"", size=0)), dict(facts)])
             _decode_footer(footer)
@@ -100,9 +105,15 @@ def _decode_footer(footer: bytes) -> tuple[Snapshot, dict[str, Any]]:
     if type(columns) is not list or tuple(map(type, columns)) != (bytes, dict):
         raise ValueError("it is not a list of a snapshot and a map of facts")
     snapshot = decode_snapshot(columns[0])
-    if not (is_whole(snapshot.index, 1) and is_whole(snapshot.term)):
-        raise ValueError(f"its index is {snapshot.index}, its term {snapshot.term}")
+    if not snapshot:
+        raise ValueError("its index is 0, which is none")
     return snapshot, columns[1]
+
+
+def _fingerprint(header: bytes, chain: int, footer_at: int, size: int, footer: bytes) -> int:
+    """Number a file by what sums it up: random bytes are in its header, and the checksum of all blocks in `chain`."""
+    summary = b"".join([header, *(number.to_bytes(8, "big") for number in (chain, footer_at, size)), footer])
+    return (int.from_bytes(sha256(summary).digest()[:8], "big") & MAX_SIGNED) or 1
 
 
 @final
@@ -116,10 +127,16 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
     further call, so that the damage is not taken for the end.
     """
 
-    def __init__(self, content: FileContent, path: Path, remedy: str) -> None:
-        """Made by `Snapshots.open` and `read_file`. Raises `CorruptData` unless it is a whole snapshot's file."""
+    def __init__(
+        self, content: FileContent, path: Path, remedy: str, footer_limit: int = _FOOTER_BYTES
+    ) -> None:
+        """Made by `Snapshots.open` and `read_file`. Raises `CorruptData` unless it is a whole snapshot's file.
+
+        Nor may its footer have more than `footer_limit` bytes.
+        """
         super().__init__()
         self._content, self._path, self._remedy = content, path, remedy
+        self._footer_limit = footer_limit
         self._index = 0
         self._damage: CorruptData | None = None
         self._block, self._at = b"", 0
@@ -127,6 +144,8 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
             tail = self._read_tail()
             self._header, self._chain, self._footer_at, self.content_size = tail[0], tail[1], tail[2], tail[3]
             stored, self.facts = self._read_footer(tail[4])
+            self.fingerprint: Final = _fingerprint(*tail)
+            """A number from 1 to 2**63 - 1: the same for each copy of this file, another one for every other file."""
         except BaseException:
             content.close()
             raise
@@ -261,7 +280,7 @@ class SnapshotReader(io.BufferedIOBase, BinaryIO):
         size, chain, length, checksum, end = _TAIL.unpack(tail)
         if end != _END:
             self._fail("it does not end as a snapshot's file does, so it was cut short")
-        if length > min(_FOOTER_BYTES, self._content.size - least):
+        if length > min(self._footer_limit, self._content.size - least):
             self._fail(f"its footer says that it has {length} bytes")
         footer_at = self._content.size - _TAIL.size - length
         footer = self._read(footer_at, length)

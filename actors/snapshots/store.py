@@ -12,7 +12,6 @@ store or a `Snapshots` at once, but only one thread at a time a reader or a writ
 """
 
 import io
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,7 +21,9 @@ from threading import Lock
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Final, Self, final, get_args
 
+from drakkar.actors.log.disk_errors import explain
 from drakkar.actors.log.records import ReplicaKey, replica_key
+from drakkar.actors.runtime.log_lines import HostLines, Lines
 from drakkar.actors.snapshots import format as snapshot_format
 from drakkar.actors.snapshots.files import DiskFiles, Files, MemoryFiles, writing
 from drakkar.actors.snapshots.format import Encoder, SnapshotReader
@@ -32,7 +33,6 @@ from drakkar.handlers.raft.config import Compression
 from drakkar.handlers.raft.state import Snapshot
 
 __all__ = [
-    "DAMAGED",
     "IncomingSnapshot",
     "MemorySnapshots",
     "SnapshotFiles",
@@ -46,8 +46,6 @@ __all__ = [
     "read_file",
 ]
 
-_logger = logging.getLogger(__name__)
-
 _SYNC_BYTES: Final = 32 << 20
 """Bytes written between two syncs. One sync of a large file would keep the disk from the log for long."""
 
@@ -58,10 +56,8 @@ _NO_FACTS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NAME: Final = re.compile(r"([0-9]{20})-[0-9a-f]{8}\.snapshot", re.ASCII)
 _TEMPORARY: Final = ".tmp"
 
-DAMAGED: Final = "damaged on its way"
-"""Stands in the error about a file that was sent, so that the sender knows to check its own."""
 _REMEDY_STORED: Final = "restore it from a copy, or replace the replica by a new one"
-_REMEDY_RECEIVED: Final = f"it was {DAMAGED}, so have it sent again"
+_REMEDY_RECEIVED: Final = "it was damaged on its way, so have it sent again"
 _REMEDY_EXPORTED: Final = "take another copy of it"
 
 
@@ -69,10 +65,10 @@ _REMEDY_EXPORTED: Final = "take another copy of it"
 class _PendingFile:
     """A file under its temporary name, until it is published or removed. After a failure every call raises it again."""
 
-    def __init__(self, files: Files, path: Path, over: Callable[[], None]) -> None:
+    def __init__(self, files: Files, path: Path, over: Callable[[], None], lines: Lines) -> None:
         """Create the file. `over` is called once, when it is no longer being written. Raises `StorageFailed`."""
         self.size = 0
-        self._files, self._path, self._over = files, path, over
+        self._files, self._path, self._over, self._lines = files, path, over, lines
         self._unsynced = 0
         self._failure: StorageFailed | None = None
         try:
@@ -123,7 +119,7 @@ class _PendingFile:
             if isinstance(error, StorageFailed):
                 self._failure = error
             if named:
-                _remove(self._files, target)
+                _remove(self._files, target, self._lines)
             self.abort()
             raise
         self._end()
@@ -135,8 +131,8 @@ class _PendingFile:
         try:
             self._close()
         except OSError:
-            _logger.warning("%s is removed, but could not be closed", self._path, exc_info=True)
-        _remove(self._files, self._path)
+            self._lines.warning("%s is removed, but could not be closed", self._path, exc_info=True)
+        _remove(self._files, self._path, self._lines)
         self._end()
 
     def _close(self) -> None:
@@ -149,12 +145,12 @@ class _PendingFile:
         self._over()
 
 
-def _remove(files: Files, path: Path) -> bool:
+def _remove(files: Files, path: Path, lines: Lines) -> bool:
     """Remove a file and return True, or log why that failed; `prune` tries again."""
     try:
         files.remove(path)
     except OSError:
-        _logger.warning("%s cannot be removed now, and will be tried again", path, exc_info=True)
+        lines.warning("%s cannot be removed now, and will be tried again", path, exc_info=True)
         return False
     return True
 
@@ -293,9 +289,9 @@ class Snapshots:
     For any number of worker threads. A name is what `Snapshot.payload` holds as bytes.
     """
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    def __init__(self, files: Files, directory: Path, lines: Lines | None = None) -> None:
         """Made by `SnapshotStore.of`. Reads and writes nothing yet."""
-        self._files, self._directory = files, directory
+        self._files, self._directory, self._lines = files, directory, lines or _no_host()
         self._lock = Lock()
         self._writing: set[str] = set()
         self._finished: set[str] = set()
@@ -318,7 +314,12 @@ class Snapshots:
         token, file = self._begin_file()
         return IncomingSnapshot(
             file,
-            lambda: _opened(self._files, self._directory / (token + _TEMPORARY), _REMEDY_RECEIVED),
+            lambda: _opened(
+                self._files,
+                self._directory / (token + _TEMPORARY),
+                _REMEDY_RECEIVED,
+                snapshot_format.RECEIVED_FOOTER_BYTES,
+            ),
             self._publish,
         )
 
@@ -351,7 +352,7 @@ class Snapshots:
             for name in self._names():
                 if name.endswith(_TEMPORARY):
                     if name not in self._writing:
-                        _remove(self._files, self._directory / name)
+                        _remove(self._files, self._directory / name, self._lines)
                 elif name != keep and (match := _NAME.fullmatch(name)):
                     recordable = name in self._finished and int(match[1]) >= kept
                     if not recordable:
@@ -404,9 +405,9 @@ class Snapshots:
     def _remove_orphans(self) -> int:
         """Remove the files that earlier runs did not finish, and return how many there were."""
         orphans = [name for name in self._names() if name.endswith(_TEMPORARY)]
-        removed = sum(_remove(self._files, self._directory / name) for name in orphans)
+        removed = sum(_remove(self._files, self._directory / name, self._lines) for name in orphans)
         if removed:
-            _logger.warning(
+            self._lines.warning(
                 "%s: removed %d unfinished snapshots of an earlier run, such as %s",
                 self._directory,
                 removed,
@@ -419,7 +420,9 @@ class Snapshots:
         name = token + _TEMPORARY
         with self._lock:
             self._writing.add(name)
-        return token, _PendingFile(self._files, self._directory / name, lambda: self._written(name))
+        return token, _PendingFile(
+            self._files, self._directory / name, lambda: self._written(name), self._lines
+        )
 
     def _written(self, name: str) -> None:
         with self._lock:
@@ -445,15 +448,13 @@ class Snapshots:
             return
         del self._pins[name]
         self._doomed.discard(name)
-        _remove(self._files, self._directory / name)
+        _remove(self._files, self._directory / name, self._lines)
 
     def _names(self) -> list[str]:
         try:
             return self._files.names(self._directory)
         except OSError as error:
-            raise StorageFailed(
-                f"{self._directory} cannot be read ({error.strerror}): see to its disk and its owner"
-            ) from error
+            raise StorageFailed(f"{self._directory} cannot be read: {explain(error)}") from error
 
     def _index(self, name: str) -> int:
         """Return the index in a name. Raises `CorruptData` for any other string, which might lead out of the directory."""
@@ -466,14 +467,21 @@ class Snapshots:
 class SnapshotStore:
     """The snapshots of all replicas of a host: `SnapshotFiles`, or `MemorySnapshots`."""
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    def __init__(self, files: Files, directory: Path, lines: Lines | None = None) -> None:
         """Made by one of those."""
         self.directory: Final = directory
         self.orphans = 0
         """Temporary files of earlier runs that were found and removed."""
-        self._files = files
+        self._files, self._lines = files, lines or _no_host()
         self._lock = Lock()
         self._replicas: dict[ReplicaKey, Snapshots] = {}
+
+    def free_bytes(self) -> float:
+        """Return how many bytes may still be written; `math.inf` in memory. Raises `StorageFailed`."""
+        try:
+            return self._files.free_bytes(self.directory)
+        except OSError as error:
+            raise StorageFailed(f"{self.directory} cannot be read: {explain(error)}") from error
 
     def of(self, shard_id: int, replica_id: int) -> Snapshots:
         """Return those of one replica, always the same object.
@@ -485,7 +493,9 @@ class SnapshotStore:
         with self._lock:
             snapshots = self._replicas.get(key)
             if snapshots is None:
-                snapshots = Snapshots(self._files, self.directory / f"{shard_id}-{replica_id}")
+                snapshots = Snapshots(
+                    self._files, self.directory / f"{shard_id}-{replica_id}", self._lines.about(*key)
+                )
                 self.orphans += snapshots._remove_orphans()
                 self._replicas[key] = snapshots
             return snapshots
@@ -495,9 +505,9 @@ class SnapshotStore:
 class SnapshotFiles(SnapshotStore):
     """Snapshots on disk, in a directory of a `DataDir`, so that no other process uses it."""
 
-    def __init__(self, directory: Path, *, files: Files | None = None) -> None:
-        """Reads and writes nothing yet. `files` is for tests."""
-        super().__init__(files or DiskFiles(), directory)
+    def __init__(self, directory: Path, *, files: Files | None = None, lines: Lines | None = None) -> None:
+        """Reads and writes nothing yet. `files` is for tests; `lines` writes what the host's log is to say."""
+        super().__init__(files or DiskFiles(), directory, lines)
 
 
 @final
@@ -558,20 +568,28 @@ def export_to(reader: SnapshotReader, path: Path) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Raise `ConfigError` if a new file cannot be created at `path`: it exists, or its directory does not."""
-    if path.exists():
+    """Raise `ConfigError` if a new file cannot be created at `path`: it exists, or its directory does not or cannot be used."""
+    try:
+        exists, has_directory = path.exists(), path.parent.is_dir()
+    except OSError as error:
+        raise ConfigError("path", str(path), f"cannot be used: {explain(error)}") from error
+    if exists:
         raise ConfigError("path", str(path), "exists already: name another file")
-    if not path.parent.is_dir():
+    if not has_directory:
         raise ConfigError("path", str(path), "is in a directory that does not exist: make that first")
 
 
+def _no_host() -> Lines:
+    return HostLines().of("drakkar.actors.snapshots")
+
+
 def _file_beside(files: Files, path: Path, token: str) -> _PendingFile:
-    return _PendingFile(files, path.with_name(f"{path.name}.{token}{_TEMPORARY}"), lambda: None)
+    return _PendingFile(files, path.with_name(f"{path.name}.{token}{_TEMPORARY}"), lambda: None, _no_host())
 
 
-def _opened(files: Files, path: Path, remedy: str) -> SnapshotReader:
+def _opened(files: Files, path: Path, remedy: str, *footer_limit: int) -> SnapshotReader:
     try:
         content = files.open(path)
     except CorruptData as error:
         raise CorruptData(f"{error}; {remedy}") from error
-    return SnapshotReader(content, path, remedy)
+    return SnapshotReader(content, path, remedy, *footer_limit)

@@ -1,6 +1,6 @@
-"""The command line: inspect data directories, and repair shards that lost their quorum for good.
+"""The command line: inspect data directories, repair shards that lost their quorum for good, make certificates.
 
-python -m drakkar.actors inspect|export|import, or `drakkar` if the package is installed
+python -m drakkar.actors inspect|export|import|renumber|certificates, or `drakkar` if the package is installed
 """
 
 import argparse
@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from drakkar.actors.log.data_dir import renumber
+from drakkar.actors.log.disk_errors import explain
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.tools.repair import HostReport, ReplicaReport, export, import_, inspect
@@ -20,7 +22,7 @@ from drakkar.handlers.checks import MAX_SIGNED
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.handlers.raft.confchange import describe
 from drakkar.handlers.raft.state import Membership
-from drakkar.transport.addresses import parse_address
+from drakkar.transport.addresses import canonical, parse_address
 
 __all__ = ["main"]
 
@@ -50,13 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted")
-    except (DrakkarError, OSError) as error:
+    except DrakkarError as error:
         return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'} cannot be used: {explain(error)}")
     return status
 
 
 def _fail(why: str) -> int:
-    print(f"drakkar: error: {why}", file=sys.stderr)
+    print(f"drakkar: error: {' '.join(why.splitlines())}", file=sys.stderr)
     return 1
 
 
@@ -76,7 +80,8 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         for host in hosts:
             _show(host)
-        _advise(hosts)
+        if hosts:
+            _advise(hosts)
     damaged = any(replica.damaged for host in hosts for replica in host.replicas)
     return status or int(damaged)
 
@@ -112,10 +117,12 @@ def _row(replica: ReplicaReport) -> tuple[str, ...]:
 
 def _show_more(replica: ReplicaReport) -> None:
     members = replica.membership
-    addresses = ", ".join(f"{each}={where}" for each, where in sorted(members.addresses.items()))
+    addresses = ", ".join(f"{each}={_shown(where)}" for each, where in sorted(members.addresses.items()))
     removed = f"; removed: {_listed(sorted(members.removed))}" if members.removed else ""
     print(f"  shard {replica.shard_id} replica {replica.replica_id}")
     print(f"    members {describe(members)}: {addresses or 'no address is known'}{removed}")
+    if not replica.problem:
+        print(f"    founding {replica.founding or 'not told'}, {replica.standing.lower()}")
     if replica.problem:
         print(f"    the log is damaged: {replica.problem}")
     if replica.snapshot is not None and replica.snapshot.problem:
@@ -239,6 +246,37 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _renumber(options: argparse.Namespace) -> int:
+    if not parse_address(options.address)[1]:
+        raise ConfigError("address", options.address, "name a port: other hosts must find this one there")
+    before = renumber(options.data_dir, canonical(options.address))
+    print(f"{options.data_dir}: the host that was at {before} is to start at {canonical(options.address)}")
+    print("  Tell each of its shards, on a host that runs: replica.update_address(REPLICA, ADDRESS).")
+    return 0
+
+
+def _certificates(options: argparse.Namespace) -> int:
+    try:
+        from drakkar.actors.tools.trial import make_certificates  # noqa: PLC0415  # the library for it is an extra
+    except ImportError as error:
+        raise ConfigError(
+            "certificates", str(options.folder), "need a library more: pip install 'drakkar[tls]'"
+        ) from error
+    made, folder = make_certificates(options.folder, options.host), options.folder
+    which = "a new authority" if made.new_authority else "the authority that was there"
+    print(f"{folder}/ca.pem and {folder}/ca.key: {which}, good until {made.authority:%Y-%m-%d}")
+    for host, end in made.hosts.items():
+        print(f"{host}: {folder}/{host}.pem and {folder}/{host}.key, good until {end:%Y-%m-%d}")
+    print(
+        "  Give each host ca.pem and the two files of its own name. Keep ca.key apart: it makes certificates for any name."
+    )
+    print(
+        "  Before a certificate ends, move its two files away, run this again, and write the new ones over the old ones on "
+        "the host."
+    )
+    return 0
+
+
 def _state_machine(name: str) -> Callable[[], StateMachine]:
     """Import a state machine. Modules in the current directory are found, as with `python -m`."""
     module, _, attribute = name.partition(":")
@@ -256,6 +294,11 @@ def _state_machine(name: str) -> Callable[[], StateMachine]:
     return machine
 
 
+def _shown(address: str) -> str:
+    """Return it for a terminal: other members may have put anything in its place into the log."""
+    return address if address.isprintable() else repr(address)
+
+
 def _listed(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ids))
 
@@ -266,13 +309,16 @@ def _listed(ids: Iterable[int]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="drakkar",
-        description="Inspect the data directories of stopped hosts, and repair a shard that lost its quorum for good.",
+        description="Inspect the data directories of stopped hosts, repair a shard that lost its quorum for good, and make "
+        "certificates for a trial.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_inspect(commands)
     _add_export(commands)
     _add_import(commands)
+    _add_renumber(commands)
+    _add_certificates(commands)
     return parser
 
 
@@ -280,7 +326,7 @@ def _add_inspect(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="show and check what data directories hold; changes nothing")
     parser.set_defaults(run=_inspect)
     parser.add_argument(
-        "data_dir", nargs="+", type=Path, metavar="DIR", help="the data directory of a stopped host"
+        "data_dir", nargs="+", type=_path, metavar="DIR", help="the data directory of a stopped host"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
@@ -291,7 +337,7 @@ def _add_export(commands: Any) -> None:
     )
     parser.set_defaults(run=_export)
     add = parser.add_argument
-    add("data_dir", type=Path, metavar="DIR", help="the data directory of a stopped host")
+    add("data_dir", type=_path, metavar="DIR", help="the data directory of a stopped host")
     add("--shard", type=_shard, required=True, metavar="N")
     add("--replica", type=_replica, metavar="N", help="needed if the directory holds several of the shard")
     add(
@@ -300,7 +346,7 @@ def _add_export(commands: Any) -> None:
         metavar="MODULE:CLASS",
         help="a StateMachine class, or a function that makes one, such as examples.kv:KeyValue",
     )
-    add("--to", type=Path, required=True, metavar="FILE", help="the file to write, which must not exist")
+    add("--to", type=_path, required=True, metavar="FILE", help="the file to write, which must not exist")
     add(
         "--committed-only",
         action="store_true",
@@ -320,8 +366,8 @@ def _add_import(commands: Any) -> None:
     )
     parser.set_defaults(run=_import)
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="what export wrote")
-    add("data_dir", type=Path, metavar="DIR", help="the data directory of a stopped host; made if missing")
+    add("file", type=_path, metavar="FILE", help="what export wrote")
+    add("data_dir", type=_path, metavar="DIR", help="the data directory of a stopped host; made if missing")
     add("--shard", type=_shard, required=True, metavar="N")
     add("--replica", type=_replica, required=True, metavar="N", help="which of the members this host is")
     add(
@@ -345,6 +391,41 @@ def _add_import(commands: Any) -> None:
         action="store_true",
         help="delete what the directory holds of the shard, even if that is more than the export",
     )
+
+
+def _add_renumber(commands: Any) -> None:
+    parser = commands.add_parser("renumber", help="give the host of a data directory another address")
+    parser.set_defaults(run=_renumber)
+    parser.add_argument("data_dir", type=_path, metavar="DIR", help="the data directory of a stopped host")
+    parser.add_argument(
+        "address", metavar="HOST:PORT", help="the address at which it is to start from now on"
+    )
+
+
+def _add_certificates(commands: Any) -> None:
+    parser = commands.add_parser(
+        "certificates", help="make an authority and certificates for a trial; overwrites nothing"
+    )
+    parser.set_defaults(run=_certificates)
+    add = parser.add_argument
+    add(
+        "folder",
+        type=_path,
+        metavar="DIR",
+        help="where they go; an authority that is there already is used again",
+    )
+    add(
+        "host",
+        nargs="+",
+        metavar="HOST",
+        help="the DNS name or IP address in the address of a host, without the port",
+    )
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path: name a file or a directory")
+    return Path(text)
 
 
 def _shard(text: str) -> int:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, final
 
-from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.lmdb import LmdbDisk
+from drakkar.actors.log.data_dir import LOG, SNAPSHOTS, DataDir
+from drakkar.actors.log.files import DiskFiles
 from drakkar.actors.log.records import ReplicaKey, replica_key
-from drakkar.actors.log.state import LogState
-from drakkar.actors.log.store import StoredLog
-from drakkar.actors.snapshots.files import DiskFiles
+from drakkar.actors.log.store import LogStore, StoredLog
+from drakkar.actors.snapshots.files import DiskFiles as SnapshotFolder
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.raft.confchange import decide_all
@@ -24,14 +23,8 @@ from drakkar.handlers.raft.state import Membership
 
 __all__ = ["HostReport", "ReplicaReport", "SnapshotReport", "StoppedHost", "inspect"]
 
-LOG: Final = "log"
-SNAPSHOTS: Final = "snapshots"
-"""The names of both in a host's data directory."""
-
 PAGE_BYTES: Final = 4 << 20
 """Bytes of a log that are read at once."""
-_MAP_BYTES: Final = 1 << 20
-"""LMDB takes the length of the file if that is more."""
 _NO_MEMBERS: Final = Membership()
 
 
@@ -69,6 +62,10 @@ class ReplicaReport:
     """After all entries of the log, committed or not."""
     problem: str = ""
     """What is wrong with its log; "" if it is complete and matches its checksums."""
+    founding: str = ""
+    """How its shard was founded, in hexadecimal: equal at all its replicas; "" where it was not told, or not recorded yet."""
+    standing: str = ""
+    """What it may claim to remember: the name of a `Standing`, such as "SETTLED"."""
 
     @property
     def witness(self) -> bool:
@@ -126,35 +123,27 @@ class StoppedHost:
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         """Raises as `inspect` does."""
         self.directory = DataDir.existing(data_dir)
-        log = self.directory.path / LOG
         try:
-            # There is none if the host's first start was cut short.
-            begun = log.is_dir() and any(log.iterdir())
-            self._disk = LmdbDisk(log, _MAP_BYTES, read_only=True) if begun else None
+            files = DiskFiles(self.directory.part(LOG), read_only=True)
+            self._store = LogStore(files, self.directory.host_id, create=False, read_only=True)
         except BaseException:
             self.directory.close()
             raise
 
     def replicas(self) -> list[ReplicaKey]:
         """Return shard and replica of all that it holds."""
-        return sorted(self._disk.replicas()) if self._disk is not None else []
+        return self._store.replicas()
 
     def log(self, key: ReplicaKey) -> StoredLog:
-        """Return a replica's log. Raises `CorruptData` if its records or its ends are damaged."""
-        state = self.state(key)
-        assert self._disk is not None, "the state was on it"
-        return StoredLog.of(self._disk, key, state)
-
-    def state(self, key: ReplicaKey) -> LogState:
-        """Return the state of a replica's log as it is on disk. Raises as `log` does."""
-        state = self._disk.load(key) if self._disk is not None else None
-        if state is None:
+        """Return a replica's log. Raises `CorruptData` if it is damaged."""
+        log = self._store.open(*key)
+        if log is None:
             raise ConfigError("replica", key, f"is not in {self.directory.path}")
-        return state
+        return log
 
     def snapshots(self, key: ReplicaKey) -> Snapshots:
         """Return a replica's snapshots, for reading only."""
-        return Snapshots(DiskFiles(), self.directory.path / SNAPSHOTS / f"{key[0]}-{key[1]}")
+        return Snapshots(SnapshotFolder(), self.directory.part(SNAPSHOTS) / f"{key[0]}-{key[1]}")
 
     def find(self, shard_id: int, replica_id: int | None) -> ReplicaKey:
         """Return the replica of a shard, or its only one if `replica_id` is None. Raises `ConfigError` if there is none."""
@@ -181,8 +170,7 @@ class StoppedHost:
 
     def close(self) -> None:
         """Unlock the directory."""
-        if self._disk is not None:
-            self._disk.close()
+        self._store.close()
         self.directory.close()
 
     def __enter__(self) -> Self:
@@ -202,7 +190,7 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
     except CorruptData as error:
         return ReplicaReport(shard, replica, problem=str(error))
     membership, problem = _members(log, key)
-    known = host.state(key).hard_state.commit
+    known = log.recorded_commit
     if known > log.last_index:
         problem = (
             f"it knew the log to be committed up to {known}, but that ends at {log.last_index}: "
@@ -222,6 +210,8 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
         _snapshot(host, key, log),
         membership,
         problem,
+        log.lives.founding.hex(),
+        log.lives.standing.name,
     )
 
 

@@ -18,32 +18,32 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Self, final
 
-from drakkar.actors.log.data_dir import DataDir
+from drakkar.actors.log.data_dir import LOG, SNAPSHOTS, DataDir
 from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
-from drakkar.actors.log.store import LmdbLogStore, LogStore, StoredLog
-from drakkar.actors.machine.applied import AppliedState
+from drakkar.actors.log.store import LogStore, StoredLog, at_once, log_on_disk
+from drakkar.actors.machine.applied import AppliedState, ApplyFailed
 from drakkar.actors.machine.content import Facts
-from drakkar.actors.machine.state_machine import StateMachine, make_machine
+from drakkar.actors.machine.state_machine import StateMachine, make_machine, type_name
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
 from drakkar.actors.tools.inspection import (
-    LOG,
     PAGE_BYTES,
-    SNAPSHOTS,
     HostReport,
     ReplicaReport,
     SnapshotReport,
     StoppedHost,
     inspect,
 )
-from drakkar.handlers.checks import MAX_SIGNED, is_whole
+from drakkar.handlers.checks import MAX_SIGNED, MAX_TERM, check_whole, is_whole
 from drakkar.handlers.errors import ActorFailed, ConfigError, CorruptData, DrakkarError
 from drakkar.handlers.raft.confchange import decide_all
 from drakkar.handlers.raft.config import Compression, RaftConfig
+from drakkar.handlers.raft.ends import NEAR_END
 from drakkar.handlers.raft.entries import EntryKind, Run, changes, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.transport.addresses import canonical, parse_address
@@ -59,7 +59,7 @@ __all__ = [
     "inspect",
 ]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("drakkar.actors.tools")
 
 _METADATA: Final = int(EntryKind.METADATA)
 _COPY_BYTES: Final = 1 << 20
@@ -203,11 +203,12 @@ def export(
 
 
 def _check_source(log: StoredLog, key: ReplicaKey, machine: StateMachine) -> None:
-    if log.bootstrap.state_machine != type(machine).__name__:
+    if log.bootstrap.state_machine != type_name(machine):
         raise ConfigError(
             "state_machine",
-            type(machine).__name__,
-            f"the log of replica {key[1]} was written for {log.bootstrap.state_machine!r}: name that one",
+            type_name(machine),
+            f"the log of replica {key[1]} was written for {log.bootstrap.state_machine!r}: name that one or, if it has "
+            "only been renamed, set recorded_name in the class to the old name",
         )
     if not log.last_index:
         raise ConfigError("replica_id", key[1], "has no entries yet: export another replica")
@@ -295,6 +296,10 @@ class _Replay:
 def _naming(doing: str) -> Iterator[None]:
     try:
         yield
+    except ApplyFailed as error:
+        raise ActorFailed(
+            f"the state machine failed while {doing}, and nothing was exported: {error}"
+        ) from error.__cause__
     except DrakkarError:
         raise
     except (Exception, SystemExit) as error:
@@ -324,6 +329,8 @@ def import_(
     `path`: a file that `export` or `Replica.snapshot(export_to=…)` wrote.
     `members`: all voters of the shard from now on, by replica id. Import the same file with the same members on the host
     of each. All other replicas that ever belonged to the shard are removed for good, and their ids never used again.
+    The shard is founded anew by that, with a number that this file has: replicas of before, which an operator has
+    forgotten, are refused by the new ones, and refuse them.
     Give a new machine a new id, so that the lost one is no member if it should start again.
     `address`, `deployment_id`: as for `NodeHost`.
     `shard_id`: that of the export. `as_shard`: import it under this number instead.
@@ -426,6 +433,7 @@ def _rewritten(snapshot: Snapshot, members: Mapping[int, str]) -> Membership:
             "new one",
         )
     gone = (frozenset(before.removed) | before.everybody) - frozenset(members)
+    # Homes are left out: where the replicas live now, the new log says.
     # An ordered change names the entry of the membership that it was made for, so none made before takes effect now.
     return Membership(voters=members, removed=gone, change_id=snapshot.index)
 
@@ -446,24 +454,35 @@ class _Import:
         point = source.snapshot
         self._source = source
         self._exported = (origin.last_term, origin.last_index) if origin else (point.term, point.index)
-        self._term = origin.term if origin else point.term
+        known = max(origin.term if origin else 0, point.term)
+        self._starts_over = known > NEAR_END
+        """Hardly a term is left to the shard. Nothing of the old one is heard in the new one, so that begins with the first terms."""
+        self._point_term = 1 if self._starts_over else point.term
+        self._term = self._point_term if self._starts_over else known
         self._directory = directory
         self._key = key
         self._replace = replace
 
     def run(self, membership: Membership, state_machine: str) -> Imported:
-        files = SnapshotFiles(self._directory.directory(SNAPSHOTS))
-        store = LmdbLogStore(self._directory.directory(LOG))
+        files = SnapshotFiles(self._directory.part(SNAPSHOTS))
+        store = log_on_disk(self._directory.part(LOG), self._directory.host_id, create=self._directory.new)
         try:
+            self._directory.complete()
             others = self._in_the_way(store)
             term = 1 + max(self._term, self._held_term(store))
+            check_whole("term", term, 1, MAX_TERM)
             # The largest part comes first: if there is no room for it, nothing else has changed.
             snapshot = self._copied(files.of(*self._key), membership)
             for other in others:
-                store.remove(self._key[0], other)
+                at_once(partial(store.remove, self._key[0], other))
                 files.of(self._key[0], other).remove_all()
-            record = Bootstrap(Membership(voters=membership.addresses), state_machine=state_machine)
-            store.import_replica(*self._key, record, snapshot, HardState(term, 0, snapshot.index))
+            record = Bootstrap(
+                Membership(voters=membership.addresses),
+                state_machine=state_machine,
+                generation=self._source.fingerprint,
+            )
+            hard_state = HardState(term, 0, snapshot.index)
+            at_once(partial(store.import_replica, *self._key, record, snapshot, hard_state))
             files.of(*self._key).prune(snapshot.payload.decode())
         finally:
             store.close()
@@ -481,7 +500,10 @@ class _Import:
         return others
 
     def _held_term(self, store: LogStore) -> int:
-        """Return the term of the replica's log in the directory, or 0. Refuse to replace one that holds more."""
+        """Return the term of the replica's log in the directory, or 0. Refuse to replace one that holds more.
+
+        A term near the last one counts only where this file was imported there before: votes in it were given to the new shard.
+        """
         try:
             log = store.open(*self._key)
             held = (log.term(log.last_index), log.last_index) if log is not None else (0, 0)
@@ -498,7 +520,10 @@ class _Import:
                 f"{self._exported[1]} of term {self._exported[0]}: export this one instead, or say replace=True to "
                 "delete it"
             )
-        return log.hard_state.term if log is not None else 0
+        if log is None:
+            return 0
+        again = log.bootstrap.generation == self._source.fingerprint
+        return log.hard_state.term if again or log.hard_state.term <= NEAR_END else 0
 
     def _refusal(self, why: str) -> ConfigError:
         return ConfigError("replica_id", self._key[1], f"{self._directory.path} {why}")
@@ -509,6 +534,6 @@ class _Import:
         compression: Compression = "zlib" if was.size < source.content_size else "none"
         with snapshots.create(compression=compression) as sink:
             shutil.copyfileobj(source, sink, _COPY_BYTES)
-            point = Snapshot(was.index, was.term, membership)
+            point = Snapshot(was.index, self._point_term, membership)
             facts = dataclasses.replace(Facts.decode(source.facts), shard_id=self._key[0])
             return sink.finish(point, {**source.facts, **facts.encode()})

@@ -4,22 +4,36 @@ A tick is an event like any other. A process that stalls counts no ticks, and do
 """
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import limits, membership, quorum, sending, transfer
+from drakkar.handlers.raft import (
+    founding,
+    limits,
+    membership,
+    notices,
+    reach,
+    room,
+    sending,
+    settling,
+    transfer,
+)
 from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.log import EntriesNotLoaded
 
 __all__ = ["check_quorum", "tick_leader", "tick_non_voter", "tick_voter"]
 
 
 def tick_voter(raft: RaftCore, tick: Message) -> None:
-    """Without a leader's message for a random time, campaign (thesis §3.4). A quiesced tick only counts."""
+    """Without a leader's message for a random time, campaign (thesis §3.4); later without room. A quiesced tick only counts."""
     if not raft.promotable:
         tick_non_voter(raft, tick)
         return
     _count(raft, tick)
-    if tick.reject or raft.timers.election_elapsed < raft.timers.randomized_timeout:
+    if tick.reject or raft.timers.election_elapsed < room.campaign_ticks(raft):
         return
-    raft.timers.election_elapsed = 0
+    elapsed, raft.timers.election_elapsed = raft.timers.election_elapsed, 0
     raft.step(Message(MessageType.ELECTION, sender=raft.id))
+    if not raft.log.searched:
+        # There was no campaign yet: first the log must be searched. Each tick goes on with it.
+        raft.timers.election_elapsed = elapsed
 
 
 def tick_non_voter(raft: RaftCore, tick: Message) -> None:
@@ -29,6 +43,7 @@ def tick_non_voter(raft: RaftCore, tick: Message) -> None:
     say that a leader was heard, and a witness would refuse its vote.
     """
     _count(raft, tick)
+    founding.ask(raft)
     if not tick.reject and raft.timers.election_elapsed % raft.timers.randomized_timeout == 0:
         membership.ask_whether_removed(raft)
 
@@ -51,11 +66,15 @@ def tick_leader(raft: RaftCore, tick: Message) -> None:
         raft.timers.election_elapsed = 0
         if raft.check_quorum:
             raft.step(Message(MessageType.CHECK_QUORUM, sender=raft.id))
+        elif reach.counts_rounds(raft):
+            reach.begin_round(raft)
         if raft.leader_id != raft.id:
             return
+        room.ask_peers(raft)
     transfer.tick(raft)
     _heartbeat(raft)
     membership.leave_when_due(raft)
+    settling.settle_due(raft)
     for peer in raft.peers:
         raft.progress[peer].tick()
 
@@ -73,9 +92,9 @@ def check_quorum(raft: RaftCore, _message: Message) -> None:
     So that clients of a leader that was cut off are not kept waiting, and look elsewhere.
     """
     heard = {replica for replica, peer in raft.progress.items() if peer.active or replica == raft.id}
-    for replica, peer in raft.progress.items():
-        peer.active = replica == raft.id
-    if not quorum.has_quorum(raft.electorate, heard - _waiting_witnesses(raft, heard)):
+    reach.begin_round(raft)
+    if not settling.has_quorum(raft, heard - _waiting_witnesses(raft, heard)):
+        notices.tell(raft)
         raft.become_follower(raft.term, 0)
 
 
@@ -85,6 +104,8 @@ def _waiting_witnesses(raft: RaftCore, heard: set[int]) -> set[int]:
     A leader that does not know yet that its own removal is committed may be heard by witnesses alone, since the voters
     that know it follow it no more. It would keep the witnesses from electing one of these voters for ever.
     """
-    if sending.voters_that_stay(raft) & heard:
+    witnesses = set(filter(raft.membership.is_witness, heard))
+    try:
+        return witnesses if witnesses and not sending.voters_that_stay(raft) & heard else set()
+    except EntriesNotLoaded:
         return set()
-    return set(filter(raft.membership.is_witness, heard))

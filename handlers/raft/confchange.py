@@ -14,9 +14,11 @@ from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData, MembershipRejected
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entry, EntryKind, Run
+from drakkar.handlers.raft.lives import decode_settled
 from drakkar.handlers.raft.state import HardState, Membership, State
 
 __all__ = [
+    "MAX_CHANGE_BYTES",
     "Change",
     "ChangeType",
     "ConfigChange",
@@ -44,8 +46,11 @@ class ChangeType(IntEnum):
     """In a joint change also demotes a voter, which becomes an observer on leaving."""
     ADD_WITNESS = 3
     UPDATE = 4
-    """Changes nothing."""
+    """A member is reached at another address from now on; without an address it changes nothing."""
 
+
+MAX_CHANGE_BYTES: Final = 256 << 10
+"""Maximum bytes of a change in the log. It is decoded on the loop; a membership that is so long fits into no message either."""
 
 _ADDS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
 
@@ -80,6 +85,8 @@ class ConfigChange:
     """The `Membership.change_id` that the asker has seen; checked where changes are ordered."""
     initialize: bool = False
     """The shard's first membership, whole: it replaces any that a replica started with."""
+    forced: bool = False
+    """A leader logs it although it cannot reach the new quorum now. Changes nothing about what the change does."""
 
     @property
     def joint(self) -> bool:
@@ -89,13 +96,19 @@ class ConfigChange:
     def encode(self) -> bytes:
         """The payload of the entry."""
         changes = [[int(change.type), change.replica, change.address] for change in self.changes]
-        return cbor2.dumps([int(self.transition), self.change_id, self.initialize, changes])
+        row = [int(self.transition), self.change_id, self.initialize, changes]
+        return cbor2.dumps([*row, True] if self.forced else row)
 
     @classmethod
     def decode(cls, payload: bytes) -> "ConfigChange":
         """The change of a payload. Raises `CorruptData` where it is none."""
+        if len(payload) > MAX_CHANGE_BYTES:
+            raise CorruptData(
+                f"{len(payload)} bytes are no membership change: {MAX_CHANGE_BYTES} are allowed, so change fewer replicas at once"
+            )
         try:
-            transition, change_id, initialize, changes = cbor.loads(payload, max_depth=4)
+            row = cbor.loads(payload, max_depth=4)
+            transition, change_id, initialize, changes, forced = row if len(row) == 5 else (*row, False)
             return cls(
                 tuple(
                     Change(ChangeType(kind), _id(replica), str(address)) for kind, replica, address in changes
@@ -103,6 +116,7 @@ class ConfigChange:
                 Transition(transition),
                 _id(change_id),
                 bool(initialize),
+                bool(forced),
             )
         except (ValueError, TypeError) as error:
             raise CorruptData(f"{len(payload)} bytes are no membership change: {error}") from error
@@ -249,7 +263,9 @@ def leave_joint(membership: Membership) -> Membership:
 
 
 def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membership | str:
-    """The membership after a CONFIG_CHANGE entry, or the rule that it breaks. The same on every replica."""
+    """The membership after an entry that changes it, or the rule that it breaks. The same on every replica."""
+    if entry.kind is EntryKind.SETTLED:
+        return _settled(membership, entry.payload)
     try:
         change = ConfigChange.decode(entry.payload)
         if config.ordered_config_change:
@@ -257,11 +273,32 @@ def decide(membership: Membership, entry: Entry, config: RaftConfig) -> Membersh
         after = _changed(membership, change)
     except (MembershipRejected, CorruptData) as rejection:
         return str(rejection)
-    return replace(after, change_id=entry.index)
+    return replace(after, change_id=entry.index, homes=_homes_after(membership, after))
+
+
+def _settled(membership: Membership, payload: bytes) -> Membership | str:
+    try:
+        replica, home = decode_settled(payload)
+    except CorruptData as corrupt:
+        return str(corrupt)
+    if replica not in membership.everybody:
+        return f"replica {replica} is no member, so it lives nowhere"
+    return replace(membership, homes={**membership.homes, replica: home})
+
+
+def _homes_after(before: Membership, after: Membership) -> dict[int, int]:
+    """Those of the replicas that stay; of one that is added it is known that it has lived nowhere yet.
+
+    That is not said before any home is known: the shard may be older than homes are.
+    """
+    homes = {replica: home for replica, home in before.homes.items() if replica in after.everybody}
+    if before.homes:
+        homes |= dict.fromkeys(after.everybody - before.everybody, 0)
+    return homes
 
 
 def decide_all(membership: Membership, entries: Iterable[Entry], config: RaftConfig) -> Membership:
-    """The membership after these CONFIG_CHANGE entries; one that breaks a rule changes nothing."""
+    """The membership after these entries that change it; one that breaks a rule changes nothing."""
     for entry in entries:
         outcome = decide(membership, entry, config)
         membership = membership if isinstance(outcome, str) else outcome
@@ -325,18 +362,22 @@ def _check(membership: Membership, change: Change, *, joint: bool) -> None:
 
 
 def _note_address(addresses: dict[int, str], change: Change) -> None:
-    """An address belongs to one replica, which keeps it; also among those that are added together."""
-    if change.type not in _ADDS or not change.address:
+    """An address belongs to one replica, which keeps it until an UPDATE; also among those that are changed together."""
+    updates = change.type is ChangeType.UPDATE and change.replica in addresses
+    if (change.type not in _ADDS and not updates) or not change.address:
         return
     wanted = _clean(change.address)
     for replica, address in addresses.items():
-        if replica == change.replica and _clean(address) != wanted:
+        if replica == change.replica and _clean(address) != wanted and not updates:
             raise MembershipRejected(
                 f"replica {replica} has address {address}, which cannot become {change.address}"
             )
         if replica != change.replica and _clean(address) == wanted:
             raise MembershipRejected(f"address {change.address} belongs to replica {replica} already")
-    addresses.setdefault(change.replica, change.address)
+    if updates:
+        addresses[change.replica] = change.address
+    else:
+        addresses.setdefault(change.replica, change.address)
 
 
 def _clean(address: str) -> str:

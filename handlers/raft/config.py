@@ -26,6 +26,9 @@ _MAX_TICKS: Final = 1_000_000
 
 _MIB: Final = 1 << 20
 
+_INFLIGHT: Final = 8 * _MIB
+"""Enough for 50 ms at 1 Gbit/s, and a quarter of what may wait for a host by default."""
+
 _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "replica_id": (1, MAX_SIGNED),
     "shard_id": (0, MAX_SIGNED),
@@ -35,6 +38,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "max_election_ticks": (0, _MAX_TICKS),
     "priority": (-MAX_SIGNED - 1, MAX_SIGNED),
     "snapshot_entries": (0, MAX_SIGNED),
+    "snapshot_bytes": (0, MAX_SIGNED),
     "compaction_overhead": (0, MAX_SIGNED),
     "max_in_mem_log_bytes": (0, MAX_SIGNED),
     "max_message_bytes": (0, MAX_SIGNED),
@@ -134,16 +138,31 @@ class RaftConfig:
     Default off. Must be equal on all replicas of a shard, since each of them judges it.
     """
 
+    strict_membership_changes: bool = False
+    """A leader refuses a membership change after which it could not reach a quorum, as far as it knows now, unless the change
+    is forced (etcd's strict reconfiguration check). Default off; on a host on.
+    """
+
     snapshot_entries: int = 0
-    """Take a snapshot each time that so many entries were applied: 0 or more; 0, the default, is never.
+    """Take a snapshot each time that so many entries were applied, of any kind: 0 or more; 0, the default, is never.
 
     Must be 0 for a witness, which has nothing to save.
+    """
+
+    snapshot_bytes: int = 0
+    """Take a snapshot also when the entries since the last one have so many bytes, and no less than that snapshot: 0 or more;
+    0, the default, is never.
+
+    So a large state is not written again for every few bytes: what is written for snapshots is at most about as much as the
+    log. No more than half of these bytes are kept behind a snapshot, whatever `compaction_overhead` says. Must be 0 for a
+    witness.
     """
 
     compaction_overhead: int = 0
     """Entries to keep behind a snapshot: 0 or more. Default 0.
 
-    A follower that lags by no more than these is sent entries, which is cheaper than the whole snapshot.
+    A follower that lags by no more than these is sent entries, which is cheaper than the whole snapshot. With
+    `snapshot_bytes` there may be fewer.
     """
 
     disable_auto_compactions: bool = False
@@ -180,10 +199,12 @@ class RaftConfig:
     max_inflight_messages: int = 256
     """Messages with entries that a leader sends to a peer ahead of its answers: 1 or more. Default 256."""
 
-    max_inflight_bytes: int = 0
+    max_inflight_bytes: int | None = None
     """Bytes of entries that a leader sends to a peer ahead of its answers: `max_message_bytes` or more.
 
-    0, the default, is no limit but `max_inflight_messages`.
+    0 is no limit but `max_inflight_messages`. None, the default, means 8 MiB, or `max_message_bytes` where
+    that is more; the attribute then has that value. It is well below what may wait for a host
+    (`queue_bytes`), which all replicas share. A command of any size passes while less than the limit is out.
     """
 
     disable_proposal_forwarding: bool = False
@@ -203,6 +224,14 @@ class RaftConfig:
     """Let followers learn a new commit index with the next entries or heartbeat, not at once. Default off.
 
     Saves messages where followers serve no reads; a follower's answers come later (raft-rs).
+    """
+
+    commit_notices: bool = False
+    """Tell followers of a new commit index by a COMMIT, which is not answered, where no REPLICATE does.
+    Default off; on a host on.
+
+    The host must step COMMIT_DUE about a millisecond after it finds `Raft.commit_untold` true. With
+    `skip_commit_broadcast` a COMMIT goes only where it cannot wait: see `notices`.
     """
 
     batch_append: bool = False
@@ -248,6 +277,8 @@ class RaftConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
             if field.name in _BOUNDS:
                 check_whole(field.name, value, *_BOUNDS[field.name])
             elif field.type is bool:
@@ -258,6 +289,8 @@ class RaftConfig:
         _check_clock(self)
         _check_role(self)
         _check_sizes(self)
+        if self.max_inflight_bytes is None:
+            object.__setattr__(self, "max_inflight_bytes", max(_INFLIGHT, self.max_message_bytes))
         if self.max_apply_bytes == 0:
             object.__setattr__(self, "max_apply_bytes", self.max_message_bytes)
 
@@ -309,10 +342,11 @@ def _check_role(config: RaftConfig) -> None:
         raise ConfigError(
             "is_witness", True, "not together with is_observer: a witness votes, an observer does not"
         )
-    if config.is_witness and config.snapshot_entries:
-        raise ConfigError(
-            "snapshot_entries", config.snapshot_entries, "must be 0 for a witness, which has nothing to save"
-        )
+    for option in ("snapshot_entries", "snapshot_bytes"):
+        if config.is_witness and getattr(config, option):
+            raise ConfigError(
+                option, getattr(config, option), "must be 0 for a witness, which has nothing to save"
+            )
     if config.read_mode == "lease" and not config.check_quorum:
         raise ConfigError(
             "read_mode", config.read_mode, "needs check_quorum=True, which is what makes a leader's lease end"
@@ -326,7 +360,7 @@ def _check_sizes(config: RaftConfig) -> None:
             config.max_in_mem_log_bytes,
             f"must be 0 (no limit) or at least {_SMALLEST_LOG}, so that one entry fits",
         )
-    if 0 < config.max_inflight_bytes < config.max_message_bytes:
+    if config.max_inflight_bytes and config.max_inflight_bytes < config.max_message_bytes:
         raise ConfigError(
             "max_inflight_bytes",
             config.max_inflight_bytes,

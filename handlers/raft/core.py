@@ -8,21 +8,27 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
+from drakkar.handlers.compiling import mypyc_attr
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.heard_state import Heard
+from drakkar.handlers.raft.lanes import Lanes
+from drakkar.handlers.raft.lives import Claim, KnownLives, Life, Standing
 from drakkar.handlers.raft.log import RaftLog, Storage
+from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.raft.outbox import Outbox
 from drakkar.handlers.raft.progress import Progress
 from drakkar.handlers.raft.quiesce_state import Quiesce
 from drakkar.handlers.raft.rate_limit import RateLimit
 from drakkar.handlers.raft.read_queue import ReadQueue
 from drakkar.handlers.raft.ready import REFUSAL_OF, Dropped, Refusal
+from drakkar.handlers.raft.room_state import Room
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.raft.timers import Timers
-from drakkar.handlers.raft.transfer_state import Transfer
+from drakkar.handlers.raft.transfer_state import Order, Transfer
 from drakkar.handlers.table import HandlerTable, Tally
 
 __all__ = ["BASE_STATES", "RaftCore"]
@@ -33,23 +39,33 @@ BASE_STATES: Final = frozenset({State.FOLLOWER, State.OBSERVER, State.WITNESS})
 """The states of a replica that neither leads nor campaigns."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # `Raft` extends it, and is interpreted.
 class RaftCore:
     """The state of one replica. Not thread-safe: all calls come from one thread, in a host its loop's."""
 
     def __init__(
-        self, config: RaftConfig, log: Storage, handlers: HandlerTable, random: Random | None
+        self,
+        config: RaftConfig,
+        log: Storage,
+        handlers: HandlerTable,
+        random: Random | None,
+        lanes: Lanes | None,
+        memory: LogMemory | None,
+        home: int,
     ) -> None:
         self.handlers = handlers
         self.config = config
         self.id = config.replica_id
         self.random = random or Random()
-        self.log = RaftLog(log)
+        self.lanes = lanes
+        """How much of what is sent fits on its way; None: not known, and all counts as sent."""
+        self.lives = KnownLives(home, log.lives)
+        self.log = RaftLog(log, memory=memory)
         self.membership = log.membership
         self.base_state = self._base_state()
         """The state in which this replica neither leads nor campaigns: FOLLOWER, OBSERVER or WITNESS."""
         self.state = self.base_state
-        self.term = log.hard_state.term
-        self.vote = log.hard_state.vote
+        self.term, self.vote = log.hard_state.term, log.hard_state.vote
         self.leader_id = NO_REPLICA
         self.priority = config.priority
         self.check_quorum = config.check_quorum
@@ -58,9 +74,10 @@ class RaftCore:
         self.votes: dict[int, bool] = {}
         self.timers = Timers(no_votes_before=self._end_of_forgotten_lease())
         self.timers.restart(config, self.random)
-        self.transfer = Transfer()
+        self.transfer, self.order = Transfer(), Order()
         self.requested_snapshot = 0
         """The index up to which, or beyond, this replica waits for a snapshot that it asked for; 0 for none."""
+        self.heard = Heard()
         self.groups: dict[int, int] = {}
         """The groups that were assigned, by replica; see `assign_groups`."""
         self.pending_change_index = 0
@@ -69,9 +86,21 @@ class RaftCore:
         self.reads = ReadQueue(config.max_pending_reads)
         self.rate_limit = RateLimit(config)
         self.quiesce = Quiesce(config)
+        self.room = Room()
         self.outbox = Outbox()
+        self.awaiting_load: dict[int, None] = {}
+        """Peers that are sent nothing, in this order, before the host has read the entries that they need from its disk."""
+        self.waiting_query: Message | None = None
+        """The LOG_QUERY whose entries are not loaded."""
         self.appends_due: dict[int, bool] = {}
         """Peers that are to be sent the log when `ready` is called next; True: even where there is nothing new."""
+
+        self.notices_due: set[int] = set()
+        """Peers that are to be told of the commit index when `ready` is called next, unless an append tells
+        them then."""
+
+        self.told_of_last_term = False
+        """The operator knows that no campaign is possible any more."""
 
         self.tally = Tally()
         """What became of the messages since the start, by state and type."""
@@ -102,13 +131,21 @@ class RaftCore:
 
     # -- messages in --------------------------------------------------------------------------------------------
 
-    def step(self, message: Message) -> Any:
+    def step(self, message: Message, life: Life | None = None) -> Any:
         """Answer one message: the guards, then the table. Returns what the handler returns.
+
+        `life`: what its sender has said of itself, as `lets_in` was told, where that one is not welcome; else None.
 
         Never raises for anything a peer may send, however wrong; `ProtocolViolation` where an invariant of safety
         would break: then this replica must stop.
         """
-        return self.handlers.dispatch(self, message)
+        if life is None:
+            return self.handlers.dispatch(self, message)
+        self.lives.claim = Claim(message.sender, message.term, life)
+        try:
+            return self.handlers.dispatch(self, message)
+        finally:
+            self.lives.claim = None
 
     # -- messages and reports out ---------------------------------------------------------------------------------
 
@@ -135,7 +172,7 @@ class RaftCore:
             hint=refused.origin,
             hint_high=refused.key,
             log_index=refused.count,
-            payload=refused.because.name,
+            payload=[refused.because.name, *refused.replicas] if refused.replicas else refused.because.name,
         )
         self.send(refusal)
 
@@ -147,6 +184,16 @@ class RaftCore:
     def fault(self, what: str) -> None:
         """Count a message that no correct peer sends."""
         self.faults[what] += 1
+
+    @property
+    def life(self) -> Life:
+        """What this replica says of itself, before its first message on a connection, once `Ready.lives` is durable."""
+        own = self.lives.own
+        return Life(own.founding, self.lives.home, own.standing)
+
+    def warn(self, what: str) -> None:
+        """Have the host tell its operator."""
+        self.outbox.warnings.append(what)
 
     # -- who takes part -----------------------------------------------------------------------------------------
 
@@ -167,8 +214,11 @@ class RaftCore:
         return [peer for peer in self.progress if peer != self.id]
 
     def membership_at(self, index: int) -> Membership:
-        """The membership when all up to `index` is applied, if nothing cuts the log off before."""
-        return decide_all(self.membership, self.log.changes(self.log.applied + 1, index + 1), self.config)
+        """The membership when all up to `index` is applied, if nothing cuts the log off before.
+
+        Raises `EntriesNotLoaded` while that is not known, but never for an index that was handed out to apply.
+        """
+        return decide_all(self.membership, self.log.unapplied_changes(index), self.config)
 
     @property
     def promotable(self) -> bool:
@@ -177,7 +227,27 @@ class RaftCore:
             self.base_state is State.FOLLOWER
             and self.membership.is_voter(self.id)
             and self.log.pending_snapshot is None
+            and self.remembers
         )
+
+    def home_of(self, replica: int) -> int | None:
+        """The number of the host on which `replica` lives, by the newest entry in the log that says so, committed or not.
+
+        0: it was added, and has lived nowhere yet. None: not known.
+        """
+        settled = self.log.settled(replica)
+        return settled[-1][1] if settled else self.membership.homes.get(replica)
+
+    @property
+    def remembers(self) -> bool:
+        """This replica knows all its promises, so it may vote.
+
+        It is no newborn, and by the log it lives on no other host.
+        """
+        home = self.lives.home
+        if not home:
+            return True
+        return self.lives.own.standing is not Standing.NEWBORN and self.home_of(self.id) in {None, 0, home}
 
     @property
     def has_committed_in_term(self) -> bool:
@@ -185,9 +255,9 @@ class RaftCore:
         return self.log.term(self.log.committed) == self.term
 
     def match_of(self, replica: int) -> int:
-        """How far `replica` is known to hold the log, durably."""
+        """How far `replica` is known to hold the log, durably; 0 for one that is not counted."""
         progress = self.progress.get(replica)
-        return progress.match if progress is not None else 0
+        return progress.match if progress is not None and not progress.frozen else 0
 
     def group_of(self, replica: int) -> int:
         """Where `replica` stands, for group commit; 0 is nowhere."""
@@ -199,14 +269,29 @@ class RaftCore:
     def heard_leader(self, leader: int) -> None:
         """A message of this term's leader arrived: there is no reason for an election."""
         self.timers.election_elapsed = 0
+        self.timers.leader_heard = self.timers.ticks
+        if leader != self.leader_id:
+            self._follow(leader)
+
+    def _follow(self, leader: int) -> None:
         self.leader_id = leader
+        if leader:
+            self.lives.follow(leader, self.term)
+
+    def wake(self) -> None:
+        """While all slept no message could come: neither our silence nor that of others is a reason for an election."""
+        self.timers.election_elapsed = 0
+        self.timers.leader_heard = self.timers.ticks
+        if self.state is State.LEADER:
+            for peer in self.progress.values():
+                peer.active = True
 
     def become_follower(self, term: int, leader: int, *, keep_timer: bool = False) -> None:
         """Neither lead nor campaign any more; an observer or witness stays what it is."""
         elapsed, timeout = self.timers.election_elapsed, self.timers.randomized_timeout
         self._reset(term)
         self.state = self.base_state
-        self.leader_id = leader
+        self._follow(leader)
         if keep_timer:
             self.timers.election_elapsed, self.timers.randomized_timeout = elapsed, timeout
 
@@ -245,33 +330,48 @@ class RaftCore:
 
     def _reset(self, term: int) -> None:
         """What every change of state begins with."""
+        if self.state is State.LEADER:
+            self.timers.leader_heard = self.timers.ticks
         self._leave_transfer(term)
         if term != self.term:
             self.term = term
             self.vote = NO_REPLICA
             self.requested_snapshot = 0
+            self.heard.number = self.heard.matched = 0
         self.votes = {}
+        self.order = Order()
         self.timers.restart(self.config, self.random)
         self.pending_change_index = 0
         self.uncommitted_bytes = 0
         self.rate_limit.reset()
         self.appends_due = {}
+        self.notices_due = set()
+        self.awaiting_load = {}
+        self.lives.present.clear()
+        self.lives.version += 1
         for context in self.reads.clear():
             self.outbox.dropped.append(Dropped(MessageType.READ_INDEX, Refusal.STEPPED_DOWN, *context))
         self.reset_progress()
 
     def _leave_transfer(self, term: int) -> None:
         """A leader that steps down gives its transfer up, unless the newer term may well be that of its successor."""
-        if self.transfer.ordered and term > self.term:
-            self.transfer = Transfer()
+        if self.transfer.order is not None and term > self.term:
+            self._end_transfer()
         else:
             self.give_up_transfer(Refusal.STEPPED_DOWN)
 
     def give_up_transfer(self, because: Refusal) -> None:
         """End the transfer that is in progress, if one is: take proposals again, and tell who asked for it."""
-        given_up, self.transfer = self.transfer, Transfer()
+        given_up = self._end_transfer()
         for asker in sorted(given_up.askers):
             self.refuse(asker, Dropped(MessageType.LEADER_TRANSFER, because, key=given_up.target))
+
+    def _end_transfer(self) -> Transfer:
+        """A target that is asked to campaign when the transfer is over would only disturb (thesis §3.10)."""
+        ended, self.transfer = self.transfer, Transfer()
+        if ended.order is not None:
+            self.outbox.recall(ended.order)
+        return ended
 
     def reset_progress(self) -> None:
         """Forget what was known of the peers: in a new term nothing is."""
@@ -289,6 +389,7 @@ class RaftCore:
         if not may_become(self.base_state, role):
             raise ProtocolViolation(role_conflict(self.id, self.base_state, role))
         self.membership = after
+        self.lives.version += 1  # all that were met are judged anew
         # A new peer counts as active, or it would be sent no snapshot, and could cost the leader its quorum.
         known = self.progress
         self.progress = {id_: known.get(id_) or self.new_progress(id_, active=True) for id_ in sorted(listed)}
@@ -304,7 +405,7 @@ class RaftCore:
         progress = Progress(
             next=self.log.last_index + 1,
             max_inflight_messages=self.config.max_inflight_messages,
-            max_inflight_bytes=self.config.max_inflight_bytes,
+            max_inflight_bytes=self.config.max_inflight_bytes or 0,
             active=active,
         )
         progress.group = self.groups.get(replica, 0)

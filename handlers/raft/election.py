@@ -1,8 +1,10 @@
 """Elections (thesis §3.4), asking first (§9.6), and who may be elected (§3.6.1)."""
 
+from drakkar.handlers.checks import MAX_TERM
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import quorum, sending
+from drakkar.handlers.raft import notices, sending, settling
 from drakkar.handlers.raft.core import BASE_STATES, RaftCore
+from drakkar.handlers.raft.log import EntriesNotLoaded
 from drakkar.handlers.raft.quorum import Vote
 from drakkar.handlers.raft.state import State
 
@@ -21,9 +23,13 @@ def campaign(raft: RaftCore, event: Message) -> None:
     """Try to become leader: ask first, unless `hint` names the leader that asked for it (thesis §9.6, §3.10).
 
     Not while a committed membership change waits to be applied: the quorum that we would count may be too small to
-    meet that of the new membership, and two leaders of one term would be possible.
+    meet that of the new membership, and two leaders of one term would be possible. Nor while it is not known whether
+    one waits, since the log is not loaded; then the next tick tries again. Nor in the last term, behind which there is none.
     """
-    if not raft.promotable or raft.log.unapplied_change():
+    if not raft.promotable or _may_have_unapplied_change(raft):
+        return
+    if raft.term >= MAX_TERM:
+        _tell_of_the_end(raft)
         return
     by_order = event.hint != 0
     if raft.config.pre_vote and not by_order:
@@ -32,10 +38,30 @@ def campaign(raft: RaftCore, event: Message) -> None:
         _ask_for_votes(raft, by_order=by_order)
 
 
+def _tell_of_the_end(raft: RaftCore) -> None:
+    if not raft.told_of_last_term:
+        raft.told_of_last_term = True
+        raft.warn(
+            f"cannot campaign: its term, {raft.term}, is the last one, and only a faulty or hostile host can have raised it so "
+            "far. Without a leader the shard needs a repair: export it where its log is longest, and import it on its hosts, "
+            "where it begins with new terms"
+        )
+
+
+def _may_have_unapplied_change(raft: RaftCore) -> bool:
+    try:
+        if raft.lives.home:
+            # A candidate must know where each voter lives by its log, also by what is not committed.
+            raft.log.unapplied_changes(raft.log.last_index)
+        return raft.log.unapplied_change()
+    except EntriesNotLoaded:
+        return True
+
+
 def _ask_first(raft: RaftCore) -> None:
     raft.become_pre_candidate()
     raft.votes[raft.id] = True
-    if quorum.joint_tally(raft.electorate, raft.votes) is Vote.WON:
+    if settling.tally(raft) is Vote.WON:
         _ask_for_votes(raft)
         return
     _ask_voters(raft, MessageType.REQUEST_PRE_VOTE, raft.term + 1)
@@ -44,7 +70,7 @@ def _ask_first(raft: RaftCore) -> None:
 def _ask_for_votes(raft: RaftCore, *, by_order: bool = False) -> None:
     raft.become_candidate()
     raft.votes[raft.id] = True
-    if quorum.joint_tally(raft.electorate, raft.votes) is Vote.WON:
+    if settling.tally(raft) is Vote.WON:
         _lead(raft)
         return
     _ask_voters(raft, MessageType.REQUEST_VOTE, raft.term, by_order=by_order)
@@ -75,10 +101,11 @@ def grant_vote(raft: RaftCore, ask: Message) -> None:
 
     Thesis §3.4: one vote a term, first come, first served. §3.6.1: a log that may lack a committed entry must not
     win. Observers and witnesses answer like anyone: each may have become a voter without knowing it yet.
+    One that may have forgotten its promises grants nothing (`RaftCore.remembers`).
     """
     # The same candidate may ask twice, since our first reply may be lost. Answering it alike is no second vote.
     free = raft.vote == ask.sender or (not raft.vote and not raft.leader_id)
-    granted = free and _deserves(raft, ask)
+    granted = free and raft.remembers and _deserves(raft, ask)
     if granted:
         raft.vote = ask.sender
         raft.timers.election_elapsed = 0
@@ -86,9 +113,14 @@ def grant_vote(raft: RaftCore, ask: Message) -> None:
 
 
 def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
-    """Say whether the vote would be granted. Changes nothing here, and promises nothing (thesis §9.6)."""
-    granted = ask.term > raft.term and _deserves(raft, ask)
-    term = ask.term if granted else raft.term
+    """Say whether the vote would be granted. Changes nothing here, and promises nothing (thesis §9.6).
+
+    One that may not vote speaks in the term of the asker, which would take no answer of an older one: it counts that it is
+    there.
+    """
+    granted = ask.term > raft.term and raft.remembers and _deserves(raft, ask)
+    refusing = raft.term if raft.remembers else max(raft.term, ask.term - 1)
+    term = ask.term if granted else refusing
     _answer(raft, ask, MessageType.REQUEST_PRE_VOTE_RESP, granted=granted, term=term)
 
 
@@ -127,7 +159,7 @@ def learn_commit(raft: RaftCore, message: Message) -> None:
     ):
         return
     raft.log.commit_to(index)
-    if raft.state not in BASE_STATES and raft.log.unapplied_change():
+    if raft.state not in BASE_STATES and _may_have_unapplied_change(raft):
         raft.become_follower(raft.term, 0)
 
 
@@ -158,11 +190,13 @@ def _count(raft: RaftCore, answer: Message) -> Vote:
     learn_commit(raft, answer)
     if raft.state is not campaign_state:
         return Vote.PENDING
-    return quorum.joint_tally(raft.electorate, raft.votes)
+    return settling.tally(raft)
 
 
 def _lead(raft: RaftCore) -> None:
     raft.become_leader()
+    raft.lives.version += 1  # all that were met are judged anew, by a log that holds all that is committed
+    settling.settle(raft)
     sending.broadcast(raft)
 
 
@@ -171,6 +205,7 @@ def _lead(raft: RaftCore) -> None:
 
 def step_down(raft: RaftCore, _event: Message) -> None:
     """The host of this leader cannot write: another replica shall lead, in a newer term."""
+    notices.tell(raft)
     raft.become_follower(raft.term, 0)
 
 

@@ -4,28 +4,35 @@
         |------- storage -----------|---- in memory ------------|
                      applied <= committed        stable <= handed <= last_index
 
-Storage indexes are the log's own. `stable` is durable, `handed` was given to the host to be made durable. Entries
-leave the window when they are stable and applied and the window is larger than its limit, so that nothing in memory
-grows with the length of the log.
+Storage indexes are the log's own. `stable` is durable, `handed` was given to the host to be made durable. Entries that
+are stable and applied may leave the window: when they do is decided by a `LogMemory`, which all logs of a
+host share, so that nothing in memory grows with the length of the logs.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Final, Protocol
 
+from drakkar.handlers.compiling import mypyc_attr
 from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
-from drakkar.handlers.raft.entries import Entries, Entry, Run, changes, fitting, pages
+from drakkar.handlers.raft.entries import Entries, EntriesNotLoaded, Entry, EntryKind, Run, changes, fitting
+from drakkar.handlers.raft.lanes import UNLIMITED
+from drakkar.handlers.raft.lives import Lives, decode_settled
+from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.handlers.raft.window import Window
 
-__all__ = ["UNLIMITED", "RaftLog", "Storage", "check_compaction"]
+__all__ = ["EntriesNotLoaded", "RaftLog", "Storage", "check_compaction"]
 
-UNLIMITED: Final = 1 << 62
 _PAGE: Final = 1 << 20
+_PAGES_AT_ONCE: Final = 4
+"""Pages of the log that are searched in one go for membership changes, as the loop waits meanwhile."""
 
 
 class Storage(Protocol):
     """What a `Raft` starts from and reads older entries from. Read on the loop, so it must not block for long.
+
+    Only `runs` may have to read the disk. All else is in memory, and always answered.
 
     The implementation guarantees, and the core assumes:
     1. the entries `first_index`..`last_index` are there without a gap, and their terms never decrease;
@@ -35,6 +42,11 @@ class Storage(Protocol):
     @property
     def hard_state(self) -> HardState:
         """As last made durable."""
+        ...
+
+    @property
+    def lives(self) -> Lives:
+        """What the replica remembers of its own life, as last made durable."""
         ...
 
     @property
@@ -62,27 +74,36 @@ class Storage(Protocol):
         ...
 
     def runs(self, low: int, high: int, limit: int) -> list[Run]:
-        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one entry."""
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one entry.
+
+        It may raise `EntriesNotLoaded`: then it reads them elsewhere, and has its `Raft` step ENTRIES_LOADED when it is
+        done, whatever came of it. The core asks again then, and may be refused again. A storage that never blocks for
+        long, or whose reader may be blocked, need not raise it.
+        """
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # The simulator observes its methods.
 class RaftLog:
     """The log of one `Raft`: where it stands, and the rules by which it may change (thesis §3.5, §3.6).
 
     All methods are for the core, on the loop's thread.
     """
 
-    def __init__(self, storage: Storage, *, cache_bytes: int = 64 << 20) -> None:
-        """Continue where `storage` stands. Raises `CorruptData` where it has a gap, or lacks what is committed."""
+    def __init__(self, storage: Storage, *, memory: LogMemory | None = None) -> None:
+        """Continue where `storage` stands. Raises `CorruptData` where it has a gap, or lacks what is committed.
+
+        `memory` is shared by the logs of a host; without it, the log has a budget of its own.
+        """
         self.storage = storage
-        self.cache_bytes = cache_bytes
         self.snapshot = storage.snapshot
         """The newest local snapshot, to be sent to a peer that is too far behind."""
         self.pending_snapshot: Snapshot | None = None
         """One that a leader sent and that the state machine has not loaded yet."""
         self._unhanded_snapshot: Snapshot | None = None
         self._marker = (storage.first_index - 1, storage.term(storage.first_index - 1))
-        self._window = Window(storage.last_index + 1)
+        self.memory = memory or LogMemory()
+        self._window = Window(storage.last_index + 1, self.memory)
         self._last = storage.last_index
         self._last_term = storage.term(self._last)
         if self._marker[0] > self.snapshot.index:
@@ -103,6 +124,14 @@ class RaftLog:
         self._unapplied: deque[tuple[int, int]] = deque()
         self._unapplied_bytes = 0
         """Handed to the state machine, and not reported back: (last index, bytes) of each portion."""
+        self._awaits_load = False
+        """The entries to apply next are not loaded."""
+        self._searched = self.applied
+        """How far the log was searched for membership changes: up to `applying`, or further."""
+        self._changes: list[Entry] = []
+        """The membership changes after `applied`, as far as it was searched."""
+        self.not_loaded = 0
+        """Reads that were put off, since their entries had to be read from the disk first."""
         self.stable = self.handed = self._last
         self._writes: deque[list[int]] = deque()  # [number of the write, last index it still makes durable]
 
@@ -148,14 +177,21 @@ class RaftLog:
         return (term, index) >= (self._last_term, self._last)
 
     def runs(self, low: int, high: int, limit: int = UNLIMITED) -> list[Run]:
-        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one where there is one."""
+        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one where there is one.
+
+        Raises `EntriesNotLoaded` if they must be read from the disk first.
+        """
         high = min(high, self._last + 1)
         low = max(low, self.first_index)
         if low >= high:
             return []
         if low >= self._window.first:
             return fitting(self._window.between(low, high), limit)
-        stored = self.storage.runs(low, min(high, self._window.first), limit)
+        try:
+            stored = self.storage.runs(low, min(high, self._window.first), limit)
+        except EntriesNotLoaded:
+            self.not_loaded += 1
+            raise
         room = limit - sum(run.size for run in stored)
         if room <= 0 or stored[-1].last + 1 < min(high, self._window.first):
             return stored
@@ -164,7 +200,7 @@ class RaftLog:
         ]
 
     def entries(self, low: int, high: int, limit: int = UNLIMITED) -> Entries:
-        """Entries `low` up to, but without, `high`: at most `limit` bytes, but at least one where there is one."""
+        """The same as `runs`, as one sequence."""
         return Entries(self.runs(low, high, limit))
 
     def last_not_after(self, index: int, term: int) -> tuple[int, int]:
@@ -186,13 +222,72 @@ class RaftLog:
         return max(self._window.at(index).first, self._window.first) if index >= self._window.first else index
 
     def unapplied_change(self) -> bool:
-        """Whether a committed membership change waits to be applied: this node's quorum may be out of date."""
-        return any(True for _ in self.changes(self.applied + 1, self.committed + 1))
+        """Whether a committed membership change waits to be applied: this node's quorum may be out of date.
 
-    def changes(self, low: int, high: int) -> Iterator[Entry]:
-        """The membership changes among the entries `low` up to, but without, `high`."""
-        for page in pages(self.runs, low, high, _PAGE):
-            yield from changes(page)
+        Raises `EntriesNotLoaded` while that is not known.
+        """
+        if not self._changes or self._changes[0].index > self.committed:
+            self._search(self.committed)
+        return bool(self._changes) and self._changes[0].index <= self.committed
+
+    def unapplied_changes(self, index: int) -> list[Entry]:
+        """The membership changes after `applied`, up to `index`. None of them is read for one that was handed out to apply.
+
+        Raises `EntriesNotLoaded` while they are not known.
+        """
+        self._search(index)
+        return [entry for entry in self._changes if entry.index <= index]
+
+    def holds_change(self) -> bool:
+        """Whether a change of the members stands in the log that is not applied, as far as that was searched."""
+        return any(entry.kind is EntryKind.CONFIG_CHANGE for entry in self._changes)
+
+    def settled(self, replica: int) -> list[tuple[int, int]]:
+        """Where `replica` is said to live after `applied`, as far as that was searched: (index, home), in order."""
+        found = []
+        for entry in self._changes:
+            if entry.kind is EntryKind.SETTLED:
+                try:
+                    whose, home = decode_settled(entry.payload)
+                except CorruptData:
+                    continue  # it changes nothing when it is applied either
+                if whose == replica:
+                    found.append((entry.index, home))
+        return found
+
+    @property
+    def searched(self) -> bool:
+        """Whether all committed membership changes are known."""
+        return self._searched >= self.committed
+
+    def _search(self, index: int) -> None:
+        """Search the log up to `index`: what a replica has found in it at its start, since all later entries are known."""
+        for _ in range(_PAGES_AT_ONCE):
+            if self._searched >= index:
+                return
+            self._note_changes(self.runs(self._searched + 1, index + 1, _PAGE))
+        if self._searched < index:
+            raise EntriesNotLoaded(f"entries after {self._searched} are not searched yet")
+
+    def _note_changes(self, runs: Iterable[Run]) -> None:
+        """Note the changes in these runs, the first of which begins at or before the end of what was searched."""
+        for run in runs:
+            if run.last > self._searched:
+                self._changes += changes((run.slice(self._searched + 1, run.last + 1),))
+                self._searched = run.last
+
+    def payload_bytes(self, low: int, high: int) -> int:
+        """Bytes of the payloads of the entries `low` up to, but without, `high`, as far as they are held in memory."""
+        return sum(run.payload_bytes for run in self._window.between(max(low, self._window.first), high))
+
+    def runs_in_memory(self) -> tuple[Run, ...]:
+        """The newest runs, as far as they are held in memory."""
+        return tuple(self._window.runs)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the entries in memory take there."""
+        return self._window.bytes
 
     def size_after(self, index: int) -> int:
         """Bytes held in memory of the entries after `index`."""
@@ -205,6 +300,10 @@ class RaftLog:
     def append(self, run: Run) -> None:
         """Add a run behind the last entry."""
         self._window.append(run)
+        if self._searched == self._last:
+            if run.kinds:
+                self._changes += changes((run,))
+            self._searched = run.last
         self._last, self._last_term = run.last, run.term
 
     def conflict(self, entries: Entries) -> int:
@@ -240,10 +339,16 @@ class RaftLog:
         self._window.cut(index)
         self.stable = min(self.stable, index - 1)
         self.handed = min(self.handed, index - 1)
+        self._window.release(
+            min(self.stable, self.applied)
+        )  # what is left of a run that was cut may be spare
         # The same index and term may stand there again before these writes are reported, and not be durable yet.
         for write in self._writes:
             write[1] = min(write[1], index - 1)
         self._last = index - 1
+        self._searched = min(self._searched, self._last)
+        while self._changes and self._changes[-1].index >= index:
+            self._changes.pop()
         if self._window.runs:
             self._last_term = self._window.runs[-1].term
         else:
@@ -270,9 +375,10 @@ class RaftLog:
         """Begin anew behind a snapshot that a leader sent (thesis §5.3)."""
         self.snapshot = self.pending_snapshot = self._unhanded_snapshot = snapshot
         self._marker = (snapshot.index, snapshot.term)
-        self._window = Window(snapshot.index + 1)
+        self._window.clear(snapshot.index + 1)
         self._last, self._last_term = self._marker
-        self.committed = self.applying = snapshot.index
+        self.committed = self.applying = self._searched = snapshot.index
+        self._changes.clear()
         self._unapplied.clear()
         self._unapplied_bytes = 0
         self.handed = snapshot.index
@@ -284,11 +390,11 @@ class RaftLog:
         """Forget entries up to `index`, which are applied. Raises `ConfigError` where it is not one of those held."""
         check_compaction(index, self.first_index, self.applied)
         self._marker = (index, self.term(index))
-        if self._window.first <= index:
-            kept = list(self._window.between(index + 1, self._last + 1))
-            self._window = Window(index + 1)
-            for run in kept:
-                self._window.append(run)
+        self._window.drop_through(index)
+
+    def let_go(self) -> None:
+        """Drop all entries in memory, since the replica has ended. From then on it only knows where it stood."""
+        self._window.clear(self._last + 1)
 
     # -- the conversation with the host -------------------------------------------------------------------------
 
@@ -305,7 +411,7 @@ class RaftLog:
         """Write `number`, and all before it, is durable."""
         while self._writes and self._writes[0][0] <= number:
             self.stable = max(self.stable, self._writes.popleft()[1])
-        self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)
+        self._window.release(min(self.stable, self.applied))
 
     def has_unsaved(self) -> bool:
         """Whether `take_unsaved` would find something."""
@@ -314,7 +420,7 @@ class RaftLog:
     def may_apply(self, limit: int, ahead: int = 0) -> bool:
         """Whether `take_committed` would find something."""
         free = not self._unapplied or self._unapplied_bytes < limit
-        return free and self.appliable(ahead) > self.applying
+        return free and not self._awaits_load and self.appliable(ahead) > self.applying
 
     def appliable(self, ahead: int = 0) -> int:
         """The last index that may be applied now: committed, and durable here but for `ahead` entries."""
@@ -325,26 +431,39 @@ class RaftLog:
     def take_committed(self, limit: int, ahead: int = 0) -> list[Run]:
         """The next entries to apply: at most `limit` bytes, but at least one; handed out once.
 
-        None while the state machine has as much before it: a slow one must not be buried.
+        None while the state machine has as much before it: a slow one must not be buried. None either while they are
+        not loaded: `loaded` is to be called when they are.
         """
         if not self.may_apply(limit, ahead):
             return []
-        runs = self.runs(self.applying + 1, self.appliable(ahead) + 1, limit)
+        try:
+            runs = self.runs(self.applying + 1, self.appliable(ahead) + 1, limit)
+        except EntriesNotLoaded:
+            self._awaits_load = True
+            return []
+        self._note_changes(runs)
         self.applying = runs[-1].last
         size = sum(run.size for run in runs)
         self._unapplied.append((self.applying, size))
         self._unapplied_bytes += size
         return runs
 
+    def loaded(self) -> None:
+        """The host has read what it had to read: `take_committed` may find something."""
+        self._awaits_load = False
+
     def applied_to(self, index: int) -> None:
         """The state machine applied, or loaded, all up to `index`."""
         self.applied = max(self.applied, index)
         self.applying = max(self.applying, index)
+        self._searched = max(self._searched, index)
+        while self._changes and self._changes[0].index <= index:
+            self._changes.pop(0)
         while self._unapplied and self._unapplied[0][0] <= index:
             self._unapplied_bytes -= self._unapplied.popleft()[1]
         if self.pending_snapshot is not None and index >= self.pending_snapshot.index:
             self.pending_snapshot = None
-        self._window.drop_through(min(self.stable, self.applied), self.cache_bytes)
+        self._window.release(min(self.stable, self.applied))
 
 
 def check_compaction(index: int, first: int, last: int) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 from drakkar.handlers.errors import CorruptData, MembershipRejected
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import commit, reads, sending
-from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, MembershipBuilder
+from drakkar.handlers.raft import commit, notices, quorum, reads, sending, settling, transfer
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, MembershipBuilder, decide
 from drakkar.handlers.raft.core import RaftCore
-from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.entries import Entry, EntryKind, Run
 from drakkar.handlers.raft.ready import Refusal
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 
@@ -24,14 +24,20 @@ __all__ = [
     "ask_whether_removed",
     "change_membership",
     "change_membership_as_leader",
+    "confirm_removal",
+    "is_dispensable",
     "leave_when_due",
     "reason_to_refuse",
     "tell_of_removal",
+    "unsettled_for",
 ]
 
 
 def reason_to_refuse(raft: RaftCore, payload: bytes) -> Refusal | None:
-    """Why a leader does not log this change; what only its rules forbid is found out when it is applied."""
+    """Why a leader does not log this change; what only its rules forbid is found out when it is applied.
+
+    Whether it lacks voters is asked after that: `reach.missing_for`, `unsettled_for`.
+    """
     if raft.config.disable_conf_change_validation:
         return None
     if raft.pending_change_index > raft.log.applied:
@@ -44,6 +50,14 @@ def reason_to_refuse(raft: RaftCore, payload: bytes) -> Refusal | None:
     # The first membership stands on every disk before there is a leader; later it would bypass all rules.
     valid = leaves == raft.membership.joint and not change.initialize
     return None if valid else Refusal.CHANGE_INVALID
+
+
+def unsettled_for(raft: RaftCore, payload: bytes) -> tuple[int, ...]:
+    """The voters that this change has to wait for, as `settling.unsettled`; also where it is forced."""
+    if raft.config.disable_conf_change_validation:
+        return ()
+    after = decide(raft.membership, Entry(kind=EntryKind.CONFIG_CHANGE, payload=payload), raft.config)
+    return () if isinstance(after, str) else settling.unsettled(raft, after)
 
 
 def change_membership(raft: RaftCore, event: Message) -> None:
@@ -65,7 +79,9 @@ def change_membership_as_leader(raft: RaftCore, event: Message) -> None:
     if not after.is_voter(raft.id):
         _retire(raft, after)
         return
+    notices.tell(raft)  # a peer that leaves is told nothing more
     raft.switch_membership(after)
+    settling.recount(raft)
     if not after.is_voter(raft.transfer.target):
         raft.give_up_transfer(Refusal.BAD_TARGET)
     reads.recount(raft)
@@ -98,12 +114,20 @@ def _as_told(raft: RaftCore, event: Message) -> Membership | None:
 
 
 def _retire(raft: RaftCore, after: Membership) -> None:
-    """A leader that is no voter any more (thesis §4.2.2): first it tells the others, so that none has to time out."""
+    """A leader that is no voter any more (thesis §4.2.2): first it tells the others, so that none has to time out.
+
+    Then it steps down, and asks one of them to campaign at once.
+    """
     # What a witness may know depends on who votes from now on, so it hears last.
     _tell(raft, [peer for peer in raft.peers if not after.is_witness(peer)])
+    notices.tell(raft)  # an append may have found a full window
+    steps_down = raft.config.step_down_on_removal or after.state_of(raft.id) is not State.FOLLOWER
+    if steps_down:
+        transfer.leave(raft, after)
     raft.switch_membership(after)
+    settling.recount(raft)
     _tell(raft, after.witnesses)
-    if raft.config.step_down_on_removal or raft.base_state is not State.FOLLOWER:
+    if steps_down:
         raft.become_follower(raft.term, 0)
     elif commit.commit(raft):
         commit.announce(raft)
@@ -124,6 +148,8 @@ def leave_when_due(raft: RaftCore) -> None:
     due = raft.state is State.LEADER and raft.membership.joint and raft.membership.auto_leave
     if not due or raft.transfer.target or raft.pending_change_index > raft.log.applied:
         return
+    if settling.unsettled(raft, raft.membership):
+        return
     # It names the change that it follows, or it would be rejected, again and again, where changes are ordered.
     leave = ConfigChange(change_id=raft.membership.change_id).encode()
     raft.append_entries([Run(0, 0, [leave], bytes([EntryKind.CONFIG_CHANGE]))])
@@ -138,22 +164,62 @@ def ask_whether_removed(raft: RaftCore) -> None:
     """For a replica that cannot campaign, and hears no leader: its shard may have removed it, and none would tell it.
 
     All peers that it knows are asked, since an observer may lead by now. One that never heard of a term knows no shard
-    that it could be removed from.
+    that it could be removed from. One that knows that it was removed asks whether the others know it too, and says up to where
+    it has applied the log: they may need its vote until then. It asks until that is confirmed.
     """
-    if not raft.term or raft.id in raft.membership.removed:
+    if not raft.term or raft.heard.removal_confirmed:
         return
+    known = raft.log.applied if raft.id in raft.membership.removed else 0
     for peer in raft.peers:
-        raft.send(Message(MessageType.REMOVAL_QUERY, to=peer))
+        raft.send(Message(MessageType.REMOVAL_QUERY, to=peer, log_index=known))
 
 
 def answer_removal_query(raft: RaftCore, ask: Message) -> None:
-    """Only a leader answers, and only a replica that it knows as removed."""
+    """A leader tells a replica that it was removed; and one that knows it, once a quorum knows it too."""
+    if not ask.log_index or _is_known(raft, ask.log_index):
+        _tell_if_removed(raft, ask)
+    else:
+        confirm_removal(raft, ask)
+
+
+def confirm_removal(raft: RaftCore, ask: Message) -> None:
+    """One that knows that it was removed may not know who leads by now. Any replica that saw a later change answers it.
+
+    The leader of that change logged it after it had applied this one, and said so to the quorum that holds it.
+    """
+    if 0 < ask.log_index < raft.membership.change_id:
+        _tell_if_removed(raft, ask)
+
+
+def _is_known(raft: RaftCore, index: int) -> bool:
+    """Whether a quorum knows that the entry at `index` is committed: then an election needs no replica that is removed there.
+
+    One of them is in any quorum that is left, and its vote, or its question for votes, tells the others.
+    """
+
+    def knows(replica: int) -> int:
+        return raft.log.committed if replica == raft.id else raft.progress[replica].commit
+
+    return quorum.joint_committed(raft.electorate, knows) >= index
+
+
+def _tell_if_removed(raft: RaftCore, ask: Message) -> None:
     if ask.sender in raft.membership.removed:
-        tell_of_removal(raft, ask.sender)
+        tell_of_removal(raft, ask.sender, known=ask.log_index)
 
 
-def tell_of_removal(raft: RaftCore, replica: int) -> None:
-    """A removed replica is sent no log, so it learns of its removal by the membership, as a snapshot without content."""
+def is_dispensable(raft: RaftCore) -> bool:
+    """Whether this replica was removed, and no other needs its vote to learn of that: then it may stop."""
+    if raft.id not in raft.membership.removed:
+        return False
+    return _is_known(raft, raft.log.applied) if raft.state is State.LEADER else raft.heard.removal_confirmed
+
+
+def tell_of_removal(raft: RaftCore, replica: int, *, known: int = 0) -> None:
+    """A removed replica is sent no log, so it learns of its removal by the membership, as a snapshot without content.
+
+    `known`: one that knows it has asked whether a quorum knows what it has applied up to there, and one does.
+    """
     applied = raft.log.applied
     news = Snapshot(applied, raft.log.term(applied), raft.membership, witness=True)
-    raft.send(Message(MessageType.REMOVED, to=replica, snapshot=news))
+    raft.send(Message(MessageType.REMOVED, to=replica, log_index=known, snapshot=news))

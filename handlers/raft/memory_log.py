@@ -1,9 +1,10 @@
 """A log in memory: what a `Raft` starts from in tests, and what a restarted one starts from again."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from drakkar.handlers.raft.entries import Entries, Entry, Run, fitting
+from drakkar.handlers.raft.lives import Lives
 from drakkar.handlers.raft.log import check_compaction
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 from drakkar.handlers.raft.window import Window
@@ -23,9 +24,11 @@ class MemoryLog:
         hard_state: HardState | None = None,
         membership: Membership | Mapping[int, str] | Collection[int] | None = None,
         snapshot: Snapshot | None = None,
+        lives: Lives | None = None,
     ) -> None:
         self.snapshot = snapshot or Snapshot()
         self.hard_state = hard_state or HardState(commit=self.snapshot.index)
+        self.lives = lives or Lives()
         if membership is None:
             self.membership = self.snapshot.membership
         else:
@@ -38,6 +41,15 @@ class MemoryLog:
         )
         for run in Entries.of(tuple(placed)).runs:
             self._window.append(run)
+
+    def copy(self) -> Self:
+        """Return a log that holds the same now, and shares nothing that changes."""
+        copied = type(self)((), self.hard_state, self.membership, self.snapshot, self.lives)
+        copied._marker = self._marker
+        copied._window = Window(self.first_index)
+        for run in self._window.runs:
+            copied._window.append(run)
+        return copied
 
     @property
     def first_index(self) -> int:
@@ -67,6 +79,8 @@ class MemoryLog:
         """Keep what a `Ready` says must be durable."""
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
+        if ready.lives is not None:
+            self.lives = ready.lives
         if ready.snapshot is not None:
             self.install(ready.snapshot)
         for run in Entries.of(ready.entries).runs:
@@ -77,13 +91,10 @@ class MemoryLog:
         """Begin anew behind a snapshot that a leader sent."""
         self.snapshot, self.membership = snapshot, snapshot.membership
         self._marker = (snapshot.index, snapshot.term)
-        self._window = Window(snapshot.index + 1)
+        self._window.clear(snapshot.index + 1)
 
     def compact(self, index: int) -> None:
         """Forget the entries up to `index`. Raises `ConfigError` where it is not one of those held."""
         check_compaction(index, self.first_index, self.last_index)
         self._marker = (index, self.term(index))
-        kept = list(self._window.between(index + 1, self.last_index + 1))
-        self._window = Window(index + 1)
-        for run in kept:
-            self._window.append(run)
+        self._window.drop_through(index)

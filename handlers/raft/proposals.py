@@ -3,12 +3,12 @@
 from typing import Final
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import limits, membership, sending
+from drakkar.handlers.raft import limits, membership, reach, sending
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.ready import Dropped, Refusal
 
-__all__ = ["append", "forward", "refuse"]
+__all__ = ["append", "forward", "refuse", "refuse_with"]
 
 _CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
 
@@ -16,19 +16,19 @@ _CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
 def forward(raft: RaftCore, ask: Message) -> None:
     """A proposal goes to the leader, if one is known (thesis §6.2); else the proposer is told."""
     if not raft.leader_id:
-        _refuse(raft, ask, Refusal.NO_LEADER)
+        refuse_with(raft, ask, Refusal.NO_LEADER)
     elif raft.config.disable_proposal_forwarding:
-        _refuse(raft, ask, Refusal.FORWARDING_DISABLED)
+        refuse_with(raft, ask, Refusal.FORWARDING_DISABLED)
     elif ask.sender not in (0, raft.id):
         # Forwarded once already: two replicas that each believe the other leads do not send it back and forth.
-        _refuse(raft, ask, Refusal.NO_LEADER)
+        refuse_with(raft, ask, Refusal.NO_LEADER)
     else:
         raft.send(Message(MessageType.PROPOSE, to=raft.leader_id, entries=ask.entries))
 
 
 def refuse(raft: RaftCore, ask: Message) -> None:
     """While an election is going on no replica can take proposals."""
-    _refuse(raft, ask, Refusal.CAMPAIGNING)
+    refuse_with(raft, ask, Refusal.CAMPAIGNING)
 
 
 def append(raft: RaftCore, ask: Message) -> None:
@@ -38,17 +38,22 @@ def append(raft: RaftCore, ask: Message) -> None:
         return
     refusal = _reason_to_refuse(raft, entries)
     if refusal is not None:
-        _refuse(raft, ask, refusal)
+        raft.room.refused += len(entries) if refusal is Refusal.DISK_FULL else 0
+        refuse_with(raft, ask, refusal)
         return
     runs = _without_surplus_changes(raft, ask, entries)
     raft.uncommitted_bytes += sum(run.payload_bytes for run in runs)
     raft.append_entries(runs)
+    if ask.sender != raft.id and ask.sender in raft.progress:
+        raft.progress[ask.sender].awaits = raft.log.last_index
     sending.broadcast(raft)
 
 
 def _reason_to_refuse(raft: RaftCore, entries: Entries) -> Refusal | None:
     if not raft.membership.is_voter(raft.id):
         return Refusal.NOT_A_MEMBER
+    if raft.room.full:
+        return Refusal.DISK_FULL
     if raft.transfer.target:
         return Refusal.TRANSFERRING
     if limits.too_many_uncommitted(raft, entries.payload_bytes):
@@ -71,21 +76,36 @@ def _checked(raft: RaftCore, ask: Message, run: Run, first: int) -> Run:
     for at, kind in enumerate(run.kinds):
         if kind != EntryKind.CONFIG_CHANGE:
             continue
-        refusal = membership.reason_to_refuse(raft, payloads[at])
+        refusal, missing = _reason_to_refuse_change(raft, payloads[at])
         if refusal is None:
             raft.pending_change_index = first + at
             continue
         key = run.key + at if run.origin else 0
-        _refuse_run(raft, ask, Run(0, 0, [payloads[at]], _CHANGE, run.origin, key), refusal)
+        _refuse_run(raft, ask, Run(0, 0, [payloads[at]], _CHANGE, run.origin, key), refusal, missing)
         kinds[at], payloads[at] = EntryKind.NO_OP, b""
     return Run(0, 0, payloads, bytes(kinds), run.origin, run.key)
 
 
-def _refuse(raft: RaftCore, ask: Message, because: Refusal) -> None:
+def _reason_to_refuse_change(raft: RaftCore, payload: bytes) -> tuple[Refusal | None, tuple[int, ...]]:
+    """Why a membership change is not logged now, and the voters that it waits for."""
+    refusal = membership.reason_to_refuse(raft, payload)
+    if refusal is not None:
+        return refusal, ()
+    unsettled = membership.unsettled_for(raft, payload)
+    if unsettled:
+        return Refusal.VOTER_UNSETTLED, unsettled
+    missing = reach.missing_for(raft, payload)
+    return (Refusal.QUORUM_UNREACHABLE, missing) if missing else (None, ())
+
+
+def refuse_with(raft: RaftCore, ask: Message, because: Refusal) -> None:
+    """Tell who proposed that these proposals have no effect, and why; each run by a report of its own."""
     for run in Entries.of(ask.entries).runs:
         _refuse_run(raft, ask, run, because)
 
 
-def _refuse_run(raft: RaftCore, ask: Message, run: Run, because: Refusal) -> None:
-    refused = Dropped(MessageType.PROPOSE, because, run.origin, run.key, len(run), Entries([run]))
+def _refuse_run(
+    raft: RaftCore, ask: Message, run: Run, because: Refusal, missing: tuple[int, ...] = ()
+) -> None:
+    refused = Dropped(MessageType.PROPOSE, because, run.origin, run.key, len(run), Entries([run]), missing)
     raft.refuse(ask.sender, refused)

@@ -7,6 +7,7 @@ that the shard is in use, wakes it. All replicas of a shard must run it, or none
 from typing import Final
 
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft import notices
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.state import State
 
@@ -20,7 +21,8 @@ CAMPAIGNING: Final = frozenset({State.PRE_CANDIDATE, State.CANDIDATE})
 
 def tick(raft: RaftCore) -> bool:
     """A tick of the host's clock has passed; True if it is a quiesced one. Falls asleep when idle, and tells the voters."""
-    if raft.quiesce.tick(may_sleep=raft.state not in CAMPAIGNING):
+    if raft.quiesce.tick(may_sleep=_may_sleep(raft)):
+        notices.tell(raft)
         for voter in raft.voters:
             if voter != raft.id:
                 raft.send(Message(MessageType.QUIESCE, to=voter))
@@ -32,9 +34,26 @@ def track_activity(raft: RaftCore, message: Message) -> None:
     if not raft.quiesce.on:
         return
     if message.type is MessageType.QUIESCE and message.sender in raft.progress:
-        raft.quiesce.follow(may_sleep=raft.state not in CAMPAIGNING)
+        if raft.quiesce.follow(may_sleep=_may_sleep(raft)):
+            notices.tell(raft)
     elif _is_activity(raft, message) and raft.quiesce.note_activity():
-        _wake(raft)
+        raft.wake()
+
+
+def _may_sleep(raft: RaftCore) -> bool:
+    """Whether the shard may do without this replica's ticks.
+
+    A leader first makes sure that its peers know what is committed. Where it tells of commits by notices,
+    which are not answered, it is their own commit index that shows it. Peers that were not heard of for a
+    while, as CheckQuorum counts, are not waited for: they will hear a leader when they are back.
+    """
+    if raft.state is State.LEADER and raft.config.commit_notices:
+        return all(
+            peer.commit >= raft.log.committed
+            for replica, peer in raft.progress.items()
+            if replica != raft.id and (peer.active or peer.was_active)
+        )
+    return raft.state not in CAMPAIGNING
 
 
 def _is_activity(raft: RaftCore, message: Message) -> bool:
@@ -42,11 +61,3 @@ def _is_activity(raft: RaftCore, message: Message) -> bool:
         reads = bool(message.hint or message.hint_high)
         return reads or raft.quiesce.settled
     return message.type.traits.wakes
-
-
-def _wake(raft: RaftCore) -> None:
-    """While all slept no message could come: neither our silence nor that of others is a reason for an election."""
-    raft.timers.election_elapsed = 0
-    if raft.state is State.LEADER:
-        for peer in raft.progress.values():
-            peer.active = True

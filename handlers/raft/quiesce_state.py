@@ -28,11 +28,16 @@ class Quiesce:
         self._enter()
         return True
 
-    def follow(self, *, may_sleep: bool) -> None:
-        """Another replica fell asleep. One that has just woken up has a reason, and stays awake."""
+    def follow(self, *, may_sleep: bool) -> bool:
+        """Another replica fell asleep. True if this one does too.
+
+        One that has just woken up has a reason to stay awake.
+        """
         just_left = self._left_at is not None and self._now - self._left_at < self.threshold
-        if self._may_enter(may_sleep) and not just_left:
-            self._enter()
+        if just_left or not self._may_enter(may_sleep):
+            return False
+        self._enter()
+        return True
 
     @property
     def settled(self) -> bool:

@@ -17,8 +17,11 @@ __all__ = [
     "INFINITY",
     "Electorate",
     "Vote",
+    "believed",
+    "believes",
     "committed",
     "describe",
+    "elect",
     "group_committed",
     "has_quorum",
     "joint_committed",
@@ -132,6 +135,83 @@ def joint_committed(electorate: Electorate, match: Callable[[int], int]) -> int:
     if not outgoing:
         return committed(incoming, match)
     return min(committed(incoming, match), committed(outgoing, match))
+
+
+def believed(
+    electorate: Electorate,
+    match: Callable[[int], int],
+    doubted: Collection[int],
+    added: Collection[int] = (),
+) -> int:
+    """Find the highest index that a majority of each set holds, and at least half of each without the `doubted` voters.
+
+    Half is rounded up, so in a set of odd size the doubted do not count at all. In one of even size they help the others
+    to a majority: two of four that are not doubted and a third that is may commit, and so may one of two.
+
+    A leader may have been elected without those that were `added`, by a majority of all or, in a set of even size, by half.
+    So where there are such, the others that are not doubted must be a majority together with them: then they meet
+    those that elected.
+    """
+    return min(_believed(voters, match, doubted, added) for voters in electorate)
+
+
+def _believed(
+    voters: Collection[int], match: Callable[[int], int], doubted: Collection[int], added: Collection[int]
+) -> int:
+    trusted = [voter for voter in voters if voter not in doubted]
+    index = min(committed(voters, match), _held_by((len(voters) + 1) // 2, trusted, match))
+    new = sum(voter in added for voter in voters)
+    if not new:
+        return index
+    older = [voter for voter in trusted if voter not in added]
+    return min(index, _held_by(majority(len(voters)) - new, older, match))
+
+
+def _held_by(count: int, voters: Collection[int], match: Callable[[int], int]) -> int:
+    """Find the highest index that `count` of `voters` hold; 0 where there are fewer voters."""
+    if count <= 0:
+        return INFINITY
+    return sorted(map(match, voters), reverse=True)[count - 1] if len(voters) >= count else 0
+
+
+def believes(
+    electorate: Electorate, members: Collection[int], doubted: Collection[int], added: Collection[int] = ()
+) -> bool:
+    """Whether `members` are as many of each set as `believed` asks for."""
+    return believed(electorate, lambda voter: int(voter in members), doubted, added) > 0
+
+
+def elect(
+    electorate: Electorate, votes: Mapping[int, bool], doubted: Collection[int], added: Collection[int]
+) -> Vote:
+    """Where a vote of both sets stands while some voters are `doubted`, and some were `added` and never voted.
+
+    The doubted grant nothing, but one that has not answered may be doubted no more when it does. In a set of even size half
+    of all is enough where one voter was added, since then it is a majority of the others; and where the other half is
+    doubted, and has said that it does not vote in this term.
+    """
+    halves = {_elect(voters, votes, doubted, added) for voters in electorate if voters}
+    if Vote.LOST in halves:
+        return Vote.LOST
+    return Vote.PENDING if Vote.PENDING in halves else Vote.WON
+
+
+def _elect(
+    voters: Collection[int], votes: Mapping[int, bool], doubted: Collection[int], added: Collection[int]
+) -> Vote:
+    refused = {voter for voter in voters if not votes.get(voter, True)}
+    granted = sum(votes.get(voter, False) for voter in voters if voter not in doubted)
+    one_added = any(voter in added for voter in voters)
+    if granted >= _needed(len(voters), len(refused & set(doubted)), one_added=one_added):
+        return Vote.WON
+    possible, away = len(voters) - len(refused), sum(voter in doubted for voter in voters)
+    return Vote.LOST if possible < _needed(len(voters), away, one_added=one_added) else Vote.PENDING
+
+
+def _needed(voters: int, doubted: int, *, one_added: bool) -> int:
+    """How many grants elect, where so many doubted voters have answered that they do not vote in this term."""
+    half, odd = divmod(voters, 2)
+    return half if not odd and (one_added or doubted >= half) else half + 1
 
 
 def has_quorum(electorate: Electorate, members: Collection[int]) -> bool:

@@ -9,11 +9,27 @@ from random import Random
 
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import commit, confchange, election, membership, quiesce, sending, snapshot
+from drakkar.handlers.raft import (
+    commit,
+    confchange,
+    election,
+    founding,
+    membership,
+    notices,
+    permissions,
+    quiesce,
+    sending,
+    settling,
+    snapshot,
+    transfer,
+)
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.core import RaftCore
-from drakkar.handlers.raft.entries import Entries, Entry
-from drakkar.handlers.raft.log import Storage, check_compaction
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, changes
+from drakkar.handlers.raft.lanes import Lanes
+from drakkar.handlers.raft.lives import Life, Meeting
+from drakkar.handlers.raft.log import EntriesNotLoaded, Storage, check_compaction
+from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.raft.matrix import checked_handlers, raft_handlers
 from drakkar.handlers.raft.ready import Changed, Ready
 from drakkar.handlers.raft.state import HardState, Snapshot, State
@@ -35,21 +51,53 @@ class Raft(RaftCore):
         *,
         handlers: HandlerTable | None = None,
         random: Random | None = None,
+        lanes: Lanes | None = None,
+        memory: LogMemory | None = None,
+        home: int = 0,
     ) -> None:
         """Continue where `log` stands, as a follower, observer or witness.
+
+        With `lanes` a leader sends a peer no more than fits on its way, and what it sent counts as lost only
+        where that is known. Without, it takes each answer to a heartbeat as a sign that a probe was lost.
+        `memory` bounds what the logs that share it keep in memory; without it, this one has a budget of its
+        own. `home` is the number of the host on which it lives; with 0 no rule asks where replicas live.
 
         Raises `HandlerTableError` for a table with undeclared cells, `ConfigError` for a role that the membership
         contradicts, `CorruptData` for a log that contradicts itself.
         """
         table = raft_handlers() if handlers is None else checked_handlers(handlers)
-        super().__init__(config, log, table, random)
+        super().__init__(config, log, table, random, lanes, memory, home)
         self._numbers = 0
         self._handed_state = log.hard_state
         self._unsaved_votes: list[int] = []
+        self._appends_held = 0
+        """The number of the last `Ready` whose appends wait for its write; 0 where none do."""
+        self._handed_lives = log.lives
+        settling.note_standing(self)
+        founding.begin(self)
 
     def tick(self) -> None:
         """One tick of the host's clock has passed."""
         self.step(Message(MessageType.LOCAL_TICK, sender=self.id, reject=quiesce.tick(self)))
+
+    def meet(self, replica: int, life: Life, term: int = 0) -> Meeting:
+        """Hear what a replica says of itself, before its first message on a connection, and again when that has changed.
+
+        WELCOME holds until `lives.version` changes; where it is refused, ask again with each of its messages. Step a message
+        that `lets_in` lets in, with `life` where this was not WELCOME. `term` is that of the message, if it has one, or the one in which the other replica said
+        this, if that is newer: OLDER_LIFE is told only where it is not newer than ours. Then this replica is to end.
+
+        STRANGER and UNPROVEN are no members of this shard, as far as this replica knows.
+        """
+        return settling.meet(self, replica, life, term)
+
+    def lets_in(self, meeting: Meeting, message: Message, life: Life) -> bool:
+        """Return whether to step a message of a replica, by what came of the last meeting with it.
+
+        Ask anew for each message, unless that was WELCOME, after the one before was stepped. `life`: as it was met, and
+        certified by all that its host has shown. One that sleeps may wake up, to hear whether there is a leader.
+        """
+        return permissions.lets_in(self, meeting, message, life)
 
     # -- work for the host --------------------------------------------------------------------------------------
 
@@ -57,27 +105,66 @@ class Raft(RaftCore):
         """Hand out, once, what is to be done; see `Ready`. Falsy when there is nothing."""
         if self.appends_due:
             sending.send_due_appends(self)
+        if self.notices_due:
+            notices.send_due(self)
         self._numbers += 1
         ready = Ready(self._numbers)
         self._hand_out_state(ready)
-        ready.snapshot, runs = self.log.take_unsaved(ready.number)
-        ready.entries = Entries(runs)
-        ready.must_save |= bool(runs) or ready.snapshot is not None
-        # A term or a vote that a crash can forget must not be known to any other replica before it is durable.
-        self.outbox.hand_out(ready, hold=bool(self._unsaved_votes))
-        ready.committed = Entries(self.log.take_committed(self.config.max_apply_bytes, self._apply_ahead))
+        self._hand_out_lives(ready)
+        ready.snapshot, unsaved = self.log.take_unsaved(ready.number)
+        if unsaved:
+            ready.entries = Entries(unsaved)
+        ready.must_save |= bool(unsaved) or ready.snapshot is not None
+        # A term, a vote or a standing that a crash can forget must not be known to any other replica before it is durable.
+        held = bool(self._unsaved_votes)
+        self.outbox.hand_out(ready, hold=held)
+        if held or self._appends_held:
+            held = self._keep_appends_in_order(ready)
+        if self.lanes is not None:
+            for peer in self.progress.values():
+                peer.handed_out(held=held)
+        committed = self.log.take_committed(self.config.max_apply_bytes, self._apply_ahead)
+        if committed:
+            ready.committed = Entries(committed)
+        if any(changes(committed)):
+            # A voter that forgets that one was removed may need the vote of that one, which has ended since.
+            ready.must_save = True
+            ready.hard_state = self._handed_state
         return ready
+
+    def _keep_appends_in_order(self, ready: Ready) -> bool:
+        """Let no append overtake one that waits, be it for a vote or for entries written since. Return whether any waits."""
+        if self._appends_held:
+            appends = [message for message in ready.messages if message.type is MessageType.REPLICATE]
+            ready.messages = [it for it in ready.messages if it.type is not MessageType.REPLICATE]
+            ready.messages_after_save += appends
+        if any(message.type is MessageType.REPLICATE for message in ready.messages_after_save):
+            self._appends_held = ready.number
+        return bool(self._unsaved_votes or self._appends_held)
 
     @property
     def has_ready(self) -> bool:
         """Whether `ready` would hand anything out."""
+        handed = self._handed_state
         return bool(
             self.outbox
             or self.appends_due
+            or self.notices_due
+            or handed.commit != self.log.committed
+            or handed.term != self.term
+            or handed.vote != self.vote
+            or self._handed_lives is not self.lives.own
             or self.log.has_unsaved()
             or self.log.may_apply(self.config.max_apply_bytes, self._apply_ahead)
-            or self._handed_state != HardState(self.term, self.vote, self.log.committed)
         )
+
+    @property
+    def commit_untold(self) -> bool:
+        """Whether the host is to step COMMIT_DUE about a millisecond from now, unless this is False again by then."""
+        config = self.config
+        if not config.commit_notices or config.skip_commit_broadcast or self.state is not State.LEADER:
+            return False
+        return notices.untold(self)
 
     @property
     def _apply_ahead(self) -> int:
@@ -94,10 +181,22 @@ class Raft(RaftCore):
             self._unsaved_votes.append(ready.number)
         self._handed_state = state
 
+    def _hand_out_lives(self, ready: Ready) -> None:
+        if self.lives.own is self._handed_lives:
+            return
+        ready.lives = self._handed_lives = self.lives.own
+        ready.must_save = True
+        if (
+            self.state is not State.LEADER
+        ):  # that it is settled is in its log too, and its appends must keep their order
+            self._unsaved_votes.append(ready.number)
+
     def persisted(self, ready: Ready) -> None:
         """What `ready` asked to save, and all that was asked before, is durable. In order, once for each."""
         while self._unsaved_votes and self._unsaved_votes[0] <= ready.number:
             self._unsaved_votes.pop(0)
+        if self._appends_held <= ready.number:
+            self._appends_held = 0
         stable = self.log.stable
         self.log.saved(ready.number)
         if self.state is State.LEADER and self.log.stable > stable:
@@ -115,12 +214,15 @@ class Raft(RaftCore):
             )
         before = self.log.applied
         self._release_uncommitted(before + 1, index)
-        changes = list(self.log.changes(max(before, self.log.first_index - 1) + 1, index + 1))
-        for entry in changes:
+        for entry in self.log.unapplied_changes(index):
             self.log.applied_to(entry.index)
-            self._apply_change(entry)
+            if entry.kind is EntryKind.SETTLED:
+                settling.apply(self, entry)
+            else:
+                self._apply_change(entry)
         self.log.applied_to(index)
         membership.leave_when_due(self)
+        transfer.obey_when_applied(self)
 
     def _apply_change(self, entry: Entry) -> None:
         outcome = confchange.decide(self.membership, entry, self.config)
@@ -134,8 +236,9 @@ class Raft(RaftCore):
         self.outbox.changes.append(Changed(entry.index, self.membership, rejected, entry.origin, entry.key))
 
     def _release_uncommitted(self, low: int, high: int) -> None:
+        """What counts was appended in this term, so it is in memory until it is applied."""
         if self.uncommitted_bytes:
-            applied = sum(run.payload_bytes for run in self.log.runs(low, high + 1))
+            applied = self.log.payload_bytes(low, high + 1)
             self.uncommitted_bytes = max(0, self.uncommitted_bytes - applied)
 
     def compact(self, index: int) -> None:
@@ -165,13 +268,18 @@ class Raft(RaftCore):
         `index` is that of the last entry that the state machine was given: only its owner knows it, since `ready`
         hands entries out before they are passed on. The membership is that of the index, though changes may not have
         been reported as applied yet (thesis §5.1). None where `index` is not durable in this log yet, or behind what
-        the log holds, or a leader's snapshot is not loaded.
+        the log holds, or a leader's snapshot is not loaded; also where `index` was not handed out, and the entries before
+        it are not loaded.
         """
         log = self.log
         if log.pending_snapshot is not None or not log.applied <= index <= log.stable or not log.term(index):
             return None
         witness = self.base_state is State.WITNESS
-        return Snapshot(index, log.term(index), self.membership_at(index), witness=witness)
+        try:
+            membership = self.membership_at(index)
+        except EntriesNotLoaded:
+            return None
+        return Snapshot(index, log.term(index), membership, witness=witness)
 
     @property
     def snapshot_wanted(self) -> int:

@@ -1,12 +1,26 @@
 """The reads of one leader that wait for a quorum to confirm that it still leads (thesis §6.4).
 
-A round is named by its newest read. A read of this host is named by its own context, which hosts do not repeat.
-A context from another host may come twice, as the network duplicates, and late answers to its first round must
-not confirm its second: so the leader gives such reads, and any context that it has seen before, a name of its own.
+Each read begins a round of heartbeats. A peer that answers the heartbeat of a round had heard of no newer
+term when it did, so no newer leader had its vote when the round began, nor when any earlier round did. So one
+number is kept of each peer, the newest round that it has answered, and what is confirmed is found as the
+commit index is: by what a quorum has reached.
+
+Heartbeats and their answers name a round by a context. No answer confirms a read that came after its
+heartbeat had left:
+
+1. A name means one round. A read of this host gives its round its own context, unless that was used before.
+   All others get a name that the leader makes up: the network may duplicate a follower's READ_INDEX, and late
+   answers to the first round must not confirm what has joined the queue since, before the second. The names
+   of other terms come with their terms, and end there.
+2. An answer that comes twice, or late, finds its round released, or tells what was known: the number of a
+   peer never falls.
+3. A follower's read is answered with the follower's own context, and so is its copy. Each answer holds by
+   itself: its index was noted after the follower had asked. The follower uses each context once, and takes
+   the first answer.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 __all__ = ["Context", "PendingRead", "ReadQueue"]
@@ -14,7 +28,7 @@ __all__ = ["Context", "PendingRead", "ReadQueue"]
 Context: TypeAlias = tuple[int, int]
 
 _NONE: Final[Context] = (0, 0)
-_OWN_NAMES: Final = 1 << 63
+_OWN_NAMES: Final = 1 << 62
 """The high part of names that the leader gives; hosts draw theirs below it."""
 
 
@@ -26,7 +40,8 @@ class PendingRead:
     context: Context
     requester: int
     """The replica that asked; 0 is this host."""
-    confirmed_by: set[int] = field(default_factory=set)
+    round: int = 0
+    """The number of its round."""
 
 
 class ReadQueue:
@@ -35,6 +50,11 @@ class ReadQueue:
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self.pending: OrderedDict[Context, PendingRead] = OrderedDict()
+        """By the names of their rounds."""
+        self.rounds = 0
+        """How many have begun, so the number of the newest."""
+        self.answered: dict[int, int] = {}
+        """For each peer, the newest round of which it answered the heartbeat."""
         self.postponed: list[tuple[Context, int]] = []
         """Came before the first commit of the term: what is committed is not known yet (thesis §6.4)."""
         self.lease_stamps: dict[int, int] = {}
@@ -73,17 +93,23 @@ class ReadQueue:
             self._seen[context] = None
             if len(self._seen) > 4 * self.bound:
                 self._seen.popitem(last=False)
-        self.pending[name] = PendingRead(index, context, requester)
+        self.rounds += 1
+        self.pending[name] = PendingRead(index, context, requester, self.rounds)
         return name
 
-    def release_through(self, name: Context) -> list[PendingRead]:
-        """Take out this read and all before it, each of which is confirmed as well."""
+    def note_answer(self, name: Context, replica: int) -> bool:
+        """Note that a peer answered the heartbeat of a round; False where no read waits for that round."""
+        read = self.pending.get(name)
+        if read is None:
+            return False
+        self.answered[replica] = max(self.answered.get(replica, 0), read.round)
+        return True
+
+    def release_through(self, confirmed: int) -> list[PendingRead]:
+        """Take out the reads of all rounds up to this one, oldest first."""
         released = []
-        while self.pending:
-            oldest, read = self.pending.popitem(last=False)
-            released.append(read)
-            if oldest == name:
-                break
+        while self.pending and next(iter(self.pending.values())).round <= confirmed:
+            released.append(self.pending.popitem(last=False)[1])
         return released
 
     def clear(self) -> list[Context]:
@@ -91,6 +117,7 @@ class ReadQueue:
         waiting = [(read.context, read.requester) for read in self.pending.values()] + self.postponed
         self.pending.clear()
         self.postponed = []
+        self.answered.clear()
         self.lease_stamps.clear()
         self.lease_revoked = False
         return [context for context, requester in waiting if not requester]

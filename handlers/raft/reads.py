@@ -6,7 +6,7 @@ reads to the leader, which is how they share the load.
 """
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import quorum, sending
+from drakkar.handlers.raft import sending, settling
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.read_queue import Context, PendingRead
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Refusal
@@ -48,6 +48,7 @@ def publish(raft: RaftCore, answer: Message) -> None:
         raft.fault("a read that is confirmed and refused")
         return
     raft.heard_leader(answer.sender)
+    raft.heard.vouched = max(raft.heard.vouched, answer.log_index)
     if raft.log.term(answer.log_index) == raft.term:
         raft.log.commit_to(answer.log_index)
     raft.outbox.reads.append(ReadReady(answer.log_index, (answer.hint, answer.hint_high)))
@@ -71,7 +72,7 @@ def serve(raft: RaftCore, ask: Message) -> None:
 
 def _begin(raft: RaftCore, context: Context, requester: int) -> None:
     index = raft.log.committed
-    if quorum.has_quorum(raft.electorate, (raft.id,)) or _holds_lease(raft):
+    if settling.has_quorum(raft, (raft.id,)) or _holds_lease(raft):
         _release(raft, PendingRead(index, context, requester))
         return
     name = raft.reads.add(index, context, requester)
@@ -87,28 +88,21 @@ def answer_postponed(raft: RaftCore) -> None:
 
 
 def count_confirmation(raft: RaftCore, answer: Message) -> None:
-    """A peer that answered the round's heartbeat knew no newer term by then. Only voters count."""
-    name = (answer.hint, answer.hint_high)
-    read = raft.reads.pending.get(name)
-    if read is None:
-        return
-    read.confirmed_by.add(answer.sender)
-    if quorum.has_quorum(raft.electorate, read.confirmed_by | {raft.id}):
-        _release_through(raft, name)
+    """A peer that answered a round's heartbeat knew no newer term by then. Only voters count."""
+    if raft.reads.note_answer((answer.hint, answer.hint_high), answer.sender):
+        recount(raft)
 
 
 def recount(raft: RaftCore) -> None:
-    """The membership changed, and with it what a quorum is."""
-    for name in reversed(raft.reads.pending):
-        if quorum.has_quorum(raft.electorate, raft.reads.pending[name].confirmed_by | {raft.id}):
-            _release_through(raft, name)
-            return
-
-
-def _release_through(raft: RaftCore, name: Context) -> None:
-    index = raft.reads.pending[name].index
-    for read in raft.reads.release_through(name):
-        read.index = index
+    """Answer the reads whose rounds a quorum has confirmed, after an answer or a change of what a quorum is."""
+    reads = raft.reads
+    confirmed = settling.agreed(
+        raft,
+        lambda replica: reads.rounds if replica == raft.id else reads.answered.get(replica, 0),
+    )
+    released = reads.release_through(confirmed)
+    for read in released:
+        read.index = released[-1].index
         _release(raft, read)
 
 
@@ -149,7 +143,7 @@ def _holds_lease(raft: RaftCore) -> bool:
         return False
     timeout = raft.config.election_ticks
     stamps = raft.reads.lease_stamps
-    start = quorum.joint_committed(
-        raft.electorate, lambda replica: raft.timers.ticks if replica == raft.id else stamps.get(replica, 0)
+    start = settling.agreed(
+        raft, lambda replica: raft.timers.ticks if replica == raft.id else stamps.get(replica, 0)
     )
     return start > 0 and raft.timers.ticks - start < timeout - 1 - -(-timeout // 10)

@@ -7,6 +7,7 @@ from typing import Final
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry
+from drakkar.handlers.raft.lives import Lives
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
 __all__ = ["REFUSAL_OF", "Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
@@ -23,7 +24,13 @@ class Refusal(Enum):
     TRANSFERRING = "a leadership transfer is in progress"
     NOT_A_MEMBER = "the leader is no member any more"
     TOO_MANY_UNCOMMITTED = "the leader holds too many bytes that are not yet committed"
+    DISK_FULL = "the disk of the leader is full"
+    TOO_LARGE = (
+        "the leader's host takes no commands of that size: make them smaller, or raise its max_command_bytes"
+    )
     CHANGE_PENDING = "another membership change is not yet applied"
+    VOTER_UNSETTLED = "a voter that was added, or has lost its disk, may not vote before it is settled"
+    QUORUM_UNREACHABLE = "too few voters of the new membership can be reached now"
     CHANGE_INVALID = "this membership change is not allowed now"
     FORWARDING_DISABLED = "this replica does not forward proposals"
     TOO_MANY_READS = "too many reads are waiting"
@@ -33,6 +40,7 @@ class Refusal(Enum):
     TRANSFER_TIMED_OUT = "the target of the transfer did not take over within an election timeout"
     TRANSFER_REPLACED = "a transfer to another target took its place"
     TRANSFER_CALLED_OFF = "the transfer was called off"
+    NOT_SENT = "it could not be sent to the leader"
     QUERY_PENDING = "the answer of another log query was not collected yet"
 
     @classmethod
@@ -64,6 +72,8 @@ class Dropped:
     key: int = 0
     count: int = 1
     entries: Sequence[Entry] = ()
+    replicas: tuple[int, ...] = ()
+    """The voters that cannot be reached, or were not met yet, where that is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +109,16 @@ class LogQueryResult:
     out_of_range: bool = False
 
 
+_NO_ENTRIES: Final = Entries()
+
+
 @dataclass(slots=True, eq=False)
 class Ready:
     """What the host has to do now. Each piece of work is handed out once.
 
+    0. Drop what equals a message in `recalled` where it still waits: in the transport, if that can drop it, or for step 3.
     1. Hand `messages` to the transport: they rest on nothing that is still to be saved.
-    2. Make `snapshot`, then `entries`, and `hard_state` durable, in one step. `entries` replace all that stood at
+    2. Make `snapshot`, then `entries`, `hard_state` and `lives` durable, in one step. `entries` replace all that stood at
        or behind their first index; a `snapshot` replaces the whole log.
     3. When that, and the work of every earlier `Ready`, is durable: call `Raft.persisted(ready)` and hand
        `messages_after_save` to the transport.
@@ -117,15 +131,24 @@ class Ready:
     number: int = 0
     """Counts up with each `Ready`: a completion names the write that it completes."""
     hard_state: HardState | None = None
-    entries: Entries = field(default_factory=Entries)
+    entries: Entries = _NO_ENTRIES
     snapshot: Snapshot | None = None
     messages: list[Message] = field(default_factory=list)
     messages_after_save: list[Message] = field(default_factory=list)
-    committed: Entries = field(default_factory=Entries)
+    recalled: list[Message] = field(default_factory=list)
+    """Messages that an earlier `Ready` handed out and that should not leave any more: the TIMEOUT_NOW of a transfer
+    that is over."""
+    committed: Entries = _NO_ENTRIES
     reads: list[ReadReady] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     changes: list[Changed] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What the operator of this host must know."""
     log_query: LogQueryResult | None = None
+    lives: Lives | None = None
+    """What is to be remembered of this replica's life from now on. All messages wait until it is durable.
+
+    Until then others are told what was durable before, also with messages of an earlier `Ready`."""
     must_save: bool = False
     """Something more than the commit index is to be made durable."""
 
@@ -140,5 +163,7 @@ class Ready:
             or self.reads
             or self.dropped
             or self.changes
+            or self.warnings
             or self.log_query
+            or self.recalled
         )

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.ready import REFUSAL_OF, Dropped, Refusal
@@ -19,6 +20,14 @@ def report_refusal(raft: RaftCore, message: Message) -> None:
     if message.log_index > MAX_PROPOSALS:
         raft.fault("a refusal of more than was asked")
         return
-    because = Refusal.named(message.payload)
-    refused = REQUEST_OF[message.type]
-    raft.outbox.dropped.append(Dropped(refused, because, message.hint, message.hint_high, message.log_index))
+    named = message.payload if isinstance(message.payload, list) else [message.payload]
+    because = Refusal.named(named[0] if named else None)
+    refused = Dropped(
+        REQUEST_OF[message.type],
+        because,
+        message.hint,
+        message.hint_high,
+        message.log_index,
+        replicas=tuple(replica for replica in named[1:] if is_whole(replica)),
+    )
+    raft.outbox.dropped.append(refused)

@@ -7,7 +7,7 @@ drops no entry that it has acknowledged: there is none beyond.
 
 from drakkar.handlers.errors import ProtocolViolation, RequestDropped
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import commit, sending, transfer
+from drakkar.handlers.raft import commit, ends, room, sending, settling, transfer
 from drakkar.handlers.raft.confchange import may_become, role_conflict
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.progress import ProgressState
@@ -85,13 +85,15 @@ def on_snapshot_request(raft: RaftCore, ask: Message) -> None:
         raft.fault("asked for a snapshot of what was never sent")
         return
     peer = raft.progress[ask.sender]
-    peer.active = True
+    peer.note_answer()
     holds_ours = ask.log_term == raft.term and raft.log.matches(ask.log_index, ask.log_term)
     news = holds_ours and peer.accepted(ask.log_index)
     peer.asked(ask.hint)
     if news:
         commit.advance(raft)
         transfer.hand_over_when_caught_up(raft, ask.sender)
+    # It asks in place of an answer to a heartbeat, which would have its lane asked again too.
+    peer.busy = False
     sending.send(raft, ask.sender)
 
 
@@ -108,7 +110,7 @@ def install(raft: RaftCore, message: Message) -> None:
         _take_in(raft, snapshot)
     # Up to there, which is the snapshot's end if it was taken in, our log agrees with the leader's; behind it may not.
     known = raft.log.committed
-    raft.reply(message, MessageType.REPLICATE_RESP, log_index=known, commit=known)
+    room.accept(raft, message, known)
 
 
 def install_as_follower(raft: RaftCore, message: Message) -> None:
@@ -118,7 +120,9 @@ def install_as_follower(raft: RaftCore, message: Message) -> None:
 
 
 def learn_of_removal(raft: RaftCore, message: Message) -> None:
-    """A leader says that the shard has removed this replica: take its membership in, as a snapshot without content.
+    """The shard has removed this replica: take its membership in, as a snapshot without content.
+
+    A leader says so. To a replica that knew it and asked whether the others know it too, any other may say that they do.
 
     What that leader holds is committed, and is never taken back, also where its term is older than ours. It is not
     followed. A replica that campaigns or leads gives up: it has no shard to do so. One that this replica knows as
@@ -129,8 +133,12 @@ def learn_of_removal(raft: RaftCore, message: Message) -> None:
         return
     if not snapshot.witness or raft.id not in snapshot.membership.removed:
         raft.fault("news of a removal that does not name this replica")
+    elif message.log_index:
+        raft.heard.removal_confirmed = True
     elif message.term == raft.term and raft.leader_id not in (0, message.sender):
         raft.fault("news of a removal from a second leader of the term")
+    elif message.log_index:
+        raft.heard.removal_confirmed = True
     elif _fits(raft, snapshot):
         raft.become_follower(max(raft.term, snapshot.term), 0)
         _take_in(raft, snapshot)
@@ -140,6 +148,9 @@ def _sound(raft: RaftCore, message: Message) -> Snapshot | None:
     snapshot = message.snapshot
     if not isinstance(snapshot, Snapshot) or not snapshot or not 0 < snapshot.term <= message.term:
         raft.fault("a snapshot without index, or of a term that its leader cannot know")
+        return None
+    if snapshot.index > ends.NEAR_END:
+        raft.fault("a snapshot so near the last index that the log could hardly grow")
         return None
     return snapshot
 
@@ -180,9 +191,11 @@ def _take_in(raft: RaftCore, snapshot: Snapshot) -> None:
         raft.log.commit_to(snapshot.index)
         return
     raft.log.restore(snapshot)
+    raft.heard.matched = snapshot.index
     raft.requested_snapshot = 0
     raft.switch_membership(snapshot.membership)
     raft.reset_progress()
+    settling.note_standing(raft)
 
 
 def recovered(raft: RaftCore, report: Message) -> None:

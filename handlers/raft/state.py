@@ -33,10 +33,12 @@ class HardState:
     vote: int = 0
     """The replica voted for in `term`; 0 for none."""
     commit: int = 0
-    """A lower bound, kept to save work at a restart; it is not needed for safety."""
+    """Up to which index the log was known to be committed. A replica that forgets it may campaign among members of long ago,
+    since it no longer knows that its last membership change holds."""
 
 
 _NO_ADDRESSES: Final[Mapping[int, str]] = {}
+_NO_HOMES: Final[Mapping[int, int]] = {}
 
 
 def _ids(members: Collection[int]) -> frozenset[int]:
@@ -67,6 +69,9 @@ class Membership:
     change_id: int = 0
     """The index of the entry that made this membership; ordered changes must name it."""
     addresses: Mapping[int, str] = field(default_factory=lambda: _NO_ADDRESSES)
+    homes: Mapping[int, int] = field(default_factory=lambda: _NO_HOMES)
+    """The number of the host on which a replica lives, by the last SETTLED entry that was applied. 0: it was added, and has
+    lived nowhere yet. Not listed: that is not known."""
 
     def __post_init__(self) -> None:
         addresses = dict(self.addresses)

@@ -5,7 +5,7 @@ the terms agree.
 """
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import membership
+from drakkar.handlers.raft import ends, membership
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import SWALLOW
@@ -81,8 +81,14 @@ def reconcile_terms(raft: RaftCore, message: Message) -> bool | None:
         return None  # its type has no term, so none is adopted
     if traits.asks_for_vote and _in_lease(raft) and not _is_transfer(message):
         return SWALLOW
-    if not _asks_ahead(message):
-        _adopt(raft, message)
+    if _asks_ahead(message):
+        return None
+    reached = ends.reachable(raft.term, message.term)
+    if reached != message.term:
+        raft.fault("a term so near the last one that it is approached in steps")
+        raft.become_follower(reached, 0)
+        return SWALLOW
+    _adopt(raft, message)
     return None
 
 
@@ -120,6 +126,12 @@ def _refuse_older(raft: RaftCore, message: Message) -> bool:
     if message.type is MessageType.REQUEST_PRE_VOTE:
         # Raises the sender's term: else an old log of a high term and a new log of a low term block each other.
         raft.reply(message, MessageType.REQUEST_PRE_VOTE_RESP, term=raft.term, reject=True)
+    elif message.type is MessageType.REQUEST_VOTE and not (
+        raft.remembers and message.sender in raft.progress
+    ):
+        # A newborn never campaigns, and one that does not know the candidate as a member campaigns elsewhere: else the
+        # candidate would not hear of the newer term.
+        raft.reply(message, MessageType.REQUEST_VOTE_RESP, reject=True)
     elif message.type.traits.from_leader and (
         raft.check_quorum or raft.config.pre_vote or not raft.promotable
     ):

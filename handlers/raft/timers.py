@@ -16,6 +16,8 @@ class Timers:
     """Since the start."""
     election_elapsed: int = 0
     """Since a leader was heard or a vote granted; at a leader, since it last checked for a quorum."""
+    leader_heard: int = 0
+    """The value of `ticks` when a leader was last heard, or this replica led; 0 if neither was yet."""
     heartbeat_elapsed: int = 0
     """At a leader: since the last heartbeats."""
     randomized_timeout: int = 0

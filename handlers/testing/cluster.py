@@ -9,7 +9,7 @@ from typing import Any, Final
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entry, EntryKind
+from drakkar.handlers.raft.entries import Entry, EntryKind, changes
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady
@@ -210,6 +210,21 @@ class Cluster:
                     self.nodes[replica].raft.tick()
             self._settle()
 
+    def tell_commits(self) -> None:
+        """Let a millisecond pass: with `commit_notices`, leaders tell of commits that no append has told of."""
+        for node in self.nodes.values():
+            if node.up and node.raft.commit_untold:
+                node.raft.step(Message(MessageType.COMMIT_DUE, sender=node.raft.id))
+        self._settle()
+
+    def fill_disk(self, replica: int) -> None:
+        """Tell a replica that its disk has no room for entries."""
+        self.step(replica, Message(MessageType.DISK_FULL, sender=replica))
+
+    def free_disk(self, replica: int) -> None:
+        """Tell a replica that its disk has room again."""
+        self.step(replica, Message(MessageType.DISK_ROOM, sender=replica))
+
     def compact(self, replica: int, index: int) -> None:
         """Let a replica take a snapshot at `index` and delete its log up to there.
 
@@ -217,7 +232,7 @@ class Cluster:
         at `index`.
         """
         raft, log = self[replica], self.nodes[replica].log
-        later = [change.index for change in raft.log.changes(index + 1, raft.log.applied + 1)]
+        later = [change.index for change in changes(raft.log.runs(index + 1, raft.log.applied + 1))]
         assert not later, (
             f"membership changes are applied at {later}: take the snapshot at {later[-1]} or later"
         )
@@ -338,9 +353,9 @@ class Cluster:
     ) -> Counter[str]:
         """Run shards like this one under random faults, a schedule for each seed, and check them after every step.
 
-        Messages are lost, duplicated, delayed and reordered. Links and hosts fail and recover. Disks, state machines and
-        clocks run slowly. Leadership is transferred, and snapshots are taken. Members change unless `membership` is
-        False. The shards have this cluster's size, handlers and options; each seed draws the options that it leaves open.
+        Messages are lost, duplicated, delayed and reordered. Links and hosts fail and recover. Disks are full for a
+        while. Disks, state machines and clocks run slowly. Leadership is transferred, and snapshots are taken. Members
+        change unless `membership` is False. The shards have this cluster's size, handlers and options; each seed draws the options that it leaves open.
 
         `traffic(raft, random)` is called at random times with the core of a replica, to step or send your messages.
         `check(rafts)` is called after every step with the running cores by replica id; it raises `AssertionError` if your
@@ -358,6 +373,7 @@ class Cluster:
                 witnesses=len(self.membership.witnesses),
                 config=self.config,
                 membership=membership,
+                homes=False,
             )
             happened += run_storm(plan, self.handlers, traffic, check)
         return happened

@@ -12,14 +12,17 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.lives import Life
+from drakkar.handlers.raft.membership import is_dispensable
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Ready
-from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
+from drakkar.handlers.raft.room_watch import RoomWatch
+from drakkar.handlers.raft.state import HardState, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.answers import Answer
 from drakkar.handlers.testing.plan import UNITS_PER_SECOND
-from drakkar.handlers.testing.simulated_host import Environment, SimulatedHost
+from drakkar.handlers.testing.simulated_host import Environment, NoticeTimer, SimulatedHost
 
 __all__ = ["CommandList", "CoreHost", "Machine"]
 
@@ -82,7 +85,8 @@ class CoreHost(SimulatedHost):
         self.handlers = handlers
         self._make_machine = machine
         self.machine = machine()
-        self.log = MemoryLog() if role is not None else _first_log(simulation.first_members)
+        self._joins = role is not None
+        self.empty_disk()
         self._unsaved: deque[Ready] = deque()
         self._to_apply: deque[Snapshot | list[Run]] = deque()
         self._applying = False
@@ -99,6 +103,24 @@ class CoreHost(SimulatedHost):
         """The log as it is on the simulated disk."""
         return self.log
 
+    def empty_disk(self) -> None:
+        """See `SimulatedHost.empty_disk`."""
+        lives = self.first_lives(joins=self._joins)
+        if self._joins:
+            self.log = MemoryLog(lives=lives)
+        else:
+            hard_state, run = initial_log(self.simulation.first_members)
+            self.log = MemoryLog(Entries([run]), hard_state, self.simulation.first_members, lives=lives)
+
+    def copy_disk(self) -> Callable[[], None]:
+        """See `SimulatedHost.copy_disk`."""
+        copied = self.log.copy()
+
+        def put_back() -> None:
+            self.log = copied
+
+        return put_back
+
     # -- start and stop -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -106,10 +128,15 @@ class CoreHost(SimulatedHost):
         simulation = self.simulation
         self.raft = Raft(
             self.config,
-            self.log,
+            self.slow_reads(),
             handlers=self.handlers.copy() if self.handlers is not None else None,
             random=Random(simulation.random.random()),
+            memory=self.log_memory(),
+            lanes=self.lanes(),
+            home=self.directory.home,
         )
+        self._room = RoomWatch(self.raft, self.disk.room)
+        self._notices = NoticeTimer(simulation, self, self._tell_of_commits)
         self._origin = simulation.random.getrandbits(62) | 1
         self.machine = self._make_machine()
         if self.log.snapshot and not self.log.snapshot.witness:
@@ -141,18 +168,23 @@ class CoreHost(SimulatedHost):
 
     # -- input ------------------------------------------------------------------------------------------------------
 
-    def receive(self, messages: list[Message]) -> None:
-        """Step messages, and do what the core hands out."""
+    def receive(self, messages: list[Message], life: Life | None = None) -> None:
+        """Step messages, and do what the core hands out. See `SimulatedHost.receive`."""
         for message in messages:
             if message.type is MessageType.LOCAL_TICK:
+                self._room.tick()
                 self.raft.tick()
             else:
-                self.raft.step(message)
+                self._room.judge(message.entries)
+                self.raft.step(message, life)
+            life = None
         self._hand_out()
+        if is_dispensable(self.raft):
+            self.simulation.end_removed(self)
 
     def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
         """See `SimulatedHost.submit`. The answer is "unknown" if the host crashes or after `seconds`."""
-        if self._removed:
+        if self.knows_its_removal:
             answer("refused", "this replica was removed")
             return
         self._number += 1
@@ -197,12 +229,25 @@ class CoreHost(SimulatedHost):
             elif leader and asked_in < term:
                 self._answer(number, "refused", f"replica {leader} was elected")
 
+    def unsent(self) -> Iterable[Message]:
+        """See `SimulatedHost.unsent`."""
+        for ready in self._unsaved:
+            yield from ready.messages_after_save
+
+    def _recall(self, message: Message) -> None:
+        """Drop what equals a message, wherever it still waits."""
+        self.simulation.recall(message)
+        for ready in self._unsaved:
+            ready.messages_after_save = [held for held in ready.messages_after_save if held != message]
+
     # -- output -------------------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         raft = self.raft
         while raft.has_ready:
             ready = raft.ready()
+            for message in ready.recalled:
+                self._recall(message)
             self._save(ready)
             self.simulation.send(self, ready.messages)
             if ready.snapshot is not None:
@@ -217,11 +262,16 @@ class CoreHost(SimulatedHost):
                 if change.origin == self._origin:
                     outcome = "refused" if change.rejected else "done"
                     self._answer(change.key, outcome, change.rejected or change.membership)
+        self._room.saved()
+        self._notices.set(untold=raft.commit_untold)
         self._apply_next()
         self._answer_reads()
         self._answer_transfers()
         if raft.snapshot_wanted:
             self.snapshot(self.config.compaction_overhead)
+
+    def _tell_of_commits(self) -> None:
+        self.receive([Message(MessageType.COMMIT_DUE, sender=self.id)])
 
     def _save(self, ready: Ready) -> None:
         if not ready.must_save:
@@ -235,10 +285,13 @@ class CoreHost(SimulatedHost):
         # remember that the change before it is committed, or it could campaign with an older membership.
         state, self._state_due = ready.hard_state or self._state_due, None
         self._unsaved.append(ready)
+        self.disk.take(ready.entries.size)
         self.disk.write(lambda: self._keep(ready, state), self._saved)
 
     def _keep(self, ready: Ready, state: HardState | None) -> None:
-        self.log.save(Ready(hard_state=state, entries=ready.entries, snapshot=ready.snapshot))
+        self.log.save(
+            Ready(hard_state=state, lives=ready.lives, entries=ready.entries, snapshot=ready.snapshot)
+        )
 
     def _saved(self) -> None:
         self._complete(self._unsaved.popleft())
@@ -280,14 +333,10 @@ class CoreHost(SimulatedHost):
 
     def _refuse_reads_if_removed(self) -> None:
         """A REMOVED message has no state, so the applied index says nothing about the state machine any more."""
-        if self._removed:
+        if self.knows_its_removal:
             reads, self._reads = self._reads, {}
             for _, answer, _ in reads.values():
                 answer("refused", "this replica was removed")
-
-    @property
-    def _removed(self) -> bool:
-        return self.id in self.raft.membership.removed
 
     def _apply_run(self, run: Run) -> None:
         for index in range(run.first, run.last + 1):
@@ -363,11 +412,6 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
 
 
-def _first_log(members: Membership) -> MemoryLog:
-    hard_state, run = initial_log(members)
-    return MemoryLog(Entries([run]), hard_state, members)
-
-
 _configs: dict[tuple[Any, ...], RaftConfig] = {}
 
 
@@ -380,7 +424,7 @@ def config_of(simulation: Environment, replica: int, role: State | None) -> Raft
         "is_observer": role is State.OBSERVER or (role is None and replica in members.observers),
     }
     if options["is_witness"]:
-        options["snapshot_entries"] = 0
+        options["snapshot_entries"] = options["snapshot_bytes"] = 0
     key = (replica, *sorted(options.items()))
     if key not in _configs:
         with _quietly():

@@ -1,14 +1,20 @@
 """What the invariants know: all replicas, all disks, and all that ever happened in one simulated shard."""
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from drakkar.handlers.raft.entries import EntryKind, Run, changes
+from drakkar.handlers.raft.lives import decode_settled
 from drakkar.handlers.raft.log import Storage
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership
+from drakkar.handlers.testing.directories import Directory
+from drakkar.handlers.testing.slow_reads import reading
 
-__all__ = ["History", "LastSeen", "Observed", "Violation", "halves", "is_quorum"]
+__all__ = ["Former", "History", "LastSeen", "Observed", "Violation", "halves", "homes_in", "is_quorum"]
 
 
 class Violation(AssertionError):
@@ -26,11 +32,24 @@ class Observed(Protocol):
     id: int
     raft: Raft
     up: bool
+    directory: Directory
 
     @property
     def storage(self) -> Storage:
         """The durable log, also readable while the replica is down."""
         ...
+
+    def has_room(self, size: int) -> bool:
+        """Return whether so many bytes of entries fit on its disk now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A disk that a replica once had, as it was when it was emptied or put away."""
+
+    home: int
+    storage: Storage
 
 
 class LastSeen:
@@ -40,15 +59,22 @@ class LastSeen:
         "applied",
         "applying",
         "base",
+        "base_homes",
         "changes",
+        "commits",
         "committed",
+        "elapsed",
         "first",
         "heard",
+        "heard_append",
+        "homes",
         "last",
         "leading_since",
         "membership",
+        "peer_homes",
         "peers",
         "picture",
+        "probed",
         "settled",
         "state",
         "term",
@@ -56,6 +82,7 @@ class LastSeen:
         "transfer",
         "transfer_since",
         "vote",
+        "vouched",
     )
 
     def __init__(self, raft: Raft) -> None:
@@ -69,10 +96,22 @@ class LastSeen:
         # The log as it was handed out: the term before its first entry, then the term of each entry.
         self.base = log.first_index - 1
         self.terms = [log.term(index) for index in range(self.base, log.last_index + 1)]
-        self.changes = [entry.index for entry in log.changes(log.first_index, log.last_index + 1)]
+        with reading(log):
+            runs = log.runs(log.first_index, log.last_index + 1)
+        self.changes = [entry.index for entry in changes(runs) if entry.kind is EntryKind.CONFIG_CHANGE]
+        self.base_homes = raft.membership.homes
+        self.homes = [home for run in runs for home in homes_in(run)]
         self.transfer = self.transfer_since = self.leading_since = 0
+        self.elapsed = 0  # ticks without a leader, while a tick is handled; else 0
+        # When each peer without room was sent something the last two times, in ticks.
+        self.probed: dict[int, tuple[int, int]] = {}
         self.heard: dict[int, int] = {}
+        # At a leader: the last ticks, oldest first, each with what was committed then.
+        self.commits: deque[tuple[int, int]] = deque(maxlen=2 * raft.config.election_ticks + 2)
+        self.heard_append = (0, 0)  # a term, and the highest number of an append of its leader
+        self.vouched = 0  # the highest index that a leader named in an answer to a read
         self.peers: dict[int, tuple[int, int, ProgressState]] = {}
+        self.peer_homes: dict[int, int] = {}  # where each peer lived when its progress was looked at last
 
     def term_at(self, index: int) -> int:
         """Return the term of an entry that was handed out; 0 if there is none at `index`."""
@@ -90,7 +129,10 @@ class History:
         self.happened: Counter[str] = Counter()
         """How often each rare event happened."""
         self.leaders: dict[int, int] = {}
-        self.votes: dict[tuple[int, int], int] = {}
+        self.former: dict[int, list[Former]] = {}
+        """The disks that were emptied or put away, by replica."""
+        self.votes: dict[tuple[int, int, int], int] = {}
+        """Who was voted for, by replica, the home that it had then, and term."""
         self.sent_term: dict[int, int] = {}
         self.entries: dict[tuple[int, int], tuple[int, int, bytes]] = {}
         self.committed: list[int] = [0]
@@ -110,19 +152,19 @@ class History:
         """Return the term of a committed entry; 0 if none is committed at `index`."""
         return self.committed[index] if index < len(self.committed) else 0
 
-    def is_held(self, membership: Membership, index: int, term: int) -> bool:
-        """Return whether a quorum holds an entry durably."""
-        return is_quorum(membership, {id_ for id_ in self.replicas if self.holds(id_, index, term)})
-
     def holds(self, replica: int, index: int, term: int) -> bool:
         """Return whether the replica would still have the entry after a crash now."""
         known = self.replicas.get(replica)
-        if known is None:
-            return False
-        storage = known.storage
-        if index < storage.first_index:
-            return index < storage.first_index - 1 or storage.term(index) == term
-        return storage.term(index) == term
+        return known is not None and _has(known.storage, index, term)
+
+    def homes_that_hold(self, replica: int, index: int, term: int) -> Iterator[int]:
+        """Yield the homes of all disks with the entry that the replica has, or had when it was emptied."""
+        known = self.replicas.get(replica)
+        if known is not None and _has(known.storage, index, term):
+            yield known.directory.home
+        for former in self.former.get(replica, ()):
+            if _has(former.storage, index, term):
+                yield former.home
 
     def disks(self, index: int) -> dict[int, int]:
         """Return the term that each disk holds at an index."""
@@ -132,6 +174,23 @@ class History:
         """Return whether a replica has a newer term, whose leader may have replaced its entries."""
         known = self.replicas.get(replica)
         return known is None or known.storage.hard_state.term > term
+
+
+def _has(storage: Storage, index: int, term: int) -> bool:
+    if index < storage.first_index - 1:
+        return True
+    return storage.term(index) == term
+
+
+def homes_in(run: Run) -> Iterable[tuple[int, int, int]]:
+    """Return index, replica and home of each SETTLED entry of a run."""
+    if EntryKind.SETTLED not in run.kinds:
+        return ()
+    return [
+        (run.first + place, *decode_settled(run.payloads[place]))
+        for place, kind in enumerate(run.kinds)
+        if kind == EntryKind.SETTLED
+    ]
 
 
 def halves(membership: Membership) -> tuple[set[int], set[int]]:

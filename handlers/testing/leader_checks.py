@@ -18,15 +18,24 @@ def check_leader(history: History, raft: Raft, seen: LastSeen) -> None:
         known = seen.peers.get(replica)
         now = (peer.match, peer.next, peer.state)
         if now != known or peer.inflight:
-            _check_peer(history, raft, replica, peer, known)
+            _check_peer(history, raft, replica, peer, known, seen)
             seen.peers[replica] = now
     _check_transfer(history, raft, seen)
 
 
 def _check_peer(
-    history: History, raft: Raft, replica: int, peer: Progress, known: tuple[int, int, ProgressState] | None
+    history: History,
+    raft: Raft,
+    replica: int,
+    peer: Progress,
+    known: tuple[int, int, ProgressState] | None,
+    seen: LastSeen,
 ) -> None:
     last = raft.log.last_index
+    met = raft.lives.met.get(replica)
+    home = met.home if met is not None else 0
+    if home != seen.peer_homes.get(replica, 0):
+        seen.peer_homes[replica], known = home, None
     if not peer.match < peer.next <= last + 1:
         raise Violation("INV12 match < next <= last + 1", f"{raft!r} of {replica}: {peer}")
     if known is not None:
@@ -35,7 +44,8 @@ def _check_peer(
         if known[2] is not peer.state:
             history.happened[f"progress went from {known[2].name} to {peer.state.name}"] += 1
     follows = peer.match >= raft.log.first_index and not history.has_left(replica, raft.term)
-    if follows and not history.holds(replica, peer.match, raft.log.term(peer.match)):
+    holding = history.homes_that_hold(replica, peer.match, raft.log.term(peer.match))
+    if follows and not any(home in (0, where) for where in holding):
         raise Violation("INV12 match is durable at the peer", f"{raft!r} of {replica}: {peer}")
     if peer.state is not ProgressState.REPLICATE and peer.inflight:
         raise Violation("INV13 only REPLICATE sends ahead", f"{raft!r} of {replica}: {peer}")
@@ -48,9 +58,10 @@ def _check_peer(
         raise Violation("INV13 the window rises above match", f"{raft!r} of {replica}: {window}, {peer}")
 
 
-def check_flow(raft: Raft, message: Message, known: tuple[int, int, ProgressState] | None) -> None:
-    """A leader sends entries or a snapshot only within the limits of flow control (`known`: its last view of the peer)."""
-    peer, max_bytes = raft.progress.get(message.to), raft.config.max_inflight_bytes
+def check_flow(raft: Raft, message: Message, seen: LastSeen) -> None:
+    """A leader sends entries or a snapshot only within the limits of flow control."""
+    known = seen.peers.get(message.to)  # its last view of the peer
+    peer, max_bytes = raft.progress.get(message.to), raft.config.max_inflight_bytes or 0
     if peer is None:
         return  # it was removed, and this message says so
     if message.type is MessageType.INSTALL_SNAPSHOT:
@@ -60,6 +71,13 @@ def check_flow(raft: Raft, message: Message, known: tuple[int, int, ProgressStat
         raise Violation("INV13 a snapshot travels alone", f"{raft!r} sends {message}: {peer}")
     if message.entries and peer.state is ProgressState.PROBE and peer.probe_sent:
         raise Violation("INV13 one probe at a time", f"{raft!r} sends {message}: {peer}")
+    if peer.full and message.type is MessageType.REPLICATE:  # a snapshot that it asks for may come at once
+        before, last = seen.probed.get(message.to, (-raft.config.election_ticks,) * 2)
+        seen.probed[message.to] = last, raft.timers.ticks
+        # Where it waits for its lane one may go late, and the next one in time; but not a third one.
+        since = last if raft.lanes is None else before
+        if raft.timers.ticks - since < raft.config.election_ticks:
+            raise Violation("INV13 a peer without room is probed slowly", f"{raft!r} sends {message}: {peer}")
     if message.entries and 0 < max_bytes <= peer.inflight.bytes:
         raise Violation("INV13 the window is bounded", f"{raft!r} sends {message}: {peer}")
 
@@ -73,6 +91,10 @@ def _check_transfer(history: History, raft: Raft, seen: LastSeen) -> None:
             raise Violation("INV28 a transfer ends in time", f"{raft!r} transfers to {target}")
     elif target:
         history.happened["a transfer began"] += 1
+        if not raft.transfer.askers:
+            history.happened["a leader without room handed over"] += 1
+            if raft.progress[target].full:
+                raise Violation("INV28 a successor has room", f"{raft!r} hands over to {target}")
         seen.transfer_since = raft.timers.ticks
     elif seen.transfer:
         history.happened["a transfer was given up"] += 1
@@ -86,8 +108,11 @@ def check_refusal(raft: Raft, because: Refusal) -> None:
 
 
 def check_heartbeat(raft: Raft, message: Message) -> None:
-    """The commit index in a heartbeat is at most what the peer is known to hold."""
+    """The commit index in a heartbeat is at most what the peer is known to hold when it is made.
+
+    It may wait for a write, and the peer begin another life meanwhile. Its receiver commits no more than what it knows to be
+    its leader's (`Heard.matched`).
+    """
     peer = raft.progress.get(message.to)
-    leads = raft.state is State.LEADER and raft.term == message.term
-    if leads and peer is not None and message.commit > peer.match:
+    if peer is not None and message.commit > peer.match:
         raise Violation("INV6 a heartbeat commits only what matches", f"{message}: {peer}")

@@ -5,10 +5,12 @@ from typing import Final
 
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.lives import decode_settled
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Dropped, Ready
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.testing.history import History, LastSeen, Observed, Violation
+from drakkar.handlers.testing.identity_checks import IdentityChecks
 
 __all__ = [
     "check_commit",
@@ -16,10 +18,12 @@ __all__ = [
     "check_entry",
     "check_handed_out",
     "check_indexes",
+    "check_memory",
     "check_prefix",
+    "check_room",
 ]
 
-_KEPT_BY_WITNESSES: Final = frozenset({EntryKind.METADATA, EntryKind.CONFIG_CHANGE})
+_KEPT_BY_WITNESSES: Final = frozenset({EntryKind.METADATA, EntryKind.CONFIG_CHANGE, EntryKind.SETTLED})
 
 
 def check_indexes(raft: Raft, seen: LastSeen) -> None:
@@ -33,6 +37,32 @@ def check_indexes(raft: Raft, seen: LastSeen) -> None:
         raise Violation("INV7 applied, handed out, committed, last", f"{raft!r}, applying {log.applying}")
     if log.first_index > log.last_index + 1 or log.first_index < seen.first:
         raise Violation("INV24 the log has no gap", repr(raft))
+
+
+def check_memory(raft: Raft) -> None:
+    """A log holds in memory what it must, and no more than its budget beside it; what it holds is counted."""
+    log = raft.log
+    runs = log.runs_in_memory()
+    spare = sum(run.memory for run in runs if run.last <= min(log.stable, log.applied))
+    held = sum(run.memory for run in runs)
+    if (runs[0].first if runs else log.last_index + 1) > max(log.stable + 1, log.first_index):
+        raise Violation("INV10 what is not durable is in memory", f"{raft!r} holds {runs}")
+    if held != log.memory.held:
+        raise Violation("V10 what a log holds is counted", f"{raft!r} holds {held} bytes: {log.memory!r}")
+    if spare and held > log.memory.limit:
+        raise Violation("V10 a log keeps to its budget", f"{raft!r} could drop {spare} bytes: {log.memory!r}")
+
+
+def check_room(history: History, replica: Observed, run: Run) -> None:
+    """A replica is about to append a run. Without room only a leader's own entries may come, and the first of a term."""
+    raft = replica.raft
+    if replica.has_room(run.size):
+        return
+    own = raft.state is State.LEADER and not run.origin
+    begins_term = run.term > raft.log.last_term and len(run) == 1 and not run.payloads[0]
+    if not own and not begins_term:
+        raise Violation("V16 entries need room", f"{raft!r} appends {run} of {run.size} bytes")
+    history.happened["an entry was written from the reserve"] += 1
 
 
 def check_handed_out(history: History, replica: Observed, ready: Ready) -> None:
@@ -70,6 +100,7 @@ def _note_snapshot(history: History, raft: Raft, seen: LastSeen, snapshot: Snaps
     if snapshot.membership.change_id != newest:
         raise Violation("INV24 a snapshot holds the newest membership", f"{raft!r} installs {snapshot}")
     seen.base, seen.terms, seen.changes = snapshot.index, [snapshot.term], []
+    seen.base_homes, seen.homes = snapshot.membership.homes, []
     seen.applying = snapshot.index
 
 
@@ -87,6 +118,8 @@ def _note_run(history: History, raft: Raft, seen: LastSeen, run: Run) -> None:
         check_entry(history, raft, index, run.term, previous, kind, payload)
         seen.terms.append(run.term)
         previous = run.term
+        if kind == EntryKind.SETTLED:
+            seen.homes.append((index, *decode_settled(payload)))
         if kind == EntryKind.CONFIG_CHANGE:
             _check_single_change(history, raft, seen, index, run.term)
             seen.changes.append(index)
@@ -104,6 +137,9 @@ def _check_truncation(history: History, raft: Raft, seen: LastSeen, run: Run) ->
     if raft.state is State.LEADER and seen.state is State.LEADER and raft.term == seen.term:
         raise Violation("INV2 a leader only appends", f"{raft!r} replaces {run.first}")
     del seen.terms[run.first - seen.base :]
+    if seen.homes and seen.homes[-1][0] >= run.first:
+        history.happened["a new home was truncated"] += 1
+        seen.homes = [home for home in seen.homes if home[0] < run.first]
     if seen.changes and seen.changes[-1] >= run.first:
         history.happened["a membership change was truncated"] += 1
         seen.changes = [at for at in seen.changes if at < run.first]
@@ -189,7 +225,7 @@ def check_prefix(history: History, raft: Raft, upto: int) -> None:
         )
 
 
-def check_commit(history: History, raft: Raft, seen: LastSeen) -> None:
+def check_commit(history: History, raft: Raft, seen: LastSeen, identity: IdentityChecks) -> None:
     """A replica's commit index has risen. Only a leader commits, by the rule of thesis §3.6.2."""
     check_prefix(history, raft, raft.log.committed)
     new = raft.log.committed
@@ -202,12 +238,13 @@ def check_commit(history: History, raft: Raft, seen: LastSeen) -> None:
     term = raft.log.term(new)
     if term != leader_term:
         raise Violation("INV11 counting commits only the own term", f"{raft!r} commits {new} of term {term}")
-    if not history.is_held(raft.membership, new, term):
+    if not identity.hold(raft, seen, new):
         raise Violation(
             "INV11 a majority holds it durably", f"{raft!r} commits {new}, on disk at {history.disks(new)}"
         )
     history.committed += [raft.log.term(index) for index in range(len(history.committed), new + 1)]
     history.committed_in += [leader_term] * (len(history.committed) - len(history.committed_in))
+    identity.committed(seen)
     for other in history.replicas.values():
         if other.up and other.raft.state is State.LEADER and other.raft.term > leader_term:
             check_complete(history, other.raft)

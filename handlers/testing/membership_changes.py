@@ -8,7 +8,7 @@ from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, T
 from drakkar.handlers.raft.state import Membership
 from drakkar.handlers.testing.plan import Plan
 
-__all__ = ["address", "choose_change", "first_members"]
+__all__ = ["address", "choose_change", "first_members", "is_forced"]
 
 _MAX_REPLICAS: Final = 9
 
@@ -37,6 +37,11 @@ def choose_change(random: Random, membership: Membership, known: Iterable[int]) 
     unique = {one.replica: one for one in changes if one is not None}
     transition = random.choice(tuple(Transition)) if random.random() < 0.4 else Transition.AUTO
     return ConfigChange(tuple(unique.values()), transition, change_id)
+
+
+def is_forced(choice: int) -> bool:
+    """Return whether the change of this choice is forced, where that means anything."""
+    return Random(f"force {choice}").random() < 0.3
 
 
 def _choose_one(random: Random, membership: Membership, fresh: Iterable[int]) -> Change | None:

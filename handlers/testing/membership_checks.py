@@ -1,10 +1,14 @@
 """Invariants of membership changes (thesis chapter 4)."""
 
+from dataclasses import replace
+
+from drakkar.handlers.raft.confchange import ConfigChange, decide
+from drakkar.handlers.raft.entries import Run, changes
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Membership, State
-from drakkar.handlers.testing.history import History, LastSeen, Violation, halves
+from drakkar.handlers.testing.history import History, LastSeen, Violation, halves, is_quorum
 
-__all__ = ["check_membership"]
+__all__ = ["check_membership", "check_reach", "is_same"]
 
 
 def check_membership(history: History, raft: Raft, seen: LastSeen) -> None:
@@ -20,7 +24,7 @@ def check_membership(history: History, raft: Raft, seen: LastSeen) -> None:
         seen.peers = {id_: known for id_, known in seen.peers.items() if id_ in raft.progress}
     known = history.memberships.get(after.change_id)
     if known is not None:
-        if known != after:
+        if not is_same(known, after):
             raise Violation("V8 one membership per index", f"{raft!r} has {after}, elsewhere it is {known}")
         return
     history.memberships[after.change_id] = after
@@ -36,6 +40,45 @@ def check_membership(history: History, raft: Raft, seen: LastSeen) -> None:
         raise Violation("INV15 successive quorums overlap", f"{raft!r}: {before} to {after}")
     if after.joint:
         history.happened["a joint membership was entered"] += 1
+
+
+def is_same(one: Membership, other: Membership) -> bool:
+    """Whether two memberships list the same members: where these live is no change of the membership."""
+    return one == other or replace(one, homes={}) == replace(other, homes={})
+
+
+def check_reach(history: History, raft: Raft, seen: LastSeen, run: Run) -> None:
+    """A replica is about to append a run. An unforced change of who decides needs a quorum that its leader hears."""
+    config = raft.config
+    # One that slept may have heard its peers long ago.
+    strict = config.strict_membership_changes and not raft.quiesce.on
+    if not strict or raft.state is not State.LEADER or not run.origin or raft.membership.joint:
+        return
+    for entry in changes([run]):
+        before, after = raft.membership, decide(raft.membership, entry, config)
+        if isinstance(after, str) or halves(after) == halves(before):
+            continue
+        forced = ConfigChange.decode(entry.payload).forced
+        history.happened["a membership change was forced"] += forced
+        history.happened["a membership change had a quorum"] += not forced
+        if not forced and not is_quorum(after, _heard(raft, seen, before)):
+            raise Violation(
+                "INV43 a change has a quorum that is heard",
+                f"{raft!r} heard {seen.heard} at {raft.timers.ticks}, and logs {after} after {before}",
+            )
+
+
+def _heard(raft: Raft, seen: LastSeen, before: Membership) -> set[int]:
+    """The replicas that a leader heard within two election timeouts; one without a vote must hold what was committed then."""
+    oldest = raft.timers.ticks - 2 * raft.config.election_ticks - 1
+    full = len(seen.commits) == seen.commits.maxlen
+    commit = seen.commits[0][1] if full else 0
+    voters = set().union(*halves(before))
+    return {raft.id} | {
+        id_
+        for id_, tick in seen.heard.items()
+        if tick >= oldest and (id_ in voters or raft.match_of(id_) >= commit)
+    }
 
 
 def _overlap(before: Membership, after: Membership) -> bool:

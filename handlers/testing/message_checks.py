@@ -18,8 +18,10 @@ def check_durable(history: History, replica: Observed, message: Message) -> None
         vote = replica.id if type_ is MessageType.REQUEST_VOTE else message.to
         if state.term == term and state.vote != vote:
             raise Violation("INV10 durable before it is sent", f"the vote of {message}: {state}")
-        if history.votes.setdefault((replica.id, term), vote) != vote:
-            raise Violation("INV9 one vote per term", f"{message}, after {history.votes[replica.id, term]}")
+        key = replica.id, replica.directory.home, term
+        # A copy may well vote again; all others refuse it, so no vote of it counts.
+        if not replica.directory.copied and history.votes.setdefault(key, vote) != vote:
+            raise Violation("INV9 one vote per term", f"{message}, after {history.votes[key]}")
         if (
             type_ is MessageType.REQUEST_VOTE
             and message.hint
@@ -28,6 +30,8 @@ def check_durable(history: History, replica: Observed, message: Message) -> None
             raise Violation("INV28 only the successor campaigns at once", str(message))
     elif type_ is MessageType.REPLICATE_RESP and not message.reject:
         _check_accept(replica, message)
+    elif type_ is MessageType.CONTRADICTION and not replica.directory.copied:
+        raise Violation("INV50 no leader contradicts a replica", f"{replica.raft!r} sends {message}")
 
 
 def _check_accept(replica: Observed, message: Message) -> None:

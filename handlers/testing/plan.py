@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 __all__ = [
     "CALM",
+    "LANES",
     "REQUEST_TIMEOUT_S",
     "TICK",
     "UNITS_PER_SECOND",
@@ -44,6 +45,21 @@ class Weather:
     """The longest time that a state machine takes for one batch, in units of time."""
     linger: int = 0
     """The longest time that a host holds back received messages, in units of time. It then gets several at once."""
+    slow_reads: float = 0.0
+    """The probability that old entries have to be read from the disk. Then no entry stays in memory that need not."""
+    lanes: int = 0
+    """The bytes of bulk messages that may wait at a host for each of its peers; 0: none waits, they leave at once."""
+    lane_time: int = 1
+    """The longest time that a bulk message takes to leave its lane, in units of time."""
+    order_time: int = 0
+    """The longest time that a TIMEOUT_NOW waits at its sender, in units of time, until its transfer is over."""
+    hand_back: float = 0.0
+    """The probability that a lane hands a message back, as if another shard had taken the room."""
+
+    @property
+    def calm(self) -> "Weather":
+        """The same lanes, without faults."""
+        return replace(CALM, lanes=self.lanes)
 
 
 CALM: Final = Weather()
@@ -80,6 +96,17 @@ class Plan:
     """There are no faults until the first leader is elected. The times of the events count from then on."""
     ends_with_majority: bool = False
     """After the repair, only a majority runs at first, if a majority is enough."""
+    homes: bool = False
+    """Hosts have homes, and each replica says where it lives."""
+    loses_quorum: bool = False
+    """The disks of a quorum may be emptied at once. Then nothing is promised but that a wrong answer ends in time."""
+    ends_with_full_disks: bool = False
+    """When it has recovered, some disks are full for a while, the leader's among them; then all."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether hosts prove their addresses by certificates. It does not matter where no stranger speaks."""
+        return self.seed // 2 % 2 == 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as lists, mappings, strings and numbers."""
@@ -102,6 +129,7 @@ class Plan:
         config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
         ticks = f"{self.ticks} ticks"
         ticks += " after the first election" * self.begins_led + ", then a majority" * self.ends_with_majority
+        ticks += ", then full disks" * self.ends_with_full_disks + ", with homes" * self.homes
         head = f"seed {self.seed}; {roles}; {ticks}; weather: {weather or 'calm'}; {config}"
         return "\n".join([head, *(f"{event.time:6} {event}" for event in self.events)])
 
@@ -119,10 +147,12 @@ def draw_plan(
     ticks: int | None = None,
     config: Mapping[str, Any] | None = None,
     membership: bool = True,
+    homes: bool | None = None,
+    loses_quorum: bool | None = None,
 ) -> Plan:
     """Return the plan of a seed. Arguments that are given are used as they are; all else is drawn.
 
-    Without `membership` the plan has no membership changes.
+    Without `membership` the plan has no membership changes, without `homes` no faults of whole disks.
     """
     random = Random(f"plan {seed}")
     elections = random.choice(_LENGTHS)
@@ -145,7 +175,23 @@ def draw_plan(
         begins_led=random.random() < 0.75,
         ends_with_majority=random.random() < 0.5,
     )
-    return replace(plan, events=draw_faults(random, plan, membership=membership))
+    plan = replace(plan, events=draw_faults(random, plan, membership=membership))
+    slow_reads = Random(f"slow reads {seed}").choice((0.0, 0.0, 0.3, 1.0))
+    plan = replace(plan, weather=replace(plan.weather, slow_reads=slow_reads))
+    plan = _with_full_disks(Random(f"full disks {seed}"), plan)
+    plan = _with_lanes(Random(f"lanes {seed}"), plan, config or {})
+    notices = {"commit_notices": Random(f"commit notices {seed}").random() < 0.75}
+    order_time = Random(f"waiting orders {seed}").choice((0, 0, 2 * TICK, 10 * TICK))
+    plan = replace(plan, weather=replace(plan.weather, order_time=order_time))
+    drawn_bytes = {"snapshot_bytes": Random(f"snapshot bytes {seed}").choice((0, 0, 0, 200))}
+    strict = {"strict_membership_changes": Random(f"strict changes {seed}").random() < 0.5}
+    plan = replace(plan, config={**notices, **drawn_bytes, **strict, **plan.config})
+    random = Random(f"homes {seed}")
+    drawn_homes, drawn_loss = random.random() < 0.4, random.random() < 0.15
+    if not (drawn_homes if homes is None else homes):
+        return plan
+    plan = _with_homes(random, plan, loses_quorum=drawn_loss if loses_quorum is None else loses_quorum)
+    return _with_strangers(Random(f"strangers {seed}"), plan)
 
 
 def _draw_config(random: Random, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +272,107 @@ def draw_faults(random: Random, plan: Plan, *, membership: bool = True) -> tuple
         kind = random.choices(kinds, weights)[0][1]
         events.append(Event(time, kind, _DRAW[kind](random, plan)))
     return tuple(sorted(events, key=lambda event: event.time))
+
+
+def _with_full_disks(random: Random, plan: Plan) -> Plan:
+    """Add full disks to every third plan."""
+    if random.randrange(3):
+        return plan
+    events = [
+        Event(
+            random.randrange(plan.ticks * TICK),
+            "full_disk",
+            (_any_replica(random, plan), random.choice((0, 0, 50, 200)), _duration(random, 40)),
+        )
+        for _ in range(max(1, plan.ticks // random.choice((5, 10, 20))))
+    ]
+    return replace(
+        plan,
+        events=tuple(sorted((*plan.events, *events), key=lambda event: event.time)),
+        ends_with_full_disks=True,
+    )
+
+
+_DISK_FAULTS: Final = (
+    (5, "wipe"),
+    (2, "wipe_several"),
+    (2, "restore"),
+    (1, "swap"),
+    (1, "clone"),
+)
+"""The kinds of events that exchange whole disks, each with its weight in the draw."""
+
+
+def _with_homes(random: Random, plan: Plan, *, loses_quorum: bool) -> Plan:
+    """Let hosts have homes, and add faults of whole disks to most plans."""
+    plan = replace(plan, homes=True, loses_quorum=loses_quorum)
+    if random.random() < 0.2 and not loses_quorum:
+        return plan
+    weights = [weight for weight, _ in _DISK_FAULTS]
+    events = list(plan.events)
+    for _ in range(max(1, plan.ticks // random.choice((5, 10, 20)))):
+        time = random.randrange(plan.ticks * TICK)
+        kind = random.choices(_DISK_FAULTS, weights)[0][1]
+        events.append(Event(time, kind, _DRAW[kind](random, plan)))
+    if loses_quorum:
+        time = random.randrange(plan.ticks * TICK)
+        events.append(Event(time, "wipe_quorum", _DRAW["wipe_quorum"](random, plan)))
+    events.sort(key=lambda event: event.time)
+    return replace(plan, events=tuple(events))
+
+
+def _with_strangers(random: Random, plan: Plan) -> Plan:
+    """Let strangers speak to the replicas in every other plan that has homes."""
+    if random.random() < 0.5:
+        return plan
+    events = [
+        Event(random.randrange(plan.ticks * TICK), "stranger", _DRAW["stranger"](random, plan))
+        for _ in range(max(1, plan.ticks // random.choice((2, 5, 10))))
+    ]
+    events.extend(plan.events)
+    events.sort(key=lambda event: event.time)
+    return replace(plan, events=tuple(events))
+
+
+LANES: Final = (0, 60, 200, 1000)
+"""The sizes of lanes in bytes, from which one is drawn."""
+
+
+def _with_lanes(random: Random, plan: Plan, given: Mapping[str, Any]) -> Plan:
+    """Let bulk messages wait in lanes in some plans, and connections be lost in most of these.
+
+    A lane that is empty takes several messages of `max_message_bytes` together, so it holds at least as many.
+    """
+    lanes = random.choice(LANES)
+    weather = replace(
+        plan.weather,
+        lanes=lanes,
+        lane_time=random.choice((1, 3, 10, 30)),
+        hand_back=random.choice((0.0, 0.0, 0.05, 0.3)),
+    )
+    if not lanes:
+        return plan
+    options = dict(plan.config)
+    if "max_message_bytes" not in given:
+        options["max_message_bytes"] = min(options.get("max_message_bytes", lanes), lanes)
+    events = [
+        Event(
+            random.randrange(plan.ticks * TICK),
+            *random.choice(
+                (
+                    ("disconnect", (_any_replica(random, plan), _any_replica(random, plan))),
+                    (
+                        "clog",
+                        (_any_replica(random, plan), _any_replica(random, plan), _duration(random, 20)),
+                    ),
+                )
+            ),
+        )
+        for _ in range(plan.ticks // random.choice((2, 5, plan.ticks + 1)))
+    ]
+    events.extend(plan.events)
+    events.sort(key=lambda event: event.time)
+    return replace(plan, weather=weather, config=options, events=tuple(events))
 
 
 def _spoils_leases(plan: Plan, kind: str) -> bool:
@@ -318,6 +465,26 @@ _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
         random.randrange(1, 10),
         random.randrange(1, 10),
     ),
+    "wipe": lambda random, plan: (_any_replica(random, plan), _duration(random, 10)),
+    "wipe_several": lambda random, _plan: (random.randrange(1 << 8), _duration(random, 10)),
+    "wipe_quorum": lambda random, _plan: (random.randrange(1 << 8), _duration(random, 10)),
+    "restore": lambda random, plan: (
+        _any_replica(random, plan),
+        random.randrange(2 * TICK, 20 * TICK),
+        _duration(random, 20),
+    ),
+    "swap": lambda random, plan: (
+        _any_replica(random, plan),
+        _any_replica(random, plan),
+        _duration(random, 10),
+    ),
+    "clone": lambda random, plan: (_any_replica(random, plan),),
+    # Who hears it, as whom a stranger speaks, and the seed of what it says.
+    "stranger": lambda random, plan: (
+        _any_replica(random, plan),
+        _any_replica(random, plan),
+        random.randrange(1 << 16),
+    ),
     "change": lambda random, plan: (_any_replica(random, plan), random.randrange(1 << 16)),
 }
 
@@ -366,11 +533,11 @@ def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 def _simpler(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
     last = plan.events[-1].time // TICK + 1 if plan.events else 1
     yield lambda plan: replace(plan, ticks=min(plan.ticks, last))
-    for name in ("loss", "duplication", "delay", "reordering", "disk", "apply", "linger"):
+    for name in asdict(CALM):
         yield lambda plan, name=name: replace(  # type: ignore[misc]
             plan, weather=replace(plan.weather, **{name: getattr(CALM, name)})
         )
-    for name in ("begins_led", "ends_with_majority"):
+    for name in ("begins_led", "ends_with_majority", "ends_with_full_disks", "homes"):
         yield lambda plan, name=name: replace(plan, **{name: False})  # type: ignore[misc]
     for role in ("observers", "witnesses"):
         yield lambda plan, role=role: replace(plan, **{role: 0})  # type: ignore[misc]

@@ -46,13 +46,13 @@ def _change(payload: bytes) -> str:
     except CorruptData:
         return "an unreadable membership change"
     parts = [f"{one.type.name.lower().replace('_', '-')} {one.replica}" for one in change.changes]
-    return "change: " + (", ".join(parts) or "leave the joint membership")
+    return "change: " + (", ".join(parts) or "leave the joint membership") + ", forced" * change.forced
 
 
 def print_replica(raft: Raft) -> str:
-    """Return the state of a replica, such as `1 LEADER term=2 vote=1 leader=1`, with `asleep` if it is quiesced."""
-    asleep = " asleep" if raft.quiesce.quiesced else ""
-    return f"{raft.id} {raft.state.name} term={raft.term} vote={raft.vote} leader={raft.leader_id}{asleep}"
+    """Return the state of a replica, such as `1 LEADER term=2 vote=1 leader=1`, with `asleep` if it is quiesced, and `full` without room."""
+    marks = " asleep" * raft.quiesce.quiesced + " full" * raft.room.full
+    return f"{raft.id} {raft.state.name} term={raft.term} vote={raft.vote} leader={raft.leader_id}{marks}"
 
 
 def print_log(raft: Raft) -> str:

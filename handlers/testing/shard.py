@@ -8,21 +8,29 @@ The shard does not know what a host consists of: `SimulatedHost` says what it mu
 run, to the last message.
 """
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
 from typing import Any, Final
 
+from drakkar.handlers.errors import ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import ChangeType
+from drakkar.handlers.raft.lives import Life, Meeting
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answers
+from drakkar.handlers.testing.directories import Directories, Introduction
+from drakkar.handlers.testing.history import Violation, halves
 from drakkar.handlers.testing.invariants import Invariants
-from drakkar.handlers.testing.membership_changes import choose_change, first_members
+from drakkar.handlers.testing.links import Link
+from drakkar.handlers.testing.membership_changes import choose_change, first_members, is_forced
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK, Event, Plan
 from drakkar.handlers.testing.simulated_host import PlannedCrash, SimulatedHost
+from drakkar.handlers.testing.simulated_lanes import SimulatedLanes
+from drakkar.handlers.testing.waiting_orders import WaitingOrders
 
 __all__ = ["PROBE", "SimulatedShard", "ignore"]
 
@@ -32,6 +40,7 @@ _MAX_SNAPSHOT_TIME: Final = 15 * TICK
 """The longest additional time that a snapshot travels, in units of time."""
 _LINGER_TIMES: Final = (0, 0, 1, 3, 8)
 """For how long a host may hold back received messages, in units of time. It then gets several at once."""
+_FOUNDED_ONCE: Final = "INV49 no shard is taken for a second founding"
 PROBE: Final = b"probe"
 """A command that changes nothing."""
 
@@ -44,6 +53,13 @@ _ROLES: Final = {
 
 def ignore(_outcome: str, _value: Any) -> None:
     """The `Answer` of a request whose outcome does not matter."""
+
+
+def _protocol_violation(error: BaseException | None) -> ProtocolViolation | None:
+    """What a core raised; a host may name it as the cause of its own failure."""
+    while error is not None and not isinstance(error, ProtocolViolation):
+        error = error.__cause__
+    return error
 
 
 class SimulatedShard:
@@ -75,8 +91,13 @@ class SimulatedShard:
         self._cut: Counter[tuple[int, int]] = Counter()
         """The number of faults that cut each link now."""
         self._healed = 0
-        self._links: dict[tuple[int, int, bool], int] = {}
+        self._links: defaultdict[tuple[int, int, bool], Link] = defaultdict(Link)
         self._first = first_members(plan)
+        self.invariants.identity.first = self._first.everybody
+        self.invariants.identity.founders, _ = halves(self._first)
+        self.lanes = SimulatedLanes(self)
+        self.orders = WaitingOrders(self)
+        self.directories = Directories(self)
 
     @property
     def first_members(self) -> Membership:
@@ -129,11 +150,13 @@ class SimulatedShard:
     def _start(self, host: SimulatedHost) -> None:
         host.life += 1
         host.up = True
+        host.directory.runs += 1
         host.frozen_until = 0
         self.trace.append((self.now, "^", host.id))
         self._count_cells(host)
         host.start()
         self.invariants.started(host)
+        self.lanes.started(host)
         self.later(host, self.random.randint(1, TICK), self._tick, host)
         self.turned(host)
 
@@ -143,11 +166,14 @@ class SimulatedShard:
             host.up = False
             host.life += 1
             host.sends_left = None
-            for message in host.held:
+            for message, _ in host.held:
                 self._lose(message)
             host.held = []
             host.disk.crash(kept)
             host.stop()
+            self.invariants.lanes.stopped(host.id)
+            self.lanes.stopped(host)
+            self.orders.stopped(host)
 
     def _tick(self, host: SimulatedHost) -> None:
         """Missed ticks are lost. Messages that are held back are handled first, in the same turn."""
@@ -160,14 +186,82 @@ class SimulatedShard:
 
     def _hand_over(self, host: SimulatedHost, *last: Message) -> None:
         """Give a host all messages that it holds back, and then `last`, in one turn."""
-        messages, host.held = host.held, []
+        held, host.held = host.held, []
+        messages: list[Message] = []
+        life: Life | None = None
+        """What the sender of the first message has said of itself, where it is not welcome."""
+
+        def take() -> None:
+            nonlocal life
+            if messages:
+                taken, messages[:] = list(messages), []
+                self._give(host, taken, (), life)
+            life = None
+
+        lost = self.invariants.lost
+        ends = False
+        for message, said in held:
+            meeting = Meeting.WELCOME if said is None else self.directories.admits(host, message, said, take)
+            forged = said is not None and said.forged
+            if lost is not None and said is not None and host.up and not forged:
+                ends |= lost.heard(host, message, said)
+            if not host.up:
+                self._lose(message)
+            elif meeting is not None and (said is None or host.raft.lets_in(meeting, message, said.life)):
+                messages.append(message)
+                if said is not None and meeting is not Meeting.WELCOME:
+                    life = said.life  # all before it were taken, for it to be met
+            elif not forged or meeting is Meeting.OLDER_LIFE:
+                self._refuse(host, message, meeting)
+        if host.up:
+            self._give(host, messages, last, life)
+        if ends and lost is not None:
+            lost.must_end(host)
+
+    def _give(
+        self, host: SimulatedHost, messages: list[Message], last: Iterable[Message], life: Life | None
+    ) -> None:
         self.trace.extend((self.now, ">", message) for message in messages)
         self.steps += len(messages)
         self.messages += len(messages)
-        host.receive([*messages, *last])
+        try:
+            host.receive([*messages, *last], life)
+        except (ProtocolViolation, Violation) as error:
+            self._contradicted(host, messages, error)
         self.turned(host)
         for message in messages:
             self._report_snapshot(message, lost=False)
+
+    def _refuse(self, host: SimulatedHost, message: Message, meeting: Meeting | None) -> None:
+        """A host drops what comes from a replica that it has refused, or ends where its own shard is the wrong one."""
+        self.faults["refused message"] += 1
+        self.note("#", message)
+        self.invariants.lanes.lost(message)
+        self._report_snapshot(message, lost=True)
+        if meeting is Meeting.OLDER_LIFE:
+            self.end(host, f"{meeting.value}, as {message.sender} says")
+
+    def _contradicted(self, host: SimulatedHost, messages: list[Message], error: Exception) -> None:
+        """A replica stops: that is right only where it and its leader belong to two foundings of the shard."""
+        lost, cause = self.invariants.lost, _protocol_violation(error)
+        if lost is None or cause is None or not any(lost.divides(host.id, message) for message in messages):
+            raise error
+        self.invariants.happened["a replica of another founding than its leader's stopped"] += 1
+        self.end(host, str(cause))
+
+    def end(self, host: SimulatedHost, because: str) -> None:
+        """A replica ends for good, and keeps its disk, where a shard was founded a second time."""
+        if self.invariants.lost is None:
+            raise Violation(_FOUNDED_ONCE, f"{host.raft!r}: {because}")
+        self.invariants.happened["a replica ended"] += 1
+        self.note("#", f"{host.id} ends: {because}")
+        host.ended = because
+        self._stop(host, 1.0)
+
+    def end_removed(self, host: SimulatedHost) -> None:
+        """A replica stops that was removed, and that no other needs any more."""
+        self.invariants.happened["a removed replica stopped"] += 1
+        self._stop(host, 1.0)
 
     def turned(self, host: SimulatedHost) -> None:
         """A host has taken a turn: check the invariants."""
@@ -209,20 +303,32 @@ class SimulatedShard:
     # -- the network ------------------------------------------------------------------------------------------------
 
     def send(self, host: SimulatedHost, messages: Iterable[Message]) -> None:
-        """Send messages from a host. The network may lose, delay and duplicate them."""
+        """Send messages from a host. They may wait in a lane; then the network may lose, delay and duplicate them."""
         for message in messages:
             if host.sends_left is not None:
                 host.sends_left -= 1
                 if host.sends_left < 0:
                     return
             self.invariants.sent(host, message)
-            self._transmit(message)
-            twice = self.weather.duplication if host.may_come_twice(message) else 0.0
-            if twice and self.random.random() < twice:
-                self.faults["duplicated message"] += 1
-                self._transmit(message)
+            if not self.lanes.take(host, message):
+                self.invariants.lanes.left(message)
+                if not self.orders.take(host, message):
+                    self.transmit(host, message)
 
-    def _transmit(self, message: Message) -> None:
+    def recall(self, message: Message) -> None:
+        """Drop what equals a message, where it still waits at its sender."""
+        self.orders.recall(message)
+
+    def transmit(self, host: SimulatedHost, message: Message) -> None:
+        """Let the network carry a message, perhaps twice."""
+        said = self.directories.introduction(host)
+        self._transmit(message, said)
+        twice = self.weather.duplication if host.may_come_twice(message) else 0.0
+        if twice and self.random.random() < twice:
+            self.faults["duplicated message"] += 1
+            self._transmit(message, said)
+
+    def _transmit(self, message: Message, said: Introduction | None) -> None:
         random, weather = self.random, self.weather
         if weather.loss and random.random() < weather.loss:
             self.faults["lost message"] += 1
@@ -235,20 +341,28 @@ class SimulatedShard:
         if message.type is MessageType.INSTALL_SNAPSHOT:
             delay += random.randint(0, _MAX_SNAPSHOT_TIME)
         arrival = self.now + delay
+        # Snapshots have a connection of their own, and delay no other messages.
+        link = self._links[message.sender, message.to, message.type is MessageType.INSTALL_SNAPSHOT]
         if not weather.reordering:
-            # Snapshots have a connection of their own, and delay no other messages.
-            link = (message.sender, message.to, message.type is MessageType.INSTALL_SNAPSHOT)
-            arrival = self._links[link] = max(arrival, self._links.get(link, 0))
-        heappush(self._queue, (arrival, next(self._numbers), self._deliver, (message,)))
+            arrival = link.arrival_in_order(arrival)
+        heappush(
+            self._queue, (arrival, next(self._numbers), self._deliver, (message, said, link, link.send()))
+        )
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: Message, said: Introduction | None, link: Link, number: int) -> None:
+        if link.is_lost(number):
+            self.note("x", message)
+            self._report_snapshot(message, lost=True)
+            return
+        if link.arrive(number):
+            self.invariants.lanes.overtook(message)
         host = self.hosts.get(message.to)
         if host is None or not host.up or (message.sender, message.to) in self._cut:
             self._lose(message)
         elif host.frozen_until > self.now or host.held:
-            host.held.append(message)
+            host.held.append((message, said))
         else:
-            host.held.append(message)
+            host.held.append((message, said))
             linger = min(self.weather.linger, self.random.choice(_LINGER_TIMES)) if self.weather.linger else 0
             if linger:
                 self.later(host, linger, self._hand_over_held, host)
@@ -260,20 +374,40 @@ class SimulatedShard:
             self._hand_over(host)
 
     def _lose(self, message: Message) -> None:
-        self.trace.append((self.now, "x", message))
+        self.note("x", message)
+        self.invariants.lanes.lost(message)
         self._report_snapshot(message, lost=True)
         # The transport may notice the loss and report it.
         if self.random.random() < 0.2:
-            self._report(message.sender, Message(MessageType.UNREACHABLE, sender=message.to))
+            if self.lanes.capacity:
+                self.lanes.lose_connection(message.sender, message.to)
+            else:
+                self.report(message.sender, Message(MessageType.UNREACHABLE, sender=message.to))
+
+    def lose_in_transit(self, sender: int, receiver: int) -> None:
+        """Lose all messages of a connection that have not arrived yet."""
+        self._links[sender, receiver, False].lose()
+        self.invariants.lanes.disturbed(sender, receiver)
+
+    def is_reachable(self, sender: int, receiver: int) -> bool:
+        """Return whether a connection can be made now."""
+        host = self.hosts.get(receiver)
+        return host is not None and host.up and (sender, receiver) not in self._cut
+
+    def note(self, mark: str, what: Any) -> None:
+        """Write a line into the trace."""
+        self.trace.append((self.now, mark, what))
 
     def _report_snapshot(self, message: Message, *, lost: bool) -> None:
-        if message.type is MessageType.INSTALL_SNAPSHOT:
+        # That of a witness travels like any other message, and no transport tells what became of it.
+        if message.type is MessageType.INSTALL_SNAPSHOT and not message.snapshot.witness:
             report = Message(
                 MessageType.SNAPSHOT_STATUS, sender=message.to, reject=lost, hint=_SNAPSHOT_REPORT_TICKS
             )
-            self._report(message.sender, report)
+            self.report(message.sender, report)
 
-    def _report(self, replica: int, report: Message) -> None:
+    def report(self, replica: int, report: Message) -> None:
+        """Let a host's transport tell its replica something."""
         host = self.hosts.get(replica)
         if host is not None and host.up:
             self.later(host, 1, self._receive_report, host, report)
@@ -314,6 +448,17 @@ class SimulatedShard:
             return []
         return [(first.id, second.id), (second.id, first.id)]
 
+    def disconnect(self, one: int, other: int) -> None:
+        """Lose the connection from one replica to another. They can make another one at once."""
+        for sender, receiver in self._between(one, other)[:1]:
+            self.lanes.lose_connection(sender, receiver)
+
+    def clog(self, one: int, other: int, time: int) -> None:
+        """Let nothing leave the lane from one replica to another for some time. All but bulk messages overtake it."""
+        for sender, receiver in self._between(one, other)[:1]:
+            if not self.over:
+                self.lanes.clog(sender, receiver, time)
+
     def _cut_for(self, time: int, links: list[tuple[int, int]]) -> None:
         if not self.over:
             self._cut.update(links)
@@ -348,7 +493,7 @@ class SimulatedShard:
         self.after(time, self._restart, host, host.life)
 
     def _restart(self, host: SimulatedHost, life: int) -> None:
-        if life == host.life and not self._is_dispensable(host.id):
+        if life == host.life and not host.ended and not self._is_dispensable(host.id):
             self._start(host)
 
     def _is_dispensable(self, replica: int) -> bool:
@@ -391,6 +536,17 @@ class SimulatedShard:
         if host is not None:
             host.disk.slowness = factor
             self.after(time, setattr, host.disk, "slowness", 1)
+
+    def full_disk(self, replica: int, space: int, time: int) -> None:
+        """Leave only `space` bytes for entries on a replica's disk, for some time."""
+        host = self._host(replica)
+        if host is not None and not self.over:
+            host.disk.space = space
+            self.after(time, self._free_disk, host)
+
+    def _free_disk(self, host: SimulatedHost) -> None:
+        if not self.over:
+            host.disk.space = None
 
     def strand(self, replica: int, factor: int, gap: int, time: int) -> None:
         """Slow down a replica's disk and isolate it while it writes, so only this replica holds its last entries."""
@@ -459,10 +615,13 @@ class SimulatedShard:
         if host is None or not self.is_awake(host) or not host.raft.membership.voters:
             return
         change = choose_change(Random(choice), host.raft.membership, self.hosts)
+        if host.raft.config.strict_membership_changes:
+            change = replace(change, forced=is_forced(choice))
         wanted = ", ".join(f"{one.type.name} {one.replica}" for one in change.changes) or "leave"
         self.trace.append((self.now, "*", f"{wanted} ({change.transition.name})"))
         for one in change.changes:
             if one.replica not in self.hosts and one.type is not ChangeType.REMOVE:
+                self.directories.place(one.replica, one.address)
                 self._add(one.replica, _ROLES[one.type])
         host.submit("change", change.encode(), REQUEST_TIMEOUT_S, ignore)
 
@@ -474,6 +633,7 @@ class SimulatedShard:
         """Return the last events of the run, one per line."""
         marks = {
             "!": "", ">": "", "x": "lost: ", "^": "starts: ", "v": "stops: ", "*": "change: ", "?": "client: ",
+            "<": "handed back: ", "~": "connection lost: ", "#": "identity: ",
         }  # fmt: skip
         newest = list(self.trace)[-lines:]
         return "\n".join(f"{time:6} {marks[mark]}{what}" for time, mark, what in newest)

@@ -10,10 +10,12 @@ from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answer
 from drakkar.handlers.testing.history import Violation
+from drakkar.handlers.testing.lost_quorum import LostQuorum
 from drakkar.handlers.testing.membership_changes import address
-from drakkar.handlers.testing.plan import CALM, REQUEST_TIMEOUT_S, TICK, UNITS_PER_SECOND, Plan
+from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK, UNITS_PER_SECOND, Plan
 from drakkar.handlers.testing.shard import PROBE, SimulatedShard, ignore
 from drakkar.handlers.testing.simulated_host import SimulatedHost
+from drakkar.handlers.testing.strangers import Strangers
 
 __all__ = ["Simulation"]
 
@@ -23,7 +25,11 @@ _CONVERGES: Final = "INV26 without faults a shard converges"
 _ALL: Final = 1 << 62
 
 
-class Simulation(SimulatedShard):
+class _Stuck(Exception):
+    """A shard does not recover, and nothing is promised of it."""
+
+
+class Simulation(Strangers):
     """One run of a plan: events and faults, then a repair, then checks that the shard works again."""
 
     settled_after = 0
@@ -45,11 +51,14 @@ class Simulation(SimulatedShard):
         for event in self.plan.events:
             self.after(event.time, self._happen, event)
         self._run_until(begin + self.plan.ticks * TICK)
-        self._settle()
+        try:
+            self._settle()
+        except _Stuck:
+            self.invariants.happened["a shard that lost disks could not recover"] += 1
 
     def _await_first_leader(self) -> None:
         """Without this, half of all schedules would end before the first leader is elected."""
-        self.weather = CALM
+        self.weather = self.plan.weather.calm
         self._await(_CONVERGES, lambda: any(host.raft.has_committed_in_term for host in self._leaders()))
         self.weather = self.plan.weather
 
@@ -63,12 +72,17 @@ class Simulation(SimulatedShard):
         """Thesis §3.9: with a majority up and no faults, a shard elects a leader, commits and converges."""
         begin = self.now
         self.over = True
-        self.weather = CALM
+        self.weather = self.plan.weather.calm
         self.heal()
+        self.lanes.repair()
         for host in self.hosts.values():
             host.tick_every, host.apply_slowness, host.frozen_until = TICK, 1, 0
-            host.disk.slowness, host.disk.planned_crash = 1, None
+            host.disk.slowness, host.disk.planned_crash, host.disk.space = 1, None, None
+        self.give_up_copies()
         random = Random(f"settling {self.plan.seed}")
+        if self.invariants.lost is not None:
+            self._check_second_founding(self.invariants.lost)
+            return
         if self.plan.ends_with_majority:
             self._check_majority(random)
         self._start_all(self.hosts)
@@ -77,8 +91,11 @@ class Simulation(SimulatedShard):
         self._await(_CONVERGES, lambda: self._has_converged() and all(done() for done in self._finishers))
         self.settled_after = (self.now - begin) // TICK
         self._check_idle()
+        if self.plan.ends_with_full_disks:
+            self._check_full_disks(Random(f"full disks at the end of {self.plan.seed}"))
         self._check_operator(random)
         self._await(_CONVERGES, self._has_converged)
+        self._await("V13 a removed replica stops", self._have_removed_stopped)
         self._check_idle()
         self._check_states()
         if any(host.raft.quiesce.on for host in self.hosts.values()):
@@ -86,8 +103,27 @@ class Simulation(SimulatedShard):
 
     def _start_all(self, replicas: Iterable[int]) -> None:
         for replica in list(replicas):
-            if not self.hosts[replica].up:
+            if not self.hosts[replica].up and not self.hosts[replica].ended:
                 self._start(self.hosts[replica])
+
+    def _is_stuck(self) -> bool:
+        """Whether disks were emptied of which no shard is promised to recover: what is left cannot be elected.
+
+        The newest entry may be left at a witness, which does not lead, and at newborns, which do not either; or a change that
+        came at the same time may make those the voters that were emptied.
+        """
+        identity = self.invariants.identity
+        if not identity.emptied:
+            return False
+        newborn = {host.id for host in self._members() if host.up and not host.raft.remembers}
+        forgetful = {*identity.emptied, *newborn, *self._newest.observers}
+        electors = [host for host in self._members() if host.id not in forgetful]
+        newest = max((_end(host) for host in electors), default=(0, 0))
+        only_witnesses = all(
+            host.raft.base_state is State.WITNESS for host in electors if _end(host) == newest
+        )
+        changing = self._newest.joint or self._changes_from(self._newest)
+        return only_witnesses or changing or identity.forgets_too_much()
 
     def _await(self, check: str, condition: Callable[[], bool]) -> None:
         """Let time pass until a condition is true. Raises `Violation` with the name of the check on a timeout."""
@@ -97,6 +133,8 @@ class Simulation(SimulatedShard):
                 return
             self._finish_joint_change()
             self._run_for(1)
+        if self._is_stuck():
+            raise _Stuck
         raise Violation(check, self._describe())
 
     @property
@@ -120,6 +158,24 @@ class Simulation(SimulatedShard):
             return outcome == "done"
 
         return is_done
+
+    def _check_second_founding(self, lost: LostQuorum) -> None:
+        """A second founding ends where one that knows is left. Where none is, and all are empty, it is as the first."""
+        self._start_all(self.hosts)
+        self._run_for(self._timeout_ticks // 3)
+        empty = all(replica in self.invariants.former for replica in self.hosts)
+        if not lost.knowing and empty and self._first.everybody == self._newest.everybody:
+            self._await("INV26 a shard whose disks are all empty is founded", self._until_done(_probe))
+            self.invariants.happened["a shard was founded a second time"] += 1
+        elif lost.knowing:
+            probed = self._until_done(_probe)
+            for _ in range(self._timeout_ticks // 6):
+                leader = self.leader()
+                if probed() and leader is not None and lost.should_have_ended(leader.raft):
+                    raise Violation(
+                        "INV53 a second founding does not outlive one that knows", self._describe()
+                    )
+                self._run_for(1)
 
     def _check_majority(self, random: Random) -> None:
         """Without as many replicas as a shard can spare, the others elect a leader and commit."""
@@ -147,8 +203,8 @@ class Simulation(SimulatedShard):
         staying = frozenset(quorum).difference(away)
         informed = all(self._knows(self.hosts[replica], newest) for replica in staying)
         settled = informed and not newest.joint and not self._changes_from(newest)
-        ranges = [self.hosts[replica].raft.config.election_range for replica in staying]
-        settled &= all(end - begin > 1 for begin, end in ranges)  # else all may campaign at once, for ever
+        settled &= not any(self.hosts[replica].is_newborn for replica in staying)
+        settled &= self._can_elect(self.hosts[replica] for replica in staying)
         return {*staying, *newest.observers} if away and settled else set()
 
     def _knows(self, host: SimulatedHost, newest: Membership) -> bool:
@@ -161,12 +217,59 @@ class Simulation(SimulatedShard):
         """Return whether the membership is a different one now, or may become one."""
         applied = max(host.raft.log.applied for host in self.hosts.values())
         logs = ((host.raft.log if host.up else host.storage) for host in self.hosts.values())
+        # The weather is calm by now, so that no read is slow.
         return self._newest != membership or any(
             run.kind(at) == EntryKind.CONFIG_CHANGE
             for log in logs
             for run in log.runs(max(log.first_index, applied + 1), log.last_index + 1, _ALL)
             for at in range(run.first, run.last + 1)
         )
+
+    def _check_full_disks(self, random: Random) -> None:
+        """Rules of full disks: a majority with room is enough, and without any room there is still a leader that reads."""
+        newest = self._newest
+        electors = [host for host in self._members() if host.id not in newest.observers]
+        spare = (len(electors) - 1) // 2
+        leader = self._leading()
+        full = [leader, *random.sample([host for host in electors if host is not leader], max(spare - 1, 0))]
+        if spare and not {host.id for host in full}.issuperset(newest.voters):
+            _fill(full)
+            self._await("INV26 a majority with room is enough", self._until_done(_probe))
+            self.invariants.happened["a majority with room was enough"] += 1
+            self._recover_room()
+        leader = self._leading()
+        self._fill_followers([host for host in electors if host is not leader])
+        _fill([leader])
+        if spare and len(newest.voters) > 1 and self._can_elect(electors):
+            self._stop(leader, 1.0)
+        self._await("INV26 a shard without room elects and reads", self._until_done(_read))
+        self.invariants.happened["a shard without room elected and read"] += not leader.up
+        self._start_all([leader.id])
+        self._recover_room()
+
+    def _fill_followers(self, followers: list[SimulatedHost]) -> None:
+        """Let proposals of a leader that has room make the others notice that they have none."""
+        _fill(followers)
+        probed = self._until_done(_probe)
+
+        def noticed() -> bool:
+            probed()
+            return all(host.raft.room.full for host in followers if host.up)  # a removed one stops
+
+        self._await("INV26 full disks are noticed", noticed)
+
+    def _recover_room(self) -> None:
+        """When there is room again, all goes on without a restart."""
+        for host in self.hosts.values():
+            host.disk.space = None
+        self._await("INV26 with room again a shard converges", self._has_converged)
+        self._await("INV26 with room again a shard commits", self._until_done(_probe))
+        self._await("INV26 with room again a shard converges", self._has_converged)
+
+    def _can_elect(self, hosts: Iterable[SimulatedHost]) -> bool:
+        """Whether election timeouts differ; else all may campaign at once, for ever."""
+        ranges = [host.raft.config.election_range for host in hosts]
+        return all(end - begin > 1 for begin, end in ranges)
 
     def _check_operator(self, random: Random) -> None:
         """A shard without faults carries out requests of its operator: a membership change, and a transfer."""
@@ -208,10 +311,10 @@ class Simulation(SimulatedShard):
             raise Violation("V6 state machines agree", f"{states}")
 
     def _stop_removed(self) -> None:
-        """As an operator does: a removed replica without a vote would campaign for ever."""
+        """As an operator does: a removed replica without a vote would campaign for ever. One that knows it ends by itself."""
         for host in self.hosts.values():
-            leads = host.up and host.raft.state is State.LEADER
-            if host.up and not leads and self._is_dispensable(host.id):
+            unaware = host.up and host.raft.state is not State.LEADER and not host.knows_its_removal
+            if unaware and self._is_dispensable(host.id):
                 self._stop(host, 1.0)
 
     def _finish_joint_change(self) -> None:
@@ -235,6 +338,7 @@ class Simulation(SimulatedShard):
             return False
         return all(
             host.up
+            and host.is_settled
             and host.raft.term == leader.raft.term
             and host.raft.log.last_index == host.raft.log.committed == host.raft.log.applied == last
             and host.raft.membership == leader.raft.membership
@@ -242,6 +346,14 @@ class Simulation(SimulatedShard):
             and (host is leader or leader.raft.progress[host.id].state is ProgressState.REPLICATE)
             and host.idle
             for host in members
+        )
+
+    def _have_removed_stopped(self) -> bool:
+        """One that knows no member of today has none to ask, and stays until its host stops."""
+        members = self._newest.everybody
+        return not any(
+            host.up and host.knows_its_removal and members & set(host.raft.peers)
+            for host in self.hosts.values()
         )
 
     def _check_idle(self) -> None:
@@ -283,8 +395,24 @@ class Simulation(SimulatedShard):
         return "\n".join(lines)
 
 
+def _end(host: SimulatedHost) -> tuple[int, int]:
+    """Return the term and index of the last entry on a disk."""
+    storage = host.storage
+    return storage.term(storage.last_index), storage.last_index
+
+
 def _probe(leader: SimulatedHost, answer: Answer) -> None:
     leader.submit("propose", PROBE, REQUEST_TIMEOUT_S, answer)
+
+
+def _fill(hosts: Iterable[SimulatedHost]) -> None:
+    """Leave no room for entries on these disks."""
+    for host in hosts:
+        host.disk.space = 0
+
+
+def _read(leader: SimulatedHost, answer: Answer) -> None:
+    leader.submit("read", "a", REQUEST_TIMEOUT_S, answer)
 
 
 def _held(host: SimulatedHost) -> Iterable[str]:
@@ -298,3 +426,5 @@ def _held(host: SimulatedHost) -> Iterable[str]:
     for replica, peer in raft.progress.items():
         if peer.inflight:
             yield f"the window of {replica}"
+        if peer.busy:
+            yield f"{replica} is busy"

@@ -1,12 +1,19 @@
 """Small tools of the host tests: waiting with a limit, state machines with a handle, three hosts on loopback."""
 
+import random
 import threading
 import time
+from unittest import mock
 
 import pykka
 from drakkar.actors.host.host import NodeHost
+from drakkar.actors.host.options import IN_MEMORY
 from drakkar.actors.machine.state_machine import StateMachine
-from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
+from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, SystemBusy
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft import founding
+from drakkar.handlers.raft.lives import Standing
+from drakkar.handlers.raft.state import State
 
 from tests.ports import free_addresses
 
@@ -35,6 +42,24 @@ def settled(future, timeout=TIMEOUT_S):
         raise
     except Exception as error:  # noqa: BLE001  # it is the outcome
         return error
+
+
+def unless_busy(ask, timeout=TIMEOUT_S):
+    """Ask until the host takes the request, as its disk may be slow for a while, and return the value."""
+    future = until(lambda: None if isinstance(settled(it := ask(), timeout), SystemBusy) else it, timeout)
+    return future.get(timeout=timeout)
+
+
+def hand_over(replica, target):
+    """Ask a replica to have `target` lead, until it does: on a busy machine another one may be elected instead."""
+
+    def asked():
+        outcome = settled(replica.transfer_leadership(target, timeout=2.0))
+        assert outcome == target or isinstance(outcome, DrakkarError)
+        return outcome == target
+
+    until(asked)
+    return target
 
 
 class Ledger(StateMachine):
@@ -157,7 +182,7 @@ class Hosts:
         return self.replicas[number]
 
     def start(self, number, **options):
-        data = None if self.data is None else self.data / str(number)
+        data = IN_MEMORY if self.data is None else self.data / str(number)
         host = NodeHost(self.addresses[number - 1], data, **{**self.options, **options})
         self.hosts[number] = host
         return host
@@ -179,15 +204,29 @@ class Hosts:
         return started
 
     def leader(self, replicas=None):
-        """Wait until a replica leads that most others follow, and return its number."""
+        """Wait until a replica leads that most others follow, and return its number.
+
+        The log says of the voters among them where they live: before, one may be unable to vote, and entries will follow.
+        """
         replicas = self.replicas if replicas is None else replicas
+        again = 0.0
 
         def led():
+            nonlocal again
             known = [replica.status() for replica in replicas.values()]
+            if time.monotonic() > again and begin_first_election(replicas.values(), known):
+                again = time.monotonic() + 0.2
             for status in known:
                 followers = [
                     one for one in known if (one.leader_id, one.term) == (status.replica_id, status.term)
                 ]
+                unsettled = [
+                    one
+                    for one in known
+                    if one.standing < Standing.SETTLED and one.replica_id in status.voters
+                ]
+                if unsettled:
+                    continue
                 if 2 * len(followers) > len(status.voters) and status.replica_id in replicas:
                     return status.replica_id
             return None
@@ -196,6 +235,28 @@ class Hosts:
 
     def others(self, number):
         return [other for other in sorted(self.replicas) if other != number]
+
+
+def founded_by_a_majority():
+    """Within it, a shard of which a minority of the founders has not started waits for none of these."""
+    return mock.patch.object(founding, "_LISTEN_TIMEOUTS", 0)
+
+
+def begin_first_election(replicas, known):
+    """Have one replica of a shard that had no election yet campaign, so that a test waits for no election timeout."""
+    if any(status.term > 1 or status.leader_id for status in known):
+        return False
+    voters = [
+        replica
+        for replica, status in zip(replicas, known, strict=True)
+        if status.replica_id in status.voters
+        and status.standing is not Standing.NEWBORN
+        and status.state is State.FOLLOWER
+    ]
+    if voters:
+        one = random.choice(voters)
+        one.ref.tell(Message(MessageType.ELECTION, sender=one.replica_id))
+    return bool(voters)
 
 
 def commit(replica, command, timeout=TIMEOUT_S):

@@ -2,46 +2,61 @@
 
     {"system": "drakkar", "replica": 1, …}      -> {"started": true}
     {"do": "leads"}                             -> {"leads": true}
-    {"do": "cpu"}                               -> {"cpu": 1.5}, the seconds of CPU time that it took so far
     {"do": "run", "load": {"in_flight": 64, …}} -> {"figures": {…}}, or {"error": "…"}
+    {"do": "recover", "within": 30}             -> {"recovered": true} as soon as a command is answered, or {"error": "…"}
+    {"do": "fairness", "load": {…}, "seconds": 5} -> {"times": […], …}, as `fairness.measure` says; only Drakkar
     {"do": "stop"}                              -> {"profile": "…"}, and it ends
 
-The load runs in this process, as it would in an application that embeds the library.
+The programs in `peers` take the same orders. The load runs in this process, as it would in an application that embeds the library.
 """
 
+import gc
 import importlib
 import json
 import sys
 from dataclasses import asdict
-from time import process_time
 from typing import Any, Final
 
+from tests.benchmarks import fairness
 from tests.benchmarks.load import Load, LoadError, run
 from tests.benchmarks.profiler import LoopProfiler
+from tests.benchmarks.recovery import recover
+from tests.benchmarks.tracer import Tracer
 
 _TARGETS: Final = {
     "drakkar": ("tests.benchmarks.on_drakkar", "DrakkarTarget"),
+    "drakkar-compiled": ("tests.benchmarks.on_drakkar", "DrakkarTarget"),
     "pysyncobj": ("tests.benchmarks.on_pysyncobj", "PySyncObjTarget"),
 }
+
+_WATCHERS: Final[dict[str, type[LoopProfiler | Tracer]]] = {"loop": LoopProfiler, "trace": Tracer}
 
 
 def main() -> None:
     """Obey until told to stop, or until the orders end because their sender has ended."""
     who = json.loads(sys.stdin.readline())
-    profiler = LoopProfiler() if who["profile"] else None
-    if profiler is not None:
-        profiler.start()
+    watcher = _WATCHERS[who["watch"]]() if who["watch"] else None
+    if watcher is not None:
+        watcher.start()
     module, name = _TARGETS[who["system"]]
     members = {int(replica): address for replica, address in who["members"].items()}
     target = getattr(importlib.import_module(module), name)(
         who["replica"], members, who["data_dir"], **who["options"]
     )
     try:
+        _spare_the_garbage_collector()
         _say({"started": True})
         _obey(target)
     finally:
         target.stop()
-    _say({"profile": profiler.report() if profiler else ""})
+    _say({"profile": watcher.report() if watcher else ""})
+
+
+def _spare_the_garbage_collector() -> None:
+    """As docs/performance.md advises an application that embeds the library."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def _obey(target: Any) -> None:
@@ -49,20 +64,25 @@ def _obey(target: Any) -> None:
         order = json.loads(line)
         if order["do"] == "stop":
             return
-        _say(_answer(target, order))
+        try:
+            _say(_answer(target, order))
+        except LoadError as error:
+            _say({"error": str(error)})
 
 
 def _answer(target: Any, order: dict[str, Any]) -> dict[str, Any]:
     match order["do"]:
         case "leads":
             return {"leads": target.leads()}
-        case "cpu":
-            return {"cpu": process_time()}
-        case _:
-            try:
-                return {"figures": asdict(run(target, Load(**order["load"])))}
-            except LoadError as error:
-                return {"error": str(error)}
+        case "run":
+            return {"figures": asdict(run(target, Load(**order["load"])))}
+        case "recover":
+            recover(target, order["within"])
+            return {"recovered": True}
+        case "fairness":
+            return fairness.measure(target, order)
+        case unknown:
+            return {"error": f"no such order: {unknown!r}"}
 
 
 def _say(answer: dict[str, Any]) -> None:

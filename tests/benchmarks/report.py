@@ -13,14 +13,18 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.rows import DURABILITY, FLUSHED, UNFLUSHED, Results, Row
+from tests.benchmarks import programs
+from tests.benchmarks.plan import title
+from tests.benchmarks.rows import Results, Round, Row
+from tests.benchmarks.systems import DRAKKAR, FLUSHED, SYSTEMS, UNFLUSHED
 
 RATE_TO_REACH: Final = 50_000.0
 """Commits a second, with 1000 in flight."""
 P50_TO_REACH: Final = 2.0
 """Milliseconds, with one in flight."""
 
-_LIBRARIES: Final = ("cbor2", "lmdb", "pykka", "pysyncobj", "trio")
+_LIBRARIES: Final = ("caio", "cbor2", "pykka", "pysyncobj", "trio")
+"""Those that are installed are named."""
 
 
 def fdatasync_ms(directory: Path, times: int = 200) -> float:
@@ -47,38 +51,59 @@ def machine(directory: Path) -> dict[str, Any]:
         "fdatasync_ms": round(fdatasync_ms(directory), 3),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        **{name: _version(name) for name in _LIBRARIES},
+        **_versions(),
+        **programs.versions(),
     }
 
 
-def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _versions() -> dict[str, str]:
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def show(results: Results, about: dict[str, Any], console: Console) -> None:
-    """Print the table, what its words mean, and how it stands with the figures to reach."""
-    title = "Durable commits: three processes on this machine, commands of 16 bytes"
-    table = Table(title=title, box=SIMPLE, pad_edge=False, title_justify="left")
-    table.add_column("in flight", justify="right")
-    table.add_column("", no_wrap=True)
-    for name in ("commits/s", "p50 ms", "p99 ms", "CPU µs", "x flushed", "x not"):
-        table.add_column(name, justify="right", no_wrap=True)
-    in_flight = 0
-    for row in results.rounds:
-        if row.in_flight != in_flight or row.what:
-            table.add_section()
-        in_flight = row.in_flight
-        table.add_row(*_cells(results, row))
-    console.print(table)
+    """Print the tables, what their words mean, and how it stands with the figures to reach."""
+    for table, wanted in (
+        (_loads(results), results.rounds),
+        (_failovers(results), results.failovers),
+        (_flushes(results), results.flushes),
+    ):
+        if wanted:
+            console.print(table)
     for note in _notes(results, about):
         console.print(note, highlight=False)
 
 
+def _loads(results: Results) -> Table:
+    table = _table(
+        "Durable commits: three processes on this machine, commands of 16 bytes, or as named", "in flight"
+    )
+    for name in ("commits/s", "p50 ms", "p99 ms", "CPU µs", "Drakkar x"):
+        table.add_column(name, justify="right", no_wrap=True)
+    name = ""
+    for row in results.rounds:
+        if row.name != name:
+            table.add_section()
+        name = row.name
+        table.add_row(*_cells(results, row))
+    return table
+
+
+def _table(heading: str, first: str) -> Table:
+    table = Table(title=heading, box=SIMPLE, pad_edge=False, title_justify="left")
+    table.add_column(first, justify="right")
+    table.add_column("", no_wrap=True)
+    return table
+
+
 def _cells(results: Results, row: Row) -> list[str]:
     summary = results.summary(row)
+    ratio = results.drakkar_ratio(row)
     return [
         str(row.in_flight),
         f"{row.system}, {row.what}" if row.what else row.system,
@@ -86,35 +111,71 @@ def _cells(results: Results, row: Row) -> list[str]:
         f"{summary.p50:.2f}",
         f"{summary.p99:.2f}",
         f"{summary.cpu:.1f}",
-        *(
-            _times(results.ratio(row, system)) if row.system == "Drakkar" else ""
-            for system in (FLUSHED, UNFLUSHED)
-        ),
+        "" if ratio is None else f"{ratio:.2f}",
     ]
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.1f}"
+def _failovers(results: Results) -> Table:
+    table = _table("Failover: from the leader's SIGKILL to an answer of another host", "kills")
+    for name in ("p50 ms", "p99 ms", "worst ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for system, each in results.failovers.items():
+        figures = (f"{value:,.0f}" for value in (each.p50, each.p99, each.worst))
+        table.add_row(str(len(each.times)), system, *figures)
+    return table
+
+
+def _flushes(results: Results) -> Table:
+    table = _table("Flushes, as strace saw them: one in flight", "commands")
+    table.add_column("between proposal and answer")
+    for system, each in results.flushes.items():
+        table.add_row(str(each.commands), system, each.verdict)
+    return table
 
 
 def _notes(results: Results, about: dict[str, Any]) -> list[str]:
-    count = max(map(len, results.rounds.values()))
-    systems = dict.fromkeys(row.system for row in results.rounds)
+    count = max(map(len, results.rounds.values()), default=0)
+    systems = dict.fromkeys(
+        [*(row.system for row in results.rounds), *results.failovers, *results.flushes],
+    )
+    medians = [
+        f"Medians of {count} rounds. CPU is what all processes together, clients included, take for one command.",
+        f"Drakkar x: how many times the row's rate {DRAKKAR} reaches in the same round, the median; below 1 it is slower.",
+    ]
     return [
-        f"Medians of {count} rounds. CPU is what all three processes together take for one command.",
-        "x flushed, x not: how many times the commits/s of PySyncObj in the same round, with its journal flushed or not.",
-        *(f"{system}: {DURABILITY[system]}." for system in systems),
+        *(medians if count else []),
+        *(
+            f"{system}: measured {SYSTEMS[system].reached}; {SYSTEMS[system].durability}."
+            for system in systems
+        ),
         ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
+        *(f"Skipped: {why}" for why in results.skipped),
         *(f"Repeated: {why}" for why in results.repeated),
+        *(f"FAILED: {why}" for why in results.failed),
+        *(
+            f"NOT DURABLE: {system} answered before a majority had flushed"
+            for system in results.lacking_flushes
+        ),
+        *_errors(results),
         *(text for text, _ in reached(results)),
     ]
+
+
+def _errors(results: Results) -> list[str]:
+    """The commands that failed and whose clients went on."""
+    lines = []
+    for row, rounds in results.rounds.items():
+        if count := results.summary(row).errors:
+            last = next(each.figures.last_error for each in rounds if each.figures.last_error)
+            lines.append(f"Errors: {title(row)}: {count}, such as: {last}")
+    return lines
 
 
 def reached(results: Results) -> list[tuple[str, bool]]:
     """How it stands with the figures to reach, where they were measured."""
     lines: list[tuple[str, bool]] = []
     for row in results.rounds:
-        if row.system != "Drakkar" or row.what:
+        if row.system != DRAKKAR or row.what:
             continue
         summary = results.summary(row)
         if row.in_flight == 1000:
@@ -135,21 +196,37 @@ def as_json(results: Results, about: dict[str, Any], settings: dict[str, Any]) -
     return {
         "machine": about,
         "settings": settings,
-        "durability": dict(DURABILITY),
+        "systems": {
+            name: {"durability": each.durability, "reached": each.reached} for name, each in SYSTEMS.items()
+        },
         "to_reach": [{"what": text, "reached": good} for text, good in reached(results)],
+        "skipped": results.skipped,
         "repeated": results.repeated,
+        "failed": results.failed,
         "rows": [_row_as_json(results, row) for row in results.rounds],
+        "failover": {
+            system: {"p50": each.p50, "p99": each.p99, "worst": each.worst, "times": each.times}
+            for system, each in results.failovers.items()
+        },
+        "flushes": {
+            system: {**asdict(each), "verdict": each.verdict} for system, each in results.flushes.items()
+        },
     }
 
 
 def _row_as_json(results: Results, row: Row) -> dict[str, Any]:
     return {
         **asdict(row),
+        "name": row.name,
         "median": asdict(results.summary(row)),
+        "drakkar_ratio": results.drakkar_ratio(row),
         "times_flushed_pysyncobj": results.ratio(row, FLUSHED),
         "times_unflushed_pysyncobj": results.ratio(row, UNFLUSHED),
-        "rounds": [
-            {**asdict(each.figures), "rate": each.figures.rate, "cpu": each.cpu}
-            for each in results.rounds[row]
-        ],
+        "rounds": [_round_as_json(each) for each in results.rounds[row]],
     }
+
+
+def _round_as_json(outcome: Round) -> dict[str, Any]:
+    figures = asdict(outcome.figures)
+    del figures["moments"]
+    return {**figures, "rate": outcome.figures.rate, "cpu": outcome.cpu}

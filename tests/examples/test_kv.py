@@ -24,7 +24,7 @@ from drakkar.handlers.raft.state import State
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from examples.kv import KeyValue, glob
+from examples.kv import MAX_APPENDED, KeyValue, glob, main
 from examples.resp import OK, Failure, ProtocolError, Requests, pieces
 from examples.resp_commands import COMMANDS, Limits
 from examples.resp_front import Front, Lane
@@ -120,6 +120,21 @@ def test_append_stops_at_the_limit_that_its_command_names():
     assert ask(kv, "GET", b"k") == b"abcde"
 
 
+def test_a_transaction_cannot_make_a_large_value_longer_again_and_again():
+    """Each read between two of them would hold another value: gigabytes, by a command of some kilobytes."""
+    kv = KeyValue()
+    limit = 1000
+    do(kv, "SET", b"k", bytes(limit - 100))
+    pair = [cbor2.dumps(["APPEND", b"k", b"x", limit]), cbor2.dumps(["GET", b"k"])]
+    replies = kv.apply(cbor2.dumps(["EXEC", *pair * 50]))
+    made = [reply for reply in replies[::2] if not isinstance(reply, Failure)]
+    assert sum(made) <= MAX_APPENDED * limit < sum(made) + limit
+    assert "more than 2000 bytes in one transaction" in replies[-2]
+    assert len({id(reply) for reply in replies[1::2]}) == len(made)
+    assert replies[-1] == bytes(limit - 100) + b"x" * len(made)
+    assert do(kv, "APPEND", b"k", b"x", limit) == limit - 100 + len(made) + 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits", "fits_not"),
     [
@@ -195,19 +210,48 @@ def test_lines_are_requests_too():
     assert requests.feed(b"PING\r\nSET a  b\r\n\r\nGE") == [[b"PING"], [b"SET", b"a", b"b"]]
     assert requests.feed(b"T a\n") == [[b"GET", b"a"]]
     assert requests.feed(wire(b"ECHO", b"x")) == [[b"ECHO", b"x"]]
+    assert requests.feed(b"PING\r\n" + wire(b"ECHO", b"x")) == [[b"PING"], [b"ECHO", b"x"]]
+    assert requests.feed(b"*2\r\n$4\r\nECHO\r\n") == []
+    assert requests.feed(b"PING\r\n") == []
+    assert "arrays of bulk strings" in str(requests.broken)
+
+
+def test_the_two_bytes_that_end_a_string_may_be_any():
+    """As in Redis itself. What comes after them is looked at all the same."""
+    requests = Requests(limit=1000)
+    assert requests.feed(b"*1\r\n$1\r\nabc" + wire(b"PING")) == [[b"a"], [b"PING"]]
+    assert requests.broken is None
 
 
 @pytest.mark.parametrize(
     ("stream", "complaint"),
     [
         pytest.param(b"*100000\r\n", "100000 parts", id="a claim of too many parts"),
-        pytest.param(b"*2\r\n$1\r\na\r\n*1000000000\r\n", "1000000000 parts", id="the same, within"),
-        pytest.param(b"*1\r\n" * 2000, "nesting depth", id="nested"),
+        pytest.param(b"*2\r\n$1\r\na\r\n*1000000000\r\n", "array of bulk strings", id="the same, within"),
+        pytest.param(b"*1\r\n" * 2000, "array of bulk strings", id="nested"),
+        pytest.param(b"*10000\r\n", "10000 parts: send at most 9999", id="one part too many"),
+        pytest.param(b"*9999\r\n*9999\r\n", "array of bulk strings", id="large arrays, nested"),
+        pytest.param(b"*99999\r\n*99999\r\n", "99999 parts", id="larger ones"),
+        pytest.param(b"~1\r\n", "array of bulk strings", id="a set"),
+        pytest.param(b">1\r\n", "array of bulk strings", id="a push"),
+        pytest.param(b"|1\r\n", "array of bulk strings", id="an attribute"),
+        pytest.param(b"*1\r\n|99999999\r\n", "array of bulk strings", id="a large attribute, within"),
+        pytest.param(b"%1\r\n%1\r\n", "array of bulk strings", id="maps, nested"),
+        pytest.param(b"*2\r\n%1\r\n%1\r\n+a\r\n+b\r\n", "array of bulk strings", id="the same, within"),
+        pytest.param(b"*-1\r\n", "array of bulk strings", id="a null array"),
+        pytest.param(b"*1\r\n$-1\r\n", "array of bulk strings", id="a null"),
+        pytest.param(b"*2\r\n$1\r\nabcd", "arrays of bulk strings", id="a string that goes on"),
+        pytest.param(b"*2\r\n$1\r\nabc*999\r\n", "array of bulk strings", id="an array after one"),
+        pytest.param(
+            b"*2\r\n$200\r\n" + bytes(200) + b"bc*999\r\n", "array of bulk strings", id="after a long one"
+        ),
+        pytest.param(b"$1\r\na\r\n", "array of bulk strings", id="a string alone"),
+        pytest.param(b"*1\r\n$1x", "array of bulk strings", id="a length that is none"),
         pytest.param(b"*1\r\n*1\r\n$1\r\na\r\n", "array of bulk strings", id="an array in an array"),
         pytest.param(b"*2\r\n$1\r\na\r\n$-1\r\n", "array of bulk strings", id="a null in an array"),
         pytest.param(b":1\r\n", "array of bulk strings", id="a number"),
         pytest.param(b"-ERR I am a server\r\n", "array of bulk strings", id="an error"),
-        pytest.param(b"\x16\x03\x01\x02\x00", "reply type byte", id="TLS"),
+        pytest.param(b"\x16\x03\x01\x02\x00", "arrays of bulk strings", id="TLS"),
         pytest.param(b"*1\r\n$99999999999999999999\r\n", "length", id="an impossible length"),
         pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\n\r\nFLUSHALL\r\n", "not a web server", id="a web page"),
         pytest.param(b"*1\r\n$200000\r\n" + bytes(110_000), "more than 100000 bytes", id="too large"),
@@ -745,17 +789,29 @@ def with_option(name: str, value: str) -> list[str]:
         ("--max-value", "0", ["'0'", "from 1 to 2097152"]),
         ("--max-value", "much", ["'much'", "from 1 to 2097152"]),
         ("--timeout", "nan", ["'nan'"]),
+        ("--tls-ca", "ca.pem", ["--tls-ca, --tls-cert and --tls-key belong together"]),
+        ("--tls-cert", "a.pem", ["give all three, or none"]),
+        ("--tls-key", "a.key", ["give all three, or none"]),
         ("--colour", "red", ["--colour"]),
     ],
 )
-def test_a_wrong_option_is_named_with_its_value_and_the_remedy(name, value, complaints):
-    ended = kv(*with_option(name, value))
+def test_a_wrong_option_is_named_with_its_value_and_the_remedy(name, value, complaints, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(with_option(name, value))
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.out == ""
+    for complaint in complaints:
+        assert complaint in told.err
+    assert not (ROOT / "never-made").exists()
+
+
+def test_a_wrong_option_ends_the_process():
+    ended = kv(*with_option("--replica", "3"))
     assert ended.returncode == 2
     assert ended.stdout == ""
+    assert "--replica 3" in ended.stderr
     assert "Traceback" not in ended.stderr
-    for complaint in complaints:
-        assert complaint in ended.stderr
-    assert not (ROOT / "never-made").exists()
 
 
 def test_a_taken_redis_port_is_named(tmp_path):

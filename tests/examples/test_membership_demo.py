@@ -220,6 +220,8 @@ def test_a_member_answers_wrong_orders_and_goes_on(tmp_path):
         '{"id": 3, "do": "add_replica", "arguments": ["2"]}',
         '{"id": 4, "do": "write", "arguments": [["k", "v"]]}',
         '{"id": 5, "do": "read", "arguments": ["k", "other"]}',
+        '{"id": 6, "do": "add_replica", "arguments": [2, "127.0.0.1:9"]}',
+        '{"id": 7, "do": "add_replica", "arguments": [2, "127.0.0.1:9"], "force": "yes"}',
     ]
     with subprocess.Popen(
         [sys.executable, "-m", "examples.member", *told],
@@ -231,7 +233,7 @@ def test_a_member_answers_wrong_orders_and_goes_on(tmp_path):
         try:
             running.stdin.write("".join(f"{order}\n" for order in orders))
             running.stdin.flush()
-            said = [json.loads(running.stdout.readline()) for _ in range(7)]
+            said = [json.loads(running.stdout.readline()) for _ in range(9)]
             running.stdin.close()
             assert running.wait(TIMEOUT_S) == 0
         finally:
@@ -241,6 +243,8 @@ def test_a_member_answers_wrong_orders_and_goes_on(tmp_path):
     assert "'dance'" in answers[1]["text"]
     assert answers[4]["value"] == "done"
     assert answers[5]["value"] == ["v", None]
+    assert "does not hear replicas 2" in answers[6]["text"]
+    assert "force='yes'" in answers[7]["text"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--clients", "0"), ("--seconds", "long")])

@@ -6,12 +6,13 @@ from enum import IntEnum
 import pytest
 from drakkar.handlers.checks import (
     MAX_SIGNED,
-    MAX_UNSIGNED,
     are_whole,
     check_choice,
     check_number,
     check_switch,
     check_timeout,
+    check_type,
+    check_wait,
     check_whole,
     is_whole,
 )
@@ -22,16 +23,22 @@ class Number(IntEnum):
     ONE = 1
 
 
-@pytest.mark.parametrize("value", [0, 1, MAX_UNSIGNED, Number.ONE])
+@pytest.mark.parametrize("value", [0, 1, MAX_SIGNED, Number.ONE])
 def test_a_whole_number_is_an_int_within_its_bounds(value):
     assert is_whole(value)
     assert are_whole([2, value])
 
 
-@pytest.mark.parametrize("value", [-1, MAX_UNSIGNED + 1, True, 1.0, "1", None])
+@pytest.mark.parametrize("value", [-1, MAX_SIGNED + 1, True, 1.0, "1", None])
 def test_a_bool_a_float_and_a_number_out_of_bounds_are_no_whole_numbers(value):
     assert not is_whole(value)
     assert not are_whole([2, value])
+
+
+def test_a_bound_of_ones_own_holds_for_each():
+    assert are_whole([9, Number.ONE], 9)
+    assert not are_whole([9, Number.ONE], 8)
+    assert not are_whole([9, 1], 8)
 
 
 def test_of_no_values_all_are_whole_numbers():
@@ -57,6 +64,20 @@ def test_of_no_values_all_are_whole_numbers():
         (lambda: check_timeout(-1), "timeout=-1: must be a number of seconds, 0 or more"),
         (lambda: check_timeout(math.nan), "timeout=nan: must be a number of seconds, 0 or more"),
         (lambda: check_timeout(None), "timeout=None: must be a number of seconds, 0 or more"),
+        (
+            lambda: check_timeout(math.inf),
+            "timeout=inf: must be a number of seconds, since a request ends by its deadline",
+        ),
+        (
+            lambda: check_wait(math.nan),
+            "timeout=nan: must be a number of seconds, or None to wait without an end",
+        ),
+        (lambda: check_wait("3"), "timeout='3': must be a number of seconds, or None to wait without an end"),
+        (
+            lambda: check_wait(True),
+            "timeout=True: must be a number of seconds, or None to wait without an end",
+        ),
+        (lambda: check_type("n", 3, str, "a text"), "n=3: must be a text, not int"),
     ],
 )
 def test_the_error_names_the_option_the_value_and_its_bounds(check, text):
@@ -73,4 +94,7 @@ def test_what_is_within_its_bounds_passes():
     check_switch("s", False)
     check_choice("c", "none", ("none", "zlib"))
     check_timeout(0)
-    check_timeout(math.inf)
+    check_timeout(1e30)
+    check_type("n", {}, dict, "a mapping")
+    for timeout in (None, 0, -0.5, 3, math.inf):
+        check_wait(timeout)

@@ -83,6 +83,7 @@ def test_a_storm_leaves_members_alone_where_it_is_told_to():
     assert not happened["a joint membership was entered"]
 
 
+@pytest.mark.usefixtures("types_of_one_test")
 def test_the_documents_examples_run():
     names = {}
     for example in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL):

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -89,6 +90,51 @@ class TestDispatch:
             return inner(lamp, message).upper()
 
         assert table.dispatch(Lamp(), Message(PRESS, sender=3)) == "PRESSED BY 3"
+
+    @pytest.mark.parametrize(
+        ("type_", "fatal", "error", "ends"),
+        [
+            pytest.param(PRESS, False, ValueError(), False, id="of a type of one's own"),
+            pytest.param(PRESS, True, ValueError(), True, id="where the table says so"),
+            pytest.param(PRESS, False, SystemExit(), True, id="what is no Exception"),
+            pytest.param(MessageType.PING, False, ValueError(), True, id="of a built-in type"),
+        ],
+    )
+    def test_an_exception_comes_through_and_is_noted(self, type_, fatal, error, ends):
+        table = HandlerTable([Light.RED])
+
+        @table.on(type_, fatal=fatal)
+        def fail(lamp, message):
+            raise error
+
+        lamp = Lamp()
+        with pytest.raises(type(error)):
+            table.copy().dispatch(lamp, Message(type_))
+        assert lamp.tally.broken is (error if ends else None)
+        assert lamp.tally.failed == ({} if ends else {(Light.RED, type_): 1})
+
+    def test_a_handler_that_is_replaced_takes_what_it_is_from_its_successor(self):
+        table = HandlerTable([Light.RED])
+        table.on(PRESS, fatal=True)(press)
+        assert table.is_fatal(Light.RED, PRESS)
+        table.on(PRESS, replace=True)(press)
+        assert not table.is_fatal(Light.RED, PRESS)
+
+    def test_the_first_exception_that_must_end_the_node_is_kept_though_a_wrapper_catches_it(self):
+        table, lamp, errors = HandlerTable([Light.RED]), Lamp(), [ValueError(), ValueError()]
+
+        @table.on(MessageType.PING)
+        def fail(lamp, message):
+            raise errors[message.hint]
+
+        @table.wrap(MessageType.PING)
+        def catch(lamp, message, inner):
+            with suppress(ValueError):
+                inner(lamp, message)
+
+        for hint in (1, 0):
+            table.dispatch(lamp, Message(MessageType.PING, hint=hint))
+        assert lamp.tally.broken is errors[1]
 
     @pytest.mark.parametrize("type_", [WAIT, UNKNOWN], ids=str)
     def test_what_is_ignored_or_unknown_is_counted_and_answered_by_none(self, type_):

@@ -18,10 +18,10 @@ import queue
 import socketserver
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
+import trio
 from drakkar.actors import (
     ActorFuture,
     ConcurrentStateMachine,
@@ -102,6 +102,18 @@ class Answers:
             sys.stdout.flush()
 
 
+def obey(orders, answers):
+    """Do what standard input says: each line names a method of `orders` and its arguments."""
+    answers.put({"id": 0, "value": "started"})
+    for line in sys.stdin:
+        order = json.loads(line)
+        number, do = order.pop("id"), order.pop("do")
+        del order["timeout"]
+        in_thread(getattr(orders, do), **order).add_done_callback(
+            lambda done, number=number: answers.put(outcome(number, done))
+        )
+
+
 class Seat:
     """The place of this host in the shard, and the replica that has it: none for a while, where it is replaced."""
 
@@ -154,7 +166,7 @@ class Seat:
 
     def status(self):
         if self.replica is None:
-            return {"leader": 0, "term": 0, "applied": 0, "voters": []}
+            return {"leader": 0, "term": 0, "applied": 0, "voters": [], "standing": "", "refused": []}
         status = self.replica.status()
         numbers = {address: number for number, address in self._members.items()}
         leader = numbers.get(status.addresses.get(status.leader_id), 0)
@@ -165,6 +177,8 @@ class Seat:
             "voters": status.voters,
             "members": [*status.voters, *status.observers],
             "first": status.first_index,
+            "standing": status.standing.name,
+            "refused": sorted(status.refused),
         }
 
 
@@ -217,7 +231,7 @@ def main():
         tick_interval=who["tick"],
     ) as host:
         if who.get("slow_disk"):
-            slow_down(host._store._disk, who["slow_disk"])
+            slow_down(host, who["slow_disk"])
         seat = Seat(host, who)
         seat.take()
         if "door" in who:
@@ -230,15 +244,16 @@ def main():
             )
 
 
-def slow_down(disk, seconds):
-    """Writes take longer, on the store's thread, as they do on a busy disk."""
-    write = disk.write
+def slow_down(host, seconds):
+    """Flushes take longer, as they do on a busy disk."""
+    driver = host._store._driver
+    flush = driver.flush
 
-    def write_slowly(*changes):
-        time.sleep(seconds)
-        return write(*changes)
+    async def flush_later(*flushed):
+        await trio.sleep(seconds)
+        flush(*flushed)
 
-    disk.write = write_slowly
+    driver.flush = lambda *flushed: host.loop.spawn(flush_later, *flushed)
 
 
 def begin(order, seat) -> ActorFuture:
@@ -265,17 +280,15 @@ def begin(order, seat) -> ActorFuture:
             raise AssertionError(f"{other!r} is no order")
 
 
-def in_thread(function, *args):
+def in_thread(function, *args, **kwargs):
     """For what may wait."""
     future = ActorFuture()
 
     def work():
         try:
-            function(*args)
+            future.set(function(*args, **kwargs))
         except Exception as error:  # noqa: BLE001  # it is the answer
             future.fail(error)
-        else:
-            future.set(None)
 
     threading.Thread(target=work, daemon=True).start()
     return future

@@ -17,11 +17,13 @@ class Nemesis:
     """Strikes at hosts for a while, one or two kinds of faults at a time, and heals them each time.
 
     `faults`: by name, functions that take the numbers of some hosts and return a context manager: the fault lasts as
-    long as that. `times`: how often each kind of fault happens, and the leader changes, at least.
+    long as that. `times`: how often each kind of fault happens, and the leader changes, at least. `kinds`: how many come
+    at a time, at most. `recovered`: waits until the next ones may come.
     """
 
-    def __init__(self, cluster, faults, random, *, times):
+    def __init__(self, cluster, faults, random, *, times, kinds=2, recovered=lambda: None):
         self._cluster, self._faults, self._random, self._times = cluster, faults, random, times
+        self._kinds, self._recovered = kinds, recovered
         self._pause = threading.Event()
         self._bag = []
         self._began = time.monotonic()
@@ -48,7 +50,7 @@ class Nemesis:
         )
 
     def _strike(self):
-        names = self._draw(self._random.choice((1, 1, 2)))
+        names = self._draw(min(self._random.choice((1, 1, 2)), self._kinds))
         with ExitStack() as faults:
             for name in names:
                 victims = self._victims()
@@ -59,6 +61,7 @@ class Nemesis:
             self._wait(0.0, 2.0)
             self._note("heal")
         self._note("healed")
+        self._recovered()
         self._wait(0.0, 0.5)
 
     def _draw(self, count):

@@ -25,12 +25,12 @@ class HostProcess:
     """One host, seen from the process that gives it orders. Its methods may be called from any thread.
 
     `within`: the command that starts another one, given after it, where this host is to live. `settings`: what else it
-    is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`.
+    is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`. `program`: the module that it runs.
     """
 
-    def __init__(self, replica, members, directory, *, within=(), **settings):
+    def __init__(self, replica, members, directory, *, within=(), program="tests.process.host", **settings):
         self.replica, self._members, self._directory = replica, members, directory
-        self._within, self._settings = within, settings
+        self._within, self._program, self._settings = within, program, settings
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._process = None
         self._numbers = itertools.count(1)
@@ -47,7 +47,7 @@ class HostProcess:
         """Start it, again if need be; `wait_started` returns when it listens."""
         with (self._directory / f"{self.replica}.log").open("a") as log:
             self._process = subprocess.Popen(
-                [*self._within, sys.executable, "-m", "tests.process.host"],
+                [*self._within, sys.executable, "-m", self._program],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -72,6 +72,25 @@ class HostProcess:
         answer = self._started.get(timeout=TIMEOUT_S)
         assert answer == {"id": 0, "value": "started"}, f"{answer}\n{self.log()}"
         self.alive = True
+
+    def fail_to_start(self):
+        """Start it, wait until it has given up, and return the end of its log."""
+        self.launch()
+        answer = self._started.get(timeout=TIMEOUT_S)
+        assert answer.get("error") == "Gone", answer
+        self._end()
+        return self.log()
+
+    def double(self, directory, **settings):
+        """Return a host like this one, with the copy of its directory in `directory`, which no client reaches."""
+        settings = {name: value for name, value in self._settings.items() if name != "door"} | settings
+        double = HostProcess(self.replica, self._members, directory, within=self._within, **settings)
+        double.seat, double.joined = self.seat, self.joined
+        return double
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def log(self):
         return (self._directory / f"{self.replica}.log").read_text(errors="replace")[-4000:]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.actors.support import TIMEOUT_S, until
 from tests.ports import free_addresses
 from tests.process import namespaces
 from tests.process.client import KINDS, Client
+from tests.process.disks import Disks
 from tests.process.nemesis import Nemesis, Reformer, connection_faults, link_faults, process_faults
 from tests.process.proxy import Proxies
 from tests.process.support import ROOT, Cluster, HostProcess
@@ -47,6 +48,7 @@ class Dose:
 SHORT = Dose(6, times=1, operations=15)
 LONG = Dose(float(SECONDS or 120), times=3, operations=50)
 LONG_OF_LINKS = Dose(float(SECONDS or 60), times=3, operations=50)
+LONG_OF_DISKS = Dose(float(SECONDS or 60), times=2, operations=50)
 DOSES = [
     pytest.param(SHORT, marks=pytest.mark.timeout(SHORT.seconds + SPARE), id="a little"),
     pytest.param(LONG, marks=[pytest.mark.slow, pytest.mark.timeout(LONG.seconds + SPARE)], id="a lot"),
@@ -124,14 +126,21 @@ def told(nemesis, cluster):
         raise
 
 
-def survive(cluster, nemesis, dose, directory, short):
-    """Have clients, the nemesis and the reformer at the hosts together; judge what came of it."""
+def survive_reformed(cluster, nemesis, dose, directory, short):
+    """The same, while replicas are replaced by new ones."""
+    reformer = Reformer(cluster, random.Random(SEED))
+    survive(cluster, nemesis, dose, directory, short, meanwhile=reformer)
+    assert reformer.failure is None, reformer.failure
+    print(f"{reformer.replaced} replicas were replaced")
+    assert reformer.replaced >= dose.times
+
+
+def survive(cluster, nemesis, dose, directory, short, *, meanwhile=None):
+    """Have clients and the nemesis at the hosts together; judge what came of it."""
     with told(nemesis, cluster):
-        reformer = Reformer(cluster, random.Random(SEED))
         with Clients(directory, doors(short)) as clients:
-            with reformer:
+            with meanwhile or nullcontext():
                 nemesis.rage(dose.seconds)
-            assert reformer.failure is None, reformer.failure
             history = clients.end()
         judge(history)  # a wrong answer tells more than a host that is stuck because of it
         history += last_words(cluster, doors(short), {each["key"] for each in history})
@@ -139,8 +148,7 @@ def survive(cluster, nemesis, dose, directory, short):
         judge(history)
         expect_something(history, nemesis, dose)
         firsts = [host.ask("status")["value"]["first"] for host in cluster.hosts.values()]
-        print(f"{reformer.replaced} replicas were replaced; the logs begin at {firsts}")
-        assert reformer.replaced >= dose.times
+        print(f"the logs begin at {firsts}")
         assert min(firsts) > 1, "every log was given up behind a snapshot"
 
 
@@ -226,6 +234,29 @@ def test_five_processes_are_killed_stopped_and_disconnected(tmp_path, short, dos
         nemesis = Nemesis(
             cluster, {**process_faults(cluster), **connection_faults(proxies)}, source, times=dose.times
         )
+        survive_reformed(cluster, nemesis, dose, tmp_path, short)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG_OF_DISKS.seconds + SPARE)
+def test_the_data_directories_of_five_processes_are_wiped_put_back_swapped_and_cloned(tmp_path, short):
+    members, source = dict(zip(HOSTS, free_addresses(len(HOSTS)), strict=True)), random.Random(SEED)
+    (tmp_path / "doubles").mkdir()
+    with Cluster(
+        HostProcess(number, members, tmp_path, machine="registers", config=CONFIG, door=doors(short)[number])
+        for number in HOSTS
+    ) as cluster:
+        disks = Disks(cluster, tmp_path, source, doubles=tmp_path / "doubles")
+        disks.wait_settled()
+        dose = LONG_OF_DISKS
+        nemesis = Nemesis(
+            cluster,
+            {**process_faults(cluster), **disks.faults()},
+            source,
+            times=dose.times,
+            kinds=1,
+            recovered=disks.wait_settled,
+        )
         survive(cluster, nemesis, dose, tmp_path, short)
 
 
@@ -253,4 +284,4 @@ def test_five_processes_with_networks_of_their_own_are_cut_off_from_one_another(
         )
         dose = LONG_OF_LINKS
         nemesis = Nemesis(cluster, link_faults(network), random.Random(SEED), times=dose.times)
-        survive(cluster, nemesis, dose, tmp_path, short)
+        survive_reformed(cluster, nemesis, dose, tmp_path, short)

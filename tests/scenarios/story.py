@@ -175,6 +175,23 @@ class Story:
         self._cluster.compact(self._replica(replica), number(index))
         return self._changes()
 
+    def do_notices(self):
+        """notices: a millisecond passes, after which leaders tell of commits that no append has told of."""
+        self._cluster.tell_commits()
+        yield from self._changes()
+
+    def do_fill(self, *replicas):
+        """fill REPLICA ...: their disks have no room for entries any more."""
+        for replica in replicas:
+            self._cluster.fill_disk(self._replica(replica))
+            yield from self._changes()
+
+    def do_free(self, *replicas):
+        """free REPLICA ...: their disks have room again."""
+        for replica in replicas:
+            self._cluster.free_disk(self._replica(replica))
+            yield from self._changes()
+
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def do_elect(self, replica):
@@ -187,15 +204,15 @@ class Story:
         self._cluster.propose(self._replica(replica), *(command.encode() for command in commands))
         return self._changes()
 
-    def do_change(self, replica, *words, transition="auto"):
-        """change REPLICA [add|observe|witness|remove ID] ... [transition=auto|implicit|explicit]; none: leave."""
+    def do_change(self, replica, *words, transition="auto", force="false"):
+        """change REPLICA [add|observe|witness|remove ID] ... [transition=auto|implicit|explicit] [force=true]; none: leave."""
         verbs, ids = words[::2], words[1::2]
         if len(verbs) != len(ids) or not set(verbs) <= CHANGES.keys():
             raise Mistake(f"{' '.join(words)!r} is no list of changes such as `add 4 remove 2`")
         if transition.upper() not in Transition.__members__:
             raise Mistake(f"there is no transition {transition!r}: there are auto, implicit, explicit")
         changes = tuple(Change(CHANGES[verb], number(id_)) for verb, id_ in zip(verbs, ids, strict=True))
-        change = ConfigChange(changes, Transition[transition.upper()])
+        change = ConfigChange(changes, Transition[transition.upper()], forced=bool(option(force)))
         self._cluster.change(self._replica(replica), change)
         return self._changes()
 
@@ -339,6 +356,7 @@ class Told:
         for read in node.reads:
             yield f"may serve read {read.context[0]} at {read.index}"
         for dropped in node.dropped:
-            yield f"drops a {dropped.type}: {dropped.because.name}"
+            lacks = f", lacks {' '.join(map(str, dropped.replicas))}" if dropped.replicas else ""
+            yield f"drops a {dropped.type}: {dropped.because.name}{lacks}"
         for requests in (node.changes, node.reads, node.dropped):
             requests.clear()

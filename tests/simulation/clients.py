@@ -59,6 +59,7 @@ class ShardSimulation(Simulation):
     def __init__(self, plan, make_host):
         super().__init__(plan, make_host)
         self.history = []
+        """All operations that were asked for, but for those that were refused."""
         self.refused = 0
         self._busy = set()
         self._with_session = {}
@@ -75,6 +76,7 @@ class ShardSimulation(Simulation):
         argument = self._draw_argument(key, kind)
         operation = Operation(client, key, kind, argument, invoked=self.now)
         self._busy.add(client)
+        self.history.append(operation)
         self.trace.append((self.now, "?", operation))
 
         def answer(outcome, value):
@@ -82,11 +84,10 @@ class ShardSimulation(Simulation):
             self.trace.append((self.now, "?", f"client {client}: {outcome} {value}"))
             if outcome == "refused":
                 self.refused += 1
-                return
-            if outcome == "done":
+                self.history.remove(operation)
+            elif outcome == "done":
                 operation.result, operation.returned = value, self.now
                 self._last[key] = value
-            self.history.append(operation)
 
         content = key if kind == "get" else command(key, kind, argument)
         host.submit("read" if kind == "get" else "propose", content, seconds, answer)
@@ -129,7 +130,15 @@ class ShardSimulation(Simulation):
 
     def run(self):
         super().run()
-        check(self.history)
+        check(self.history if self.lost_at is None else list(before(self.lost_at, self.history)))
+
+
+def before(time, history):
+    """What was answered before a moment; all else has an unknown outcome, if it was asked by then."""
+    for operation in history:
+        if operation.invoked <= time:
+            late = operation.returned is not None and operation.returned > time
+            yield replace(operation, returned=None) if late else operation
 
 
 def keeps_sessions(host):

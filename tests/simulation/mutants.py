@@ -14,14 +14,19 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from drakkar.actors.log import records
+from drakkar.actors.log.cleaning import Cleaner
+from drakkar.actors.log.index import RunIndex
 from drakkar.actors.machine.applied import AppliedState
 from drakkar.actors.machine.applier import Applier
 from drakkar.actors.machine.sessions import SessionTable
+from drakkar.actors.node import removal
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import SnapshotLoaded
@@ -30,6 +35,7 @@ from drakkar.actors.node.persistence import Persistence
 from drakkar.actors.node.proposals import PendingProposals
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.received_snapshots import ReceivedSnapshots
+from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.runtime.inbox import Inbox, Lane
@@ -41,29 +47,41 @@ from drakkar.handlers.raft import (
     commit,
     confchange,
     election,
+    flow,
+    heartbeat,
     membership,
+    notices,
     proposals,
+    quiesce,
     quorum,
+    reach,
     reads,
     replication,
+    room,
     sending,
     terms,
     transfer,
 )
 from drakkar.handlers.raft import snapshot as snapshots
 from drakkar.handlers.raft.confchange import ChangeType, Transition
-from drakkar.handlers.raft.entries import Entries, EntryKind, Run
-from drakkar.handlers.raft.log import RaftLog
+from drakkar.handlers.raft.core import RaftCore
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run, changes
+from drakkar.handlers.raft.lanes import UNLIMITED
+from drakkar.handlers.raft.log import EntriesNotLoaded, RaftLog
+from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.raft.outbox import Outbox
-from drakkar.handlers.raft.progress import Inflight, Progress, ProgressState
+from drakkar.handlers.raft.progress import NEVER, Inflight, Progress, ProgressState
 from drakkar.handlers.raft.quiesce_state import Quiesce
 from drakkar.handlers.raft.quorum import Vote
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import ReadReady, Ready, Refusal
+from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import CoreHost
-from drakkar.handlers.testing.membership_changes import choose_change
+from drakkar.handlers.testing.membership_changes import choose_change, is_forced
 from drakkar.handlers.testing.plan import TICK, Event
+from drakkar.handlers.testing.simulated_host import NoticeTimer
+from drakkar.handlers.testing.slow_reads import SlowReads
 
 from tests.simulation import simulate
 from tests.simulation.clients import FIRST_WITH_SESSION
@@ -110,6 +128,8 @@ class Mutant:
     """"core", "node", or "both": then the two take turns."""
     seeds: int = 150
     """The number of schedules within which it must be found."""
+    rare: bool = False
+    """It is found after dozens of schedules only, so `make check` alone looks for it."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for `plan_of`."""
     weather: Mapping[str, Any] = field(default_factory=dict)
@@ -118,12 +138,13 @@ class Mutant:
 
     def plan(self, seed):
         """Return a schedule in which the situation of the rule is frequent."""
-        plan = simulate.plan_of(seed, **{"ticks": 25, **self.given})
+        plan = simulate.plan_of(seed, **{"ticks": 25, "homes": False, **self.given})
         if self.weather:
             plan = replace(plan, weather=replace(plan.weather, **self.weather))
         if self.rig is not None:
             events = sorted(self.rig(Random(f"rig {seed}"), plan), key=lambda event: event.time)
-            plan = replace(plan, events=tuple(events), begins_led=False)
+            full = any(event.kind == "full_disk" for event in events)
+            plan = replace(plan, events=tuple(events), begins_led=False, ends_with_full_disks=full)
         return plan
 
     def host(self, seed):
@@ -226,6 +247,19 @@ def _removal_choices():
 VOTER_REMOVAL = tuple(_removal_choices())
 
 
+def _promotion_choices():
+    """Yield the choices of changes that only make the observer of a shard of one voter a voter, and are not forced."""
+    pair = Membership((1,), observers=(2,))
+    for choice in range(2000):
+        change = choose_change(Random(choice), pair, pair.everybody)
+        kinds = [(one.type, one.replica) for one in change.changes]
+        if kinds == [(ChangeType.ADD_VOTER, 2)] and not (change.joint or is_forced(choice)):
+            yield choice
+
+
+PROMOTION = tuple(_promotion_choices())
+
+
 def requests(random, plan, *kinds, every=3, timeout=0.3, of_leader=0.0):
     """Clients send requests to random replicas, at most `every` units of time apart. `timeout` is in seconds."""
     time = 0
@@ -276,6 +310,33 @@ def slow_isolated_leaders(random, plan):
         yield event
 
 
+def leaders_with_slow_disks(random, plan):
+    """The disk of a leader is too slow for it to stay one."""
+    yield from requests(random, plan, "put", of_leader=0.7)
+    yield from repeatedly(random, plan, 12, "slow_disk", LEADER, 100, (80, 150))
+
+
+def deaf_leaders(random, plan):
+    """A leader hears no more of the others, soon after a commit."""
+    for time in range(100, plan.ticks * TICK, 200):
+        yield from (
+            replace(event, time=event.time + time)
+            for event in islice(requests(random, plan, "put", of_leader=1.0), 2)
+        )
+        cut = time + random.randrange(5, 20)
+        for other in members(plan):
+            yield Event(cut, "cut", (other, LEADER, False, 150))
+
+
+def followers_behind_clogged_lanes(random, plan):
+    """After some requests a shard is idle, and the entries that a follower needs are stuck in its leader's lane."""
+    begin = random.randrange(100, 200)
+    yield Event(begin, "clog", (LEADER, random.choice(members(plan)), plan.ticks * TICK))
+    for event in requests(random, plan, "put", of_leader=1.0):
+        if begin - 50 < event.time < begin + 50:
+            yield event
+
+
 def close_elections(random, plan):
     """Elections are close, and voters crash during them."""
     yield from repeatedly(random, plan, 8, "isolate", LEADER, range(10, 60))
@@ -317,6 +378,20 @@ def membership_changes(random, plan):
     yield from repeatedly(random, plan, 12, "crash", members(plan), (0.0, 1.0), range(1, 60))
 
 
+def lagging_promotions(random, plan):
+    """The only voter makes an observer a voter whose disk takes longer than an election timeout for a write."""
+    yield from requests(random, plan, "put", every=8, of_leader=1.0)
+    yield Event(150, "slow_disk", (2, 100, 10 * plan.ticks))
+    yield from (Event(time, "change", (LEADER, random.choice(PROMOTION))) for time in range(350, 600, 20))
+
+
+def changes_in_isolation(random, plan):
+    """Of two voters one is cut off for longer than two election timeouts, and the other is asked for changes meanwhile."""
+    for begin in range(100, plan.ticks * TICK - 200, 250):
+        yield Event(begin, "isolate", (2, 200))
+        yield Event(begin + random.randint(130, 190), "change", (1, random.randrange(1 << 16)))
+
+
 def removal_in_isolation(random, plan):
     """A replica is isolated and removed, and learns of its removal while its disk hangs."""
     lost = random.choice(members(plan))
@@ -325,6 +400,14 @@ def removal_in_isolation(random, plan):
     for gap in range(60, 150, 10):  # until there is a leader that makes it
         yield Event(begin + gap, "change", (LEADER, random.choice(REMOVAL[lost])))
     yield Event(begin + 145, "slow_disk", (lost, 100, 300))
+
+
+def leaders_that_leave(random, plan):
+    """The leader of two is removed, and cut off about when it commits that."""
+    begin = random.randrange(60, 100)
+    for leader in members(plan):
+        yield Event(begin, "change", (leader, random.choice(REMOVAL[leader])))
+    yield Event(begin + random.randrange(5, 20), "isolate", (LEADER, 200))
 
 
 def slow_membership_changes(random, plan):
@@ -427,6 +510,32 @@ def unheard_transfers(random, plan):
         for other in members(plan):
             yield Event(event.time, "cut", (other, LEADER, False, 100))
         yield event
+
+
+def clogged_lanes(random, plan):
+    """Lanes of leaders fill up, and lose their connections."""
+    yield from requests(random, plan, "put", "get", every=3, of_leader=0.5)
+    yield from repeatedly(random, plan, 2, "clog", LEADER, members(plan), range(10, 60))
+    yield from repeatedly(random, plan, 3, "disconnect", LEADER, members(plan))
+    yield from repeatedly(random, plan, 12, "isolate", LEADER, range(10, 80))
+
+
+def restarted_leaders(random, plan):
+    """Leaders restart, and are elected before their vote is durable where they are the only voter."""
+    yield from requests(random, plan, "put", every=3, of_leader=1.0)
+    yield from repeatedly(random, plan, 4, "crash", LEADER, 1.0, range(1, 10))
+
+
+def busy_leaders(random, plan):
+    """Leaders have more to write than their store takes, and full lanes."""
+    yield from requests(random, plan, "put", every=1, of_leader=1.0)
+    yield from repeatedly(random, plan, 2, "clog", LEADER, members(plan), range(10, 60))
+
+
+def clogged_proposals(random, plan):
+    """As `clogged_lanes`, with lanes from all members to their leader."""
+    yield from clogged_lanes(random, plan)
+    yield from repeatedly(random, plan, 2, "clog", members(plan), LEADER, range(10, 60))
 
 
 def restarted_voters(random, plan):
@@ -581,6 +690,7 @@ def _(change):
     "a late vote is counted in the next term",
     "INV1 a majority elects",
     **CLOSE_ELECTIONS,
+    rare=True,
     weather=LATE,
 )
 def _(change):
@@ -589,7 +699,12 @@ def _(change):
         return None if message.type is M.REQUEST_VOTE_RESP else inner(raft, message)
 
 
-@mutant("a leader of an older term is followed", "INV8 terms never fall", **ISOLATED_LEADERS)
+@mutant(
+    "a leader of an older term is followed",
+    "INV8 terms never fall",
+    "INV34 a follower says",
+    **ISOLATED_LEADERS,
+)
 def _(change):
     @change.around(terms, "_refuse_older")
     def listen(inner, raft, message):
@@ -785,7 +900,7 @@ def _(change):
             raft.progress[raft.id].accepted(raft.log.last_index)
 
 
-@mutant("a leader sends its last index as the commit index", "INV11 only leaders commit")
+@mutant("a leader sends its last index as the commit index", "INV11 only leaders commit", "INV38")
 def _(change):
     @change.around(Raft, "send")
     def boast(inner, raft, message):
@@ -803,7 +918,13 @@ def _(change):
         inner(raft, message)
 
 
-@mutant("a follower commits entries that it has not compared", "INV5 committed", "INV11", **ISOLATED_LEADERS)
+@mutant(
+    "a follower commits entries that it has not compared",
+    "INV5 committed",
+    "INV11",
+    "INV19",
+    **ISOLATED_LEADERS,
+)
 def _(change):
     @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
     def commit(raft, message, inner):
@@ -986,7 +1107,7 @@ def _(change):
     change.patch(replication, "_step_back", lambda raft, ack, peer: None)
 
 
-@mutant("a lagging peer is not sent the missing entries", "INV26", weather={"loss": 0.3})
+@mutant("a lagging peer is not sent the missing entries", "INV26", weather={"loss": 0.3, "lanes": 0})
 def _(change):
     @change.handlers.on(M.HEARTBEAT_RESP, State.LEADER, replace=True)
     def only_listen(raft, answer):
@@ -1287,6 +1408,29 @@ def _(change):
 
 
 @mutant(
+    "the order of a transfer that was given up stays in its lane",
+    "INV42 an order",
+    given=THREE,
+    weather={"order_time": 10 * TICK},
+    rig=failing_transfers,
+)
+def _(change):
+    change.patch(Outbox, "recall", lambda outbox, message: None)
+
+
+@mutant(
+    "a node does not recall what its core recalls",
+    "INV42 an order",
+    given=THREE,
+    weather={"order_time": 10 * TICK},
+    rig=failing_transfers,
+    hosts="node",
+)
+def _(change):
+    change.patch(Router, "recall", lambda router, messages: None)
+
+
+@mutant(
     "the mark of a transfer outlives its campaign",
     "INV28 only the successor campaigns",
     given={"config": {"election_ticks": 5}},
@@ -1315,7 +1459,7 @@ def _(change):
     @change.around(RaftLog, "append")
     def note(inner, log, run):
         inner(log, run)
-        log.logged = [*getattr(log, "logged", []), *log.changes(run.first, run.last + 1)]
+        log.logged = [*getattr(log, "logged", []), *changes((run,))]
 
     @change.around(Raft, "ready")
     def switch(inner, raft):
@@ -1493,18 +1637,29 @@ def _(change):
 
 
 @mutant("a host forgets its commit index", "INV18 only the newest", hosts="core", rig=membership_changes)
+@mutant("a node forgets its commit index", "INV18 only the newest", hosts="node", rig=membership_changes)
+def _(change):
+    @change.around(Raft, "ready")
+    def forget(inner, raft):
+        ready = inner(raft)
+        if ready.hard_state is not None:
+            ready.hard_state = replace(ready.hard_state, commit=0)
+        return ready
+
+
+@mutant(
+    "a host writes entries without the commit index that it knows",
+    "INV18 only the newest",
+    hosts="core",
+    seeds=600,
+    given={"config": {"max_apply_bytes": 1, "commit_notices": False}},
+    weather={"apply": 12, "lanes": 0},
+    rig=membership_changes,
+)
 def _(change):
     @change.around(CoreHost, "_keep")
     def forget(inner, host, ready, state):
         inner(host, ready, ready.hard_state)
-
-
-@mutant("a node forgets its commit index", "INV18 only the newest", hosts="node", rig=membership_changes)
-def _(change):
-    @change.around(Persistence, "save")
-    def forget(inner, persistence, ready, tick):
-        persistence._state_due = None
-        return inner(persistence, ready, tick)
 
 
 def result_now(machine, payload):
@@ -1589,13 +1744,13 @@ def _(change):
 
 @mutant("a node waits for its proposals for ever", "V11", hosts="node", **FAST_ELECTIONS)
 def _(change):
-    change.patch(PendingProposals, "expire", lambda pending, now: None)
+    change.patch(PendingProposals, "expire", lambda pending, now, late: None)
     change.patch(PendingProposals, "overtaken", lambda pending, term: None)
 
 
 @mutant("a node waits for its leader for ever", "INV26", hosts="node", **FAST_ELECTIONS)
 def _(change):
-    change.patch(ReadRequests, "expire", lambda waiting, now, tick, no_leader: None)
+    change.patch(ReadRequests, "expire", lambda waiting, now, tick, late: None)
 
 
 @mutant("a proposal is forwarded twice", "INV22", **ISOLATED_LEADERS)
@@ -1613,7 +1768,7 @@ def _(change):
     given={"config": {"disable_proposal_forwarding": True}},
 )
 def _(change):
-    @change.around(proposals, "_refuse")
+    @change.around(proposals, "refuse_with")
     def log(inner, raft, ask, because):
         inner(raft, ask, because)
         if raft.leader_id and raft.leader_id != raft.id:
@@ -1652,6 +1807,110 @@ def _(change):
 )
 def _(change):
     change.patch(Raft, "_release_uncommitted", lambda raft, low, high: None)
+
+
+NOTICES = {"config": {"commit_notices": True}}
+
+
+@mutant("a notice is not clipped to what the peer holds", "INV36", given=NOTICES)
+def _(change):
+    @change.around(Progress, "notice_owed")
+    def whole(inner, peer, commit):
+        return commit if inner(peer, commit) or peer.state is ProgressState.REPLICATE else 0
+
+
+@mutant("a notice is sent to a peer that is probed", "INV36", given=NOTICES)
+def _(change):
+    @change.around(notices, "_tell")
+    def also_in_probe(inner, raft, replica, peer):
+        inner(raft, replica, peer)
+        owed = min(peer.match, raft.log.committed)
+        if replica != raft.id and owed > peer.sent_commit:
+            raft.send(Message(M.COMMIT, to=replica, commit=owed))
+
+
+@mutant("a notice of an older term is accepted", "INV36", "INV8 terms", given=NOTICES, weather={"delay": 0.2})
+def _(change):
+    @change.around(terms, "_refuse_older")
+    def accept(inner, raft, message):
+        return None if message.type is M.COMMIT else inner(raft, message)
+
+
+@mutant("a notice does not count as heard", "INV36", given=NOTICES)
+def _(change):
+    @change.handlers.wrap(M.COMMIT)
+    def only_commit(raft, message, inner):
+        elapsed = raft.timers.election_elapsed
+        inner(raft, message)
+        raft.timers.election_elapsed = elapsed
+
+
+@mutant("entries carry a commit index clipped to what the peer holds", "INV38", given=NOTICES)
+def _(change):
+    @change.around(RaftCore, "send")
+    def clipped(inner, raft, message):
+        if message.type is M.REPLICATE and message.entries:
+            message.commit = min(message.commit, raft.match_of(message.to))
+        inner(raft, message)
+
+
+@mutant("the successor campaigns before the others are told of a commit", "INV37 what", given=NOTICES)
+def _(change):
+    change.patch(transfer, "notices", SimpleNamespace(tell=lambda raft: None))
+
+
+@mutant(
+    "a leader without a quorum steps down without telling what it owes",
+    "INV37 what",
+    given={"config": {"commit_notices": True, "check_quorum": True}},
+    rig=deaf_leaders,
+)
+def _(change):
+    change.patch(NoticeTimer, "slowest", 100 * TICK)
+    change.patch(clock, "notices", SimpleNamespace(tell=lambda raft: None))
+
+
+@mutant(
+    "a leader whose disk hangs steps down without telling what it owes",
+    "INV37 what",
+    given=THREE | {"config": NARROW | {"commit_notices": True}},
+    hosts="node",
+    rig=leaders_with_slow_disks,
+)
+def _(change):
+    change.patch(NoticeTimer, "slowest", 100 * TICK)
+    change.patch(election, "notices", SimpleNamespace(tell=lambda raft: None))
+
+
+@mutant(
+    "a peer that is removed is not told",
+    "INV37 a removed",
+    given=THREE | {"config": NARROW | {"commit_notices": True}},
+    rig=membership_changes,
+)
+def _(change):
+    change.patch(commit, "tells_commits", lambda raft: False)
+
+
+@mutant("a forwarder waits for the timer", "INV37 a forwarder", given=NOTICES)
+def _(change):
+    change.patch(Progress, "waits_for_commit", False)
+
+
+@mutant(
+    "a leader sleeps while a peer does not know its commits",
+    "INV37 a shard",
+    given=THREE | {"ticks": 150, "config": FAST | {"commit_notices": True, "quiesce": True}},
+    weather={"lanes": 400, "lane_time": 1},
+    rig=followers_behind_clogged_lanes,
+)
+def _(change):
+    change.patch(quiesce, "_may_sleep", lambda raft: raft.state not in quiesce.CAMPAIGNING)
+
+
+@mutant("a node does not ask for the notices that it owes", "V17", given=NOTICES, hosts="node")
+def _(change):
+    change.patch(NodeActor, "_ask_for_notice", lambda node: None)
 
 
 @mutant("an idle shard does not quiesce", "INV27 an idle", given={"config": {"quiesce": True}})
@@ -1731,7 +1990,10 @@ def _(change):
     "the term is written after the entries",
     "INV8 terms never fall",
     hosts="core",
+    rare=True,
+    seeds=400,
     given=THREE | {"config": NARROW},
+    weather={"slow_reads": 0.0, "loss": 0.1},
     rig=crashes_in_writes,
 )
 def _(change):
@@ -1806,7 +2068,7 @@ def _(change):
         session.kept.pop(responded_to + 1, None)
 
 
-@mutant("results that a session's client has received are kept", "V10", **SESSIONS_REPEATED)
+@mutant("results that a session's client has received are kept", "V10", **SESSIONS_REPEATED, rare=True)
 def _(change):
     change.patch(SessionTable, "_confirm", lambda table, session, responded_to: None)
 
@@ -1888,7 +2150,7 @@ def _(change):
     "a node compacts its log before the snapshot is recorded",
     "CorruptData",
     "V11",
-    weather={"disk": 15},
+    weather={"disk": 15, "lanes": 0},
     **SNAPSHOTS_CRASH,
 )
 def _(change):
@@ -1917,7 +2179,7 @@ def _(change):
     "a concurrent state machine is captured late",
     "V6",
     "NotLinearizable",
-    weather={"apply": 15},
+    weather={"apply": 15, "slow_reads": 0.0},
     **SNAPSHOTS_CRASH | {"rig": growing_registers},
 )
 def _(change):
@@ -1972,7 +2234,7 @@ def _(change):
 @mutant(
     "a snapshot that a newer one replaced counts as damaged",
     "V10",
-    weather={"apply": 15},
+    weather={"apply": 15, "lanes": 0},
     **LAGGING | {"given": THREE | {"ticks": 60, "config": NARROW | COMPACT}, "hosts": "node"},
 )
 def _(change):
@@ -2004,6 +2266,18 @@ def _(change):
 )
 def _(change):
     change.patch(NodeActor, "_check_removal", lambda node: None)
+
+
+@mutant(
+    "a removed replica stops before the others know that it was removed",
+    "INV26",
+    hosts="node",
+    given={"voters": 2, "observers": 0, "witnesses": 0, "ticks": 40, "config": NARROW},
+    weather=CLEAR,
+    rig=leaders_that_leave,
+)
+def _(change):
+    change.patch(removal, "is_dispensable", lambda raft: raft.id in raft.membership.removed)
 
 
 @mutant(
@@ -2076,7 +2350,7 @@ def _(change):
 
 @mutant("a hung disk is not noticed", "V15 a leader's disk", hosts="node", rig=stalls, given=THREE)
 def _(change):
-    change.patch(DiskWatch, "tick", lambda watch, waits_since: False)
+    change.patch(DiskWatch, "tick", lambda watch, waits_since, written: False)
 
 
 @mutant(
@@ -2090,6 +2364,170 @@ def _(change):
     @change.handlers.on(M.DISK_HUNG, State.LEADER, replace=True)
     def stay(raft, event):
         pass
+
+
+# -- full disks ----------------------------------------------------------------------------------------------------
+
+
+def full_disks(random, plan):
+    """Disks are full again and again, that of the leader too, while clients propose; replicas are isolated or crash."""
+    yield from requests(random, plan, "put", "add", every=4, of_leader=0.5)
+    yield from repeatedly(random, plan, 6, "full_disk", (LEADER, *members(plan)), (0, 0, 60), range(50, 250))
+    yield from repeatedly(random, plan, 15, "isolate", (LEADER, *members(plan)), range(20, 120))
+
+
+FULL_DISKS = {"given": THREE | {"config": NARROW | {"max_election_ticks": 10}}, "rig": full_disks}
+
+
+@mutant("a full follower appends nevertheless", "V16", **FULL_DISKS)
+def _(change):
+    change.patch(room, "admitted", lambda raft, entries: entries)
+
+
+@mutant("a full follower answers as if it had appended", "INV11 a majority", "INV12 match", **FULL_DISKS)
+def _(change):
+    @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
+    def boast(raft, message, inner):
+        inner(raft, message)
+        for sent in raft.outbox.messages:
+            if sent.type is M.LOG_FULL and message.entries:
+                sent.log_index = message.log_index + len(message.entries)
+
+
+@mutant("a full follower commits what it has dropped", "ProtocolViolation", "V11 no node fails", **FULL_DISKS)
+def _(change):
+    @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
+    def commit_all(raft, message, inner):
+        inner(raft, message)
+        if raft.room.full and raft.log.matches(message.log_index, message.log_term):
+            raft.log.commit_to(min(message.commit, message.log_index + len(message.entries)))
+
+
+@mutant("a full follower refuses its vote", "INV26 a shard without room", **FULL_DISKS)
+def _(change):
+    @change.handlers.wrap(M.REQUEST_VOTE, State.FOLLOWER)
+    def refuse(raft, message, inner):
+        if not raft.room.full:
+            inner(raft, message)
+
+
+@mutant("a full follower is silent about it", "INV26 with room again", "INV26", **FULL_DISKS)
+def _(change):
+    @change.around(room, "accept")
+    def say_nothing(inner, raft, message, index):
+        if not raft.room.full:
+            inner(raft, message, index)
+
+
+@mutant("a full follower takes no first entry of a term", "INV26 a shard without room", **FULL_DISKS)
+def _(change):
+    change.patch(room, "_begins_term", lambda raft, run, index: False)
+
+
+@mutant("a full follower takes any empty entry", "V16", **FULL_DISKS)
+def _(change):
+    change.patch(room, "_begins_term", lambda raft, run, index: run.first <= index <= run.last)
+
+
+@mutant("a leader never probes a full peer again", "INV26", **FULL_DISKS)
+def _(change):
+    change.patch(Progress, "retry", lambda peer: None)
+
+
+@mutant("a leader probes a full peer with every heartbeat", "INV13 a peer without room", **FULL_DISKS)
+def _(change):
+    @change.around(Progress, "heard")
+    def hurry(inner, peer):
+        inner(peer)
+        peer.probe_sent = False
+
+
+@mutant("a leader probes a full peer with every proposal", "INV13 a peer without room", **FULL_DISKS)
+def _(change):
+    @change.around(Progress, "ran_full")
+    def forget_to_wait(inner, peer):
+        inner(peer)
+        peer.probe_sent = False
+
+
+@mutant("a leader never learns that a peer has room again", "INV26", **FULL_DISKS)
+def _(change):
+    @change.around(replication, "_step_forward")
+    def keep_the_mark(inner, raft, answer, peer):
+        full = peer.full
+        inner(raft, answer, peer)
+        if full:
+            peer.become_probe()
+            peer.ran_full()
+
+
+@mutant("a full leader takes proposals", "V16", **FULL_DISKS)
+def _(change):
+    @change.around(proposals, "_reason_to_refuse")
+    def take(inner, raft, entries):
+        refusal = inner(raft, entries)
+        return None if refusal is Refusal.DISK_FULL else refusal
+
+
+@mutant("a full leader keeps its office for ever", "INV26 a majority with room", **FULL_DISKS)
+def _(change):
+    change.patch(room, "hand_over", lambda raft, replica: None)
+
+
+@mutant("a full leader hands over to a full voter", "INV28 a successor has room", **FULL_DISKS)
+def _(change):
+    @change.handlers.wrap(M.LOG_FULL, State.LEADER)
+    def hand_over(raft, answer, inner):
+        inner(raft, answer)
+        if raft.room.full and not raft.transfer.target and raft.membership.is_voter(answer.sender):
+            transfer.start(raft, answer.sender)
+
+
+@mutant("a full leader steps down", "INV26 a shard without room", "INV26", **FULL_DISKS)
+def _(change):
+    @change.handlers.on(M.DISK_FULL, State.LEADER, replace=True)
+    def leave(raft, event):
+        raft.room.full = True
+        raft.become_follower(raft.term, 0)
+
+    @change.around(Raft, "become_leader")
+    def leave_at_once(inner, raft):
+        inner(raft)
+        if raft.room.full:
+            raft.become_follower(raft.term, 0)
+
+
+@mutant("a full voter campaigns like any other", "INV29", **FULL_DISKS)
+def _(change):
+    change.patch(room, "campaign_ticks", lambda raft: raft.timers.randomized_timeout)
+
+
+@mutant("a full voter never campaigns", "INV26 a shard without room", **FULL_DISKS)
+def _(change):
+    @change.around(room, "campaign_ticks")
+    def never(inner, raft):
+        return 1 << 30 if raft.room.full else inner(raft)
+
+
+@mutant("a host does not ask for room", "V16", **FULL_DISKS)
+def _(change):
+    change.patch(RoomWatch, "judge", lambda watch, entries: None)
+
+
+@mutant("a host asks for room only at the clock", "V16", **FULL_DISKS)
+def _(change):
+    @change.around(RoomWatch, "tick")
+    def look(inner, watch):
+        inner(watch)
+        judge(watch, (Entry(payload=b"x"),))
+
+    judge = RoomWatch.judge
+    change.patch(RoomWatch, "judge", lambda watch, entries: None)
+
+
+@mutant("a host never tells that there is room again", "INV26", **FULL_DISKS)
+def _(change):
+    change.patch(RoomWatch, "tick", lambda watch: None)
 
 
 # -- flow control and leases ----------------------------------------------------------------------------------------
@@ -2143,6 +2581,53 @@ def _(change):
     change.patch(M.REQUEST_PRE_VOTE, "traits", replace(M.REQUEST_PRE_VOTE.traits, asks_for_vote=False))
 
 
+STRICT = {"strict_membership_changes": True, "quiesce": False, "election_ticks": 5}
+
+
+@mutant(
+    "a change is made whose quorum is not heard",
+    "INV43 a change",
+    given={"config": STRICT},
+    rig=membership_changes,
+)
+def _(change):
+    change.patch(reach, "unreachable", lambda raft, after: ())
+
+
+@mutant(
+    "a voter that was heard once counts as heard for ever",
+    "INV43 a change",
+    given={"config": STRICT | FAST, "voters": 2, "witnesses": 0, "ticks": 100},
+    rig=changes_in_isolation,
+)
+def _(change):
+    change.patch(Progress, "reachable", property(lambda peer: peer.silent_rounds < NEVER))
+
+
+@mutant(
+    "an observer becomes a needed voter before it has caught up",
+    "INV43 a change",
+    given={"config": STRICT, "voters": 1, "observers": 1, "witnesses": 0, "ticks": 60},
+    rig=lagging_promotions,
+)
+def _(change):
+    change.patch(Progress, "caught_up", True)
+
+
+@mutant(
+    "of a joint change only the new half must be heard",
+    "INV43 a change",
+    given={"config": STRICT, "voters": 5},
+    rig=membership_changes,
+    rare=True,
+    seeds=300,
+)
+def _(change):
+    @change.around(reach, "unreachable")
+    def half(unreachable, raft, after):
+        return unreachable(raft, replace(after, outgoing=frozenset()))
+
+
 @mutant("two replicas share an address", "INV25", rig=membership_changes)
 def _(change):
     def note(addresses, one):
@@ -2161,3 +2646,321 @@ def _(change):
 )
 def _(change):
     change.patch(RaftLog, "unapplied_change", lambda log: False)
+
+
+@mutant("a torn record is believed", "CorruptData", "INV", "V", hosts="node", given=THREE)
+def _(change):
+    change.patch(records, "crc32", lambda data, start=0: 0)
+
+
+@mutant(
+    "entries that are replaced stay in the index of the log",
+    "CorruptData",
+    "INV",
+    "V",
+    hosts="node",
+    given=THREE,
+)
+def _(change):
+    change.patch(RunIndex, "cut", lambda index, first: None)
+
+
+@mutant(
+    "a segment is dropped before what is needed of it was moved",
+    "CorruptData",
+    "INV",
+    "V",
+    hosts="node",
+    given=THREE,
+    weather={"lanes": 0},
+)
+def _(change):
+    @change.around(Cleaner, "consider")
+    def drop(inner, cleaner, written):
+        if len(cleaner._segments.in_use) > 2:
+            cleaner._usage.forget(cleaner._segments.in_use[0].number)
+            cleaner._segments.drop_oldest()
+        inner(cleaner, written)
+
+
+# -- entries that are not loaded -------------------------------------------------------------------------------------
+
+NOT_LOADED = {"given": THREE | {"config": NARROW}, "weather": {"slow_reads": 1.0}, "rig": restarts}
+
+
+@mutant("entries to be applied that were not loaded are never asked for again", "INV26", **NOT_LOADED)
+def _(change):
+    change.patch(RaftLog, "loaded", lambda log: None)
+
+
+@mutant("a node drops the news that entries were loaded", "INV26", **NOT_LOADED | {"hosts": "node"})
+def _(change):
+    change.patch(NodeActor, "entries_loaded", lambda node: None)
+
+
+@mutant(
+    "entries that are not loaded are left out when others are applied", "INV5", "INV19 no fault", **NOT_LOADED
+)
+def _(change):
+    @change.around(RaftLog, "runs")
+    def skip(inner, log, low, high, *limit):
+        try:
+            return inner(log, low, high, *limit)
+        except EntriesNotLoaded:
+            held = list(log._window.between(max(low, log._window.first), high))
+            if low == log.applying + 1 and held:
+                return held
+            raise
+
+
+@mutant("a leader sends what is in memory in place of what is not loaded", "INV19 no fault", **NOT_LOADED)
+def _(change):
+    @change.around(RaftLog, "entries")
+    def skip(inner, log, low, high, *limit):
+        try:
+            return inner(log, low, high, *limit)
+        except EntriesNotLoaded:
+            return Entries(log._window.between(max(low, log._window.first), high))
+
+
+@mutant("a page that was read for one peer is taken for another", "INV", **NOT_LOADED)
+def _(change):
+    @change.around(SlowReads, "runs")
+    def mix_up(inner, storage, low, high, limit):
+        first = min(storage._loaded, default=low)
+        return inner(storage, first if first >= storage.first_index else low, high, limit)
+
+
+@mutant(
+    "a voter campaigns though its log is not searched for changes",
+    "INV18 no campaign",
+    given=THREE | {"voters": 1, "config": FAST},
+    weather={"apply": 15, "slow_reads": 1.0},
+    rig=slow_membership_changes,
+)
+def _(change):
+    @change.around(RaftLog, "unapplied_change")
+    def guess(inner, log):
+        try:
+            return inner(log)
+        except EntriesNotLoaded:
+            return False
+
+
+# -- the memory of logs -------------------------------------------------------------------------------------------
+
+
+@mutant("a log whose budget is used up keeps what it could drop", "V10", **NOT_LOADED)
+def _(change):
+    change.patch(LogMemory, "spared", lambda memory, holder: None)
+
+
+@mutant("what a log drops is not counted as free", "V10", **NOT_LOADED)
+def _(change):
+    change.patch(LogMemory, "shrank", lambda memory, holder, size: None)
+
+
+@mutant(
+    "a log drops what is applied and not durable",
+    "INV10",
+    "INV5",
+    given=THREE | {"config": NARROW | {"apply_unpersisted_limit": 100}},
+    weather={"slow_reads": 1.0, "disk": 20},
+    rig=restarts,
+)
+def _(change):
+    @change.around(RaftLog, "applied_to")
+    def drop(inner, log, index):
+        inner(log, index)
+        log._window.release(log.applied)
+
+
+# -- lanes ---------------------------------------------------------------------------------------------------------
+
+NARROW_LANES = CLEAR | {"lanes": 120, "lane_time": 15, "hand_back": 0.0}
+CLOGGED = {
+    "given": THREE | {"config": NARROW | {"max_message_bytes": 60}},
+    "weather": NARROW_LANES,
+    "rig": clogged_lanes,
+}
+LINGERING = CLOGGED | {"weather": NARROW_LANES | {"linger": 8}}
+SLOW_VOTES = CLOGGED | {
+    "given": {"voters": 1, "observers": 2, "witnesses": 0, "config": FAST | {"max_message_bytes": 60}},
+    "weather": NARROW_LANES | {"disk": 20},
+    "rig": restarted_leaders,
+}
+LOSSY_LANES = CLOGGED | {"weather": NARROW_LANES | {"loss": 0.2, "delay": 0.1, "lane_time": 5}}
+HANDED_BACK = CLOGGED | {"weather": NARROW_LANES | {"hand_back": 0.3}, "rig": clogged_proposals}
+SENT_AGAIN = HANDED_BACK | {
+    "weather": NARROW_LANES | {"hand_back": 0.5, "lane_time": 1, "delay": 0.2, "reordering": True}
+}
+
+
+@mutant("a leader does not ask its lanes for room", "INV32", **CLOGGED)
+def _(change):
+    change.patch(sending, "_room", lambda *_: UNLIMITED)
+
+
+@mutant("an empty append needs no room", "INV32", **CLOGGED)
+def _(change):
+    @change.around(sending, "_send_if_it_fits")
+    def squeeze(inner, raft, replica, peer, previous_term, entries, room):
+        return inner(raft, replica, peer, previous_term, entries, room if entries else UNLIMITED)
+
+
+@mutant("a leader sends an entry more than fits", "INV32", **CLOGGED)
+def _(change):
+    @change.around(sending, "_room")
+    def squeeze(inner, *asked):
+        room = inner(*asked)
+        return room + 40 if room else 0
+
+
+@mutant("what the lane was not handed yet takes no room", "INV32", **CLOGGED)
+def _(change):
+    @change.around(Progress, "number")
+    def overlook(inner, peer, size):
+        return inner(peer, 0)
+
+
+@mutant(
+    "a node counts nothing that waits for a write as handed out",
+    "INV32",
+    "INV33",
+    **CLOGGED | {"weather": NARROW_LANES | {"disk": 40}, "rig": busy_leaders, "hosts": "node"},
+)
+def _(change):
+    change.patch(Router, "hold", lambda router, messages: None)
+
+
+@mutant("a node sends the newest messages first", "INV30 appends go out", "INV33", hosts="node", **CLOGGED)
+def _(change):
+    @change.around(Router, "send")
+    def turn(inner, router, messages):
+        inner(router, messages[::-1])
+
+
+@mutant("a lane that has drained changes nothing", "INV39", **CLOGGED)
+def _(change):
+    change.handlers.on(M.LANE_DRAINED, State.LEADER, replace=True)(lambda raft, event: None)
+
+
+@mutant("a busy peer stays so when its connection is lost", "INV39", **CLOGGED)
+def _(change):
+    @change.around(Progress, "lost")
+    def stay(inner, peer):
+        busy = peer.busy
+        inner(peer)
+        peer.busy = busy
+
+
+@mutant("appends are numbered anew with each change of state", "INV30 appends are numbered", **CLOGGED)
+def _(change):
+    @change.around(Progress, "_enter")
+    def begin_anew(inner, peer, *args):
+        inner(peer, *args)
+        peer.numbered = 0
+
+
+@mutant("a heartbeat names an append that waits in its lane", "INV33", **CLOGGED)
+def _(change):
+    change.patch(sending, "waiting", lambda raft, replica: 0)
+
+
+@mutant("a heartbeat names an append that the host was not handed", "INV33", **LINGERING)
+def _(change):
+    @change.around(Progress, "number")
+    def hurry(inner, peer, size):
+        peer.handed = inner(peer, size)
+        return peer.handed
+
+
+@mutant("a follower forgets what it has heard", "INV34", **CLOGGED)
+def _(change):
+    @change.handlers.wrap(M.REPLICATE, State.FOLLOWER)
+    def forget(raft, message, inner):
+        heard = raft.heard.number
+        inner(raft, message)
+        raft.heard.number = heard
+
+
+@mutant("a follower remembers what it heard in an earlier term", "INV34", **CLOGGED)
+def _(change):
+    @change.around(Raft, "_reset")
+    def remember(inner, raft, term):
+        heard = raft.heard.number
+        inner(raft, term)
+        raft.heard.number = heard
+
+
+@mutant("a heartbeat that overtakes a probe counts it as lost", "INV31", **CLOGGED)
+def _(change):
+    @change.around(heartbeat, "_go_on_in_lanes")
+    def hurry(inner, raft, replica, peer):
+        peer.unpause()
+        inner(raft, replica, peer)
+
+
+@mutant("a loss counts once for each heartbeat that shows it", "INV31", **LOSSY_LANES)
+def _(change):
+    @change.handlers.wrap(M.HEARTBEAT_RESP, State.LEADER)
+    def forget(raft, answer, inner):
+        raft.progress[answer.sender].lost_until = 0
+        inner(raft, answer)
+
+
+@mutant("an append that was not heard does not count as lost", "INV41", "INV26", **LOSSY_LANES)
+def _(change):
+    @change.handlers.wrap(M.HEARTBEAT_RESP, State.LEADER)
+    def overlook(raft, answer, inner):
+        answer.reject = False
+        inner(raft, answer)
+
+
+@mutant("a lost answer is never asked for", "INV26", "V11", **LOSSY_LANES)
+def _(change):
+    change.patch(heartbeat, "_ASK_AGAIN_AFTER", 1 << 30)
+
+
+@mutant("an append that is handed back counts as sent", "INV40", **HANDED_BACK)
+def _(change):
+    change.patch(Progress, "handed_back", lambda peer, before, count, number: None)
+
+
+@mutant("an append that is handed back takes back what was sent again since", "INV40", **SENT_AGAIN)
+def _(change):
+    change.patch(Inflight, "holds", lambda window, last_index, number: last_index in window.indexes)
+
+
+@mutant("the proposals that are handed back are not refused", "INV40", **HANDED_BACK)
+def _(change):
+    change.patch(flow, "not_sent", lambda raft, report: None)
+
+
+@mutant("a follower forgets what its leader vouched for", "INV35", **CLOGGED)
+def _(change):
+    @change.handlers.wrap(M.READ_INDEX_RESP, State.FOLLOWER)
+    def forget(raft, answer, inner):
+        inner(raft, answer)
+        raft.heard.vouched = 0
+
+
+@mutant(
+    "a witness's snapshot that was lost is never sent again",
+    "INV26",
+    given=WITH_WITNESS | {"observers": 0, "config": CHECK_QUORUM_ON | COMPACT},
+    weather={"loss": 0.3, "lanes": 200},
+)
+def _(change):
+    change.patch(Progress, "delay_status", lambda peer, ticks, rejected: None)
+
+
+@mutant(
+    "a witness's snapshot that is handed back counts as sent",
+    "INV40",
+    given=WITH_WITNESS | {"observers": 0, "config": CHECK_QUORUM_ON | COMPACT},
+    weather={"hand_back": 0.3, "lanes": 200},
+    seeds=300,
+)
+def _(change):
+    change.patch(Progress, "snapshot_handed_back", lambda peer: None)

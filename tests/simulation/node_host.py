@@ -2,36 +2,45 @@
 
 from collections import Counter, deque
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from random import Random
 
 import pykka
 from drakkar.actors.log.records import Bootstrap
-from drakkar.actors.log.store import AppendRequest, MemoryDisk, MemoryLogStore
+from drakkar.actors.log.store import AppendRequest, at_once, log_in_memory
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.introductions import Introduced
 from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.requests import ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.snapshots.files import MemoryFiles
 from drakkar.actors.snapshots.store import MemorySnapshots
-from drakkar.handlers.errors import CorruptData, DrakkarError, RequestDropped, SystemBusy
-from drakkar.handlers.messages import MessageType
+from drakkar.handlers.errors import ActorFailed, CorruptData, DrakkarError, RequestDropped, SystemBusy
+from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.entries import Entries, EntryKind
+from drakkar.handlers.raft.lives import Meeting
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.core_host import config_of
 from drakkar.handlers.testing.history import Violation
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, UNITS_PER_SECOND
-from drakkar.handlers.testing.simulated_host import SimulatedHost
+from drakkar.handlers.testing.simulated_host import NoticeTimer, SimulatedHost
+from drakkar.transport.shard_frames import ShardHello
 
 from tests.simulation.once import MAX_UNCONFIRMED
 from tests.simulation.store import Concurrent, OnDisk, OnLoop, Registers
+from tests.simulation.torn import TearableFiles
 
 SHARD = 1
 FOREVER = float("inf")
 MAX_PENDING_WRITES = 6
+SEGMENT_BYTES = 1 << 12
+"""Bytes of a segment of the log: few, so that segments are dropped all the time."""
 MAX_WAITING = 20
 """How many proposals may wait for a node, and how many requests."""
 KINDS = {"change": EntryKind.CONFIG_CHANGE, "session": EntryKind.SESSION}
@@ -40,8 +49,6 @@ SESSIONS = 3
 """How many sessions a shard keeps: few, so that some are evicted."""
 OPENING = encode_request(1, REGISTER, 0, b"")[9:]
 """The last bytes of a request that opens a session."""
-MAX_REMOVED_ELECTIONS = 8
-"""A replica that knows of its removal must stop within so many election timeouts of its own clock."""
 
 
 class SimulatedLoop(TrioLoop):
@@ -64,6 +71,9 @@ class SimulatedLoop(TrioLoop):
 
 class SimulatedPool:
     """A pool that runs a job after some simulated time, as if on another thread."""
+
+    workers = None
+    """There are no threads that could wait for one another."""
 
     def __init__(self, host):
         self._host = host
@@ -100,7 +110,9 @@ class NodeHost(SimulatedHost):
         super().__init__(simulation, replica)
         self._handlers = handlers
         self._config = config_of(simulation, replica, role)
-        self._memory = MemoryDisk()
+        self._memory = TearableFiles()
+        # Of its own, so that schedules that were kept go on as they did.
+        self._tearing = Random(simulation.plan.seed * 1000 + replica)
         self._snapshots = MemorySnapshots()
         self.own_disk = {}
         """The durable data of a state machine on disk."""
@@ -113,23 +125,54 @@ class NodeHost(SimulatedHost):
         self._numbers = count()
         self._append_ticks = deque()
         """For each unfinished write, the tick in which it was ordered."""
+        self._written = self._written_at = 0
+        """How many writes are done, and the tick of the last one."""
+        self._begin()
+
+    def _begin(self):
         self._open()
-        membership = Membership() if self._joins else simulation.first_members
-        self._store.bootstrap(SHARD, replica, Bootstrap(membership, join=self._joins, state_machine=""))
+        membership = Membership() if self._joins else self.simulation.first_members
+        record = Bootstrap(membership, join=self._joins, state_machine="")
+        lives = self.first_lives(joins=self._joins)
+        at_once(partial(self._store.begin, SHARD, self.id, record, None, lives=lives))
         if not self._joins:
             self._write_first_entry(membership)
-        self._log = self._store.open(SHARD, replica)
+        self._log = self._store.open(SHARD, self.id)
+
+    def empty_disk(self):
+        self._memory, self._snapshots = TearableFiles(), MemorySnapshots()
+        self.own_disk.clear()
+        self._begin()
+
+    def copy_disk(self):
+        memory, snapshots = deepcopy(self._memory), copy_of(self._snapshots)
+        own_disk = deepcopy(self.own_disk)
+
+        def put_back():
+            self._memory, self._snapshots = memory, snapshots
+            self.own_disk.clear()
+            self.own_disk.update(own_disk)
+            self._open()
+            self._log = self._store.open(SHARD, self.id)
+
+        return put_back
 
     def _open(self):
-        self._store = MemoryLogStore(self._memory)
+        self._store = log_in_memory(self._memory, segment_bytes=SEGMENT_BYTES)
 
     def _write_first_entry(self, membership):
         hard_state, run = initial_log(membership)
         self._store.save(AppendRequest(SHARD, self.id, hard_state, [run], done=self._must_succeed))
 
     def _must_succeed(self, error):
-        if error is not None:
+        if error is not None and self._memory.tearing is None:
             raise Violation("V7 the store keeps what it is given", repr(error))
+
+    def tear(self, keep):
+        self._memory.tearing = self._tearing
+        keep()
+        self._memory.tearing = None
+        self.simulation.invariants.happened["a record was torn"] += self._store.poisoned is not None
 
     @property
     def storage(self):
@@ -154,11 +197,12 @@ class NodeHost(SimulatedHost):
         self._files = self._snapshots.of(SHARD, self.id)
         self._pool = SimulatedPool(self)
         self._append_ticks.clear()
+        self._notices = NoticeTimer(self.simulation, self, self._tell_of_commits)
         self._streams = Counter()
         """Snapshots that are on their way in streams, by peer."""
         self.node = NodeActor.start_actor(
             self._config,
-            self._log,
+            self.slow_reads(),
             self._machine(),
             services=self,
             pool=self._pool,
@@ -169,13 +213,19 @@ class NodeHost(SimulatedHost):
             max_waiting_bytes=1 << 20,
             max_waiting_reads=MAX_WAITING,
             handlers=self._handlers.copy() if self._handlers is not None else None,
+            log_memory=self.log_memory(),
+            home=self.directory.home,
             now=self.now,
             loop=self._loop,
         )
+        if self.lanes() is None:
+            self.node.raft.lanes = None
         self._ref = self.node.actor_ref
         self.node._applier.state.sessions = Sessions(self.simulation.invariants.happened)
         self._watch_loading(self.node.received_snapshots)
-        self._removed_at = None
+        self._useless = 0
+        self._unheard = 0
+        self._refused = 0
 
     def _watch_loading(self, received):
         loaded = received._loaded
@@ -225,18 +275,52 @@ class NodeHost(SimulatedHost):
         }
         return [f"{name} {count}" for name, count in held.items() if count]
 
+    # -- lives ----------------------------------------------------------------------------------------------------
+
+    @property
+    def lives_told(self):
+        return self.node.introductions._own
+
+    def meet(self, replica, life, term):
+        """Tell the node, in order with the messages: it judges each of them by itself."""
+        hello = ShardHello(SHARD, replica, life.founding, life.standing)
+        self._tell(Introduced(hello, life.home, life.address, life.certified))
+        return Meeting.WELCOME
+
+    def introduce(self, address, shard):
+        pass
+
+    def make_known(self, address, shard):
+        pass
+
+    def reintroduce(self, shard):
+        pass
+
+    def proves(self, speaker, address):
+        return speaker == address
+
+    def confirms(self, address):
+        return True
+
+    def reachable(self, address):
+        return True
+
     # -- turns ----------------------------------------------------------------------------------------------------
 
-    def receive(self, messages):
+    def entries_loaded(self):
+        self.node.entries_loaded()
+        self._run()
+
+    def receive(self, messages, life=None):
         for message in messages:
             if message.type is MessageType.LOCAL_TICK:
-                self._check_removed()
                 self._check_disk()
+                self._check_removed()
                 if self.node.tick_waits:
                     continue
                 self.node.tick_waits = True
-            elif message.sender not in self.node.raft.membership.addresses:
-                self.node.router.learn(message.sender, f"host-{message.sender}:1")
+            else:
+                self._learn(message.sender)
             if message.type is MessageType.SNAPSHOT_STATUS and self._streams[message.sender]:
                 self._streams[message.sender] -= 1
                 self.node.peer_snapshots.was_sent(message.sender, failed=message.reject)
@@ -245,21 +329,34 @@ class NodeHost(SimulatedHost):
             else:
                 self._tell(message)
         self._run()
+        if self.node.unheard != self._unheard:  # what it drops while its disk hangs must be sent again
+            self._unheard = self.node.unheard
+            self._lose(messages)
+        if self.node.introductions.dropped != self._refused:
+            self._refused = self.node.introductions.dropped
+            self.simulation.faults["refused message"] += 1
+            self._lose(messages)
+
+    def _learn(self, sender):
+        """Where hosts have no homes none is introduced, which is when a node learns addresses."""
+        if not self.directory.home and sender not in self.node.raft.membership.addresses:
+            self.node.router.learn(sender, f"host-{sender}:1")
+
+    def _lose(self, messages):
+        for message in messages:
+            self.simulation.invariants.lanes.lost(message)
 
     def _check_removed(self):
-        """A removed replica stays for some time, since others may need it; then it must stop by itself."""
-        raft = self.raft
-        if raft.id not in raft.membership.removed:
-            return
-        if self._removed_at is None:
-            self._removed_at = self.ticks
-        if self.ticks - self._removed_at > MAX_REMOVED_ELECTIONS * raft.config.election_ticks:
-            raise Violation("V13 a removed replica stops", repr(raft))
+        """A removed replica stays while others may need its vote, so not while its disk hangs."""
+        useless = self.knows_its_removal and self.node.disk.hangs
+        self._useless = self._useless + 1 if useless else 0
+        if self._useless > self.raft.config.election_ticks:
+            raise Violation("V13 a removed replica stops", repr(self.raft))
 
     def _check_disk(self):
-        """A leader whose write takes longer than an election timeout must step down; two more ticks are allowed."""
+        """A leader whose disk does no write for an election timeout must step down; two more ticks are allowed."""
         raft = self.raft
-        waits = self.ticks - self._append_ticks[0] if self._append_ticks else 0
+        waits = self.ticks - max(self._append_ticks[0], self._written_at) if self._append_ticks else 0
         if raft.state is State.LEADER and waits > raft.config.election_ticks + 2:
             raise Violation("V15 a leader's disk writes", f"{raft!r} has waited for {waits} ticks")
 
@@ -284,17 +381,21 @@ class NodeHost(SimulatedHost):
 
     def _run(self):
         self._loop.run()
+        if self.up and self.raft.commit_untold and not (self._notices.runs or self.node.actor_inbox.closed):
+            raise Violation("V17 a node asks for the notices that it owes", repr(self.raft))
         if self.up and self.node.actor_inbox.closed:
             if self.node.removal.reason is not None:
-                self.simulation.invariants.happened["a removed replica stopped"] += 1
-                self.simulation._stop(self, 1.0)
+                self.simulation.end_removed(self)
                 return
             reason = self.node.actor_inbox.termination.end.get()
+            if isinstance(reason, ActorFailed) and "keeps its data" in str(reason):
+                self.simulation.end(self, str(reason))
+                return
             if isinstance(reason.__cause__, Violation):
                 raise reason.__cause__
-            raise (
-                reason if isinstance(reason, Violation) else Violation("V11 no node fails", f"{reason!r}")
-            ) from reason
+            if isinstance(reason, Violation):
+                raise reason
+            raise Violation("V11 no node fails", f"{reason!r}") from reason
 
     def on_thread(self, job):
         self._loop.elsewhere = True
@@ -313,20 +414,53 @@ class NodeHost(SimulatedHost):
     def send(self, _address, messages):
         self.simulation.send(self, messages)
 
+    def recall(self, _address, message):
+        self.simulation.recall(message)
+
+    def charge(self, address, count):
+        """Nothing is charged here."""
+
+    def lane_room(self, address, _shard, least):
+        return self.simulation.lanes.room(self, self._replica_at(address), least)
+
+    def lane_waiting(self, address, _shard):
+        return self.simulation.lanes.waiting(self, self._replica_at(address))
+
+    def _replica_at(self, address):
+        """A new replica may have the address of one that was removed, whose host is down."""
+        addresses = self.node.raft.membership.addresses
+        return next((replica for replica in addresses if addresses[replica] == address), replica_at(address))
+
     def announce(self, event):
         pass
+
+    def commit_untold(self, _shard, *, untold):
+        self._notices.set(untold=untold)
+
+    def _tell_of_commits(self):
+        self.node.notice_waits = False
+        self._tell(Message(MessageType.COMMIT_DUE, sender=self.id))
+        self._run()
+
+    def written(self):
+        return self._written
+
+    def room(self, size):
+        return self.disk.room(size)
 
     def save(self, save):
         if len(self._append_ticks) >= MAX_PENDING_WRITES:
             self.simulation.invariants.happened["the store was full"] += 1
             raise SystemBusy("the store is full")
         self._append_ticks.append(self.ticks)
+        self.disk.take(Entries(save.runs).size)
 
         def keep():
             self._store.save(replace(save, done=self._must_succeed))
 
         def done():
             self._append_ticks.popleft()
+            self._written, self._written_at = self._written + 1, self.ticks
             save.done(None)
             self._run()
             self.simulation.turned(self)
@@ -454,6 +588,17 @@ class NodeHost(SimulatedHost):
         applier = self.node._applier
         is_witness = self.raft.base_state is State.WITNESS
         return None if is_witness else (applier.machine.values, applier.state.sessions.encode())
+
+
+def copy_of(snapshots):
+    files, original = MemoryFiles(), snapshots._memory
+    files._files = {path: bytes(content) for path, content in original._files.items()}
+    files._tokens = count(next(original._tokens))
+    return MemorySnapshots(files=files)
+
+
+def replica_at(address):
+    return int(address.removeprefix("host-").removesuffix(":1"))
 
 
 def outcome_of(future):

@@ -71,6 +71,7 @@ class SessionClient:
         self._operation = Operation(
             self.number, self._key, "add", self._argument, invoked=self._simulation.now
         )
+        self._simulation.history.append(self._operation)
         self._trace(self._operation)
 
     def _go_on(self):
@@ -114,17 +115,12 @@ class SessionClient:
             self._simulation.after(0, _fail, broken)
         else:
             self._operation.result, self._operation.returned = value, self._simulation.now
-            self._finish()
+            self.busy = False
 
     def _end(self):
         """Give up the session. The outcome of its command stays unknown."""
         self._session = 0
-        self._finish()
-
-    def _finish(self):
         self.busy = False
-        if self._operation is not None:
-            self._simulation.history.append(self._operation)
 
     def _note(self, what):
         self._simulation.invariants.happened[what] += 1

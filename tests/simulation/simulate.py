@@ -59,8 +59,8 @@ def run(plan, hosts, handlers=None):
         outcome.error = error
         outcome.story = simulation.story()
     finally:
-        logging.root.manager.disable = disabled
         simulation.close()
+        logging.root.manager.disable = disabled
     outcome.steps, outcome.settled_after = simulation.steps, simulation.settled_after
     outcome.operations, outcome.faults = len(simulation.history), simulation.faults
     outcome.happened, outcome.cells = simulation.invariants.happened, simulation.cells()

@@ -2,16 +2,19 @@
 
 import pytest
 
+from tests.simulation import identity_mutants  # noqa: F401  # it adds its own
 from tests.simulation.mutants import MUTANTS
 
 OFTEN = 3
-"""Every third of them runs in `make test`, all the others in `make check`."""
+"""Every third of those that are found soon runs in `make test`, all the others in `make check`."""
 
 
 @pytest.mark.parametrize(
     "mutant",
     [
-        pytest.param(mutant, id=mutant.name, marks=[pytest.mark.slow] if number % OFTEN else [])
+        pytest.param(
+            mutant, id=mutant.name, marks=[pytest.mark.slow] if mutant.rare or number % OFTEN else []
+        )
         for number, mutant in enumerate(MUTANTS)
     ],
 )

@@ -1,6 +1,7 @@
 """Hosts with a real transport on the loopback interface, and peers that misbehave."""
 
 import logging
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.addresses import parse_address
 from drakkar.transport.frames import Frame, FrameKind, FrameReader
-from drakkar.transport.hello import PROTOCOL_VERSION, Hello, decode_hello, encode_hello
+from drakkar.transport.hello import PROTOCOL_VERSION, Hello, Run, decode_hello, decode_reason, encode_hello
 from drakkar.transport.options import Options
 from drakkar.transport.tcp import TcpTransport
 
@@ -137,15 +138,16 @@ class FakePeer:
         self.frames: list[Frame] = []
 
     @classmethod
-    async def dial(cls, host: Host) -> "FakePeer":
+    async def dial(cls, host: Host, source: str | None = None) -> "FakePeer":
+        """One that has a connection to `host`, from the IP address `source`."""
         where, port = parse_address(host.address)
-        host.callers.append(cls(await trio.open_tcp_stream(where, port)))
+        host.callers.append(cls(await trio.open_tcp_stream(where, port, local_address=source)))
         return host.callers[-1]
 
     @classmethod
-    async def introduced(cls, host: Host, **fields: Any) -> "FakePeer":
+    async def introduced(cls, host: Host, *, source: str | None = None, **fields: Any) -> "FakePeer":
         """One that dialed `host` and was accepted."""
-        fake = await cls.dial(host)
+        fake = await cls.dial(host, source)
         await fake.send(encode_hello(hello(host.address, **fields)))
         assert (await fake.next_frame()).kind == FrameKind.HELLO
         return fake
@@ -161,6 +163,11 @@ class FakePeer:
             self.frames += self.reader.feed(bytes(data))
         return self.frames.pop(0)
 
+    async def told(self) -> tuple[int, str]:
+        """The kind of the next frame, and the reason in it."""
+        frame = await self.next_frame()
+        return frame.kind, decode_reason(frame.body)
+
     async def closed(self) -> None:
         """Wait for the end of the connection."""
         with suppress(trio.EndOfChannel, trio.BrokenResourceError):
@@ -173,7 +180,9 @@ def hello(dialed: str, **fields: Any) -> Hello:
         "version": PROTOCOL_VERSION,
         "deployment_id": "default",
         "address": "10.9.9.9:1",
+        "run": Run.first(1),
     } | fields
+    settings.setdefault("host_id", "host at " + settings["address"])
     return Hello(dialed=dialed, **settings)
 
 
@@ -220,3 +229,16 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_open(one: socket.socket) -> bool:
+    """Whether the other side has not closed a connection, which does not block; close it where it has. What came is thrown away."""
+    try:
+        is_open = one.recv(4096) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        is_open = False
+    if not is_open:
+        one.close()
+    return is_open

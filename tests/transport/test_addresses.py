@@ -2,7 +2,7 @@
 
 import pytest
 from drakkar.handlers.errors import TransportError
-from drakkar.transport.addresses import canonical, parse_address
+from drakkar.transport.addresses import canonical, parse_address, same_host
 from drakkar.transport.tcp import TcpTransport
 
 
@@ -21,7 +21,22 @@ def test_an_address_has_a_host_and_a_port(address: str, parsed: tuple[str, int])
 
 @pytest.mark.parametrize(
     "address",
-    ["", "10.0.0.1", ":7000", "a:", "a:b", "a:70000", "a:-1", "::1:7000", "[::1]", "[a]:1", "a b:1", "a:1 "],
+    [
+        "",
+        "10.0.0.1",
+        ":7000",
+        "a:",
+        "a:b",
+        "a:70000",
+        "a:-1",
+        "::1:7000",
+        "[::1]",
+        "[a]:1",
+        "a b:1",
+        "a:1 ",
+        "a\x1b[2J:1",
+        "a\x00:1",
+    ],
 )
 def test_what_is_no_address_is_refused_with_the_remedy(address: str) -> None:
     with pytest.raises(TransportError) as caught:
@@ -32,9 +47,29 @@ def test_what_is_no_address_is_refused_with_the_remedy(address: str) -> None:
     )
 
 
+def test_an_address_is_no_longer_than_a_name_can_be() -> None:
+    assert parse_address(f"{'a' * 253}:65535")[1] == 65535
+    with pytest.raises(TransportError, match="'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'… has 260 characters"):
+        parse_address(f"{'a' * 254}:65535")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("[::1]:1", "[0:0::1]:1"), ("Db-1.Example:1", "db-1.example.:1"), ("[::ffff:1]:01", "[::FFFF:0001]:1")],
 )
 def test_an_address_has_one_canonical_spelling(one: str, other: str) -> None:
     assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param("node:7000", "NODE.:7000", True, id="a name in two spellings"),
+        pytest.param("[::1]:7000", "[0:0::1]:7000", True, id="an IP address in two spellings"),
+        pytest.param("node:7000", "node:7001", False, id="two ports"),
+        pytest.param("no address", "no address", True, id="the same that is none"),
+        pytest.param("no address", "node:7000", False, id="one that is none"),
+    ],
+)
+def test_addresses_that_name_one_host(one: str, other: str, same: bool) -> None:
+    assert same_host(one, other) is same

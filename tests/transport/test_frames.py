@@ -10,6 +10,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.frames import (
     FRAME_LIMIT,
+    FRAMES_AT_ONCE,
     HEADER_SIZE,
     FrameError,
     FrameKind,
@@ -47,6 +48,16 @@ def test_a_large_frame_in_small_pieces_is_put_together() -> None:
     reader = FrameReader()
     found = [frame for at in range(0, len(data), 1024) for frame in reader.feed(data[at : at + 1024])]
     assert [len(frame.body) for frame in found] == [16 << 20]
+
+
+def test_a_frame_in_tiny_pieces_takes_little_more_memory_than_its_bytes() -> None:
+    data = encode_frame(FrameKind.MESSAGES, bytes(100_000))
+    reader = FrameReader()
+    for at in range(0, len(data) - 2, 2):
+        assert reader.feed(data[at : at + 2]) == []
+        assert len(reader._pieces) <= 256 + len(data) // 4096
+    (frame,) = reader.feed(data[-2:])
+    assert frame.body == bytes(100_000)
 
 
 def test_a_frame_of_the_limit_passes_and_one_byte_more_does_not() -> None:
@@ -125,3 +136,28 @@ def test_no_tag_is_decoded(tag: int, content: Any) -> None:
 def test_what_the_strict_profile_forbids_is_malformed_wherever_it_stands(data: bytes, text: str) -> None:
     with pytest.raises(FrameError, match=text):
         loads_strict(data, 3)
+
+
+def test_a_reader_finds_a_bounded_number_of_frames_in_one_go() -> None:
+    """A read may bring thousands of empty frames, and other tasks are to have their turn in between."""
+    frames = [encode_frame(200, b"%d" % number) for number in range(2 * FRAMES_AT_ONCE + 10)]
+    data = b"".join(frames)
+    reader = FrameReader()
+    found = [reader.feed(data[:-1])]
+    while reader.more:
+        found.append(reader.feed(b""))
+    assert [len(some) for some in found] == [FRAMES_AT_ONCE, FRAMES_AT_ONCE, 9]
+    found.append(reader.feed(data[-1:]))
+    assert [bytes(frame.body) for some in found for frame in some] == [
+        b"%d" % number for number in range(len(frames))
+    ]
+
+
+def test_a_reader_tells_what_is_not_complete() -> None:
+    reader = FrameReader()
+    frame = encode_frame(200, bytes(1000))
+    assert reader.unfinished == (HEADER_SIZE, 0)
+    reader.feed(frame[:100])
+    assert reader.unfinished == (HEADER_SIZE + 1000, 100)
+    reader.feed(frame[100:])
+    assert reader.unfinished == (HEADER_SIZE, 0)

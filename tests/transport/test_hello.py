@@ -8,7 +8,14 @@ import pytest
 import trio
 from drakkar.handlers.errors import TransportError
 from drakkar.transport.frames import SMALL_FRAME_LIMIT, FrameError, FrameKind, FrameReader, encode_frame
-from drakkar.transport.hello import Hello, decode_hello, decode_reason, encode_hello, encode_reason
+from drakkar.transport.hello import (
+    MAX_HOST_ID,
+    Hello,
+    decode_hello,
+    decode_reason,
+    encode_hello,
+    encode_reason,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +58,21 @@ def test_fields_that_a_later_version_appends_to_a_hello_are_passed_over() -> Non
 def test_a_hello_with_wrong_fields_is_malformed(row: Any) -> None:
     with pytest.raises(FrameError):
         decode_hello(memoryview(cbor2.dumps(row)))
+
+
+@on_loop
+async def test_a_host_id_that_is_too_long_is_refused_with_its_length_and_counted() -> None:
+    a = Host()
+    async with running(a):
+        await FakePeer.introduced(a, host_id="h" * MAX_HOST_ID)
+        for count in (MAX_HOST_ID + 1, 3000):
+            fake = await FakePeer.dial(a)
+            await fake.send(encode_hello(hello(a.address, host_id="h" * count)))
+            frame = await fake.next_frame()
+            assert frame.kind == FrameKind.REFUSED
+            assert f"has {count} characters, and 64 are allowed" in decode_reason(frame.body)
+            await fake.closed()
+    assert a.counters.malformed == 2
 
 
 @settings(max_examples=200, deadline=None)
@@ -128,7 +150,7 @@ async def test_a_caller_of_version_1_is_refused_and_both_sides_say_why(
         told = decode_reason(frame.body)
         await old.closed()
     assert told == (
-        f"10.7.7.7:7 speaks protocol version 1.0, and {a.address} speaks 2.0: the major versions must be equal; "
+        f"10.7.7.7:7 speaks protocol version 1.0, and {a.address} speaks 4.1: the major versions must be equal; "
         "upgrade 10.7.7.7:7"
     )
     assert [text for text in warnings(caplog) if told in text]
@@ -156,7 +178,7 @@ async def test_a_callee_of_version_1_is_refused_and_both_sides_say_why(
         await until(lambda: told)
         await until(lambda: a.lost)
         assert f"upgrade {address}" in a.transport.peers()[address].error
-    assert f"{address} speaks protocol version 1.0, and {a.address} speaks 2.0" in told[0]
+    assert f"{address} speaks protocol version 1.0, and {a.address} speaks 4.1" in told[0]
     assert [text for text in warnings(caplog) if told[0] in text]
 
 
@@ -172,7 +194,7 @@ async def test_what_a_host_of_version_1_says_when_it_refuses_is_logged(
     async with listening(refuse) as address, running(a):
         a.send(address)
         await until(lambda: a.counters.refused)
-    assert [text for text in warnings(caplog) if "protocol version 2.0, and I 1.0" in text]
+    assert [text for text in warnings(caplog) if "protocol version 4.1, and I 1.0" in text]
 
 
 @on_loop

@@ -5,15 +5,18 @@ from typing import Any
 
 import cbor2
 import pytest
+from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
 from drakkar.handlers.raft.state import Membership, Snapshot
+from drakkar.transport import message_frames
 from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, FrameReader
 from drakkar.transport.message_frames import (
     CONTROL_LIMIT,
     PAYLOAD_LIMIT,
     Decoded,
+    batches,
     decode_messages,
     encode_messages,
     pack,
@@ -24,11 +27,15 @@ from hypothesis import strategies as st
 from tests.transport.support import body, lengths, message_row
 
 TOP = (1 << 64) - 1
+NUMBERS = ("to", "sender", "shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
+MOST = {
+    name: MAX_TERM if "term" in name else MAX_INDEX if name in {"log_index", "commit"} else MAX_SIGNED
+    for name in NUMBERS
+}
 AUDIT = MessageType.define("wire.audit", 61_000)
 OWN_TIMER = MessageType.define("wire.own_timer", 61_001, local=True)
 NETWORK_TYPES = [kind for kind in MessageType if not kind.traits.local]
 LOCAL_TYPES = [kind for kind in MessageType if kind.traits.local]
-NUMBERS = ("to", "sender", "shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
 
 
 def sent(*messages: Message) -> Decoded:
@@ -43,8 +50,12 @@ def sent(*messages: Message) -> Decoded:
 # ---- strategies
 
 
-numbers = st.one_of(st.integers(0, TOP), st.sampled_from([0, 1, 23, 24, 255, 256, 1 << 32, TOP]))
-ids = st.integers(1, TOP)
+def numbers(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.integers(0, most), st.sampled_from([0, 1, 23, 24, 255, 256, 1 << 32, most]))
+
+
+ids = st.integers(1, MAX_SIGNED)
+indexes = numbers(MAX_INDEX)
 
 
 @st.composite
@@ -59,7 +70,15 @@ def runs(draw: st.DrawFn) -> Run:
 entries = st.one_of(
     st.just(()),
     st.lists(runs(), max_size=3).map(Entries),
-    st.lists(st.builds(Entry, index=ids, term=ids, payload=st.binary(max_size=9)), max_size=3).map(tuple),
+    st.lists(
+        st.builds(
+            Entry,
+            index=st.integers(1, MAX_INDEX),
+            term=st.integers(1, MAX_TERM),
+            payload=st.binary(max_size=9),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 members = st.frozensets(ids, max_size=4)
 memberships = st.builds(
@@ -72,12 +91,12 @@ memberships = st.builds(
     next_observers=members,
     auto_leave=st.booleans(),
     removed=members,
-    change_id=numbers,
+    change_id=indexes,
     addresses=st.dictionaries(ids, st.text(max_size=12), max_size=4),
 )
 snapshots = st.builds(
-    Snapshot, index=numbers, term=numbers, membership=memberships, payload=st.binary(max_size=60),
-    witness=st.booleans(), size=numbers,
+    Snapshot, index=indexes, term=indexes, membership=memberships, payload=st.binary(max_size=60),
+    witness=st.booleans(), size=numbers(MAX_SIGNED),
 )  # fmt: skip
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 64), TOP), st.floats(allow_nan=False), st.text(max_size=9),
@@ -93,7 +112,7 @@ messages = st.builds(
     Message,
     type=st.sampled_from(NETWORK_TYPES),
     sender=ids,
-    **{name: numbers for name in NUMBERS if name != "sender"},
+    **{name: numbers(MOST[name]) for name in NUMBERS if name != "sender"},
     reject=st.booleans(),
     entries=entries,
     snapshot=st.one_of(st.none(), snapshots),
@@ -145,6 +164,22 @@ def test_a_message_may_have_very_many_runs() -> None:
     assert [(run.first, run.key) for run in message.entries.runs] == [(at, at) for at in range(1, 40_000)]
 
 
+def test_a_message_has_no_more_runs_than_its_receiver_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Message(
+        MessageType.REPLICATE,
+        sender=1,
+        entries=Entries([Run(at, 1, [b""], origin=at % 2) for at in range(1, 12)]),
+    )
+    (frame,) = FrameReader().feed(encode_messages([many])[0])
+    monkeypatch.setattr(message_frames, "MAX_RUNS", 10)
+    with pytest.raises(
+        TransportError, match="has 11 runs of entries, and 10 are allowed: lower max_message_bytes"
+    ):
+        pack(many)
+    with pytest.raises(FrameError, match="11 runs of entries, and 10 are allowed"):
+        decode_messages(frame.body)
+
+
 def test_a_received_run_keeps_the_bytes_in_which_it_came() -> None:
     run = Run(1, 1, [b"x" * 100] * 10)
     (message,) = sent(Message(MessageType.REPLICATE, sender=1, entries=Entries([run]))).messages
@@ -153,10 +188,18 @@ def test_a_received_run_keeps_the_bytes_in_which_it_came() -> None:
 
 
 def test_many_messages_are_cut_into_frames_that_the_receiver_accepts() -> None:
-    batch = [Message(MessageType.HEARTBEAT, to=at, sender=1, hint=TOP, hint_high=TOP) for at in range(5000)]
+    batch = [
+        Message(MessageType.HEARTBEAT, to=at, sender=1, hint=MAX_SIGNED, hint_high=MAX_SIGNED)
+        for at in range(5000)
+    ]
     frames = encode_messages(batch)
     assert len(frames) > 1
     assert sent(*batch).messages == batch
+
+
+def test_a_frame_holds_no_more_messages_than_a_receiver_decodes_in_one_go() -> None:
+    packed = [pack(Message(MessageType.QUIESCE, to=2, sender=1))] * 1100
+    assert [len(batch) for batch in batches(packed)] == [512, 512, 76]
 
 
 def test_bulk_is_cut_into_frames_within_the_limit() -> None:
@@ -169,6 +212,20 @@ def test_bulk_is_cut_into_frames_within_the_limit() -> None:
     read = [frame for data in frames for frame in FrameReader(limit).feed(data)]
     assert len(read) == 3
     assert [m for frame in read for m in decode_messages(frame.body).messages] == batch
+
+
+@pytest.mark.parametrize("kind", [MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP], ids=str)
+def test_the_name_that_a_leader_of_version_4_0_gives_to_a_round_of_reads_crosses(kind: MessageType) -> None:
+    """Both ways, since the answer repeats it; no other type may have it, and no other number is so large."""
+    message = Message(kind, to=2, sender=1, hint=3, hint_high=1 << 63)
+    assert sent(message).messages == [message]
+    for wrong in (
+        Message(AUDIT, sender=1, hint_high=1 << 63),
+        Message(kind, sender=1, hint=1 << 63),
+        Message(kind, sender=1, hint_high=(1 << 63) + 1),
+    ):
+        with pytest.raises(TransportError, match="must be a number"):
+            encode_messages([wrong])
 
 
 # ---- what cannot be sent says so where it is sent
@@ -197,11 +254,29 @@ def test_bulk_is_cut_into_frames_within_the_limit() -> None:
             "hint is 18446744073709551616, and must be",
             id="a hint of 65 bits",
         ),
+        *[
+            pytest.param(
+                Message(AUDIT, **{"sender": 1, name: most + 1}),
+                f"{name} is {most + 1}, and must be a number from 0 to {most}",
+                id=f"{name} too large",
+            )
+            for name, most in MOST.items()
+        ],
+        pytest.param(
+            Message(AUDIT, sender=1, entries=(Entry(1, MAX_TERM + 1),)), "its term is", id="an entry's term"
+        ),
+        pytest.param(
+            Message(AUDIT, sender=1, snapshot=Snapshot(MAX_INDEX + 1, 1)), "cannot be sent", id="an index"
+        ),
         pytest.param(
             Message(AUDIT, sender=1, reject=1), "reject is 1, and must be", id="a number for reject"
         ),  # type: ignore[arg-type]
         pytest.param(
-            Message(AUDIT, sender=1, snapshot=Snapshot(1, 1, Membership(removed=range(TOP - 9000, TOP)))),
+            Message(
+                AUDIT,
+                sender=1,
+                snapshot=Snapshot(1, 1, Membership(removed=range(MAX_SIGNED - 9000, MAX_SIGNED))),
+            ),
             "fewer members",
             id="too many members",
         ),
@@ -296,6 +371,7 @@ def test_the_rows_made_by_hand_are_good_where_nothing_is_changed() -> None:
 BAD_NUMBERS = [-1, 1.0, "1", b"1", None, True, [1], 1 << 64]
 BAD_ROWS = [
     *[(name, message_row(**{name: bad})) for name in ("type", *NUMBERS) for bad in BAD_NUMBERS],
+    *[(name, message_row(**{"type": int(AUDIT), name: MOST[name] + 1})) for name in NUMBERS],
     *[("type", message_row(type=bad)) for bad in (1 << 16, TOP)],
     *[("reject", message_row(reject=bad)) for bad in (0, None, "no")],
     *[("runs", message_row(runs=bad)) for bad in (*BAD_NUMBERS, 1, TOP)],
@@ -306,6 +382,8 @@ BAD_ROWS = [
         for name in ("index", "term", "size", "length")
         for bad in BAD_NUMBERS
     ],
+    ("index", message_row(snapshot=snapshot_row(index=MAX_INDEX + 1))),
+    ("term", message_row(snapshot=snapshot_row(term=MAX_TERM + 1))),
     *[("witness", message_row(snapshot=snapshot_row(witness=bad))) for bad in (0, None)],
     *[
         (f"membership {name}", message_row(snapshot=snapshot_row(members=member_row(**{name: bad}))))
@@ -453,6 +531,8 @@ BAD_RUNS = {
     "a list for a payload": cbor2.dumps([1, 1, b"", 0, 0, [[]]]),
     "a negative term": cbor2.dumps([1, -1, b"", 0, 0, [b"x"]]),
     "a kind that is none": cbor2.dumps([1, 1, b"\x63", 0, 0, [b"x"]]),
+    "a term above its bound": cbor2.dumps([1, MAX_TERM + 1, b"", 0, 0, [b"x"]]),
+    "an index above its bound": cbor2.dumps([MAX_INDEX, 1, b"", 0, 0, [b"x", b"y"]]),
     "nesting": cbor2.dumps([1, 1, b"", 0, 0, [[[[[b"x"]]]]]]),
     "indefinite": b"\x9f\x01\x01\x40\x00\x00\x81\x41x\xff",
 }

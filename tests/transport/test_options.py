@@ -1,10 +1,14 @@
 """What can be set about a transport."""
 
 import math
+from dataclasses import fields
 
 import pytest
 from drakkar.handlers.errors import ConfigError
 from drakkar.transport.options import Options
+
+from tests.transport.support import Host, bulk, heartbeat, on_loop, running, until
+from tests.transport.test_streams import Receiver, send
 
 
 @pytest.mark.parametrize(
@@ -31,3 +35,21 @@ def test_an_option_out_of_its_bounds_names_itself(option: str, value: object) ->
 def test_infinity_is_no_limit() -> None:
     unlimited = Options(queue_messages=math.inf, stream_bytes_per_second=math.inf)  # type: ignore[arg-type]
     assert unlimited.queue_messages == unlimited.stream_bytes_per_second == math.inf
+
+
+@on_loop
+async def test_hosts_without_any_limit_exchange_messages_and_streams() -> None:
+    limits = {field.name: math.inf for field in fields(Options) if field.name != "frame_limit"}
+    options = Options(**limits)  # type: ignore[arg-type]
+    drained: list[int] = []
+    a = Host(options=options, drained=lambda _, shards: drained.extend(shards))
+    b = Receiver(options=options)
+    async with running(a, b):
+        shards = list(range(1, 11))
+        assert [a.transport.room(b.address, shard) for shard in shards] == [0] * 10
+        await until(lambda: drained == shards)
+        a.send(b, *(bulk(1 << 20, number) for number in range(20)), heartbeat(1))
+        assert a.transport.room(b.address, 1) > 1 << 40
+        await until(lambda: len(b.received) == 21)
+        await send(a, b)
+    assert (a.lost, a.counters.dropped, b.counters.streams_received) == ([], 0, 1)

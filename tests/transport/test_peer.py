@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import trio
 from drakkar.transport.frames import FrameKind, encode_frame
+from drakkar.transport.hello import FullError, encode_reason
 from drakkar.transport.options import Options
+from drakkar.transport.tcp import MAX_OTHER_PEERS
 
 from tests.ports import free_ports
 from tests.transport.support import (
@@ -128,6 +130,27 @@ async def test_hundreds_of_peers_that_are_away_do_not_delay_one_that_answers() -
 
 
 @on_loop
+async def test_of_hosts_that_are_no_members_only_so_many_are_dialed(caplog: pytest.LogCaptureFixture) -> None:
+    a, b, asks = Host(), Host(), Host()
+    async with running(a, b, asks):
+        a.transport.members([b.address, "127.0.0.1:1"])
+        a.send("127.0.0.1:1")
+        a.send(b)
+        await until(lambda: b.received)
+        for port in range(2, 2 + 2 * MAX_OTHER_PEERS):
+            a.send(asks)  # it is one that is used
+            a.send(f"127.0.0.1:{port}")
+            await trio.lowlevel.checkpoint()
+        peers = a.transport.peers()
+        assert len(peers) == MAX_OTHER_PEERS + 2
+        assert {b.address, asks.address, "127.0.0.1:1", f"127.0.0.1:{port}"} <= peers.keys()
+        assert "127.0.0.1:2" not in peers
+        await until(lambda: asks.received and a.counters.dropped >= MAX_OTHER_PEERS)
+    told = [text for text in warnings(caplog) if "cannot reach" in text and "127.0.0.1:1:" not in text]
+    assert len(told) == 1
+
+
+@on_loop
 async def test_two_hundred_reconnects_and_a_stop_leave_no_socket_and_no_task() -> None:
     a, b = Host(options=Options(backoff_first=0.001, backoff_last=0.001)), Host()
     # Name resolution and the like open what they keep at the first use.
@@ -138,8 +161,8 @@ async def test_two_hundred_reconnects_and_a_stop_leave_no_socket_and_no_task() -
         await until(lambda: a.send(b) or b.received)
         busy = trio.lowlevel.current_statistics().tasks_living
         for count in range(1, 201):
-            for scope in list(b.transport._inbound._callers.values()):
-                scope.cancel()
+            for caller in list(b.transport._inbound._callers.values()):
+                caller.give_up()
             await until(lambda count=count: a.counters.lost == count)
             await until(lambda: a.send(b) or a.connected(b))
             await until(lambda: b.transport._inbound._callers)
@@ -164,10 +187,65 @@ async def test_a_host_that_is_stopped_while_it_dials_writes_and_listens_leaves_n
             await FakePeer.dial(a)
             await until(lambda: a.send(silent, bulk(1 << 20)))
             a.send(mute)
-            await until(lambda: a.transport._inbound._introducing == 1)
+            await until(lambda: len(a.transport._admission) == 1)
             await a.stop()
             await caller.closed()
     assert open_files() == files
+
+
+@on_loop
+async def test_a_peer_that_has_no_place_now_is_dialed_again_soon_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attempts = 0
+
+    async def full_until_the_fifth(caller: FakePeer) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 5:
+            await welcome(caller)
+            await trio.sleep_forever()
+        await caller.next_frame()
+        await caller.send(encode_reason(f"no place for {attempts}", FrameKind.FULL))
+
+    # Were it a refusal, or a failure, the next attempt would not come within the time of the test.
+    a = Host(options=Options(backoff_first=0.01, backoff_last=1000, backoff_refused=1000))
+    async with listening(full_until_the_fifth) as address, running(a):
+        await until(lambda: a.send(address) or a.connected(address))
+    assert a.transport._known.host_id_at(address)
+    assert a.counters.connect_failures == 4
+    assert [
+        text for text in warnings(caplog) if "no place for 1; next attempt in 0.01 s" in text
+    ] == warnings(caplog)
+
+
+@on_loop
+async def test_a_peer_that_answers_with_other_nonsense_each_time_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attempts = 0
+
+    async def nonsense(caller: FakePeer) -> None:
+        nonlocal attempts
+        attempts += 1
+        await caller.next_frame()
+        await caller.send(b"%02d" % attempts + bytes(14))
+
+    a = Host()
+    async with listening(nonsense) as address, running(a):
+        await until(lambda: a.send(address) or a.counters.malformed == 5)
+    assert len([text for text in warnings(caplog) if "is not a Drakkar host" in text]) == 1
+
+
+@on_loop
+async def test_a_peer_that_stays_full_is_dialed_less_and_less() -> None:
+    a = Host(options=Options(backoff_first=1, backoff_last=64))
+    peer = a.transport._peer("127.0.0.1:1")
+    waits = [peer._wait_after(FullError("full")) for _ in range(27)]
+    assert max(waits[:21]) <= 1
+    assert all(2**number <= wait <= 2 ** (number + 1) for number, wait in enumerate(waits[21:]))
+    peer.revive()
+    assert peer._wait_after(FullError("full")) <= 1
 
 
 # ---- slow and silent peers
@@ -184,9 +262,9 @@ async def test_a_peer_that_never_reads_fills_its_own_queue_only() -> None:
             await trio.lowlevel.checkpoint()
         status = a.transport.peers()[stuck]
         assert dropped > 0
-        assert status.queued_bytes <= limit
+        assert status.queued_bytes <= limit + 100_000 + 1000  # one message may exceed it
         assert a.counters.dropped == dropped
-        assert set(a.lost) == {stuck}
+        assert a.lost == []  # it is connected
         a.send(b, heartbeat(7))
         await until(lambda: b.received == [heartbeat(7)])
 
@@ -198,7 +276,7 @@ async def test_the_queue_is_bounded_in_messages_too() -> None:
         assert a.send(mute, *map(heartbeat, range(8))) == 0
         assert a.send(mute, *map(heartbeat, range(8))) == 6
     assert a.counters.dropped == 6
-    assert a.lost == [mute]
+    assert a.lost == []
 
 
 @on_loop
@@ -274,7 +352,7 @@ async def test_a_host_that_accepts_and_says_nothing_is_unreachable() -> None:
 # ---- addresses
 
 
-@pytest.mark.parametrize("nowhere", ["no-such-host.invalid:7000", "no address at all"])
+@pytest.mark.parametrize("nowhere", ["no-such-host.invalid:7000", "no address at all", "a..b:7000"])
 @on_loop
 async def test_a_peer_whose_address_leads_nowhere_is_unreachable(nowhere: str) -> None:
     a = Host()
@@ -312,3 +390,14 @@ async def test_a_name_is_resolved_anew_at_every_attempt() -> None:
         a.send(b)
         await until(lambda: b.received)
     assert resolver.asked == 2
+
+
+@on_loop
+async def test_a_host_whose_address_is_spelt_in_two_ways_has_one_connection() -> None:
+    a, b = Host("localhost:0"), Host("localhost:0")
+    async with running(a, b):
+        for number in range(1, 21):
+            assert a.send((b.address, b.address.upper())[number % 2], heartbeat(number)) == 0
+            await until(lambda number=number: heartbeat(number) in b.received)
+        assert len(a.transport.peers()) == 1
+    assert (a.counters.connects, a.counters.lost) == (1, 0)

@@ -8,26 +8,31 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from drakkar.handlers.errors import ConfigError, CorruptData, DrakkarError, TransportError
+from drakkar.handlers.errors import ConfigError, CorruptData, DrakkarError, StorageFailed, TransportError
 from drakkar.transport.addresses import parse_address
 from drakkar.transport.bandwidth import Bandwidth
 from drakkar.transport.frames import FrameKind, encode_frame
-from drakkar.transport.hello import decode_reason, encode_reason
+from drakkar.transport.hello import decode_reason, encode_hello, encode_reason
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.options import Options
 from drakkar.transport.stream_frames import STREAM_HEADER_LIMIT, encode_stream_end, encode_stream_piece
+from drakkar.transport.streams import describe
 
 from tests.ports import free_ports
 from tests.transport.support import (
+    QUICK,
     FakePeer,
     Host,
     heartbeat,
+    hello,
     listening,
     on_loop,
     open_files,
@@ -39,6 +44,7 @@ from tests.transport.support import (
 from tests.transport.test_tls import Files
 
 MIB = 1 << 20
+PIECE_BYTES = Bandwidth(math.inf).piece
 CALM = Options(keepalive=60)
 """No sign of life is due while a test runs, so that as many bytes travel each time."""
 LIVELY = Options(keepalive=0.02, answer_timeout=0.4)
@@ -79,6 +85,9 @@ class Sink:
         self.writes = self.finished = 0
         self.aborts: list[Exception] = []
 
+    async def begin(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def write(self, data: bytes) -> None:
         self.data += data
         self.writes += 1
@@ -96,10 +105,12 @@ class Receiver(Host):
 
     def __init__(self, *args: Any, sink: type[Sink] = Sink, **settings: Any) -> None:
         self.sinks: list[Sink] = []
+        self.members: list[bool] = []
         self.sink = sink
         super().__init__(*args, **{"streams": self.begin} | settings)
 
-    def begin(self, sender: str, header: bytes) -> Sink:
+    def begin(self, sender: str, header: bytes, member: bool) -> Sink:
+        self.members.append(member)
         sink = self.sink(sender, header)
         self.sinks.append(sink)
         return sink
@@ -124,7 +135,7 @@ async def still_works(a: Host, b: Receiver) -> None:
     await send(a, b, b"afterwards")
     assert (b.sinks[-1].data, b.sinks[-1].finished, b.sinks[-1].aborts) == (b"afterwards", 1, [])
     await until(lambda: heartbeat(77) in b.received)
-    assert b.transport._inbound._streams._running == 0
+    await until(lambda: len(b.transport._admission.streams) == 0)
     assert not a.transport._outgoing_streams._running
 
 
@@ -164,6 +175,25 @@ async def test_streams_of_several_hosts_and_both_directions_pass_at_the_same_tim
             nursery.start_soon(send, sender, receiver, sent)
     arrived = sorted(bytes(sink.data) for host in (a, b, c) for sink in host.sinks)
     assert arrived == sorted(data)
+
+
+@pytest.mark.parametrize("end", [0, 1], ids=["at the sender", "at the receiver"])
+@on_loop
+async def test_a_stream_ends_where_other_certificates_are_trusted(tmp_path: Path, end: int) -> None:
+    """It may be one of those that are not any more. A new one tells."""
+    files = Files(tmp_path)
+    a, b = Host(tls=files.config()), Receiver(tls=files.config())
+
+    async def change() -> None:
+        await until(lambda: b.sinks and b.sinks[0].writes)
+        transport = (a, b)[end].transport
+        transport.use_certificates(files.config(allowed=["127.0.0.1"]).load(), transport.credentials)
+
+    async with running(a, b) as nursery:
+        nursery.start_soon(change)
+        await fails(a, b, match=("trusts other certificates", LOST)[end])
+        await until(lambda: b.sinks[0].aborts)
+        await still_works(a, b)
 
 
 def test_a_stream_passes_over_tls(tmp_path: Path) -> None:
@@ -341,9 +371,13 @@ def failing(stage: str, error: Exception) -> type[Sink]:
 
     class Failing(Sink):
         def __init__(self, sender: str, header: bytes) -> None:
-            if stage == "begin":
+            if stage == "made":
                 raise error
             super().__init__(sender, header)
+
+        async def begin(self) -> None:
+            if stage == "begin":
+                raise error
 
         async def write(self, data: bytes) -> None:
             await super().write(data)
@@ -357,25 +391,37 @@ def failing(stage: str, error: Exception) -> type[Sink]:
     return Failing
 
 
-@pytest.mark.parametrize("stage", ["begin", "write", "finish"])
+SECRET = "/srv/drakkar/host-1/snapshots"
+"""A path of the receiver."""
+
+
+@pytest.mark.parametrize("stage", ["made", "begin", "write", "finish"])
 @pytest.mark.parametrize(
-    "error",
+    ("error", "said"),
     [
-        pytest.param(CorruptData("this is no snapshot of ours"), id="refused"),
-        pytest.param(OSError(errno.ENOSPC, "this disk is full"), id="failed"),
+        pytest.param(TransportError("this is of no use here"), "this is of no use here", id="refused"),
+        pytest.param(CorruptData(f"{SECRET}/1 is no snapshot"), "it was damaged on its way", id="damaged"),
+        pytest.param(StorageFailed(f"{SECRET}/1 cannot be written"), "cannot use its disk", id="disk"),
+        pytest.param(
+            OSError(errno.ENOSPC, "this disk is full", f"{SECRET}/1"), "failure of its own", id="failed"
+        ),
     ],
 )
 @on_loop
 async def test_the_sender_reads_why_the_receiver_does_not_want_it(
-    stage: str, error: Exception, caplog: pytest.LogCaptureFixture
+    stage: str, error: Exception, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where it was sending as fast as it can. And what comes after a refusal is not taken for the rest of it."""
+    """Also where it was sending as fast as it can. And what comes after a refusal is not taken for the rest of it.
+
+    The sender reads no path. The log of the receiver has all of it, once.
+    """
     a = Host(options=Options(stream_bytes_per_second=math.inf))
     b = Receiver()
     async with running(a, b):
         for count in range(1, 6):
             b.sink = failing(stage, error)
-            await fails(a, b, Zeros(10), match=f"the stream to {b.address} .*: refused: .*{error.args[-1]}")
+            failure = await fails(a, b, Zeros(10), match=f"the stream to {b.address} .*: refused: .*{said}")
+            assert SECRET not in str(failure)
             assert a.counters.streams_failed == b.counters.streams_failed == count
             assert b.counters.failed == (0 if isinstance(error, DrakkarError) else count)
             assert b.counters.malformed == b.counters.streams_received == 0
@@ -384,9 +430,10 @@ async def test_the_sender_reads_why_the_receiver_does_not_want_it(
             await still_works(a, b)
             b.sinks.clear()
             b.counters.streams_received = 0
-    said = [text for text in warnings(caplog) if str(error.args[-1]) in text]
-    assert len(said) == 10
-    assert sum(f"the stream from {a.address} was not stored" in text for text in said) == 5
+    came = {"write": 2 * PIECE_BYTES, "finish": 10 * MIB}.get(stage, 0)
+    line = f"the stream from {a.address} was not stored; {came} bytes of it came: {describe(error)}"
+    assert [text for text in warnings(caplog) if "was not stored" in text] == [line]
+    assert len([text for text in warnings(caplog) if "was not delivered" in text]) == 1
 
 
 @on_loop
@@ -422,22 +469,32 @@ async def test_another_deployment_is_refused() -> None:
     assert (a.counters.refused, b.counters.refused, b.sinks) == (1, 1, [])
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EIO, "this disk is broken", SECRET), "a failure of its own (OSError)"),
+        (CorruptData(f"{SECRET}: this disk is broken"), "what it has is damaged"),
+        (StorageFailed(f"{SECRET}: this disk is broken"), "it cannot use its disk now"),
+    ],
+)
 @on_loop
-async def test_a_source_that_fails_is_told_to_both() -> None:
+async def test_a_source_that_fails_is_told_to_both(error: Exception, told: str) -> None:
+    """To the receiver without what only the host itself is to know."""
+
     class Broken(Source):
         async def read(self) -> bytes:
             if self.reads == 2:
                 raise error
             return await super().read()
 
-    error = OSError(errno.EIO, "this disk is broken")
     a, b = Host(), Receiver()
     async with running(a, b):
         failure = await fails(a, b, Broken(bytes(5 * MIB)), match="this disk is broken")
         assert failure.__cause__ is error
         assert f"{MIB + 1} bytes" in str(failure)
         await until(lambda: b.sinks[0].aborts)
-        assert "gave it up: the source failed: OSError" in str(b.sinks[0].aborts[0])
+        (abort,) = b.sinks[0].aborts
+        assert str(abort) == f"its sender gave it up: the source failed: {told}; its log says more"
         await fails(a, b, Source(bytes(5 * MIB), sizes=(MIB + 1,)), match="1048576 are allowed")
         await still_works(a, b)
 
@@ -463,27 +520,53 @@ async def test_a_sink_that_fails_to_forget_is_logged(caplog: pytest.LogCaptureFi
 # ---- limits
 
 
+class Waiting(Sink):
+    """Stores nothing until its gate is opened."""
+
+    gate: trio.Event
+
+    async def finish(self) -> None:
+        await self.gate.wait()
+        await super().finish()
+
+
+def waiting() -> type[Waiting]:
+    return type("Waiting", (Waiting,), {"gate": trio.Event()})
+
+
 @on_loop
 async def test_the_number_of_streams_is_bounded_at_both_ends() -> None:
-    class Waiting(Sink):
-        async def finish(self) -> None:
-            await gate.wait()
-
-    gate = trio.Event()
-    a, b = Host(options=Options(max_outgoing_streams=2)), Receiver(sink=Waiting)
-    c, d = Host(), Receiver(sink=Waiting, options=Options(max_incoming_streams=2))
+    """One host gets three quarters of those that another sends, and one source a quarter of those that it takes."""
+    a, b = Host(options=Options(max_outgoing_streams=3)), Receiver(sink=waiting())
+    c, d = Host(), Receiver(sink=waiting(), options=Options(max_incoming_streams=8))
     async with running(a, b, c, d), trio.open_nursery() as nursery:
         for sender, receiver in ((a, b), (c, d)):
             for _ in range(2):
                 nursery.start_soon(send, sender, receiver)
         await until(lambda: len(b.sinks) == len(d.sinks) == 2)
-        await fails(a, b, match="2 are being sent already; wait")
-        await fails(c, d, match="takes 2 streams at once already; try again later")
+        await fails(a, b, match="2 are being sent already, 2 of them there; wait")
+        await fails(c, d, match=r"takes 2 streams from 127\.0\.0\.1 at once already; try again later")
         assert len(b.sinks) == len(d.sinks) == 2
-        gate.set()
+        for receiver in (b, d):
+            receiver.sink.gate.set()
         await until(lambda: a.counters.streams_sent == c.counters.streams_sent == 2)
         await still_works(a, b)
         await still_works(c, d)
+
+
+@on_loop
+async def test_a_receiver_that_never_stores_anything_keeps_no_other_from_being_sent_streams() -> None:
+    port = free_ports(1)[0]
+    a, c = Host(options=Options(max_outgoing_streams=4)), Receiver()
+    b = Receiver(f"localhost:{port}", listen_address=f"127.0.0.1:{port}", sink=waiting())
+    async with running(a, b, c), trio.open_nursery() as nursery:
+        for name in ("localhost", "LocalHost", "LOCALHOST"):
+            nursery.start_soon(send, a, f"{name}:{port}")
+        await until(lambda: len(b.sinks) == 3)
+        await fails(a, f"localhost:{port}", match="3 of them there")
+        await send(a, c)
+        assert c.sinks[0].finished == 1
+        b.sink.gate.set()
 
 
 @on_loop
@@ -492,6 +575,24 @@ async def test_a_host_with_all_the_callers_that_it_takes_still_takes_streams() -
     async with running(a, b):
         await FakePeer.introduced(b)
         await send(a, b)
+
+
+@on_loop
+async def test_a_stream_waits_a_little_for_a_place() -> None:
+    a, b = (
+        Host(options=replace(QUICK, connect_timeout=0.5)),
+        Receiver(options=Options(max_incoming_streams=1)),
+    )
+    async with running(a, b):
+        other = await FakePeer.introduced(b, address="10.0.0.1:1", stream=True)
+        await fails(a, b, match="takes 1 streams at once already; try again later")
+        assert b.counters.full > 2
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, a, b)
+            full = b.counters.full
+            await until(lambda: b.counters.full > full)
+            await trio.aclose_forcefully(other.stream)
+    assert b.counters.streams_received == 1
 
 
 @on_loop
@@ -505,7 +606,7 @@ async def test_what_cannot_be_sent_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["max_incoming_streams", "max_outgoing_streams", "stream_bytes_per_second"]
+    "option", ["max_incoming_streams", "max_outgoing_streams", "stream_bytes_per_second", "stream_timeout"]
 )
 def test_limits_are_above_zero(option: str) -> None:
     with pytest.raises(ConfigError, match=rf"{option}=0: must be a .*number from [\d.]+ up"):
@@ -838,3 +939,155 @@ async def test_a_receiver_that_has_everything_too_early_is_not_believed() -> Non
     async with listening(lie) as liar, running(a):
         await fails(a, liar, match="before all of it was sent")
     assert (a.counters.malformed, a.counters.unknown_frames, a.counters.streams_sent) == (1, 1, 0)
+
+
+# ---- what a peer may cost
+
+PING = encode_frame(FrameKind.PING)
+HASTY = Options(keepalive=0.02, answer_timeout=0.4, stream_timeout=0.3)
+
+
+async def ends(caller: FakePeer) -> str:
+    """Return why a host ends the stream of a peer."""
+    while (frame := await caller.next_frame()).kind == FrameKind.PING:
+        pass
+    assert frame.kind == FrameKind.REFUSED
+    return decode_reason(frame.body)
+
+
+async def keep_sending(caller: FakePeer, frames: Any, interval: float) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        for frame in frames:
+            await caller.send(frame)
+            await trio.sleep(interval)
+
+
+@pytest.mark.parametrize(
+    ("frames", "came"),
+    [
+        pytest.param(repeat(PING), 3, id="signs of life"),
+        pytest.param((encode_stream_piece(number, b"x") for number in count(1)), None, id="byte after byte"),
+        pytest.param(
+            (bytes([byte]) for byte in encode_stream_piece(1, bytes(MIB))), 3, id="an endless frame"
+        ),
+    ],
+)
+@on_loop
+async def test_a_stream_that_does_not_go_on_ends_and_gives_its_place_back(
+    frames: Any, came: int | None
+) -> None:
+    b = Receiver(options=HASTY)
+    async with running(b) as nursery:
+        caller = await stream_of_fake_peer(b, PIECE)
+        nursery.start_soon(keep_sending, caller, frames, 0.02)
+        began = trio.current_time()
+        assert "only" in await ends(caller)
+        assert trio.current_time() - began > 0.2
+        (sink,) = b.sinks
+        assert (len(sink.aborts), sink.finished) == (1, 0)
+        assert came is None or len(sink.data) == came
+        await until(lambda: len(b.transport._admission.streams) == 0)
+
+
+@on_loop
+async def test_a_stream_that_goes_on_slowly_is_taken_to_its_end() -> None:
+    """It lasts several times as long as one that does not go on."""
+
+    class Slow(Source):
+        async def read(self) -> bytes:
+            await trio.sleep(0.15)
+            return await super().read()
+
+    a, b = Host(options=HASTY), Receiver(options=HASTY)
+    data = os.urandom(8 * 64 << 10)
+    async with running(a, b):
+        began = trio.current_time()
+        await a.transport.send_stream(b.address, b"", Slow(data, sizes=(64 << 10,)))
+        assert trio.current_time() - began > 3 * HASTY.stream_timeout
+    assert b.sinks[0].data == data
+
+
+@on_loop
+async def test_what_the_receiver_takes_itself_is_not_held_against_the_sender() -> None:
+    class Slow(Sink):
+        async def write(self, data: bytes) -> None:
+            await trio.sleep(2 * HASTY.stream_timeout)
+            await super().write(data)
+
+    a, b = Host(options=HASTY), Receiver(sink=Slow, options=HASTY)
+    async with running(a, b):
+        await send(a, b, b"some bytes")
+    assert b.sinks[0].data == b"some bytes"
+
+
+@on_loop
+async def test_a_stream_that_never_begins_has_a_place_for_a_short_time() -> None:
+    b = Receiver(options=Options(keepalive=0.02, answer_timeout=0.3))
+    async with running(b) as nursery:
+        caller = await FakePeer.introduced(b, stream=True)
+        await until(lambda: len(b.transport._admission.streams) == 1)
+        header = encode_frame(FrameKind.STREAM_BEGIN, bytes(1000))
+        nursery.start_soon(keep_sending, caller, (bytes([byte]) for byte in header), 0.02)
+        assert "only 0 bytes of it" in await ends(caller)
+        await until(lambda: len(b.transport._admission.streams) == 0)
+        assert b.sinks == []
+
+
+@pytest.mark.parametrize(
+    "flood", [PING * 1000, b"".join(encode_stream_piece(number, b"x") for number in range(1, 1000))]
+)
+@on_loop
+async def test_more_frames_than_a_host_sends_end_a_stream(flood: bytes) -> None:
+    a, b = Host(), Receiver()
+    async with running(a, b):
+        caller = await stream_of_fake_peer(b, PIECE)
+        with suppress(trio.BrokenResourceError):
+            await caller.send(flood)
+        assert "which are too many" in await ends(caller)
+        assert b.counters.malformed == 1
+        await still_works(a, b)
+
+
+@on_loop
+async def test_a_receiver_that_sends_more_frames_than_a_host_is_given_up() -> None:
+    async def flood(caller: FakePeer) -> None:
+        await welcome(caller)
+        await caller.send(PING * 1000)
+        await caller.closed()
+
+    a = Host()
+    async with listening(flood) as noisy, running(a):
+        await fails(a, noisy, match="which are too many")
+
+
+@on_loop
+async def test_a_receiver_that_has_everything_and_stores_nothing_is_given_up() -> None:
+    async def take_everything_and_only_live(caller: FakePeer) -> None:
+        await welcome(caller)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_sending, caller, repeat(PING), 0.02)
+            await caller.closed()
+            nursery.cancel_scope.cancel()
+
+    a, b = Host(options=HASTY), Receiver()
+    async with listening(take_everything_and_only_live) as idle, running(a, b):
+        began = trio.current_time()
+        await fails(a, idle, Zeros(1), match="has not stored it within 1 s")
+        assert trio.current_time() - began > 1.3
+        await still_works(a, b)
+
+
+@on_loop
+async def test_streams_of_one_source_leave_places_for_members() -> None:
+    """A source without members has a quarter of them, and a member finds a place where all are taken."""
+    b = Receiver(sink=waiting(), options=Options(max_incoming_streams=4))
+    async with running(b):
+        places = b.transport._admission.streams
+        (await stream_of_fake_peer(b, PIECE, END))
+        await until(lambda: len(places) == 1)
+        another = await FakePeer.dial(b)
+        await another.send(encode_hello(hello(b.address, stream=True)))
+        kind, text = await another.told()
+        assert (kind, "1 streams from 127.0.0.1 at once already" in text) == (FrameKind.FULL, True)
+        assert (b.counters.full, b.counters.refused) == (1, 0)
+        assert b.members == [False]

@@ -35,7 +35,7 @@ async def test_two_hosts_exchange_messages() -> None:
 
 
 @on_loop
-async def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
+async def test_messages_of_each_lane_arrive_in_the_order_in_which_they_were_sent() -> None:
     a, b = Host(), Host()
     async with running(a, b):
         for start in range(0, 20_000, 100):
@@ -46,8 +46,7 @@ async def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
             await until(lambda: a.transport.peers()[b.address].queued_messages < 5000)
         await until(lambda: len(b.received) == 20_020)
     assert [m.term for m in b.received if m.type is HEARTBEAT] == list(range(20_000))
-    terms = [m.term for m in b.received]
-    assert all(terms[at - 1] == m.term + 99 for at, m in enumerate(b.received) if m.type is REPLICATE)
+    assert [m.term for m in b.received if m.type is REPLICATE] == list(range(0, 20_000, 1000))
 
 
 @on_loop
@@ -93,7 +92,7 @@ async def test_a_message_of_many_megabytes_arrives_whole() -> None:
     async with running(a, b):
         a.send(b, bulk(40 << 20), heartbeat(2))
         await until(lambda: len(b.received) == 2)
-    assert b.received == [bulk(40 << 20), heartbeat(2)]
+    assert b.received == [heartbeat(2), bulk(40 << 20)]
 
 
 @on_loop

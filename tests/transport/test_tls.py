@@ -3,10 +3,12 @@
 import logging
 import ssl
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 import trustme
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
@@ -28,9 +30,10 @@ class Files:
         self.ca = folder / "ca.pem"
         self.authority.cert_pem.write_to_path(self.ca)
 
-    def config(self, name: str = "127.0.0.1", **changed: object) -> TlsConfig:
+    def config(self, name: str = "127.0.0.1", *, into: str = "", **changed: object) -> TlsConfig:
+        """Issue a certificate for a name, into files of this name or another one."""
         issued = self.authority.issue_cert(name)
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        cert, key = self.folder / f"{into or name}.pem", self.folder / f"{into or name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
         return TlsConfig(**{"ca": self.ca, "cert": cert, "key": key} | changed)  # type: ignore[arg-type]
@@ -85,6 +88,30 @@ def test_hosts_of_one_authority_exchange_messages(ours: Files) -> None:
     trio.run(exchange, a, b)
     assert b.received == [MESSAGE]
     assert a.lost == []
+
+
+def test_control_overtakes_bulk_that_is_encrypted_and_bulk_keeps_its_order(ours: Files) -> None:
+    a, b = Host(ours.config()), Host(ours.config())
+    sent = [Message(MessageType.REPLICATE, sender=1, term=at, entries=MESSAGE.entries) for at in range(1, 21)]
+    vote = Message(MessageType.REQUEST_VOTE, sender=1, term=9)
+
+    async def scenario() -> None:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for host in (a, b):
+                    await nursery.start(host.transport.serve)
+                a.transport.send(b.transport.address, sent)
+                while not b.received:  # no event
+                    await trio.lowlevel.checkpoint()
+                assert a.transport.waiting(b.transport.address, 0)
+                a.transport.send(b.transport.address, [vote])
+                while len(b.received) < 21:  # noqa: ASYNC110  # no event
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+    assert b.received.index(vote) < 15
+    assert [message for message in b.received if message != vote] == sent
 
 
 def test_what_travels_is_encrypted(ours: Files) -> None:
@@ -203,11 +230,30 @@ def test_a_host_that_is_dialed_must_have_a_certificate_for_the_name(
     a, b = Host(ours.config()), Host(ours.config("db-2.example"))
     trio.run(exchange, a, b)
     assert b.received == []
-    assert any("IP address mismatch" in text for text in said(caplog))
+    mine, its, before = sorted(said(caplog))
+    assert before.startswith("other hosts will refuse this one: the certificate of ")
+    assert f"the certificate of {b.transport.address} is for 'db-2.example', and not for '127.0.0.1'" in mine
+    assert "is for 'db-2.example', and not for '127.0.0.1'" in its
+    assert b.transport.counters.accepted == 0
+
+
+def test_a_host_that_dials_must_have_a_certificate_for_the_name_by_which_it_introduces_itself(
+    ours: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Host(ours.config("db-2.example")), Host(ours.config())
+    trio.run(exchange, a, b)
+    assert b.received == []
+    assert (b.transport.counters.accepted, b.transport.counters.refused) == (0, 1)
+    mine, its, before = sorted(said(caplog))
+    assert before.startswith("other hosts will refuse this one: the certificate of ")
+    assert f"the certificate of {a.transport.address} is for 'db-2.example', and not for '127.0.0.1'" in mine
+    assert "closed the connection from" in its
+    assert "is for 'db-2.example', and not for '127.0.0.1'" in its
 
 
 def test_the_name_is_not_checked_where_that_is_asked_for(ours: Files) -> None:
-    a, b = Host(ours.config(check_hostname=False)), Host(ours.config("db-2.example"))
+    a = Host(ours.config(check_hostname=False))
+    b = Host(ours.config("db-2.example", check_hostname=False))
     trio.run(exchange, a, b)
     assert b.received == [MESSAGE]
 
@@ -231,6 +277,70 @@ def test_a_tls_host_answers_pings_and_notices_silence(ours: Files) -> None:
                 nursery.cancel_scope.cancel()
 
     trio.run(scenario)
+
+
+def test_a_host_without_a_place_says_so_and_that_is_no_refusal(ours: Files) -> None:
+    async def scenario() -> None:
+        others = Options(backoff_first=0.01, backoff_last=1000, backoff_refused=1000)
+        a, b, c = (
+            Host(ours.config(), others),
+            Host(ours.config(), Options(max_incoming=1)),
+            Host(ours.config()),
+        )
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for host in (a, b):
+                    await nursery.start(host.transport.serve)
+                c_serves = trio.CancelScope()
+
+                async def serve_c(*, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+                    with c_serves:
+                        await c.transport.serve(task_status=task_status)
+
+                await nursery.start(serve_c)
+                c.transport.send(b.transport.address, [MESSAGE])
+                while not b.received:  # noqa: ASYNC110  # no event
+                    await trio.sleep(0.001)
+                while a.transport.counters.connect_failures < 5:
+                    a.transport.send(b.transport.address, [MESSAGE])
+                    await trio.sleep(0.001)
+                assert "no members of its shards" in a.transport.peers()[b.transport.address].error
+                c_serves.cancel()
+                while len(b.received) < 2:
+                    a.transport.send(b.transport.address, [MESSAGE])
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+        assert a.transport.counters.refused == b.transport.counters.refused == 0
+        assert b.transport.counters.full >= 5
+
+    trio.run(scenario)
+
+
+def test_a_host_that_ends_the_connection_in_the_handshake_has_not_refused_the_certificate(
+    ours: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one does that has no place: it judges the certificate later."""
+
+    async def read_and_close(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.aclose()
+
+    async def scenario() -> None:
+        a = Host(ours.config())
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(a.transport.serve)
+                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                nursery.start_soon(partial(trio.serve_listeners, read_and_close, [listener]))
+                address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+                while a.transport.counters.connect_failures < 5:
+                    a.transport.send(address, [MESSAGE])
+                    await trio.sleep(0.001)
+                assert a.transport.counters.refused == 0
+                nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+    assert "closed the connection during the handshake" in said(caplog)[0]
 
 
 # ---- files
@@ -280,6 +390,16 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(ours: Files, t
     )
     with pytest.raises(ConfigError, match="not encrypted"):
         ours.config(key=locked).client_context()
+
+
+def test_certificates_that_no_host_takes_are_refused_before_they_are_used(ours: Files) -> None:
+    config = ours.config(into="bundle")
+    bundle = Path(config.cert)
+    bundle.write_bytes(bundle.read_bytes() + ours.ca.read_bytes() * 40)
+    with pytest.raises(
+        ConfigError, match=r"its certificates have \d{5} bytes, and hosts take 14336: name a file"
+    ):
+        config.load()
 
 
 def test_a_transport_with_bad_files_is_not_made(ours: Files, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from drakkar.actors import (
     DiskStateMachine,
     DrakkarError,
     MembershipRejected,
+    NotLeader,
     OutcomeUnknown,
     ReplicaEnded,
     ReplicaRemoved,
@@ -731,7 +733,7 @@ def test_data_that_were_removed_in_part_can_be_removed_again(on_disk, monkeypatc
         with pytest.raises(StorageFailed):
             on_disk.hosts[gone].remove_data(1, gone)
     on_disk.hosts[gone].remove_data(1, gone)
-    assert list(on_disk.data.glob(f"{gone}/snapshots/*")) == []
+    assert list(on_disk.data.glob(f"{gone}/snapshots/*-*")) == []
     with pytest.raises(ConfigError, match="has no data"):
         on_disk.hosts[gone].remove_data(1, gone)
 
@@ -743,3 +745,27 @@ def test_no_replica_is_removed_by_a_typing_mistake(hosts):
     assert isinstance(error, MembershipRejected)
     assert "replica 7" in str(error)
     assert "[1, 2, 3]" in str(error)
+
+
+class Slow(Gated):
+    """Goes on with what a `Ledger` has written."""
+
+    recorded_name = "Ledger"
+
+
+@pytest.mark.parametrize("ask", [lambda r: r.propose(b"b", timeout=0.3), lambda r: r.read(None, timeout=0.3)])
+def test_a_replica_whose_state_machine_catches_up_says_that_it_waits_for_it(tmp_path, ask):
+    with Hosts(1, data=tmp_path / "data") as alone:
+        alone.run()
+        assert commit(alone[1], b"a") == 1
+        alone.stop(1)
+        machine = Slow(apply_waits=True)
+        replica = alone.run(lambda: machine)[1]
+        assert machine.arrived.wait(TIMEOUT_S)
+        outcome = settled(ask(replica))
+        machine.gate.set()
+        assert type(outcome) is NotLeader
+        assert "no leader was known" not in str(outcome)
+        behind = r"by the deadline this replica's state machine had applied 0 of \d+ committed entries"
+        assert re.search(behind, str(outcome))
+        assert commit(replica, b"b") == 2

@@ -2,6 +2,7 @@
 
 import pytest
 from drakkar.actors import (
+    IN_MEMORY,
     ConfigError,
     LeaderChanged,
     NodeHost,
@@ -14,7 +15,7 @@ from drakkar.actors import (
 from drakkar.actors.node.operators import MAX_LOG_QUERIES
 from drakkar.handlers import EntryKind, MessageType
 
-from tests.actors.support import TICK, TIMEOUT_S, Hosts, Ledger, Notices, commit, settled, until
+from tests.actors.support import TICK, TIMEOUT_S, Hosts, Ledger, Notices, commit, hand_over, settled, until
 
 CALM = {"election_ticks": 50, "snapshot_entries": 0}
 """An election timeout of a second, for tests in which no leader may change."""
@@ -133,7 +134,7 @@ def test_a_query_that_is_none_says_why(hosts, arguments, options, text):
 def test_a_witness_has_no_log_to_read(hosts):
     hosts.run(config=CALM)
     leader = hosts[hosts.leader()]
-    with NodeHost("127.0.0.1:0", tick_interval=TICK) as host:
+    with NodeHost("127.0.0.1:0", IN_MEMORY, tick_interval=TICK) as host:
         leader.add_witness(4, host.address, timeout=TIMEOUT_S).get(timeout=TIMEOUT_S)
         witness = host.start_replica(
             Saving, shard_id=1, replica_id=4, join=True, role=State.WITNESS, config={"election_ticks": 50}
@@ -179,8 +180,7 @@ def grouped(hosts, **options):
 
 def test_a_commit_waits_for_a_second_group_until_the_groups_are_assigned_anew(hosts):
     grouped(hosts)
-    hosts[1].transfer_leadership(1)
-    until(lambda: hosts[1].status().state is State.LEADER)
+    hand_over(hosts[1], 1)
     commit(hosts[1], b"in both")
     until(lambda: hosts[1].groups_consistent().get(timeout=TIMEOUT_S))
     hosts.stop(3)
@@ -278,6 +278,8 @@ def test_a_replica_tells_what_it_has_counted(hosts):
     assert counters["messages without an address"] == 2
     assert counters["snapshots failed"] == 3
     assert counters["handled REPLICATE_RESP in LEADER"] > 0
+    node.raft.fault("without a term")
+    assert hosts[leader].counters["faulty: without a term"] == 1
     assert type(counters) is dict
     node.raft.tally.swallowed[State.LEADER, MessageType.PING] += 7
     assert hosts[leader].counters["swallowed PING in LEADER"] == 7

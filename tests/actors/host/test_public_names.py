@@ -4,15 +4,16 @@ import builtins
 import inspect
 import re
 import typing
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import drakkar.actors
 import drakkar.handlers
 import drakkar.handlers.testing
 import pytest
-from drakkar.actors import NodeHost, RaftConfig
+from drakkar.actors import IN_MEMORY, NodeHost, RaftConfig, TlsConfig
 from drakkar.handlers import errors
+from drakkar.transport.options import Options
 
 FACES = [
     pytest.param(face, id=face.__name__)
@@ -24,15 +25,20 @@ HOST = {
     "address",
     "counters",
     "deployment_id",
+    "log_memory",
     "loop",
+    "metrics",
     "peers",
+    "reload_tls",
     "remove_data",
     "replica",
     "start_replica",
+    "start_replicas",
     "stop",
     "store_status",
     "subscribe",
     "tick_interval",
+    "unsubscribe",
 }
 REPLICA = {
     "add_observer",
@@ -57,6 +63,7 @@ REPLICA = {
     "status",
     "stop",
     "transfer_leadership",
+    "update_address",
     "when_applied",
 }
 SESSION = {"client", "close", "open", "propose", "retry", "token"}
@@ -85,7 +92,7 @@ def test_a_replica_a_session_and_their_host_have_what_users_call_and_nothing_els
     class Nothing(drakkar.actors.StateMachine):
         apply = query = save = load = None
 
-    with NodeHost("127.0.0.1:0") as host:
+    with NodeHost("127.0.0.1:0", IN_MEMORY) as host:
         replica = host.start_replica(
             Nothing, shard_id=1, replica_id=1, members={1: host.address}, config={"election_ticks": 3}
         )
@@ -145,6 +152,34 @@ def test_the_docs_say_what_each_option_of_a_replica_does_on_a_host():
     told = (Path(__file__).parents[3] / "docs" / "embedding.md").read_text()
     options = {field.name for field in fields(RaftConfig)} - {"replica_id", "shard_id"}
     assert [option for option in sorted(options) if f"`{option}`" not in told] == []
+
+
+def shown(name, default):
+    """A default as the docs write it."""
+    if default in (None, inspect.Parameter.empty, MISSING):
+        return "none" if default is None else "needed"
+    if isinstance(default, str):
+        return f'"{default}"'
+    if "bytes" in name or name == "frame_limit":
+        return f"{int(default) >> 20} MiB"
+    return (
+        f"{default:g} s"
+        if isinstance(default, float)
+        else str(default)
+        if default is True
+        else f"{default:,}"
+    )
+
+
+def test_the_docs_list_all_options_of_a_host_with_their_defaults():
+    told = (Path(__file__).parents[3] / "docs" / "embedding.md").read_text(encoding="utf-8")
+    section = told[told.index("## Options of a host") : told.index("## Options of a replica")]
+    arguments = list(inspect.signature(NodeHost).parameters.values())[1:]
+    options = {each.name: each.default for each in arguments}
+    for kind in (TlsConfig, Options):
+        options |= {field.name: field.default for field in fields(kind)}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", section, re.MULTILINE))
+    assert rows == {name: shown(name, default) for name, default in options.items()}
 
 
 def parts(hint):

@@ -9,6 +9,7 @@ from random import Random
 import cbor2
 import pytest
 from drakkar.actors.host.session import Endpoint, later_on, open_session
+from drakkar.actors.machine import sessions
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
@@ -17,6 +18,7 @@ from drakkar.handlers.errors import (
     LoopError,
     NotLeader,
     OutcomeUnknown,
+    Refused,
     ReplicaStopped,
     RequestDropped,
     ResultLost,
@@ -361,6 +363,20 @@ def test_a_lost_result_is_an_answer_and_the_session_goes_on(shard):
     assert not session.open
     session.propose(b"b").get(timeout=0)
     assert shard.applied == [b"a", b"b"]
+
+
+def test_a_refusal_is_an_answer_and_the_session_goes_on(shard):
+    session = shard.session()
+    shard.fates.append(Refused("no"))
+    assert outcome(session.propose(b"a")) is Refused
+    assert not session.open
+    open_command(shard, session, b"b", LATE)
+    shard.fates.append(Refused("no"))
+    assert outcome(session.retry()) is Refused
+    assert not session.open
+    assert outcome(session.propose(b"c")) == (1, b"c")
+    requests = [sessions._decode_request(proposal.commands[0]) for proposal in shard.proposals]
+    assert (requests[1].series, requests[-1].series) == (1, 3)
 
 
 # -- opening and closing

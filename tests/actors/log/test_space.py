@@ -1,277 +1,516 @@
-"""The log store's file gives back what it no longer needs, and a crash at any point of that harms nothing."""
+"""Disk use stays within bounds, whatever mix of shards there is, and little is written again with each flush."""
 
-import logging
-import os
+import errno
 import random
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
-from drakkar.actors.log import lmdb as log_lmdb
-from drakkar.actors.log import space as log_space
-from drakkar.actors.log.store import AppendRequest, LmdbLogStore, StoredLog
-from drakkar.handlers.errors import StorageFailed
-from drakkar.handlers.raft.entries import Entries, Run
-from drakkar.handlers.raft.log import UNLIMITED
-from drakkar.handlers.raft.state import HardState
+from drakkar.actors.log import state
+from drakkar.actors.log.cleaning import Cleaner
+from drakkar.actors.log.driver import InlineDriver
+from drakkar.actors.log.index import RunIndex, segment_of
+from drakkar.actors.log.records import RecordBuilder
+from drakkar.actors.log.store import AppendRequest, Bootstrap, LogStore
+from drakkar.handlers.errors import CorruptData, ProtocolViolation, StorageFailed
+from drakkar.handlers.raft.entries import Entries, Entry, Run
+from drakkar.handlers.raft.lanes import UNLIMITED
+from drakkar.handlers.raft.state import HardState, Membership
 
-from tests.actors.log.support import Host, Waiter, check, of, run
+from tests.actors.log.doubles import CappedFiles, StepDriver
 
-MIB = 1 << 20
-
-
-def size(directory: Path) -> int:
-    return (directory / "data.mdb").stat().st_size
-
-
-def flood(host: Host, count: int, first: int = 1) -> None:
-    """Some MiB in runs of ten entries of a KiB, but for the last ten, which are small."""
-    waiter = Waiter()
-    runs = [Run(at, 1, [bytes(1000)] * 10) for at in range(first, first + count - 10, 10)]
-    host.store.save(AppendRequest(1, 1, HardState(1), [*runs, run(first + count - 10, 10)], done=waiter))
-    assert waiter.wait() == [None]
+SEGMENT = 1 << 14
+RECORD = Bootstrap(Membership({1: "a:1"}))
+GIVEN_BACK_WITHIN = 6
+"""What is freed at once is given back before so many segments, or requests if they are larger, were written."""
+STEPS = 6
+"""Of the driver after each request, at most."""
+MOST_SEGMENTS = 12
+"""Beside twice what is live: those being written and prepared, spare ones, and those that are not worth cleaning yet."""
 
 
-def settle(host: Host) -> None:
-    """Wait until all that was to be deleted is, and the space it took given back."""
-    host.store.open(1, 1)
-    while host.store._trims:
-        host.store.open(1, 1)
-    # Space is given back behind the last of them.
-    host.store.open(1, 1)
+@dataclass
+class Shard:
+    """A replica, with all that must be in its log."""
+
+    number: int
+    entries: list[Entry] = field(default_factory=list)
+    first: int = 1
+    gone: bool = False
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.entries) - 1
 
 
-@contextmanager
-def reading(log: StoredLog, low: int, high: int, wanted: object) -> Iterator[None]:
-    """Two threads read all the while, from the disk."""
-    stop, wrong = threading.Event(), []
-    reads = [0, 0]
+class Load:
+    """A log under load, with a model of what is in it."""
 
-    def read(which: int) -> None:
-        while not stop.is_set():
-            try:
-                log._recent = None
-                assert list(Entries(log.runs(low, high, UNLIMITED))) == wanted
-                reads[which] += 1
-            except BaseException as error:  # noqa: BLE001  # shown by the assertion below
-                wrong.append(error)
-                return
+    def __init__(
+        self,
+        *,
+        steps: StepDriver | None = None,
+        files: CappedFiles | None = None,
+        segment_bytes: int = SEGMENT,
+    ) -> None:
+        self.segment_bytes = segment_bytes
+        self.files = files or CappedFiles()
+        self.steps = steps
+        self.store = LogStore(self.files, "h", segment_bytes=self.segment_bytes)
+        self.store.start(steps or InlineDriver())
+        self.shards: dict[int, Shard] = {}
+        self.failed: list[BaseException] = []
+        self.saved = 0
+        """Bytes of entries."""
+        self.largest = 0
+        """Bytes of the largest request, which may be more than a segment."""
+        self.peak = 0.0
+        """The greatest number of segments beside twice what is live."""
+        self._live: deque[tuple[int, int]] = deque()
 
-    readers = [threading.Thread(target=read, args=(which,)) for which in (0, 1)]
-    for reader in readers:
-        reader.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for reader in readers:
-            reader.join()
-    assert wrong == []
-    assert min(reads) > 0
+    def done(self, error: BaseException | None) -> None:
+        if error is not None:
+            self.failed.append(error)
+
+    def settle(self) -> None:
+        if self.steps is not None:
+            self.steps.settle()
+
+    def begin(self, number: int) -> Shard:
+        self.store.begin(number, 1, RECORD, None, self.done)
+        self.settle()
+        assert self.store.open(number, 1) is not None
+        shard = self.shards[number] = Shard(number)
+        return shard
+
+    def save(self, shard: Shard, payloads: list[bytes], first: int | None = None, term: int = 1) -> None:
+        """Append, or replace from `first` on."""
+        first = first or shard.last + 1
+        run = Run(first, term, payloads)
+        self.largest = max(self.largest, run.size)
+        self.saved += run.size
+        self.store.save(AppendRequest(shard.number, 1, HardState(term, 1, first - 1), [run], done=self.done))
+        del shard.entries[first - shard.first :]
+        shard.entries += list(Entries([run]))
+
+    def compact(self, shard: Shard, keep: int) -> None:
+        """Keep so many entries."""
+        log = self.store.open(shard.number, 1)
+        assert log is not None
+        upto = min(shard.last - keep, log.last_index)
+        if upto >= shard.first:
+            self.store.compact(shard.number, 1, upto)
+            del shard.entries[: upto + 1 - shard.first]
+            shard.first = upto + 1
+
+    def remove(self, shard: Shard) -> None:
+        self.store.remove(shard.number, 1, self.done)
+        shard.gone = True
+
+    def measure(self) -> None:
+        """Note how many segments there are beside twice what is live.
+
+        What is freed at once, and there is much of it at times, is given back while some more is written.
+        """
+        live = self._live
+        live.append((self.saved, self.store.status.live_bytes))
+        while live[0][0] < self.saved - GIVEN_BACK_WITHIN * max(SEGMENT, self.largest):
+            live.popleft()
+        beside = self.files.used - 2 * max(size for _, size in live) - self.largest
+        self.peak = max(self.peak, beside / SEGMENT)
+
+    def measure_at_rest(self) -> None:
+        self._live.clear()
+        self.measure()
+
+    def check(self) -> None:
+        """All is in the log, now and after a restart, and the bytes that are live were counted rightly."""
+        assert self.failed == []
+        self._check_entries()
+        live = self.store.status.live_bytes
+        self.store.close()
+        self.store = LogStore(self.files, "h", segment_bytes=self.segment_bytes)
+        assert self.store.status.live_bytes == live
+        self._check_entries()
+
+    def _check_entries(self) -> None:
+        for shard in self.shards.values():
+            log = self.store.open(shard.number, 1)
+            if shard.gone:
+                assert log is None
+                assert self.store.removed(shard.number, 1)
+                continue
+            assert log is not None
+            assert (log.first_index, log.last_index) == (shard.first, shard.last)
+            assert list(Entries(log.runs(shard.first, shard.last + 1, UNLIMITED))) == shard.entries
 
 
-def test_the_file_is_short_again_after_the_compaction_of_a_long_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture(params=[None, StepDriver], ids=["at once", "in the background"])
+def steps(request: pytest.FixtureRequest) -> StepDriver | None:
+    return request.param() if request.param is not None else None
+
+
+def payloads(rng: random.Random, size: int) -> list[bytes]:
+    """So many bytes, in one entry or in many."""
+    if rng.random() < 0.5:
+        return [rng.randbytes(size)]
+    each = rng.randint(1, 200)
+    return [rng.randbytes(each) for _ in range(1 + size // each)]
+
+
+def busy(load: Load, shard: Shard, rng: random.Random) -> None:
+    load.save(shard, payloads(rng, rng.choice([16, 300, 2000])))
+    if len(shard.entries) > 200 or rng.random() < 0.05:
+        load.compact(shard, rng.randint(0, 20))
+
+
+def replacing(load: Load, shard: Shard, rng: random.Random) -> None:
+    """A leader's log replaces what is there, now and then."""
+    first = rng.randint(shard.first, shard.last + 1) if rng.random() < 0.2 else shard.last + 1
+    load.save(shard, payloads(rng, 300), first, term=1 + len(shard.entries))
+    if rng.random() < 0.05:
+        load.compact(shard, rng.randint(0, 20))
+
+
+def huge(load: Load, shard: Shard, rng: random.Random) -> None:
+    """Requests larger than a segment."""
+    if rng.random() < 0.03:
+        load.save(shard, payloads(rng, 3 * SEGMENT))
+    if rng.random() < 0.03:
+        load.compact(shard, 0)
+
+
+def waves(load: Load, shard: Shard, rng: random.Random) -> None:
+    """It grows for long, and then nearly all goes at once."""
+    load.save(shard, payloads(rng, 500))
+    if len(shard.entries) > 2000:
+        load.compact(shard, 3)
+
+
+def nothing(_load: Load, _shard: Shard, _rng: random.Random) -> None:
+    pass
+
+
+def rarely(load: Load, shard: Shard, rng: random.Random) -> None:
+    if rng.random() < 0.01:
+        load.save(shard, [rng.randbytes(10)])
+
+
+def short_lived(load: Load, shard: Shard, rng: random.Random) -> None:
+    """It is removed at some time, and another begins."""
+    load.save(shard, payloads(rng, 100))
+    if rng.random() < 0.02:
+        load.remove(shard)
+
+
+Behaviour = Callable[[Load, Shard, random.Random], None]
+
+MIXES: dict[str, list[tuple[Behaviour, int]]] = {
+    "one busy": [(busy, 1)],
+    "busy, and many that rest": [(busy, 2), (nothing, 200)],
+    "busy, and some that write rarely": [(busy, 3), (rarely, 20)],
+    "replacing": [(replacing, 3), (rarely, 3)],
+    "requests larger than a segment": [(huge, 2), (busy, 1), (rarely, 3)],
+    "waves": [(waves, 2), (rarely, 5)],
+    "short-lived": [(short_lived, 3), (busy, 1)],
+    "all": [(busy, 2), (replacing, 1), (huge, 1), (rarely, 5), (short_lived, 2), (nothing, 20)],
+}
+
+
+@pytest.mark.parametrize("quiet_bytes", [0, 40 * SEGMENT], ids=["", "beside a large log that rests"])
+@pytest.mark.parametrize("delay", [None, 1.0, 0.1], ids=["at once", "as it comes", "slow in the background"])
+@pytest.mark.parametrize("mix", MIXES)
+def test_disk_use_stays_under_twice_what_is_live_and_a_few_segments(
+    mix: str, delay: float | None, quiet_bytes: int
 ) -> None:
-    """With the limits that a host has, while others read and write."""
-    caplog.set_level(logging.INFO)
-    host = Host(lambda: LmdbLogStore(tmp_path / "log"))
-    log = host.begin()
-    payloads = [b"%04d" % at * 70 for at in range(100)]
-    for first in range(1, 300_000, 10_000):
-        runs = [Run(at, 1, payloads) for at in range(first, first + 10_000, 100)]
-        assert host.save(*runs) is None
-    host.begin(2, 2)
-    assert host.save(run(1, 50, 3), shard=2, replica=2) is None
-    assert size(tmp_path / "log") > 80 * MIB
-    with reading(host.log(2, 2), 1, 51, of(run(1, 50, 3))):
-        host.store.compact(1, 1, 299_000)
-        for index in range(300_001, 300_101):
-            assert host.save(run(index, 1, 2)) is None
-        settle(host)
-    assert size(tmp_path / "log") < 2 * MIB
-    assert "of it were free and are given back" in caplog.text
-    wanted = of(*(Run(at, 1, payloads) for at in range(299_001, 300_001, 100)), run(300_001, 100, 2))
-    assert list(Entries(log.runs(299_001, 300_101, UNLIMITED))) == wanted
-    for _ in range(2):
-        check(host.log(), wanted, 299_001, 1)
-        check(host.log(2, 2), of(run(1, 50, 3)), 1, 0)
-        host.restart()
-    host.store.close()
+    rng = random.Random(f"{mix} {delay} {quiet_bytes}")
+    steps = StepDriver() if delay is not None else None
+    load = Load(steps=steps)
+    numbers = iter(range(1, 1000))
+    actors = []
+    for behaviour, count in MIXES[mix]:
+        actors += [(behaviour, load.begin(next(numbers))) for _ in range(count)]
+    quiet = load.begin(next(numbers))
+    while sum(len(entry.payload) for entry in quiet.entries) < quiet_bytes:
+        load.save(quiet, payloads(rng, rng.choice([50, 1000, 5000])))
+    load.settle()
+    for _ in range(1500):
+        at = rng.randrange(len(actors)) if len(actors) < 20 or rng.random() < 0.05 else rng.randrange(4)
+        behaviour, shard = actors[at]
+        if shard.gone:
+            shard = load.begin(next(numbers))
+            actors[at] = behaviour, shard
+        behaviour(load, shard, rng)
+        load.measure()
+        if steps is not None and delay is not None:
+            for _ in range(rng.randint(0, STEPS)):
+                steps.step(rng, delay)
+                load.measure()
+    load.settle()
+    load.measure_at_rest()
+    assert load.peak < MOST_SEGMENTS
+    load.check()
 
 
-def test_floods_and_compactions_never_let_the_file_grow_for_good(tmp_path: Path) -> None:
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", map_size=MIB, spare_bytes=MIB))
-    log = host.begin()
-    for first in range(1, 20_000, 4000):
-        flood(host, 4000, first)
-        assert size(tmp_path / "log") > 4 * MIB
-        host.store.compact(1, 1, first + 3989)
-        settle(host)
-        assert size(tmp_path / "log") < MIB
-        check(log, of(run(first + 3990, 10)), first + 3990, 1)
-    host.store.close()
+# -- files --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spare", [4 * MIB, 1])
-def test_a_file_is_left_alone_where_there_is_little_to_win(tmp_path: Path, spare: int) -> None:
-    """Too little is free, or too much of it is in use."""
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", spare_bytes=spare))
-    host.begin()
-    flood(host, 3000)
-    before = (tmp_path / "log" / "data.mdb").stat().st_ino
-    host.store.compact(1, 1, 2990 if spare > 1 else 2000)
-    settle(host)
-    host.restart()
-    host.log()
-    assert (tmp_path / "log" / "data.mdb").stat().st_ino == before
-    host.store.close()
-
-
-def test_what_is_too_much_to_copy_in_passing_is_copied_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_lmdb, "_COPIED_AT_ONCE", 64 << 10)
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", spare_bytes=MIB))
-    host.begin()
-    flood(host, 3000)
-    host.store.compact(1, 1, 2800)
-    settle(host)
-    assert size(tmp_path / "log") > 3 * MIB
-    host.restart()
-    assert size(tmp_path / "log") < MIB
-    assert host.log().last_index == 3000
-    host.store.close()
-
-
-# -- crashes --------------------------------------------------------------------------------------------------------
-
-
-class Observed:
-    """What is done to files while the file is made shorter, and the directory as it is at each point."""
-
-    def __init__(self, directory: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.directory, self.images = directory, images
-        self.seen: list[str] = []
-        fsync, rename = os.fsync, Path.replace
-
-        def observed_fsync(handle: int) -> None:
-            path = Path(f"/proc/self/fd/{handle}").readlink()
-            self._around(f"sync {path.name}", lambda: fsync(handle))
-
-        def observed_rename(path: Path, target: Path) -> Path:
-            return self._around(f"rename {path.name} to {target.name}", lambda: rename(path, target))
-
-        copyfd, opened = log_space.copy_live, log_lmdb._open_environment
-        monkeypatch.setattr(os, "fsync", observed_fsync)
-        monkeypatch.setattr(Path, "replace", observed_rename)
-        monkeypatch.setattr(log_space, "copy_live", lambda *what: self._around("copy", lambda: copyfd(*what)))
-        monkeypatch.setattr(
-            log_lmdb, "_open_environment", lambda *what: self._around("open", lambda: opened(*what))
-        )
-
-    def _around(self, what: str, do: Callable[[], object]) -> object:
-        self._image()
-        done = do()
-        self.seen.append(what)
-        self._image()
-        return done
-
-    def _image(self) -> None:
-        shutil.copytree(self.directory, self.images / str(len(list(self.images.iterdir()))))
-
-
-def test_a_crash_at_any_point_of_it_leaves_the_one_file_or_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", spare_bytes=MIB))
-    host.begin()
-    flood(host, 3000)
-    images = tmp_path / "images"
-    images.mkdir()
-    with monkeypatch.context() as patch:
-        observed = Observed(tmp_path / "log", images, patch)
-        host.store.compact(1, 1, 2990)
-        settle(host)
-    assert observed.seen == [
-        "sync data.mdb.new",
-        "copy",
-        "rename data.mdb.new to data.mdb",
-        "sync log",
-        "open",
+def test_the_reserve_and_the_next_segment_are_there_after_the_start() -> None:
+    files = CappedFiles()
+    store = LogStore(files, "h", segment_bytes=SEGMENT)
+    store.start(InlineDriver())
+    assert sorted(name.partition("-")[0] for name in files.names() if name != "LOG") == [
+        "0000000000000001.segment",
+        "0000000000000002.segment",
+        "spare",
+        "spare",
     ]
-    assert size(tmp_path / "log") < MIB
-    host.store.close()
-    found = sorted(images.iterdir(), key=lambda image: int(image.name))
-    assert len(found) == 10
-    rng = random.Random(1)
-    for image in found:
-        leftover = image / "data.mdb.new"
-        if leftover.exists():
-            torn = bytearray(leftover.read_bytes()[: rng.randint(0, leftover.stat().st_size)])
-            torn[: len(torn) // 2] = rng.randbytes(len(torn) // 2)
-            leftover.write_bytes(torn)
-        again = Host(lambda image=image: LmdbLogStore(image, spare_bytes=1 << 40))
-        assert not leftover.exists()
-        check(again.log(), of(run(2991, 10)), 2991, 1)
-        assert again.save(run(3001, 5, 2)) is None
-        again.store.close()
 
 
-# -- failures -------------------------------------------------------------------------------------------------------
+def test_a_steady_load_uses_its_files_again(steps: StepDriver | None) -> None:
+    load = Load(steps=steps)
+    quiet, busy_one = load.begin(1), load.begin(2)
+    load.save(quiet, [bytes(100)])
+
+    def go(count: int) -> None:
+        for _ in range(count):
+            load.save(busy_one, [bytes(300)])
+            load.settle()
+            load.compact(busy_one, 20)
+            load.settle()
+
+    go(500)
+    before = load.files.calls.copy()
+    go(2000)
+    calls = load.files.calls - before
+    assert calls["rename"] > 60, "segments are used again"
+    assert calls["allocate"] == 0
+    assert calls["remove"] == 0
+    load.check()
 
 
-@pytest.mark.parametrize("where", ["copyfd", "fsync"])
-def test_a_copy_that_fails_is_thrown_away_and_nothing_else_has_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
-) -> None:
-    """A disk that is nearly full has no room for it."""
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", spare_bytes=MIB))
-    log = host.begin()
-    flood(host, 3000)
+def test_few_files_are_kept_when_many_segments_go_at_once(steps: StepDriver | None) -> None:
+    load = Load(steps=steps)
+    shard = load.begin(1)
+    for _ in range(100):
+        load.save(shard, [bytes(SEGMENT // 2)])
+        load.settle()
+    load.compact(shard, 0)
+    load.settle()
+    load.save(shard, [b"one more"])
+    load.settle()
+    assert load.files.used <= 8 * SEGMENT
+    load.check()
 
-    def fail(*_arguments: object) -> None:
-        if where == "copyfd":
-            (tmp_path / "log" / "data.mdb.new").write_bytes(b"half")
-        raise OSError(28, "No space left on device")
 
+def test_a_large_request_has_a_file_of_its_own_which_goes_away(steps: StepDriver | None) -> None:
+    load = Load(steps=steps)
+    shard = load.begin(1)
+    load.save(shard, [bytes(10 * SEGMENT)])
+    load.settle()
+    assert any(load.files.size(name) > 10 * SEGMENT for name in load.files.names())
+    load.save(shard, [b"small"])
+    load.settle()
+    load.compact(shard, 0)
+    load.settle()
+    assert all(load.files.size(name) <= SEGMENT for name in load.files.names())
+    load.check()
+
+
+# -- quiet replicas -------------------------------------------------------------------------------------------------
+
+
+def test_metadata_of_ten_thousand_replicas_pins_no_segment() -> None:
+    load = Load(segment_bytes=1 << 18)
+    for number in range(2, 10_002):
+        load.store.begin(number, 1, RECORD, None, load.done)
+    busy_one = load.begin(1)
+    first = load.store._segments.in_use[-1].number
+    for _ in range(400):
+        load.save(busy_one, [bytes(1 << 14)])
+        load.compact(busy_one, 0)
+    assert load.store._segments.in_use[0].number > first
+    status = load.store.status
+    assert status.disk_bytes < 2 * status.live_bytes + 4 * (1 << 18)
+    load.store.close()
+    store = LogStore(load.files, "h", segment_bytes=1 << 18)
+    assert len(store.replicas()) == 10_001
+
+
+def test_a_replica_that_failed_pins_no_segment() -> None:
+    """Its log is as it was, and must be there when it is opened again."""
+    load = Load()
+    failing, busy_one = load.begin(1), load.begin(2)
+    load.save(failing, [b"kept"])
+    outcomes: list[BaseException | None] = []
+    load.store.save(AppendRequest(1, 1, None, [Run(7, 1, [b"a gap"])], done=outcomes.append))
+    assert isinstance(outcomes[0], ProtocolViolation)
+    for _ in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+    assert load.store.status.segments < 6
+    load.check()
+
+
+def test_a_damaged_run_stops_the_cleaning_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    load = Load()
+    quiet, busy_one = load.begin(1), load.begin(2)
+    load.save(quiet, [b"needed" * 10])
+    name = load.store.active_file
+    at = load.files.read(name, 0, SEGMENT).index(b"needed")
+    load.files.write(name, at, b"X")
+    for _ in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+    assert load.failed == []
+    [message] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert name in message
+    assert "shard 1 replica 1: the run of entries from 1 on is damaged" in message
+    assert load.store.status.segments > 10, "nothing is lost beside it"
+
+
+def test_a_read_that_failed_once_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    load = Load()
+    quiet, busy_one = load.begin(1), load.begin(2)
+    load.save(quiet, [b"needed" * 10])
+    load.files.failing["read_apart"] = OSError(errno.EIO, "Input/output error")
+    for at in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+        if at == 500:
+            assert load.store._segments.in_use[0].number == 1
+            load.files.failing.clear()
+    assert load.files.calls["read_apart"] > 3
+    assert len([record for record in caplog.records if "could not be read" in record.message]) == 1
+    assert load.store.status.segments < 6
+    load.check()
+
+
+def test_nothing_is_moved_or_dropped_once_a_move_failed() -> None:
+    load = Load()
+    load.begin(1)
+    busy_one = load.begin(2)
+    assert load.store._cleaner is not None
+    load.store._cleaner._moved(StorageFailed("the disk failed"))
+    before = load.store._segments.in_use[0].number
+    for _ in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+    assert load.store._segments.in_use[0].number == before
+    assert not load.files.calls["read_apart"]
+
+
+def test_the_entries_of_a_replica_whose_facts_are_damaged_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is stored beside them was moved to later segments."""
+    load = Load()
+    quiet, busy_one = load.begin(1), load.begin(2)
+    while load.store._segments.active.number == 1:
+        load.save(busy_one, [bytes(300)])
+    load.save(quiet, [b"needed" * 10])
+    while load.store._segments.in_use[0].number == 1:
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
     with monkeypatch.context() as patch:
-        if where == "copyfd":
-            patch.setattr(log_space, "copy_live", fail)
-        else:
-            patch.setattr(log_space.os, "fsync", fail)
-        host.store.compact(1, 1, 2990)
-        settle(host)
-    assert "No space left on device" in caplog.text
-    assert not (tmp_path / "log" / "data.mdb.new").exists()
-    assert host.save(run(3001, 5, 2)) is None
-    check(log, of(run(2991, 10), run(3001, 5, 2)), 2991, 1)
-    host.restart()
-    assert size(tmp_path / "log") < MIB, "the next start tries again"
-    check(host.log(), of(run(2991, 10), run(3001, 5, 2)), 2991, 1)
-    host.store.close()
+        patch.setattr(state, "encode_hard_state", lambda _state: b"damaged")
+        load.store.save(AppendRequest(1, 1, HardState(2), done=load.done))
+    load.store.close()
+    load.store = LogStore(load.files, "h", segment_bytes=SEGMENT)
+    load.store.start(InlineDriver())
+    replica = load.store._replicas[1, 1]
+    assert isinstance(replica.broken, CorruptData)
+    [place] = replica.index.places
+    assert all(segment > segment_of(place) for segment, _ in replica.facts.values())
+    load.store.open(2, 1)
+    for _ in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+    assert load.store._segments.in_use[0].number <= segment_of(place)
 
 
-def test_where_the_new_name_is_not_surely_durable_nothing_more_is_acknowledged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What came later would be in a file that a crash may take away."""
-    host = Host(lambda: LmdbLogStore(tmp_path / "log", spare_bytes=MIB))
-    host.begin()
-    flood(host, 3000)
+def test_cleaning_goes_on_by_itself_where_much_must_be_looked_at_in_vain() -> None:
+    """What was written to the oldest segment is mostly not needed, and the load has stopped."""
+    steps = StepDriver()
+    load = Load(steps=steps, segment_bytes=1 << 18)
+    quiet, busy_one = load.begin(1), load.begin(2)
+    load.save(quiet, [b"needed"])
+    for at in range(12_000):
+        load.save(busy_one, [bytes(60)])
+        if at % 1000 == 0:
+            load.settle()
+    load.settle()
+    assert load.store._segments.in_use[0].number == 1, "it was not worth it before"
+    load.compact(busy_one, 0)
+    load.settle()
+    assert load.store.status.disk_bytes <= 3 << 18
+    load.check()
 
-    def fail(_path: Path) -> None:
-        raise OSError(5, "Input/output error")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(log_space, "sync_directory", fail)
-        host.store.compact(1, 1, 2990)
-        with pytest.raises(StorageFailed, match="Input/output error"):
-            settle(host)
-    assert isinstance(host.save(run(3001, 5, 2)), StorageFailed)
-    host.restart()
-    check(host.log(), of(run(2991, 10)), 2991, 1)
-    host.store.close()
+def test_what_is_left_of_a_run_of_which_a_part_was_replaced_meanwhile_is_moved_too() -> None:
+    steps = StepDriver()
+    load = Load(steps=steps)
+    quiet, busy_one = load.begin(1), load.begin(2)
+    load.save(quiet, [b"kept", b"replaced"])
+    for _ in range(1000):
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+        steps.settle_but(lambda: bool(load.store._moves))
+        if load.store._moves:
+            break
+    # It is in the same record as what is to be moved, and comes first.
+    load.save(quiet, [b"new"], first=2, term=2)
+    for _ in range(100):
+        load.settle()
+        load.save(busy_one, [bytes(300)])
+        load.compact(busy_one, 0)
+    load.settle()
+    assert load.store._segments.in_use[0].number > 1
+    load.check()
+
+
+# -- delay ----------------------------------------------------------------------------------------------------------
+
+
+def test_little_is_done_for_space_with_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that comes meanwhile waits for no more than that."""
+    looks: list[int] = []
+    moved: list[int] = []
+    find, pack = RunIndex.find, RecordBuilder.finish
+
+    def counted_find(index: RunIndex, first: int) -> object:
+        looks[-1] += 1
+        return find(index, first)
+
+    def noted_finish(builder: RecordBuilder, *of: int) -> bytes:
+        moved.append(builder.size)
+        return pack(builder, *of)
+
+    step = Cleaner._step
+
+    def counted_step(cleaner: Cleaner) -> None:
+        looks.append(0)
+        step(cleaner)
+
+    monkeypatch.setattr(RunIndex, "find", counted_find)
+    monkeypatch.setattr(RecordBuilder, "finish", noted_finish)
+    monkeypatch.setattr(Cleaner, "_step", counted_step)
+    steps = StepDriver()
+    load = Load(steps=steps, segment_bytes=1 << 20)
+    quiet, busy_one = load.begin(1), load.begin(2)
+    for _ in range(2000):
+        load.save(quiet, [bytes(500)])
+    load.settle()
+    moved.clear()
+    for at in range(4000):
+        load.save(busy_one, [bytes(200_000 if at % 100 == 0 else 1000)])
+        load.compact(busy_one, 0)
+        steps.step_any(steps.deferred, steps.flushes, steps.jobs)
+        steps.step_any(steps.flushes, steps.deferred, steps.jobs)
+        steps.step_any(steps.jobs, steps.flushes, steps.deferred)
+    assert max(looks) <= 512
+    portion = (1 << 20) // 64
+    assert sum(size > portion for size in moved) > 10, "much was moved"
+    busiest = max(size for size in moved if size < 200_000)
+    assert busiest < 4 * (portion + 4000), busiest
+    load.settle()
+    load.check()

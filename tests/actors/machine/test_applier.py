@@ -4,13 +4,16 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
-from drakkar.actors.machine.applier import Applier, SaveRequest
-from drakkar.actors.machine.state_machine import StateMachine
+from drakkar.actors.machine.applied import AppliedState, ApplyFailed
+from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
+from drakkar.actors.machine.compression import encode
+from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.waits import Workers
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import MemorySnapshots
-from drakkar.handlers.errors import ActorFailed, ReplicaStopped
-from drakkar.handlers.raft.entries import Entries, Run
+from drakkar.handlers.errors import ActorFailed, Refused, ReplicaStopped
+from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.state import Membership, Snapshot
 
 from tests.actors.support import Failing, Ledger, settled, until
@@ -23,6 +26,7 @@ class FakePool:
 
     def __init__(self):
         self.jobs = []
+        self.workers = Workers(1)
 
     def submit(self, job):
         self.jobs.append(job)
@@ -70,6 +74,16 @@ def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reac
     else:
         assert isinstance(outcome, ActorFailed)
         assert "the state machine is at 2" in str(outcome)
+
+
+def test_it_says_that_it_loads_until_a_snapshot_is_loaded():
+    pool, loaded = FakePool(), []
+    applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard_id=1)
+    applier.load(LoadRequest(Snapshot(0, 0), lambda: loaded.append(applier.loading)))
+    assert applier.loading
+    while pool.jobs:
+        pool.jobs.pop(0)()
+    assert loaded == [False]
 
 
 def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():
@@ -120,8 +134,122 @@ def test_a_state_machine_that_failed_is_asked_nothing_more():
         pool.jobs.pop()()
     applier.query([(None, after)])
     assert settled(before) == []
-    assert reports == [machine.error]
+    (failure,) = reports
+    assert str(failure) == "apply failed at entry 1: ZeroDivisionError: a bug"
+    assert failure.__cause__ is machine.error
     assert [type(settled(future)) for future in (behind, after)] == [ReplicaStopped] * 2
+
+
+class Picky(Ledger):
+    """Refuses what begins with no, and fails at "boom"."""
+
+    def apply(self, command):
+        if command.startswith(b"no"):
+            raise Refused(command.decode())
+        if command == b"boom":
+            raise ZeroDivisionError("a bug")
+        return super().apply(command)
+
+
+class PickyBatches(Picky):
+    """As `Picky`, with batches of its own."""
+
+    def apply_many(self, commands):
+        return [*super().apply_many(commands)]
+
+
+class PickyOnDisk(DiskStateMachine):
+    """As `Picky`, with its state elsewhere."""
+
+    def __init__(self):
+        self.picky = Picky()
+
+    def open(self):
+        return 0
+
+    def apply_entries(self, entries):
+        return self.picky.apply_many([command for _, command in entries])
+
+
+def applied(machine, run):
+    return [
+        str(result) if type(result) is Refused else result
+        for result in AppliedState(machine, shard_id=1).apply(run)
+    ]
+
+
+@pytest.mark.parametrize("machine", [Picky, PickyBatches, PickyOnDisk])
+def test_a_refused_command_has_its_refusal_as_result_and_the_others_theirs(machine):
+    run = Run(5, 1, [b"a", b"no", b"b"], b"", ORIGIN, 1)
+    assert applied(machine(), run) == [1, "no", 2]
+
+
+@pytest.mark.parametrize("machine", [Picky, PickyOnDisk])
+def test_a_compressed_command_may_be_refused_too(machine):
+    (packed,), kinds = encode([b"no" * 500])
+    assert kinds
+    plain = bytes([EntryKind.COMMAND])
+    assert applied(machine(), Run(5, 1, [b"a", packed], plain + kinds, ORIGIN, 1)) == [1, "no" * 500]
+
+
+def test_a_refusal_that_is_returned_counts_as_one_that_is_raised():
+    class Poor(Refused):
+        pass
+
+    machine = Ledger()
+    machine.apply = lambda _: Poor("no money")
+    state = AppliedState(machine, shard_id=1)
+    kinds = bytes([EntryKind.COMMAND, EntryKind.NO_OP])
+    refused, nothing = state.apply(Run(1, 1, [b"a", b""], kinds, ORIGIN, 1))
+    assert (type(refused), str(refused), nothing) == (Refused, "no money", None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "text"),
+    [
+        (Picky, "apply failed at entry 6: ZeroDivisionError: a bug"),
+        (PickyBatches, "apply_many failed at entries 5 to 7: ZeroDivisionError: a bug"),
+        (PickyOnDisk, "apply_entries failed at entries 5 to 7: ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_failure_names_the_entries_at_which_it_came(machine, text):
+    with pytest.raises(ApplyFailed) as failed:
+        AppliedState(machine(), shard_id=1).apply(Run(5, 1, [b"a", b"boom", b"b"], b"", ORIGIN, 1))
+    assert str(failed.value) == text
+    assert type(failed.value.__cause__) is ZeroDivisionError
+
+
+def test_a_failure_among_entries_of_several_kinds_names_its_entry_too():
+    kinds = bytes([EntryKind.COMMAND, EntryKind.NO_OP, EntryKind.COMMAND])
+    with pytest.raises(ApplyFailed, match="apply failed at entry 7: ZeroDivisionError"):
+        AppliedState(Picky(), shard_id=1).apply(Run(5, 1, [b"a", b"", b"boom"], kinds, ORIGIN, 1))
+
+
+def test_a_batch_that_is_refused_as_a_whole_does_not_say_which_command_is():
+    machine = Ledger()
+
+    def refuse(_):
+        raise Refused("no")
+
+    machine.apply_many = refuse
+    with pytest.raises(ApplyFailed, match=r"entries 5 to 6, .* return the Refused in the place of"):
+        AppliedState(machine, shard_id=1).apply(Run(5, 1, [b"a", b"b"], b"", ORIGIN, 1))
+
+
+def test_a_coroutine_is_no_result():
+    async def later(_):
+        """Nothing runs this."""
+
+    machine, made = Ledger(), []
+
+    def apply(command):
+        made.append(later(command))
+        return made[-1]
+
+    machine.apply = apply
+    with pytest.raises(ApplyFailed, match="it returned a coroutine, which nothing runs"):
+        AppliedState(machine, shard_id=1).apply(Run(1, 1, [b"a"], b"", ORIGIN, 1))
+    made[0].close()
 
 
 def test_one_thread_at_a_time_touches_a_state_machine():
@@ -151,3 +279,90 @@ def test_one_thread_at_a_time_touches_a_state_machine():
     until(lambda: sum(applied.values()) == 6 * count)
     pool.stop()
     assert overlaps == []
+
+
+# -- a state machine that does not return ---------------------------------------------------------------------------
+
+
+class Watched(Ledger):
+    """Calls what a test likes while it is at work."""
+
+    def __init__(self):
+        super().__init__()
+        self.meanwhile = lambda: None
+
+    def apply(self, command):
+        self.meanwhile()
+        return super().apply(command)
+
+    def query(self, query):
+        self.meanwhile()
+
+    def save(self, sink):
+        self.meanwhile()
+
+    def load(self, source):
+        self.meanwhile()
+
+
+WORK = {
+    "applying entries 1 to 2": (10, lambda applier: applier.apply(entries(b"a", b"b"))),
+    "applying entry 1": (10, lambda applier: applier.apply(entries(b"a"))),
+    "answering a query": (10, lambda applier: applier.query([(None, ActorFuture())])),
+    "writing the snapshot at 0": (
+        60,
+        lambda applier: applier.save(SaveRequest(Snapshot(0, 0, Membership({1})), lambda _: None)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("what", "limit", "work"), [(what, *rest) for what, rest in WORK.items()], ids=WORK)
+def test_it_says_what_the_state_machine_has_not_returned_from(what, limit, work):
+    pool, now, hangs = FakePool(), [1000.0], []
+    machine, files = Watched(), MemorySnapshots().of(1, 1)
+    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard_id=1, clock=lambda: now[0])
+
+    def look():
+        for seconds in (limit, 1):
+            now[0] += seconds
+            hangs.append(applier.hang)
+
+    machine.meanwhile = look
+    work(applier)
+    now[0] += 100  # while it waits for a worker, it does not hang
+    assert applier.hang is None
+    while pool.jobs:
+        pool.jobs.pop(0)()
+    before, after = hangs[:2]
+    assert before is None
+    assert (after.what, after.seconds) == (what, limit + 1)
+    assert applier.hang is None
+
+
+def test_a_snapshot_that_is_written_beside_the_work_may_hang_too():
+    class Concurrent(ConcurrentStateMachine, Ledger):
+        def capture(self):
+            return write
+
+    def write(sink):
+        now[0] += 61
+        hangs.append(applier.hang)
+
+    pool, background, now, hangs = FakePool(), FakePool(), [1000.0], []
+    applier = Applier(
+        Concurrent(),
+        ORIGIN,
+        pool,
+        lambda _: None,
+        MemorySnapshots().of(1, 1),
+        shard_id=1,
+        background=background,
+        clock=lambda: now[0],
+    )
+    applier.save(SaveRequest(Snapshot(0, 0, Membership({1})), lambda _: None))
+    pool.jobs.pop()()
+    now[0] += 61
+    assert applier.hang is None, "no worker has begun with it"
+    background.jobs.pop()()
+    assert hangs[0].what == "writing the snapshot at 0"
+    assert applier.hang is None

@@ -7,6 +7,7 @@ from decimal import Decimal
 import cbor2
 import pytest
 from drakkar.actors.machine.results import MAX_BYTES, MAX_DEPTH, NotEncodable, decode_result, encode_result
+from drakkar.handlers.errors import Refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,13 @@ def test_what_is_no_number_comes_back_as_none_too():
     assert math.isnan(decode_result(encode_result(math.nan)))
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_refusal_comes_back_as_one_with_its_text(text):
+    kept = decode_result(encode_result(Refused(text)))
+    assert type(kept) is Refused
+    assert str(kept) == text
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -68,6 +76,7 @@ class Colour(enum.IntEnum):
         pytest.param(-(1 << 64) - 1, id="a number that is too small"),
         pytest.param("\ud800", id="half a character"),
         pytest.param([("deep", {"down": object()})], id="an object inside"),
+        pytest.param([Refused("no")], id="a refusal that is no outcome, but a value"),
         pytest.param(nested(MAX_DEPTH + 1), id="too deep"),
         pytest.param(bytes(MAX_BYTES + 1), id="too many bytes"),
         pytest.param([None] * (MAX_BYTES + 1), id="too many values"),

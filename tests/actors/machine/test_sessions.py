@@ -10,7 +10,14 @@ from drakkar.actors.machine.sessions import (
     SessionTable,
     encode_request,
 )
-from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, SessionExpired, SessionRefused
+from drakkar.handlers.errors import (
+    ConfigError,
+    CorruptData,
+    Refused,
+    ResultLost,
+    SessionExpired,
+    SessionRefused,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -229,6 +236,31 @@ def test_the_results_of_all_sessions_share_a_bound_and_each_is_applied_once_all_
     assert refused(shard.do(2, 1), ResultLost)
     assert shard.do(1, 1) == (1, b"1")
     assert len(shard.applied) == 2
+
+
+def test_a_refusal_is_the_outcome_of_its_command_also_after_a_snapshot():
+    shard, told = Shard().open(7), []
+
+    def refuse(command):
+        told.append(command)
+        return Refused("no")
+
+    request = encode_request(7, 1, 0, b"1")
+    answers = [shard.table.apply(request, refuse) for _ in range(2)]
+    shard.table = SessionTable.decode(shard.table.encode())
+    answers.append(shard.table.apply(request, refuse))
+    assert [(type(answer), str(answer)) for answer in answers] == [(Refused, "no")] * 3
+    assert told == [b"1"]
+    assert shard.do(7, 2, responded_to=1) == (1, b"2")
+
+
+def test_a_result_that_cannot_be_kept_is_told_of_once(caplog):
+    shard = Shard().open(7)
+    for series in (1, 2):
+        shard.table.apply(encode_request(7, series, 0, b"1"), lambda _: {1, 2})
+    (told,) = caplog.messages
+    assert "the result of command 1 of the session 7 cannot be kept" in told
+    assert "of type 'set'" in told
 
 
 def test_an_exception_of_the_state_machine_comes_through_and_nothing_is_kept():

@@ -1,32 +1,44 @@
 """One node by itself, between a host, a store and peers that a test plays: what it does when one of them fails."""
 
 import logging
+import struct
 import threading
+import time
+import zlib
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import get_args
 
 import pykka
 import pytest
 from drakkar.actors.host.replica import Replica
+from drakkar.actors.machine import compression
+from drakkar.actors.machine.sessions import encode_request
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
 from drakkar.actors.node.actor import LOCAL_HANDLERS, NodeActor
 from drakkar.actors.node.clients import REQUEST_HANDLERS
 from drakkar.actors.node.completions import EntriesApplied
+from drakkar.actors.node.departure import Leave
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaRemoved
 from drakkar.actors.node.inbox import ProposalsTaken, RequestsTaken
+from drakkar.actors.node.introductions import Introduced
+from drakkar.actors.node.proposed import MAX_COMMAND_BYTES, MAX_WAITING, MAX_WORK_HERE
 from drakkar.actors.node.reads import ReadRequests
 from drakkar.actors.node.requests import ClientRequest, ReadRequest
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.futures import ActorFuture, this_thread
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import watch
+from drakkar.actors.runtime.scheduler import SlowTurn
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.errors import (
     ActorFailed,
     ConfigError,
+    DiskFull,
     DrakkarError,
     MembershipRejected,
     NotLeader,
@@ -43,16 +55,21 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.raft.lanes import UNLIMITED, not_sent
+from drakkar.handlers.raft.lives import encode_settled, home_number
+from drakkar.handlers.raft.log import EntriesNotLoaded
 from drakkar.handlers.raft.matrix import raft_handlers
 from drakkar.handlers.raft.memory_log import MemoryLog
-from drakkar.handlers.raft.ready import ReadReady
+from drakkar.handlers.raft.ready import ReadReady, Ready
 from drakkar.handlers.raft.state import Membership, Snapshot, State
+from drakkar.transport.shard_frames import ShardHello
 from pykka.messages import ProxyGetAttr
 
 from tests.actors.support import (
     TIMEOUT_S,
     Failing,
     Gated,
+    Hosts,
     InlineFailing,
     InlineLedger,
     Ledger,
@@ -76,12 +93,36 @@ class Services:
         self.saves = []
         self.events = []
         self.full = False
+        self.space = None
         self.hangs = False
+        self.others_writes = 0
         self.failure = None
         self.recorded, self.compacted, self.streamed = [], [], []
+        self.recalled = []
+        self.charged = Counter()
+        self.lane = UNLIMITED
+        self.waits = 0
 
     def send(self, address, messages):
         self.sent += [(address, message) for message in messages]
+
+    def recall(self, address, message):
+        self.recalled.append((address, message))
+
+    def charge(self, address, count):
+        self.charged[address] += count
+
+    def confirms(self, address):
+        return False
+
+    def lane_room(self, address, shard, least):
+        return self.lane
+
+    def lane_waiting(self, address, shard):
+        return self.waits
+
+    def make_known(self, address, shard_id):
+        pass
 
     def save(self, save):
         if self.full:
@@ -89,6 +130,12 @@ class Services:
         self.saves.append(save)
         if not self.hangs:
             self._finish(save, self.failure)
+
+    def written(self):
+        return self.others_writes
+
+    def room(self, size):
+        return self.space is None or size <= self.space
 
     def record_snapshot(self, shard, replica, snapshot, done=None):
         self.recorded.append(snapshot)
@@ -122,6 +169,7 @@ class Node:
     """A node under test, with the host's and the client's handle on it."""
 
     def __init__(self, loop, pool, machine, members, max_reads, handlers, role, config):
+        command_bytes = config.pop("max_command_bytes", MAX_COMMAND_BYTES)
         self.loop = loop
         self.services = Services()
         voters = {} if role else members
@@ -145,6 +193,7 @@ class Node:
             max_waiting_commands=100,
             max_waiting_bytes=1 << 20,
             max_waiting_reads=max_reads,
+            max_command_bytes=command_bytes,
             handlers=handlers,
             loop=loop,
         )
@@ -282,12 +331,7 @@ def test_without_a_leader_a_request_waits_for_one_until_its_deadline(node, ask):
     one.settle()
     assert not future.done
 
-    def expired():
-        one.tick()
-        return future.done
-
-    until(expired)
-    outcome = settled(future)
+    outcome = expired(one, future)
     assert type(outcome) is NotLeader
     assert outcome.outcome_known
     assert "no leader was known" in str(outcome)
@@ -383,6 +427,132 @@ def test_a_refused_membership_change_tells_why(node):
     assert "not yet applied" in str(outcome)
     one.acknowledge(2)
     assert settled(first).voters == {1, 2}
+
+
+def test_a_membership_change_that_the_leader_takes_for_early_is_proposed_again(node):
+    """This replica may have applied the change before, and told its client, when the leader has not."""
+    one = node(members=THREE).follow(leader=2, term=5)
+    change = one.replica.remove_replica(3)
+    one.settle()
+    (run,) = one.services.messages(M.PROPOSE)[0].entries.runs
+    refusal = {
+        "sender": 2,
+        "hint": run.origin,
+        "hint_high": run.key,
+        "log_index": 1,
+        "payload": "CHANGE_PENDING",
+    }
+    one.tell(M.PROPOSE_REFUSED, **refusal)
+    one.settle()
+    one.tick()
+    one.settle()
+    assert not change.done
+    (again,) = one.services.messages(M.PROPOSE)[1].entries.runs
+    assert (again.payloads, again.kinds, again.origin, again.key) == (
+        run.payloads,
+        run.kinds,
+        run.origin,
+        run.key,
+    )
+    one.tell(M.REPLICATE, sender=2, term=5, entries=Entries([again.placed(1, 5)]), commit=1)
+    assert settled(change).voters == {1, 2}
+
+
+def test_a_change_whose_quorum_is_not_heard_is_tried_for_an_election_timeout_and_says_what_to_do(node):
+    one = node(members=THREE, strict_membership_changes=True).lead()
+    one.acknowledge(2)
+    change = one.replica.add_replica(4, "four:4")
+    for _ in range(one.actor.raft.config.election_ticks):
+        one.acknowledge(2)
+        assert not change.done
+        one.tick()
+    outcome = settled(change)
+    assert type(outcome) is MembershipRejected
+    for words in ("does not hear replicas 3, 4", "as an observer first", "force=True"):
+        assert words in str(outcome)
+    one.tick(3)
+    assert one.actor.clients._postponed._tries == {}
+
+
+def test_a_change_that_waits_for_its_quorum_surely_fails_at_its_deadline(node):
+    one = node(members=THREE, strict_membership_changes=True).lead()
+    one.acknowledge(2)
+    change = one.replica.add_replica(4, "four:4", timeout=1)
+    late = time.monotonic() + 1
+    until(lambda: time.monotonic() > late)
+    assert not change.done
+    one.tick()
+    outcome = settled(change)
+    assert type(outcome) is MembershipRejected
+    assert "does not hear replicas 3, 4" in str(outcome)
+    one.tick(3)
+    assert one.actor.clients._postponed._tries == {}
+
+
+def refusal_of(change_run, *named):
+    return {
+        "sender": 2,
+        "hint": change_run.origin,
+        "hint_high": change_run.key,
+        "log_index": 1,
+        "payload": list(named),
+    }
+
+
+def test_a_change_waits_a_while_for_a_voter_that_was_added_and_says_for_which(node):
+    one = node(members=THREE).follow(leader=2, term=5)
+    change = one.replica.remove_replica(3)
+    one.settle()
+    tries = 5 * one.actor.raft.config.election_ticks
+    (run,) = one.services.messages(M.PROPOSE)[0].entries.runs
+    for number in range(1, tries + 2):
+        assert not change.done
+        assert len(one.services.messages(M.PROPOSE)) == number
+        one.tell(M.PROPOSE_REFUSED, **refusal_of(run, "VOTER_UNSETTLED", 4, 7))
+        one.tell(M.HEARTBEAT, sender=2, term=5)
+        one.tick()
+        one.settle()
+    outcome = settled(change)
+    assert type(outcome) is MembershipRejected
+    for words in ("replicas 4, 7", "Start them", "remove them first"):
+        assert words in str(outcome)
+
+
+def test_a_change_is_made_when_its_voters_are_heard_a_moment_later(node):
+    one = node(members=THREE, strict_membership_changes=True).lead()
+    one.acknowledge(2)
+    change = one.replica.remove_replica(2)
+    one.settle()
+    assert not change.done
+    one.acknowledge(3)
+    one.tick()
+    one.acknowledge(3)
+    assert settled(change).voters == {1, 3}
+
+
+def test_a_forced_change_is_made_at_once(node):
+    one = node(members=THREE, strict_membership_changes=True).lead()
+    one.acknowledge(2)
+    change = one.replica.add_replica(4, "four:4", force=True)
+    one.settle()
+    one.acknowledge(2, 3)
+    assert settled(change).voters == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda replica: replica.add_replica(4, "four:4", force=1),
+        lambda replica: replica.add_witness(4, "four:4", force="yes"),
+        lambda replica: replica.remove_replica(3, force=None),
+        lambda replica: replica.change_membership([Change(ChangeType.REMOVE, 3)], force=0),
+    ],
+)
+def test_what_is_no_switch_forces_nothing(node, change):
+    one = node(members=THREE).lead()
+    outcome = settled(change(one.replica))
+    assert type(outcome) is ConfigError
+    assert "force=" in str(outcome)
 
 
 @pytest.mark.parametrize(
@@ -578,6 +748,91 @@ def test_a_read_fails_by_its_deadline_though_the_state_machine_hangs(node, kind)
         machine.gate.set()
 
 
+def expired(one, future, *, leader=0):
+    """What becomes of a future that only its deadline ends; a leader sends heartbeats all the time."""
+
+    def ticked():
+        if leader:
+            one.follow(leader=leader)
+        one.tick()
+        return future.done
+
+    until(ticked)
+    return settled(future)
+
+
+LAG = "this replica's state machine had applied 1 of 2 committed entries"
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "text"),
+    [
+        pytest.param(
+            lambda r: r.propose(b"b", timeout=0.05), OutcomeUnknown, "had applied 1 of", id="propose"
+        ),
+        pytest.param(
+            lambda r: r.read(None, timeout=0.05),
+            RequestDropped,
+            f"the read needs the state at entry 2, and by its deadline {LAG}",
+            id="read",
+        ),
+        pytest.param(
+            lambda r: r.stale_read(None, timeout=0.05),
+            RequestDropped,
+            "the state machine did not answer the read by its deadline",
+            id="stale read",
+        ),
+        pytest.param(
+            lambda r: r.when_applied(2, timeout=0.05),
+            RequestDropped,
+            f"entry 2 was not applied by the deadline, by when {LAG}",
+            id="what is committed",
+        ),
+        pytest.param(
+            lambda r: r.when_applied(3, timeout=0.05),
+            RequestDropped,
+            "entry 3 was not applied by the deadline, by when this replica knew entries up to 2 to be committed",
+            id="what is not",
+        ),
+    ],
+)
+def test_a_deadline_that_a_slow_state_machine_missed_names_it(node, ask, error, text):
+    machine = Gated(apply_waits=True)
+    one = node(machine).lead()
+    try:
+        first = one.replica.propose(b"a", timeout=TIMEOUT_S)
+        assert machine.arrived.wait(TIMEOUT_S)
+        outcome = expired(one, ask(one.replica))
+        assert type(outcome) is error
+        assert text in str(outcome)
+    finally:
+        machine.gate.set()
+    assert settled(first) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "text"),
+    [
+        (lambda r: r.propose(b"b", timeout=0.05), OutcomeUnknown, "it was not known here to be committed"),
+        (lambda r: r.read(None, timeout=0.05), RequestDropped, "the leader did not confirm the read"),
+    ],
+)
+def test_a_deadline_that_a_silent_leader_missed_names_that(node, ask, error, text):
+    one = node(members=THREE).follow(leader=2, term=5)
+    outcome = expired(one, ask(one.replica), leader=2)
+    assert type(outcome) is error
+    assert text in str(outcome)
+
+
+@pytest.mark.parametrize(("ended", "told"), [(0.0, True), (60.0, False)])
+def test_where_a_turn_has_kept_the_loop_that_is_why_no_leader_was_heard(node, ended, told):
+    one = node(members=THREE)
+    one.loop._scheduler.slow_turn = SlowTurn("replica 7 of shard 7", 4.0, time.monotonic() - ended)
+    outcome = expired(one, one.replica.propose(b"a", timeout=0.01))
+    assert type(outcome) is NotLeader
+    assert ("replica 7 of shard 7 had kept the loop of this host for 4.0 s" in str(outcome)) is told
+
+
 @pytest.mark.parametrize("kind", ["read", "stale_read"])
 def test_only_so_many_reads_wait_behind_a_slow_state_machine(node, kind):
     machine = Gated(query_waits=True)
@@ -654,6 +909,49 @@ def test_a_transfer_is_done_when_the_target_is_seen_to_lead(node):
     assert not future.done
     one.tell(M.HEARTBEAT, sender=2, term=2)
     assert settled(future) == 2
+
+
+def test_the_order_of_a_transfer_that_is_given_up_is_recalled(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    future = one.replica.transfer_leadership(2)
+    one.settle()
+    (order,) = one.services.messages(M.TIMEOUT_NOW)
+    one.tick(T - 1)
+    one.acknowledge(2, 3)
+    assert one.services.recalled == []
+    one.tick()
+    assert type(settled(future)) is OutcomeUnknown
+    assert one.services.recalled == [(THREE[2], order)]
+
+
+def test_an_order_that_is_given_anew_while_the_store_is_full_is_sent_when_it_has_room(node):
+    """The turn is repeated then; it recalls the order that was given before, and not this one."""
+    one = node(members=THREE).lead()
+    order = Message(M.TIMEOUT_NOW, to=2, sender=1, term=one.replica.status().term)
+    ready = Ready(1000, must_save=True, recalled=[order], messages=[replace(order)])
+    one.services.full = True
+    assert not one.loop.call(one.actor._do, ready)
+    one.services.full = False
+    assert one.loop.call(one.actor._do, ready)
+    assert one.services.messages(M.TIMEOUT_NOW) == [order]
+
+
+@pytest.mark.parametrize(("waited", "obeyed"), [(0.0, True), (0.99, True), (1.01, False)])
+def test_an_order_that_waited_in_the_inbox_for_an_election_timeout_is_dropped(node, waited, obeyed):
+    one = node(members=THREE).follow(term=5)
+    inbox = one.actor.actor_inbox
+    inbox._max_age, inbox._now = 1.0, iter([7.0, 7.0 + waited]).__next__
+    one.tell(M.TIMEOUT_NOW, sender=2, term=5)
+    assert (one.replica.status().state is State.CANDIDATE) is obeyed
+    assert one.replica.counters["messages that waited for too long"] == (not obeyed)
+    assert not inbox._arrivals
+
+
+def test_a_host_says_how_long_an_order_may_wait():
+    with Hosts(1, tick_interval=0.5) as hosts:
+        replica = hosts.run(config={"election_ticks": 20})[1]
+        assert replica._node.actor_inbox._max_age == 10.0
 
 
 def test_a_transfer_that_is_not_seen_by_its_deadline_has_an_unknown_outcome(node):
@@ -757,8 +1055,24 @@ def lose_the_disk(one):
     one.tell(M.HEARTBEAT, sender=2, term=99)  # whose term has to be remembered
 
 
-def break_an_invariant(one):
+def confirmed(number):
+    """A leader says again that it has committed what this log lacks; this ends the replica."""
+    return Message(M.CONTRADICTION_RESP, sender=2, term=99, log_index=1000, log_term=99, hint=number)
+
+
+def contradict(one):
+    """Say once that it lacks what is committed; return the confirmation of that."""
     one.tell(M.HEARTBEAT, sender=2, term=99, commit=1000)
+    until(lambda: one.services.messages(M.CONTRADICTION))
+    return confirmed(one.services.messages(M.CONTRADICTION)[-1].hint)
+
+
+def fail_in_a_handler(one):
+    one.ref.tell(Message(M.HEARTBEAT, sender=2, term=99, commit="many"))
+
+
+def break_an_invariant(one):
+    one.ref.tell(contradict(one))
 
 
 ENDS = [
@@ -840,7 +1154,7 @@ def fill_the_store(one):
 
 @pytest.mark.parametrize(
     "end",
-    [pytest.param(lambda one: one.ref.stop(), id="a stop"), pytest.param(break_an_invariant, id="a bug")],
+    [pytest.param(lambda one: one.ref.stop(), id="a stop"), pytest.param(fail_in_a_handler, id="a bug")],
 )
 def test_what_operators_wait_for_ends_with_the_node(node, tmp_path, end):
     machine = Holding()
@@ -911,32 +1225,110 @@ def test_a_state_machine_that_does_not_answer_each_command_ends_the_replica(node
     assert "0 results for 1 commands" in str(one.reason())
 
 
-def test_a_handler_of_ones_own_that_fails_ends_this_node_loudly_and_no_other(node, caplog):
-    ping = M.define("test_node.ping", 40_001)
+PING = M.define("test_node.ping", 40_001)
+
+
+def a_table(handler, **options):
     table = raft_handlers()
+    table.on(PING, **options)(handler)
+    return table
 
-    @table.on(ping)
-    def fail(_raft, _message):
-        raise ZeroDivisionError("a bug in a handler")
 
-    one, other = node(handlers=table), node()
-    one.lead()
-    other.lead()
+def fail(_raft, _message):
+    raise ZeroDivisionError("a bug in a handler")
+
+
+def test_a_handler_of_ones_own_type_that_fails_is_told_of_and_ends_nothing(node, caplog):
+    one = node(handlers=a_table(fail)).lead()
     with caplog.at_level(logging.ERROR):
-        one.ref.tell(Message(ping, sender=2))
-        read = one.replica.read(None)
-        assert isinstance(one.reason(), ZeroDivisionError)
-    assert isinstance(settled(read), ReplicaStopped) or settled(read) == []
+        one.ref.tell(Message(PING, sender=2))
+        with pytest.raises(ZeroDivisionError, match="a bug in a handler"):
+            one.ref.ask(Message(PING, sender=2), timeout=TIMEOUT_S)
+        for _ in range(3):
+            one.ref.tell(Message(PING, sender=2))
+        assert settled(one.replica.propose(b"a")) == 1
+    assert one.replica.counters["failed test_node.ping in LEADER"] == 5
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition("(")[2] for text in told] == [f"{n} times by now)" for n in (1, 2, 4)]
+    assert all("goes on, though its handler of test_node.ping has failed" in text for text in told)
     assert "a bug in a handler" in caplog.text
+
+
+def test_what_a_handler_did_before_it_failed_stands(node):
+    def send_and_fail(raft, message):
+        raft.send(Message(PING, to=2))
+        raise ZeroDivisionError
+
+    one = node(members=THREE, handlers=a_table(send_and_fail)).follow(leader=3, term=5)
+    one.ref.tell(Message(PING, sender=2))
+    until(lambda: [message for _, message in one.services.sent if message.type is PING])
+
+
+def in_a_built_in_handler(raft, message):
+    raft.step(Message(M.HEARTBEAT, sender=2, term=99, commit=1000))
+    raft.step(confirmed(raft.heard.doubt.number))
+
+
+def in_a_built_in_handler_quietly(raft, message):
+    with suppress(ProtocolViolation):
+        in_a_built_in_handler(raft, message)
+
+
+def in_a_guard(table):
+    @table.guard
+    def fail_in_a_guard(_raft, message):
+        if message.type is PING:
+            raise ZeroDivisionError
+
+    return table
+
+
+def in_a_wrapper(table, *, caught):
+    @table.wrap(M.CONTRADICTION_RESP)
+    def around(raft, message, inner):
+        with suppress(*([ProtocolViolation] if caught else [])):
+            inner(raft, message)
+
+    return table
+
+
+def exits(_raft, _message):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "type_"),
+    [
+        pytest.param(lambda: a_table(fail, fatal=True), PING, id="the table says so"),
+        pytest.param(lambda: a_table(exits), PING, id="it wants to exit"),
+        pytest.param(lambda: a_table(in_a_built_in_handler), PING, id="in a handler that it calls"),
+        pytest.param(lambda: a_table(in_a_built_in_handler_quietly), PING, id="likewise, and caught"),
+        pytest.param(lambda: in_a_guard(a_table(fail)), PING, id="in a guard"),
+        pytest.param(lambda: in_a_wrapper(raft_handlers(), caught=False), None, id="inside a wrapper"),
+        pytest.param(lambda: in_a_wrapper(raft_handlers(), caught=True), None, id="that catches it"),
+    ],
+)
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_failure_that_may_leave_half_of_raft_done_ends_this_node_and_no_other(node, make, type_, asks):
+    one, other = node(members=THREE, handlers=make()), node().lead()
+    fatal = contradict(one) if type_ is None else Message(type_, sender=2)
+    if asks:
+        one.ref.ask(fatal, block=False)
+    else:
+        one.ref.tell(fatal)
+    assert isinstance(one.reason(), BaseException)
+    assert isinstance(settled(one.replica.read(None)), ReplicaStopped)
     assert settled(other.replica.propose(b"a")) == 1
 
 
 def test_an_asker_of_a_step_that_breaks_an_invariant_is_told_and_the_node_ends(node):
     one = node(members=THREE)
+    fatal = contradict(one)
+    sent = list(one.services.sent)
     with pytest.raises(ProtocolViolation):
-        one.ref.ask(Message(M.HEARTBEAT, sender=2, term=99, commit=1000), timeout=TIMEOUT_S)
+        one.ref.ask(fatal, timeout=TIMEOUT_S)
     assert isinstance(one.reason().__cause__, ProtocolViolation)
-    assert one.services.sent == []
+    assert one.services.sent == sent
     assert type(settled(one.replica.propose(b"a"))) is ReplicaStopped
 
 
@@ -1010,7 +1402,7 @@ def test_completions_have_types_of_their_own_each_in_one_row_of_the_nodes_table(
     bases = completions.Completion, completions.Written
     classes = {each.__name__: each for base in bases for each in base.__subclasses__()}
     del classes["Written"]
-    local = {*classes.values(), ProposalsTaken, RequestsTaken}
+    local = {*classes.values(), Introduced, ProposalsTaken, RequestsTaken, Leave}
     assert local == set(LOCAL_HANDLERS), "the table has a row for each, and no other"
     types = [each.type for each in local]
     assert len(set(types)) == len(types)
@@ -1048,6 +1440,23 @@ def test_a_completion_is_heard_though_the_inbox_is_full(node, monkeypatch):
     assert one.actor.actor_inbox.refusals == {"messages": 1, "proposals": 0, "requests": 0}
 
 
+def test_entries_of_other_replicas_wait_up_to_a_bound_in_bytes_and_one_large_message_alone(node):
+    """A leader that is refused hears nothing, and finds out by its next heartbeat. Control passes in any case."""
+    one = node(members=THREE).follow()
+    large = Entries([Run(1, 5, [bytes(2 << 20)])])
+    half = Entries([Run(1, 5, [bytes(600_000)])])
+    for first, second in ((large, half), (half, half)):
+        with Held(one):
+            one.ref.tell(Message(M.REPLICATE, sender=2, term=5, entries=first))
+            with pytest.raises(SystemBusy, match="bytes of entries wait"):
+                one.ref.tell(Message(M.REPLICATE, sender=2, term=5, entries=second))
+            one.ref.tell(Message(M.HEARTBEAT, sender=2, term=5))
+        one.settle()
+        assert one.actor.actor_inbox.entry_bytes == 0
+    assert one.actor.actor_inbox.refusals["messages"] == 2
+    assert one.replica.status().last_index == 1
+
+
 def test_each_lane_counts_what_it_refused(node):
     one = node(max_reads=2).lead()
     with Held(one):
@@ -1073,6 +1482,92 @@ def test_a_write_that_is_done_is_heard_before_the_tick_that_judges_the_disk(node
     one.settle()
     assert not one.actor.disk.hangs
     assert one.replica.status().state is State.LEADER
+
+
+def read_old_entries(one):
+    """The store has read old entries that the loop did not wait for."""
+    one.loop.call(one.actor.entries_loaded, timeout=TIMEOUT_S)
+    one.settle()
+
+
+def test_that_old_entries_were_read_is_heard_though_the_disk_hangs(node):
+    """What other replicas say is dropped meanwhile, as they say it again. This is said once."""
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    one.services.hangs = True
+    one.replica.propose(b"a")
+    one.tick(T + 2)
+    assert one.actor.disk.hangs
+    one.tell(M.HEARTBEAT, sender=2, term=9)
+    read_old_entries(one)
+    assert one.replica.counters["messages while the disk hung"] == 1
+    assert one.replica.counters["handled ENTRIES_LOADED in FOLLOWER"] == 1
+
+
+@pytest.mark.parametrize("trouble", ["its inbox is full", "its disk hangs"])
+def test_news_of_a_connection_is_heard_though(node, trouble):
+    """Each is told once: a leader that missed that a lane has drained would send nothing for ever."""
+    one = node(members=THREE).follow()
+    future = one.replica.propose(b"a", timeout=TIMEOUT_S)
+    one.settle()
+    (proposal,) = one.services.messages(M.PROPOSE)
+    if trouble == "its disk hangs":
+        one.services.hangs = True
+        one.tell(M.REPLICATE, sender=2, term=5, entries=Entries([Run(1, 5, [b"x"])]))
+        one.tick(T + 2)
+        assert one.actor.disk.hangs
+
+    def tell():
+        inbox = one.actor.actor_inbox
+        inbox.capacity = len(inbox) if trouble == "its inbox is full" else inbox.capacity
+        one.actor.hear(Message(M.UNREACHABLE, sender=2))
+        one.actor.hear(Message(M.LANE_DRAINED, sender=2))
+        one.actor.hear(not_sent(proposal))
+        inbox.capacity = NodeActor.inbox_capacity
+
+    one.loop.call(tell, timeout=TIMEOUT_S)
+    assert isinstance(settled(future), RequestDropped)
+    met = one.actor.tally.ignored + one.actor.tally.impossible
+    assert {told for _, told in met} >= {M.UNREACHABLE, M.LANE_DRAINED}
+
+
+def test_a_leader_sends_only_what_its_lane_has_room_for_and_goes_on_when_it_has_drained(node):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    one.services.lane = 0
+    one.replica.propose(b"a")
+    one.settle()
+    before = len(one.services.messages(M.REPLICATE))
+    one.services.lane = UNLIMITED
+    one.loop.call(one.actor.hear, Message(M.LANE_DRAINED, sender=2), timeout=TIMEOUT_S)
+    one.settle()
+    (sent,) = one.services.messages(M.REPLICATE)[before:]
+    assert (sent.to, [entry.payload for entry in sent.entries]) == (2, [b"a"])
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_log_query_whose_entries_are_on_the_disk_is_answered_when_they_are_read(node, monkeypatch, expired):
+    """The next one waits for its turn. One that has passed its deadline by then takes no answer from another."""
+    one = node().lead()
+    settled(one.replica.propose_many([b"a", b"b"]))
+    log = one.actor.raft.log
+    entries = log.entries
+
+    def absent(*_):
+        raise EntriesNotLoaded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "entries", absent)
+        first, second = (one.replica.query_log(at, at + 1, timeout=TIMEOUT_S) for at in (2, 3))
+        one.settle()
+        read_old_entries(one)
+        assert not first.done
+        assert not second.done
+    if expired:
+        one.actor.clients.log_queries._asked.future.try_fail(RequestDropped("too late"))
+    read_old_entries(one)
+    assert isinstance(settled(first), RequestDropped) if expired else settled(first) == entries(2, 3)
+    assert settled(second) == entries(3, 4)
 
 
 def test_what_a_handler_returns_is_the_answer_to_the_asker_and_messages_are_counted(node):
@@ -1224,6 +1719,78 @@ def test_a_leader_whose_disk_hangs_steps_down_and_is_silent_until_it_writes_agai
     entries = Entries([Run(2, 1, [b"a"], b"", ORIGIN, 1), Run(3, 8, [b""], bytes([EntryKind.NO_OP]))])
     one.tell(M.REPLICATE, sender=3, term=8, log_index=1, log_term=1, entries=entries, commit=3)
     assert settled(lost) == 1, "what it had logged was committed by the next leader"
+
+
+def test_a_leader_on_a_full_disk_refuses_proposals_serves_reads_and_goes_on_when_there_is_room(node, caplog):
+    one = node().lead()
+    assert settled(one.replica.propose(b"a")) == 1
+    one.services.space = 100
+    outcome = settled(one.replica.propose(b"x" * 100))
+    assert (type(outcome), outcome.outcome_known) == (DiskFull, True)
+    assert "nothing was logged" in str(outcome)
+    assert "replica 1" in str(outcome)
+    assert settled(one.replica.read(None)) == [b"a"]
+    assert one.replica.status().disk_full
+    assert type(settled(one.replica.propose(b"b"))) is DiskFull
+    one.tick()
+    assert type(settled(one.replica.propose(b"b"))) is DiskFull
+    one.services.space = None
+    one.tick()
+    assert settled(one.replica.propose(b"c")) == 2
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.split(": ")[0] for text in told] == ["replica 1 of shard 1"] * 2
+    assert ["the disk of one:1 is full" in told[0], "the disk of one:1 has room again" in told[1]] == [
+        True,
+        True,
+    ]
+    assert not one.replica.status().disk_full
+    assert one.replica.counters["proposals refused by a full disk"] == 3
+
+
+def test_the_messages_of_one_turn_are_judged_together(node):
+    """What was let through and is not saved yet takes room too."""
+    one = node(members=THREE).lead()
+    one.services.space = 100
+
+    def three():
+        for key in range(1, 4):
+            proposal = Entries([Run(0, 0, [b"x" * 44], b"", 77, key)])
+            one.ref.tell(Message(M.PROPOSE, sender=2, entries=proposal))
+
+    one.loop.call(three)
+    one.settle()
+    assert [refused.hint_high for refused in one.services.messages(M.PROPOSE_REFUSED)] == [2, 3]
+    assert [run.key for save in one.services.saves for run in save.runs if run.origin == 77] == [1]
+
+
+def test_a_follower_on_a_full_disk_saves_no_entries_and_says_so(node):
+    one = node(members=THREE).follow(leader=2, term=5)
+    one.services.space = 20
+    before = len(one.services.saves)
+    entries = Entries([Run(1, 5, [b"x" * 50])])
+    one.tell(M.REPLICATE, sender=2, term=5, entries=entries, commit=0)
+    [answer] = one.services.messages(M.LOG_FULL)
+    assert (answer.to, answer.log_index) == (2, 0)
+    assert not any(save.runs for save in one.services.saves[before:])
+    assert one.replica.counters["entries dropped by a full disk"] == 1
+    one.services.space = None
+    one.tick()
+    one.tell(M.REPLICATE, sender=2, term=5, entries=entries, commit=0)
+    assert one.services.messages(M.REPLICATE_RESP)[-1].log_index == 1
+
+
+def test_a_leader_tells_which_peers_are_full(node):
+    one = node(members=THREE).lead()
+    one.tell(M.LOG_FULL, sender=3, term=1, log_index=0)
+    assert one.replica.status().full_peers == (3,)
+
+
+def test_a_leader_tells_which_peers_contradict_its_log(node, caplog):
+    one = node(members=THREE).lead()
+    one.acknowledge(2, 3)
+    one.tell(M.CONTRADICTION, sender=3, term=1, log_index=1, hint=9)
+    assert list(one.replica.status().frozen_peers) == [3]
+    assert "replica 3 is not counted" in caplog.text
 
 
 def test_a_disk_that_is_slow_but_finishes_within_an_election_timeout_costs_no_leader(node):
@@ -1444,6 +2011,12 @@ def tell_of_its_removal(one):
     one.tell(M.INSTALL_SNAPSHOT, sender=2, term=5, snapshot=news)
 
 
+def confirm_its_removal(one):
+    """As a leader does once a quorum knows it."""
+    membership = Membership(voters={2: "b:2", 3: "c:3"}, removed=frozenset({1}))
+    one.tell(M.REMOVED, sender=2, term=5, log_index=60, snapshot=Snapshot(60, 5, membership, witness=True))
+
+
 def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_not_sent(node):
     """The news is a snapshot without content: the core is up to date then, and the state machine is not."""
     one = node(members=THREE).follow()
@@ -1458,6 +2031,9 @@ def test_the_news_of_its_removal_does_not_answer_reads_from_a_state_that_it_was_
         assert isinstance(error, ReplicaStopped), error
     assert any(isinstance(event, ReplicaRemoved) for event in one.services.events)
     one.tick(10 * T)
+    assert one.replica.status().ended is None, "others may need its vote"
+    confirm_its_removal(one)
+    one.tick()
     assert one.reason() is None
 
 
@@ -1495,4 +2071,300 @@ def test_a_removed_replica_ends_though_the_disk_hangs_that_shall_keep_what_comes
     one.tick(T + 2)
     assert len(removals(one)) == 1
     one.tick(5 * T)
+    assert one.reason() is None
+
+
+# -- what its messages cost
+
+
+def introduced(replica, address, founding=b""):
+    return Introduced(ShardHello(1, replica, founding), home_number(address), address)
+
+
+def test_the_host_that_brings_useless_messages_is_charged_for_them(node):
+    one = node(members=THREE)
+    one.ref.tell(introduced(2, "two:2"))
+    one.ref.tell(introduced(3, "three:3"))
+    one.follow(term=5)
+    one.tell(M.REPLICATE, sender=2, term=5)
+    assert one.services.charged == {}
+    one.tell(M.HEARTBEAT, sender=3, term=4)
+    one.tell(M.REPLICATE, sender=3, to=9, term=5)
+    one.tell(M.REPLICATE_RESP, sender=2, term=5)
+    assert one.services.charged == {"two:2": 1, "three:3": 2}
+
+
+def test_what_its_own_host_tells_and_what_lets_a_shard_sleep_are_not_charged(node):
+    one = node(members=THREE, quiesce=True)
+    one.ref.tell(introduced(2, "two:2"))
+    one.follow()
+    for type_ in (M.UNREACHABLE, M.LANE_DRAINED, M.QUIESCE):
+        one.tell(type_, sender=2)
+    assert one.services.charged == {}
+
+
+def test_strangers_are_charged_for_what_they_may_say_unless_they_lead(node):
+    one = node(members=THREE)
+    one.ref.tell(introduced(9, "nine:9"))
+    one.ref.tell(introduced(2, "two:2"))
+    for type_ in (M.REQUEST_PRE_VOTE, M.NEWBORN, M.REMOVAL_QUERY):
+        one.tell(type_, sender=9, term=0 if type_ is M.NEWBORN else 1)
+    one.tell(M.REQUEST_PRE_VOTE, sender=2, term=1)
+    assert one.services.charged == {"nine:9": 3}
+    one.tell(M.HEARTBEAT, sender=9, term=5)  # members that it has not heard of have elected it
+    assert one.services.charged == {"nine:9": 3}
+
+
+def test_messages_of_a_replica_that_is_refused_are_charged(node):
+    one = node(members=THREE)
+    one.ref.tell(introduced(1, "one:9"))
+    one.tell(M.HEARTBEAT, sender=1, term=5)
+    assert one.services.charged == {"one:9": 1}
+
+
+# -- What another replica proposes
+
+TEXT = b"a command that is compressed, " * 9
+(ENCODED,), _ = compression.encode([TEXT])
+BOMB = struct.pack(">BI", 1, MAX_COMMAND_BYTES + 1) + ENCODED[5:]
+REQUEST = encode_request(5, 1, 0, b"x")
+POISON = {
+    "an encoded command that is none": (EntryKind.ENCODED, b"no zlib"),
+    "one that is damaged": (EntryKind.ENCODED, ENCODED[:-1] + b"\0"),
+    "one that says that it is too large": (EntryKind.ENCODED, BOMB),
+    "one of an encoding to come": (EntryKind.ENCODED, b"\x02" + ENCODED[1:]),
+    "a session's request that is none": (EntryKind.SESSION, REQUEST[:24]),
+    "one whose command is none": (EntryKind.SESSION, b"\x01" + REQUEST[1:]),
+    "an entry of a leader's own": (EntryKind.NO_OP, b""),
+    "one that says where a replica lives": (EntryKind.SETTLED, encode_settled(1, 7)),
+}
+
+
+@pytest.mark.parametrize(("kind", "payload"), POISON.values(), ids=POISON)
+def test_what_no_replica_could_apply_is_not_logged(node, kind, payload):
+    """It would end every replica, and again at each start. What stands beside it in a message is not logged either."""
+    machine = InlineLedger()
+    one = node(machine, members=THREE).lead()
+    before = one.replica.status().last_index
+    kinds = bytes([EntryKind.COMMAND, kind])
+    one.tell(M.PROPOSE, sender=2, entries=Entries([Run(0, 0, [b"a", payload], kinds, 7, 1)]))
+    # What announces much is examined by a worker.
+    until(lambda: one.actor.counters().get("faulty: proposed what no replica could apply") == 1)
+    assert one.replica.status().last_index == before
+    sound = Run(0, 0, [b"a", ENCODED, REQUEST], bytes([0, EntryKind.ENCODED, EntryKind.SESSION]), 7, 1)
+    one.tell(M.PROPOSE, sender=2, entries=Entries([sound]))
+    one.acknowledge(2, 3)
+    until(lambda: machine.commands == [b"a", TEXT])
+    assert one.replica.status().last_index == before + 3
+
+
+MIB = 1 << 20
+
+
+def encoded(*sizes, key=1):
+    """A proposal of compressed commands, of so many bytes each."""
+    payloads = [struct.pack(">BI", 1, size) + zlib.compress(bytes(size)) for size in sizes]
+    return Entries([Run(0, 0, payloads, bytes([EntryKind.ENCODED] * len(sizes)), 7, key)])
+
+
+def plain(command, key=1):
+    return Entries([Run(0, 0, [command], b"", 7, key)])
+
+
+class Examinations:
+    """Counts the bytes that are decoded to examine proposals, on the loop and elsewhere."""
+
+    def __init__(self, monkeypatch):
+        self.here = self.elsewhere = 0
+        monkeypatch.setattr(compression, "check", self._check)
+
+    def _check(self, payload):
+        if this_thread.loop is None:
+            self.elsewhere += compression.announced(payload)
+        else:
+            self.here += compression.announced(payload)
+
+
+@pytest.fixture
+def examinations(monkeypatch):
+    return Examinations(monkeypatch)
+
+
+@pytest.fixture
+def busy(pool):
+    """No worker is free until the event is set."""
+    free = threading.Event()
+    for _ in range(pool.size):
+        pool.submit(partial(free.wait, TIMEOUT_S))
+    yield free
+    free.set()
+
+
+def logged(one):
+    return one.replica.status().last_index
+
+
+def test_what_takes_long_to_decode_is_examined_by_a_worker_and_not_on_the_loop(node, examinations):
+    """1.6 MB of a message may be 1.6 GB of commands: seconds of the loop, for all shards of the host."""
+    one = node(members=THREE).lead()
+    before = logged(one)
+    one.tell(M.PROPOSE, sender=2, entries=encoded(*[MIB] * 20))
+    until(lambda: logged(one) == before + 20)
+    assert (examinations.here, examinations.elsewhere) == (0, 20 * MIB)
+    one.tell(M.PROPOSE, sender=2, entries=encoded(1000))
+    assert logged(one) == before + 21
+    assert 0 < examinations.here <= MAX_WORK_HERE
+
+
+def test_many_small_commands_take_long_too(node, examinations):
+    one = node(members=THREE).lead()
+    one.tell(M.PROPOSE, sender=2, entries=encoded(*[1] * 1000))
+    until(lambda: examinations.elsewhere == 1000)
+    assert examinations.here == 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "fault"),
+    [
+        pytest.param(encoded(2 * MIB + 1), False, id="one command is larger than this host takes"),
+        pytest.param(plain(bytes(2 * MIB + 1)), False, id="likewise, as it is"),
+        pytest.param(encoded(*[MIB] * 9), False, id="all of a message are larger together"),
+        pytest.param(encoded(MAX_COMMAND_BYTES + 1), True, id="no host takes such a command"),
+    ],
+)
+def test_what_announces_too_much_is_refused_before_anything_is_decoded(node, examinations, entries, fault):
+    one = node(members=THREE, max_command_bytes=2 * MIB, max_message_bytes=4 * MIB).lead()
+    before = logged(one)
+    one.tell(M.PROPOSE, sender=2, entries=entries)
+    until(lambda: not one.actor.proposed._waiting)
+    one.settle()
+    assert logged(one) == before
+    assert (examinations.here, examinations.elsewhere) == (0, 0)
+    refused = [message.payload for message in one.services.messages(M.PROPOSE_REFUSED)]
+    assert refused == ([] if fault else ["TOO_LARGE"])
+    assert one.actor.counters().get("faulty: proposed what no replica could apply", 0) == fault
+
+
+def test_what_a_sender_proposes_stays_in_order_while_a_worker_examines(node, busy):
+    one = node(members=THREE).lead()
+    before = logged(one)
+    one.tell(M.PROPOSE, sender=2, entries=encoded(MIB))
+    one.tell(M.PROPOSE, sender=2, entries=plain(b"small", key=2))
+    assert logged(one) == before
+    assert one.actor.actor_inbox.entry_bytes > 0, "they count as waiting"
+    one.tell(M.PROPOSE, sender=3, entries=plain(b"of another"))
+    assert logged(one) == before + 1
+    busy.set()
+    until(lambda: logged(one) == before + 3)
+    entries = one.loop.call(lambda: one.actor.raft.log.runs(before + 1, before + 4))
+    kinds = [run.kinds or bytes(len(run)) for run in entries]
+    assert b"".join(kinds) == bytes([0, EntryKind.ENCODED, 0])
+    assert one.actor.actor_inbox.entry_bytes == 0
+
+
+def test_senders_take_turns_and_each_may_have_so_many_waiting(node, busy):
+    one = node(members=THREE).lead()
+    before = logged(one)
+    for key in range(MAX_WAITING + 2):
+        one.ref.tell(Message(M.PROPOSE, sender=2, entries=encoded(2 * MAX_WORK_HERE, key=key + 1)))
+    one.settle()
+    assert [m.payload for m in one.services.messages(M.PROPOSE_REFUSED)] == ["TOO_MANY_UNCOMMITTED"] * 2
+    one.tell(M.PROPOSE, sender=3, entries=encoded(2 * MAX_WORK_HERE, 2 * MAX_WORK_HERE, key=1))
+    busy.set()
+    until(lambda: logged(one) == before + MAX_WAITING + 2)
+    first = one.loop.call(lambda: one.actor.raft.log.runs(before + 1, before + 4))
+    assert [len(run) for run in first] == [1, 2], "that of the other sender came second"
+
+
+def test_what_waits_for_a_worker_leaves_half_of_the_inbox_to_other_messages(node, busy):
+    one = node(members=THREE).lead()
+    before = logged(one)
+    inbox = one.actor.actor_inbox
+    for key in range(4):
+        one.tell(M.PROPOSE, sender=2, entries=encoded(MIB, key=key + 1))
+        if key == 0:  # three have room
+            inbox._max_bytes = 7 * inbox.entry_bytes
+    refused = one.services.messages(M.PROPOSE_REFUSED)
+    assert [(m.to, m.payload, m.hint_high) for m in refused] == [(2, "TOO_MANY_UNCOMMITTED", 4)]
+    one.tell(M.PROPOSE, sender=3, entries=encoded(MIB))  # the first one of another sender
+    one.tell(M.PROPOSE, sender=1, entries=plain(b"small"))
+    assert logged(one) == before + 1
+    assert one.services.messages(M.PROPOSE_REFUSED) == refused
+    busy.set()
+    until(lambda: logged(one) == before + 5)
+    assert (inbox.entry_bytes, one.actor.proposed._bytes) == (0, 0)
+    one.tell(M.PROPOSE, sender=2, entries=encoded(MIB))
+    until(lambda: logged(one) == before + 6)
+
+
+def test_a_proposal_that_the_inbox_cannot_take_is_refused_unless_nothing_can_be_sent(node):
+    one = node(members=THREE).lead()
+    ask = Message(M.PROPOSE, sender=2, entries=plain(b"a", key=5))
+    one.loop.call(lambda: one.actor.refuse_untaken(ask))
+    until(lambda: one.services.messages(M.PROPOSE_REFUSED))
+    (refusal,) = one.services.messages(M.PROPOSE_REFUSED)
+    assert (refusal.to, refusal.hint, refusal.hint_high, refusal.log_index) == (2, 7, 5, 1)
+    one.loop.call(lambda: one.actor.refuse_untaken(Message(M.HEARTBEAT, sender=2)))
+    one.actor.disk.hangs = True
+    one.loop.call(lambda: one.actor.refuse_untaken(ask))
+    assert not one.actor.raft.has_ready
+
+
+def test_a_replica_counts_as_a_member_where_it_has_introduced_itself(node):
+    one = node(members=THREE)
+    for replica, address in ((2, "two:2"), (9, "nine:9")):
+        one.ref.tell(introduced(replica, address))
+        one.tell(M.REQUEST_PRE_VOTE, sender=replica, term=1)
+    known = one.actor.introductions
+    assert known.is_members(2, "two:2")
+    assert not known.is_members(2, "nine:9")
+    assert not known.is_members(9, "nine:9")
+    assert not known.is_members(3, "three:3")
+
+
+def test_what_waits_for_a_worker_is_refused_once_the_leader_is_none(node, busy):
+    one = node(members=THREE).lead()
+    before = logged(one)
+    for key in (1, 2):
+        one.tell(M.PROPOSE, sender=2, entries=encoded(MIB, key=key))
+    one.tell(M.PROPOSE, sender=3, entries=encoded(MIB))
+    one.follow(leader=2, term=9)
+    busy.set()
+    until(lambda: len(one.services.messages(M.PROPOSE_REFUSED)) == 3)
+    assert logged(one) == before
+    assert one.actor.actor_inbox.entry_bytes == 0
+    assert not one.actor.proposed._waiting
+
+
+def test_a_proposal_that_a_worker_fails_to_examine_holds_up_no_others(node, monkeypatch, caplog):
+    failures = [MemoryError("none is left")]
+
+    def check(_payload):
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(compression, "check", check)
+    one = node(members=THREE).lead()
+    before = logged(one)
+    one.tell(M.PROPOSE, sender=2, entries=encoded(MIB))
+    one.tell(M.PROPOSE, sender=3, entries=encoded(MIB))
+    until(lambda: logged(one) == before + 1)
+    assert [m.payload for m in one.services.messages(M.PROPOSE_REFUSED)] == ["TOO_MANY_UNCOMMITTED"]
+    assert "none is left" in caplog.text
+
+
+def test_poison_is_charged_by_what_was_decoded_to_find_it(node):
+    one = node(members=THREE)
+    one.ref.tell(introduced(2, "two:2"))
+    one.lead()
+    (run,) = encoded(8 * MIB).runs
+    one.tell(M.PROPOSE, sender=2, entries=Entries([Run(0, 0, [run.payloads[0] + b"more"], run.kinds, 7, 1)]))
+    until(lambda: one.services.charged["two:2"] > 1000)
+
+
+def test_a_node_that_stops_while_a_worker_examines_lets_go_of_it(node, busy):
+    one = node(members=THREE).lead()
+    one.tell(M.PROPOSE, sender=2, entries=encoded(MIB))
+    assert one.ref.stop(timeout=TIMEOUT_S)
+    busy.set()
     assert one.reason() is None

@@ -1,6 +1,7 @@
 """The parts of a node, each by itself: what it remembers, what it answers, and when."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 from drakkar.actors.node.applied import AppliedRequests
@@ -14,8 +15,10 @@ from drakkar.actors.node.router import MAX_LEARNED_ADDRESSES, Router
 from drakkar.actors.node.transfers import Transfers
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.handlers.errors import (
     ActorFailed,
+    DiskFull,
     MembershipRejected,
     NotLeader,
     OutcomeUnknown,
@@ -27,7 +30,8 @@ from drakkar.handlers.errors import (
 )
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entries, Run
+from drakkar.handlers.raft.entries import ENTRY_OVERHEAD, Entries, Run
+from drakkar.handlers.raft.lanes import UNLIMITED
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready, Refusal
@@ -55,18 +59,25 @@ def outcome(request):
 
 
 def test_a_disk_hangs_when_a_write_takes_longer_than_the_timeout_and_until_it_is_done(caplog):
-    disk = DiskWatch("mine", timeout_ticks=3)
-    assert [disk.tick(0) for _ in range(5)] == [False, False, False, True, True]
+    disk = DiskWatch(HostLines("mine").of("drakkar.test"), timeout_ticks=3)
+    assert [disk.tick(0, 0) for _ in range(5)] == [False, False, False, True, True]
     assert caplog.text.count("mine: the disk has not finished a write") == 1
-    assert not disk.tick(5), "another write, which began a moment ago"
+    assert not disk.tick(5, 0), "another write, which began a moment ago"
     assert caplog.text.count("mine: the disk writes again") == 1
-    assert not disk.tick(None)
+    assert not disk.tick(None, 0)
     assert disk.ticks == 7
 
 
+def test_a_disk_that_does_the_writes_of_others_first_does_not_hang():
+    disk = DiskWatch(HostLines("mine").of("drakkar.test"), timeout_ticks=3)
+    assert not any(disk.tick(0, written) for written in (1, 1, 1, 2, 2, 2, 2)), "the queue is long, and moves"
+    assert disk.tick(0, 2), "it has stopped"
+    assert not disk.tick(0, 3)
+
+
 def test_a_disk_that_nothing_waits_for_never_hangs():
-    disk = DiskWatch("mine", timeout_ticks=3)
-    assert not any(disk.tick(None) for _ in range(100))
+    disk = DiskWatch(HostLines("mine").of("drakkar.test"), timeout_ticks=3)
+    assert not any(disk.tick(None, 0) for _ in range(100))
 
 
 # -- The log store
@@ -167,12 +178,27 @@ def test_a_write_that_failed_ends_the_replica():
 
 class Post:
     def __init__(self):
-        self.sent, self.streamed = [], []
+        self.sent, self.streamed, self.recalled = [], [], []
+        self.rooms, self.waits = {"two:2": 5000}, {"two:2": 3}
         self.router = Router(
             raft(),
-            send=lambda address, messages: self.sent.append((address, [each.to for each in messages])),
+            self,
             send_snapshot=lambda address, message: self.streamed.append((address, message.to)),
+            lines=HostLines().of("drakkar.test", 1, 1),
         )
+
+    def send(self, address, messages):
+        self.sent.append((address, [each.to for each in messages]))
+
+    def recall(self, address, message):
+        self.recalled.append((address, message))
+
+    def lane_room(self, address, shard, least):
+        self.least = least
+        return self.rooms[address]
+
+    def lane_waiting(self, address, shard):
+        return self.waits[address]
 
 
 def test_messages_for_one_host_leave_together():
@@ -196,7 +222,7 @@ def test_a_message_for_an_unknown_address_is_dropped_and_counted_and_named_once(
     post.router.send([Message(M.HEARTBEAT, to=9)] * 3)
     assert post.sent == []
     assert post.router.undeliverable == 3
-    assert caplog.text.count("replica 1 of shard 1 does not know the address of replica 9") == 1
+    assert caplog.text.count("replica 1 of shard 1: does not know the address of replica 9") == 1
     post.router.learn(9, "nine:9")
     post.router.send([Message(M.HEARTBEAT, to=9)])
     assert post.sent == [("nine:9", [9])]
@@ -213,21 +239,85 @@ def test_the_membership_knows_better_than_a_learned_address_and_the_oldest_of_th
     assert len(post.router.learned_addresses) == MAX_LEARNED_ADDRESSES
 
 
+def append_of(size, to=2):
+    return Message(M.REPLICATE, to=to, entries=Entries([Run(1, 1, [bytes(size - ENTRY_OVERHEAD)])]))
+
+
+def test_a_core_is_told_of_the_lane_to_the_host_of_its_peer():
+    post = Post()
+    assert (post.router.room(2), post.router.waiting(2)) == (5000, 3)
+    post.router.learn(9, "two:2")
+    assert post.router.room(9, 100) == 5000
+    assert post.least == 100
+
+
+def test_a_message_is_recalled_from_the_host_that_it_was_sent_to():
+    """Also where its receiver is no member any more."""
+    post = Post()
+    order, never_sent = Message(M.TIMEOUT_NOW, to=2, sender=1), Message(M.TIMEOUT_NOW, to=9, sender=1)
+    post.router.send([order])
+    post.router._raft.membership = Membership()
+    post.router.recall([order, never_sent])
+    assert post.recalled == [("two:2", order)]
+
+
+def test_a_message_is_recalled_that_waits_for_a_write():
+    post = Post()
+    order, beat = Message(M.TIMEOUT_NOW, to=2, sender=1), Message(M.HEARTBEAT, to=2)
+    post.router.hold([order, beat])
+    post.router.recall([replace(order)])
+    anew = replace(order)
+    post.router.hold([anew])
+    post.router.send([order, beat])
+    assert post.sent == [("two:2", [2])]
+    post.router.send([anew])
+    assert post.sent == [("two:2", [2])] * 2
+
+
+def test_all_is_taken_for_a_replica_whose_address_is_not_known():
+    post = Post()
+    assert (post.router.room(9), post.router.waiting(9)) == (UNLIMITED, 0)
+
+
+def test_what_waits_for_a_write_counts_as_in_the_lane_until_it_is_sent():
+    post = Post()
+    messages = [append_of(1000), append_of(500), append_of(100, to=3), Message(M.HEARTBEAT, to=2)]
+    post.router.hold(messages)
+    assert (post.router.room(2), post.router.waiting(2)) == (3500, 5)
+    post.rooms["two:2"] = UNLIMITED
+    assert post.router.room(2, 100) == (1 << 20) - 1500
+    assert post.least == 1600
+    post.rooms["two:2"] = 1000
+    assert post.router.room(2) == 0
+    post.router.send(messages)
+    assert (post.router.room(2), post.router.waiting(2)) == (1000, 3)
+
+
+def test_a_message_without_entries_that_waits_for_a_write_makes_an_empty_lane_hold_something():
+    post = Post()
+    post.rooms["two:2"] = UNLIMITED
+    post.router.hold([Message(M.REPLICATE, to=2)])
+    assert post.router.room(2) == (1 << 20) - 1
+
+
 # -- Removed
 
 
-def test_a_removed_replica_stays_for_four_election_timeouts_and_tells_why_it_takes_nothing():
+def test_a_removed_replica_stays_until_a_quorum_knows_it_and_tells_why_it_takes_nothing():
     core = raft()
-    removal = Removal(core)
-    assert removal.notice(0) is None
-    assert not removal.is_over(1 << 30), "a member stays"
+    removal = Removal(core, HostLines().of("drakkar.test"))
+    assert removal.notice() is None
+    assert not removal.is_over(hung=True), "a member stays"
     core.membership = Membership(voters={2: "two:2"}, removed=frozenset({1}))
-    news = removal.notice(7)
+    news = removal.notice()
     assert type(news) is ReplicaStopped
     assert "replica 1 of shard 1 was removed from its shard" in str(news)
     assert removal.reason is news
-    assert removal.notice(8) is None, "it is news once only"
-    assert (removal.is_over(7 + 4 * T - 1), removal.is_over(7 + 4 * T)) == (False, True)
+    assert removal.notice() is None, "it is news once only"
+    assert not removal.is_over(hung=False)
+    assert removal.is_over(hung=True), "its vote is of no use"
+    core.heard.removal_confirmed = True
+    assert removal.is_over(hung=False)
 
 
 # -- Transfers
@@ -285,10 +375,11 @@ def test_who_waits_for_an_index_is_answered_when_it_is_reached_or_by_the_deadlin
     for request in requests:
         waits.add(request)
     assert type(outcome(requests[2])) is SystemBusy
-    waits.answer(5, now=1.0)
+    waits.answer(5, 1.0, lambda index: RequestDropped(f"no {index}"))
     assert (outcome(requests[0]), outcome(requests[1])) == (5, None)
-    waits.answer(5, now=2.0)
+    waits.answer(5, 2.0, lambda index: RequestDropped(f"no {index}"))
     assert type(outcome(requests[1])) is RequestDropped
+    assert str(outcome(requests[1])) == "no 6"
     assert len(waits) == 0
 
 
@@ -305,8 +396,11 @@ def test_each_refusal_has_an_error_whose_class_says_whether_it_may_be_repeated(b
         "TRANSFER_TIMED_OUT": OutcomeUnknown,
         "TOO_MANY_UNCOMMITTED": SystemBusy,
         "TOO_MANY_READS": SystemBusy,
+        "DISK_FULL": DiskFull,
         "CHANGE_PENDING": MembershipRejected,
         "CHANGE_INVALID": MembershipRejected,
+        "QUORUM_UNREACHABLE": MembershipRejected,
+        "VOTER_UNSETTLED": MembershipRejected,
     }
     error = error_for(raft(), because)
     assert type(error) is expected.get(because.name, RequestDropped)

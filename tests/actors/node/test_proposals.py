@@ -3,17 +3,25 @@
 from typing import NamedTuple
 
 import pytest
+from drakkar.actors.machine.compression import encode
+from drakkar.actors.machine.decoding import command_size
+from drakkar.actors.machine.sessions import encode_request
 from drakkar.actors.node.proposals import PendingProposals, Proposal
+from drakkar.actors.node.proposed import Bounds, Verdict, examine
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, SystemBusy
 from drakkar.handlers.raft.entries import EntryKind, Run
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 ORIGIN = 77
 NEVER = float("inf")
 CHANGE = bytes([EntryKind.CONFIG_CHANGE])
+
+
+def late():
+    return OutcomeUnknown("no answer by its deadline")
 
 
 def proposal(*commands, deadline=NEVER, single=None, kinds=b""):
@@ -44,9 +52,9 @@ def pending(max_run_bytes=1 << 20):
 def test_proposals_of_one_moment_become_one_run_with_keys_of_their_own():
     waiting = pending()
     (run,) = waiting.add([proposal(b"a"), proposal(b"b", b"c")], 0.0, term=1)
-    assert (run.payloads, run.origin, run.key, run.plain) == ([b"a", b"b", b"c"], ORIGIN, 1, True)
+    assert (run.payloads, run.origin, run.key, run.plain) == ((b"a", b"b", b"c"), ORIGIN, 1, True)
     (run,) = waiting.add([proposal(b"d")], 0.0, term=1)
-    assert (run.payloads, run.key) == ([b"d"], 4)
+    assert (run.payloads, run.key) == ((b"d",), 4)
     assert len(waiting) == 4
 
 
@@ -86,7 +94,7 @@ def test_a_proposal_whose_time_is_over_is_not_logged():
     waiting = pending()
     late, in_time = proposal(b"late", deadline=5.0), proposal(b"in time", deadline=5.1)
     (run,) = waiting.add([late, in_time], 5.0, term=1)
-    assert run.payloads == [b"in time"]
+    assert run.payloads == (b"in time",)
     assert outcome(late.future) is RequestDropped
     assert waiting.add([proposal(b"late", deadline=1.0)], 5.0, term=1) == []
 
@@ -110,7 +118,7 @@ def test_a_large_list_goes_out_in_runs_of_bounded_size_and_comes_back_as_one():
 def test_runs_are_joined_up_to_the_bound_and_a_change_stays_where_it_is_when_a_run_is_cut():
     waiting = pending(max_run_bytes=4)
     runs = waiting.add([proposal(b"abc"), proposal(b"de"), proposal(b"f")], 0.0, term=1)
-    assert [run.payloads for run in runs] == [[b"abc", b"de"], [b"f"]]
+    assert [run.payloads for run in runs] == [(b"abc", b"de"), (b"f",)]
     big = [b"x" * 3] * 4
     runs = waiting.add([proposal(*big), proposal(b"change", kinds=CHANGE), proposal(*big)], 0.0, term=1)
     kinds = [kind for run in runs for kind in (run.kinds or bytes(len(run)))]
@@ -133,9 +141,9 @@ def test_a_deadline_concerns_only_the_proposal_that_has_it():
     waiting = pending()
     short, long_ = proposal(b"a", deadline=1.0), proposal(b"b", deadline=2.0)
     (run,) = waiting.add([short, long_], 0.0, term=1)
-    waiting.expire(0.9)
+    waiting.expire(0.9, late)
     assert not short.future.done
-    waiting.expire(1.0)
+    waiting.expire(1.0, late)
     assert (outcome(short.future), outcome(long_.future)) == (OutcomeUnknown, None)
     assert len(waiting) == 2
     waiting.applied(run, results_of(run))
@@ -149,7 +157,7 @@ def test_what_was_applied_is_told_even_if_its_neighbours_were_lost():
     (run,) = waiting.add([applied, lost], 0.0, term=1)
     waiting.applied(run.slice(run.first, run.first + 2), [b"A", b"B"])
     assert outcome(applied.future) == [b"A", b"B"], "it need not wait for its neighbours"
-    waiting.expire(1.0)
+    waiting.expire(1.0, late)
     assert (outcome(applied.future), outcome(lost.future)) == ([b"A", b"B"], OutcomeUnknown)
     assert len(waiting) == 0
 
@@ -163,6 +171,47 @@ def test_what_is_not_known_here_is_passed_over(key):
     waiting.resolve(key, "other")
     waiting.dropped(key, 1, SystemBusy("other"))
     assert not mine.future.done
+
+
+# -- What a leader may be asked to decode
+
+LIMIT = 3000
+
+
+def _compressed(sizes, *, session):
+    """A proposal of commands of so many bytes each, as a host with compression makes it."""
+    if not session:
+        made = proposal(*map(bytes, sizes), single=False)
+        made.compress()
+        return made
+    (payload,), kinds = encode((bytes(sizes[0]),))
+    return proposal(
+        encode_request(1, 1, 0, payload, encoded=bool(kinds)), single=True, kinds=bytes([EntryKind.SESSION])
+    )
+
+
+@given(
+    st.lists(
+        st.builds(
+            _compressed, st.lists(st.integers(0, 2 * LIMIT), min_size=1, max_size=12), session=st.booleans()
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, LIMIT),
+)
+def test_what_a_host_sends_keeps_to_the_bounds_of_hosts_with_its_options(proposals, max_run_bytes):
+    """Compressed commands are bounded as what they are, since a leader examines what another host proposes."""
+    bounds = Bounds.of(2 * LIMIT, max_run_bytes)
+    runs = pending(max_run_bytes).add(proposals, 0.0, term=1)
+    for run in runs:
+        assert examine([run], bounds).verdict is Verdict.SOUND
+        sizes = [*map(command_size, run.kinds or bytes(len(run)), run.payloads)]
+        assert len(run) == 1 or sum(sizes) <= 2 * max_run_bytes
+    assert [payload for run in runs for payload in run.payloads] == [
+        command for each in proposals for command in each.commands
+    ]
+    assert [run.key for run in runs[1:]] == [run.key + len(run) for run in runs[:-1]]
 
 
 # -- The same against a model: applied, dropped and late in any order and in any parts
@@ -236,7 +285,7 @@ class Journey(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 8))
     def expire(self, seconds):
         self.now += seconds
-        self.pending.expire(self.now)
+        self.pending.expire(self.now, late)
         for each in self.expected:
             if each.proposal.deadline <= self.now and each.first not in self.answers:
                 self.answers[each.first] = self._answer(each) or OutcomeUnknown

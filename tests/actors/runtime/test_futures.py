@@ -12,7 +12,7 @@ import pykka
 import pytest
 import trio
 import trio.lowlevel
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.futures import ActorFuture, in_full
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
@@ -668,3 +668,12 @@ def test_a_failure_that_came_late_or_has_no_line_for_the_log_is_not_logged(caplo
     quiet.fail(TroubleError("quiet"))
     del late, quiet
     assert warnings_of(caplog) == []
+
+
+def test_an_error_for_a_future_has_all_of_its_text_whatever_that_does():
+    class Unspeakable(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    assert in_full(TroubleError("x" * 10_000)) == "TroubleError: " + "x" * 10_000
+    assert "Unspeakable" in in_full(Unspeakable())

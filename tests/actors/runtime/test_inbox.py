@@ -297,6 +297,50 @@ def test_a_request_that_is_larger_than_the_bounds_is_taken_when_nothing_else_wai
     assert waiting.take() == [large]
 
 
+@pytest.mark.parametrize(
+    ("bounds", "parts"),
+    [
+        pytest.param({"max_count": 4}, [2, 2, 1], id="commands"),
+        pytest.param({"max_bytes": 8}, [1, 4], id="bytes"),
+        pytest.param({"max_count": 1}, [1] * 5, id="each is too large, and taken alone"),
+        pytest.param({}, [5], id="all"),
+    ],
+)
+def test_a_turn_takes_a_part_of_what_waits_and_is_given_another_for_the_rest(bounds, parts):
+    turns = Turns()
+    waiting = lane(turns.inbox)
+    sent = [
+        Request(b"a" * 6, b"b"),
+        Request(b"c", b"d"),
+        Request(b"e", b"f", b"g"),
+        Request(b"h"),
+        Request(b"i"),
+    ]
+    for request in sent:
+        waiting.put(request)
+    taken = []
+    for number in range(1, len(parts) + 1):
+        turns.count = 0
+        turns.inbox.woken = False
+        taken += waiting.take(**bounds)
+        turns.inbox.rest()
+        assert len(taken) == sum(parts[:number])
+        assert turns.count == (number < len(parts))
+    assert taken == sent
+    assert waiting.take(**bounds) == []
+
+
+def test_what_was_left_by_a_turn_still_counts_towards_the_bounds():
+    waiting = lane(count=3)
+    for _ in range(3):
+        waiting.put(Request(b"x"))
+    waiting.take(max_count=2)
+    accepted, refused = Request(b"y", b"z"), Request(b"w")
+    waiting.put(accepted)
+    waiting.put(refused)
+    assert (accepted.outcome, refused.outcome) == (None, SystemBusy)
+
+
 def test_what_waits_beyond_its_deadline_fails_and_makes_room():
     waiting = lane(count=2)
     late, early = Request(b"a", deadline=1.0), Request(b"b", deadline=2.0)

@@ -72,11 +72,23 @@ def test_a_loop_cannot_be_stopped_from_within(loop):
         loop.call(loop.stop)
 
 
-def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels_the_tasks(monkeypatch):
+def test_stop_asks_the_actors_newest_first():
+    order = []
+    with TrioLoop() as loop:
+        for number in range(3):
+            ref = Echo.start(loop=loop)
+            watch(ref, lambda _, number=number: order.append(number))
+            ref.ask("a question")  # it has started, and has nothing to do
+    assert order == [2, 1, 0]
+
+
+def test_stop_asks_all_actors_at_once_each_ends_after_its_messages_and_then_the_tasks_are_cancelled(
+    monkeypatch,
+):
     monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", 1e-9)  # one turn between two checkpoints
 
     class Last(Recorder):
-        batch = 1  # so that the newest, with twenty-one messages, needs as many turns
+        batch = 1  # so that the newest, with twenty-one messages, needs as many turns, and the others end before it
 
         def on_stop(self):
             self._seen.append("stopped")
@@ -100,9 +112,9 @@ def test_stop_stops_actors_newest_first_each_after_its_messages_and_then_cancels
                 ref.tell("told")
         gate.opened.set()
     assert order == [
-        (2, ["told"] * 21 + ["stopped"]),
-        (1, ["told"] * 11 + ["stopped"]),
         (0, ["told", "stopped"]),
+        (1, ["told"] * 11 + ["stopped"]),
+        (2, ["told"] * 21 + ["stopped"]),
         "task cancelled",
     ]
 

@@ -1,5 +1,6 @@
 """The turns of the actors of a loop: all get theirs, none keeps the thread, and none is overlooked."""
 
+import time
 from types import SimpleNamespace
 
 import trio
@@ -16,6 +17,8 @@ def test_a_turn_that_keeps_the_loop_for_long_is_named_in_the_log(loop, caplog, m
     Echo.start(loop=loop).ask("hello", timeout=TIMEOUT_S)
     # The turn ends, and is named, after it has answered.
     wait_until(lambda: any("Echo" in text and "kept the thread" in text for text in caplog.messages))
+    assert "Echo" in loop.slow_turn.actor
+    assert loop.slow_turn.ended <= time.monotonic()
 
 
 class Batches(Recorder):
@@ -146,3 +149,20 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
     scheduler._wake_up()
     assert scheduler._sleeper is None, "it was woken for another round"
     assert len(turns) == 1
+
+
+def test_other_threads_may_have_the_interpreter_between_two_turns_of_a_round(loop, held, monkeypatch):
+    """A turn may make no system call, and Python takes the interpreter from a thread only after 5 ms."""
+    given_up = []
+    clock = SimpleNamespace(perf_counter=time.perf_counter, sleep=given_up.append)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler.time", clock)
+    seen = []
+    recorders = [Recorder.start(seen, loop=loop) for _ in range(3)]
+    for recorder in recorders:
+        recorder.tell("x")
+    held.opened.set()
+    wait_until(lambda: seen.count("x") == 3)
+    assert given_up == [0, 0, 0]  # after the held turn, and two of the three
+    for recorder in recorders:
+        recorder.stop()

@@ -12,7 +12,7 @@ from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.errors import ActorFailed, DeadlockError, LoopError
 
-from tests.actors.runtime.support import TIMEOUT_S, Echo, TroubleError
+from tests.actors.runtime.support import TIMEOUT_S, Echo, TroubleError, wait_until
 
 
 def test_functions_run_soon_in_order_and_a_failing_one_is_logged(loop, caplog):
@@ -47,6 +47,52 @@ def test_call_raises_what_the_function_raises_and_that_is_no_crash(loop, caplog)
     assert loop.crashes == 0
     assert caplog.records == []
     assert loop.running
+
+
+def test_call_returns_what_becomes_of_a_future_in_the_moment_when_it_is_set(loop):
+    passes = []
+
+    def later(outcome):
+        future = ActorFuture()
+        loop.spawn(settle, future, outcome)
+        return future
+
+    async def settle(future, outcome):
+        await trio.lowlevel.checkpoint()
+        if isinstance(outcome, Exception):
+            future.fail(outcome)
+        else:
+            future.set(outcome)
+        passes.append(list(loop._tasks))  # of the call, none is left
+
+    assert loop.call(later, 5) == 5
+    with pytest.raises(TroubleError, match="no"):
+        loop.call(later, TroubleError("no"))
+    wait_until(lambda: len(passes) == 2)
+    assert [len(tasks) for tasks in passes] == [1, 1]
+    hooked = ActorFuture()
+    hooked.set_get_hook(lambda _timeout: 7)
+    assert loop.call(lambda: hooked) == 7
+
+
+def test_a_call_that_waits_for_a_future_is_told_of_a_stop_and_keeps_no_loop_from_stopping():
+    loop, never, outcomes = TrioLoop().start(), ActorFuture(), []
+
+    def call():
+        try:
+            loop.call(lambda: never)
+        except LoopError as error:
+            outcomes.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    wait_until(lambda: any(task._future is never for task in list(loop._tasks)))
+    with pytest.raises(pykka.Timeout):
+        loop.call(ActorFuture, timeout=0.01)
+    loop.stop(TIMEOUT_S)
+    caller.join(TIMEOUT_S)
+    assert "stopped before the call" in str(outcomes[0])
+    never.set(None)
 
 
 def test_a_call_that_takes_too_long_is_cancelled(loop):

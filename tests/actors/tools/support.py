@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.log.store import AppendRequest, Bootstrap, LmdbLogStore
+from drakkar.actors.log.store import AppendRequest, Bootstrap, at_once, log_on_disk
 from drakkar.actors.machine.compression import encode
 from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.actors.machine.state_machine import DiskStateMachine
@@ -16,7 +16,6 @@ from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, i
 from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.state import HardState, Membership
 
-from tests.actors.log.support import Waiter
 from tests.actors.support import Ledger
 
 A, B, C, D, E = (f"10.0.0.{number}:7000" for number in range(1, 6))
@@ -145,13 +144,14 @@ class Directory:
         joins=False,
     ):
         with DataDir.open(self.path, deployment_id=self.deployment, address=self.address) as directory:
-            store = LmdbLogStore(directory.directory("log"))
+            store = log_on_disk(directory.part("log"), directory.host_id, create=directory.new)
+            directory.complete()
             members = Membership() if joins else Membership(OLD)
-            store.bootstrap(shard, replica, Bootstrap(members, state_machine=machine, join=joins))
+            record = Bootstrap(members, state_machine=machine, join=joins)
+            at_once(lambda done: store.begin(shard, replica, record, None, done))
             runs = [run.placed(index, 1 if index < 10 else 2) for index, run in enumerate(log, 1)]
-            waiter = Waiter()
-            store.save(AppendRequest(shard, replica, HardState(term, 2, commit), runs, done=waiter))
-            assert waiter.wait() == [None]
+            hard = HardState(term, 2, commit)
+            at_once(lambda done: store.save(AppendRequest(shard, replica, hard, runs, done=done)))
             if snapshot:
                 self._take(store, directory, shard, replica, snapshot, log)
             if compacted:
@@ -160,6 +160,22 @@ class Directory:
             store.close()
         return self
 
+    def open_log(self, shard, replica):
+        """Its hard state, its last index, and the term of that."""
+        with DataDir.existing(self.path) as directory:
+            store = log_on_disk(directory.part("log"), directory.host_id, create=False)
+            log = store.open(shard, replica)
+            found = log.hard_state, log.last_index, log.term(log.last_index)
+            store.close()
+        return found
+
+    def vote(self, shard, replica, hard):
+        """As if it had run on, up to this hard state."""
+        with DataDir.existing(self.path) as directory:
+            store = log_on_disk(directory.part("log"), directory.host_id, create=False)
+            at_once(lambda done: store.save(AppendRequest(shard, replica, hard, done=done)))
+            store.close()
+
     def _take(self, store, directory, shard, replica, index, log):
         """Have the snapshot made by an export of a log that ends there, as a host would have made it."""
         aside = self.path.with_name(f"{self.path.name}-{index}")
@@ -167,14 +183,12 @@ class Directory:
         export(whole.path, shard, Book, aside.with_suffix(".file"))
         with (
             read_file(aside.with_suffix(".file")) as source,
-            SnapshotFiles(directory.directory("snapshots")).of(shard, replica).create() as sink,
+            SnapshotFiles(directory.part("snapshots")).of(shard, replica).create() as sink,
         ):
             shutil.copyfileobj(source, sink)
             facts = {name: fact for name, fact in source.facts.items() if name != "export"}
             taken = sink.finish(replace(source.snapshot, payload=b"", size=0), facts)
-        waiter = Waiter()
-        store.record_snapshot(shard, replica, taken, waiter)
-        assert waiter.wait() == [None]
+        at_once(lambda done: store.record_snapshot(shard, replica, taken, done))
 
     def picture(self):
         """All that is in it, bytes and times."""
@@ -196,10 +210,12 @@ class Directory:
         file.write_bytes(content)
 
     def harm_log(self, needle):
-        file = self.path / "log" / "data.mdb"
-        content = file.read_bytes()
-        assert needle in content
-        file.write_bytes(content.replace(needle, bytes(len(needle))))
+        for file in sorted((self.path / "log").glob("*.segment")):
+            content = file.read_bytes()
+            if needle in content:
+                file.write_bytes(content.replace(needle, bytes(len(needle))))
+                return
+        raise AssertionError(needle)
 
 
 class Other(Ledger):

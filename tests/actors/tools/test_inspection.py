@@ -1,13 +1,12 @@
 """Looking into the data directory of a stopped host tells everything, and changes nothing."""
 
 import pytest
-from drakkar.actors import (
-    ConfigError,
-)
+from drakkar.actors import ConfigError, CorruptData, NodeHost
 from drakkar.actors.log.data_dir import DataDir
-from drakkar.actors.tools.repair import inspect
+from drakkar.actors.tools.repair import export, import_, inspect
 
-from tests.actors.tools.support import LOG, MEMBERS_AFTER, OLD, A
+from tests.actors.tools.support import LOG, MEMBERS_AFTER, OLD, A, Book
+from tests.ports import free_addresses
 
 
 def test_an_inspection_tells_everything_and_changes_nothing(survivor, tmp_path):
@@ -25,6 +24,7 @@ def test_an_inspection_tells_everything_and_changes_nothing(survivor, tmp_path):
     assert one.snapshot.size == survivor.snapshot_files()[0].stat().st_size
     assert (one.membership, one.damaged, one.witness) == (MEMBERS_AFTER, False, False)
     assert (two.shard_id, two.replica_id, two.joined, two.snapshot) == (2, 6, True, None)
+    assert (one.founding, one.standing) == ("", "INHERITED"), "made as the version before did"
     assert two.membership.addresses == OLD
 
 
@@ -46,14 +46,40 @@ def test_an_inspection_tells_that_the_end_of_the_log_was_lost(survivor):
 
 
 def test_a_directory_without_replicas_is_shown(tmp_path):
+    NodeHost(free_addresses(1)[0], data_dir=tmp_path).stop()
+    assert inspect(tmp_path).replicas == ()
+
+
+def test_a_first_start_that_was_cut_short_is_told(tmp_path):
     DataDir.open(tmp_path, deployment_id="d", address=A).close()
-    assert inspect(tmp_path).replicas == ()
-    (tmp_path / "log").mkdir()
-    assert inspect(tmp_path).replicas == ()
+    with pytest.raises(ConfigError, match="holds no IDENTITY, so no host was ever started there"):
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["log", "snapshots", "IDENTITY"])
+def test_a_directory_that_lacks_a_part_is_refused_by_every_tool_untouched(survivor, tmp_path, part):
+    survivor.fill(snapshot=7)
+    whole, file = survivor.path, tmp_path / "export"
+    export(whole, 1, Book, file)
+    (whole / part).rename(tmp_path / "aside")
+    before = survivor.picture()
+    for use in (
+        lambda: inspect(whole),
+        lambda: export(whole, 1, Book, tmp_path / "again"),
+        lambda: import_(
+            file, whole, shard_id=1, replica_id=1, members={1: A}, address=A, deployment_id="default"
+        ),
+    ):
+        with pytest.raises(CorruptData, match=rf"{whole / part} is missing"):
+            use()
+    assert survivor.picture() == before
 
 
 def test_what_is_no_hosts_directory_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no IDENTITY"):
+    with pytest.raises(ConfigError, match="is empty, so no host was ever started there"):
         inspect(tmp_path)
-    with pytest.raises(ConfigError, match="holds no IDENTITY"):
+    with pytest.raises(ConfigError, match="does not exist, so perhaps its disk is not mounted"):
         inspect(tmp_path / "nowhere")
+    (tmp_path / "letter").write_text("Dear all")
+    with pytest.raises(ConfigError, match="holds no IDENTITY, so no host was ever started there"):
+        inspect(tmp_path)

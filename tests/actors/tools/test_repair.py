@@ -3,6 +3,8 @@
 import json
 import shutil
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 import pytest
 from drakkar.actors import (
@@ -11,14 +13,18 @@ from drakkar.actors import (
     MembershipRejected,
     NodeHost,
 )
-from drakkar.actors.log.store import Bootstrap, LmdbLogStore, LogStore
+from drakkar.actors.log.data_dir import DataDir
+from drakkar.actors.log.store import Bootstrap, LogStore, at_once, log_on_disk
 from drakkar.actors.snapshots.store import Snapshots, read_file
+from drakkar.actors.tools.inspection import StoppedHost
 from drakkar.actors.tools.repair import export, import_, inspect
+from drakkar.handlers.checks import MAX_TERM
 from drakkar.handlers.errors import ActorFailed, TransportError
-from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.confchange import ChangeType
+from drakkar.handlers.raft.ends import NEAR_END
 from drakkar.handlers.raft.entries import EntryKind, Run
-from drakkar.handlers.raft.state import HardState, Membership, State
+from drakkar.handlers.raft.lives import Lives, Standing
+from drakkar.handlers.raft.state import HardState, Membership
 
 from tests.actors.support import TICK, commit, contents, settled, until
 from tests.actors.tools.support import (
@@ -49,7 +55,7 @@ from tests.ports import free_addresses
 # -- The story
 
 
-def test_a_shard_of_which_one_host_is_left_goes_on_with_two_new_ones_and_has_lost_nothing(tmp_path):
+def test_a_shard_of_which_one_host_is_left_goes_on_with_two_new_ones_and_has_lost_nothing(tmp_path, caplog):
     addresses = free_addresses(5)
     old, new = (
         dict(enumerate(addresses[:3], 1)),
@@ -98,19 +104,26 @@ def test_a_shard_of_which_one_host_is_left_goes_on_with_two_new_ones_and_has_los
         # The lost ones come back after all, and are a majority of what they take for the shard.
         before = replicas[1].status()
         ghosts = start(stack, tmp_path, {2: old[2], 3: old[3]}, members=old, directory="lost-{}", **options)
-        swallowed = replicas[1]._node.raft.tally.swallowed
-        # Replica 1 goes on ignoring them or, where it leads, lets them know that they were removed.
-        until(
-            lambda: (
-                sum(swallowed[state, MessageType.HEARTBEAT] for state in State) > 10
-                or any(ghost.status().voters == (1, 4, 5) for ghost in ghosts.values())
-            )
-        )
+        # Replica 1 and the one that speaks to it refuse each other, and both sides say why.
+        until(lambda: replicas[1].status().refused)
+        ghost = next(iter(replicas[1].status().refused))
+        until(lambda: set(ghosts[ghost].status().refused) == {1})
+        for where, about in ((old[1], ghost), (old[ghost], 1)):
+            lists = [
+                ", ".join(f"{number}: {address}" for number, address in each.items()) for each in (old, new)
+            ]
+            words = [where, f"refuses replica {about} at", "forgotten when the shard was imported", *lists]
+            until(lambda words=words: warned(caplog, *words))
         assert settled(replicas[5].propose_many([b"still here"])) == [len(written) + 101]
         for replica in replicas.values():
             status = replica.status()
             assert (status.leader_id, status.term) == (before.leader_id, before.term)
-            assert status.voters == (1, 4, 5)
+            assert (status.voters, status.ended) == ((1, 4, 5), None)
+        assert [ghost.status().ended for ghost in ghosts.values()] == [None, None]
+
+
+def warned(caplog, *words):
+    return any(all(word in record.getMessage() for word in words) for record in caplog.records)
 
 
 def start(stack, tmp_path, addresses, *, members, directory="{}", **options):
@@ -306,9 +319,19 @@ def test_damage_is_found_and_the_file_named(survivor, target):
         export(survivor.path, 1, Book, target)
     other = Directory(survivor.path.with_name("other")).fill()
     other.harm_log(b"pay")
-    with pytest.raises(CorruptData, match=r"data\.mdb: shard 1 replica 1: the run of entries from 7 on"):
+    with pytest.raises(
+        CorruptData, match=r"\.segment, offset \d+: shard 1 replica 1: the run of entries from 7 on"
+    ):
         export(other.path, 1, Book, target)
     assert not target.exists()
+
+
+def test_what_a_snapshot_covers_may_be_damaged_in_the_log(survivor, target):
+    survivor.fill(snapshot=7)
+    survivor.harm_log(b"pay")
+    assert export(survivor.path, 1, Book, target).index == 12
+    bring_in(target, survivor.path.with_name("new"))
+    assert started(survivor.path.with_name("new"))[0] == STATE
 
 
 def test_nothing_is_overwritten(survivor, target):
@@ -355,10 +378,13 @@ def test_the_imported_replica_starts_with_the_new_members_in_a_new_term(exported
     done = bring_in(exported, tmp_path / "new", replica_id=4, address=D)
     members = Membership(voters=NEW, removed={2, 3, 9}, change_id=12)
     assert (done.index, done.term, done.membership) == (12, 4, members)
-    store = LmdbLogStore(tmp_path / "new" / "log")
+    with DataDir.existing(tmp_path / "new") as directory:
+        store = log_on_disk(directory.part("log"), directory.host_id, create=False)
     try:
         log = store.open(1, 4)
-        assert log.bootstrap == Bootstrap(Membership(voters=NEW), state_machine="Book")
+        with read_file(exported) as file:
+            record = Bootstrap(Membership(voters=NEW), state_machine="Book", generation=file.fingerprint)
+        assert (log.bootstrap, log.lives) == (record, Lives())
         assert log.hard_state == HardState(4, 0, 12)
         assert (log.first_index, log.last_index, log.term(12), log.membership) == (13, 12, 2, members)
         name = log.snapshot.payload.decode()
@@ -368,6 +394,31 @@ def test_the_imported_replica_starts_with_the_new_members_in_a_new_term(exported
     with read_file(tmp_path / "new" / "snapshots" / "1-4" / name) as file:
         assert file.snapshot.membership == members
         assert (file.snapshot.size, file.facts["shard"]) == (log_size(file), 1)
+
+
+def test_an_import_founds_the_shard_anew_on_all_hosts_alike_and_another_file_does_so_otherwise(
+    survivor, exported, tmp_path
+):
+    def founded(file, name, **who):
+        bring_in(file, tmp_path / name, **who)
+        with StoppedHost(tmp_path / name) as host:
+            return host.log(host.find(1, None)).bootstrap.generation
+
+    one, copy = founded(exported, "one"), Path(shutil.copy(exported, tmp_path / "copy"))
+    assert one == founded(copy, "four", replica_id=4, address=D) > 0
+    export(survivor.path, 1, Book, tmp_path / "again")
+    assert (tmp_path / "again").stat().st_size == exported.stat().st_size
+    assert founded(tmp_path / "again", "other") != one
+
+
+def test_an_import_forgets_the_life_of_the_replica_that_it_replaces(survivor, exported):
+    with DataDir.existing(survivor.path) as directory:
+        store = log_on_disk(directory.part("log"), directory.host_id, create=False)
+        at_once(partial(store.live, 1, 1, Lives(b"before" * 2 + b"1234", Standing.SETTLED)))
+        store.close()
+    bring_in(exported, survivor.path)
+    with StoppedHost(survivor.path) as host:
+        assert host.log((1, 1)).lives == Lives()
 
 
 def log_size(file):
@@ -489,6 +540,26 @@ def test_a_survivor_that_holds_more_than_the_exported_one_is_not_overwritten_by_
 def test_terms_never_go_back(exported, tmp_path):
     voted = Directory(tmp_path / "voted", address=B).fill(LOG[:5], replica=2, commit=5, term=90)
     assert bring_in(exported, voted.path, replica_id=2, members={1: A, 2: B}, address=B).term == 91
+
+
+def test_a_shard_whose_terms_are_used_up_begins_with_the_first_ones(survivor, target, tmp_path):
+    """Nothing of the old shard is heard in the new one, so its terms mean nothing there; but votes in the new one count."""
+    survivor.fill(snapshot=7, term=MAX_TERM)
+    export(survivor.path, 1, Book, target)
+    assert bring_in(target, survivor.path, members={1: A, 2: B}).term == 2
+    again = Directory(survivor.path)
+    log = again.open_log(1, 1)
+    assert log == (HardState(2, 0, 12), 12, 1)
+    again.vote(1, 1, HardState(NEAR_END + 9, 1, 12))
+    assert bring_in(target, survivor.path, members={1: A, 2: B}).term == NEAR_END + 10
+    again.vote(1, 1, HardState(MAX_TERM, 1, 12))
+    with pytest.raises(ConfigError, match="term=4611686018427387904: must be"):
+        bring_in(target, survivor.path, members={1: A, 2: B})
+
+
+def test_a_used_up_term_of_the_replica_alone_does_not_count(exported, tmp_path):
+    voted = Directory(tmp_path / "voted", address=B).fill(LOG[:5], replica=2, commit=5, term=MAX_TERM)
+    assert bring_in(exported, voted.path, replica_id=2, members={1: A, 2: B}, address=B).term == 4
 
 
 def test_a_damaged_replica_goes_only_when_it_is_given_up(exported, tmp_path):

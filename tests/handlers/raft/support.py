@@ -19,6 +19,7 @@ from drakkar.handlers import (
     Snapshot,
     State,
 )
+from drakkar.handlers.raft.lanes import UNLIMITED
 from drakkar.handlers.testing import Cluster, drain
 
 T = 10
@@ -53,6 +54,7 @@ def replica(
     snapshot=None,
     handlers=None,
     seed=0,
+    lanes=None,
     **config,
 ):
     """A replica in `state` at `term`, by the messages that lead there; its log holds entries of `terms`.
@@ -69,7 +71,9 @@ def replica(
     options = {**DEFAULTS, **config}
     if state is State.PRE_CANDIDATE:
         options["pre_vote"] = True
-    raft = Raft(RaftConfig(replica_id=id_, **options), log, handlers=handlers, random=Random(seed))
+    raft = Raft(
+        RaftConfig(replica_id=id_, **options), log, handlers=handlers, random=Random(seed), lanes=lanes
+    )
     if leader:
         raft.step(heartbeat(leader, term))
         drain(raft)
@@ -81,6 +85,24 @@ def replica(
         become_leader(raft)
     assert (raft.state, raft.term) == (raft.base_state if state is State.FOLLOWER else state, term)
     return raft
+
+
+class FakeLanes:
+    """Lanes as a test sets them: empty, and all that was handed out has left, unless it says otherwise."""
+
+    def __init__(self):
+        self.rooms, self.waits, self.asked = {}, {}, []
+        self.least = {}
+        """What each was asked for last."""
+
+    def room(self, replica, least=1):
+        self.asked.append(replica)
+        self.least[replica] = least
+        room = self.rooms.get(replica, UNLIMITED)
+        return room if room >= least else 0
+
+    def waiting(self, replica):
+        return self.waits.get(replica, 0)
 
 
 def cluster(members=3, **options):

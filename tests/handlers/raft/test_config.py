@@ -15,7 +15,7 @@ from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.handlers.raft import config as module
 from drakkar.handlers.raft.config import RaftConfig
 
-NUMBERS = [field.name for field in fields(RaftConfig) if field.type is int]
+NUMBERS = [field.name for field in fields(RaftConfig) if field.type in (int, int | None)]
 SWITCHES = [field.name for field in fields(RaftConfig) if field.type is bool]
 MODES = ["read_mode", "entry_compression", "snapshot_compression"]
 OPTIONS = [field.name for field in fields(RaftConfig)]
@@ -68,8 +68,15 @@ def test_every_option_is_documented_with_its_default(option: str) -> None:
     assert "default" in text.lower() or option == "replica_id"
 
 
-@pytest.mark.parametrize("option", NUMBERS)
-@pytest.mark.parametrize("wrong", [True, "3", 1.5, None, [1]], ids=repr)
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        (option, wrong)
+        for option in NUMBERS
+        for wrong in (True, "3", 1.5, None, [1])
+        if (option, wrong) != ("max_inflight_bytes", None)
+    ],
+)
 def test_a_number_is_an_integer_and_no_switch(option: str, wrong: Any) -> None:
     error = refusal(**{option: wrong})
     assert (error.option, error.value) == (option, wrong)
@@ -100,9 +107,9 @@ def test_both_bounds_of_a_number_are_allowed(option: str) -> None:
         "min_election_ticks",
         "max_election_ticks",
         "snapshot_entries",
+        "snapshot_bytes",
         "max_in_mem_log_bytes",
         "max_uncommitted_bytes",
-        "max_inflight_bytes",
         "apply_unpersisted_limit",
     ],
 )
@@ -241,6 +248,13 @@ def test_a_config_error_is_both_ours_and_a_value_error() -> None:
             id="a witness has nothing to save",
         ),
         pytest.param(
+            {"is_witness": True, "snapshot_bytes": 1 << 20},
+            "snapshot_bytes",
+            1 << 20,
+            ["must be 0 for a witness"],
+            id="a witness has nothing to save, however large its log",
+        ),
+        pytest.param(
             {"max_in_mem_log_bytes": 128},
             "max_in_mem_log_bytes",
             128,
@@ -291,6 +305,13 @@ def test_options_that_go_together_are_taken(options: dict[str, Any]) -> None:
 def test_an_apply_limit_of_nothing_is_that_of_a_message() -> None:
     assert configured(max_apply_bytes=0, max_message_bytes=77).max_apply_bytes == 77
     assert configured(max_apply_bytes=5, max_message_bytes=77).max_apply_bytes == 5
+
+
+def test_without_a_limit_of_bytes_in_flight_there_is_one_that_takes_a_message() -> None:
+    assert configured().max_inflight_bytes == 8 << 20
+    assert configured(max_inflight_bytes=None, max_message_bytes=9 << 20).max_inflight_bytes == 9 << 20
+    assert configured(max_inflight_bytes=0).max_inflight_bytes == 0
+    assert configured(max_inflight_bytes=5, max_message_bytes=1).max_inflight_bytes == 5
 
 
 def test_an_election_timeout_near_the_heartbeat_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

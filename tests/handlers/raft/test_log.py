@@ -22,7 +22,9 @@ from drakkar.handlers import (
     Snapshot,
 )
 from drakkar.handlers.raft.entries import ENTRY_OVERHEAD
-from drakkar.handlers.raft.log import UNLIMITED, RaftLog
+from drakkar.handlers.raft.lanes import UNLIMITED
+from drakkar.handlers.raft.log import RaftLog
+from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.testing import drain
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -36,11 +38,11 @@ def run_of(first, *terms, payload=b"x"):
     return Entries.of(tuple(Entry(index, term, payload=payload) for index, term in enumerate(terms, first)))
 
 
-def log_of(*terms, stored=None, commit=0, snapshot=None, cache_bytes=0):
+def log_of(*terms, stored=None, commit=0, snapshot=None, memory=0):
     """A log of these terms, whose first `stored` entries (all, unless said) are on disk and the others in memory."""
     stored = len(terms) if stored is None else stored
     base = snapshot.index if snapshot else 0
-    log = RaftLog(disk(terms[:stored], commit=commit, snapshot=snapshot), cache_bytes=cache_bytes)
+    log = RaftLog(disk(terms[:stored], commit=commit, snapshot=snapshot), memory=LogMemory(memory))
     for run in run_of(base + stored + 1, *terms[stored:]).runs:
         log.append(run)
     return log
@@ -154,6 +156,7 @@ class TestWhatAFollowerTakesIn:
             pytest.param([Entry(2, 2), Entry(4, 2)], id="a gap between"),
             pytest.param([Entry(2, 2), Entry(3, 1)], id="a term that falls"),
             pytest.param([Entry(2, 0)], id="no term"),
+            pytest.param([Entry(2, 3)], id="a term beyond its leader's"),
         ],
     )
     def test_entries_that_contradict_themselves_are_counted_and_change_nothing(self, broken):
@@ -205,12 +208,6 @@ class TestBugsThatBitOthers:
         assert raft.log.committed == 1
         hear(raft, append(3, 2, (1, 1), [2, 2], commit=3))
         assert (terms_of(raft), raft.log.committed) == ([1, 2, 2], 3)
-
-    def test_a_heartbeat_that_commits_what_was_lost_stops_the_replica_with_a_remedy(self):
-        """BUG-L6 (etcd#7239): the data directory was wiped or restored from a copy."""
-        raft = replica(terms=[1], term=1)
-        with pytest.raises(ProtocolViolation, match=r"entry 5 is committed.*ends at 1.*remove this replica"):
-            raft.step(heartbeat(2, 1, commit=5))
 
     def test_a_disk_that_lost_committed_entries_is_refused_at_the_start(self):
         """BUG-L6."""
@@ -377,7 +374,7 @@ class TestWhatIsDurable:
 
     def test_an_entry_that_was_applied_ahead_of_the_disk_is_held_until_it_is_durable(self):
         """`apply_unpersisted_limit`: peers may still need what the disk does not have yet."""
-        log = log_of(1, 1, stored=0, cache_bytes=0)
+        log = log_of(1, 1, stored=0, memory=0)
         log.take_unsaved(1)
         log.commit_to(2)
         log.take_committed(UNLIMITED, 2)
@@ -537,7 +534,7 @@ class TestUnappliedChanges:
         log.commit_to(committed)
         log.applied_to(applied)
         assert log.unapplied_change() is found
-        assert [entry.index for entry in log.changes(applied + 1, committed + 1)] == ([3] if found else [])
+        assert [entry.index for entry in log.unapplied_changes(committed)] == ([3] if found else [])
 
 
 # -- a plain list beside it ----------------------------------------------------------------------------------------
@@ -556,7 +553,7 @@ class LogModel(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.disk = MemoryLog(membership=(1,))
-        self.log = RaftLog(self.disk, cache_bytes=40)
+        self.log = RaftLog(self.disk, memory=LogMemory(1000))
         self.base, self.base_term, self.mine = 0, 0, []
         self.writes, self.number, self.drawn = deque(), 0, 0
         self.committed = self.applied = self.given = 0
@@ -671,7 +668,7 @@ class LogModel(RuleBasedStateMachine):
     @rule()
     def the_process_crashes(self):
         self.writes.clear()
-        self.log = RaftLog(self.disk, cache_bytes=40)
+        self.log = RaftLog(self.disk, memory=LogMemory(1000))
         self.base, self.mine = self.disk.first_index - 1, list(self.disk.entries())
         self.base_term = self.disk.term(self.base)
         self.committed = max(self.disk.hard_state.commit, self.base)
@@ -719,7 +716,7 @@ TestAPlainListBesideIt.settings = patient
 def test_a_log_of_single_short_commands_does_not_outgrow_its_bound_by_what_holds_them():
     """A run of one short command is mostly its own objects, so these are counted where memory is bounded."""
     storage = MemoryLog(membership=[1])
-    log = RaftLog(storage, cache_bytes=10_000)
+    log = RaftLog(storage, memory=LogMemory(10_000))
     for index in range(1, 101):
         log.append(Run(index, 1, [b"x"]))
         snapshot, runs = log.take_unsaved(index)
@@ -730,3 +727,17 @@ def test_a_log_of_single_short_commands_does_not_outgrow_its_bound_by_what_holds
         log.applied_to(index)
     assert len(log._window.runs) < 40
     assert [entry.index for entry in log.entries(1, 101)] == list(range(1, 101))
+
+
+def test_a_copy_of_a_log_in_memory_holds_the_same_and_changes_by_itself():
+    """Also where it was compacted, and where nothing is left after that."""
+    log = MemoryLog([Entry(term=1)] * 5, HardState(1, 2, 5), (1, 2, 3))
+    log.compact(3)
+    whole, emptied = log.copy(), log.copy()
+    emptied.compact(5)
+    log._window.cut(5)
+    assert (log.last_index, whole.first_index, whole.last_index) == (4, 4, 5)
+    assert [entry.index for entry in whole.entries()] == [4, 5]
+    assert (whole.hard_state, whole.membership, whole.term(3)) == (HardState(1, 2, 5), log.membership, 1)
+    nothing = emptied.copy()
+    assert (nothing.first_index, nothing.last_index, nothing.term(5)) == (6, 5, 1)

@@ -26,7 +26,16 @@ from drakkar.handlers import (
     Transition,
 )
 from drakkar.handlers.errors import MembershipRejected
-from drakkar.handlers.raft.confchange import decide, describe, enter_joint, initial_log, leave_joint, simple
+from drakkar.handlers.raft.confchange import (
+    MAX_CHANGE_BYTES,
+    decide,
+    describe,
+    enter_joint,
+    initial_log,
+    leave_joint,
+    simple,
+)
+from drakkar.handlers.raft.membership import is_dispensable
 from drakkar.handlers.testing import drain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,16 +194,38 @@ class TestOneChangeAtATime:
         result = outcome(Membership({1: "a1"}), change("v2=a2 o2=a3"))
         assert "address a2" in result
 
-    @pytest.mark.parametrize("text", ["u1=a9", "u1=a2", "u2=a1 u7=a7"])
-    def test_an_update_changes_nothing(self, text):
+    @pytest.mark.parametrize(
+        ("text", "addresses"),
+        [
+            ("u1=a9", {1: "a9", 2: "a2"}),
+            ("u1=a1", {1: "a1", 2: "a2"}),
+            ("u1", {1: "a1", 2: "a2"}),
+            ("u7=a7", {1: "a1", 2: "a2"}),
+            ("u2=a3 u1=a2", {1: "a2", 2: "a3"}),
+            ("u2=a3 u2=a4", {1: "a1", 2: "a4"}),
+        ],
+    )
+    def test_an_update_changes_the_address_of_a_member_and_no_role(self, text, addresses):
         """M7."""
         before = Membership({1: "a1", 2: "a2"})
-        after = decide(before, entry(change(text, IMPLICIT if " " in text else AUTO)), CONFIG)
-        assert (after.voters, after.addresses) == (before.voters, before.addresses)
+        after = decide(before, entry(change(text)), CONFIG)
+        assert (after.voters, after.addresses) == (before.voters, addresses)
+
+    @pytest.mark.parametrize("text", ["u1=a2", "u1=A2", "u1=a3 u2=a3", "u1=a2 u2=a3"])
+    def test_an_update_takes_no_address_of_another(self, text):
+        """M7; in the order in which they are named."""
+        result = decide(Membership({1: "a1", 2: "a2"}), entry(change(text)), CONFIG)
+        assert "belongs to replica" in result
 
     @pytest.mark.parametrize(
-        "payload", [b"", b"nonsense", b"\xff" * 9, b"\x84\x00\x00\xf4\x81\x83\x09\x01\x60"]
-    )
+        "payload",
+        [
+            b"", b"nonsense", b"\xff" * 9, b"\x84\x00\x00\xf4\x81\x83\x09\x01\x60",
+            ConfigChange((Change(ChangeType.ADD_VOTER, 1 << 63),)).encode(),
+            ConfigChange((Change(ChangeType.ADD_VOTER, 3, "a" * MAX_CHANGE_BYTES),)).encode(),
+        ],
+        ids=["nothing", "text", "breaks", "unknown", "an id beyond its bound", "too long"],
+    )  # fmt: skip
     def test_what_is_no_change_at_all_is_rejected(self, payload):
         """Everywhere alike, as it stands in the log."""
         result = decide(self.MEMBERS, Entry(9, 1, EntryKind.CONFIG_CHANGE, payload), CONFIG)
@@ -1098,6 +1129,55 @@ def test_other_news_of_an_older_term_changes_nothing(news, faults):
     hear(raft, news)
     assert (raft.term, raft.log.committed, raft.log.last_index) == (9, 3, 4)
     assert (raft.membership.removed, raft.faults.total()) == (set(), faults)
+
+
+def removal_query(known):
+    return Message(T.REMOVAL_QUERY, sender=3, term=1, log_index=known)
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "answers"),
+    [(0, (0, 0), 1), (5, (4, 4), 0), (5, (5, 0), 0), (5, (5, 5), 1), (5, (9, 9), 1)],
+    ids=["does not know", "too early", "two of four", "three of four", "all that is later"],
+)
+def test_one_that_knows_of_its_removal_is_answered_once_a_quorum_knows_it(known, told, answers):
+    """Else the others may need its vote."""
+    members = Membership((1, 2, 4, 5), removed=(3,))
+    raft = replica(membership=members, terms=[1] * 9, commit=9, state=State.LEADER)
+    drain(raft)
+    raft.progress[2].commit, raft.progress[4].commit = told
+    news = hear(raft, removal_query(known))
+    assert [(m.type, m.to, m.log_index) for m in news] == [(T.REMOVED, 3, known)] * answers
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    ("changed_at", "answers"), [(5, 0), (6, 1)], ids=["by this change", "by a later one"]
+)
+def test_one_that_saw_a_later_change_confirms_a_removal_to_one_that_knows_it(state, changed_at, answers):
+    """Whoever leads by now may be no member that the removed replica knows."""
+    roles = {State.OBSERVER: {"observers": (1,)}, State.WITNESS: {"witnesses": (1,)}}
+    voters = (2, 4) if state in roles else (1, 2, 4)
+    members = Membership(voters, removed=(3,), change_id=changed_at, **roles.get(state, {}))
+    raft = replica(membership=members, terms=[1] * 9, commit=9, state=state)
+    drain(raft)
+    assert hear(raft, removal_query(0)) == [] or state is State.LEADER, "only a leader tells of it"
+    news = hear(raft, removal_query(5))
+    assert [(m.type, m.to, m.log_index) for m in news] == [(T.REMOVED, 3, 5)] * answers
+
+
+def test_one_that_was_removed_asks_until_it_is_told_that_a_quorum_knows_it():
+    raft = replica(membership=Membership((2, 3), removed=(1,)), terms=[1] * 5, commit=5, **FIXED)
+    drain(raft)
+    for _ in range(2):
+        asks = of_type(tick(raft, TIMEOUT), T.REMOVAL_QUERY)
+        assert [(ask.to, ask.log_index) for ask in asks] == [(2, 5), (3, 5)]
+    assert not is_dispensable(raft)
+    hear(raft, news_of_removal(term=1))
+    assert not is_dispensable(raft), "that was the answer to a question of before"
+    hear(raft, replace(news_of_removal(term=1), log_index=5))
+    assert is_dispensable(raft)
+    assert not of_type(tick(raft, 3 * TIMEOUT), T.REMOVAL_QUERY)
 
 
 @pytest.mark.parametrize("role", ["observers", "witnesses"])

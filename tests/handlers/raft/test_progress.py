@@ -226,6 +226,16 @@ def test_a_lost_connection_ends_sending_ahead_and_nothing_else(
     assert progress.probe_sent is (state is not REPLICATE)
 
 
+def test_a_peer_without_room_that_rejects_is_probed_further_back_with_the_clock() -> None:
+    """Each probe may bring it entries that it must throw away."""
+    progress = progress_in(PROBE, 4, 8)
+    progress.ran_full()
+    assert progress.rejected(7, 5) is True
+    assert (progress.next, progress.paused) == (6, True)
+    progress.retry()
+    assert progress.paused is False
+
+
 def test_a_late_rejection_after_a_lost_connection_does_not_go_below_match() -> None:
     """E18: the answers came in the wrong order, and the connection failed between."""
     progress = progress_in(REPLICATE, 3)
@@ -404,6 +414,27 @@ def test_a_progress_is_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        Progress.become_probe,
+        Progress.become_replicate,
+        lambda progress: progress.become_snapshot(9),
+        Progress.lost,
+    ],
+    ids=["probe", "replicate", "snapshot", "lost"],
+)
+def test_what_was_sent_before_a_change_is_no_loss_any_more(change: Callable[[Progress], object]) -> None:
+    progress = Progress(match=3, next=9)
+    for _ in range(2):
+        progress.number(0)
+        progress.sent(0, 0)
+    assert progress.unanswered
+    change(progress)
+    assert progress.lost_until == 2
+    assert not progress.unanswered
+
+
 def test_a_misspelt_attribute_is_refused() -> None:
     with pytest.raises(AttributeError):
         Progress().nxt = 3  # type: ignore[attr-defined]
@@ -420,9 +451,10 @@ class AnyCall(RuleBasedStateMachine):
         self.real = Progress(max_inflight_messages=self.LIMIT, max_inflight_bytes=self.BYTES)
         self.state = PROBE
         self.match, self.next, self.pending = 0, 1, 0
-        self.window: list[tuple[int, int]] = []
+        self.window: list[tuple[int, int, int]] = []
         self.waiting = False
         self.best = 0
+        self.appends: list[tuple[int, int, int]] = []
 
     def enter(self, state: ProgressState, pending: int = 0) -> None:
         self.state, self.pending, self.window, self.waiting = state, pending, [], False
@@ -447,12 +479,13 @@ class AnyCall(RuleBasedStateMachine):
     @precondition(lambda self: not self.real.paused)
     @rule(count=st.integers(0, 4), size=st.integers(0, 120))
     def send(self, count: int, size: int) -> None:
+        self.appends.append((self.next - 1, count, self.real.number(size)))
         self.real.sent(count, size)
         if count and self.state is PROBE:
             self.waiting = True
         elif count:
             self.next += count
-            self.window.append((self.next - 1, size))
+            self.window.append((self.next - 1, size, self.appends[-1][2]))
 
     @rule(offset=st.integers(-9, 9))
     def accept(self, offset: int) -> None:
@@ -489,6 +522,40 @@ class AnyCall(RuleBasedStateMachine):
             self.next = self.match + 1
             self.enter(PROBE)
 
+    @rule()
+    def lose_what_is_out(self) -> None:
+        self.real.lost()
+        if self.state is REPLICATE:
+            self.become_probe()
+        self.waiting = False
+
+    @precondition(lambda self: self.appends)
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        before, count, number = data.draw(st.sampled_from(self.appends))
+        self.real.handed_back(before, count, number)
+        if number in [number for _, _, number in self.window]:
+            self.next = max(self.match, before) + 1
+            self.window = [slot for slot in self.window if slot[0] < self.next]
+        elif self.state is not REPLICATE and number == self.appends[-1][2]:
+            self.waiting = False
+        assert self.real.busy
+
+    @rule()
+    def hand_back_the_snapshot(self) -> None:
+        self.real.snapshot_handed_back()
+        if self.state is SNAPSHOT:
+            self.next = self.match + 1
+            self.enter(PROBE)
+        self.waiting = False
+
+    @rule(held=st.booleans())
+    def hand_out(self, held: bool) -> None:
+        before = self.real.handed
+        self.real.handed_out(held=held)
+        assert self.real.handed == (before if held else len(self.appends))
+        assert not self.real.queued
+
     @rule(failed=st.booleans(), ticks=st.integers(0, 2))
     def report_the_snapshot(self, failed: bool, ticks: int) -> None:
         if ticks:
@@ -507,13 +574,20 @@ class AnyCall(RuleBasedStateMachine):
         real = self.real
         assert (real.state, real.match, real.next) == (self.state, self.match, self.next)
         assert real.pending_snapshot == self.pending
-        assert real.inflight.indexes == tuple(index for index, _ in self.window)
-        assert real.inflight.bytes == sum(size for _, size in self.window)
+        assert real.inflight.indexes == tuple(index for index, _, _ in self.window)
+        assert real.inflight.bytes == sum(size for _, size, _ in self.window)
         if self.state is REPLICATE:
-            full = len(self.window) >= self.LIMIT or sum(size for _, size in self.window) >= self.BYTES
+            full = len(self.window) >= self.LIMIT or sum(size for _, size, _ in self.window) >= self.BYTES
             assert real.paused is full
         else:
             assert real.paused is (self.waiting or self.state is SNAPSHOT)
+
+    @invariant()
+    def numbers_rise(self) -> None:
+        real = self.real
+        assert real.handed <= real.numbered == len(self.appends)
+        assert real.lost_until <= real.numbered
+        assert not (real.unanswered and self.state is SNAPSHOT)
 
     @invariant()
     def keeps_inv12_and_inv13(self) -> None:

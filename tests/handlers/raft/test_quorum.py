@@ -7,8 +7,11 @@ import pytest
 from drakkar.handlers.raft.quorum import (
     INFINITY,
     Vote,
+    believed,
+    believes,
     committed,
     describe,
+    elect,
     group_committed,
     has_quorum,
     joint_committed,
@@ -283,3 +286,113 @@ def test_the_order_in_which_voters_come_does_not_matter() -> None:
         group_committed((order, ()), match.__getitem__, group.__getitem__) for order in permutations(match)
     }
     assert answers == {5}
+
+
+# -- doubted voters ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("voters", "doubted", "holders", "enough"),
+    [
+        pytest.param((1, 2, 3), (3,), (1, 3), False, id="of three, one that is not doubted"),
+        pytest.param((1, 2, 3), (3,), (1, 2), True, id="of three, two that are not doubted"),
+        pytest.param((1, 2, 3), (2, 3), (1, 2, 3), False, id="of three, all, two of them doubted"),
+        pytest.param((1, 2), (2,), (1,), False, id="of two, one alone"),
+        pytest.param((1, 2), (2,), (1, 2), True, id="of two, one with the help of the doubted"),
+        pytest.param((1, 2, 3, 4), (4,), (1, 2, 4), True, id="of four, two with the help of a doubted"),
+        pytest.param(
+            (1, 2, 3, 4), (3, 4), (1, 2, 4), True, id="of four, two with the help of one of two doubted"
+        ),
+        pytest.param((1, 2, 3, 4), (3, 4), (1, 3, 4), False, id="of four, one with the help of two doubted"),
+        pytest.param((1, 2, 3, 4), (3, 4), (1, 2), False, id="of four, two without help"),
+        pytest.param(
+            (1, 2, 3, 4, 5), (4, 5), (1, 2, 4, 5), False, id="of five, two with the help of two doubted"
+        ),
+        pytest.param((1, 2, 3, 4, 5), (4, 5), (1, 2, 3), True, id="of five, three that are not doubted"),
+    ],
+)
+def test_the_doubted_help_a_half_to_a_majority_and_do_no_more(voters, doubted, holders, enough):
+    assert believes((voters, ()), holders, doubted) is enough
+    assert (believed((voters, ()), lambda voter: 7 * (voter in holders), doubted) == 7) is enough
+    assert believes(((9,), voters), (9, *holders), doubted) is enough
+
+
+@patient
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.sets(st.integers(0, 5)))
+def test_any_majority_without_the_forgotten_meets_what_is_believed(held, doubted):
+    """The proof in small: what was committed, whoever is emptied later, is known to each that is elected."""
+    voters = range(len(held))
+    index = believed((voters, ()), held.__getitem__, doubted)
+    holders = {voter for voter in voters if held[voter] >= index}
+    assert 2 * len(holders) > len(held) or not index
+    assert 2 * len(holders - doubted) >= len(held) or not index
+    assert index <= committed(voters, held.__getitem__)
+    assert believed((voters, ()), held.__getitem__, ()) == committed(voters, held.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("voters", "votes", "doubted", "added", "outcome"),
+    [
+        pytest.param((1, 2, 3), "1", (), (), PENDING, id="one of three"),
+        pytest.param((1, 2, 3), "1 2", (), (), WON, id="two of three"),
+        pytest.param((1, 2, 3), "1 -2 -3", (), (), LOST, id="refused by two of three"),
+        pytest.param((1, 2, 3), "1 -3", (3,), (), PENDING, id="of three, refused by the doubted"),
+        pytest.param((1, 2, 3), "1 3", (3,), (), PENDING, id="a doubted one grants nothing"),
+        pytest.param((1, 2, 3), "1 -2 -3", (2, 3), (), LOST, id="alone among three"),
+        pytest.param((1, 2), "1 -2", (2,), (), WON, id="one of two, the other doubted, and refusing"),
+        pytest.param((1, 2), "1", (2,), (), PENDING, id="one of two, the other doubted, and silent"),
+        pytest.param((1, 2), "1", (), (), PENDING, id="one of two, the other silent"),
+        pytest.param((1, 2), "1", (), (2,), WON, id="one of two, the other just added"),
+        pytest.param(
+            (1, 2, 3, 4), "1 2 -3 -4", (3, 4), (), WON, id="two of four, the others doubted, and refusing"
+        ),
+        pytest.param((1, 2, 3, 4), "1 2 -3", (3, 4), (), PENDING, id="two of four, one doubted and refusing"),
+        pytest.param((1, 2, 3, 4), "1 2", (4,), (), PENDING, id="two of four, one doubted, one silent"),
+        pytest.param((1, 2, 3, 4), "1 2 3", (4,), (), WON, id="three of four, one doubted"),
+        pytest.param((1, 2, 3, 4), "1 3", (3, 4), (), PENDING, id="of four, one and one doubted"),
+        pytest.param((1, 2, 3, 4), "1 2", (), (4,), WON, id="two of four, one just added"),
+        pytest.param((1, 2, 3, 4, 5), "1 2", (), (4, 5), PENDING, id="two of five, two just added"),
+        pytest.param((1, 2, 3, 4, 5), "1 2 3", (4, 5), (), WON, id="three of five, two doubted"),
+    ],
+)
+def test_an_election_among_doubted_voters(voters, votes, doubted, added, outcome):
+    answers = {abs(int(vote)): not vote.startswith("-") for vote in votes.split()}
+    assert elect((voters, ()), answers, doubted, added) is outcome
+    assert elect((voters, (9,)), {**answers, 9: True}, doubted, added) is outcome
+    assert elect((voters, (8, 9)), {**answers, 8: False}, doubted, added) is LOST
+
+
+@pytest.mark.parametrize(
+    ("voters", "doubted", "added", "holders", "enough"),
+    [
+        pytest.param((1, 2, 3, 4), (3,), (4,), (2, 3, 4), False, id="of four, one of the others elects with the third"),
+        pytest.param((1, 2, 3, 4), (3,), (4,), (1, 2, 4), True, id="of four, two of the others"),
+        pytest.param((1, 2, 3), (2,), (3,), (1, 3), True, id="of three, the one that elects beside the doubted"),
+        pytest.param((1, 2, 3), (3,), (3,), (1, 3), False, id="of three, the doubted is the one that was added"),
+        pytest.param((1, 4, 5), (1,), (4, 5), (4, 5), True, id="of three, two that were added"),
+        pytest.param((1, 4, 5), (1,), (4, 5), (1, 4), False, id="of three, one of them"),
+    ],
+)  # fmt: skip
+def test_those_that_were_added_do_not_make_up_for_the_doubted(voters, doubted, added, holders, enough):
+    assert believes((voters, ()), holders, doubted, added) is enough
+
+
+@patient
+@given(
+    st.integers(1, 6), st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5), min_size=1)
+)  # fmt: skip
+def test_what_is_believed_meets_all_that_can_elect_without_those_that_were_added(
+    size, holders, granting, added
+):
+    """Whoever is doubted may have granted a vote in an earlier life."""
+    voters = range(size)
+    wins = elect((voters, ()), dict.fromkeys(granting - added, True), (), added) is WON
+    for doubted in (granting - added, holders - added):
+        if wins and added & set(voters) and believes((voters, ()), holders, doubted, added):
+            assert (holders - doubted) & granting & set(voters)
+
+
+@patient
+@given(st.sets(st.integers(1, 6), min_size=1), st.dictionaries(st.integers(1, 6), st.booleans()))
+def test_without_doubts_an_election_is_what_it_was(voters, votes):
+    assert elect((voters, ()), votes, (), ()) is tally(voters, votes)

@@ -164,6 +164,27 @@ def test_the_newest_round_confirms_all_reads_before_it():
     assert answers(confirm(raft, 2, first)) == []
 
 
+def test_an_answer_to_a_later_round_counts_for_the_earlier_ones_too():
+    """Rules of reads: two of four others have answered since the first read, and only one since the second."""
+    raft = leader(voters=range(1, 6))
+    first = round_of(read(raft, (7, 0)))
+    second = round_of(read(raft, (8, 0)))
+    assert answers(confirm(raft, 3, second)) == []
+    assert answers(confirm(raft, 2, first)) == [(1, (7, 0))]
+    assert answers(confirm(raft, 2, first)) == [], "it is late, and says nothing of the second"
+    assert answers(confirm(raft, 2, second)) == [(1, (8, 0))]
+
+
+def test_a_late_answer_takes_back_nothing():
+    """Rules of reads: answers may come in any order."""
+    raft = leader(voters=range(1, 6))
+    first = round_of(read(raft, (7, 0)))
+    second = round_of(read(raft, (8, 0)))
+    for peer, name in ((3, second), (3, first), (2, second)):
+        out = confirm(raft, peer, name)
+    assert answers(out) == [(1, (7, 0)), (1, (8, 0))]
+
+
 def test_an_answer_to_an_unknown_round_confirms_nothing():
     """Rules of reads."""
     raft = leader()

@@ -4,6 +4,7 @@ import pytest
 from drakkar.handlers import (
     ConfigError,
     Entry,
+    EntryKind,
     HandlerTable,
     HardState,
     Membership,
@@ -15,6 +16,7 @@ from drakkar.handlers import (
     State,
     raft_handlers,
 )
+from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange
 from drakkar.handlers.testing import Cluster, drain
 
 from tests.handlers.raft.support import (
@@ -252,6 +254,17 @@ class TestHandingOut:
         ready = raft.ready()
         assert ready
         assert ready.must_save is must_save
+
+    def test_the_commit_of_a_membership_change_is_flushed(self):
+        """A replica that forgets it may need the vote of one that it has removed, and that has ended since."""
+        payload = ConfigChange((Change(ChangeType.REMOVE, 3),)).encode()
+        change = Entry(index=2, term=1, kind=EntryKind.CONFIG_CHANGE, payload=payload)
+        raft = replica(terms=[1, change], term=1)
+        raft.step(heartbeat(2, 1, commit=1))
+        assert not raft.ready().must_save
+        raft.step(heartbeat(2, 1, commit=2))
+        ready = raft.ready()
+        assert (ready.hard_state.commit, ready.must_save) == (2, True)
 
     def test_an_index_that_was_not_handed_out_cannot_be_applied(self):
         """INV7."""

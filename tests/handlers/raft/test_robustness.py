@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from tests.handlers.raft.support import DEFAULTS, replica
 
 T = MessageType
-BUILT_IN = [T(number) for number in range(29)]
+BUILT_IN = [T(number) for number in range(39)]
 CAMPAIGNING = (State.PRE_CANDIDATE, State.CANDIDATE)
 
 small = st.integers(0, 6)
@@ -265,5 +265,13 @@ LOCAL = {
     T.REPLICATE,
     T.HEARTBEAT,
     T.INSTALL_SNAPSHOT,
+    T.DISK_HUNG,
+    T.DISK_FULL,
+    T.DISK_ROOM,
+    T.ENTRIES_LOADED,
+    T.COMMIT,
+    T.COMMIT_DUE,
+    T.LANE_DRAINED,
+    T.NOT_SENT,
 }
 """What only a host says to its own replica, or only the leader of a term."""

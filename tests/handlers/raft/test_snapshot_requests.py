@@ -89,8 +89,9 @@ def test_a_follower_that_asks_gets_a_snapshot_and_then_entries_again(batch_appen
     shard = shard_at(15, batch_append=batch_append)
     take_snapshot(shard[1])
     loaded = []
-    apply_snapshot = shard[2].log.restore
-    shard[2].log.restore = lambda snapshot: (loaded.append(snapshot.index), apply_snapshot(snapshot))
+    disk = shard[2].log.storage
+    save = disk.save
+    disk.save = lambda ready: (loaded.extend([ready.snapshot.index] if ready.snapshot else []), save(ready))
     shard[2].request_snapshot()
     shard.deliver()
     shard.propose(1, b"y")

@@ -167,6 +167,17 @@ def test_a_leader_of_an_older_term_is_told_only_where_votes_may_be_ignored(optio
 
 
 @pytest.mark.parametrize("options", [{}, {"check_quorum": True, "pre_vote": True}], ids=["off", "on"])
+def test_a_candidate_of_an_older_term_that_is_not_known_as_a_member_hears_of_the_newer_one(options):
+    """Rule 8a: no campaign of a replica whose membership is old would tell it, and both would campaign for ever."""
+    for raft in one_of_each(**options):
+        before = standing(raft), raft.log.last_index
+        raft.step(vote_request(8, 9, 99, 9))
+        answers = [(answer.type, answer.to, answer.term, answer.reject) for answer in drain(raft)]
+        assert answers == [(M.REQUEST_VOTE_RESP, 8, 10, True)]
+        assert (standing(raft), raft.log.last_index) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"check_quorum": True, "pre_vote": True}], ids=["off", "on"])
 @pytest.mark.parametrize(
     "message",
     [

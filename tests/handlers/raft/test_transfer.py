@@ -4,6 +4,8 @@ to campaign at once.
 Facts J of docs/protocol.md, and the bugs BUG-T1 to BUG-T5 that bit other implementations.
 """
 
+from dataclasses import replace
+
 import pytest
 from drakkar.handlers import (
     Change,
@@ -17,6 +19,8 @@ from drakkar.handlers import (
     Refusal,
     State,
 )
+from drakkar.handlers.raft.lives import encode_settled
+from drakkar.handlers.raft.transfer import successor
 from drakkar.handlers.testing import drain
 
 from tests.handlers.raft.support import (
@@ -204,6 +208,41 @@ def test_a_transfer_has_one_election_timeout():
     assert standing(raft) == (LEADER, 1, 1, 1)
 
 
+ENDS = [
+    pytest.param(lambda raft: [raft.tick() for _ in range(T)], id="it takes too long"),
+    pytest.param(lambda raft: raft.step(Message(M.LEADER_TRANSFER, hint=1)), id="it is called off"),
+    pytest.param(lambda raft: raft.step(Message(M.LEADER_TRANSFER, hint=2)), id="another replaces it"),
+    pytest.param(lambda raft: raft.step(Message(M.DISK_HUNG, sender=1)), id="the leader steps down"),
+    pytest.param(lambda raft: raft.step(heartbeat(2, 9)), id="there is a newer leader"),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_order_of_a_transfer_that_is_over_is_recalled(end):
+    """Thesis §3.10: a target that is asked to campaign afterwards would only disturb."""
+    raft = leader()
+    (order,) = transfer(raft, 3)
+    assert not raft.ready().recalled
+    end(raft)
+    assert raft.ready().recalled == [order]
+    assert not raft.ready().recalled
+
+
+@pytest.mark.parametrize("end", ENDS[1:])
+def test_an_order_that_was_not_handed_out_yet_never_is(end):
+    raft = leader()
+    raft.step(Message(M.LEADER_TRANSFER, hint=3))
+    end(raft)
+    assert (M.TIMEOUT_NOW, 3) not in routes(drain(raft))
+
+
+def test_a_transfer_without_an_order_has_nothing_to_recall():
+    raft = leader_with_laggard()
+    transfer(raft, 3)
+    transfer(raft, 1)
+    assert not raft.ready().recalled
+
+
 def test_a_transfer_keeps_no_leader_in_office_without_a_quorum():
     """Rules of the matrix: CheckQuorum is asked when the transfer's time is over, and comes first."""
     raft = leader_with_laggard(check_quorum=True)
@@ -375,7 +414,7 @@ def test_an_unapplied_change_stands_against_a_transfer_too(pre_vote):
     raft = replica(id_=2, terms=entries, commit=2, pre_vote=pre_vote)
     raft.step(Message(M.TIMEOUT_NOW, sender=1, term=1))
     assert raft.state is FOLLOWER
-    drain(raft)
+    assert {ask.hint for ask in drain(raft)} == {2}, "it obeys when the change is applied"
     raft.step(Message(M.ELECTION, sender=2))
     assert {ask.hint for ask in drain(raft)} == {0}
     raft.step(heartbeat(1, raft.term))
@@ -524,3 +563,156 @@ def test_a_transfer_to_a_replica_that_is_gone_ends_with_the_old_leader():
     group.tick(2)
     assert (group.leader, group.leader.term) == (group[3], 2)
     assert group.applied(3) == [b"taken"]
+
+
+# -- a leader that leaves -----------------------------------------------------------------------------------------------------------
+
+
+def remove(*replicas):
+    return ConfigChange(tuple(Change(ChangeType.REMOVE, each) for each in replicas)).encode()
+
+
+def best(raft):
+    return successor(raft, raft.membership)
+
+
+def test_the_successor_is_a_voter_that_holds_most_of_the_log_and_was_heard():
+    raft = leader_with_laggard()
+    assert best(raft) == 2
+    raft.step(Message(M.UNREACHABLE, sender=2))
+    assert best(raft) == 3
+    raft.step(Message(M.LOG_FULL, sender=3, term=raft.term, log_index=raft.log.last_index))
+    assert best(raft) == 0
+    acknowledge_all(raft)
+    assert best(raft)
+
+
+def test_no_successor_is_one_that_is_silent_for_two_election_timeouts():
+    raft = leader(**FIXED)
+    for _ in range(2):
+        assert best(raft)
+        for _ in range(T):
+            raft.tick()
+            raft.step(heartbeat_answer(3, raft.term))
+        drain(raft)
+    assert best(raft) == 3
+    silent = leader(check_quorum=False, quiesce=False)
+    silent.progress[2].active = silent.progress[3].active = False
+    assert best(silent) == 0
+
+
+def test_no_successor_was_added_and_has_not_settled():
+    raft = leader()
+    raft.membership = replace(raft.membership, homes={1: 11, 2: 0, 3: 0})
+    assert best(raft) == 0
+    raft.membership = replace(raft.membership, homes={1: 11, 2: 0, 3: 13})
+    assert best(raft) == 3
+
+
+def test_no_successor_is_frozen_or_doubted():
+    """Both have forgotten something, or seem to: neither may lead before that is settled."""
+    raft = leader()
+    raft.progress[2].frozen = "it contradicts"
+    assert best(raft) == 3
+    raft.lives.doubted = frozenset({3})
+    assert best(raft) == 0
+
+
+def test_no_successor_is_an_observer_a_witness_or_the_leader_itself():
+    raft = replica(state=LEADER, voters=[1], observers=[2], witnesses=[3])
+    acknowledge_all(raft)
+    assert best(raft) == 0
+
+
+def test_among_equals_the_shard_decides_and_a_transfer_that_is_under_way_is_kept():
+    chosen = set()
+    for shard in range(1, 5):
+        raft = leader(shard_id=shard)
+        first = best(raft)
+        chosen.add(first)
+        raft.progress[5 - first].active = True
+        transfer(raft, 5 - first)
+        assert best(raft) == 5 - first
+    assert chosen == {2, 3}
+
+
+@pytest.mark.parametrize("pre_vote", [False, True])
+def test_a_leader_that_is_removed_asks_another_one_to_campaign_before_it_leaves(pre_vote):
+    """So that the shard is without a leader for a round trip, and not for an election timeout."""
+    group = cluster(3, pre_vote=pre_vote, check_quorum=True)
+    group.elect(1)
+    group.propose(1, remove(1), kind=EntryKind.CONFIG_CHANGE)
+    assert group[1].state is FOLLOWER
+    assert (group.leader.id, group.leader.term) == (2, 2)
+    assert group[3].leader_id == 2
+    group.propose(2, b"goes on")
+    assert [group.applied(each)[-1] for each in (2, 3)] == [b"goes on"] * 2
+
+
+def test_a_leader_that_leaves_ends_the_transfer_that_was_asked_for_and_prefers_its_target():
+    raft = leader()
+    propose(raft, remove(1), kind=EntryKind.CONFIG_CHANGE)
+    transfer(raft, 3, sender=2)
+    raft.step(ack(2, raft.term, raft.log.last_index))
+    out = drain(raft)
+    assert raft.state is FOLLOWER
+    assert [each.to for each in of_type(out, M.TIMEOUT_NOW)] == [3]
+    assert [(each.to, each.payload) for each in of_type(out, M.TRANSFER_REFUSED)] == [(2, "STEPPED_DOWN")]
+
+
+REMOVAL = Entry(term=1, kind=EntryKind.CONFIG_CHANGE, payload=remove(1))
+
+
+def ordered_too_early(change=REMOVAL, **options):
+    """2 follows 1, which orders it to campaign; a change is committed, and not applied here."""
+    raft = replica(id_=2, terms=[1, change], commit=2, **options)
+    raft.step(heartbeat(1, 1))
+    raft.step(Message(M.TIMEOUT_NOW, sender=1, term=1))
+    assert raft.state is FOLLOWER
+    return raft
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(REMOVAL, id="the leader is removed"),
+        pytest.param(replace(REMOVAL, payload=remove(3)), id="another one is removed"),
+        pytest.param(replace(REMOVAL, kind=EntryKind.SETTLED, payload=encode_settled(1, 77)), id="settled"),
+    ],
+)
+def test_a_successor_campaigns_as_soon_as_it_has_applied_the_change(change):
+    """J15: not before, since it could count by the wrong quorum. A leader of a young shard tells right before its order that
+    entries are committed, and one of them says where its replicas live."""
+    raft = ordered_too_early(change)
+    asked = of_type(drain(raft), M.REQUEST_VOTE)
+    assert raft.state is CANDIDATE
+    assert {ask.hint for ask in asked} == {2}
+
+
+def test_its_order_tells_that_the_change_is_committed_since_it_overtakes_the_append_that_does():
+    raft = leader()
+    propose(raft, remove(1), kind=EntryKind.CONFIG_CHANGE)
+    raft.step(ack(2, raft.term, raft.log.last_index))
+    [order] = of_type(drain(raft), M.TIMEOUT_NOW)
+    assert (order.to, order.commit) == (2, raft.log.last_index)
+    entries = [1, Entry(term=1, kind=EntryKind.CONFIG_CHANGE, payload=remove(1))]
+    second = replica(id_=2, terms=entries, commit=1)
+    second.step(heartbeat(1, 1))
+    second.step(order)
+    assert second.state is FOLLOWER
+    asked = of_type(drain(second), M.REQUEST_VOTE)
+    assert [ask.to for ask in asked] == [3], "it counts by the membership without the leader"
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        pytest.param(lambda raft: [raft.tick() for _ in range(T)], id="it waited for an election timeout"),
+        pytest.param(lambda raft: raft.step(heartbeat(3, 2)), id="another one leads"),
+    ],
+)
+def test_an_order_that_waits_does_not_last(meanwhile):
+    raft = ordered_too_early(**FIXED, pre_vote=True)
+    meanwhile(raft)
+    drain(raft)
+    assert raft.state is not CANDIDATE

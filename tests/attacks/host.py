@@ -1,0 +1,185 @@
+"""One host in a process of its own, under attack: it runs shards, commits what an innocent client proposes, and says how it is.
+
+    {"id": 1, "do": "start", "shard": 1}                  ->  {"id": 1, "value": null}
+    {"id": 2, "do": "load", "shard": 1}                   ->  {"id": 2, "value": null}, and proposes from now on
+    {"id": 3, "do": "commits"}                            ->  {"id": 3, "value": [[when, how many], …]}
+    {"id": 4, "do": "propose", "shard": 1, "command": ""} ->  {"id": 4, "value": 7}
+
+The first line tells it who it is; it ends when the orders do. See `tests.process.host`, which it shares its manners with.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from drakkar.actors import NodeHost, StateMachine, TlsConfig
+from drakkar.transport.options import Options
+
+from tests.actors.support import hand_over
+from tests.process.host import Answers, CountedLedger, obey
+
+CLIENTS = 2
+LONG_S = 30.0
+
+
+class Hanging(CountedLedger):
+    """A ledger that hangs at one command until the process ends."""
+
+    def apply(self, command):
+        if command == b"hang":
+            threading.Event().wait()
+        return super().apply(command)
+
+
+class Counting(StateMachine):
+    """Counts commands, on the loop of the host."""
+
+    blocks = False
+
+    def __init__(self):
+        self.count = 0
+
+    def apply(self, command):
+        self.count += 1
+        return self.count
+
+    def query(self, query):
+        return self.count
+
+    def save(self, sink):
+        sink.write(str(self.count).encode())
+
+    def load(self, source):
+        self.count = int(source.read())
+
+
+MACHINES = {"ledger": CountedLedger, "hanging": Hanging, "counting": Counting}
+
+
+class Load:
+    """Innocent clients, each with one command on its way. `done`: how many were committed."""
+
+    def __init__(self, replica):
+        self._replica = replica
+        self._over = threading.Event()
+        self.done, self.latest, self.gap = 0, time.monotonic(), 0.0
+        for _ in range(CLIENTS):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        while not self._over.is_set():
+            try:
+                self._replica.propose(b"innocent", timeout=2.0).get()
+            except Exception:  # noqa: BLE001  # it is counted by what is missing
+                self._over.wait(0.01)
+                continue
+            now = time.monotonic()
+            self.gap = max(self.gap, now - self.latest)
+            self.done, self.latest = self.done + 1, now
+
+    def end(self):
+        self._over.set()
+
+
+class Orders:
+    """What the host can be told. Each waits in a thread of its own."""
+
+    def __init__(self, host, who):
+        self._host, self._number = host, who["replica"]
+        self._members = {int(replica): address for replica, address in who["members"].items()}
+        self._replicas = {}
+        self._load = None
+
+    def start(self, shard, machine="ledger", numbers=None, config=None, others=None):
+        """`others`: members that live on no host of this cluster."""
+        members = {
+            each: address for each, address in self._members.items() if each in (numbers or self._members)
+        } | {int(each): address for each, address in (others or {}).items()}
+        if self._number in members:
+            self._replicas[shard] = self._host.start_replica(
+                MACHINES[machine], shard_id=shard, replica_id=self._number, members=members, config=config
+            )
+
+    def lead(self, shard):
+        hand_over(self._replicas[shard], self._number)
+
+    def status(self, shard):
+        status = self._replicas[shard].status()
+        return {
+            "term": status.term,
+            "leader": status.leader_id,
+            "commit": status.commit,
+            "applied": status.applied,
+            "ended": str(status.ended or ""),
+        }
+
+    def counts(self, shard):
+        return self._replicas[shard].counters
+
+    def hang(self, shard):
+        return str(self._replicas[shard].status().hang or "")
+
+    def propose(self, shard, command, within=LONG_S):
+        return self._replicas[shard].propose(command.encode(), timeout=within).get()
+
+    def read(self, shard, query="count"):
+        return self._replicas[shard].read(query, timeout=2.0).get()
+
+    def load(self, shard=1):
+        self._load = Load(self._replicas[shard])
+
+    def rest(self):
+        self._load.end()
+        self._load = None
+
+    def seen(self):
+        """How many commits since the load began, and the longest time without one since this was asked last."""
+        load, now = self._load, time.monotonic()
+        gap, load.gap = max(load.gap, now - load.latest), 0.0
+        return {"now": now, "commits": load.done, "gap": gap}
+
+    def counters(self):
+        return self._host.counters
+
+    def host_id(self):
+        return self._host._transport.host_id
+
+    def run(self):
+        run = self._host._transport._identity.run
+        return [run.count, list(run.nonces)]
+
+    def call(self, method, *arguments):
+        return getattr(self._host, method)(*arguments)
+
+
+def _go_first():
+    """Before what else this machine does, which is no part of the attack. Where that is not allowed, figures are rougher."""
+    os.setsid()  # Linux shares processors among sessions first
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("-10")
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+
+
+def main():
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    _go_first()
+    who = json.loads(sys.stdin.readline())
+    answers = Answers()
+    with NodeHost(
+        who["members"][str(who["replica"])],
+        who["data"],
+        tick_interval=who["tick"],
+        tls=TlsConfig(**who["tls"][str(who["replica"])]) if who.get("tls") else None,
+        transport_options=Options(**who.get("options", {})),
+    ) as host:
+        obey(Orders(host, who), answers)
+
+
+if __name__ == "__main__":
+    main()

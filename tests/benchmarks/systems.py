@@ -1,0 +1,56 @@
+"""The systems that are measured, what each of them promises, and how the load reaches it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+DRAKKAR: Final = "Drakkar"
+COMPILED: Final = "Drakkar, compiled"
+DRAGONBOAT: Final = "dragonboat"
+ETCD: Final = "etcd"
+FLUSHED: Final = "PySyncObj, flushed"
+UNFLUSHED: Final = "PySyncObj, not flushed"
+
+
+class Unavailable(Exception):
+    """Something cannot be measured on this machine; the text says what is missing, and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One of those that are compared."""
+
+    module: str
+    """What a host and the option `--systems` call it."""
+    durability: str
+    """What is true of a command that was answered."""
+    in_process: bool = True
+    """Whether the load is in the process of a host; if not, it comes through gRPC."""
+    durable: bool = True
+    """Whether each answered command must be on the disks of a majority, which the check of the flushes asks."""
+
+    @property
+    def reached(self) -> str:
+        """How the load reaches it."""
+        return "in process" if self.in_process else "through gRPC, from another process"
+
+
+_ON_DISK: Final = "each command is on disk (fsync) on two of three hosts before it is answered"
+
+SYSTEMS: Final[Mapping[str, System]] = {
+    DRAKKAR: System("drakkar", _ON_DISK),
+    COMPILED: System("drakkar-compiled", _ON_DISK),
+    DRAGONBOAT: System("dragonboat", _ON_DISK),
+    ETCD: System("etcd", _ON_DISK, in_process=False),
+    FLUSHED: System(
+        "pysyncobj",
+        f"{_ON_DISK}, by the benchmark's own doing: it flushes the journal (msync) before a host sends anything; the "
+        "file of term and vote is not flushed",
+    ),
+    UNFLUSHED: System(
+        "pysyncobj",
+        "as it ships: each command is in the memory map of a journal file on two of three hosts; it outlives a crash of "
+        "the process, but not of the machine",
+        durable=False,
+    ),
+}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import queue
 import signal
 import subprocess
@@ -25,12 +26,24 @@ class HostProcess:
     """One host, seen from the process that gives it orders. Its methods may be called from any thread.
 
     `within`: the command that starts another one, given after it, where this host is to live. `settings`: what else it
-    is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`. `program`: the module that it runs.
+    is told of itself (see `host`): `slow_disk`, `listen`, `machine`, `door`. `program`: the module that it runs;
+    `environment`: variables that it has more than this process.
     """
 
-    def __init__(self, replica, members, directory, *, within=(), program="tests.process.host", **settings):
+    def __init__(
+        self,
+        replica,
+        members,
+        directory,
+        *,
+        within=(),
+        program="tests.process.host",
+        environment=None,
+        **settings,
+    ):
         self.replica, self._members, self._directory = replica, members, directory
         self._within, self._program, self._settings = within, program, settings
+        self._environment = {**os.environ, **(environment or {})}
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._process = None
         self._numbers = itertools.count(1)
@@ -49,6 +62,7 @@ class HostProcess:
             self._process = subprocess.Popen(
                 [*self._within, sys.executable, "-m", self._program],
                 cwd=ROOT,
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

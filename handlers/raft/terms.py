@@ -127,10 +127,9 @@ def _refuse_older(raft: RaftCore, message: Message) -> bool:
         # Raises the sender's term: else an old log of a high term and a new log of a low term block each other.
         raft.reply(message, MessageType.REQUEST_PRE_VOTE_RESP, term=raft.term, reject=True)
     elif message.type is MessageType.REQUEST_VOTE and not (
-        raft.remembers and message.sender in raft.progress
+        raft.promotable and message.sender in raft.progress
     ):
-        # A newborn never campaigns, and one that does not know the candidate as a member campaigns elsewhere: else the
-        # candidate would not hear of the newer term.
+        # One that may campaign tells the newer term in its own vote requests, but only to those it knows as members.
         raft.reply(message, MessageType.REQUEST_VOTE_RESP, reject=True)
     elif message.type.traits.from_leader and (
         raft.check_quorum or raft.config.pre_vote or not raft.promotable

@@ -19,7 +19,7 @@ import enum
 from collections import Counter
 from dataclasses import is_dataclass
 from types import NoneType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 import cbor2
 import pykka
@@ -47,9 +47,9 @@ _WIRE_DEPTH: Final = 2 * MAX_DEPTH + 4
 """A dict that is escaped takes two levels. A reference is no container, and has three levels of its own."""
 _MIN_INT: Final = -MAX_UNSIGNED - 1
 
-_FREE: Final = frozenset({NoneType, bool, float})
+_FREE: Final[frozenset[type[Any]]] = frozenset({NoneType, bool, float})
 """Types of which each value can be sent, and costs nothing beside its item."""
-_LEAVES: Final = _FREE | {int, str, bytes}
+_LEAVES: Final[frozenset[type[Any]]] = _FREE | {int, str, bytes}
 """Types of what the decoder makes of an item that holds no others."""
 
 
@@ -111,7 +111,9 @@ def unpack(data: bytes, refs: Refs, *, what: str = "message", dropped: Counter[s
     try:
         wire = cbor.loads(data, _WIRE_DEPTH, max_items=MAX_ITEMS)
     except ValueError as error:
-        raise ValueRefused(what, f"cannot be decoded: {error}", "only send what `pack` returns") from None
+        raise ValueRefused(
+            what, f"cannot be decoded ({error!s:.{_MAX_SAID}})", "only send what `pack` returns"
+        ) from None
     try:
         return _Unpacker(refs, dropped).value(wire, MAX_DEPTH)
     except _Fault as fault:
@@ -121,33 +123,37 @@ def unpack(data: bytes, refs: Refs, *, what: str = "message", dropped: Counter[s
 class _Fault(Exception):
     """What is wrong with a part of a value. The path to that part grows while the error leaves the value."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str, *, whole: bool = False) -> None:
+        """`whole`: it is no fault of the part where it is noticed."""
         super().__init__(problem, remedy)
-        self.problem, self.remedy = problem, remedy
+        self._problem, self._remedy, self._whole = problem, remedy, whole
         self._steps: list[str] = []
 
-    def inside(self, step: str) -> Self:
-        """Note from which part of a container it comes."""
-        self._steps.append(step)
-        return self
+    def inside(self, step: str) -> None:
+        """Note in which part of a container it was noticed."""
+        if not self._whole:
+            self._steps.append(step)
 
     def of(self, what: str) -> ValueRefused:
         """Return the error for users, after it has left the whole value."""
         path = what + "".join(reversed(self._steps))
         if len(path) > _MAX_PATH:
             path = f"{path[: _MAX_PATH // 2]}…{path[-_MAX_PATH // 2 :]}"
-        return ValueRefused(path, self.problem, self.remedy)
+        return ValueRefused(path, self._problem, self._remedy)
 
 
 def _too_long(limit: int) -> _Fault:
     return _Fault(
-        f"takes more than {limit} bytes", "send it in several messages, or raise call_limit on all hosts"
+        f"takes more than {limit} bytes",
+        "send it in several messages, or raise call_limit on all hosts",
+        whole=True,
     )
 
 
 def _too_deep() -> _Fault:
     return _Fault(
-        f"has more than {MAX_DEPTH} lists, dicts or messages inside each other", "send a flatter one; it may hold itself"
+        f"is nested too deeply, as {MAX_DEPTH} lists, dicts and messages inside each other are allowed",
+        "send a flatter value, and none that holds itself",
     )
 
 
@@ -213,8 +219,9 @@ class _Packer:
         self._items -= items
         if self._items < 0:
             raise _Fault(
-                f"brings the whole to more than {MAX_ITEMS} items",
+                f"has more than {MAX_ITEMS} values and keys",
                 "send it in several messages, or many numbers as bytes",
+                whole=True,
             )
 
     def _list(self, values: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
@@ -253,7 +260,7 @@ class _Packer:
             return self._message(form, value, depth)
         exported = self._refs.export(value)
         if exported is None:
-            raise _Fault(f"is a {place_of(type(value))}", _remedy(value))
+            raise _Fault(f"is a {place_of(type(value)):.100}", _remedy(value))
         # It is no container, so the depth of what it is in does not matter.
         self._open(2, 1)
         return {MARK: self._list(exported, 2)}
@@ -264,11 +271,12 @@ class _Packer:
         for field in form.fields:
             try:
                 part = getattr(value, field)
-                wire[field] = part if type(part) in _FREE else self.value(part, depth - 1)
             except AttributeError:
                 raise _Fault(
                     f"has no {field!r}, which is a field of {place_of(form.cls)}", "give each field a value"
                 ) from None
+            try:
+                wire[field] = part if type(part) in _FREE else self.value(part, depth - 1)
             except _Fault as fault:
                 fault.inside(f".{field}")
                 raise
@@ -406,7 +414,7 @@ _REMEDIES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
 
 
 def _remedy(value: Any) -> str:
-    if is_dataclass(value):
+    if is_dataclass(type(value)):
         return 'write @message("a.name") above the @dataclass of this very class, on all hosts'
     for kinds, remedy in _REMEDIES:
         if isinstance(value, kinds):

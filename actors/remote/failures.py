@@ -13,6 +13,7 @@ import pykka
 from drakkar.actors.remote.registry import Registry, place_of
 from drakkar.actors.remote.values import Refs, ValueRefused, pack, unpack
 from drakkar.actors.runtime.futures import in_full
+from drakkar.actors.runtime.monitor import ActorCrashed
 from drakkar.handlers import errors
 from drakkar.handlers.errors import ConfigError, DrakkarError
 
@@ -127,18 +128,15 @@ def encode_failure(error: BaseException, refs: Refs) -> Failure:
 def decode_failure(failed: Failure, refs: Refs) -> Exception:
     """Return the exception, to be raised here. It may come from a hostile host; nothing that it holds makes this raise."""
     remote = RemoteError(failed.type, failed.text, failed.traceback)
-    error: Exception = remote
     registered = _FAILURES.by_name.get(failed.type)
     if registered is not None and failed.args is not None:
         try:
-            error = _made(registered.cls, failed.args, refs)
+            return _noted(_made(registered.cls, failed.args, refs), failed)
         except (Exception, SystemExit) as fault:  # of a constructor of users
             remote.add_note(
                 f"It is no {place_of(registered.cls)}, since that cannot be made here: {in_full(fault):.{_MAX_SAID}}"
             )
-    if failed.traceback:
-        error.add_note(f"On the other host:\n{failed.traceback}")
-    return error
+    return _noted(remote, failed)
 
 
 def _made(cls: type[Exception], args: bytes, refs: Refs) -> Exception:
@@ -148,6 +146,12 @@ def _made(cls: type[Exception], args: bytes, refs: Refs) -> Exception:
     error = cls(*values)
     if not isinstance(error, cls):  # a `__new__` may return anything
         raise TypeError(f"its class made a {place_of(type(error))}")
+    return error
+
+
+def _noted(error: Exception, failed: Failure) -> Exception:
+    if failed.traceback:
+        error.add_note(f"On the other host:\n{failed.traceback}")
     return error
 
 
@@ -181,31 +185,28 @@ _BUILT_IN: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
     AssertionError,
     AttributeError,
-    BufferError,
     EOFError,
     Exception,
     FloatingPointError,
     IndexError,
     KeyError,
     LookupError,
-    MemoryError,
     NameError,
     NotImplementedError,
     OverflowError,
     PermissionError,
-    RecursionError,
     RuntimeError,
     TimeoutError,
     TypeError,
     ValueError,
     ZeroDivisionError,
 )
-"""Those that applications raise themselves. Others of `OSError` name files and connections of the other host, so they come as
-a `RemoteError`: nobody is to take them for their own."""
+"""Those that applications raise themselves. What tells of the memory, the files and the connections of a host comes as a
+`RemoteError`, so that an asker does not take it for its own."""
 
 for _cls in _BUILT_IN:
     failure(_cls.__name__)(_cls)
 for _cls in (pykka.ActorDeadError, pykka.Timeout):
     failure(f"pykka.{_cls.__name__}")(_cls)
-for _cls in (*(getattr(errors, name) for name in errors.__all__), RemoteError, ValueRefused):
+for _cls in (*(getattr(errors, name) for name in errors.__all__), ActorCrashed, RemoteError, ValueRefused):
     failure(f"drakkar.{_cls.__name__}")(_cls)

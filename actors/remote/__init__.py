@@ -1,1 +1,1 @@
-"""Calls between actors of different hosts: values and failures as bytes, and what hosts say to each other about actors."""
+"""Calls between actors of different hosts: values, exceptions and records as bytes."""

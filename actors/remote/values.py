@@ -243,8 +243,8 @@ class _Packer:
                 raise _Fault(
                     f"has the key {key!r:.60} of type {place_of(type(key))}", "use strings as keys, or send a list of pairs"
                 )
-            self._count_text(key)
             try:
+                self._count_text(key)
                 wire[key] = value if type(value) in _FREE else self.value(value, depth - 1)
             except _Fault as fault:
                 fault.inside(_step(key))

@@ -38,6 +38,7 @@ SHOWN = (
     "actors.log",
     "actors.snapshots",
     "actors.machine",
+    "actors.remote",
     "actors.node",
     "actors.host",
     "actors.tools",

@@ -210,9 +210,11 @@ class FrameReader:
         return kind, length, checksum
 
 
-def loads_strict(data: bytes | memoryview, max_depth: int, *, plain_keys: bool = True) -> Any:
+def loads_strict(
+    data: bytes | memoryview, max_depth: int, *, plain_keys: bool = True, max_items: int | None = None
+) -> Any:
     """Decode CBOR that a peer sent, as `cbor.loads` does. Raises `FrameError` where that raises `ValueError`."""
     try:
-        return cbor.loads(data, max_depth, plain_keys=plain_keys)
+        return cbor.loads(data, max_depth, plain_keys=plain_keys, max_items=max_items)
     except ValueError as error:
         raise FrameError(str(error)) from error

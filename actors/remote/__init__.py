@@ -1,1 +1,1 @@
-"""Actors of other hosts: what is published, references to it, and the calls between them. Knows nothing of Raft."""
+"""Calls between actors of different hosts: values, exceptions and records as bytes."""

@@ -1,0 +1,372 @@
+"""What hosts say to each other about actors: records, as tuples and as bytes.
+
+A record is a CBOR list: its kind, then its fields. CALLS frames carry lists of them. A value of users is in its record as
+bytes, so that it is decoded where the record is answered: one that cannot be decoded fails that call, and no other.
+
+A field that no correct host sends raises `FrameError`, and so ends the connection. A later minor version may append fields to
+a record, which this one ignores, and add kinds of records, which it drops.
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from math import ceil
+from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard
+
+import cbor2
+from drakkar.actors.remote.failures import MAX_ARGS_BYTES, MAX_TEXT, MAX_TRACEBACK, MAX_TYPE, Failure
+from drakkar.handlers.checks import is_whole
+from drakkar.handlers.errors import ConfigError
+from drakkar.transport.frames import FrameError, loads_strict
+
+__all__ = [
+    "MAX_MILLISECONDS",
+    "MAX_NAME",
+    "MAX_NAMES",
+    "MAX_PATH",
+    "RECORD_DEPTH",
+    "Answer",
+    "Ask",
+    "Call",
+    "Died",
+    "FailKind",
+    "Failed",
+    "Found",
+    "Get",
+    "Lookup",
+    "Names",
+    "Record",
+    "Set",
+    "Target",
+    "Tell",
+    "Unwatch",
+    "Watch",
+    "check_name",
+    "decode",
+    "decode_found",
+    "decode_names",
+    "encode",
+    "encode_found",
+    "encode_names",
+    "to_milliseconds",
+]
+
+MAX_NAME: Final = 200
+"""Characters of the name of a published actor, of a class and of an attribute."""
+MAX_NAMES: Final = 10_000
+"""Names in one answer: of the actors that a host publishes, or of the attributes of one actor."""
+MAX_PATH: Final = 16
+"""Attributes of attributes that a proxy goes down."""
+MAX_MILLISECONDS: Final = 1 << 40
+"""The longest deadline, 35 years: whoever waits longer says this."""
+RECORD_DEPTH: Final = 2
+"""Lists inside each other in a record; the record is one."""
+
+
+class FailKind(StrEnum):
+    """What failed, where a question is answered by a failure."""
+
+    RAISED = "raised"
+    """The actor answered with an exception."""
+    DEAD = "dead"
+    """The actor has ended, or ended before it answered."""
+    UNKNOWN = "unknown"
+    """No actor has this name or number here."""
+    BUSY = "busy"
+    """Too many questions or messages wait for the actor. It did not see this one."""
+    REFUSED = "refused"
+    """The host does not let it pass: it may not be asked by this host, or cannot be decoded. The actor did not see it."""
+    LATE = "late"
+    """Its time was over before it reached the actor."""
+
+
+_FAIL_KINDS: Final = {str(kind): kind for kind in FailKind}
+
+
+class Target(NamedTuple):
+    """An actor, on the host that numbered it."""
+
+    run: int
+    """Of that host; in another run the number means nothing, or another actor."""
+    number: int
+
+
+class Tell(NamedTuple):
+    """A message without an answer."""
+
+    target: Target
+    message: bytes
+
+
+class Ask(NamedTuple):
+    """A message with an answer."""
+
+    question: int
+    """A number of the asking host's run, given anew with each; see `Answer` and `Failed`."""
+    target: Target
+    milliseconds: int
+    """How long the asker still waits."""
+    message: bytes
+
+
+class Call(NamedTuple):
+    """The call of a method, through a proxy."""
+
+    question: int
+    target: Target
+    milliseconds: int
+    path: tuple[str, ...]
+    """The attribute, after those in which it is found."""
+    args: bytes
+    """A packed list."""
+    kwargs: bytes
+    """A packed dict."""
+
+
+class Get(NamedTuple):
+    """The value of an attribute, through a proxy."""
+
+    question: int
+    target: Target
+    milliseconds: int
+    path: tuple[str, ...]
+
+
+class Set(NamedTuple):
+    """A new value for an attribute, through a proxy. It is answered by None."""
+
+    question: int
+    target: Target
+    milliseconds: int
+    path: tuple[str, ...]
+    value: bytes
+
+
+class Answer(NamedTuple):
+    """The answer to any question."""
+
+    question: int
+    value: bytes
+
+
+class Failed(NamedTuple):
+    """A question that has no answer, and why."""
+
+    question: int
+    kind: FailKind
+    failure: Failure
+
+
+class Lookup(NamedTuple):
+    """Which actor has this name? The answer's value is a `Found`."""
+
+    question: int
+    name: str
+
+
+class Names(NamedTuple):
+    """Which names are published for the asker? The answer's value is a list of them."""
+
+    question: int
+
+
+class Watch(NamedTuple):
+    """Tell when this actor ends, by a `Died`; at once if there is none."""
+
+    watch: int
+    """A number of the asking host's run, given anew with each."""
+    target: Target
+
+
+class Unwatch(NamedTuple):
+    """Do not tell any more."""
+
+    watch: int
+
+
+class Died(NamedTuple):
+    """The actor of a watch has ended."""
+
+    watch: int
+    reason: Failure | None
+    """The exception with which it failed; None if it was stopped."""
+
+
+Record: TypeAlias = (
+    Tell | Ask | Call | Get | Set | Answer | Failed | Lookup | Names | Watch | Unwatch | Died
+)  # fmt: skip
+
+
+class Found(NamedTuple):
+    """What an asker learns of an actor by its name."""
+
+    target: Target
+    cls: str
+    """The name of its class, for people."""
+    attributes: tuple[str, ...] | None
+    """What a proxy may reach; None if it was published without a proxy."""
+
+
+# ---- to bytes
+
+
+def encode(record: Record) -> bytes:
+    """Return the bytes of a record. Its fields must be within the bounds that `decode` checks."""
+    return cbor2.dumps([_KINDS[type(record)], *map(_plain, record)])
+
+
+def _plain(field: Any) -> Any:
+    """Return what CBOR encodes for a field."""
+    kind = type(field)
+    if kind is int or kind is bytes:
+        return field
+    if kind is FailKind:
+        return field.value
+    return list(field) if isinstance(field, tuple) else field
+
+
+def encode_found(found: Found) -> bytes:
+    """Return the value of the answer to a `Lookup`. Attributes beyond the bounds are left out."""
+    attributes = None if found.attributes is None else _nameable(found.attributes)
+    cls = found.cls[:MAX_NAME]
+    return cbor2.dumps([list(found.target), cls if _is_name(cls) else "?", attributes])
+
+
+def encode_names(names: Iterable[str]) -> bytes:
+    """Return the value of the answer to `Names`: of the first `MAX_NAMES` of them."""
+    return cbor2.dumps(_nameable(names))
+
+
+def _nameable(names: Iterable[str]) -> list[str]:
+    return [name for name in names if _is_name(name)][:MAX_NAMES]
+
+
+def check_name(option: str, name: object) -> None:
+    """Raise `ConfigError` unless `name` can name an actor or an attribute in a record."""
+    if not _is_name(name):
+        raise ConfigError(option, name, f"must be a string of 1 to {MAX_NAME} printable characters")
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Return how long an asker waits, as records say it: rounded up, so that no deadline is earlier than it was meant."""
+    return max(0, ceil(min(seconds * 1000, MAX_MILLISECONDS)))
+
+
+# ---- and back
+
+
+def decode(row: Any) -> Record | None:
+    """Return the record of a decoded list, which may come from a hostile host; None if this host does not know its kind.
+
+    Raises `FrameError` if a field is missing, or not of its type, or out of its bounds.
+    """
+    if type(row) is not list or not row or not is_whole(row[0]):
+        raise FrameError("a record is no list that begins with a number")
+    form = _FORMS.get(row[0])
+    if form is None:
+        return None
+    cls, readers = form
+    if len(row) <= len(readers):
+        raise FrameError(f"a {cls.__name__} has {len(row) - 1} of {len(readers)} fields")
+    record: Record = cls(*(read(field) for read, field in zip(readers, row[1:], strict=False)))
+    return record
+
+
+def decode_found(value: bytes) -> Found:
+    """Return what the answer to a `Lookup` says. Raises `FrameError` unless a host sends such an answer."""
+    row = loads_strict(value, 2, max_items=MAX_NAMES + 10)
+    if type(row) is not list or len(row) < 3:
+        raise FrameError("what is known of an actor is no list of three fields")
+    target, cls, attributes = row[:3]
+    return Found(_target(target), _name(cls), None if attributes is None else _names(attributes))
+
+
+def decode_names(value: bytes) -> list[str]:
+    """Return the names that an answer to `Names` lists. Raises `FrameError` unless a host sends such an answer."""
+    return list(_names(loads_strict(value, 1, max_items=MAX_NAMES + 10)))
+
+
+def _number(field: Any) -> int:
+    if not is_whole(field):
+        raise FrameError(f"the number of a question or a watch is {field!r:.60}")
+    return field
+
+
+def _target(field: Any) -> Target:
+    if type(field) is not list or len(field) != 2 or not (is_whole(field[0]) and is_whole(field[1])):
+        raise FrameError(f"the actor of a record is {field!r:.60}, and not the numbers of a run and an actor")
+    return Target(*field)
+
+
+def _milliseconds(field: Any) -> int:
+    if not is_whole(field, 0, MAX_MILLISECONDS):
+        raise FrameError(f"the time of a question is {field!r:.60}, and not from 0 to {MAX_MILLISECONDS}")
+    return field
+
+
+def _value(field: Any) -> bytes:
+    if type(field) is not bytes:
+        raise FrameError("the value of a record is no byte string")
+    return field
+
+
+def _is_name(field: object) -> TypeGuard[str]:
+    return type(field) is str and 0 < len(field) <= MAX_NAME and field.isprintable()
+
+
+def _name(field: Any) -> str:
+    if not _is_name(field):
+        raise FrameError(f"a name is {field!r:.60}, and not 1 to {MAX_NAME} printable characters")
+    return field
+
+
+def _names(field: Any) -> tuple[str, ...]:
+    if type(field) is not list or len(field) > MAX_NAMES:
+        raise FrameError(f"names are no list of at most {MAX_NAMES}")
+    return tuple(map(_name, field))
+
+
+def _path(field: Any) -> tuple[str, ...]:
+    if type(field) is not list or not 0 < len(field) <= MAX_PATH:
+        raise FrameError(f"the path of an attribute is no list of 1 to {MAX_PATH} names")
+    return tuple(map(_name, field))
+
+
+def _fail_kind(field: Any) -> FailKind:
+    kind = _FAIL_KINDS.get(field) if type(field) is str else None
+    if kind is None:
+        raise FrameError(f"a question failed for the reason {field!r:.60}, which is none of {', '.join(FailKind)}")
+    return kind
+
+
+def _failure(field: Any) -> Failure:
+    if type(field) is not list or len(field) < 4:
+        raise FrameError("an exception is no list of four fields")
+    kind, text, traceback, args = field[:4]
+    for part, most in ((kind, MAX_TYPE), (text, MAX_TEXT), (traceback, MAX_TRACEBACK)):
+        if type(part) is not str or len(part) > most:
+            raise FrameError(f"a text of an exception is {part!r:.60}, and not at most {most} characters")
+    if args is not None and (type(args) is not bytes or len(args) > MAX_ARGS_BYTES):
+        raise FrameError(f"the arguments of an exception are no byte string of at most {MAX_ARGS_BYTES} bytes")
+    return Failure(kind, text, traceback, args)
+
+
+def _reason(field: Any) -> Failure | None:
+    return None if field is None else _failure(field)
+
+
+# The numbers are part of the protocol.
+_FORMS: Final[dict[int, tuple[type[Any], tuple[Callable[[Any], Any], ...]]]] = {
+    1: (Tell, (_target, _value)),
+    2: (Ask, (_number, _target, _milliseconds, _value)),
+    3: (Call, (_number, _target, _milliseconds, _path, _value, _value)),
+    4: (Get, (_number, _target, _milliseconds, _path)),
+    5: (Set, (_number, _target, _milliseconds, _path, _value)),
+    6: (Answer, (_number, _value)),
+    7: (Failed, (_number, _fail_kind, _failure)),
+    8: (Lookup, (_number, _name)),
+    9: (Names, (_number,)),
+    10: (Watch, (_number, _target)),
+    11: (Unwatch, (_number,)),
+    12: (Died, (_number, _reason)),
+}
+_KINDS: Final = {cls: number for number, (cls, _) in _FORMS.items()}

@@ -26,6 +26,7 @@ __all__ = [
     "check_record",
     "decode_calls",
     "is_calls",
+    "list_head",
 ]
 
 RECORDS_PER_FRAME: Final = 128
@@ -52,11 +53,14 @@ def is_calls(body: bytes | bytearray | memoryview) -> bool:
     return body[0] >> 5 == 4
 
 
+def list_head(count: int) -> bytes:
+    """Return what stands before so many records in a body, `RECORDS_PER_FRAME` at most."""
+    return bytes((0x80 | count,)) if count < _SHORT_LIST else bytes((0x98, count))
+
+
 def calls_body(records: Sequence[bytes]) -> bytes:
     """Return the body of a CALLS frame of some records, `RECORDS_PER_FRAME` at most."""
-    count = len(records)
-    head = bytes((0x80 | count,)) if count < _SHORT_LIST else bytes((0x98, count))
-    return b"".join((head, *records))
+    return b"".join((list_head(len(records)), *records))
 
 
 def check_record(record: bytes, limit: float) -> None:
@@ -81,10 +85,12 @@ def check_record(record: bytes, limit: float) -> None:
             ) from error
 
 
-def check_items(data: bytes | bytearray | memoryview) -> Generator[None, None, None]:
-    """Raise `FrameError` where a record, or a body of one, has too many items; with a break after each thousand of them.
+def check_items(
+    data: bytes | bytearray | memoryview, most: int = MAX_ITEMS
+) -> Generator[None, None, None]:
+    """Raise `FrameError` where a record has more than so many items; with a break after each thousand of them.
 
-    That the items make up what they should is not looked at.
+    What the items make up is not looked at. A body has an item more than its record: the list that the record is in.
     """
     at = items = 0
     while at < len(data):
@@ -98,14 +104,14 @@ def check_items(data: bytes | bytearray | memoryview) -> Generator[None, None, N
         if major in (_BYTES, _TEXT):
             at += number
         items += 1
-        if items > MAX_ITEMS + 1:
+        if items > most:
             raise FrameError(f"a call of {len(data)} bytes has more than {MAX_ITEMS} values")
         if not items % _ITEMS_PER_STEP:
             yield
 
 
 def decode_calls(body: bytes | bytearray | memoryview) -> list[list[Any]]:
-    """Decode the body of a CALLS frame. Where it is longer than `UNCOUNTED_BYTES`, call `check_items` first.
+    """Decode the body of a CALLS frame. Where it is longer than `UNCOUNTED_BYTES`, call `check_items` first, for an item more.
 
     Each record has one field or more, and the first is a number; nothing else is checked.
 

@@ -100,6 +100,8 @@ class FrameKind(IntEnum):
     """What the sender says of its replica of a shard, before the replica's first message; see `shard_frames`."""
     FULL = 13
     """In place of the answer to a HELLO: there is no place for the caller now, and there may be one soon."""
+    CALLS = 14
+    """Records of remote calls, see `call_frames`; from the host that was dialed, for how many of them it gives credit, see `calls`."""
 
 
 class Frame(NamedTuple):

@@ -5,7 +5,8 @@ a budget of bytes that all shards share, and they are served round robin by byte
 what it sent beyond that is taken off its next turn. The bulk of one shard keeps its order.
 
 A message too large for one frame leaves in parts, and control, and small messages of other shards, go between them. The
-large messages of several shards go one after the other, each whole: no shard's turn comes between the parts of another's.
+large messages of several shards go one after the other, each whole: no shard's turn comes between the parts of another's. Large
+calls take turns with them: see `parts.PartTurns`.
 """
 
 from collections import deque
@@ -13,10 +14,10 @@ from typing import Final
 
 from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.lanes import UNLIMITED
-from drakkar.transport.message_frames import Packed
-from drakkar.transport.parts import PART_BYTES, PartWriter
+from drakkar.transport.message_frames import Packed, body_of
+from drakkar.transport.parts import PART_BYTES, PartTurns, PartWriter
 
-__all__ = ["BulkLane", "ControlLane"]
+__all__ = ["BulkLane", "ControlLane", "size_of"]
 
 _ITEM_OVERHEAD: Final = 256
 """Bytes that a waiting message counts in addition to its encoded bytes: about what its objects take."""
@@ -38,7 +39,7 @@ class ControlLane:
     def put(self, item: Packed | bytes) -> bool:
         """Queue an item; return False where there is no room. An item of any size fits where nothing waits."""
         items = self.items
-        size = _size(item) + _ITEM_OVERHEAD
+        size = size_of(item) + _ITEM_OVERHEAD
         if items and (len(items) >= self._max_items or self.bytes + size > self._max_bytes):
             return False
         items.append(item)
@@ -53,7 +54,7 @@ class ControlLane:
         while items and size < limit:
             item = items.popleft()
             taken.append(item)
-            size += _size(item)
+            size += size_of(item)
         self.bytes -= size + _ITEM_OVERHEAD * len(taken)
         return taken
 
@@ -62,7 +63,7 @@ class ControlLane:
         kept = deque(waiting for waiting in self.items if waiting != item)
         dropped = len(self.items) - len(kept)
         self.items = kept
-        self.bytes -= dropped * (_size(item) + _ITEM_OVERHEAD)
+        self.bytes -= dropped * (size_of(item) + _ITEM_OVERHEAD)
         return dropped
 
     def clear(self) -> int:
@@ -96,6 +97,7 @@ class BulkLane:
         "_cutting",
         "_max_bytes",
         "_max_messages",
+        "_part_turns",
         "_queues",
         "_spare",
         "_turns",
@@ -104,8 +106,10 @@ class BulkLane:
         "count",
     )
 
-    def __init__(self, max_bytes: int, max_messages: int) -> None:
+    def __init__(self, max_bytes: int, max_messages: int, part_turns: PartTurns | None = None) -> None:
+        """`part_turns`: shared with the lane of calls."""
         self._max_bytes, self._max_messages = min(max_bytes, UNLIMITED), max_messages
+        self._part_turns = part_turns or PartTurns()
         self._queues: dict[int, _ShardQueue] = {}
         """Those in which something waits."""
         self._turns: deque[_ShardQueue] = deque()
@@ -169,39 +173,48 @@ class BulkLane:
         return queue
 
     def take(self, limit: int) -> list[Packed | bytes]:
-        """Take messages, and PART frames of large ones, until they have `limit` bytes or more."""
+        """Take messages, and PART frames of large ones, until they have `limit` bytes or more.
+
+        Fewer, or nothing, where all that wait are large and must wait for a large call.
+        """
         taken: list[Packed | bytes] = []
         turns = self._turns
         if self.count == 1 and (only := self._next(turns[0])) is not None:  # mostly it is one
             return [only]
-        size = 0
-        while turns and size < limit:
+        size = held_up = 0
+        while turns and size < limit and held_up < len(turns):
             queue = turns[0]
             if queue.credit <= 0:
                 queue.credit += _QUANTUM
                 turns.rotate(-1)
+                held_up = 0
             elif (item := self._next(queue)) is None:
                 turns.rotate(-1)
+                held_up += 1
             else:
                 taken.append(item)
-                count = _size(item)
+                count = size_of(item)
                 size += count
                 queue.credit -= count
+                held_up = 0
         return taken
 
     def _next(self, queue: _ShardQueue) -> Packed | bytes | None:
-        """Take what a shard sends next; None where it must wait for the end of another shard's large message."""
+        """Take what a shard sends next; None where it must wait for the end of another large message or call."""
         packed = queue.items[0][0]
         if packed.size <= PART_BYTES:
             self._remove_first(queue, packed)
             return packed
         if self._cutting is None:
-            self._cutting, self._writer = queue, PartWriter(packed)
+            if not self._part_turns.take(self):
+                return None
+            self._cutting, self._writer = queue, PartWriter(body_of([packed]))
         elif self._cutting is not queue:
             return None
         part = self._writer.next()
         if self._writer.done:
             self._cutting = None
+            self._part_turns.leave(self)
             self._remove_first(queue, packed)
         return part
 
@@ -224,10 +237,11 @@ class BulkLane:
         self._queues.clear()
         self._turns.clear()
         self._spare, self._cutting = _ShardQueue(), None
+        self._part_turns.leave(self)
         self.count = self.bytes = 0
         return dropped, unsent
 
 
-def _size(item: Packed | bytes) -> int:
+def size_of(item: Packed | bytes) -> int:
     """Return the bytes of a message or frame."""
     return item.size if type(item) is Packed else len(item)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from drakkar.handlers.checks import check_number, check_whole
 from drakkar.handlers.errors import TransportError
+from drakkar.transport.call_frames import LIST_HEAD
 from drakkar.transport.frames import FRAME_LIMIT, FrameError
 from drakkar.transport.hello import RefusedError
 
@@ -22,7 +23,7 @@ class Options:
 
     Limits are 1 or more, times and bandwidths 0.001 or more; `math.inf` means unlimited.
 
-    Give all hosts the same keep-alive times and frame limit.
+    Give all hosts the same keep-alive times, frame limit and call limit.
 
     Raises `ConfigError` for a value out of its bounds.
     """
@@ -33,6 +34,12 @@ class Options:
     """Maximum bytes of control that wait for one peer. A single larger message is accepted when nothing waits."""
     queue_messages: int = 8192
     """Maximum messages that wait for one peer, of bulk and of control each."""
+    call_bytes: int = 8 << 20
+    """Maximum bytes of remote calls that wait for one peer; more fail with `SystemBusy`. One call may exceed it."""
+    call_records: int = 10_000
+    """Maximum remote calls, answers and the like that wait for one peer; more fail with `SystemBusy`."""
+    call_limit: int = 1 << 20
+    """Maximum bytes of one remote call or answer, sent or received; never more than `frame_limit`."""
     frame_limit: int = FRAME_LIMIT
     """Maximum bytes of one frame, sent or received; from 64 KiB to 4 GiB."""
     unfinished_bytes: int = 256 << 20
@@ -91,6 +98,11 @@ class Options:
         # The length field of a frame has 32 bits.
         check_whole("frame_limit", self.frame_limit, 1 << 16, (1 << 32) - 1)
 
+    @property
+    def longest_call(self) -> int:
+        """Maximum bytes of one remote call or answer: `call_limit`, as far as a frame may have so many."""
+        return min(self.call_limit, self.frame_limit - LIST_HEAD)
+
 
 @dataclass(slots=True)
 class Counters:
@@ -108,6 +120,12 @@ class Counters:
     """Bulk messages that were not sent, and given back: their lane was full, or the connection was lost."""
     recalled: int = 0
     """Messages that their sender had dropped again while they waited."""
+    calls_sent: int = 0
+    """Remote calls, answers and the like that were given to the kernel. It is not known whether they arrived."""
+    calls_received: int = 0
+    """Those that were handed over here."""
+    calls_handed_back: int = 0
+    """Those that were not sent, and given back: there was no connection, it was lost, or the peer takes none."""
     busy: int = 0
     """How many times a shard was told that there is no room for its bulk, though there was a connection."""
     unknown_types: int = 0

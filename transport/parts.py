@@ -1,22 +1,22 @@
-"""Large messages in parts, so that control need not wait for a whole one. Pure functions, no sockets.
+"""Large messages and calls in parts, so that control need not wait for a whole one. Pure functions, no sockets.
 
-A PART frame carries some bytes of the body that a MESSAGES frame of one message would have:
+A PART frame carries some bytes of the body that a MESSAGES frame of one message, or a CALLS frame of one record, would have:
 
     length of that body | offset of these bytes in it | the bytes
              4                       4                               (big-endian)
 
-The parts of one message come in order. Between two of them other frames may come, but no part of another message: so
-a receiver needs one buffer a connection.
+The parts of one body come in order. Between two of them other frames may come, but no part of another body: so
+a receiver needs one buffer a connection, and a sender has a `PartTurns`.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from drakkar.transport.call_frames import is_calls
 from drakkar.transport.frames import HEADER_SIZE, FrameError, FrameKind, encode_frame
-from drakkar.transport.message_frames import Packed, body_of
 
-__all__ = ["PART_BYTES", "PartReader", "PartWriter"]
+__all__ = ["PART_BYTES", "PartReader", "PartTurns", "PartWriter"]
 
 _HEAD: Final = struct.Struct(">II")
 PART_BYTES: Final = (128 << 10) - HEADER_SIZE - _HEAD.size
@@ -24,12 +24,12 @@ PART_BYTES: Final = (128 << 10) - HEADER_SIZE - _HEAD.size
 
 
 class PartWriter:
-    """One message, cut into PART frames."""
+    """One body, cut into PART frames."""
 
     __slots__ = ("_left", "_slices", "_total")
 
-    def __init__(self, packed: Packed) -> None:
-        body = body_of([packed])
+    def __init__(self, body: Sequence[bytes]) -> None:
+        """`body`: the pieces that, joined, are the body."""
         self._total = self._left = sum(map(len, body))
         self._slices = _slices(body)
 
@@ -63,24 +63,53 @@ def _slices(pieces: Sequence[bytes]) -> Iterator[list[memoryview]]:
         yield taken
 
 
+class PartTurns:
+    """Which of the two lanes of a connection may send something large in parts: one at a time, and each in turn."""
+
+    __slots__ = ("_has_turn", "_waits")
+
+    def __init__(self) -> None:
+        self._has_turn: object = None
+        self._waits: object = None
+        """The lane that was refused, and is next."""
+
+    def take(self, lane: object) -> bool:
+        """Return whether a lane that has no turn may begin one now. If not, it has to ask again, and is the next.
+
+        A lane that was refused must go on asking, unless it leaves: the other one has no turn before it.
+        """
+        if self._has_turn is not None:
+            self._waits = lane
+        elif self._waits in (None, lane):
+            self._has_turn, self._waits = lane, None
+        return self._has_turn is lane
+
+    def leave(self, lane: object) -> None:
+        """A lane has sent the last part, or has dropped what it had."""
+        if self._has_turn is lane:
+            self._has_turn = None
+        if self._waits is lane:
+            self._waits = None
+
+
 class PartReader:
-    """Puts the parts of messages together again, one message at a time."""
+    """Puts the parts of messages and calls together again, one at a time."""
 
-    __slots__ = ("_body", "_limit", "_total")
+    __slots__ = ("_body", "_call_limit", "_limit", "_total")
 
-    def __init__(self, limit: int) -> None:
-        """`limit`: maximum bytes of a body."""
-        self._limit = limit
+    def __init__(self, limit: int, call_limit: int | None = None) -> None:
+        """`limit`: maximum bytes of a body, and `call_limit` of one of calls, if that is less."""
+        self._limit, self._call_limit = limit, limit if call_limit is None else min(limit, call_limit)
         self._body = bytearray()
         self._total = 0
 
     @property
     def unfinished(self) -> tuple[int, int]:
-        """Bytes of the message that is not complete, as its first part says, and how many of them are here; zeros: none is."""
+        """Bytes of the body that is not complete, as its first part says, and how many of them are here; zeros: none is."""
         return (self._total, len(self._body)) if self._body else (0, 0)
 
     def feed(self, part: memoryview) -> bytearray | None:
-        """Take the body of the next PART frame; return the body of the MESSAGES frame that it completes.
+        """Take the body of the next PART frame; return the body of the MESSAGES or CALLS frame that it completes.
 
         Raises `FrameError` where it is not the next part, or has more bytes than it says or than are allowed.
         """
@@ -90,8 +119,9 @@ class PartReader:
         body = self._body
         if not body:
             self._total = total
-            if total > self._limit:
-                raise FrameError(f"a message in parts has {total} bytes, and {self._limit} are allowed")
+            limit = self._call_limit if is_calls(part[_HEAD.size :]) else self._limit
+            if total > limit:
+                raise FrameError(f"a message in parts has {total} bytes, and {limit} are allowed")
         if (total, offset) != (self._total, len(body)):
             raise FrameError(
                 f"a part begins at byte {offset} of {total}, where byte {len(body)} of {self._total} was due"

@@ -1,4 +1,4 @@
-"""One other host as this one reaches it: two bounded lanes, and the one connection that this host opens to it.
+"""One other host as this one reaches it: three bounded lanes, and the one connection that this host opens to it.
 
 Messages to a peer travel on the connection that this host opened, and messages from it on the one that the peer
 opened. So each connection has one writer and one direction, two hosts never have to agree on which of two connections
@@ -24,13 +24,17 @@ from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import peer_name
 from drakkar.transport.backoff import Backoff
 from drakkar.transport.budgets import Account, Work
+from drakkar.transport.call_frames import check_record
+from drakkar.transport.call_rooms import CallRoom
+from drakkar.transport.calls import CallLane
 from drakkar.transport.connection import Connection, dial, network_error
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
-from drakkar.transport.hello import FullError, Hello, Identity, RefusedError, decode_reason
+from drakkar.transport.hello import CALLS_FEATURE, FullError, Hello, Identity, RefusedError, decode_reason
 from drakkar.transport.known_hosts import Answer, KnownHosts
-from drakkar.transport.lanes import BulkLane, ControlLane
+from drakkar.transport.lanes import BulkLane, ControlLane, size_of
 from drakkar.transport.message_frames import Packed, batches, frame_of, pack
 from drakkar.transport.options import Counters, Log, Options
+from drakkar.transport.parts import PartTurns
 from drakkar.transport.reminders import Reminders, and_others
 from drakkar.transport.room import RoomQueue
 from drakkar.transport.tls import Tls
@@ -41,6 +45,8 @@ _WRITE_BYTES: Final = 128 << 10
 """Bytes that are taken out of the lanes at once. Control waits for no more than these."""
 _TURN_BYTES: Final = 512 << 10
 """Bytes that are encoded and written at once where the kernel takes them all: about a millisecond of work."""
+_LANE_BYTES: Final = 64 << 10
+"""Bytes that bulk, or calls, may send before it is the turn of the other."""
 _QUICK_ATTEMPTS: Final = 20
 """How many times a peer that is full is dialed again after the shortest wait: for most of a second."""
 _PING: Final = struct.Struct(">d")
@@ -58,12 +64,15 @@ class PeerStatus:
 
     connected: bool
     queued_messages: int
-    """Messages that wait, in both lanes."""
+    """Messages that wait, control and bulk."""
     queued_bytes: int
     """Their bytes."""
     bulk_messages: int
     """How many of them are bulk."""
     bulk_bytes: int
+    call_records: int
+    """Remote calls, answers and the like that wait, those on their way to the loop included."""
+    call_bytes: int
     busy_shards: int
     """Shards that wait for room for their bulk."""
     rtt: float | None
@@ -90,6 +99,8 @@ class Peer:
         unreachable: Callable[[str], None],
         drained: Callable[[str, Sequence[int]], None],
         handed_back: Callable[[str, list[Message]], None] | None,
+        calls_handed_back: Callable[[str, list[bytes], TransportError], None],
+        call_room: CallRoom,
         at_once: bool,
         tls: Tls | None,
         known: KnownHosts,
@@ -114,13 +125,18 @@ class Peer:
         """The shards whose introduction was queued, for this connection or the next."""
         self._answer = Answer()
         self._drained, self._handed_back, self._at_once = drained, handed_back, at_once
+        self._calls_handed_back = calls_handed_back
         self.write_is_due = False
         """`push` will be called at the end of this round."""
         self._backoff = Backoff(options.backoff_first, options.backoff_last, random)
         self._times_full = 0
         """How many times the peer had no place since it had one."""
         self._control = ControlLane(options.control_bytes, options.queue_messages)
-        self._bulk = BulkLane(options.queue_bytes, options.queue_messages)
+        part_turns = PartTurns()
+        self._bulk = BulkLane(options.queue_bytes, options.queue_messages, part_turns)
+        self._calls = CallLane(call_room, part_turns)
+        self._calls_lead = 0
+        """Bytes that calls have sent more than bulk, while both had something to send."""
         self._room = RoomQueue(self._bulk.share)
         self._rest: bytes | memoryview = b""  # of a write that the kernel took in part
         self._wake = trio.Event()  # there is something to send
@@ -198,6 +214,33 @@ class Peer:
         self._counters.dropped += not queued
         return queued
 
+    def offer_calls(self, records: Sequence[bytes], *, admitted: bool) -> int:
+        """Queue records, and write them at once where the socket is idle; return how many found no room. See `TcpTransport`."""
+        room = self._calls.room
+        sizes = list(map(len, records))
+        try:
+            self._check_calls(() if admitted else records)
+        except TransportError:
+            if admitted:
+                room.give_back(len(records), sum(sizes))
+            raise
+        count = len(records) if admitted else room.take(sizes)
+        self._calls.put(records[:count])
+        self._used_at = trio.current_time()
+        if self._at_once:
+            self.push()
+        return len(records) - count
+
+    def _check_calls(self, records: Iterable[bytes]) -> None:
+        """Raise `TransportError` where the peer takes no calls, or not one of these."""
+        if self._connected and CALLS_FEATURE not in self._features:
+            raise self._takes_no_calls()
+        for record in records:
+            check_record(record, self._options.longest_call)
+
+    def _takes_no_calls(self) -> TransportError:
+        return TransportError(f"the host at {self.address} takes no remote calls: upgrade it to the version of this one")
+
     def room(self, shard: int, least: int) -> int:
         """Return how many bytes of bulk of a shard may be offered: `least` or more, or 0; then `drained` will tell of it."""
         bulk = self._bulk
@@ -233,8 +276,15 @@ class Peer:
 
     def end(self) -> None:
         """Drop what waits, and close the connection soon: it will not be used any more."""
-        self._clear()
+        self._clear(TransportError(f"{self.address} had to make room for other hosts that are dialed"))
         self.life.cancel()
+
+    def hand_back_calls(self, why: TransportError) -> None:
+        """Give the calls back that have not left: they surely have no effect."""
+        records = self._calls.clear()
+        if records:
+            self._counters.calls_handed_back += len(records)
+            self._calls_handed_back(self.address, records, why)
 
     @property
     def reachable(self) -> bool:
@@ -249,6 +299,8 @@ class Peer:
             queued_bytes=self._control.bytes + self._bulk.bytes,
             bulk_messages=self._bulk.count,
             bulk_bytes=self._bulk.bytes,
+            call_records=self._calls.room.records,
+            call_bytes=self._calls.room.bytes,
             busy_shards=len(self._room),
             rtt=self._rtt,
             failures=self._backoff.failures,
@@ -285,7 +337,7 @@ class Peer:
         self._handed_back(self.address, unsent)
         return 0
 
-    def _clear(self) -> None:
+    def _clear(self, why: TransportError) -> None:
         """Drop what waits for a peer that is away. By the time it is back, the protocol has newer messages."""
         self._room.clear()
         self._introduced.clear()
@@ -293,6 +345,7 @@ class Peer:
         self._counters.dropped += dropped + self._control.clear()
         if unsent:
             self._counters.dropped += self._hand_back(unsent)
+        self.hand_back_calls(why)
 
     def _tell_drained(self) -> bool:
         """Tell the shards of the room that they waited for; return whether there was any."""
@@ -303,14 +356,37 @@ class Peer:
 
     def _take(self) -> bytes:
         """Take about `_WRITE_BYTES`, and at least one item, out of the lanes, as frames."""
-        control, bulk = self._control, self._bulk
-        waited, size = len(control.items) + bulk.count, control.bytes
+        control, bulk, calls = self._control, self._bulk, self._calls
+        waited, size, records = len(control.items) + bulk.count, control.bytes, calls.count
         items = control.take(_WRITE_BYTES) if control.items else []
         free = _WRITE_BYTES - (size - control.bytes)
-        if free > 0 and bulk.count:
+        if calls.ready:
+            self._take_in_turn(items, free)
+        elif free > 0:
             items += bulk.take(free)
         self._counters.sent += waited - len(control.items) - bulk.count
+        self._counters.calls_sent += records - calls.count
         return _frames_of(items, self._options.frame_limit)
+
+    def _take_in_turn(self, items: list[Packed | bytes], free: int) -> None:
+        """Add bulk and calls, 64 KiB of each in turn, until these have so many bytes or more."""
+        while free > 0 and (taken := self._take_next(min(free, _LANE_BYTES))):
+            items += taken
+            free -= sum(map(size_of, taken))
+
+    def _take_next(self, limit: int) -> Sequence[Packed | bytes]:
+        """Take out of the one of the two lanes that has sent less, or out of the other where it has nothing to send."""
+        lanes: list[CallLane | BulkLane] = [self._calls, self._bulk]
+        if self._calls_lead > 0:
+            lanes.reverse()
+        for lane in lanes:
+            taken: Sequence[Packed | bytes] = lane.take(limit)
+            if taken:
+                size = sum(map(size_of, taken))
+                self._calls_lead += size if lane is self._calls else -size
+                return taken
+            self._calls_lead = 0  # nothing is saved up for later
+        return ()
 
     # ---- writing
 
@@ -321,15 +397,20 @@ class Peer:
         only for the rest.
         """
         self.write_is_due = False
-        if not (self._control.items or self._bulk.count):
+        if not self._can_send:
             return
         self._used_at = trio.current_time()
         if self._ready_fd < 0 or self._wake.is_set():
             self._wake.set()
             return
         self._write_now(self._ready_fd)
-        if self._lost is not None or self._rest or self._control.items or self._bulk.count:
+        if self._lost is not None or self._rest or self._can_send:
             self._wake.set()
+
+    @property
+    def _can_send(self) -> bool:
+        """Something waits that may leave now: of calls some wait for credit."""
+        return bool(self._control.items or self._bulk.count or self._calls.ready)
 
     def _write_now(self, fd: int) -> None:
         """Write what waits to a socket until it takes no more, and leave the rest of a frame in `_rest`.
@@ -337,7 +418,7 @@ class Peer:
         After `_TURN_BYTES` other tasks and actors of the loop are to have their turn.
         """
         total = 0
-        while (self._control.items or self._bulk.count) and total < _TURN_BYTES:
+        while self._can_send and total < _TURN_BYTES:
             data = self._take()
             try:
                 written = os.write(fd, data)
@@ -365,13 +446,13 @@ class Peer:
                 ping_at = now + self._options.keepalive
                 self._ping = _PING.pack(now)
                 await connection.write(encode_frame(FrameKind.PING, self._ping), timeout)
-            elif self._control.items or self._bulk.count:
+            elif self._can_send:
                 await self._write_some(connection)
                 self._tell_drained()
             elif self._tell_drained():
                 # Those that were told may fill the lane now, or leave the room to others.
                 await trio.lowlevel.checkpoint()
-            elif now >= self._used_at + self._options.idle_timeout:
+            elif now >= self._used_at + self._options.idle_timeout and not self._calls.count:
                 self._introduced.clear()  # what is queued from now on is for the next connection
                 return
             else:
@@ -421,6 +502,9 @@ class Peer:
         if frame.kind == FrameKind.PONG and frame.body == self._ping:
             self._rtt = trio.current_time() - _PING.unpack(self._ping)[0]
             return
+        if frame.kind == FrameKind.CALLS and self._calls.credit(frame.body):
+            self.push()
+            return
         # All else is seldom: more of it than that is of no use.
         account.charge(1)
         if frame.kind == FrameKind.PONG:
@@ -431,7 +515,7 @@ class Peer:
             self.push()
         elif frame.kind == FrameKind.REFUSED:
             raise RefusedError(decode_reason(frame.body), "by the other host")
-        else:
+        elif frame.kind != FrameKind.CALLS:  # one that brings no credit
             self._counters.unknown_frames += 1
             self._log.debug("dropped a frame of kind %d from %s", frame.kind, self.address)
 
@@ -460,7 +544,7 @@ class Peer:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._control.items or self._bulk.count or self._room)
+        return bool(self._control.items or self._bulk.count or self._calls.count or self._room)
 
     async def _connect(self) -> tuple[Connection, Hello]:
         connection, callee = await dial(
@@ -486,6 +570,8 @@ class Peer:
         self._times_full = 0
         since = trio.current_time()
         self._log.info("connected to %s", self.address)
+        if CALLS_FEATURE not in self._features:
+            self.hand_back_calls(self._takes_no_calls())
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
@@ -493,6 +579,7 @@ class Peer:
                     nursery.start_soon(self._until_lost, work, connection, nursery.cancel_scope)
         finally:
             self._connected, self._rest, self._rtt = False, b"", None
+            self._calls.reconnect()
             self._answer.lost()
             self._known.remove(callee, self)
             await connection.close()
@@ -515,7 +602,7 @@ class Peer:
 
     async def _fail(self, what: str, error: TransportError) -> None:
         """Drop what waits, report the failure, and wait before the next attempt."""
-        self._clear()
+        self._clear(TransportError(f"{what} {self.address}: {error}"))
         wait = self._wait_after(error)
         self._counters.count_fault(error)
         count = self._warns_of(error)

@@ -1,0 +1,128 @@
+"""The body of a CALLS frame: records of remote calls as bytes, and back. Pure functions, no sockets.
+
+A record is a call, an answer, or what else actors of two hosts say to each other: a CBOR list that begins with the number of
+its kind. The transport knows no more of it. A body is the CBOR list of some records, in order, so records that wait are joined
+without being encoded again. It begins with the head of that list, 0x81 to 0x9f; the body of a MESSAGES frame begins with a zero, as
+its control part is short. So the parts of a large record need no kind of frame of their own: what they make up tells what it is.
+
+What it costs to decode a body is bounded before it is decoded. A small one has no more items than bytes. The items of a
+large one are counted first: a megabyte of empty lists would take sixty megabytes, and hold up the loop for a tenth of a second.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final
+
+from drakkar.handlers.errors import TransportError
+from drakkar.transport.frames import FrameError, loads_strict
+
+__all__ = [
+    "LIST_HEAD",
+    "MAX_DEPTH",
+    "MAX_ITEMS",
+    "RECORDS_PER_FRAME",
+    "UNCOUNTED_BYTES",
+    "calls_body",
+    "check_items",
+    "check_record",
+    "decode_calls",
+    "is_calls",
+    "list_head",
+]
+
+RECORDS_PER_FRAME: Final = 128
+"""Records in one body at most."""
+LIST_HEAD: Final = 2
+"""Maximum bytes before the records of a body."""
+MAX_DEPTH: Final = 72
+"""How deep lists and maps may be nested in a body, the list of records and the records included."""
+MAX_ITEMS: Final = 64 << 10
+"""Numbers, strings, lists and so on in one record at most: some milliseconds of decoding, which nothing can interrupt."""
+UNCOUNTED_BYTES: Final = 64 << 10
+"""A record or body of so many bytes has no more items than `MAX_ITEMS`, so they are not counted."""
+
+_SHORT_LIST: Final = 24
+"""Lists of fewer items have their length in their first byte."""
+_ITEMS_PER_STEP: Final = 1024
+"""Items that are counted in one go: some tenths of a millisecond of work."""
+_BYTES, _TEXT = 2, 3
+"""Major types whose items are followed by as many bytes as their number says."""
+
+
+def is_calls(body: bytes | bytearray | memoryview) -> bool:
+    """Return whether a body of which this is the beginning, a byte or more, is that of a CALLS frame and not of a MESSAGES frame."""
+    return body[0] >> 5 == 4
+
+
+def list_head(count: int) -> bytes:
+    """Return what stands before so many records in a body, `RECORDS_PER_FRAME` at most."""
+    return bytes((0x80 | count,)) if count < _SHORT_LIST else bytes((0x98, count))
+
+
+def calls_body(records: Sequence[bytes]) -> bytes:
+    """Return the body of a CALLS frame of some records, `RECORDS_PER_FRAME` at most."""
+    return b"".join((list_head(len(records)), *records))
+
+
+def check_record(record: bytes, limit: float) -> None:
+    """Raise `TransportError` where a receiver would not take a record, which is an encoded list, and so end the connection.
+
+    `limit`: maximum bytes of a record. From any thread; a large record takes some milliseconds.
+    """
+    size = len(record)
+    if size > limit:
+        raise TransportError(
+            f"a call of {size} bytes is too long, and {limit} are allowed: send less at once, or raise call_limit on all hosts"
+        )
+    if not size or not is_calls(record):
+        raise TransportError(f"a record of a call is no encoded list: it begins with {record[:8]!r}")
+    if size > UNCOUNTED_BYTES:
+        try:
+            for _ in check_items(record):
+                pass
+        except FrameError as error:
+            raise TransportError(
+                f"{error}: send what has very many values as bytes, or in several calls"
+            ) from error
+
+
+def check_items(
+    data: bytes | bytearray | memoryview, most: int = MAX_ITEMS
+) -> Generator[None, None, None]:
+    """Raise `FrameError` where a record has more than so many items; with a break after each thousand of them.
+
+    What the items make up is not looked at. A body has an item more than its record: the list that the record is in.
+    """
+    at = items = 0
+    while at < len(data):
+        major, info = data[at] >> 5, data[at] & 31
+        at += 1
+        number = info
+        if info >= _SHORT_LIST:
+            size = 1 << (info - _SHORT_LIST)  # what is no number of CBOR, from 28 up, is refused by the decoder
+            number = int.from_bytes(data[at : at + size])
+            at += size
+        if major in (_BYTES, _TEXT):
+            at += number
+        items += 1
+        if items > most:
+            raise FrameError(f"a call of {len(data)} bytes has more than {MAX_ITEMS} values")
+        if not items % _ITEMS_PER_STEP:
+            yield
+
+
+def decode_calls(body: bytes | bytearray | memoryview) -> list[list[Any]]:
+    """Decode the body of a CALLS frame. Where it is longer than `UNCOUNTED_BYTES`, call `check_items` first, for an item more.
+
+    Each record has one field or more, and the first is a number; nothing else is checked.
+
+    Raises `FrameError` for a body that no correct host sends.
+    """
+    records = loads_strict(body, MAX_DEPTH)
+    if type(records) is not list or not records:
+        raise FrameError("a frame of calls is not a list of one record or more")
+    if len(records) > RECORDS_PER_FRAME:
+        raise FrameError(f"a frame has {len(records)} calls, and {RECORDS_PER_FRAME} are allowed")
+    for record in records:
+        if type(record) is not list or not record or type(record[0]) is not int:
+            raise FrameError("a call is not a list that begins with the number of its kind")
+    return records

@@ -1,0 +1,99 @@
+"""How full the lanes for calls are, as any thread may ask: a call that finds no room fails at once, in the thread that makes it.
+
+A record takes its place before it is on its way to the loop, and gives it back when it has left the host, or was handed back. So what
+the loop has not seen yet is bounded too, and what has a place is never refused later.
+
+Why this is right with any number of threads: all figures are read and changed by holders of one lock alone. The GIL would not do, since
+`+=` on an attribute reads and then writes, and another thread may run in between: then two records would have one place, or a place
+would be lost for ever. The lock is held for some additions. Its holder waits for nothing and calls nothing of others, so the loop, which
+takes it too, waits for it no longer than for the GIL. What is read without it, `records` and `bytes`, is for people to look at.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+from drakkar.handlers.errors import SystemBusy
+from drakkar.transport.addresses import peer_name
+from drakkar.transport.call_frames import check_record
+from drakkar.transport.options import Options
+
+__all__ = ["CallRoom", "CallRooms"]
+
+
+class CallRooms:
+    """The rooms of the lanes to all hosts. From any thread."""
+
+    def __init__(self, options: Options) -> None:
+        self.options: Final = options
+        self.lock: Final = threading.Lock()
+        self.refused = 0
+        """Records that found no room, over all lanes."""
+        self._rooms: WeakValueDictionary[str, CallRoom] = WeakValueDictionary()
+        """Those that a lane or a caller has: a host that asks may say another address each time, and is answered there."""
+
+    def of(self, address: str) -> "CallRoom":
+        """Return the room of the lane to the host at `address`."""
+        name = peer_name(address)
+        with self.lock:
+            room = self._rooms.get(name)
+            if room is None:
+                self._rooms[name] = room = CallRoom(self, address)
+            return room
+
+    def count_refused(self, count: int) -> None:
+        """So many records were refused for another reason than a full lane."""
+        with self.lock:
+            self.refused += count
+
+
+class CallRoom:
+    """How many records, of how many bytes, wait for one host: those on their way to the lane, and those in it. From any thread."""
+
+    __slots__ = ("__weakref__", "_rooms", "address", "bytes", "records")
+
+    def __init__(self, rooms: CallRooms, address: str) -> None:
+        self._rooms = rooms
+        self.address: Final = address
+        self.records = 0
+        self.bytes = 0
+
+    def admit(self, record: bytes) -> None:
+        """Take a place for a record that is sent with `TcpTransport.send_calls(…, admitted=True)` then, in the loop.
+
+        Raises `SystemBusy` where there is none, and `TransportError` for what the receiver would not take. If it
+        cannot be sent after all, `give_back` its place.
+        """
+        check_record(record, self._rooms.options.longest_call)
+        if not self.take((len(record),)):
+            raise self._busy()
+
+    def take(self, sizes: Sequence[int]) -> int:
+        """Take places for records of these sizes, in order, until one finds none; return how many have one.
+
+        A record of any size finds room where nothing waits.
+        """
+        rooms = self._rooms
+        max_records, max_bytes = rooms.options.call_records, rooms.options.call_bytes
+        with rooms.lock:
+            for count, size in enumerate(sizes):
+                if self.records and (self.records >= max_records or self.bytes + size > max_bytes):
+                    rooms.refused += len(sizes) - count
+                    return count
+                self.records += 1
+                self.bytes += size
+        return len(sizes)
+
+    def give_back(self, records: int, size: int) -> None:
+        """Give back the places of so many records, of so many bytes together."""
+        with self._rooms.lock:
+            self.records -= records
+            self.bytes -= size
+
+    def _busy(self) -> SystemBusy:
+        options = self._rooms.options
+        return SystemBusy(
+            f"{self.records} calls of {self.bytes} bytes wait for {self.address}, and {options.call_records} of "
+            f"{options.call_bytes} bytes may: wait a little and try again, or raise call_records or call_bytes"
+        )

@@ -20,6 +20,12 @@ from drakkar.actors.node.events import (
     ReplicaRemoved,
 )
 from drakkar.actors.node.status import Ended, Status
+from drakkar.actors.remote.errors import AnswerTimeout, HostGone, NameTaken, NotAllowed, UnknownName
+from drakkar.actors.remote.failures import RemoteError, failure
+from drakkar.actors.remote.message_classes import message
+from drakkar.actors.remote.proxies import RemoteProxy
+from drakkar.actors.remote.refs import RemoteRef
+from drakkar.actors.remote.values import ValueRefused
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
@@ -66,6 +72,7 @@ __all__ = [
     "ActorFuture",
     "AddressChanged",
     "AlreadySet",
+    "AnswerTimeout",
     "Change",
     "ChangeType",
     "ConcurrentStateMachine",
@@ -79,14 +86,17 @@ __all__ = [
     "ForkedError",
     "HandlerTableError",
     "Hang",
+    "HostGone",
     "InMemory",
     "LeaderChanged",
     "LoopError",
     "Membership",
     "MembershipChanged",
     "MembershipRejected",
+    "NameTaken",
     "NodeActor",
     "NodeHost",
+    "NotAllowed",
     "NotLeader",
     "Options",
     "OutcomeUnknown",
@@ -94,6 +104,9 @@ __all__ = [
     "ProtocolViolation",
     "RaftConfig",
     "Refused",
+    "RemoteError",
+    "RemoteProxy",
+    "RemoteRef",
     "Replica",
     "ReplicaEnded",
     "ReplicaRemoved",
@@ -117,6 +130,10 @@ __all__ = [
     "TransportError",
     "TrioActor",
     "TrioLoop",
+    "UnknownName",
+    "ValueRefused",
+    "failure",
+    "message",
     "unwatch",
     "watch",
 ]

@@ -3,7 +3,7 @@
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from math import inf
 from time import perf_counter
@@ -256,6 +256,11 @@ class Connection:
             # It stays so: a connection ends where what is trusted changes.
             self._proved[address] = tls.speaks_for(certificate, address)
         return self._proved[address]
+
+    def is_certified_as(self, names: Iterable[str]) -> bool:
+        """Return whether the other side has shown a certificate that has one of these names, or is for a host of that name."""
+        certificate = self._certificate
+        return certificate is not None and any(certificate.has(name) or certificate.is_for(name) for name in names)
 
     def may_be(self, address: str) -> bool:
         """Return whether the other side may be the host at `address`, as far as its certificate tells: without TLS it may."""

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -96,6 +96,11 @@ class Inbound:
         """See `TcpTransport.proves`."""
         caller = self._callers.get(canonical(speaker))
         return caller is not None and caller.connection.proves(address)
+
+    def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
+        """See `TcpTransport`."""
+        caller = self._callers.get(canonical(address))
+        return caller is not None and caller.connection.is_certified_as(names)
 
     async def accept(
         self, stream: trio.SocketStream, pending: PendingConnection, scope: trio.CancelScope

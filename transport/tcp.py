@@ -195,6 +195,11 @@ class TcpTransport:
         return self._identity.host_id
 
     @property
+    def run(self) -> int:
+        """The nonce of this run of the host, which no other run of any host has."""
+        return self._identity.run.nonces[0]
+
+    @property
     def address(self) -> str:
         """The address that this host advertises."""
         return self._identity.address
@@ -320,6 +325,14 @@ class TcpTransport:
         False where it is not connected, and without TLS.
         """
         return self._inbound.proves(speaker, address)
+
+    def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
+        """Return whether the host that introduced itself at `address` has shown a certificate with one of these names.
+
+        A name is one that is written in the certificate, or a host name or IP address that it is for. False where the host is not
+        connected, and without TLS.
+        """
+        return self._inbound.is_certified_as(address, names)
 
     def reachable(self, address: str) -> bool:
         """Return whether the host at `address` is connected, or was not tried yet."""

@@ -4,7 +4,7 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -40,6 +40,7 @@ from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import MembershipChanged, ReplicaEnded
 from drakkar.actors.node.proposed import MAX_COMMAND_BYTES
+from drakkar.actors.remote.calls import Calls
 from drakkar.actors.runtime.actor import launch
 from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
@@ -168,10 +169,10 @@ class NodeHost:
             address,
             deliver=self._inputs.deliver,
             greeted=self._inputs.greet,
-            parted=self._inputs.forget,
+            parted=self._on_parted,
             introduced=self._inputs.hear_introduction,
             introduction=self._inputs.introduction,
-            unreachable=self._inputs.report_unreachable,
+            unreachable=self._on_unreachable,
             drained=self._inputs.report_drained,
             handed_back=self._inputs.hand_back,
             at_round_end=self._loop.at_round_end,
@@ -180,8 +181,13 @@ class NodeHost:
             listen_address=listen_address,
             tls=tls,
             streams=self._receive_stream,
+            called=self._on_called,
+            calls_handed_back=self._on_calls_handed_back,
             options=transport_options,
             log=self._host_lines.of("drakkar.transport"),
+        )
+        self._calls = Calls(
+            self._transport, self._loop, self._counters, self._host_lines.of("drakkar.actors.remote")
         )
         self._process = here.process
         self._undo: list[Callable[[], None]] = []
@@ -278,6 +284,7 @@ class NodeHost:
             self._start_log(files)
         elif self._is_to_warn:
             self._services.subscribers.add(self._warn_of_promotion)
+        self._loop.call(self._calls.start)
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
         self._undo.append(self._hand_over)
         self._lines.info(
@@ -332,9 +339,24 @@ class NodeHost:
     def _tick(self) -> None:
         self._store.tick()
         self._asker.tick(self._store.no_space)
+        self._calls.tick()
 
     def _charge(self, address: str, count: int) -> None:
         self._transport.charge(address, count)  # made after what calls this
+
+    def _on_unreachable(self, address: str) -> None:
+        self._inputs.report_unreachable(address)
+        self._calls.lost(address, f"the connection to {address} was lost")
+
+    def _on_parted(self, address: str) -> None:
+        self._inputs.forget(address)
+        self._calls.lost(address, f"the connection from {address} was lost")
+
+    def _on_called(self, address: str, records: list[list[Any]]) -> None:
+        self._calls.called(address, records)  # made after the transport, which it uses
+
+    def _on_calls_handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
+        self._calls.handed_back(address, records, why)
 
     def _receive_stream(self, sender: str, header: bytes, member: bool) -> StreamSink:
         return self._traffic.receive(sender, header, member=member)  # made after the transport, which it uses
@@ -532,6 +554,66 @@ class NodeHost:
             used = transport.credentials
             credentials = (tls or used.config).load()
             replaced = self._loop.call(transport.use_certificates, credentials, used, timeout=10)
+
+    # -- actors -------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        name: str,
+        ref: pykka.ActorRef[Any],
+        *,
+        proxy: bool | Iterable[str] = False,
+        acl: Iterable[str] | None = None,
+    ) -> None:
+        """Let actors of other hosts reach an actor of this process under a name, until it ends. From any thread.
+
+        `ref`: of any pykka actor: a `ThreadingActor`, a `TrioActor`, a `TableActor`.
+        `proxy`: True lets others call its public methods, and read and set its public attributes, as there are now; a list of
+        names, those alone. Without it they can only `tell` and `ask`.
+        `acl`: names in certificates; only a host that has shown one with such a name reaches the actor. Without it each host
+        that can connect does.
+
+        The same actor may have several names. Another one takes a name over when the one before has ended.
+
+        Raises `NameTaken` where another actor has the name and lives, and `ConfigError` for a name that is not 1 to 200
+        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS.
+        """
+        self._process.check(self)
+        self._calls.publish(name, ref, proxy, acl)
+
+    def unpublish(self, name: str) -> bool:
+        """Take a name away; return whether it was there. References to the actor by that name are of no use then. From any thread."""
+        self._process.check(self)
+        return self._calls.unpublish(name)
+
+    @property
+    def published(self) -> dict[str, pykka.ActorRef[Any]]:
+        """The actors that others reach here, by name; a copy. From any thread."""
+        self._process.check(self)
+        return self._calls.published
+
+    def remote(self, address: str, name: str, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Return a reference to the actor that is published under a name by the host at an address: a `RemoteRef`.
+
+        It asks that host, and waits for `timeout` seconds, 10 by default. With `block=False` it returns an `ActorFuture` of
+        the reference. For an actor of this host it is the actor's own reference.
+
+        Raises `UnknownName` where no actor has the name, `NotAllowed` where its `acl` leaves this host out, `HostGone` where the
+        host cannot be reached, `AnswerTimeout` where it does not answer, `TransportError` for a malformed address, and
+        `DeadlockError` where it would block the thread of a loop.
+        """
+        return self._asked(self._calls.find, f"remote({name!r})", address, name, block=block, timeout=timeout)
+
+    def remote_names(self, address: str, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the names that the host at an address publishes for this one, sorted. Arguments and errors as those of `remote`."""
+        return self._asked(self._calls.names, "remote_names()", address, block=block, timeout=timeout)
+
+    def _asked(self, ask: Callable[..., ActorFuture[Any]], call: str, *args: Any, block: bool, timeout: float | None) -> Any:
+        self._process.check(self)
+        if block:
+            forbid_waiting(f"{call} of {self!r}", "use block=False, and await the future or give it a callback")
+        future = ask(*args, timeout)
+        return future.get() if block else future
 
     # -- replicas -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import pykka
-from drakkar.actors.remote.published import Attributes
+from drakkar.actors.remote.records import Attributes
 from drakkar.actors.runtime.futures import ActorFuture
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 

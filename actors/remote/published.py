@@ -1,28 +1,24 @@
 """What other hosts can reach of this one: its published actors, and those that were named in a message.
 
-An actor has a number, which is never used again in this run of the host. A reference names the run and the number, so one
-that is restarted under the same name is another actor. Only a name is looked up; a number that was never told to a host
-can be guessed by it, so what is not for all is to have an `acl`.
+An actor has a number, which no other has in this run of the host. A reference names the run and the number, so one that is
+restarted under the same name is another actor. Numbers are drawn at random from 2**62: whoever was not told one, by its name or in a
+message, cannot reach the actor.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, Union
+from secrets import randbits
+from typing import Any, Final
 
 import pykka
 from drakkar.actors.remote.errors import NameTaken, UnknownName
+from drakkar.actors.remote.records import Attributes, check_name
 from drakkar.actors.runtime.futures import brief
-from drakkar.handlers.checks import check_type
 from drakkar.handlers.errors import ConfigError, SystemBusy
 
-__all__ = ["MAX_NAME", "Attributes", "Published", "PublishedActor", "check_name", "described"]
+__all__ = ["Published", "PublishedActor", "described"]
 
-Attributes: TypeAlias = Mapping[str, Union[bool, "Attributes"]]
-"""What a proxy reaches: True for what can be called, False for what can be read and set, or what is below a traversable."""
-
-MAX_NAME: Final = 200
-"""Characters of a name."""
 MAX_ACTORS: Final = 100_000
 """Actors of a host that others can reach."""
 MAX_ATTRIBUTES: Final = 1_000
@@ -60,7 +56,6 @@ class Published:
         """`watch` is called with each actor when it is added: it is to call `forget` when the actor has ended."""
         self._watch = watch
         self._lock = threading.Lock()
-        self._last = 0
         self._names: dict[str, PublishedActor] = {}
         self._numbers: dict[int, PublishedActor] = {}
         self._urns: dict[str, PublishedActor] = {}
@@ -74,7 +69,7 @@ class Published:
         acl: Iterable[str] | None = None,
     ) -> None:
         """Let other hosts reach an actor under a name. Raises as `NodeHost.publish` does."""
-        check_name(name)
+        check_name("name", name)
         attributes = described(ref, proxy)
         with self._lock:
             there = self._names.get(name)
@@ -115,8 +110,7 @@ class Published:
                 f"{MAX_ACTORS} actors of this host can be reached by others, and more are not allowed: unpublish some, or let "
                 "those end that are named in messages"
             )
-        self._last += 1
-        added = PublishedActor(self._last, ref, name, attributes, acl)
+        added = PublishedActor(randbits(62), ref, name, attributes, acl)
         self._numbers[added.number] = added
         before = self._urns.get(ref.actor_urn)
         if before is None or not before.name:
@@ -150,15 +144,6 @@ class Published:
         """Return the published actors by name: a copy."""
         with self._lock:
             return {name: actor.ref for name, actor in self._names.items()}
-
-
-def check_name(name: object) -> str:
-    """Return a name that an actor may be published under. Raises `ConfigError`."""
-    check_type("name", name, str, "a text")
-    assert isinstance(name, str)
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise ConfigError("name", name, f"must be 1 to {MAX_NAME} printable characters")
-    return name
 
 
 def described(ref: pykka.ActorRef[Any], proxy: bool | Iterable[str]) -> Attributes:

@@ -7,10 +7,10 @@ A field that no correct host sends raises `FrameError`, and so ends the connecti
 a record, which this one ignores, and add kinds of records, which it drops.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from math import ceil
-from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard, Union
 
 import cbor2
 from drakkar.actors.remote.failures import MAX_ARGS_BYTES, MAX_TEXT, MAX_TRACEBACK, MAX_TYPE, Failure
@@ -24,6 +24,7 @@ __all__ = [
     "MAX_NAMES",
     "MAX_PATH",
     "RECORD_DEPTH",
+    "Attributes",
     "Answer",
     "Ask",
     "Call",
@@ -40,13 +41,16 @@ __all__ = [
     "Tell",
     "Unwatch",
     "Watch",
+    "attributes_of",
     "check_name",
+    "class_name",
     "decode",
     "decode_found",
     "decode_names",
     "encode",
     "encode_found",
     "encode_names",
+    "plain_attributes",
     "to_milliseconds",
 ]
 
@@ -58,6 +62,10 @@ MAX_PATH: Final = 16
 """Attributes of attributes that a proxy goes down."""
 MAX_MILLISECONDS: Final = 1 << 40
 """The longest deadline, 35 years: whoever waits longer says this."""
+MAX_ATTRIBUTE_DEPTH: Final = 4
+"""Attributes inside each other that a proxy is told of."""
+Attributes: TypeAlias = Mapping[str, Union[bool, "Attributes"]]
+"""What a proxy reaches: True for what can be called, False for what can be read and set, or what is below a traversable."""
 RECORD_DEPTH: Final = 2
 """Lists inside each other in a record; the record is one."""
 
@@ -202,8 +210,8 @@ class Found(NamedTuple):
     target: Target
     cls: str
     """The name of its class, for people."""
-    attributes: tuple[str, ...] | None
-    """What a proxy may reach; None if it was published without a proxy."""
+    attributes: Attributes
+    """What a proxy reaches; nothing if it was published without one."""
 
 
 # ---- to bytes
@@ -225,10 +233,22 @@ def _plain(field: Any) -> Any:
 
 
 def encode_found(found: Found) -> bytes:
-    """Return the value of the answer to a `Lookup`. Attributes beyond the bounds are left out."""
-    attributes = None if found.attributes is None else _nameable(found.attributes)
-    cls = found.cls[:MAX_NAME]
-    return cbor2.dumps([list(found.target), cls if _is_name(cls) else "?", attributes])
+    """Return the value of the answer to a `Lookup`."""
+    return cbor2.dumps([list(found.target), class_name(found.cls), plain_attributes(found.attributes)])
+
+
+def class_name(name: str) -> str:
+    """Return the name of a class as other hosts take it."""
+    return name[:MAX_NAME] if _is_name(name[:MAX_NAME]) else "?"
+
+
+def plain_attributes(attributes: Attributes) -> dict[str, Any]:
+    """Return what a proxy reaches, as it travels. What others would not take is left out."""
+    plain: dict[str, Any] = {}
+    for name, kind in attributes.items():
+        if _is_name(name):
+            plain[name] = kind if isinstance(kind, bool) else plain_attributes(kind)
+    return plain
 
 
 def encode_names(names: Iterable[str]) -> bytes:
@@ -273,11 +293,20 @@ def decode(row: Any) -> Record | None:
 
 def decode_found(value: bytes) -> Found:
     """Return what the answer to a `Lookup` says. Raises `FrameError` unless a host sends such an answer."""
-    row = loads_strict(value, 2, max_items=MAX_NAMES + 10)
+    row = loads_strict(value, 2 + MAX_ATTRIBUTE_DEPTH, max_items=2 * MAX_NAMES)
     if type(row) is not list or len(row) < 3:
         raise FrameError("what is known of an actor is no list of three fields")
     target, cls, attributes = row[:3]
-    return Found(_target(target), _name(cls), None if attributes is None else _names(attributes))
+    return Found(_target(target), _name(cls), attributes_of(attributes))
+
+
+def attributes_of(plain: Any, depth: int = MAX_ATTRIBUTE_DEPTH) -> Attributes:
+    """Return what a proxy reaches, as another host tells it. Raises `FrameError`."""
+    if type(plain) is not dict or not depth:
+        raise FrameError(f"what a proxy reaches is {plain!r:.60}, and no map within {MAX_ATTRIBUTE_DEPTH} others")
+    return {
+        _name(name): kind if type(kind) is bool else attributes_of(kind, depth - 1) for name, kind in plain.items()
+    }
 
 
 def decode_names(value: bytes) -> list[str]:

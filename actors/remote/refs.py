@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import pykka
-from drakkar.actors.remote.published import Attributes
+from drakkar.actors.remote.records import Attributes
 from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
 from drakkar.actors.runtime.monitor import Termination, Watcher
 
@@ -23,9 +23,8 @@ class Place:
     """Where an actor lives: in one run of one host, under a number that it alone has."""
 
     address: str
-    host_id: str
     run: int
-    """The nonce of the run."""
+    """The nonce of the run, which no other run of any host has."""
     number: int
 
 
@@ -33,13 +32,13 @@ class Caller(Protocol):
     """What sends the messages of references: see `calls.Calls`. From any thread."""
 
     def tell(self, ref: "RemoteRef", message: Any) -> None:
-        """Send a message that has no answer."""
+        """Send a message that has no answer. Raises `pykka.ActorDeadError`, `SystemBusy` and `ValueRefused`."""
 
     def ask(self, ref: "RemoteRef", message: Any, timeout: float | None) -> ActorFuture[Any]:
         """Send a message, and return the future of its answer."""
         ...
 
-    def answer_of(self, future: ActorFuture[Any], timeout: float | None) -> Any:
+    def answer_of(self, ref: "RemoteRef", future: ActorFuture[Any], timeout: float | None) -> Any:
         """Wait for the answer to a question of `ask`."""
 
     def watch(self, ref: "RemoteRef") -> None:
@@ -70,7 +69,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         self.attributes: Attributes = attributes or {}
         """What a proxy reaches."""
         self.actor_class = type(class_name or "Actor", (_NoActor,), {})  # type: ignore[assignment]
-        self.actor_urn = f"urn:drakkar:{place.host_id}:{place.run}:{place.number}"
+        self.actor_urn = f"urn:drakkar:{place.run:x}:{place.number:x}"
         self.actor_stopped = threading.Event()
         self.termination = RemoteTermination(self)
 
@@ -115,7 +114,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         if block:
             forbid_waiting(f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback")
         future = self._caller.ask(self, message, timeout)
-        return self._caller.answer_of(future, timeout) if block else future
+        return self._caller.answer_of(self, future, timeout) if block else future
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> NoReturn:
         """Not for other hosts. Raises `TypeError`."""

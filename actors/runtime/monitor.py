@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pykka
 from drakkar.actors.runtime.forks import Process
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ActorFailed, ConfigError
 
-__all__ = ["ActorCrashed", "ActorDied", "Termination", "Watcher", "unwatch", "watch"]
+__all__ = ["ActorCrashed", "ActorDied", "Termination", "Watchable", "Watcher", "unwatch", "watch"]
 
 logger = logging.getLogger("drakkar.actors.runtime")
 
@@ -48,7 +48,9 @@ def unwatch(ref: pykka.ActorRef[Any], watcher: Watcher) -> bool:
     return _termination_of(ref).unwatch(watcher)
 
 
-def _termination_of(ref: pykka.ActorRef[Any]) -> "Termination":
+def _termination_of(ref: pykka.ActorRef[Any]) -> "Watchable":
+    if isinstance(own := getattr(ref, "termination", None), Watchable):
+        return own
     termination = getattr(ref.actor_inbox, "termination", None)
     if not isinstance(termination, Termination):
         raise ConfigError("ref", str(ref), "only TrioActors can be watched: derive its class from TrioActor")
@@ -56,6 +58,18 @@ def _termination_of(ref: pykka.ActorRef[Any]) -> "Termination":
     assert isinstance(process, Process)
     process.check(ref)
     return termination
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """What `watch` and `unwatch` turn to: an actor's `Termination`, or the `termination` of a reference to one elsewhere."""
+
+    def watch(self, ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
+        """See the function of that name."""
+
+    def unwatch(self, watcher: Watcher) -> bool:
+        """See the function of that name."""
+        ...
 
 
 class Termination:
@@ -68,6 +82,11 @@ class Termination:
         """Set when the actor has ended: to the exception with which it failed, or None if it was stopped."""
         self._watches: dict[Hashable, _Watch] = {}
         self._sweep_at = 16
+
+    @property
+    def watched(self) -> bool:
+        """Somebody watches."""
+        return bool(self._watches)
 
     def publish(self, reason: BaseException | None) -> None:
         """Set `end`, and tell all watchers, in this thread."""

@@ -46,6 +46,9 @@ class Traits:
     """It shows that the shard is in use, so it wakes a quiesced replica."""
     bulk: bool = False
     """It may be large. The transport's lanes are to keep the order of bulk messages, and to let others overtake them."""
+    weight: int = 1
+    """As how many messages it counts where the messages of a host for one shard are bounded (`transport.budgets`): more for what
+    has the receiver write to its log and send to all others."""
     perishable: bool = False
     """An old one is worse than none: one that waited for an election timeout is dropped."""
     stamped: bool = field(init=False)

@@ -66,7 +66,8 @@ that delivers packet by packet, of some 1,400 bytes, stays within its share up t
 PACE_S: Final = 0.05
 """Seconds over which the messages for each shard are counted."""
 PACE_MESSAGES: Final = 300
-"""Messages for one shard that a connection may bring in that time, before it is not read for the rest of it."""
+"""Messages for one shard that a connection may bring in that time, by their weight (`Traits.weight`), before it is not read for
+the rest of it."""
 MAX_ACCOUNTS: Final = 1000
 """Hosts whose accounts are remembered; of more, the one that connected longest ago has a new one."""
 
@@ -120,7 +121,7 @@ class Pace:
             self._until = now + PACE_S
             self._exceeded = False
         for message in messages:
-            count = counts[message.shard] = counts.get(message.shard, 0) + 1
+            count = counts[message.shard] = counts.get(message.shard, 0) + message.type.traits.weight
             if count > PACE_MESSAGES:
                 self._exceeded = True
 

@@ -138,7 +138,7 @@ TRAITS: Final = MappingProxyType({
     M.NO_OP:                  Traits(Term.SENDERS,                                                    after_write=True),
     M.PING:                   Traits(Term.NONE),
     M.PONG:                   Traits(Term.NONE),
-    M.PROPOSE:                Traits(Term.NONE,                                                                                     bulk=True),
+    M.PROPOSE:                Traits(Term.NONE,                                                                                     bulk=True, weight=3),
     M.SNAPSHOT_STATUS:        Traits(Term.NONE,    local=True, from_members=True,                                       wakes=False),
     M.UNREACHABLE:            Traits(Term.NONE,    local=True, from_members=True,                                       wakes=False),
     M.CHECK_QUORUM:           Traits(Term.NONE,    local=True,                                                          wakes=False),

@@ -24,6 +24,7 @@ BEFORE_S = 0.4
 RECOVERY_S = 15.0
 BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 """Other tests run at the same time."""
+TOO_SLOW = "the innocent were slowed down"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _pause = threading.Event().wait
 
@@ -57,9 +58,9 @@ class Figures:
         """
         calm = (self.before + self.after) / 2 if pace else 0.0
         assert self.during > 0, f"the innocent were stopped: {self}"
-        assert self.during >= calm / 2, f"the innocent were slowed down: {self}"
+        assert self.during >= calm / 2, f"{TOO_SLOW} by it: {self}"
         assert self.after >= (self.before / 2 if pace else 0.0), (
-            f"the innocent were not as before, {RECOVERY_S:g} s later: {self}"
+            f"{TOO_SLOW}, {RECOVERY_S:g} s later still: {self}"
         )
         assert self.memory_mib <= self.memory_budget_mib, f"memory grew out of bounds: {self}"
         assert self.log_kib <= self.log_budget_kib, f"the log grew out of bounds: {self}"

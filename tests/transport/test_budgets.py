@@ -222,10 +222,10 @@ def test_a_large_message_that_never_ends_was_useless() -> None:
 # ---- messages for one shard
 
 
-def bring(account: Account, shards: range, count: int) -> float:
+def bring(account: Account, shards: range, count: int, type_: MessageType = MessageType.HEARTBEAT) -> float:
     """A turn brings so many messages for each of these shards. Return for how long the connection rests."""
     account.begin()
-    account.count([Message(MessageType.HEARTBEAT, shard=shard) for shard in shards] * count)
+    account.count([Message(type_, shard=shard) for shard in shards] * count)
     account.end(count * len(shards))
     return account.rest()
 
@@ -240,6 +240,13 @@ def test_more_messages_for_one_shard_than_any_needs_are_left_for_later() -> None
     assert account.rest() == 0.0
     assert bring(account, range(7, 8), PACE_MESSAGES) == 0.0
     assert bring(account, range(7, 8), 1) == pytest.approx(PACE_S)
+
+
+def test_proposals_count_for_what_they_have_the_receiver_do() -> None:
+    fits = PACE_MESSAGES // 3
+    for count, rests in ((fits, 0.0), (fits + 1, PACE_S)):
+        account = Work(Clock()).account("a:1", member)
+        assert bring(account, range(7, 8), count, MessageType.PROPOSE) == pytest.approx(rests)
 
 
 def test_any_number_of_messages_may_come_for_many_shards() -> None:

@@ -313,9 +313,9 @@ class TcpTransport:
         return self._known.host_id_at(address)
 
     def charge(self, address: str, count: int) -> None:
-        """Say that so many messages of the host at `address` were of no use here.
+        """Say that so many messages or calls of the host at `address` were of no use here.
 
-        A host that sends too many of them is read more slowly. Call it in `deliver` where that shows at once: then they are
+        A host that sends too many of them is read more slowly. Call it in `deliver` or `called` where that shows at once: then they are
         charged with the time that they took.
         """
         self._inbound.frames.charge(address, count)

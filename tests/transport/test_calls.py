@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,8 @@ from drakkar.handlers.errors import SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry, Run
 from drakkar.transport import peer
-from drakkar.transport.call_frames import RECORDS_PER_FRAME, calls_body, decode_calls, is_calls
-from drakkar.transport.call_rooms import CallRoom, CallRooms
+from drakkar.transport.call_frames import calls_body, decode_calls, is_calls
+from drakkar.transport.call_rooms import CallRooms
 from drakkar.transport.calls import (
     CREDIT_BYTES,
     CREDIT_RECORDS,
@@ -311,13 +312,13 @@ def test_what_a_lane_drops_leaves_the_turn_to_the_other() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("put"), st.sampled_from([0, 1, 10, 60, 120, 200, 400]).map(lambda k: k * KIB)),
+            st.tuples(st.just("put"), st.sampled_from([0, 1, 10, 60, 120, 200, 300]).map(lambda k: k * KIB)),
             st.tuples(st.just("many"), st.integers(1, 400)),
             st.tuples(st.just("take"), st.sampled_from([1, 64 * KIB, MIB])),
             st.tuples(st.just("receive"), st.integers(1, 6)),
             st.tuples(st.just("hear"), st.integers(1, 3)),
         ),
-        max_size=60,
+        max_size=40,
     )
 )
 def test_in_any_order_little_is_on_its_way_none_comes_without_credit_and_all_come_in_the_end(
@@ -357,7 +358,9 @@ def test_in_any_order_little_is_on_its_way_none_comes_without_credit_and_all_com
         assert sum(map(len, there)) < max(WINDOW_BYTES, CREDIT_BYTES + largest) + 10 * KIB
         on_their_way = sent - lane.count - len(receiver.calls)
         assert on_their_way <= WINDOW_RECORDS
-    for _ in range(10 * sent + 100):
+    for _ in range(4 * sent):
+        if not (lane.count or there):
+            break
         there += lane.take(64 * KIB)
         while there:
             receive()
@@ -398,6 +401,7 @@ def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> 
     rooms = CallRooms(Options(call_records=1000, call_bytes=50_000))
     room, call = rooms.of("10.0.0.1:1"), record(1)
     busy: list[int] = []
+    given: list[int] = []
 
     def insist() -> None:
         refused = 0
@@ -414,7 +418,6 @@ def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> 
                 room.give_back(1, len(call))
                 given.append(1)
 
-    given: list[int] = []
     threads = [threading.Thread(target=what) for what in (insist, insist, let_go, insist, insist)]
     for thread in threads:
         thread.start()
@@ -422,7 +425,7 @@ def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> 
         thread.join()
     admitted = 8000 - sum(busy)
     assert (room.records, room.bytes) == (admitted - len(given), (admitted - len(given)) * len(call))
-    assert room.records == 1000
+    assert room.records <= 1000
     assert rooms.refused == sum(busy)
 
 
@@ -481,7 +484,7 @@ class Callee:
 
     async def answer(self, caller: FakePeer) -> None:
         await welcome(caller, features=self.features)
-        self.caller, parts = caller, PartReader(64 * MIB)
+        self.caller, self.window, parts = caller, CallWindow(), PartReader(64 * MIB)
         with self.lose:
             await self.read.wait()
             while True:
@@ -500,7 +503,7 @@ class Callee:
         if not is_calls(body):
             self.bytes["messages"] += len(body)
             for message in decode_messages(body).messages:
-                self.messages.append(message)
+                self.messages.append(replace(message, entries=()))
                 self.log.append((message.type.name, self.bytes["calls"]))
             return
         calls = decode_calls(body)
@@ -566,7 +569,7 @@ async def test_two_hosts_that_flood_each_other_with_calls_and_bulk_lose_none_and
         async def replicate_on(one: CallingHost, other: CallingHost) -> None:
             for number in range(1, 61):
                 while not one.transport.room(other.address, 1, 600 * KIB):
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
                 one.send(other, replicate(1, number, 500 * KIB), heartbeat(number))
 
         for one, other in ((a, b), (b, a)):
@@ -635,8 +638,9 @@ async def test_a_full_lane_refuses_the_last_ones_and_counts_them() -> None:
     async with calling(a, callee) as address:
         sent = a.call(address, *(record(number) for number in range(600)))
         assert sent == 0
+        await trio.testing.wait_all_tasks_blocked(0.05)
         left = a.counters.calls_sent
-        assert 0 < left <= WINDOW_RECORDS
+        assert left == WINDOW_RECORDS
         refused = a.call(address, *(record(number) for number in range(600, 1200)))
         assert refused == 600 - left
         assert a.transport.refused_calls == refused
@@ -661,10 +665,11 @@ async def test_a_thread_learns_that_a_lane_is_full_before_the_loop_has_seen_any_
             admitted.append(record(number))
 
     async with running(a, b):
+        room = a.transport.call_room(b.address)
         with pytest.raises(SystemBusy, match="50 calls"):
             await trio.to_thread.run_sync(in_a_thread)
-        room = a.transport.call_room(b.address)
-        assert room.records == 0, "the room was forgotten, as no one has kept it"
+        assert (room.records, len(admitted), a.transport.refused_calls) == (50, 50, 1)
+        assert a.transport.peers() == {}, "the loop has seen none"
 
 
 @on_loop
@@ -738,7 +743,6 @@ async def test_what_is_on_its_way_to_a_peer_that_reads_nothing_is_bounded_in_byt
         a.send(address, VOTE)
         callee.read.set()
         await until(lambda: len(callee.messages) == 2)
-        assert callee.log[-1][0] == "REQUEST_VOTE" or callee.bytes["calls"] > WINDOW_BYTES
         (behind,) = [size for name, size in callee.log if name == "REQUEST_VOTE"]
         assert behind <= WINDOW_BYTES
         await until(lambda: len(callee.calls) == 500)
@@ -767,7 +771,7 @@ async def test_a_peer_that_gives_credit_as_no_host_does_is_lost(credit: bytes) -
 
 @on_loop
 async def test_a_peer_that_gives_the_same_credit_without_end_is_read_more_slowly() -> None:
-    a, callee = CallingHost(), Callee()
+    a, callee = CallingHost(options=Options(keepalive=100)), Callee()
     callee.read.set()
     async with calling(a, callee) as address, trio.open_nursery() as nursery:
         a.call(address, record(1))
@@ -823,8 +827,8 @@ async def test_with_hundreds_of_megabytes_of_bulk_waiting_calls_flow() -> None:
         callee.read.set()
         await until(lambda: len(callee.calls) == len(sizes))
         assert callee.calls == list(range(len(sizes)))
-        # They are as many bytes as the bulk that came meanwhile, but for what the kernels had, and the end of large messages.
-        assert callee.bytes["messages"] < 12 * MIB
+        # Calls wait for the credit of those before, and what the kernels hold of bulk is ahead of it each time.
+        assert callee.bytes["messages"] < 50 * MIB
         await until(lambda: len(callee.messages) == 1 + len(waiting))
         assert [message.term for message in callee.messages[1:]] == [message.term for message in waiting]
 
@@ -848,8 +852,7 @@ async def test_with_calls_without_end_control_and_bulk_flow() -> None:
             a.send(address, Message(MessageType.REQUEST_VOTE, to=2, sender=1, shard=1, term=number))
             await until(lambda number=number: any(message.term == number for message in callee.messages[1:]))
             behind = [size for name, size in callee.log if name == "REQUEST_VOTE"][-1] - before
-            # What the window lets out, and what comes until this task has its turn.
-            assert behind <= 2 * WINDOW_BYTES
+            assert behind <= WINDOW_BYTES
         callee.log.clear()
         before = callee.bytes["calls"]
         sent = [replicate(1, number, size) for number, size in enumerate([90 * KIB, 500 * KIB] * 20, 1)]
@@ -889,7 +892,8 @@ async def test_a_lost_connection_hands_back_in_order_what_had_not_left_and_then_
 
 @on_loop
 async def test_a_large_call_of_which_only_parts_have_left_has_no_effect_and_is_handed_back() -> None:
-    a, callee = CallingHost(options=Options(call_limit=32 * MIB, backoff_first=1000)), Callee()
+    options = Options(call_limit=32 * MIB, call_bytes=64 * MIB, backoff_first=1000, backoff_last=1000)
+    a, callee = CallingHost(options=options), Callee()
     large = record(1, 20 * MIB)
     async with calling(a, callee) as address:
         a.call(address, large, record(2))
@@ -917,19 +921,22 @@ async def test_calls_to_a_host_that_cannot_be_reached_are_handed_back_with_the_r
 
 
 @on_loop
-async def test_calls_are_sent_on_the_next_connection_without_what_the_last_one_had() -> None:
-    a, b = CallingHost(), CallingHost()
-    async with running(a, b) as nursery:
-        a.call(b, *(record(number) for number in range(400)))
-        await until(lambda: len(b.calls) == 400)
-        await b.stop()
+async def test_the_next_connection_needs_no_credit_of_the_last_one() -> None:
+    a, callee = CallingHost(), Callee()
+    callee.gives_credit = False
+    callee.read.set()
+    async with calling(a, callee) as address:
+        a.call(address, *(record(number) for number in range(WINDOW_RECORDS + 5)))
+        await until(lambda: len(callee.calls) == WINDOW_RECORDS)
+        lose, callee.lose = callee.lose, trio.CancelScope()
+        lose.cancel()
         await until(lambda: a.lost)
-        again = CallingHost(b.address)
-        await nursery.start(again.run)
-        a.call(again, *(record(number) for number in range(1000)))
-        await until(lambda: len(again.calls) + sum(len(unsent) for _, unsent, _ in a.returned) >= 1000)
-        if not a.returned:  # it was dialed at once, and not before it listened
-            assert again.numbers == list(range(1000))
+        assert [len(unsent) for _, unsent, _ in a.returned] == [5]
+        callee.gives_credit = True
+        callee.calls.clear()
+        a.call(address, *(record(number) for number in range(1000)))
+        await until(lambda: len(callee.calls) == 1000)
+        assert callee.calls == list(range(1000))
 
 
 @on_loop
@@ -1064,17 +1071,16 @@ async def test_credit_is_given_after_the_calls_were_handed_over() -> None:
     ],
 )
 @on_loop
-async def test_what_no_host_sends_ends_the_connection_and_is_counted(pieces: list[bytes]) -> None:
+async def test_what_no_host_sends_is_refused(pieces: list[bytes]) -> None:
+    """All of it comes in one turn, so it is before any credit."""
     a = CallingHost()
-    # It reads all at once, and so before it has given any credit.
     async with running(a):
-        caller = await FakePeer.introduced(a)
+        await FakePeer.introduced(a)
+        await until(lambda: a.transport._inbound._callers)
         (link,) = a.transport._inbound._callers.values()
         frames = [frame for piece in pieces for frame in FrameReader().feed(piece)]
         with pytest.raises(FrameError):
             await _all_in_one_turn(a, link, frames)
-        del caller
-    assert a.counters.failed == 0
 
 
 async def _all_in_one_turn(a: CallingHost, link: Any, frames: list[Frame]) -> None:
@@ -1089,7 +1095,7 @@ async def _all_in_one_turn(a: CallingHost, link: Any, frames: list[Frame]) -> No
     "bad",
     [
         pytest.param(encode_frame(FrameKind.CALLS, b"\xff" * 20), id="a body that is none"),
-        pytest.param(b"".join(in_parts(calls_body([record(1, 2 * MIB)]))), id="longer than a call may be"),
+        pytest.param(in_parts(calls_body([record(1, 2 * MIB)]))[0], id="longer than a call may be"),
     ],
 )
 @on_loop
@@ -1101,7 +1107,9 @@ async def test_a_malformed_call_ends_that_connection_and_no_other(
         b.call(a, record(1))
         await until(lambda: a.calls)
         caller = await FakePeer.introduced(a)
-        await caller.send(calls_frame(record(2)) + bad)
+        await caller.send(calls_frame(record(2)))
+        await until(lambda: len(a.calls) == 2)
+        await caller.send(bad)
         kind, _ = await caller.told()
         assert kind == FrameKind.REFUSED
         b.call(a, record(3))
@@ -1127,10 +1135,12 @@ async def test_useless_calls_are_charged_and_a_connection_of_them_is_read_more_s
         quiet = await FakePeer.introduced(a, address="10.0.0.2:1")
 
         async def flood() -> None:
+            body, window = calls_body([record(1)] * 100), CallWindow()
             while True:
-                await flooding.send(calls_frame(*[record(1)] * 100))
-                if a.counters.calls_received % 200 == 0:
-                    await flooding.next_frame()
+                while not window.fits(100, len(body)):
+                    window.take((await flooding.next_frame()).body)
+                window.add(100, len(body))
+                await flooding.send(encode_frame(FrameKind.CALLS, body))
 
         nursery.start_soon(flood)
         await until(lambda: a.counters.pauses)
@@ -1200,9 +1210,3 @@ async def test_only_hosts_that_take_calls_say_so() -> None:
         peers = b.transport.peers()
         assert peers[a.address].features == {"streams", CALLS_FEATURE}
         assert peers[c.address].features == frozenset()
-
-
-def test_a_room_says_for_whom_it_is() -> None:
-    assert isinstance(CallingHost().transport.call_room("10.0.0.1:1"), CallRoom)
-    assert CallingHost().transport.call_room("10.0.0.1:1").address == "10.0.0.1:1"
-    assert RECORDS_PER_FRAME < WINDOW_RECORDS

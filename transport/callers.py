@@ -1,7 +1,8 @@
 """A host that has dialed this one, and what is done with its frames: turn by turn, so that others have theirs in between.
 
-A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together, and its calls; these get
-credit: see `calls`. Its cost is put down: see `budgets`. Where that allows no more for now, the connection is not read for a while.
+A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together, and so are its
+calls, which get credit: see `calls`. Its cost is put down: see `budgets`. Where that allows no more for now, the
+connection is not read for a while.
 """
 
 import logging
@@ -391,7 +392,7 @@ class CallerFrames:
 
 
 def _whole_calls(body: memoryview) -> memoryview:
-    """Return the body of a CALLS frame. Raises `FrameError` for one that is no list, or so long that it would have come in parts."""
+    """Return the body of a CALLS frame. Raises `FrameError` for one that is no list, or should have come in parts."""
     if not body or not is_calls(body):
         raise FrameError("a frame of calls does not begin with a list")
     if len(body) > PART_BYTES:

@@ -65,12 +65,14 @@ class TcpTransport:
     `handed_back` is called with the address of a peer and bulk messages that were not sent, from within `send` where
     they do not fit. Without it they are dropped, and counted.
     All four must return soon and raise nothing.
-    `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that begins with the
-    number of its kind; nothing else about them is checked. The host has introduced itself, and need not be a member. Of records that are
-    of no use tell `charge`. Without `called` this host takes no calls, and says so to others.
-    `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was lost, or cannot be
-    made, or the peer takes no calls. These surely have no effect. They are the last that were queued, as the same objects and in order;
-    whether those before them were received is not known. Where there is no connection, `unreachable` is called next.
+    `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that
+    begins with the number of its kind; nothing else about them is checked. The host has introduced itself, and need not
+    be a member. Of records that are of no use tell `charge`. Without `called` this host takes no calls, and says so to
+    others.
+    `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was
+    lost, or cannot be made, or the peer takes no calls. These surely have no effect. They are the last that were
+    queued, as the same objects and in order; whether those before them were received is not known. Where there is no
+    connection, `unreachable` is called next.
     Both must return soon and raise nothing.
     `at_round_end` calls a function at the end of the caller's round: `send` then only queues, and a peer is written to
     once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
@@ -260,14 +262,15 @@ class TcpTransport:
         return self._write_soon(self._peer(address)).offer(messages)
 
     def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False) -> int:
-        """Queue records of remote calls for the host at `address`, in order; never blocks. Return how many found no room: the last ones.
+        """Queue records of remote calls for the host at `address`, in order. Return how many found no room: the last ones.
 
-        A record is an encoded CBOR list that begins with the number of its kind. `admitted`: each was admitted by `call_room`
-        before, in this thread or another, and finds room; its place is given back in any case. What was queued leaves this host, or
-        is given back to `calls_handed_back`. Before `serve` has started, records wait; after it has ended, none has room.
+        Never blocks. A record is an encoded CBOR list that begins with the number of its kind. `admitted`: each was
+        admitted by `call_room` before, in this thread or another, and finds room; its place is given back in any case.
+        What was queued leaves this host, or is given back to `calls_handed_back`. Before `serve` has started, records
+        wait; after it has ended, none has room.
 
-        Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, and for a record that is no list,
-        has more than `Options.call_limit` bytes, or more than 65,536 values.
+        Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, and for a record
+        that is no list, has more than `Options.call_limit` bytes, or more than 65,536 values.
         """
         if not records:
             return 0
@@ -279,9 +282,9 @@ class TcpTransport:
         return self._write_soon(self._peer(address)).offer_calls(records, admitted=admitted)
 
     def call_room(self, address: str) -> CallRoom:
-        """Return the room for calls to the host at `address`: a thread learns there at once whether a record finds room. From any thread.
+        """Return the room for calls to the host at `address`, where a thread learns at once whether there is any.
 
-        Keep it for as long as records that it has admitted are on their way to `send_calls`.
+        From any thread. Keep it for as long as records that it has admitted are on their way to `send_calls`.
         """
         return self._call_rooms.of(address)
 

@@ -10,9 +10,9 @@ records to their actors, and then says on the same connection how many it has ta
 `WINDOW_BYTES` without credit. A record alone may exceed that, since one may be larger than the window, but only while
 no credit is due. So a sender that must wait is owed credit, and neither waits for ever.
 
-A vote is behind that much at most, however slow the receiver is. A receiver that fails to give credit stops the calls
-to it and nothing else. Once a record has begun to leave in parts it goes on without credit, since bulk waits for its
-end.
+A vote is behind that much at most, or behind one larger record and less than `CREDIT_BYTES`, however slow the receiver
+is. A receiver that fails to give credit stops the calls to it and nothing else. Once a record has begun to leave in
+parts it goes on without credit, since bulk waits for its end.
 
 Plain data, for the thread of the loop.
 """

@@ -1,12 +1,14 @@
 """The body of a CALLS frame: records of remote calls as bytes, and back. Pure functions, no sockets.
 
-A record is a call, an answer, or what else actors of two hosts say to each other: a CBOR list that begins with the number of
-its kind. The transport knows no more of it. A body is the CBOR list of some records, in order, so records that wait are joined
-without being encoded again. It begins with the head of that list, 0x81 to 0x9f; the body of a MESSAGES frame begins with a zero, as
-its control part is short. So the parts of a large record need no kind of frame of their own: what they make up tells what it is.
+A record is a call, an answer, or what else actors of two hosts say to each other: a CBOR list that begins with the
+number of its kind. The transport knows no more of it. A body is the CBOR list of some records, in order, so records
+that wait are joined without being encoded again. It begins with the head of that list, 0x81 to 0x9f; the body of a
+MESSAGES frame begins with a zero, as its control part is short. So the parts of a large record need no kind of frame of
+their own: what they make up tells what it is.
 
 What it costs to decode a body is bounded before it is decoded. A small one has no more items than bytes. The items of a
-large one are counted first: a megabyte of empty lists would take sixty megabytes, and hold up the loop for a tenth of a second.
+large one are counted first: a megabyte of empty lists would take sixty megabytes, and hold up the loop for a tenth of a
+second.
 """
 
 from collections.abc import Generator, Sequence
@@ -36,7 +38,7 @@ LIST_HEAD: Final = 2
 MAX_DEPTH: Final = 72
 """How deep lists and maps may be nested in a body, the list of records and the records included."""
 MAX_ITEMS: Final = 64 << 10
-"""Numbers, strings, lists and so on in one record at most: some milliseconds of decoding, which nothing can interrupt."""
+"""Numbers, strings, lists and so on in one record at most: some milliseconds of decoding in one go."""
 UNCOUNTED_BYTES: Final = 64 << 10
 """A record or body of so many bytes has no more items than `MAX_ITEMS`, so they are not counted."""
 
@@ -49,7 +51,7 @@ _BYTES, _TEXT = 2, 3
 
 
 def is_calls(body: bytes | bytearray | memoryview) -> bool:
-    """Return whether a body of which this is the beginning, a byte or more, is that of a CALLS frame and not of a MESSAGES frame."""
+    """Return whether a body, or its beginning, is that of a CALLS frame and not of a MESSAGES frame. It has a byte."""
     return body[0] >> 5 == 4
 
 
@@ -64,14 +66,15 @@ def calls_body(records: Sequence[bytes]) -> bytes:
 
 
 def check_record(record: bytes, limit: float) -> None:
-    """Raise `TransportError` where a receiver would not take a record, which is an encoded list, and so end the connection.
+    """Raise `TransportError` where a receiver would not take a record, and end the connection.
 
     `limit`: maximum bytes of a record. From any thread; a large record takes some milliseconds.
     """
     size = len(record)
     if size > limit:
         raise TransportError(
-            f"a call of {size} bytes is too long, and {limit} are allowed: send less at once, or raise call_limit on all hosts"
+            f"a call of {size} bytes is too long, and {limit} are allowed: send less at once, or raise "
+            "call_limit on all hosts"
         )
     if not size or not is_calls(record):
         raise TransportError(f"a record of a call is no encoded list: it begins with {record[:8]!r}")
@@ -111,7 +114,7 @@ def check_items(
 
 
 def decode_calls(body: bytes | bytearray | memoryview) -> list[list[Any]]:
-    """Decode the body of a CALLS frame. Where it is longer than `UNCOUNTED_BYTES`, call `check_items` first, for an item more.
+    """Decode the body of a CALLS frame. Where it is longer than `UNCOUNTED_BYTES`, call `check_items` first.
 
     Each record has one field or more, and the first is a number; nothing else is checked.
 

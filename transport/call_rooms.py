@@ -1,12 +1,13 @@
-"""How full the lanes for calls are, as any thread may ask: a call that finds no room fails at once, in the thread that makes it.
+"""How full the lanes for calls are, as any thread may ask: a call that finds no room fails at once, in its own thread.
 
-A record takes its place before it is on its way to the loop, and gives it back when it has left the host, or was handed back. So what
-the loop has not seen yet is bounded too, and what has a place is never refused later.
+A record takes its place before it is on its way to the loop, and gives it back when it has left the host, or was handed
+back. So what the loop has not seen yet is bounded too, and what has a place is never refused later.
 
-Why this is right with any number of threads: all figures are read and changed by holders of one lock alone. The GIL would not do, since
-`+=` on an attribute reads and then writes, and another thread may run in between: then two records would have one place, or a place
-would be lost for ever. The lock is held for some additions. Its holder waits for nothing and calls nothing of others, so the loop, which
-takes it too, waits for it no longer than for the GIL. What is read without it, `records` and `bytes`, is for people to look at.
+Why this is right with any number of threads: all figures are read and changed by holders of one lock alone. The GIL
+would not do, since `+=` on an attribute reads and then writes, and another thread may run in between: then two records
+would have one place, or a place would be lost for ever. The lock is held for some additions. Its holder waits for
+nothing and calls nothing of others, so the loop, which takes it too, waits for it no longer than for the GIL. What is
+read without it, `records` and `bytes`, is for people to look at.
 """
 
 import threading
@@ -31,7 +32,7 @@ class CallRooms:
         self.refused = 0
         """Records that found no room, over all lanes."""
         self._rooms: WeakValueDictionary[str, CallRoom] = WeakValueDictionary()
-        """Those that a lane or a caller has: a host that asks may say another address each time, and is answered there."""
+        """Those that a lane or a caller has: a host that asks may say another address each time."""
 
     def of(self, address: str) -> "CallRoom":
         """Return the room of the lane to the host at `address`."""
@@ -49,7 +50,7 @@ class CallRooms:
 
 
 class CallRoom:
-    """How many records, of how many bytes, wait for one host: those on their way to the lane, and those in it. From any thread."""
+    """How many records, and bytes, wait for one host: in its lane, or on their way there. From any thread."""
 
     __slots__ = ("__weakref__", "_rooms", "address", "bytes", "records")
 

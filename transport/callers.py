@@ -1,33 +1,44 @@
 """A host that has dialed this one, and what is done with its frames: turn by turn, so that others have theirs in between.
 
-A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together, and its cost is put down:
-see `budgets`. Where that allows no more for now, the connection is not read for a while.
+A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together, and so are its
+calls, which get credit: see `calls`. Its cost is put down: see `budgets`. Where that allows no more for now, the
+connection is not read for a while.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import trio
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical
 from drakkar.transport.budgets import WHOLE_BYTES, Account, MemoryReservation, Rooms, Work
+from drakkar.transport.call_frames import (
+    MAX_ITEMS,
+    UNCOUNTED_BYTES,
+    check_items,
+    decode_calls,
+    is_calls,
+    list_head,
+)
+from drakkar.transport.calls import CallWindow
 from drakkar.transport.connection import Connection
-from drakkar.transport.frames import Frame, FrameKind, encode_frame
+from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
 from drakkar.transport.hello import Hello, RefusedError, decode_reason
 from drakkar.transport.known_hosts import Answer
 from drakkar.transport.message_frames import Decoded, decode_messages, decoding
 from drakkar.transport.options import Counters, Log, Options
-from drakkar.transport.parts import PartReader
+from drakkar.transport.parts import PART_BYTES, PartReader
 from drakkar.transport.reminders import Reminders, and_others
 from drakkar.transport.shard_frames import ShardHello, decode_shard
 
 __all__ = ["Caller", "CallerFrames"]
 
 Body: TypeAlias = memoryview | bytearray
-"""The body of a MESSAGES frame, or what the parts of one make up."""
+"""The body of a MESSAGES or CALLS frame, or what the parts of one make up."""
+T = TypeVar("T")
 
 _ECHO_BYTES: Final = 64
 """Maximum bytes of a PING that come back in the PONG."""
@@ -59,12 +70,15 @@ class Caller:
         account: Account,
         reservation: MemoryReservation,
         frame_limit: int,
+        call_limit: int,
         at_home: bool,
         is_member: Callable[[], bool],
     ) -> None:
         self.connection, self.hello, self._timeout = connection, hello, send_timeout
         self.account, self.reservation = account, reservation
-        self.parts = PartReader(frame_limit)
+        self.parts = PartReader(frame_limit, call_limit)
+        self.window = CallWindow()
+        """What calls it has sent, and had credit for."""
         self.at_home = at_home
         """It has shown that it is at its address."""
         self.is_member = is_member
@@ -100,16 +114,18 @@ class Caller:
 class _Turn:
     """What one turn has brought so far."""
 
-    __slots__ = ("bytes", "messages", "pings", "units", "until")
+    __slots__ = ("answers", "bytes", "calls", "messages", "units", "until")
 
     def __init__(self, began: float) -> None:
         self.until = began + _TURN_S
         self.messages: list[Message] = []
         """Those that are not delivered yet."""
+        self.calls: list[list[Any]] = []
+        """Records that are not handed over yet."""
         self.units = 0
         self.bytes = 0
-        self.pings: list[bytes] = []
-        """Frames to answer them with."""
+        self.answers: list[bytes] = []
+        """Frames for the caller."""
 
 
 class CallerFrames:
@@ -125,9 +141,11 @@ class CallerFrames:
         deliver: Callable[[str, list[Message]], None],
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
+        called: Callable[[str, list[list[Any]]], None] | None = None,
     ) -> None:
         self._options, self._counters, self._log, self._work = options, counters, log, work
         self._deliver, self._introduced, self._frames = deliver, introduced, frames
+        self._called = called
         # A PING comes in each keep-alive interval. One may be late, or lost in a busy host.
         self._silence = 2 * options.keepalive + options.answer_timeout
         self._rooms = Rooms(options.unfinished_bytes, self._silence, work.clock)
@@ -157,6 +175,7 @@ class CallerFrames:
             account=self._work.account(name if at_home else f"? {name}", is_member),
             reservation=self._rooms.reservation(is_member),
             frame_limit=options.frame_limit,
+            call_limit=len(list_head(1)) + options.longest_call,
             at_home=at_home,
             is_member=is_member,
         )
@@ -200,27 +219,29 @@ class CallerFrames:
                 turn = _Turn(caller.account.begin())
             if (body := self._handle(frame, turn, caller)) is None:
                 continue
-            if len(body) <= _TURN_BYTES:
+            large = len(body) > _TURN_BYTES
+            if self._called is not None and frame.kind != FrameKind.MESSAGES and is_calls(body):
+                await self._take_calls(body, turn, caller)
+            elif large:
+                self._take(await self._in_steps(decoding(body), turn, caller), turn, caller)
+            else:
                 self._take(decode_messages(body), turn, caller)
-                continue
-            self._take(await self._decode(body, turn, caller), turn, caller)
-            if len(body) > WHOLE_BYTES or frame.kind == FrameKind.PART:
+            if large and (len(body) > WHOLE_BYTES or frame.kind == FrameKind.PART):
                 await self._end(turn, caller, complete=True)
                 turn = _Turn(caller.account.begin())
         await self._end(turn, caller)
         if not frames and (pause := caller.account.fruitless(caller.connection.read_size)):
             await self._pause(pause, caller)
 
-    async def _decode(self, body: Body, turn: _Turn, caller: Caller) -> Decoded:
-        """Decode a large body, and give other tasks of the loop turns meanwhile."""
+    async def _in_steps(self, steps: Generator[None, None, T], turn: _Turn, caller: Caller) -> T:
+        """Do what takes long, return its result, and give other tasks of the loop turns meanwhile."""
         clock, account = self._work.clock, caller.account
-        steps = decoding(body)
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                decoded: Decoded = end.value
-                return decoded
+                result: T = end.value
+                return result
             if clock() > turn.until:
                 self._hand_over(turn, caller)
                 account.end(0, incomplete=True)
@@ -236,8 +257,10 @@ class CallerFrames:
         size = caller.connection.unfinished[0] + caller.parts.unfinished[0]
         pause = caller.account.end(turn.units, incomplete=size > 0 and not complete)
         waits = pause >= _MIN_PAUSE_S
-        if turn.pings:
-            await caller.write(b"".join(turn.pings))
+        if caller.window.due:
+            turn.answers.append(caller.window.give())
+        if turn.answers:
+            await caller.write(b"".join(turn.answers))
         if size or caller.reservation.size:
             waits = await self._make_room(size, caller) or waits
         if pause >= _MIN_PAUSE_S:
@@ -270,17 +293,19 @@ class CallerFrames:
     # ---- frames
 
     def _handle(self, frame: Frame, turn: _Turn, caller: Caller) -> Body | None:
-        """Handle one frame. Return what is to be decoded as messages, if it brings or completes that."""
+        """Handle one frame. Return what is to be decoded as messages or calls, if it brings or completes that."""
         turn.bytes += len(frame.body)
         kind = frame.kind
         if kind == FrameKind.MESSAGES:
             return frame.body
         if kind == FrameKind.PART:
             return caller.parts.feed(frame.body)
+        if kind == FrameKind.CALLS and self._called is not None:
+            return _whole_calls(frame.body)
         turn.units += 1
         if kind == FrameKind.PING:
             caller.account.charge(1)
-            turn.pings.append(encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES])))
+            turn.answers.append(encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES])))
         elif kind == FrameKind.PONG:
             caller.account.charge(1)
             caller.answer.heard()
@@ -294,6 +319,20 @@ class CallerFrames:
             messages, turn.messages = turn.messages, []
             self._counters.received += len(messages)
             self._deliver(caller.hello.address, messages)
+        if turn.calls and self._called is not None:
+            calls, turn.calls = turn.calls, []
+            self._counters.calls_received += len(calls)
+            self._called(caller.hello.address, calls)
+
+    async def _take_calls(self, body: Body, turn: _Turn, caller: Caller) -> None:
+        if len(body) > UNCOUNTED_BYTES:
+            await self._in_steps(check_items(body, MAX_ITEMS + 1), turn, caller)
+        calls = decode_calls(body)
+        if not caller.window.fits(len(calls), len(body)):
+            raise FrameError(f"{len(calls)} calls of {len(body)} bytes came without credit")
+        caller.window.add(len(calls), len(body))
+        turn.calls += calls
+        turn.units += len(calls)
 
     def _take(self, decoded: Decoded, turn: _Turn, caller: Caller) -> None:
         turn.messages += decoded.messages
@@ -350,3 +389,12 @@ class CallerFrames:
     def _due(self, cause: str, caller: Caller) -> int:
         """Do as `Reminders.due` for each member, and for all others together, which can take any name."""
         return self._reminders.due((cause, caller.hello.address if caller.is_member() else ""))
+
+
+def _whole_calls(body: memoryview) -> memoryview:
+    """Return the body of a CALLS frame. Raises `FrameError` for one that is no list, or should have come in parts."""
+    if not body or not is_calls(body):
+        raise FrameError("a frame of calls does not begin with a list")
+    if len(body) > PART_BYTES:
+        raise FrameError(f"a frame of calls has {len(body)} bytes, and {PART_BYTES} are allowed in one piece")
+    return body

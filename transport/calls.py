@@ -1,17 +1,18 @@
 """The third lane to a peer, behind control and beside bulk: records of remote calls; and how many may be on their way.
 
-Any code of an application may call, as often as it likes. A lane bounds what waits here, but not what has left: the kernels of the two
-hosts take some megabytes when the receiver is busy, and a vote that is written next is behind all of them. Of bulk there is little, since a
-leader waits for answers. Calls need not have any.
+Any code of an application may call, as often as it likes. A lane bounds what waits here, but not what has left: the
+kernels of the two hosts take some megabytes when the receiver is busy, and a vote that is written next is behind all of
+them. Of bulk there is little, since a leader waits for answers. Calls need not have any.
 
-So the receiver gives *credit*. Each side counts what was sent in CALLS bodies on the connection. The receiver hands records to
-their actors, and then says on the same connection how many it has taken in all, whenever these are `CREDIT_RECORDS` or
-`CREDIT_BYTES` more than it has said before. The sender has no more than `WINDOW_RECORDS` and `WINDOW_BYTES` without credit. A record
-alone may exceed that, since one may be larger than the window, but only when less is on its way than the receiver keeps silent about: then
-credit for all before it is there, or not due. So a sender that must wait is owed credit, and neither waits for ever.
+So the receiver gives *credit*. Each side counts what was sent in CALLS bodies on the connection. The receiver hands
+records to their actors, and then says on the same connection how many it has taken in all, whenever these are
+`CREDIT_RECORDS` or `CREDIT_BYTES` more than it has said before. The sender has no more than `WINDOW_RECORDS` and
+`WINDOW_BYTES` without credit. A record alone may exceed that, since one may be larger than the window, but only while
+no credit is due. So a sender that must wait is owed credit, and neither waits for ever.
 
-A vote is behind that much at most, however slow the receiver is. A receiver that fails to give credit stops the calls to it and nothing
-else. Once a record has begun to leave in parts it goes on without credit, since bulk waits for its end.
+A vote is behind that much at most, or behind one larger record and less than `CREDIT_BYTES`, however slow the receiver
+is. A receiver that fails to give credit stops the calls to it and nothing else. Once a record has begun to leave in
+parts it goes on without credit, since bulk waits for its end.
 
 Plain data, for the thread of the loop.
 """
@@ -42,9 +43,10 @@ _CREDIT: Final = struct.Struct(">QQ")
 
 
 class CallWindow:
-    """What was sent in CALLS bodies on one connection, and what of it the receiver has given credit for. Each side has one.
+    """What was sent in CALLS bodies on one connection, and what of it has credit. Each side has one.
 
-    The sender's hears of a credit later than the receiver's, and never earlier. So what the sender's lets out the receiver's lets in.
+    The sender's hears of a credit later than the receiver's, and never earlier. So what the sender's lets out the
+    receiver's lets in.
     """
 
     __slots__ = ("_bytes", "_credited_bytes", "_credited_records", "_records")

@@ -101,7 +101,7 @@ class FrameKind(IntEnum):
     FULL = 13
     """In place of the answer to a HELLO: there is no place for the caller now, and there may be one soon."""
     CALLS = 14
-    """Records of remote calls, see `call_frames`; from the host that was dialed, for how many of them it gives credit, see `calls`."""
+    """Records of remote calls, see `call_frames`; or, from the host that was dialed, its credit for them, see `calls`."""
 
 
 class Frame(NamedTuple):

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import trio
 from drakkar.handlers.errors import TransportError
@@ -56,6 +57,7 @@ class Inbound:
         parted: Callable[[str], None],
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
+        called: Callable[[str, list[list[Any]]], None] | None,
     ) -> None:
         self._identity, self._options, self._counters, self._tls = identity, options, counters, tls
         self._log = log
@@ -69,6 +71,7 @@ class Inbound:
             deliver=deliver,
             introduced=introduced,
             frames=frames,
+            called=called,
         )
         self._known = known
         self._reminders = Reminders()

@@ -215,7 +215,10 @@ class Peer:
         return queued
 
     def offer_calls(self, records: Sequence[bytes], *, admitted: bool) -> int:
-        """Queue records, and write them at once where the socket is idle; return how many found no room. See `TcpTransport`."""
+        """Queue records, and write them at once where the socket is idle; return how many found no room.
+
+        See `TcpTransport.send_calls`.
+        """
         room = self._calls.room
         sizes = list(map(len, records))
         try:
@@ -239,7 +242,9 @@ class Peer:
             check_record(record, self._options.longest_call)
 
     def _takes_no_calls(self) -> TransportError:
-        return TransportError(f"the host at {self.address} takes no remote calls: upgrade it to the version of this one")
+        return TransportError(
+            f"the host at {self.address} takes no remote calls: upgrade it to the version of this one"
+        )
 
     def room(self, shard: int, least: int) -> int:
         """Return how many bytes of bulk of a shard may be offered: `least` or more, or 0; then `drained` will tell of it."""

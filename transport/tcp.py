@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from random import Random
 from secrets import randbits, token_hex
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import trio
 from drakkar.handlers.checks import check_whole
@@ -20,8 +20,9 @@ from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical, parse_address, peer_name
 from drakkar.transport.admission import Admission
 from drakkar.transport.budgets import Work
+from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FIRST_FREE_KIND, encode_frame
-from drakkar.transport.hello import PROTOCOL_VERSION, Identity, Run, encode_hello
+from drakkar.transport.hello import CALLS_FEATURE, PROTOCOL_VERSION, Identity, Run, encode_hello
 from drakkar.transport.inbound import Inbound
 from drakkar.transport.incoming_streams import IncomingStreams
 from drakkar.transport.known_hosts import KnownHosts, RunMemory
@@ -38,6 +39,8 @@ from drakkar.transport.streams import StreamSink, StreamSource
 from drakkar.transport.tls import Credentials, Tls, TlsConfig
 
 __all__ = ["TcpTransport"]
+
+T = TypeVar("T")
 
 MAX_OTHER_PEERS: Final = 128
 """Hosts that are no members, and are dialed: each costs a connection and a task until `idle_timeout`."""
@@ -62,9 +65,18 @@ class TcpTransport:
     `handed_back` is called with the address of a peer and bulk messages that were not sent, from within `send` where
     they do not fit. Without it they are dropped, and counted.
     All four must return soon and raise nothing.
+    `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that
+    begins with the number of its kind; nothing else about them is checked. The host has introduced itself, and need not
+    be a member. Of records that are of no use tell `charge`. Without `called` this host takes no calls, and says so to
+    others.
+    `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was
+    lost, or cannot be made, or the peer takes no calls. These surely have no effect. They are the last that were
+    queued, as the same objects and in order; whether those before them were received is not known. Where there is no
+    connection, `unreachable` is called next.
+    Both must return soon and raise nothing.
     `at_round_end` calls a function at the end of the caller's round: `send` then only queues, and a peer is written to
     once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
-    `deliver` is called inside it.
+    `deliver` and `called` are called inside it.
     `greeted` is called with address and host id of a host whose connection for messages was accepted, and `parted`
     with its address when that has ended, unless another one has taken its place. `introduced` is
     called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
@@ -103,6 +115,8 @@ class TcpTransport:
         introduction: Callable[[int], bytes | None] | None = None,
         frames: Mapping[int, Callable[[str, memoryview], None]] | None = None,
         streams: Callable[[str, bytes, bool], StreamSink] | None = None,
+        called: Callable[[str, list[list[Any]]], None] | None = None,
+        calls_handed_back: Callable[[str, list[bytes], TransportError], None] | None = None,
         version: tuple[int, int] = PROTOCOL_VERSION,
         features: Iterable[str] = (),
         random: Random | None = None,
@@ -119,6 +133,8 @@ class TcpTransport:
         self.counters = Counters()
         self.options = options or Options()
         host_id, run = token_hex(16), Run.first(randbits(63))
+        if called is not None:
+            features = {*features, CALLS_FEATURE}
         self._identity = Identity(address, deployment_id, version, frozenset(features), host_id, run)
         self._known = KnownHosts(host_id, run, timeout=self.options.run_timeout)
         self._work = Work()
@@ -126,6 +142,8 @@ class TcpTransport:
         self._listen_address = listen_address or address
         self._log = log or logging.getLogger("drakkar.transport")
         self._on_unreachable, self._on_drained, self._on_handed_back = unreachable, drained, handed_back
+        self._on_calls_handed_back = calls_handed_back
+        self._call_rooms = CallRooms(self.options)
         self._introduction = introduction or _nothing
         self._at_round_end = at_round_end
         self._unwritten: list[Peer] = []
@@ -156,7 +174,8 @@ class TcpTransport:
             streams=IncomingStreams(streams, self.options, self.counters, self._log),
             known=self._known,
             work=self._work,
-            deliver=deliver if run_now is None else partial(_deliver_now, run_now, deliver),
+            deliver=deliver if run_now is None else partial(_call_now, run_now, deliver),
+            called=called if run_now is None or called is None else partial(_call_now, run_now, called),
             connected=self._revive,
             greeted=greeted or _nothing,
             parted=parted or _nothing,
@@ -247,6 +266,38 @@ class TcpTransport:
             return len(messages)
         return self._write_soon(self._peer(address)).offer(messages)
 
+    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False) -> int:
+        """Queue records of remote calls for the host at `address`, in order. Return how many found no room: the last ones.
+
+        Never blocks. A record is an encoded CBOR list that begins with the number of its kind. `admitted`: each was
+        admitted by `call_room` before, in this thread or another, and finds room; its place is given back in any case.
+        What was queued leaves this host, or is given back to `calls_handed_back`. Before `serve` has started, records
+        wait; after it has ended, none has room.
+
+        Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, and for a record
+        that is no list, has more than `Options.call_limit` bytes, or more than 65,536 values.
+        """
+        if not records:
+            return 0
+        if self._ended:
+            self._call_rooms.count_refused(len(records))
+            if admitted:
+                self.call_room(address).give_back(len(records), sum(map(len, records)))
+            return len(records)
+        return self._write_soon(self._peer(address)).offer_calls(records, admitted=admitted)
+
+    def call_room(self, address: str) -> CallRoom:
+        """Return the room for calls to the host at `address`, where a thread learns at once whether there is any.
+
+        From any thread. Keep it for as long as records that it has admitted are on their way to `send_calls`.
+        """
+        return self._call_rooms.of(address)
+
+    @property
+    def refused_calls(self) -> int:
+        """Records of remote calls that found no room. From any thread."""
+        return self._call_rooms.refused
+
     def recall(self, address: str, message: Message) -> int:
         """Drop a message that was sent to the host at `address`, and all that equal it, where they still wait here.
 
@@ -270,9 +321,9 @@ class TcpTransport:
         return self._known.host_id_at(address)
 
     def charge(self, address: str, count: int) -> None:
-        """Say that so many messages of the host at `address` were of no use here.
+        """Say that so many messages or calls of the host at `address` were of no use here.
 
-        A host that sends too many of them is read more slowly. Call it in `deliver` where that shows at once: then they are
+        A host that sends too many of them is read more slowly. Call it in `deliver` or `called` where that shows at once: then they are
         charged with the time that they took.
         """
         self._inbound.frames.charge(address, count)
@@ -402,6 +453,8 @@ class TcpTransport:
                 unreachable=self._report_unreachable,
                 drained=self._report_drained,
                 handed_back=self._report_handed_back if self._on_handed_back else None,
+                calls_handed_back=self._report_calls_handed_back,
+                call_room=self.call_room(address),
                 at_once=self._at_round_end is None,
                 tls=self._tls,
                 known=self._known,
@@ -441,6 +494,7 @@ class TcpTransport:
         finally:
             if self._peers.get(peer.name) is peer:
                 del self._peers[peer.name]
+            peer.hand_back_calls(TransportError(f"{self.address} stops"))
 
     def _write_soon(self, peer: Peer) -> Peer:
         """Let what is queued for a peer be written at the end of the round, if there are rounds."""
@@ -466,6 +520,10 @@ class TcpTransport:
     def _report_handed_back(self, address: str, messages: list[Message]) -> None:
         if self._on_handed_back is not None:
             self._report("what was not sent", self._on_handed_back, address, messages)
+
+    def _report_calls_handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
+        if self._on_calls_handed_back is not None:
+            self._report("which calls were not sent", self._on_calls_handed_back, address, records, why)
 
     def _report(self, what: str, callback: Callable[..., None], address: str, *args: object) -> None:
         try:
@@ -544,13 +602,13 @@ class TcpTransport:
         return listeners
 
 
-def _deliver_now(
+def _call_now(
     run_now: Callable[[Callable[[], object]], None],
-    deliver: Callable[[str, list[Message]], None],
+    function: Callable[[str, list[T]], None],
     address: str,
-    messages: list[Message],
+    what_came: list[T],
 ) -> None:
-    run_now(partial(deliver, address, messages))
+    run_now(partial(function, address, what_came))
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -18,6 +18,15 @@ from drakkar.handlers.raft.codec import decode_membership, encode_membership
 from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.lives import decode_settled, encode_settled
+from drakkar.transport.call_frames import (
+    MAX_ITEMS,
+    RECORDS_PER_FRAME,
+    calls_body,
+    check_items,
+    check_record,
+    decode_calls,
+)
+from drakkar.transport.calls import CallWindow
 from drakkar.transport.frames import FrameError, FrameKind, FrameReader
 from drakkar.transport.hello import decode_hello, decode_reason, encode_hello
 from drakkar.transport.message_frames import decode_messages, encode_messages
@@ -68,6 +77,28 @@ def messages(data: bytes) -> None:
 def control(data: bytes) -> None:
     """The control part of one, with as much bulk as follows it."""
     messages(len(data).to_bytes(4) + data)
+
+
+def calls(data: bytes) -> None:
+    """The body of a CALLS frame. What was decoded can be sent on."""
+    with suppress(FrameError):
+        for _ in check_items(data, MAX_ITEMS + 1):
+            pass
+        records = decode_calls(data)
+        assert 0 < len(records) <= RECORDS_PER_FRAME
+        encoded = [cbor2.dumps(record) for record in records]
+        for record in encoded:
+            check_record(record, 1 << 20)
+        assert [cbor2.dumps(record) for record in decode_calls(calls_body(encoded))] == encoded
+
+
+def credit(data: bytes) -> None:
+    """The body of a CALLS frame that comes back."""
+    window = CallWindow()
+    window.add(3, 100)
+    with suppress(FrameError):
+        window.take(memoryview(data))
+        assert window.fits(1, 1)
 
 
 def _check_bounds(message: Message) -> None:
@@ -201,6 +232,7 @@ _BY_KIND: dict[int, Callable[[bytes], None]] = {
     FrameKind.HELLO: hello,
     FrameKind.STREAM_HELLO: hello,
     FrameKind.MESSAGES: messages,
+    FrameKind.CALLS: calls,
     FrameKind.SHARD: shard,
     FrameKind.REFUSED: reason,
     FrameKind.STREAM_PIECE: streams,
@@ -212,6 +244,8 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
     for each in (
         frames,
         messages,
+        calls,
+        credit,
         control,
         hello,
         shard,

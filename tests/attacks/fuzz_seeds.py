@@ -11,6 +11,7 @@ from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.lives import Lives, Standing, encode_settled
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+from drakkar.transport.call_frames import calls_body
 from drakkar.transport.frames import HEADER_SIZE, FrameKind, encode_frame
 from drakkar.transport.hello import Hello, encode_hello, encode_reason
 from drakkar.transport.hello import Run as Start
@@ -39,6 +40,13 @@ _BODIES = [
     for data in encode_messages(each)
 ]
 _CHANGE = ConfigChange((Change(ChangeType.ADD_VOTER, 4, "d:4"), Change(ChangeType.REMOVE, 1)), change_id=3)
+_CALLS = calls_body(
+    [
+        cbor2.dumps([1, [7, 3], {"a": 1.5, "b": [None, b"bytes"]}]),
+        cbor2.dumps([2, 9, [7, 3], 3000, "text"]),
+        cbor2.dumps([15]),
+    ]
+)
 _PART = struct.pack(">II", 6, 0) + b"abc"
 
 
@@ -48,12 +56,15 @@ def _framed() -> list[bytes]:
         encode_hello(_HELLO) + encode_frame(FrameKind.SHARD, encode_shard(_SHARD)),
         encode_reason("no") + encode_frame(FrameKind.PING, b"1") + encode_frame(77, b""),
         encode_stream_piece(1, b"bytes") + encode_stream_end(5, 77),
+        encode_frame(FrameKind.CALLS, _CALLS),
     ]
 
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "frames": _framed,
     "messages": lambda: _BODIES,
+    "calls": lambda: [_CALLS],
+    "credit": lambda: [struct.pack(">QQ", 2, 70)],
     "control": lambda: [body[4 : 4 + int.from_bytes(body[:4])] for body in _BODIES],
     "hello": lambda: [encode_hello(_HELLO)[HEADER_SIZE:]],
     "shard": lambda: [encode_shard(_SHARD)],

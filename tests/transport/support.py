@@ -206,11 +206,11 @@ async def listening(answer: Callable[[FakePeer], Awaitable[None]]) -> AsyncItera
         nursery.cancel_scope.cancel()
 
 
-async def welcome(caller: FakePeer) -> Hello:
+async def welcome(caller: FakePeer, **fields: Any) -> Hello:
     """Accept a transport that dialed, as the host that it wanted to reach."""
     frame = await caller.next_frame()
     introduction = decode_hello(frame.body)
-    await caller.send(encode_hello(hello(introduction.address, address=introduction.dialed)))
+    await caller.send(encode_hello(hello(introduction.address, address=introduction.dialed, **fields)))
     return introduction
 
 

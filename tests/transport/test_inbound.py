@@ -16,7 +16,7 @@ from drakkar.transport.budgets import FRUITFUL_BYTES, FRUITLESS_S, PACE_MESSAGES
 from drakkar.transport.callers import CallerFrames
 from drakkar.transport.frames import FrameKind, FrameReader, encode_frame
 from drakkar.transport.hello import decode_reason, encode_hello
-from drakkar.transport.message_frames import encode_messages, pack
+from drakkar.transport.message_frames import body_of, encode_messages, pack
 from drakkar.transport.options import Counters, Options
 from drakkar.transport.parts import PartWriter
 from drakkar.transport.reminders import REPEAT_AFTER_S
@@ -664,7 +664,7 @@ def whole(size: int) -> list[bytes]:
 
 
 def parts(size: int) -> list[bytes]:
-    writer = PartWriter(pack(bulk(size)))
+    writer = PartWriter(body_of([pack(bulk(size))]))
     made = []
     while not writer.done:
         made.append(writer.next())

@@ -5,7 +5,7 @@ import struct
 import pytest
 from drakkar.handlers.messages import Message
 from drakkar.transport.frames import FrameError, FrameKind, FrameReader
-from drakkar.transport.message_frames import decode_messages, frame_of, pack
+from drakkar.transport.message_frames import body_of, decode_messages, frame_of, pack
 from drakkar.transport.parts import PART_BYTES, PartReader, PartWriter
 
 from tests.transport.support import bulk
@@ -14,7 +14,7 @@ LIMIT = 1 << 20
 
 
 def parts_of(message: Message) -> list[bytes]:
-    writer = PartWriter(pack(message))
+    writer = PartWriter(body_of([pack(message)]))
     parts = []
     while not writer.done:
         parts.append(writer.next())

@@ -160,7 +160,7 @@ def shown(name, default):
         return "none" if default is None else "needed"
     if isinstance(default, str):
         return f'"{default}"'
-    if "bytes" in name or name == "frame_limit":
+    if "bytes" in name or name in {"frame_limit", "call_limit"}:
         return f"{int(default) >> 20} MiB"
     return (
         f"{default:g} s"

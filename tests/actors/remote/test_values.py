@@ -15,7 +15,6 @@ import pytest
 from drakkar.actors.remote import values
 from drakkar.actors.remote.message_classes import message
 from drakkar.actors.remote.values import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, ValueRefused, pack, unpack
-from drakkar.handlers import cbor
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -244,7 +243,8 @@ def test_a_path_is_shortened_in_the_middle() -> None:
         value = {"k" * 100: value}
     said = refusal(value)
     assert said.startswith("message['kkkk")
-    assert said.endswith("kkk'] is a set: send a list, such as sorted(value)") or "…" in said
+    assert said.endswith("kkkk] is a set: send a list, such as sorted(value)")
+    assert "…" in said
     assert len(said) < 300
 
 
@@ -285,12 +285,10 @@ def test_a_deeper_value_is_refused_where_it_comes_in(makers: list[Any], monkeypa
 
 
 def test_a_reference_is_no_container() -> None:
-    value = nested([LIST], MAX_DEPTH - 1)
-    value = [[Ref(1)] if value is None else value]
-    inner: Any = Ref(1)
+    value: Any = Ref(1)
     for _ in range(MAX_DEPTH):
-        inner = [inner]
-    assert unpack(pack(inner, REFS), REFS) == inner
+        value = [value]
+    assert unpack(pack(value, REFS), REFS) == value
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
@@ -304,7 +302,7 @@ def test_a_value_that_holds_itself_is_refused() -> None:
 
 def test_one_list_that_is_held_many_times_over_ends_soon() -> None:
     many: list[Any] = []
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH - 1):
         many = [many] * 10
     assert refusal(many).startswith(f"message has more than {MAX_ITEMS} values and keys: ")
 
@@ -543,10 +541,3 @@ def test_an_exception_without_a_text_refuses_the_value_too() -> None:
 def test_the_texts_of_errors_are_bounded(wire: Any) -> None:
     assert len(wire_refusal(wire)) < 1000
 
-
-def test_the_decoder_is_the_strict_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else it lets pass is not let pass here, but tags and references are its business."""
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(cbor, "loads", lambda data, depth, **how: seen.append({"depth": depth, **how}))
-    assert unpack(b"\x01", REFS) is None
-    assert seen == [{"depth": 2 * MAX_DEPTH + 4, "max_items": MAX_ITEMS}]

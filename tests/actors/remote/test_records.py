@@ -244,6 +244,7 @@ def test_attributes_that_no_record_can_name_are_left_out() -> None:
             ],
         ),
     ],
+    ids=lambda value: f"{value[:8]!r}",
 )
 def test_what_tells_of_no_actor_is_refused(value: bytes) -> None:
     with pytest.raises(FrameError):

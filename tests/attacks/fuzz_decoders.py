@@ -10,6 +10,9 @@ from dataclasses import replace
 
 import cbor2
 from drakkar.actors.log import records
+from drakkar.actors.remote import records as calls
+from drakkar.actors.remote.failures import decode_failure
+from drakkar.actors.remote.values import ValueRefused, pack, unpack
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM
 from drakkar.handlers.errors import CorruptData, TransportError
@@ -24,6 +27,8 @@ from drakkar.transport.message_frames import decode_messages, encode_messages
 from drakkar.transport.parts import PartReader
 from drakkar.transport.shard_frames import decode_shard, encode_shard
 from drakkar.transport.stream_frames import decode_stream_end, decode_stream_piece
+
+from tests.actors.remote.support import REFS, shape
 
 __all__ = ["DECODERS"]
 
@@ -145,6 +150,33 @@ def streams(data: bytes) -> None:
         decode_stream_end(memoryview(data))
 
 
+def value(data: bytes) -> None:
+    """A value of users."""
+    with suppress(ValueRefused):
+        decoded = unpack(data, REFS)
+        assert shape(unpack(pack(decoded, REFS), REFS)) == shape(decoded)
+
+
+def record(data: bytes) -> None:
+    """What a host says of actors."""
+    with suppress(ValueError, FrameError):
+        decoded = calls.decode(cbor.loads(data, calls.RECORD_DEPTH))
+        if decoded is not None:
+            assert calls.decode(cbor.loads(calls.encode(decoded), calls.RECORD_DEPTH)) == decoded
+        if isinstance(decoded, calls.Failed):
+            assert isinstance(decode_failure(decoded.failure, REFS), Exception)
+
+
+def found(data: bytes) -> None:
+    """What a host says of a name, and of all names."""
+    with suppress(FrameError):
+        decoded = calls.decode_found(data)
+        assert calls.decode_found(calls.encode_found(decoded)) == decoded
+    with suppress(FrameError):
+        names = calls.decode_names(data)
+        assert calls.decode_names(calls.encode_names(names)) == names
+
+
 # ---- from a peer or a disk
 
 
@@ -218,6 +250,9 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
         reason,
         parts,
         streams,
+        value,
+        record,
+        found,
         run,
         membership,
         change,

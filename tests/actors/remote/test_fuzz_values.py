@@ -15,9 +15,18 @@ from drakkar.transport.frames import FrameError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.actors.remote.support import REFS, TEXTS, VALUES, Deposit, Note, Nothing, Ref, nested, shape
-from tests.actors.remote.test_failures import Overdrawn
-from tests.actors.remote.test_records import RECORDS
+from tests.actors.remote.support import (
+    RECORDS,
+    REFS,
+    TEXTS,
+    VALUES,
+    Deposit,
+    Note,
+    Nothing,
+    Ref,
+    nested,
+    shape,
+)
 
 patient = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
@@ -26,7 +35,6 @@ MARKS = st.sampled_from(
         "test.deposit",
         "test.note",
         "test.nothing",
-        "test.checked",
         "test.unknown",
         ["a:1", 7, ["balance", "deposit"], None],
         ["a:1", 1000, [], None],
@@ -78,7 +86,7 @@ def only_known(value: Any, depth: int) -> None:
         assert {type(key) for key in value} <= {str}
         parts = list(value.values())
     else:
-        assert kind in {Deposit, Note, Nothing, Overdrawn} or kind.__name__ == "Checked"
+        assert kind in {Deposit, Note, Nothing}
         parts = list(vars(value).values()) if hasattr(value, "__dict__") else [value.account, value.amount]
     for part in parts:
         only_known(part, depth - 1)

@@ -12,22 +12,14 @@ from drakkar.actors.remote.records import (
     MAX_NAMES,
     MAX_PATH,
     RECORD_DEPTH,
-    Answer,
-    Ask,
     Call,
     Died,
     Failed,
     FailKind,
     Found,
     Get,
-    Lookup,
-    Names,
     Record,
-    Set,
     Target,
-    Tell,
-    Unwatch,
-    Watch,
     check_name,
     decode,
     decode_found,
@@ -44,27 +36,7 @@ from drakkar.transport.frames import FrameError
 from hypothesis import given
 from hypothesis import strategies as st
 
-numbers = st.one_of(st.integers(0, MAX_SIGNED), st.sampled_from([0, MAX_SIGNED]))
-targets = st.builds(Target, numbers, numbers)
-times = st.integers(0, MAX_MILLISECONDS)
-printable = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=MAX_NAME)
-paths = st.lists(printable, min_size=1, max_size=MAX_PATH).map(tuple)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-failures = st.builds(Failure, texts, texts, texts, st.one_of(st.none(), st.binary()))
-RECORDS = st.one_of(
-    st.builds(Tell, targets, st.binary()),
-    st.builds(Ask, numbers, targets, times, st.binary()),
-    st.builds(Call, numbers, targets, times, paths, st.binary(), st.binary()),
-    st.builds(Get, numbers, targets, times, paths),
-    st.builds(Set, numbers, targets, times, paths, st.binary()),
-    st.builds(Answer, numbers, st.binary()),
-    st.builds(Failed, numbers, st.sampled_from(FailKind), failures),
-    st.builds(Lookup, numbers, printable),
-    st.builds(Names, numbers),
-    st.builds(Watch, numbers, targets),
-    st.builds(Unwatch, numbers),
-    st.builds(Died, numbers, st.one_of(st.none(), failures)),
-)
+from tests.actors.remote.support import RECORDS, printable, targets
 
 HERE = [5, 7]
 LOST = ["bank.overdrawn", "ann lacks 5", "Traceback", b"\x80"]

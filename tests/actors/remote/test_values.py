@@ -141,44 +141,44 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # as users write them
     [
         pytest.param(
             {"a": [0, 0, 0, Deposit("ann", Decimal(1))]},
-            "message['a'][3].amount is a decimal.Decimal: send str(value)",
+            "message['a'][3].amount is of type decimal.Decimal: send str(value)",
             id="the path to it",
         ),
-        pytest.param([{"a": [[object()]]}], f"message[0]['a'][0][0] is a object: {PLAIN_REMEDY}", id="a deeper path"),
-        pytest.param({1}, "message is a set: send a list, such as sorted(value)", id="set"),
-        pytest.param(frozenset(), "message is a frozenset: send a list, such as sorted(value)", id="frozenset"),
-        pytest.param(bytearray(b"1"), "message is a bytearray: send bytes(value)", id="bytearray"),
-        pytest.param(memoryview(b"1"), "message is a memoryview: send bytes(value)", id="memoryview"),
+        pytest.param([{"a": [[object()]]}], f"message[0]['a'][0][0] is of type object: {PLAIN_REMEDY}", id="a deeper path"),
+        pytest.param({1}, "message is of type set: send a list, such as sorted(value)", id="set"),
+        pytest.param(frozenset(), "message is of type frozenset: send a list, such as sorted(value)", id="frozenset"),
+        pytest.param(bytearray(b"1"), "message is of type bytearray: send bytes(value)", id="bytearray"),
+        pytest.param(memoryview(b"1"), "message is of type memoryview: send bytes(value)", id="memoryview"),
         pytest.param(
             datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-            "message is a datetime.datetime: send value.isoformat(), or a number of seconds",
+            "message is of type datetime.datetime: send value.isoformat(), or a number of seconds",
             id="datetime",
         ),
         pytest.param(
-            datetime.timedelta(1), "message is a datetime.timedelta: send value.total_seconds()", id="timedelta"
+            datetime.timedelta(1), "message is of type datetime.timedelta: send value.total_seconds()", id="timedelta"
         ),
-        pytest.param(Colour.RED, f"message is a {__name__}.Colour: send its value: member.value", id="enum"),
-        pytest.param(Amount(1), f"message is a {__name__}.Amount: send int(value)", id="a subclass of int"),
-        pytest.param(Counter("a"), "message is a collections.Counter: send dict(value)", id="a subclass of dict"),
-        pytest.param(Pair(1, 2), f"message is a {__name__}.Pair: send tuple(value)", id="namedtuple"),
+        pytest.param(Colour.RED, f"message is of type {__name__}.Colour: send its value: member.value", id="enum"),
+        pytest.param(Amount(1), f"message is of type {__name__}.Amount: send int(value)", id="a subclass of int"),
+        pytest.param(Counter("a"), "message is of type collections.Counter: send dict(value)", id="a subclass of dict"),
+        pytest.param(Pair(1, 2), f"message is of type {__name__}.Pair: send tuple(value)", id="namedtuple"),
         pytest.param(
-            ValueError("no"), "message is a ValueError: raise it, or send its text: str(error)", id="exception"
+            ValueError("no"), "message is of type ValueError: raise it, or send its text: str(error)", id="exception"
         ),
         pytest.param(
             Unregistered(),
-            f'message is a {__name__}.Unregistered: write @message("a.name") above the @dataclass of this very class, '
+            f'message is of type {__name__}.Unregistered: write @message("a.name") above the @dataclass of this very class, '
             "on all hosts",
             id="a dataclass that is not registered",
         ),
         pytest.param(
             SpecialDeposit("ann"),
-            f'message is a {__name__}.SpecialDeposit: write @message("a.name") above the @dataclass of this very class, '
+            f'message is of type {__name__}.SpecialDeposit: write @message("a.name") above the @dataclass of this very class, '
             "on all hosts",
             id="a subclass of a registered one",
         ),
-        pytest.param(Deposit, f"message is a type: {PLAIN_REMEDY}", id="the class in place of an instance"),
-        pytest.param(print, f"message is a builtin_function_or_method: {PLAIN_REMEDY}", id="a function"),
-        pytest.param(1j, f"message is a complex: {PLAIN_REMEDY}", id="complex"),
+        pytest.param(Deposit, f"message is of type type: {PLAIN_REMEDY}", id="the class in place of an instance"),
+        pytest.param(print, f"message is of type builtin_function_or_method: {PLAIN_REMEDY}", id="a function"),
+        pytest.param(1j, f"message is of type complex: {PLAIN_REMEDY}", id="complex"),
         pytest.param(1 << 64, "message is an int of more than 64 bits: send it as a string or as bytes", id="large int"),
         pytest.param(
             [-(1 << 64) - 1], "message[0] is an int of more than 64 bits: send it as a string or as bytes", id="small int"
@@ -223,13 +223,13 @@ def test_actors_and_futures_are_sent_as_what_they_stand_for() -> None:
 
 
 def test_the_error_names_the_whole_as_the_caller_calls_it() -> None:
-    assert refusal([{1}], what="args").startswith("args[0] is a set")
+    assert refusal([{1}], what="args").startswith("args[0] is of type set")
 
 
 def test_the_error_is_the_callers_fault_and_can_be_sent_itself() -> None:
     with pytest.raises(ConfigError) as caught:
         pack([{1}], REFS)
-    assert caught.value.args == ("message[0]", "is a set", "send a list, such as sorted(value)")
+    assert caught.value.args == ("message[0]", "is of type set", "send a list, such as sorted(value)")
 
 
 def test_a_reference_that_cannot_be_sent_says_so_itself() -> None:
@@ -243,7 +243,7 @@ def test_a_path_is_shortened_in_the_middle() -> None:
         value = {"k" * 100: value}
     said = refusal(value)
     assert said.startswith("message['kkkk")
-    assert said.endswith("kkkk] is a set: send a list, such as sorted(value)")
+    assert said.endswith("kkkk] is of type set: send a list, such as sorted(value)")
     assert "…" in said
     assert len(said) < 300
 

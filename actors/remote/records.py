@@ -57,7 +57,7 @@ MAX_NAMES: Final = 10_000
 MAX_PATH: Final = 16
 """Attributes of attributes that a proxy goes down."""
 MAX_MILLISECONDS: Final = 1 << 40
-"""The longest deadline, 35 years: whoever waits longer says this."""
+"""The longest deadline, 35 years; a longer one is sent as this."""
 RECORD_DEPTH: Final = 2
 """Lists inside each other in a record; the record is one."""
 

@@ -21,7 +21,7 @@ from drakkar.handlers.raft.codec import decode_membership, encode_membership
 from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.lives import decode_settled, encode_settled
-from drakkar.transport.frames import FrameError, FrameKind, FrameReader
+from drakkar.transport.frames import FrameError, FrameKind, FrameReader, loads_strict
 from drakkar.transport.hello import decode_hello, decode_reason, encode_hello
 from drakkar.transport.message_frames import decode_messages, encode_messages
 from drakkar.transport.parts import PartReader
@@ -161,12 +161,14 @@ def value(data: bytes) -> None:
 
 def record(data: bytes) -> None:
     """What a host says of actors."""
-    with suppress(ValueError, FrameError):
-        decoded = calls.decode(cbor.loads(data, calls.RECORD_DEPTH))
-        if decoded is not None:
-            assert calls.decode(cbor.loads(calls.encode(decoded), calls.RECORD_DEPTH)) == decoded
-        if isinstance(decoded, calls.Failed):
-            assert isinstance(decode_failure(decoded.failure, REFS), Exception)
+    try:
+        decoded = calls.decode(loads_strict(data, calls.RECORD_DEPTH))
+    except FrameError:
+        return
+    if decoded is not None:
+        assert calls.decode(cbor.loads(calls.encode(decoded), calls.RECORD_DEPTH)) == decoded
+    if isinstance(decoded, calls.Failed):
+        assert isinstance(decode_failure(decoded.failure, REFS), Exception)
 
 
 def found(data: bytes) -> None:

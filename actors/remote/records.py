@@ -61,7 +61,7 @@ MAX_NAMES: Final = 10_000
 MAX_PATH: Final = 16
 """Attributes of attributes that a proxy goes down."""
 MAX_MILLISECONDS: Final = 1 << 40
-"""The longest deadline, 35 years: whoever waits longer says this."""
+"""The longest deadline, 35 years; a longer one is sent as this."""
 MAX_ATTRIBUTE_DEPTH: Final = 4
 """Attributes inside each other that a proxy is told of."""
 Attributes: TypeAlias = Mapping[str, Union[bool, "Attributes"]]

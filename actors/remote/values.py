@@ -260,7 +260,7 @@ class _Packer:
             return self._message(form, value, depth)
         exported = self._refs.export(value)
         if exported is None:
-            raise _Fault(f"is a {place_of(type(value)):.100}", _remedy(value))
+            raise _Fault(f"is of type {place_of(type(value)):.100}", _remedy(value))
         # It is no container, so the depth of what it is in does not matter.
         self._open(2, 1)
         return {MARK: self._list(exported, 2)}

@@ -10,6 +10,9 @@ from dataclasses import replace
 
 import cbor2
 from drakkar.actors.log import records
+from drakkar.actors.remote import records as calls
+from drakkar.actors.remote.failures import decode_failure
+from drakkar.actors.remote.values import ValueRefused, pack, unpack
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM
 from drakkar.handlers.errors import CorruptData, TransportError
@@ -27,12 +30,14 @@ from drakkar.transport.call_frames import (
     decode_calls,
 )
 from drakkar.transport.calls import CallWindow
-from drakkar.transport.frames import FrameError, FrameKind, FrameReader
+from drakkar.transport.frames import FrameError, FrameKind, FrameReader, loads_strict
 from drakkar.transport.hello import decode_hello, decode_reason, encode_hello
 from drakkar.transport.message_frames import decode_messages, encode_messages
 from drakkar.transport.parts import PartReader
 from drakkar.transport.shard_frames import decode_shard, encode_shard
 from drakkar.transport.stream_frames import decode_stream_end, decode_stream_piece
+
+from tests.actors.remote.support import REFS, shape
 
 __all__ = ["DECODERS"]
 
@@ -176,6 +181,37 @@ def streams(data: bytes) -> None:
         decode_stream_end(memoryview(data))
 
 
+def value(data: bytes) -> None:
+    """A value of users. What comes out can be sent on."""
+    try:
+        decoded = unpack(data, REFS)
+    except ValueRefused:
+        return
+    assert shape(unpack(pack(decoded, REFS), REFS)) == shape(decoded)
+
+
+def record(data: bytes) -> None:
+    """What a host says of actors."""
+    try:
+        decoded = calls.decode(loads_strict(data, calls.RECORD_DEPTH))
+    except FrameError:
+        return
+    if decoded is not None:
+        assert calls.decode(cbor.loads(calls.encode(decoded), calls.RECORD_DEPTH)) == decoded
+    if isinstance(decoded, calls.Failed):
+        assert isinstance(decode_failure(decoded.failure, REFS), Exception)
+
+
+def found(data: bytes) -> None:
+    """What a host says of a name, and of all names."""
+    with suppress(FrameError):
+        decoded = calls.decode_found(data)
+        assert calls.decode_found(calls.encode_found(decoded)) == decoded
+    with suppress(FrameError):
+        names = calls.decode_names(data)
+        assert calls.decode_names(calls.encode_names(names)) == names
+
+
 # ---- from a peer or a disk
 
 
@@ -252,6 +288,9 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
         reason,
         parts,
         streams,
+        value,
+        record,
+        found,
         run,
         membership,
         change,

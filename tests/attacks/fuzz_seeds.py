@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import cbor2
 from drakkar.actors.log import records
+from drakkar.actors.remote import records as calls
+from drakkar.actors.remote.failures import encode_failure
+from drakkar.actors.remote.values import pack
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.codec import encode_membership
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange
@@ -18,6 +21,8 @@ from drakkar.transport.hello import Run as Start
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.shard_frames import ShardHello, encode_shard
 from drakkar.transport.stream_frames import encode_stream_end, encode_stream_piece
+
+from tests.actors.remote.support import REFS, Deposit, Note, Nothing, Ref
 
 __all__ = ["SEEDS"]
 
@@ -48,6 +53,25 @@ _CALLS = calls_body(
     ]
 )
 _PART = struct.pack(">II", 6, 0) + b"abc"
+_VALUES = [
+    [None, True, -1, 1.5, "a", b"b", [], {}, {"@": 1}, {"a": {"b": []}}],
+    Deposit("ann", Note("why", [Nothing(), Ref(7)])),
+]
+_HERE = calls.Target(5, 7)
+_LOST = encode_failure(ValueError("no", 1), REFS)
+_RECORDS: list[calls.Record] = [
+    calls.Tell(_HERE, b"m"),
+    calls.Ask(9, _HERE, 3000, b"m"),
+    calls.Call(9, _HERE, 3000, ("account", "balance"), b"\x80", b"\xa0"),
+    calls.Set(9, _HERE, 3000, ("limit",), b"\x01"),
+    calls.Answer(9, b"\x01"),
+    calls.Failed(9, calls.FailKind.RAISED, _LOST),
+    calls.Lookup(9, "ledger"),
+    calls.Names(9),
+    calls.Watch(9, _HERE),
+    calls.Died(9, None),
+    calls.Died(9, _LOST),
+]
 
 
 def _framed() -> list[bytes]:
@@ -73,6 +97,12 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "streams": lambda: [
         encode_stream_piece(1, b"bytes")[HEADER_SIZE:],
         encode_stream_end(5, 7)[HEADER_SIZE:],
+    ],
+    "value": lambda: [pack(value, REFS) for value in _VALUES],
+    "record": lambda: [calls.encode(record) for record in _RECORDS],
+    "found": lambda: [
+        calls.encode_found(calls.Found(_HERE, "Ledger", ("balance", "deposit"))),
+        calls.encode_names(["ledger", "scheduler"]),
     ],
     "run": lambda: [_RUN.encode(), Run(0, 0, [b"x"]).encode()],
     "membership": lambda: [cbor2.dumps(encode_membership(_MEMBERS))],

@@ -1,11 +1,31 @@
-"""What the tests of values share: messages, actors that are only numbers, and a way to compare with all types."""
+"""What the tests of values and records share: messages, actors that are only numbers, and a way to compare with all types."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from drakkar.actors.remote.failures import Failure
 from drakkar.actors.remote.message_classes import message
-from drakkar.handlers.checks import is_whole
+from drakkar.actors.remote.records import (
+    MAX_MILLISECONDS,
+    MAX_NAME,
+    MAX_PATH,
+    Answer,
+    Ask,
+    Call,
+    Died,
+    Failed,
+    FailKind,
+    Get,
+    Lookup,
+    Names,
+    Set,
+    Target,
+    Tell,
+    Unwatch,
+    Watch,
+)
+from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import DrakkarError
 from hypothesis import strategies as st
 
@@ -76,6 +96,27 @@ VALUES = st.recursive(
         st.just(Nothing()),
     ),
     max_leaves=12,
+)
+
+numbers = st.one_of(st.integers(0, MAX_SIGNED), st.sampled_from([0, MAX_SIGNED]))
+targets = st.builds(Target, numbers, numbers)
+times = st.integers(0, MAX_MILLISECONDS)
+printable = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=MAX_NAME)
+paths = st.lists(printable, min_size=1, max_size=MAX_PATH).map(tuple)
+failures = st.builds(Failure, TEXTS, TEXTS, TEXTS, st.one_of(st.none(), st.binary()))
+RECORDS = st.one_of(
+    st.builds(Tell, targets, st.binary()),
+    st.builds(Ask, numbers, targets, times, st.binary()),
+    st.builds(Call, numbers, targets, times, paths, st.binary(), st.binary()),
+    st.builds(Get, numbers, targets, times, paths),
+    st.builds(Set, numbers, targets, times, paths, st.binary()),
+    st.builds(Answer, numbers, st.binary()),
+    st.builds(Failed, numbers, st.sampled_from(FailKind), failures),
+    st.builds(Lookup, numbers, printable),
+    st.builds(Names, numbers),
+    st.builds(Watch, numbers, targets),
+    st.builds(Unwatch, numbers),
+    st.builds(Died, numbers, st.one_of(st.none(), failures)),
 )
 
 

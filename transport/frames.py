@@ -100,6 +100,8 @@ class FrameKind(IntEnum):
     """What the sender says of its replica of a shard, before the replica's first message; see `shard_frames`."""
     FULL = 13
     """In place of the answer to a HELLO: there is no place for the caller now, and there may be one soon."""
+    ALIVE = 15
+    """A heartbeat of the host, and its answer, with the same number; see `liveness`."""
 
 
 class Frame(NamedTuple):

@@ -16,6 +16,7 @@ from drakkar.transport.frames import (
 )
 
 __all__ = [
+    "ALIVE_FEATURE",
     "PROTOCOL_VERSION",
     "FullError",
     "Hello",
@@ -28,7 +29,7 @@ __all__ = [
     "encode_reason",
 ]
 
-PROTOCOL_VERSION: Final = (4, 1)
+PROTOCOL_VERSION: Final = (4, 2)
 """Major and minor. Hosts of the same major version understand each other, hosts of different ones do not connect.
 
 In version 1 a refused proposal, the question of a removed replica and the request for a snapshot were flags of other
@@ -38,7 +39,11 @@ drop; and the answer to a heartbeat says which appends were heard, without which
 In version 4 hosts say which run of which host they are, and each replica says of which shard it is and where it lives,
 without which its messages are refused.
 Version 4.1 brought FULL. A host of 4.0 takes it for a failed attempt, and dials again.
+Version 4.2 brought ALIVE, which only hosts with the feature `ALIVE_FEATURE` are sent.
 """
+
+ALIVE_FEATURE: Final = "alive"
+"""In the HELLO of a host that answers heartbeats."""
 
 MAX_NONCES: Final = 64
 """Nonces in an introduction: so many starts may pass unseen, and a copy is still told from the original."""

@@ -78,8 +78,9 @@ class KnownHosts:
         self.on_change: Callable[[RunMemory], None] | None = None
         """Called with all runs when one has changed, to have them written. It must return soon."""
         self.on_replaced: Callable[[str, str, tuple[int, int], Collection[Link]], None] | None = None
-        """Called where a host has introduced itself, at its own address, in another run than before: with the canonical address and the
-        host id of the last run, its count and nonce, and its connections, which were given up. It must return soon, and raise nothing."""
+        """Called where a host has introduced itself, at its own address, in another run than before: with the canonical
+        address and the host id of the last one, its count and nonce, and its connections, which were given up. It must
+        return soon, and raise nothing."""
         self._heard: dict[str, dict[_Place, _Heard]] = {}
         """By host id, the one that was heard of last at the end. Where a version before this one wrote it, the address is ""."""
         self._members: frozenset[str] | None = None

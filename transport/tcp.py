@@ -534,6 +534,11 @@ class TcpTransport:
         """
         self._liveness.silent = silent
 
+    @property
+    def is_silent(self) -> bool:
+        """It sends and answers no heartbeats now. From any thread."""
+        return self._liveness.silent
+
     def host_states(self) -> Counter[HostState]:
         """Return how many of the hosts that are members or watched are in which state. From any thread."""
         return self._liveness.states()

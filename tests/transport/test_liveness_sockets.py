@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message
@@ -89,6 +90,13 @@ async def acquainted(*hosts: Watching) -> None:
     for host in hosts:
         await until(lambda host=host: all(host.state(other) is ALIVE for other in hosts if other is not host))
         await until(lambda host=host: len(host.transport._inbound._callers) == len(hosts) - 1)
+
+
+async def heard_ticks(host: Watching, times: int) -> None:
+    """Let ticks pass, each of which the others have time to hear and to answer."""
+    for _ in range(times):
+        host.tick()
+        await trio.testing.wait_all_tasks_blocked(0.002)
 
 
 class Gate:
@@ -209,9 +217,9 @@ async def test_a_host_that_does_not_answer_is_suspect_then_dead_and_its_connecti
     async with running(a, b):
         await acquainted(a, b)
         b.transport.silence(True)
-        a.tick(4)
+        await heard_ticks(a, 4)
         assert a.state(b) is SUSPECT
-        a.tick(10)
+        await heard_ticks(a, 10)
         assert a.state(b) is DEAD
         b.transport.silence(False)
         a.tick()
@@ -233,7 +241,7 @@ async def test_a_host_that_is_silent_sends_no_heartbeats_and_leaves_what_it_knew
         a.tick(50)
         assert a.transport._liveness.number == number
         assert a.state(b) is ALIVE
-        b.tick(14)
+        await heard_ticks(b, 14)
         assert b.state(a) is DEAD, "to the others it is as good as dead"
         a.transport.silence(False)
         a.tick()
@@ -249,7 +257,7 @@ async def test_each_change_is_one_line_in_the_log(caplog: pytest.LogCaptureFixtu
     async with running(a, b):
         await acquainted(a, b)
         b.transport.silence(True)
-        a.tick(14)
+        await heard_ticks(a, 14)
     told = [record.getMessage() for record in caplog.records if f"of the host b at {b.address} is" in record.getMessage()]
     assert [text.partition(" is ")[2] for text in told] == [
         "alive: it answers",
@@ -550,10 +558,8 @@ async def test_a_host_whose_next_run_answers_already_is_gone_in_the_last_one() -
         a, b = Watching(), in_run(behind(gate), 1)
         async with running(a, b) as nursery:
             await acquainted(a, b)
-            old, again = gate.back, in_run(behind(gate), 2)
+            again = in_run(behind(gate), 2)
             await nursery.start(again.run)
-            assert gate.back != old
-            gate.reset()
             await b.stop()
             await until(lambda: a.gone)
             await until(lambda: a.state(gate.address) is ALIVE)
@@ -617,7 +623,7 @@ async def test_a_proxy_that_refuses_while_the_host_itself_still_calls_is_none() 
 @on_loop
 async def test_a_flapping_proxy_is_taken_for_an_end_once_and_the_host_is_heard_again() -> None:
     async with gates(2) as [before_a, before_b]:
-        a, b = behind(before_a), behind(before_b)
+        a, b = behind(before_a, options=QUICK), behind(before_b, options=QUICK)
         async with running(a, b):
             await acquainted(a, b)
             for flap in range(3):
@@ -625,16 +631,12 @@ async def test_a_flapping_proxy_is_taken_for_an_end_once_and_the_host_is_heard_a
                 before_b.refuse()
                 await until(lambda flap=flap: a.states().count(DEAD) == flap + 1)
                 await before_a.admit()
-                b.transport._revive(a.address)
+                await until(lambda: b.connected(a) and not a.transport._liveness._hosts[b.address].gone)
+                assert a.state(b) is ALIVE, "it has said so itself, though it cannot be reached"
                 b.send(a, heartbeat(flap))
-                await until(lambda flap=flap: b.connected(a))
-                await until(lambda flap=flap: not a.transport._liveness._hosts[b.address].gone)
-                b.send(a, heartbeat(10 + flap))
-                await until(lambda flap=flap: heartbeat(10 + flap) in a.received)
+                await until(lambda flap=flap: heartbeat(flap) in a.received)
                 await before_b.admit()
-                a.transport._revive(b.address)
-                await until(lambda: a.connected(b))
-                await until(lambda: a.state(b) is ALIVE)
+                await until(lambda: a.connected(b) and a.state(b) is ALIVE)
         assert a.gone == [(b.address, b.id, 1)], "once a run, however often it flaps"
 
 
@@ -653,10 +655,9 @@ async def test_a_cut_in_one_direction_makes_a_host_dead_and_never_gone(way: str)
             b.tick()
             await until(lambda: a.received == [heartbeat(1)])
             await until(lambda: b.state(a) is ALIVE)
-            number = a.transport._liveness.number
-            getattr(gate, way).set()  # what was held up arrives, as old as it is
-            await until(lambda: (a.transport._liveness._hosts[b.address].answered or 0) == number)
-            assert a.state(b) is ALIVE
+            getattr(gate, way).set()
+            a.tick()
+            await until(lambda: a.state(b) is ALIVE)
         assert a.gone == b.gone == []
 
 
@@ -737,9 +738,7 @@ class Names(trio.abc.HostnameResolver):
         self.ips = list(ips)
 
     async def getaddrinfo(self, host: Any, port: Any, *rest: int) -> Any:
-        if str(host)[:1].isdigit() or bytes(str(host), "ascii")[:1].isdigit():
-            return await trio.to_thread.run_sync(partial(socket.getaddrinfo, host, port, *rest))
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, int(port))) for ip in self.ips]
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, int(port or 0))) for ip in self.ips]
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
         raise NotImplementedError
@@ -771,7 +770,6 @@ async def test_a_host_with_several_addresses_is_not_gone_while_one_of_them_does_
         _, port = parse_address(b.address)
         with socket.create_server(("127.0.0.3", port)):
             failures = a.counters.connect_failures
-            a.transport.options.__class__  # its connect_timeout is longer than this test: the attempt hangs
             await b.stop()
             await until(lambda: not a.connected(b))
             with trio.move_on_after(0.2):

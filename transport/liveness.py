@@ -338,10 +338,12 @@ class Liveness:
         heard = host is not None and (run in {host.run, host.home} or any(link in self._callers for link in links))
         for link in links:
             self._callers.pop(link, None)  # nothing that it brings is delivered any more
-        if host is None or not heard or name not in self.tracked:
+        if host is None:
             return
-        host.replaced = run
-        self._end_replaced(host)
+        if heard and name in self.tracked:
+            host.replaced = run
+            self._end_replaced(host)
+        self._forget(host)
 
     def _end_replaced(self, host: _Host) -> None:
         run = host.replaced
@@ -406,4 +408,4 @@ class Liveness:
     def _forget(self, host: _Host) -> None:
         used = host.connected or any(caller.name == host.name for caller in self._callers.values())
         if not used and host.name not in self.tracked:
-            del self._hosts[host.name]
+            self._hosts.pop(host.name, None)

@@ -243,7 +243,8 @@ class KnownHosts:
     def _store(self, hello: Hello, place: _Place, superseded: Collection[_Place]) -> None:
         """Put a run in the place of what was heard before, there and at the places that are superseded."""
         heard, start = self._heard.pop(hello.host_id, {}), hello.run.start
-        ended = {over: heard[over] for over in heard.keys() & {place, *superseded} if heard[over].start != start}
+        replaced = heard.keys() & {place, *superseded}
+        ended = {over: heard[over] for over in replaced if heard[over].start != start}
         for it in ended.values():
             _give_up(it)
         now = heard.get(place)

@@ -10,8 +10,8 @@ That is a guess. A host that is cut off, or that is slow, or whose disk hangs, l
 *Gone* is more: the process of a run has ended, and nothing of it will be heard any more. What Raft does before its election timeout
 rests on that alone. Either
 
-- this host has had a connection to that run and lost it, no connection of that run to this host is open any more, and then the
-  kernel at each address of the host has refused a connection, since nothing listens there (ECONNREFUSED); or
+- this host has had a connection to that run and lost it, no connection from that run is open any more, and then the kernel at
+  each address of the host has refused a connection, since nothing listens there (ECONNREFUSED); or
 - at its address the host has introduced itself in another run, and the connections of the one before have ended.
 
 A timeout is no evidence, nor is a connection that was reset, nor an address that leads nowhere, nor a host that has no place. Where the
@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from drakkar.transport.addresses import canonical
 from drakkar.transport.frames import FrameError, FrameKind, encode_frame
@@ -90,7 +90,7 @@ class RunId(NamedTuple):
     nonce: int
 
     @classmethod
-    def of(cls, hello: Hello) -> Self:
+    def of(cls, hello: Hello) -> "RunId":
         """Return the one that introduces itself."""
         return cls(hello.host_id, *hello.run.start)
 
@@ -243,10 +243,10 @@ class Liveness:
         missed = self.number - 1 - answered  # the newest one has only just left
         if missed < SUSPECT_TICKS:
             self._become(host, HostState.ALIVE, "it answers")
+        elif missed < DEAD_TICKS:
+            self._become(host, HostState.SUSPECT, f"it has not answered for {SUSPECT_TICKS} ticks")
         else:
-            dead = missed >= DEAD_TICKS
-            state = HostState.DEAD if dead else HostState.SUSPECT
-            self._become(host, state, f"it has not answered for {DEAD_TICKS if dead else SUSPECT_TICKS} ticks")
+            self._become(host, HostState.DEAD, f"it has not answered for {DEAD_TICKS} ticks")
 
     # ---- connections that this host opens
 
@@ -334,12 +334,12 @@ class Liveness:
         """The host has introduced itself at its address in another run than this, whose connections were given up."""
         run = RunId(host_id, *start)
         host = self._hosts.get(name)
-        # Others are known from before this host started: they concern no one.
-        heard = host is not None and (run in {host.run, host.home} or any(link in self._callers for link in links))
-        for link in links:
-            self._callers.pop(link, None)  # nothing that it brings is delivered any more
+        # Nothing that they bring is delivered any more.
+        given_up = [link for link in links if self._callers.pop(link, None) is not None]
         if host is None:
             return
+        # Others are known from before this host started: they concern no one.
+        heard = bool(given_up) or run in {host.run, host.home}
         if heard and name in self.tracked:
             host.replaced = run
             self._end_replaced(host)

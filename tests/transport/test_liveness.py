@@ -66,7 +66,7 @@ class Observer:
         pytest.param("- - - - - - - - - - - - -", "uuuuuuuuuuuuu", id="none ever is"),
         pytest.param("1 - 3 - 5 - 7", "AAAAAAA", id="every second is lost"),
         pytest.param("1 - - 4 - - 7", "AAAAAAA", id="two in a row are lost"),
-        pytest.param("1 - - - - 6 7", "AAAAsAA", id="four in a row are lost: the third is noticed in the tick after it"),
+        pytest.param("1 - - - - 6 7", "AAAAsAA", id="four in a row are lost: three are noticed"),
         pytest.param("1 - - - - - - - - - - -", "AAAAsssssssD", id="it has ended"),
         pytest.param("1 - - - - - - - - - - - 13", "AAAAsssssssDA", id="it was cut off, and is back"),
         pytest.param("1 - - - - 2 3 -", "AAAAssss", id="answers that come four ticks late make it no younger"),
@@ -107,7 +107,12 @@ def test_each_change_is_told_once_with_run_and_reason() -> None:
         b.lives.tick()
     b.answered(21, run=4)
     assert b.told == [(ALIVE, 4), (SUSPECT, 4), (DEAD, 4), (ALIVE, 4)]
-    assert b.why == ["it answers", "it has not answered for 3 ticks", "it has not answered for 10 ticks", "it answers"]
+    assert b.why == [
+        "it answers",
+        "it has not answered for 3 ticks",
+        "it has not answered for 10 ticks",
+        "it answers",
+    ]
 
 
 def test_only_what_is_newer_is_news() -> None:
@@ -238,8 +243,8 @@ def play(b: Observer, story: str) -> list[str]:
         pytest.param("reach call lose end refuse refuse refuse", [1], id="it is told once"),
         # -- something is missing
         pytest.param("reach call lose end", [], id="a reset alone"),
-        pytest.param("reach call lose end tick tick tick tick tick tick tick tick tick tick tick tick", [], id="a timeout"),
-        pytest.param("reach call lose refuse", [], id="its own connection is open: it lives, or more is to be read"),
+        pytest.param("reach call lose end" + 12 * " tick", [], id="a timeout"),
+        pytest.param("reach call lose refuse", [], id="its own connection is open"),
         pytest.param("reach call lose refuse end", [], id="it was open when nothing listened"),
         pytest.param("reach call lose refuse end refuse", [1], id="nothing listens after that either"),
         pytest.param("reach call end refuse", [], id="this host's own connection is open"),
@@ -249,7 +254,7 @@ def play(b: Observer, story: str) -> list[str]:
         pytest.param("reach lose reach refuse", [], id="it was reached again"),
         pytest.param("reach lose call refuse", [], id="it has called again"),
         # -- what others say
-        pytest.param("reach call lose end claim refuse", [1], id="a stranger that claims to be it does not hold it up"),
+        pytest.param("reach call lose end claim refuse", [1], id="a stranger claims to be it"),
         pytest.param("reach claim lose refuse", [], id="it is behind a NAT, and still calls"),
         pytest.param("reach claim lose end refuse", [1], id="it is behind a NAT, and calls no more"),
         pytest.param("reach:1 lose call:2 refuse", [1], id="its next run calls already"),
@@ -382,7 +387,7 @@ REFUSED = ConnectionRefusedError(111, "Connection refused")
     [
         pytest.param(_failed(REFUSED), True, id="its only address refuses"),
         pytest.param(_failed(REFUSED, REFUSED), True, id="all of its addresses refuse"),
-        pytest.param(_failed(REFUSED, OSError(113, "No route to host")), False, id="one of them leads nowhere"),
+        pytest.param(_failed(REFUSED, OSError(113, "No route")), False, id="one of them leads nowhere"),
         pytest.param(_failed(OSError(113, "No route to host")), False, id="no route"),
         pytest.param(_failed(OSError(101, "Network is unreachable")), False, id="no network"),
         pytest.param(_failed(TimeoutError(110, "Connection timed out")), False, id="a timeout"),

@@ -45,9 +45,11 @@ def test_peers_subscribers_and_metrics_tell_of_a_host_that_ends_and_comes_back(h
     host, ended = hosts.hosts[1], hosts.members[3]
 
     def heard(state):
-        return notices._actor_weakref().wait_for(
-            lambda event: isinstance(event, HostStateChanged) and (event.address, event.state) == (ended, state)
-        )
+        def wanted(event):
+            changed = isinstance(event, HostStateChanged)
+            return changed and (event.address, event.state) == (ended, state)
+
+        return notices._actor_weakref().wait_for(wanted)
 
     host.subscribe(notices)
     run = host.peers()[ended].run
@@ -124,7 +126,8 @@ def test_a_disk_hangs_when_a_flush_takes_more_than_ten_ticks_and_none_is_done_me
     assert [watch.tick() for _ in range(HUNG_TICKS + 1)][-1]
     store.set(busy_since=None)
     assert not watch.tick()
-    assert [record.getMessage().partition(" heartbeats ")[2][:5] for record in caplog.records] == ["until", "again"] * 2
+    said = [record.getMessage().partition(" heartbeats ")[2] for record in caplog.records]
+    assert [text[:5] for text in said] == ["until", "again"] * 2
 
 
 def test_the_disk_of_a_host_is_looked_at_in_each_of_its_ticks():

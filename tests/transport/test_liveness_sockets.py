@@ -581,6 +581,23 @@ async def test_a_host_whose_next_run_answers_already_is_gone_in_the_last_one() -
 
 
 @on_loop
+async def test_the_last_run_is_reported_before_the_first_message_of_the_next() -> None:
+    """Its connections hang, and do not answer: what is still on its way in them is never delivered."""
+    a = Watching()
+    async with listening(welcome_and_say_nothing) as b, running(a):
+        a.meet(b)
+        await until(lambda: a.connected(b))
+        old = await FakePeer.introduced(a, address=b)
+        new = await FakePeer.introduced(a, address=b, run=Run(2, (2, 1)))
+        assert a.order == ["run 1 is gone"]
+        await old.send(encode_messages([heartbeat(1)])[0])
+        await new.send(encode_messages([heartbeat(2)])[0])
+        await until(lambda: a.received)
+        await old.closed()
+    assert a.order == ["run 1 is gone", "2"]
+
+
+@on_loop
 async def test_of_a_host_that_starts_again_and_again_each_run_is_gone_once() -> None:
     port = free_ports(1)[0]
     a = Watching()

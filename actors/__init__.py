@@ -14,6 +14,8 @@ from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskSta
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import (
     AddressChanged,
+    HostState,
+    HostStateChanged,
     LeaderChanged,
     MembershipChanged,
     ReplicaEnded,
@@ -87,6 +89,8 @@ __all__ = [
     "HandlerTableError",
     "Hang",
     "HostGone",
+    "HostState",
+    "HostStateChanged",
     "InMemory",
     "LeaderChanged",
     "LoopError",

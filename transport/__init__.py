@@ -4,6 +4,7 @@ What an application may use is exported here; modules of this package import eac
 """
 
 from drakkar.transport.backoff import Backoff
+from drakkar.transport.liveness import HostState, HostStateChanged
 from drakkar.transport.options import Counters, Options
 from drakkar.transport.peer import PeerStatus
 from drakkar.transport.streams import StreamSink, StreamSource
@@ -13,6 +14,8 @@ from drakkar.transport.tls import TlsConfig
 __all__ = [
     "Backoff",
     "Counters",
+    "HostState",
+    "HostStateChanged",
     "Options",
     "PeerStatus",
     "StreamSink",

@@ -28,6 +28,7 @@ from drakkar.transport.connection import Connection
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
 from drakkar.transport.hello import Hello, RefusedError, decode_reason
 from drakkar.transport.known_hosts import Answer
+from drakkar.transport.liveness import Liveness, decode_alive, encode_alive
 from drakkar.transport.message_frames import Decoded, decode_messages, decoding
 from drakkar.transport.options import Counters, Log, Options
 from drakkar.transport.parts import PART_BYTES, PartReader
@@ -86,7 +87,14 @@ class Caller:
         self.scope = trio.CancelScope()
         self.answer = Answer()
         """To the questions of `answers`."""
+        self.proved = True
+        """It is surely alive. False where its run is taken for gone, until it has answered a question."""
         self._writing = trio.Lock()
+
+    @property
+    def is_heard(self) -> bool:
+        """What it sends may be delivered: it is alive, and no other connection has taken its place."""
+        return self.proved and not self.scope.cancel_called
 
     async def write(self, frame: bytes) -> None:
         """Write a frame. Two tasks may do so."""
@@ -142,8 +150,10 @@ class CallerFrames:
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
         called: Callable[[str, list[list[Any]]], None] | None = None,
+        liveness: Liveness | None = None,
     ) -> None:
         self._options, self._counters, self._log, self._work = options, counters, log, work
+        self._liveness = liveness or Liveness()
         self._deliver, self._introduced, self._frames = deliver, introduced, frames
         self._called = called
         # A PING comes in each keep-alive interval. One may be late, or lost in a busy host.
@@ -198,6 +208,8 @@ class CallerFrames:
                     await self._pause(pause, caller)
                 if rest := caller.account.rest():
                     await self._pause(rest, caller, _MANY)
+                if not caller.proved:
+                    await caller.write(encode_frame(FrameKind.PING))
                 await caller.connection.read_until_lost(
                     self._silence, lambda frames: self.handle(caller, frames)
                 )
@@ -308,19 +320,36 @@ class CallerFrames:
             turn.answers.append(encode_frame(FrameKind.PONG, bytes(frame.body[:_ECHO_BYTES])))
         elif kind == FrameKind.PONG:
             caller.account.charge(1)
-            caller.answer.heard()
+            self._note_answer(caller)
+        elif kind == FrameKind.ALIVE:
+            caller.account.charge(1)
+            number = decode_alive(frame.body)
+            if not self._liveness.silent:
+                turn.answers.append(encode_alive(number))
         else:
             self._hand_over(turn, caller)
             self._handle_other(frame, caller)
         return None
 
+    def _note_answer(self, caller: Caller) -> None:
+        caller.answer.heard()
+        if not caller.proved:
+            caller.proved = True
+            self._liveness.returned(caller.hello)
+
     def _hand_over(self, turn: _Turn, caller: Caller) -> None:
         if turn.messages:
             messages, turn.messages = turn.messages, []
+            if not caller.is_heard:
+                self._counters.gone_messages += len(messages)
+                return
             self._counters.received += len(messages)
             self._deliver(caller.hello.address, messages)
         if turn.calls and self._called is not None:
             calls, turn.calls = turn.calls, []
+            if not caller.is_heard:
+                self._counters.gone_messages += len(calls)
+                return
             self._counters.calls_received += len(calls)
             self._called(caller.hello.address, calls)
 
@@ -370,6 +399,9 @@ class CallerFrames:
             raise RefusedError(decode_reason(frame.body), "by the other host")
         if frame.kind == FrameKind.SHARD:
             self._introduced(address, decode_shard(frame.body))
+            return
+        if not caller.is_heard:
+            self._counters.gone_messages += 1
             return
         receiver = self._frames.get(frame.kind)
         if receiver is not None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from math import inf
 from time import perf_counter
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import trio
 from drakkar.handlers.errors import TransportError
@@ -38,7 +38,7 @@ from drakkar.transport.records import Records
 from drakkar.transport.sockets import track
 from drakkar.transport.tls import Tls
 
-__all__ = ["Admit", "Connection", "dial", "network_error"]
+__all__ = ["Admit", "Connection", "NobodyListens", "Place", "dial", "network_error", "refuses"]
 
 _READ_BYTES: Final = 256 << 10
 # Each slice has a deadline of its own, so that a big frame on a slow link does not look like a dead peer.
@@ -62,6 +62,17 @@ _NO_PLACE: Final = (
     "says more"
 )
 """What `NO_PLACE_ALERT` says."""
+
+
+class NobodyListens(TransportError):
+    """The kernel at each address of the other host has refused the connection: no process listens at the port."""
+
+
+class Place(NamedTuple):
+    """Where a connection leads to, as the kernel names it."""
+
+    family: int
+    address: tuple[Any, ...]
 
 
 class Connection:
@@ -97,6 +108,8 @@ class Connection:
         """Bytes of the last read."""
         self.read_at = 0.0
         """When the bytes of the last frames were read, by `time.perf_counter`."""
+        self.place: Place | None = None
+        """Where it leads to, if this host has dialed."""
 
     # ---- reading
 
@@ -364,7 +377,7 @@ async def dial(
         try:
             plain = await trio.open_tcp_stream(host, port)
         except OSError as error:
-            raise network_error(error) from error
+            raise _dialing_error(error) from error
         except UnicodeError as error:  # of a name that cannot be one, such as "a..b"
             raise TransportError(f"{host!r} cannot be the name of a host") from error
         track(plain.socket)
@@ -374,6 +387,7 @@ async def dial(
                 Records(plain), tls.credentials.client, server_hostname=host, https_compatible=True
             )
         connection = Connection(secure, counters, options.frame_limit, tls)
+        connection.place = _place(plain)
         try:
             if not stream:
                 _bound_unsent(plain)
@@ -383,6 +397,27 @@ async def dial(
             await connection.close()
             raise
         return connection, callee
+
+
+def _place(stream: trio.SocketStream) -> Place | None:
+    try:
+        return Place(stream.socket.family, stream.socket.getpeername())
+    except OSError:  # it has ended already
+        return None
+
+
+async def refuses(place: Place, timeout: float) -> bool:
+    """Return whether the kernel at a place refuses a connection, which takes so many seconds at most.
+
+    For a place where there was a connection: the name of the host may lead elsewhere by now.
+    """
+    with trio.move_on_after(timeout), trio.socket.socket(place.family) as attempt:
+        track(attempt)
+        try:
+            await attempt.connect(place.address)
+        except OSError as error:
+            return isinstance(error, ConnectionRefusedError)
+    return False
 
 
 def _bound_unsent(stream: trio.SocketStream) -> None:
@@ -467,6 +502,20 @@ def _first_cause(error: BaseException) -> BaseException:
 def _is_end(error: BaseException) -> bool:
     """Return whether TLS has met the end of the connection."""
     return isinstance(_first_cause(error), ssl.SSLEOFError)
+
+
+def _dialing_error(error: OSError) -> TransportError:
+    """Return why no connection could be made."""
+    return NobodyListens(str(network_error(error))) if _was_refused(error) else network_error(error)
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Return whether all attempts to connect have failed, and each of them since nothing listens."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_was_refused, error.exceptions))
+    if error.__cause__ is not None:
+        return _was_refused(error.__cause__)
+    return isinstance(error, ConnectionRefusedError)
 
 
 def network_error(error: BaseException) -> TransportError:

@@ -102,6 +102,8 @@ class FrameKind(IntEnum):
     """In place of the answer to a HELLO: there is no place for the caller now, and there may be one soon."""
     CALLS = 14
     """Records of remote calls, see `call_frames`; or, from the host that was dialed, its credit for them, see `calls`."""
+    ALIVE = 15
+    """A heartbeat of the host, and its answer, with the same number; see `liveness`."""
 
 
 class Frame(NamedTuple):

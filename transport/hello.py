@@ -16,6 +16,7 @@ from drakkar.transport.frames import (
 )
 
 __all__ = [
+    "ALIVE_FEATURE",
     "CALLS_FEATURE",
     "PROTOCOL_VERSION",
     "FullError",
@@ -39,11 +40,13 @@ drop; and the answer to a heartbeat says which appends were heard, without which
 In version 4 hosts say which run of which host they are, and each replica says of which shard it is and where it lives,
 without which its messages are refused.
 Version 4.1 brought FULL. A host of 4.0 takes it for a failed attempt, and dials again.
-Version 4.2 brought CALLS, which only hosts with the feature `CALLS_FEATURE` are sent.
+Version 4.2 brought CALLS and ALIVE, which only hosts with the features `CALLS_FEATURE` and `ALIVE_FEATURE` are sent.
 """
 
 CALLS_FEATURE: Final = "calls"
 """In the HELLO of a host that takes remote calls."""
+ALIVE_FEATURE: Final = "alive"
+"""In the HELLO of a host that answers heartbeats."""
 
 MAX_NONCES: Final = 64
 """Nonces in an introduction: so many starts may pass unseen, and a copy is still told from the original."""

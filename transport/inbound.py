@@ -2,8 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from drakkar.transport.frames import FrameError, FrameKind
 from drakkar.transport.hello import FullError, Hello, Identity, RefusedError, encode_hello, encode_reason
 from drakkar.transport.incoming_streams import IncomingStreams
 from drakkar.transport.known_hosts import KnownHosts
+from drakkar.transport.liveness import Liveness
 from drakkar.transport.options import Counters, Log, Options
 from drakkar.transport.records import Records
 from drakkar.transport.reminders import Reminders, and_others
@@ -34,8 +35,8 @@ __all__ = ["Inbound"]
 class Inbound:
     """All connections that other hosts open to this one. For the trio loop's thread only.
 
-    `connected` is called with the canonical address of a caller whose connection for messages was accepted. For the
-    other arguments see `TcpTransport`.
+    `connected` is called with the canonical address of a caller whose connection for messages was accepted, and `redial`
+    with that of one that is to be dialed at once, since it may be gone. For the other arguments see `TcpTransport`.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Inbound:
         log: Log,
         streams: IncomingStreams,
         known: KnownHosts,
+        liveness: Liveness,
         work: Work,
         deliver: Callable[[str, list[Message]], None],
         connected: Callable[[str], None],
+        redial: Callable[[str], None],
         greeted: Callable[[str, str], None],
         parted: Callable[[str], None],
         introduced: Callable[[str, ShardHello], None],
@@ -62,6 +65,7 @@ class Inbound:
         self._identity, self._options, self._counters, self._tls = identity, options, counters, tls
         self._log = log
         self._streams, self._connected = streams, connected
+        self._liveness, self._redial = liveness, redial
         self._greeted, self._parted = greeted, parted
         self.frames = CallerFrames(
             options=options,
@@ -72,6 +76,7 @@ class Inbound:
             introduced=introduced,
             frames=frames,
             called=called,
+            liveness=liveness,
         )
         self._known = known
         self._reminders = Reminders()
@@ -104,6 +109,12 @@ class Inbound:
         """See `TcpTransport`."""
         caller = self._callers.get(canonical(address))
         return caller is not None and caller.connection.is_certified_as(names)
+
+    def drop_gone(self, name: str) -> None:
+        """Close a connection that says it is of a run which is gone. A host that lives comes again, and is asked then."""
+        caller = self._callers.get(name)
+        if caller is not None and self._liveness.is_gone(caller.hello):
+            caller.give_up()
 
     async def accept(
         self, stream: trio.SocketStream, pending: PendingConnection, scope: trio.CancelScope
@@ -142,7 +153,8 @@ class Inbound:
         try:
             is_member = partial(self._admission.is_member, admitted)
             if hello.stream:
-                await self._streams.receive(connection, hello.address, member=is_member())
+                with self._noted(connection, hello, at_home=admitted.at_home):
+                    await self._streams.receive(connection, hello.address, member=is_member())
                 return
             self._counters.accepted += 1
             self._log_connected(admitted, hello.address, source)
@@ -177,6 +189,8 @@ class Inbound:
         )
         try:
             await self._known.admit(hello, connection.may_be, at_home=at_home)
+            if hello.stream and self._liveness.is_gone(hello):
+                raise FullError(f"{hello.address} is taken for gone, until it has answered on a connection for messages")
             await connection.write(encode_hello(identity.hello(hello.dialed)), self._options.connect_timeout)
         except BaseException:
             admitted.leave()
@@ -191,10 +205,12 @@ class Inbound:
         if (old := self._callers.get(name)) is not None:
             old.give_up()
         self._callers[name] = caller
+        caller.proved = not self._liveness.is_gone(hello)
         self._greeted(hello.address, hello.host_id)
         self._connected(name)
         try:
-            await self.frames.read(caller)
+            with self._noted(caller, hello, at_home=caller.at_home):
+                await self.frames.read(caller)
         finally:
             self._known.remove(hello, caller, at_home=caller.at_home)
             newest = self._callers.get(name)
@@ -203,6 +219,16 @@ class Inbound:
             # A host may spell its address in several ways, and what is told of it goes by that.
             if newest is caller or newest is None or newest.hello.address != hello.address:
                 self._parted(hello.address)
+
+    @contextmanager
+    def _noted(self, link: object, hello: Hello, *, at_home: bool) -> Iterator[None]:
+        """Let the liveness of hosts know of a connection while what comes over it is delivered."""
+        self._liveness.opened(link, hello, at_home=at_home)
+        try:
+            yield
+        finally:
+            if self._liveness.ended(link):
+                self._redial(canonical(hello.address))
 
     # ---- what is logged
 

@@ -77,6 +77,10 @@ class KnownHosts:
         self.host_id, self.run, self._timeout = host_id, run, timeout
         self.on_change: Callable[[RunMemory], None] | None = None
         """Called with all runs when one has changed, to have them written. It must return soon."""
+        self.on_replaced: Callable[[str, str, tuple[int, int], Collection[Link]], None] | None = None
+        """Called where a host has introduced itself, at its own address, in another run than before: with the canonical
+        address and the host id of the last one, its count and nonce, and its connections, which were given up. It must
+        return soon, and raise nothing."""
         self._heard: dict[str, dict[_Place, _Heard]] = {}
         """By host id, the one that was heard of last at the end. Where a version before this one wrote it, the address is ""."""
         self._members: frozenset[str] | None = None
@@ -239,9 +243,10 @@ class KnownHosts:
     def _store(self, hello: Hello, place: _Place, superseded: Collection[_Place]) -> None:
         """Put a run in the place of what was heard before, there and at the places that are superseded."""
         heard, start = self._heard.pop(hello.host_id, {}), hello.run.start
-        for over in heard.keys() & {place, *superseded}:
-            if heard[over].start != start:
-                _give_up(heard[over])
+        replaced = heard.keys() & {place, *superseded}
+        ended = {over: heard[over] for over in replaced if heard[over].start != start}
+        for it in ended.values():
+            _give_up(it)
         now = heard.get(place)
         if now is None or now.start != start:
             now = _Heard(start, self._is_member(place) if now is None else now.trusted)
@@ -252,6 +257,16 @@ class KnownHosts:
             self._forget_one()
         if now.trusted:
             self._write()
+        self._tell_replaced(hello.host_id, place, ended)
+
+    def _tell_replaced(self, host_id: str, place: _Place, ended: Mapping[_Place, _Heard]) -> None:
+        """Tell of the runs that ended: of those at the address of the newcomer, and where a member was that has moved there.
+
+        What was said of an id elsewhere, by hosts that are no members, shows nothing.
+        """
+        for over, it in ended.items():
+            if place[1] and (over == place or it.trusted) and self.on_replaced is not None:
+                self.on_replaced(over[0], host_id, it.start, tuple(it.links))
 
     def _forget_one(self) -> None:
         """Forget what was heard of an id at no member's place; else of the oldest id at the place at which there are most."""

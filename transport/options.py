@@ -109,7 +109,7 @@ class Counters:
     """What happened since the start, over all peers."""
 
     sent: int = 0
-    """Messages that were given to the kernel. It is not known whether they arrived."""
+    """Messages and small frames, as heartbeats, that were given to the kernel. It is not known whether they arrived."""
     received: int = 0
     """Messages that were delivered."""
     sent_bytes: int = 0
@@ -136,6 +136,12 @@ class Counters:
     """Messages received and dropped, since they name no sender."""
     unknown_frames: int = 0
     """Frames received and dropped, since their kind is not known here."""
+    gone_messages: int = 0
+    """Messages and frames received and dropped, since the run of their host is gone, or over."""
+    state_changes: int = 0
+    """How many times another host came to another state: unknown, alive, suspect or dead."""
+    gone: int = 0
+    """Runs of other hosts whose process has ended, as this host has seen."""
     useless: int = 0
     """Messages and frames received that were of no use: for shards that are not here, of older terms, and the like."""
     pauses: int = 0

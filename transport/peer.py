@@ -27,11 +27,12 @@ from drakkar.transport.budgets import Account, Work
 from drakkar.transport.call_frames import check_record
 from drakkar.transport.call_rooms import CallRoom
 from drakkar.transport.calls import CallLane
-from drakkar.transport.connection import Connection, dial, network_error
+from drakkar.transport.connection import Connection, NobodyListens, Place, dial, network_error, refuses
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
-from drakkar.transport.hello import CALLS_FEATURE, FullError, Hello, Identity, RefusedError, decode_reason
+from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE, FullError, Hello, Identity, RefusedError, decode_reason
 from drakkar.transport.known_hosts import Answer, KnownHosts
 from drakkar.transport.lanes import BulkLane, ControlLane, size_of
+from drakkar.transport.liveness import HostState, Liveness, RunId, decode_alive, encode_alive
 from drakkar.transport.message_frames import Packed, batches, frame_of, pack
 from drakkar.transport.options import Counters, Log, Options
 from drakkar.transport.parts import PartTurns
@@ -49,6 +50,8 @@ _LANE_BYTES: Final = 64 << 10
 """Bytes that bulk, or calls, may send before it is the turn of the other."""
 _QUICK_ATTEMPTS: Final = 20
 """How many times a peer that is full is dialed again after the shortest wait: for most of a second."""
+_REFUSAL_S: Final = 1.0
+"""How long a kernel may take to refuse a connection, for that to be evidence. Until then the host is not dialed again."""
 _PING: Final = struct.Struct(">d")
 _QUESTION: Final = b"?"
 """The body of a PING that asks for a sign of life out of turn."""
@@ -83,6 +86,12 @@ class PeerStatus:
     """The features that the peer announced when it was last reached."""
     error: str
     """Why there is no connection, or why the last one was lost; empty where nothing failed yet."""
+    state: HostState = HostState.UNKNOWN
+    """What is known of the life of the host; always UNKNOWN of one that is no member of this host's shards, and not watched."""
+    host_id: str = ""
+    """Of the host that introduced itself there last; empty before the first did."""
+    run: int = 0
+    """Which start of that host it was."""
 
 
 class Peer:
@@ -104,6 +113,7 @@ class Peer:
         at_once: bool,
         tls: Tls | None,
         known: KnownHosts,
+        liveness: Liveness,
         work: Work,
         introduction: Callable[[int], bytes | None],
         random: Random,
@@ -117,6 +127,14 @@ class Peer:
         self._name = peer_name(address)
         self._identity, self._options, self._counters, self._log = identity, options, counters, log
         self._unreachable, self._tls, self._known, self._work = unreachable, tls, known, work
+        self._liveness = liveness
+        self.wanted = False
+        """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are."""
+        self._heartbeat_waits = False
+        self._run = RunId("", 0, 0)
+        """Which run of the host was reached last."""
+        self._place: Place | None = None
+        """Where the last connection led to."""
         self._reminders, self._shared_reminders = Reminders(), reminders
         self.life = trio.CancelScope()
         """Of its task."""
@@ -263,6 +281,19 @@ class Peer:
         """Return how many bulk messages of a shard wait here."""
         return self._bulk.waiting(shard)
 
+    def beat(self, heartbeat: bytes) -> None:
+        """Send a heartbeat, unless the last one still waits. Without a connection, dial."""
+        if not self._connected:
+            self._wake.set()
+        elif ALIVE_FEATURE in self._features and not self._heartbeat_waits:
+            self._heartbeat_waits = self._control.put(heartbeat)
+            if self._at_once:
+                self.push()
+
+    def redial(self) -> None:
+        """Make the next attempt now, and not after the wait that is under way."""
+        self._revived.set()
+
     def revive(self) -> None:
         """Forget past failures and dial without further waiting: the peer has just shown that it is alive."""
         self._backoff.reset()
@@ -298,6 +329,7 @@ class Peer:
 
     def status(self) -> PeerStatus:
         """Return the state of the connection to this peer."""
+        life = self._liveness.life(self._name)
         return PeerStatus(
             connected=self._connected,
             queued_messages=len(self._control.items) + self._bulk.count,
@@ -311,6 +343,9 @@ class Peer:
             failures=self._backoff.failures,
             features=self._features,
             error=self._error,
+            state=life.state,
+            host_id=life.host_id,
+            run=life.run,
         )
 
     async def answers(self, within: float) -> bool:
@@ -346,6 +381,7 @@ class Peer:
         """Drop what waits for a peer that is away. By the time it is back, the protocol has newer messages."""
         self._room.clear()
         self._introduced.clear()
+        self._heartbeat_waits = False
         dropped, unsent = self._bulk.clear()
         self._counters.dropped += dropped + self._control.clear()
         if unsent:
@@ -364,6 +400,7 @@ class Peer:
         control, bulk, calls = self._control, self._bulk, self._calls
         waited, size, records = len(control.items) + bulk.count, control.bytes, calls.count
         items = control.take(_WRITE_BYTES) if control.items else []
+        self._heartbeat_waits = self._heartbeat_waits and bool(control.items)
         free = _WRITE_BYTES - (size - control.bytes)
         if calls.ready:
             self._take_in_turn(items, free)
@@ -457,7 +494,7 @@ class Peer:
             elif self._tell_drained():
                 # Those that were told may fill the lane now, or leave the room to others.
                 await trio.lowlevel.checkpoint()
-            elif now >= self._used_at + self._options.idle_timeout and not self._calls.count:
+            elif not (self.wanted or self._calls.count) and now >= self._used_at + self._options.idle_timeout:
                 self._introduced.clear()  # what is queued from now on is for the next connection
                 return
             else:
@@ -510,6 +547,10 @@ class Peer:
         if frame.kind == FrameKind.CALLS and self._calls.credit(frame.body):
             self.push()
             return
+        if frame.kind == FrameKind.ALIVE:
+            if not self._liveness.answered(self._name, self._run, decode_alive(frame.body)):
+                account.charge(1)
+            return
         # All else is seldom: more of it than that is of no use.
         account.charge(1)
         if frame.kind == FrameKind.PONG:
@@ -527,15 +568,27 @@ class Peer:
     # ---- the life of a peer
 
     async def run(self) -> None:
-        """Dial, write, wait, and repeat; return once nothing was sent to the peer for `idle_timeout` seconds."""
+        """Dial, write, wait, and repeat.
+
+        Return once nothing was sent to the peer for `idle_timeout` seconds, and it is not `wanted`.
+        """
         while await self._wait_for_work():
             try:
                 connection, callee = await self._connect()
             except TransportError as error:
                 self._counters.connect_failures += 1
+                await self._note_refusal(error)
                 await self._fail("cannot reach", error)
             else:
                 await self._use(connection, callee)
+
+    async def _note_refusal(self, error: TransportError) -> None:
+        """An attempt to connect has failed: where nothing listens any more, that may show that the process has ended."""
+        if not isinstance(error, NobodyListens) or not self._liveness.may_be_gone(self._name):
+            return
+        # The name of the host may lead elsewhere by now, where nothing listens, while the host lives on in its old place.
+        if self._place is not None and await refuses(self._place, _REFUSAL_S):
+            self._liveness.refused(self._name)
 
     async def _wait_for_work(self) -> bool:
         """Wait until there is something to send; return False where nothing comes for `idle_timeout` seconds."""
@@ -549,6 +602,11 @@ class Peer:
 
     @property
     def _has_work(self) -> bool:
+        return self.wanted or self._waits
+
+    @property
+    def _waits(self) -> bool:
+        """Whether there is something to send, or a shard that waits for room."""
         return bool(self._control.items or self._bulk.count or self._calls.count or self._room)
 
     async def _connect(self) -> tuple[Connection, Hello]:
@@ -565,7 +623,7 @@ class Peer:
         except RefusedError:
             await connection.close()
             raise
-        self._features = callee.features
+        self._features, self._run, self._place = callee.features, RunId.of(callee), connection.place
         return connection, callee
 
     async def _use(self, connection: Connection, callee: Hello) -> None:
@@ -577,6 +635,9 @@ class Peer:
         self._log.info("connected to %s", self.address)
         if CALLS_FEATURE not in self._features:
             self.hand_back_calls(self._takes_no_calls())
+        self._liveness.introduced(self._name, callee)
+        if self.wanted and not self._liveness.silent:
+            self.beat(encode_alive(self._liveness.number))  # it need not wait for the next tick to be heard
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
@@ -587,13 +648,14 @@ class Peer:
             self._calls.reconnect()
             self._answer.lost()
             self._known.remove(callee, self)
+            self._liveness.lost(self._name)
             await connection.close()
         if self._lost is not None:
             self._counters.lost += 1
             # A connection that is lost at once counts like one that could not be opened.
             if trio.current_time() > since + self._options.backoff_last:
                 self._backoff.reset()
-            await self._fail("lost the connection to", self._lost)
+            await self._fail("lost the connection to", self._lost, lost=True)
 
     async def _until_lost(
         self, work: Callable[[Connection], Awaitable[None]], connection: Connection, both: trio.CancelScope
@@ -605,10 +667,14 @@ class Peer:
         finally:
             both.cancel()
 
-    async def _fail(self, what: str, error: TransportError) -> None:
-        """Drop what waits, report the failure, and wait before the next attempt."""
+    async def _fail(self, what: str, error: TransportError, *, lost: bool = False) -> None:
+        """Drop what waits, report the failure, and wait before the next attempt. `lost`: there was a connection.
+
+        An attempt for heartbeats alone that fails changes nothing for anybody.
+        """
+        matters = lost or self._waits
         self._clear(TransportError(f"{what} {self.address}: {error}"))
-        wait = self._wait_after(error)
+        wait = self._wait_after(error, lost=lost)
         self._counters.count_fault(error)
         count = self._warns_of(error)
         self._error = str(error)
@@ -622,12 +688,13 @@ class Peer:
             and_others(count),
         )
         self._revived = trio.Event()
-        self._unreachable(self.address)
+        if matters:
+            self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
 
-    def _wait_after(self, error: TransportError) -> float:
-        """Return the seconds until the next attempt."""
+    def _wait_after(self, error: TransportError, *, lost: bool = False) -> float:
+        """Return the seconds until the next attempt. `lost`: there was a connection."""
         if isinstance(error, RefusedError):
             self._backoff.failures += 1
             return self._backoff.jitter(self._options.backoff_refused)
@@ -635,7 +702,10 @@ class Peer:
             # A place may be free at any moment. But hosts that all dial on and on leave no time to one that is full.
             self._times_full += 1
             return self._backoff.jitter(self._options.backoff_first)
-        return self._backoff.next()
+        first = not self._backoff.failures
+        wait = self._backoff.next()
+        # What comes of an attempt at once tells whether its process has ended.
+        return 0.0 if lost and first and self.wanted and not isinstance(error, FrameError) else wait
 
     def _warns_of(self, error: TransportError) -> int:
         """Return how many failures like this one a warning stands for; 0: none is written.

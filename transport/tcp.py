@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,10 +23,11 @@ from drakkar.transport.admission import Admission
 from drakkar.transport.budgets import Work
 from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FIRST_FREE_KIND, encode_frame
-from drakkar.transport.hello import CALLS_FEATURE, PROTOCOL_VERSION, Identity, Run, encode_hello
+from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE, PROTOCOL_VERSION, Identity, Run, encode_hello
 from drakkar.transport.inbound import Inbound
 from drakkar.transport.incoming_streams import IncomingStreams
 from drakkar.transport.known_hosts import KnownHosts, RunMemory
+from drakkar.transport.liveness import HostState, HostStateChanged, Liveness, encode_alive
 from drakkar.transport.lookups import Lookups, use_lookups
 from drakkar.transport.options import Counters, Log, Options
 from drakkar.transport.outgoing_streams import OutgoingStreams
@@ -82,6 +84,9 @@ class TcpTransport:
     called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
     again when that has changed. `introduction` returns what this host says of its own, as `encode_shard` does; None for a
     shard that needs none.
+    `host_changed` is called where what is known of another host's life has changed. `gone` is called with the canonical address,
+    the host id and the run of one whose process has ended: once a run, and when the last of its messages was delivered. See
+    `liveness`. Both must return soon.
     `frames` has receivers for further kinds of frames. They are called with the sender's address and the body, which
     must be copied to be kept.
     `streams` is called when a stream begins, with the sender's address, the header, and whether the sender has shown that it
@@ -113,6 +118,8 @@ class TcpTransport:
         parted: Callable[[str], None] | None = None,
         introduced: Callable[[str, ShardHello], None] | None = None,
         introduction: Callable[[int], bytes | None] | None = None,
+        host_changed: Callable[[HostStateChanged], None] | None = None,
+        gone: Callable[[str, str, int], None] | None = None,
         frames: Mapping[int, Callable[[str, memoryview], None]] | None = None,
         streams: Callable[[str, bytes, bool], StreamSink] | None = None,
         called: Callable[[str, list[list[Any]]], None] | None = None,
@@ -133,10 +140,12 @@ class TcpTransport:
         self.counters = Counters()
         self.options = options or Options()
         host_id, run = token_hex(16), Run.first(randbits(63))
-        if called is not None:
-            features = {*features, CALLS_FEATURE}
-        self._identity = Identity(address, deployment_id, version, frozenset(features), host_id, run)
+        known = {*features, ALIVE_FEATURE, *(() if called is None else (CALLS_FEATURE,))}
+        self._identity = Identity(address, deployment_id, version, frozenset(known), host_id, run)
         self._known = KnownHosts(host_id, run, timeout=self.options.run_timeout)
+        self._liveness = Liveness(changed=self._report_change, gone=self._report_gone)
+        self._known.on_replaced = self._liveness.replaced
+        self._on_change, self._on_gone = host_changed or _nothing, gone or _nothing
         self._work = Work()
         encode_hello(self._identity.hello(address))  # raises now, and not at the first connection
         self._listen_address = listen_address or address
@@ -173,10 +182,12 @@ class TcpTransport:
             log=self._log,
             streams=IncomingStreams(streams, self.options, self.counters, self._log),
             known=self._known,
+            liveness=self._liveness,
             work=self._work,
             deliver=deliver if run_now is None else partial(_call_now, run_now, deliver),
             called=called if run_now is None or called is None else partial(_call_now, run_now, called),
             connected=self._revive,
+            redial=self._redial,
             greeted=greeted or _nothing,
             parted=parted or _nothing,
             introduced=introduced or _nothing,
@@ -341,6 +352,8 @@ class TcpTransport:
         self._members = members = frozenset(map(canonical, addresses))
         self._resolver.set_members(members)
         self._known.set_members(members)
+        self._liveness.set_members(members - {canonical(self.address)})
+        self._want_tracked()
         self._tell_lookups()
 
     def _tell_lookups(self) -> None:
@@ -458,11 +471,13 @@ class TcpTransport:
                 at_once=self._at_round_end is None,
                 tls=self._tls,
                 known=self._known,
+                liveness=self._liveness,
                 work=self._work,
                 introduction=self._introduction,
                 random=self._random,
                 reminders=self._shared_reminders,
             )
+            peer.wanted = self._is_tracked(peer.name)
             self._peers[peer.name] = peer
             if self._nursery is not None:
                 self._nursery.start_soon(self._run_peer, peer)
@@ -481,8 +496,8 @@ class TcpTransport:
                 oldest.end()
 
     def _is_other(self, name: str) -> bool:
-        """Return whether no member lives at a canonical address."""
-        return self._members is not None and name not in self._members
+        """Return whether no member lives at a canonical address, and no one watches the host there."""
+        return self._members is not None and name not in self._members and not self._is_tracked(name)
 
     def _shared_reminders(self, name: str) -> Reminders | None:
         return self._reminders_of_others if self._is_other(name) else None
@@ -541,6 +556,85 @@ class TcpTransport:
         peer = self._peers.get(name)
         if peer is not None:
             peer.revive()
+
+    def _redial(self, name: str) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.redial()
+
+    # ---- the lives of other hosts
+
+    def watch_host(self, address: str) -> HostState:
+        """Exchange heartbeats with the host at `address`, as with members; return its state.
+
+        It is dialed, and its connection is kept, until `unwatch_host` was called as often. Raises `TransportError` for an invalid
+        address.
+        """
+        name = canonical(address)
+        self._liveness.watch(name)
+        self._want_tracked()
+        if self._nursery is not None and self._is_tracked(name):
+            self._peer(address)
+        return self._liveness.life(name).state
+
+    def unwatch_host(self, address: str) -> None:
+        """Undo one `watch_host`. Raises `TransportError` for an invalid address, and `ConfigError` where there was none."""
+        if not self._liveness.unwatch(canonical(address)):
+            raise ConfigError("address", address, "is not watched: call watch_host before each unwatch_host")
+        self._want_tracked()
+
+    def tick(self) -> None:
+        """A tick has passed: send a heartbeat to all hosts that are members or watched, and look who has not answered.
+
+        So one whose loop is stalled sends none, and takes none of the others for dead for what it did not hear meanwhile.
+        """
+        if self._nursery is None or self._liveness.silent:
+            return
+        heartbeat = encode_alive(self._liveness.tick())
+        for name in self._liveness.tracked:
+            if self._is_tracked(name):
+                self._write_soon(self._peer(name)).beat(heartbeat)
+
+    def silence(self, silent: bool) -> None:
+        """Send and answer no heartbeats while `silent`, since this host is as good as dead: its disk hangs, say.
+
+        It counts no ticks meanwhile: it cannot tell how others are, and keeps what it knew.
+        """
+        self._liveness.silent = silent
+
+    @property
+    def is_silent(self) -> bool:
+        """It sends and answers no heartbeats now. From any thread."""
+        return self._liveness.silent
+
+    def host_states(self) -> Counter[HostState]:
+        """Return how many of the hosts that are members or watched are in which state. From any thread."""
+        return self._liveness.states()
+
+    def _is_tracked(self, name: str) -> bool:
+        return name in self._liveness.tracked and name != peer_name(self.address)
+
+    def _want_tracked(self) -> None:
+        for peer in self._peers.values():
+            peer.wanted = self._is_tracked(peer.name)
+
+    def _report_change(self, event: HostStateChanged) -> None:
+        self.counters.state_changes += 1
+        self._log.log(
+            logging.WARNING if event.state is HostState.DEAD else logging.INFO,
+            "run %d of the host %.12s at %s is %s: %s",
+            event.run,
+            event.host_id,
+            event.address,
+            event.state.value,
+            event.why,
+        )
+        self._report("that its state has changed", lambda _: self._on_change(event), event.address)
+
+    def _report_gone(self, address: str, host_id: str, run: int) -> None:
+        self.counters.gone += 1
+        self._inbound.drop_gone(address)
+        self._report("that it is gone", self._on_gone, address, host_id, run)
 
     # ---- serving
 

@@ -16,6 +16,7 @@ import trio
 from drakkar.actors.host.bootstrap import Logs, find_logs, founding_told
 from drakkar.actors.host.commit_timer import CommitTimer
 from drakkar.actors.host.file_threads import FileThreads
+from drakkar.actors.host.flush_watch import FlushWatch
 from drakkar.actors.host.handover import HAND_OVER_TIMEOUT_S, hand_over
 from drakkar.actors.host.hang_watch import HangWatch
 from drakkar.actors.host.known_runs import KnownRuns
@@ -175,6 +176,8 @@ class NodeHost:
             unreachable=self._on_unreachable,
             drained=self._inputs.report_drained,
             handed_back=self._inputs.hand_back,
+            host_changed=self._announce,
+            gone=self._inputs.report_gone,
             at_round_end=self._loop.at_round_end,
             run_now=self._loop.run_now,
             deployment_id=deployment_id,
@@ -245,6 +248,7 @@ class NodeHost:
         self._loop.start()
         self._undo.append(self._stop_loop)
         self._asker = StoreAsker(self._loop)
+        self._flush_watch = FlushWatch(self._store, self._lines)
         self._traffic = SnapshotTraffic(
             self._transport,
             self._loop,
@@ -340,6 +344,8 @@ class NodeHost:
         self._store.tick()
         self._asker.tick(self._store.no_space)
         self._calls.tick()
+        self._transport.silence(self._flush_watch.tick())
+        self._transport.tick()
 
     def _charge(self, address: str, count: int) -> None:
         self._transport.charge(address, count)  # made after what calls this
@@ -357,6 +363,9 @@ class NodeHost:
 
     def _on_calls_handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         self._calls.handed_back(address, records, why)
+
+    def _announce(self, event: object) -> None:
+        self._services.announce(event)  # made after the transport, which calls this
 
     def _receive_stream(self, sender: str, header: bytes, member: bool) -> StreamSink:
         return self._traffic.receive(sender, header, member=member)  # made after the transport, which it uses
@@ -533,7 +542,10 @@ class NodeHost:
         return self._log_memory.held
 
     def peers(self) -> dict[str, PeerStatus]:
-        """The state of the connections to other hosts, by address. Asks the loop."""
+        """The state of other hosts and of the connections to them, by address. Asks the loop.
+
+        `state` says whether a host is alive, suspect or dead, as far as heartbeats tell, and `run` which start of it was heard last.
+        """
         peers: dict[str, PeerStatus] = self._loop.call(self._transport.peers, timeout=10)
         return peers
 
@@ -784,7 +796,8 @@ class NodeHost:
         return self._registry.replica(shard_id)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Tell `subscriber` of this host's events: `LeaderChanged`, `MembershipChanged`, `ReplicaEnded`, `ReplicaRemoved`.
+        """Tell `subscriber` of this host's events: `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`,
+        `ReplicaRemoved`, `HostStateChanged`.
 
         An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
         no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never

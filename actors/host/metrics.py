@@ -20,6 +20,7 @@ from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.handlers.raft.log_memory import LogMemory
+from drakkar.transport.liveness import HostState
 from drakkar.transport.peer import PeerStatus
 from drakkar.transport.tcp import TcpTransport
 
@@ -44,12 +45,13 @@ class Sources:
 class _Moment:
     """What several figures are read from, taken once."""
 
-    __slots__ = ("host", "log", "now", "peers", "replicas")
+    __slots__ = ("host", "log", "now", "peers", "replicas", "states")
 
     def __init__(self, host: Sources, replicas: int) -> None:
         self.host, self.replicas = host, replicas
         self.log: StoreStatus = host.store.status
         self.peers: list[PeerStatus] = list(host.transport.peers().values())
+        self.states: Counter[HostState] = host.transport.host_states()
         self.now = time.monotonic()
 
 
@@ -66,6 +68,10 @@ def _transport(field: str) -> Read:
 
 def _peers(field: str) -> Read:
     return lambda at: sum(getattr(peer, field) for peer in at.peers)
+
+
+def _hosts(state: HostState) -> Read:
+    return lambda at: at.states[state]
 
 
 HOST_METRICS: Final[Mapping[str, Read]] = {
@@ -110,6 +116,13 @@ HOST_METRICS: Final[Mapping[str, Read]] = {
     "logs_memory_bytes": lambda at: at.host.log_memory.held,
     "logs_memory_limit_bytes": lambda at: at.host.log_memory.limit,
     "logs_memory_tight": lambda at: at.host.log_memory.tight,
+    "hosts_unknown": _hosts(HostState.UNKNOWN),
+    "hosts_alive": _hosts(HostState.ALIVE),
+    "hosts_suspect": _hosts(HostState.SUSPECT),
+    "hosts_dead": _hosts(HostState.DEAD),
+    "host_state_changes_total": _transport("state_changes"),
+    "hosts_gone_total": _transport("gone"),
+    "silent_on_hung_disk": lambda at: at.host.transport.is_silent,
     "peers": lambda at: len(at.peers),
     "peers_connected": _peers("connected"),
     "lane_waiting_messages": _peers("queued_messages"),
@@ -135,6 +148,7 @@ HOST_METRICS: Final[Mapping[str, Read]] = {
     "transport_local_types_total": _transport("local_types"),
     "transport_anonymous_total": _transport("anonymous"),
     "transport_unknown_frames_total": _transport("unknown_frames"),
+    "transport_gone_messages_total": _transport("gone_messages"),
     "transport_useless_total": _transport("useless"),
     "transport_pauses_total": _transport("pauses"),
     "transport_unfinished_bytes": lambda at: at.host.transport.unfinished_bytes,

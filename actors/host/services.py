@@ -308,6 +308,26 @@ class NodeInputs:
         for node in list(self._nodes.values()):
             self._tell_of(node, address, MessageType.UNREACHABLE)
 
+    def report_gone(self, address: str, _host_id: str, _run: int) -> None:
+        """Tell the nodes that have a peer at `address` that the process of its host has ended."""
+        for node in list(self._nodes.values()):
+            for replica, known in node.raft.membership.addresses.items():
+                if same_host(known, address):
+                    self._tell_gone(node, Message(MessageType.LEADER_GONE, sender=replica))
+
+    @staticmethod
+    def _tell_gone(node: NodeActor, report: Message) -> None:
+        """Tell it behind the messages that wait: a heartbeat that was sent before would restore the leader.
+
+        Where the queue is full, that is better than not to be told at all.
+        """
+        try:
+            node.actor_ref.tell(report)
+        except SystemBusy:
+            node.hear(report)
+        except pykka.ActorDeadError:
+            pass  # it ended a moment ago
+
     def report_drained(self, address: str, shards: Sequence[int]) -> None:
         """Tell the nodes of these shards that there is room again for bulk messages to the host at `address`."""
         for shard in shards:

@@ -1,10 +1,19 @@
-"""The events of a host, which it tells its subscribers."""
+"""The events of a host, which it tells its subscribers. `HostStateChanged` is made where it happens, in `transport.liveness`."""
 
 from dataclasses import dataclass
 
 from drakkar.handlers.raft.state import Membership
+from drakkar.transport.liveness import HostState, HostStateChanged
 
-__all__ = ["AddressChanged", "LeaderChanged", "MembershipChanged", "ReplicaEnded", "ReplicaRemoved"]
+__all__ = [
+    "AddressChanged",
+    "HostState",
+    "HostStateChanged",
+    "LeaderChanged",
+    "MembershipChanged",
+    "ReplicaEnded",
+    "ReplicaRemoved",
+]
 
 
 @dataclass(frozen=True, slots=True)

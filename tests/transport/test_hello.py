@@ -203,7 +203,7 @@ async def test_another_minor_version_is_welcome_and_features_are_told() -> None:
     async with running(a, b):
         a.send(b)
         await until(lambda: b.received)
-        assert a.transport.peers()[b.address].features == {"streams"}
+        assert a.transport.peers()[b.address].features == {"streams", "alive"}
 
 
 @on_loop

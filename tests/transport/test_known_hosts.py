@@ -233,8 +233,14 @@ class Meeting:
         """The runs; `last` has also where they were heard of."""
         self.last: RunMemory = {}
         self.known.on_change = self.write
+        self.replaced: list[tuple[str, str, tuple[int, int], int]] = []
+        """The runs of which the end was told, each with how many connections it still had."""
+        self.known.on_replaced = self.end
         self.known.remember(known)
         self.known.set_members([MEMBER, OTHER_MEMBER])
+
+    def end(self, address: str, host_id: str, start: tuple[int, int], links: Collection[object]) -> None:
+        self.replaced.append((address, host_id, start, len(links)))
 
     def write(self, runs: RunMemory) -> None:
         self.last = dict(runs)
@@ -480,3 +486,62 @@ async def test_a_member_that_moves_to_the_address_of_another_takes_no_identity_a
     await a.comes(OTHER_MEMBER, start(9, 8, count=1000))
     a.known.move(OTHER_MEMBER, MEMBER)
     await a.comes(MEMBER, start(2, 1))
+
+
+# ---- the end of a run, which is evidence that its process has ended
+
+
+@pytest.mark.parametrize("address", [MEMBER, STRANGER], ids=["a member", "one that is none"])
+@on_loop
+async def test_a_host_that_comes_to_its_own_address_in_another_run_shows_the_end_of_the_last(address: str) -> None:
+    a = Meeting()
+    for _ in range(2):
+        await a.comes(address, start(2, 1))
+    assert a.replaced == []
+    await a.comes(address, start(3, 2, 1))
+    assert a.replaced == [(address, "h", (2, 2), 2)]
+
+
+@pytest.mark.parametrize(("address", "at_home"), CLAIMS.values(), ids=CLAIMS)
+@on_loop
+async def test_a_claim_from_elsewhere_shows_the_end_of_no_run(address: str, at_home: bool) -> None:
+    a = Meeting()
+    await a.comes(MEMBER, start(2, 1))
+    await a.comes(address, start(3, 2, 1), at_home=at_home)
+    await a.comes(address, start(4, 3, 2, 1), at_home=at_home)
+    assert [place for place, *_ in a.replaced if place == MEMBER] == []
+
+
+@on_loop
+async def test_the_run_of_a_host_that_is_no_member_is_not_ended_by_a_claim_from_elsewhere() -> None:
+    """It is watched, say. Its id is no secret, and while it does not answer, others may come with it."""
+    a = Meeting()
+    host = await a.comes(STRANGER, start(2, 1))
+    await a.comes("10.7.7.7:1", start(3, 2, 1))
+    assert host.given_up
+    assert a.replaced == []
+
+
+@on_loop
+async def test_a_run_that_was_known_from_before_is_told_without_connections() -> None:
+    a = Meeting(h=(2, 2, MEMBER))
+    await a.comes(MEMBER, start(3, 2, 1))
+    assert a.replaced == [(MEMBER, "h", (2, 2), 0)]
+
+
+@on_loop
+async def test_a_member_that_has_moved_shows_the_end_of_the_run_where_it_was() -> None:
+    a, new = Meeting(), "10.0.0.3:1"
+    await a.comes(MEMBER, start(1))
+    a.known.set_members([new, OTHER_MEMBER])
+    await a.comes(new, start(2, 1))
+    assert a.replaced == [(MEMBER, "h", (1, 1), 1)]
+
+
+@on_loop
+async def test_a_newcomer_that_is_refused_shows_the_end_of_no_run() -> None:
+    a = Meeting()
+    await a.comes(MEMBER, start(1), alive=True)
+    with pytest.raises(RefusedError, match="which still answers"):
+        await a.comes(MEMBER, start(2, 1))
+    assert a.replaced == []

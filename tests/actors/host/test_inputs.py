@@ -7,6 +7,7 @@ import pytest
 import trio
 from drakkar.actors.host.services import TICK_PARTS, TICK_TOGETHER, NodeInputs
 from drakkar.handlers import Membership, MemoryLog, RaftConfig
+from drakkar.handlers.errors import SystemBusy
 from drakkar.handlers.messages import Message, MessageType
 from trio.testing import MockClock
 
@@ -95,3 +96,37 @@ def test_the_ticks_of_many_are_spread_and_each_comes_once_an_interval():
     assert moments == {round(0.8 + 0.1 * part, 3): 10 for part in range(TICK_PARTS)}
     for each in nodes:
         assert [round(later - sooner, 3) for sooner, later in pairwise(each.heard)] == [INTERVAL] * 2
+
+
+class Full(Reports):
+    """A node whose inbox takes no more messages."""
+
+    def tell(self, message):
+        raise SystemBusy("full")
+
+
+class Queue(Reports):
+    """A node that keeps what it is told, in the order in which it will take it."""
+
+    def __init__(self, shard, members=THREE):
+        super().__init__(shard, members)
+        self.queue = []
+
+    def tell(self, message):
+        self.queue.append((message.type, message.sender))
+
+
+def test_the_nodes_with_a_peer_at_a_host_that_is_gone_are_told_once_each_behind_what_waits_for_them():
+    first, second, third = Queue(1, THREE), Queue(2, {1: "one:1", 7: "TWO:2"}), Queue(3, {1: "one:1"})
+    first.tell(Message(M.HEARTBEAT, sender=2))
+    hosts(first, second, third).report_gone("two:2", "some id", 3)
+    # In another order the heartbeat would restore the leader.
+    assert first.queue == [(M.HEARTBEAT, 2), (M.LEADER_GONE, 2)]
+    assert (second.queue, third.queue) == ([(M.LEADER_GONE, 7)], [])
+    assert (first.heard, second.heard, third.heard) == ([], [], [])
+
+
+def test_a_node_that_takes_no_more_messages_is_told_of_a_host_that_is_gone_all_the_same():
+    full = Full(1)
+    hosts(full).report_gone("two:2", "some id", 3)
+    assert full.heard == [(M.LEADER_GONE, 2)]

@@ -93,6 +93,7 @@ class MessageType(int, metaclass=_Numbered):
     NEWBORN_RESP: ClassVar["MessageType"]
     CONTRADICTION: ClassVar["MessageType"]
     CONTRADICTION_RESP: ClassVar["MessageType"]
+    LEADER_GONE: ClassVar["MessageType"]
 
     def __new__(cls, number: int) -> Self:
         """Look up the type with this number. Raises `ValueError` if there is none."""
@@ -252,6 +253,7 @@ _BUILT_IN: Final = [
     "NEWBORN_RESP",
     "CONTRADICTION",
     "CONTRADICTION_RESP",
+    "LEADER_GONE",
 ]
 for _number, _name in enumerate(_BUILT_IN):
     # Their traits are Raft's rows, which `raft.matrix` adds: a type without a row has none, and fails at its first use.

@@ -23,9 +23,9 @@ __all__ = ["check_quorum", "tick_leader", "tick_non_voter", "tick_voter"]
 
 
 def tick_voter(raft: RaftCore, tick: Message) -> None:
-    """Without a leader's message for a random time, campaign (thesis §3.4); later without room. A quiesced tick only counts.
+    """Without a leader's message for a random time, campaign (thesis §3.4); later without room, sooner if its process is gone.
 
-    Sooner where the leader's process is gone, and never before a lease is over that this replica has confirmed.
+    Never while a lease lasts that this replica has confirmed. A quiesced tick only counts.
     """
     if not raft.promotable:
         tick_non_voter(raft, tick)

@@ -109,11 +109,11 @@ def grant_vote(raft: RaftCore, ask: Message) -> None:
 
     Thesis §3.4: one vote a term, first come, first served. §3.6.1: a log that may lack a committed entry must not
     win. Observers and witnesses answer like anyone: each may have become a voter without knowing it yet.
-    One that may have forgotten its promises grants nothing (`RaftCore.remembers`); nor does one that has promised that a lease lasts.
+    One that may have forgotten its promises grants nothing (`RaftCore.remembers`), nor does one that keeps a lease.
     """
     # The same candidate may ask twice, since our first reply may be lost. Answering it alike is no second vote.
-    promised = raft.timers.lease_lasts and not asked_by_leader(ask)
-    free = raft.vote == ask.sender or not (raft.vote or raft.leader_id or promised)
+    leased = raft.timers.lease_lasts and not asked_by_leader(ask)
+    free = raft.vote == ask.sender or not (raft.vote or raft.leader_id or leased)
     granted = free and raft.remembers and _deserves(raft, ask)
     if granted:
         raft.vote = ask.sender
@@ -123,7 +123,7 @@ def grant_vote(raft: RaftCore, ask: Message) -> None:
 
 
 def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
-    """Say whether the vote would be granted. Promises nothing (thesis §9.6), and changes nothing but the time of a quick failover.
+    """Say whether the vote would be granted. Promises nothing, and changes no term, vote or election timer (thesis §9.6).
 
     One that may not vote speaks in the term of the asker, which would take no answer of an older one: it counts that it is
     there.

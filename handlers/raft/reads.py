@@ -156,15 +156,15 @@ def _holds_lease(raft: RaftCore) -> bool:
 # -- leases: the others --------------------------------------------------------------------------------------------
 
 MAX_LEASE_TIMEOUTS: Final = 4
-"""Election timeouts of its own for which a replica believes that a lease lasts, however long the leader says: a faulty one must
-not silence a shard for long."""
+"""Election timeouts of its own for which a replica believes at most that a lease lasts: a leader that is faulty must not
+silence its shard for long."""
 
 
 def keep_lease(raft: RaftCore, heartbeat: Message) -> None:
-    """Neither vote nor campaign for as long as the leader may read by this heartbeat, whatever the options of this replica are.
+    """Neither vote nor campaign while the leader may read by this heartbeat, whatever the options of this replica are.
 
-    The leader counts from when it left, and this replica from when it came, so the lease is surely over by then. It
-    outlives the term, and the news that the leader's process is gone: that news may be wrong.
+    The leader counts from when it left, and this replica from when it came, so the lease is surely over by then. The
+    promise outlives the term, and the news that the leader's process is gone, which may be wrong.
     """
     timers = raft.timers
     timers.no_votes_before = max(timers.no_votes_before, timers.ticks + _lease_ticks(raft, heartbeat))

@@ -254,8 +254,8 @@ def send_heartbeats(raft: RaftCore, context: tuple[int, int]) -> None:
     """A heartbeat carries no more commit index than the peer is known to hold, so that it may rely on it.
 
     It also carries the tick at which it left, which is how the leader's lease is measured, and how it is known that a peer
-    answers now and did not answer in an earlier life; with lanes, the number of the last append that has left before it; and,
-    where reads rely on leases, for how many ticks the peer must elect no other.
+    answers now and did not answer in an earlier life; with lanes, the number of the last append that has left before it;
+    and, where reads rely on leases, for how many ticks the peer must elect no other.
     """
     for replica in raft.peers:
         send_heartbeat(raft, replica, (0, 0) if replica in raft.membership.observers else context)

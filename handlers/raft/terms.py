@@ -95,8 +95,8 @@ def reconcile_terms(raft: RaftCore, message: Message) -> bool | None:
 def _in_lease(raft: RaftCore) -> bool:
     """Thesis §4.2.3: a replica that hears a leader regularly does not let others disturb it.
 
-    A leader hears itself, so that it is protected too. One that serves reads by its lease is protected whatever the options of this
-    replica are, and also where its process is said to be gone: see `reads.keep_lease`.
+    A leader hears itself, so that it is protected too. One that serves reads by its lease is protected whatever the
+    options of this replica are, and also where its process is said to be gone: see `reads.keep_lease`.
     """
     hears_leader = bool(raft.leader_id) and raft.timers.election_elapsed < raft.config.election_ticks
     return raft.timers.lease_lasts or (raft.check_quorum and hears_leader)

@@ -23,8 +23,8 @@ class Timers:
     randomized_timeout: int = 0
     """`election_elapsed` at which this replica campaigns; drawn anew at each change of state (thesis §3.4)."""
     no_votes_before: int = 0
-    """The value of `ticks` before which this replica neither votes nor campaigns, unless its leader asks for it: it has confirmed
-    that one's lease, or may have done so before it restarted."""
+    """The value of `ticks` before which this replica neither votes nor campaigns, unless its leader asks for that: it has
+    confirmed the leader's lease, or may have done so before it restarted."""
 
     def restart(self, config: RaftConfig, random: Random) -> None:
         """Begin to wait anew, with a new random timeout."""

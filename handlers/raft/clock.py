@@ -23,7 +23,7 @@ __all__ = ["check_quorum", "tick_leader", "tick_non_voter", "tick_voter"]
 
 
 def tick_voter(raft: RaftCore, tick: Message) -> None:
-    """Without a leader's message for a random time, campaign (thesis §3.4); later without room, sooner if its process is gone.
+    """Without a leader's message for a random time, campaign (thesis §3.4); later without room, sooner if that one is gone.
 
     Never while a lease lasts that this replica has confirmed. A quiesced tick only counts.
     """

@@ -404,7 +404,7 @@ class SimulatedShard:
     def tell_gone(self, host: SimulatedHost, gone: int) -> None:
         """Let a host's transport tell its replica that the process of another one is gone, behind all that has arrived."""
         self.invariants.failover.evidence(host.id, gone)
-        host.held.append((Message(MessageType.LEADER_GONE, sender=gone), None))
+        host.held.append((Message(MessageType.LEADER_GONE, to=host.id, sender=gone), None))
         if host.frozen_until <= self.now:
             self._hand_over(host)
 

@@ -175,7 +175,7 @@ def _lease_ticks(raft: RaftCore, heartbeat: Message) -> int:
 
     One of version 4.1 does not say which it does: it is believed to do as this replica would.
     """
-    timeout = raft.config.election_ticks
-    if type(heartbeat.payload) is int:
-        return min(max(heartbeat.payload, 0), MAX_LEASE_TIMEOUTS * timeout)
+    timeout, said = raft.config.election_ticks, heartbeat.payload
+    if type(said) is int:
+        return min(max(said, 0), MAX_LEASE_TIMEOUTS * timeout)
     return timeout if heartbeat.log_index and raft.config.read_mode == "lease" else 0

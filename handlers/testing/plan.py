@@ -305,13 +305,13 @@ def _with_full_disks(random: Random, plan: Plan) -> Plan:
     )
 
 
-EVIDENCE: Final = (0, 1, 5, 20, 60)
+_EVIDENCE: Final = (0, 1, 5, 20, 60)
 """The longest times until hosts are told that a process is gone, from which one is drawn."""
 
 
 def _with_evidence(random: Random, plan: Plan, given: int | None) -> Plan:
     """Let hosts be told that processes are gone in most plans, and by mistake in some of these."""
-    evidence = random.choice(EVIDENCE) if given is None else given
+    evidence = random.choice(_EVIDENCE) if given is None else given
     plan = replace(plan, weather=replace(plan.weather, evidence=evidence))
     if given is not None or not evidence or random.random() < 0.6:
         return plan

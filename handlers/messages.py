@@ -253,7 +253,7 @@ _BUILT_IN: Final = [
     "NEWBORN_RESP",
     "CONTRADICTION",
     "CONTRADICTION_RESP",
-    "LEADER_GONE",  # to be replaced in the merge by the definition of quick failover
+    "LEADER_GONE",
 ]
 for _number, _name in enumerate(_BUILT_IN):
     # Their traits are Raft's rows, which `raft.matrix` adds: a type without a row has none, and fails at its first use.

@@ -5,6 +5,7 @@ A tick is an event like any other. A process that stalls counts no ticks, and do
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import (
+    failover,
     founding,
     limits,
     membership,
@@ -22,12 +23,17 @@ __all__ = ["check_quorum", "tick_leader", "tick_non_voter", "tick_voter"]
 
 
 def tick_voter(raft: RaftCore, tick: Message) -> None:
-    """Without a leader's message for a random time, campaign (thesis §3.4); later without room. A quiesced tick only counts."""
+    """Without a leader's message for a random time, campaign (thesis §3.4); later without room, sooner if that one is gone.
+
+    Never while a lease lasts that this replica has confirmed. A quiesced tick only counts.
+    """
     if not raft.promotable:
         tick_non_voter(raft, tick)
         return
     _count(raft, tick)
-    if tick.reject or raft.timers.election_elapsed < room.campaign_ticks(raft):
+    if tick.reject or raft.timers.lease_lasts or failover.ask_if_due(raft):
+        return
+    if raft.timers.election_elapsed < room.campaign_ticks(raft):
         return
     elapsed, raft.timers.election_elapsed = raft.timers.election_elapsed, 0
     raft.step(Message(MessageType.ELECTION, sender=raft.id))

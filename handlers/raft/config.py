@@ -112,7 +112,8 @@ class RaftConfig:
     "safe" asks a majority whether the leader still is one (thesis §6.4). "lease" trusts clocks instead (§6.4.1):
     faster, needs `check_quorum`, and may read old data where a process is paused, or where the clocks of two hosts
     drift apart by more than a tenth. Must be equal on all replicas of a shard: those that restart refuse to vote
-    for T ticks, since they cannot remember whose lease they have confirmed.
+    for T ticks, since they cannot remember whose lease they have confirmed. Until it restarts, a replica with other
+    options keeps the leases that it has confirmed all the same.
     """
 
     priority: int = 0

@@ -14,6 +14,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.failover_state import Failover
 from drakkar.handlers.raft.heard_state import Heard
 from drakkar.handlers.raft.lanes import Lanes
 from drakkar.handlers.raft.lives import Claim, KnownLives, Life, Standing
@@ -75,6 +76,7 @@ class RaftCore:
         self.timers = Timers(no_votes_before=self._end_of_forgotten_lease())
         self.timers.restart(config, self.random)
         self.transfer, self.order = Transfer(), Order()
+        self.failover = Failover()
         self.requested_snapshot = 0
         """The index up to which, or beyond, this replica waits for a snapshot that it asked for; 0 for none."""
         self.heard = Heard()
@@ -276,6 +278,7 @@ class RaftCore:
     def _follow(self, leader: int) -> None:
         self.leader_id = leader
         if leader:
+            self.failover.end()
             self.lives.follow(leader, self.term)
 
     def wake(self) -> None:
@@ -307,6 +310,7 @@ class RaftCore:
         """Begin a new term with a vote for oneself (thesis §3.4)."""
         self._leave_for(State.CANDIDATE)
         self._reset(self.term + 1)
+        self.failover.end()
         self.state = State.CANDIDATE
         self.leader_id = NO_REPLICA
         self.vote = self.id

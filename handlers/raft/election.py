@@ -2,13 +2,14 @@
 
 from drakkar.handlers.checks import MAX_TERM
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import notices, sending, settling
+from drakkar.handlers.raft import failover, notices, sending, settling
 from drakkar.handlers.raft.core import BASE_STATES, RaftCore
 from drakkar.handlers.raft.log import EntriesNotLoaded
 from drakkar.handlers.raft.quorum import Vote
 from drakkar.handlers.raft.state import State
 
 __all__ = [
+    "asked_by_leader",
     "campaign",
     "count_pre_vote",
     "count_vote",
@@ -22,6 +23,8 @@ __all__ = [
 def campaign(raft: RaftCore, event: Message) -> None:
     """Try to become leader: ask first, unless `hint` names the leader that asked for it (thesis §9.6, §3.10).
 
+    With `reject` it asks first though `pre_vote` is off: the timeout is not over, so others may still hear a leader.
+
     Not while a committed membership change waits to be applied: the quorum that we would count may be too small to
     meet that of the new membership, and two leaders of one term would be possible. Nor while it is not known whether
     one waits, since the log is not loaded; then the next tick tries again. Nor in the last term, behind which there is none.
@@ -32,7 +35,7 @@ def campaign(raft: RaftCore, event: Message) -> None:
         _tell_of_the_end(raft)
         return
     by_order = event.hint != 0
-    if raft.config.pre_vote and not by_order:
+    if (raft.config.pre_vote or event.reject) and not by_order:
         _ask_first(raft)
     else:
         _ask_for_votes(raft, by_order=by_order)
@@ -96,24 +99,31 @@ def _ask_voters(raft: RaftCore, request: MessageType, term: int, *, by_order: bo
         )
 
 
+def asked_by_leader(ask: Message) -> bool:
+    """Whether a leader itself wants this election (thesis §3.10), so that its lease is no reason against it."""
+    return ask.type is MessageType.REQUEST_VOTE and ask.hint == ask.sender != 0
+
+
 def grant_vote(raft: RaftCore, ask: Message) -> None:
     """Grant the vote, unless it is taken, or a leader is known, or the asker's log is behind ours.
 
     Thesis §3.4: one vote a term, first come, first served. §3.6.1: a log that may lack a committed entry must not
     win. Observers and witnesses answer like anyone: each may have become a voter without knowing it yet.
-    One that may have forgotten its promises grants nothing (`RaftCore.remembers`).
+    One that may have forgotten its promises grants nothing (`RaftCore.remembers`), nor does one that keeps a lease.
     """
     # The same candidate may ask twice, since our first reply may be lost. Answering it alike is no second vote.
-    free = raft.vote == ask.sender or (not raft.vote and not raft.leader_id)
+    leased = raft.timers.lease_lasts and not asked_by_leader(ask)
+    free = raft.vote == ask.sender or not (raft.vote or raft.leader_id or leased)
     granted = free and raft.remembers and _deserves(raft, ask)
     if granted:
         raft.vote = ask.sender
         raft.timers.election_elapsed = 0
+        raft.failover.end()
     _answer(raft, ask, MessageType.REQUEST_VOTE_RESP, granted=granted, term=raft.term)
 
 
 def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
-    """Say whether the vote would be granted. Changes nothing here, and promises nothing (thesis §9.6).
+    """Say whether the vote would be granted. Promises nothing, and changes no term, vote or election timer (thesis §9.6).
 
     One that may not vote speaks in the term of the asker, which would take no answer of an older one: it counts that it is
     there.
@@ -121,6 +131,8 @@ def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
     granted = ask.term > raft.term and raft.remembers and _deserves(raft, ask)
     refusing = raft.term if raft.remembers else max(raft.term, ask.term - 1)
     term = ask.term if granted else refusing
+    if granted:
+        failover.postpone(raft)
     _answer(raft, ask, MessageType.REQUEST_PRE_VOTE_RESP, granted=granted, term=term)
 
 

@@ -34,6 +34,7 @@ def handle_heartbeat(raft: RaftCore, message: Message) -> None:
     The answer says whether the append that the heartbeat names was heard here.
     """
     raft.heard_leader(message.sender)
+    reads.keep_lease(raft, message)
     divergence.learn_commit(raft, message)
     if raft.requested_snapshot:
         snapshot.repeat_request(raft)

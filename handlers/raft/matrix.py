@@ -16,6 +16,7 @@ from drakkar.handlers.raft import (
     clock,
     divergence,
     election,
+    failover,
     flow,
     founding,
     heartbeat,
@@ -127,7 +128,7 @@ RAFT: Final = (
     (M.NEWBORN_RESP,           founding.on_newborn_response, NO_NEWBORN,                             NO_NEWBORN,                             NO_NEWBORN,                             NO_FOUNDER,                   founding.on_newborn_response),
     (M.CONTRADICTION,          NO_PEERS,                     NO_PEERS,                               NO_PEERS,                               divergence.on_doubt,                    NO_PEERS,                     NO_PEERS),
     (M.CONTRADICTION_RESP,     divergence.on_answer,         LATE,                                   LATE,                                   LATE,                                   divergence.on_answer,         divergence.on_answer),
-    (M.LEADER_GONE,            HOST,                         HOST,                                   HOST,                                   HOST,                                   HOST,                         HOST),  # to be replaced in the merge
+    (M.LEADER_GONE,            failover.leader_gone,         BUSY,                                   BUSY,                                   LEADING,                                failover.forget_leader,       failover.forget_leader),
 )
 
 TRAITS: Final = MappingProxyType({
@@ -180,7 +181,7 @@ TRAITS: Final = MappingProxyType({
     M.NEWBORN_RESP:           Traits(Term.TOLD,                from_members=True),
     M.CONTRADICTION:          Traits(Term.SENDERS,             from_members=True),
     M.CONTRADICTION_RESP:     Traits(Term.SENDERS,             from_members=True),
-    M.LEADER_GONE:            Traits(Term.NONE,    local=True, from_members=True,                                       wakes=False),  # to be replaced in the merge
+    M.LEADER_GONE:            Traits(Term.NONE,    local=True,                                                          wakes=False),
 })
 # fmt: on
 for _type, _traits in TRAITS.items():

@@ -5,6 +5,8 @@ out; the asker serves the read once its state machine has applied that far. Obse
 reads to the leader, which is how they share the load.
 """
 
+from typing import Final
+
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import sending, settling
 from drakkar.handlers.raft.core import RaftCore
@@ -12,9 +14,11 @@ from drakkar.handlers.raft.read_queue import Context, PendingRead
 from drakkar.handlers.raft.ready import Dropped, ReadReady, Refusal
 
 __all__ = [
+    "MAX_LEASE_TIMEOUTS",
     "answer_postponed",
     "count_confirmation",
     "forward",
+    "keep_lease",
     "note_lease",
     "publish",
     "recount",
@@ -121,7 +125,7 @@ def _release(raft: RaftCore, read: PendingRead) -> None:
     raft.send(answer)
 
 
-# -- leases --------------------------------------------------------------------------------------------------------
+# -- leases: the leader ------------------------------------------------------------------------------------------
 
 
 def note_lease(raft: RaftCore, answer: Message) -> None:
@@ -147,3 +151,31 @@ def _holds_lease(raft: RaftCore) -> bool:
         raft, lambda replica: raft.timers.ticks if replica == raft.id else stamps.get(replica, 0)
     )
     return start > 0 and raft.timers.ticks - start < timeout - 1 - -(-timeout // 10)
+
+
+# -- leases: the others --------------------------------------------------------------------------------------------
+
+MAX_LEASE_TIMEOUTS: Final = 4
+"""Election timeouts of its own for which a replica believes at most that a lease lasts: a leader that is faulty must not
+silence its shard for long."""
+
+
+def keep_lease(raft: RaftCore, heartbeat: Message) -> None:
+    """Neither vote nor campaign while the leader may read by this heartbeat, whatever the options of this replica are.
+
+    The leader counts from when it left, and this replica from when it came, so the lease is surely over by then. The
+    promise outlives the term, and the news that the leader's process is gone, which may be wrong.
+    """
+    timers = raft.timers
+    timers.no_votes_before = max(timers.no_votes_before, timers.ticks + _lease_ticks(raft, heartbeat))
+
+
+def _lease_ticks(raft: RaftCore, heartbeat: Message) -> int:
+    """The election timeout of a leader that reads by leases, else 0.
+
+    One of version 4.1 does not say which it does: it is believed to do as this replica would.
+    """
+    timeout, said = raft.config.election_ticks, heartbeat.payload
+    if type(said) is int:
+        return min(max(said, 0), MAX_LEASE_TIMEOUTS * timeout)
+    return timeout if heartbeat.log_index and raft.config.read_mode == "lease" else 0

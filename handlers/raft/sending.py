@@ -254,7 +254,8 @@ def send_heartbeats(raft: RaftCore, context: tuple[int, int]) -> None:
     """A heartbeat carries no more commit index than the peer is known to hold, so that it may rely on it.
 
     It also carries the tick at which it left, which is how the leader's lease is measured, and how it is known that a peer
-    answers now and did not answer in an earlier life; and, with lanes, the number of the last append that has left before it.
+    answers now and did not answer in an earlier life; with lanes, the number of the last append that has left before it;
+    and, where reads rely on leases, for how many ticks the peer must elect no other.
     """
     for replica in raft.peers:
         send_heartbeat(raft, replica, (0, 0) if replica in raft.membership.observers else context)
@@ -263,6 +264,7 @@ def send_heartbeats(raft: RaftCore, context: tuple[int, int]) -> None:
 def send_heartbeat(raft: RaftCore, replica: int, context: tuple[int, int]) -> None:
     """Send one; the answer repeats the context."""
     peer = raft.progress[replica]
+    leases = raft.config.read_mode == "lease"
     raft.send(
         Message(
             MessageType.HEARTBEAT,
@@ -271,6 +273,7 @@ def send_heartbeat(raft: RaftCore, replica: int, context: tuple[int, int]) -> No
             log_term=max(peer.handed - waiting(raft, replica), 0) if peer.handed else 0,
             hint=context[0],
             hint_high=context[1],
-            log_index=raft.timers.ticks if raft.lives.home or raft.config.read_mode == "lease" else 0,
+            log_index=raft.timers.ticks if raft.lives.home or leases else 0,
+            payload=raft.config.election_ticks if leases else None,
         )
     )

@@ -5,7 +5,7 @@ the terms agree.
 """
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import ends, membership
+from drakkar.handlers.raft import election, ends, membership
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.table import SWALLOW
@@ -79,7 +79,7 @@ def reconcile_terms(raft: RaftCore, message: Message) -> bool | None:
         return _refuse_older(raft, message)
     if not traits.binding:
         return None  # its type has no term, so none is adopted
-    if traits.asks_for_vote and _in_lease(raft) and not _is_transfer(message):
+    if traits.asks_for_vote and _in_lease(raft) and not election.asked_by_leader(message):
         return SWALLOW
     if _asks_ahead(message):
         return None
@@ -95,18 +95,11 @@ def reconcile_terms(raft: RaftCore, message: Message) -> bool | None:
 def _in_lease(raft: RaftCore) -> bool:
     """Thesis §4.2.3: a replica that hears a leader regularly does not let others disturb it.
 
-    A leader hears itself, so that it is protected too. A replica that was just started may have heard a leader
-    that still serves reads by its lease.
+    A leader hears itself, so that it is protected too. One that serves reads by its lease is protected whatever the
+    options of this replica are, and also where its process is said to be gone: see `reads.keep_lease`.
     """
-    if not raft.check_quorum:
-        return False
     hears_leader = bool(raft.leader_id) and raft.timers.election_elapsed < raft.config.election_ticks
-    return hears_leader or raft.timers.ticks < raft.timers.no_votes_before
-
-
-def _is_transfer(message: Message) -> bool:
-    """The leader itself asked for this election (thesis §3.10), so its lease is no reason against it."""
-    return message.type is MessageType.REQUEST_VOTE and message.hint == message.sender != 0
+    return raft.timers.lease_lasts or (raft.check_quorum and hears_leader)
 
 
 def _asks_ahead(message: Message) -> bool:

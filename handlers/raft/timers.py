@@ -23,9 +23,15 @@ class Timers:
     randomized_timeout: int = 0
     """`election_elapsed` at which this replica campaigns; drawn anew at each change of state (thesis §3.4)."""
     no_votes_before: int = 0
-    """The value of `ticks` until which votes are refused: a lease may have been confirmed before the restart."""
+    """The value of `ticks` before which this replica neither votes nor campaigns, unless its leader asks for that: it has
+    confirmed the leader's lease, or may have done so before it restarted."""
 
     def restart(self, config: RaftConfig, random: Random) -> None:
         """Begin to wait anew, with a new random timeout."""
         self.election_elapsed = self.heartbeat_elapsed = 0
         self.randomized_timeout = config.randomized_timeout(random)
+
+    @property
+    def lease_lasts(self) -> bool:
+        """Whether a leader may serve reads by a lease that this replica has confirmed."""
+        return self.ticks < self.no_votes_before

@@ -225,6 +225,13 @@ class Cluster:
         """Tell a replica that its disk has room again."""
         self.step(replica, Message(MessageType.DISK_ROOM, sender=replica))
 
+    def report_gone(self, replica: int, *told: int) -> None:
+        """Tell others that the process of a replica is gone, as their hosts would: those given, or all that run."""
+        for other in told or tuple(self.nodes):
+            if other != replica and self.nodes[other].up:
+                self.nodes[other].raft.step(Message(MessageType.LEADER_GONE, sender=replica))
+        self._settle()
+
     def compact(self, replica: int, index: int) -> None:
         """Let a replica take a snapshot at `index` and delete its log up to there.
 

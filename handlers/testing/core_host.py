@@ -418,8 +418,10 @@ _configs: dict[tuple[Any, ...], RaftConfig] = {}
 def config_of(simulation: Environment, replica: int, role: State | None) -> RaftConfig:
     """Return the options of one replica. They are cached, since simulations need the same ones very often."""
     members = simulation.first_members
+    plan = simulation.plan
     options = {
-        **simulation.plan.config,
+        **plan.config,
+        **(plan.differing if plan.differ >> replica & 1 else {}),
         "is_witness": role is State.WITNESS or (role is None and replica in members.witnesses),
         "is_observer": role is State.OBSERVER or (role is None and replica in members.observers),
     }

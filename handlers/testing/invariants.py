@@ -16,6 +16,7 @@ from drakkar.handlers.raft.ready import Dropped, Ready
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.table import Never
 from drakkar.handlers.testing.election_checks import check_campaign, check_transition, check_vote
+from drakkar.handlers.testing.failover_checks import FailoverChecks
 from drakkar.handlers.testing.history import History, LastSeen, Observed, Violation, is_quorum
 from drakkar.handlers.testing.identity_checks import IdentityChecks
 from drakkar.handlers.testing.lane_checks import LaneChecks
@@ -41,6 +42,7 @@ __all__ = ["Invariants", "check_faults"]
 M = MessageType
 
 PRE_VOTES: Final = frozenset({M.REQUEST_PRE_VOTE, M.REQUEST_PRE_VOTE_RESP})
+VOTES: Final = frozenset({M.REQUEST_VOTE_RESP, M.REQUEST_PRE_VOTE_RESP})
 ANSWERS: Final = frozenset({M.REPLICATE_RESP, M.LOG_FULL, M.HEARTBEAT_RESP, M.SNAPSHOT_REQUEST})
 _WATCHED: Final = ("step", "ready", "send", "refuse", "become_pre_candidate", "become_candidate")
 """The methods of a core that are observed."""
@@ -58,6 +60,7 @@ class Invariants(History):
         self.lanes = LaneChecks()
         self.notices = NoticeChecks(self)
         self.identity = IdentityChecks(self)
+        self.failover = FailoverChecks(self)
         self.lost: LostQuorum | None = None
         """What is checked instead once a quorum of the disks was emptied; None before."""
 
@@ -66,6 +69,7 @@ class Invariants(History):
         raft = replica.raft
         self.seen[replica.id] = seen = LastSeen(raft)
         self.identity.started(replica)
+        self.failover.started(replica.id)
         if self.lost is not None:
             self._watch_lost(replica, self.lost)
             return
@@ -149,6 +153,8 @@ class Invariants(History):
             if message.type is M.LOCAL_TICK:
                 self.seen[replica.id].elapsed = raft.timers.election_elapsed + 1
             self.happened["a disk was found full"] += message.type is M.DISK_FULL
+            if not depth:
+                self.failover.stepping(raft, message)
             depth += 1
             answer = step(message, life)
             depth -= 1
@@ -157,6 +163,7 @@ class Invariants(History):
             if before is not None:
                 self._check_unchanged(raft, message, before)
             if not depth:
+                self.failover.stepped(raft, message)
                 self.turned(replica)  # a turn may take several messages and apply several changes
             return answer
 
@@ -170,6 +177,8 @@ class Invariants(History):
             granted = message.type is M.REQUEST_PRE_VOTE_RESP and not message.reject
             if granted and _in_lease(raft):
                 raise Violation("INV20 a lease protects its leader", f"{raft!r} answers {message}")
+            if message.type in VOTES:
+                self.failover.answers(raft, message)
             self.happened["a follower said that its disk is full"] += message.type is M.LOG_FULL
             send(message)
 
@@ -210,10 +219,12 @@ class Invariants(History):
 
         def watched_pre_campaign() -> None:
             check_campaign(raft, self.seen[raft.id])
+            self.failover.campaigns(raft, self.seen[raft.id].elapsed, asks=True)
             pre_campaign()
 
         def watched_campaign() -> None:
             check_campaign(raft, self.seen[raft.id])
+            self.failover.campaigns(raft, self.seen[raft.id].elapsed, asks=False)
             campaign()
 
         raft.become_pre_candidate = watched_pre_campaign  # type: ignore[method-assign]
@@ -300,6 +311,7 @@ class Invariants(History):
             self.lost.turned(raft)
             self._note_newest(raft.membership)
             return
+        self.failover.look(raft)
         picture = (
             raft.state,
             raft.term,

@@ -34,6 +34,11 @@ class Link:
         self._early.clear()
         self._last_arrival = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in transit."""
+        return self._settled == self._sent
+
     def is_lost(self, number: int) -> bool:
         """Whether a message whose time of arrival has come was lost before."""
         return number <= self._settled

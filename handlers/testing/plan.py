@@ -55,6 +55,8 @@ class Weather:
     """The longest time that a TIMEOUT_NOW waits at its sender, in units of time, until its transfer is over."""
     hand_back: float = 0.0
     """The probability that a lane hands a message back, as if another shard had taken the room."""
+    evidence: int = 0
+    """The longest time until another host is told that a process is gone, in units of time; 0: none is ever told."""
 
     @property
     def calm(self) -> "Weather":
@@ -102,6 +104,10 @@ class Plan:
     """The disks of a quorum may be emptied at once. Then nothing is promised but that a wrong answer ends in time."""
     ends_with_full_disks: bool = False
     """When it has recovered, some disks are full for a while, the leader's among them; then all."""
+    differing: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `RaftConfig` that differ at some replicas."""
+    differ: int = 0
+    """At which, by its bits: bit r is that of replica r."""
 
     @property
     def certified(self) -> bool:
@@ -130,6 +136,9 @@ class Plan:
         ticks = f"{self.ticks} ticks"
         ticks += " after the first election" * self.begins_led + ", then a majority" * self.ends_with_majority
         ticks += ", then full disks" * self.ends_with_full_disks + ", with homes" * self.homes
+        if self.differ:
+            others = ", ".join(f"{name}={value!r}" for name, value in self.differing.items())
+            config += f"; at {self.differ:#b}: {others}"
         head = f"seed {self.seed}; {roles}; {ticks}; weather: {weather or 'calm'}; {config}"
         return "\n".join([head, *(f"{event.time:6} {event}" for event in self.events)])
 
@@ -149,10 +158,12 @@ def draw_plan(
     membership: bool = True,
     homes: bool | None = None,
     loses_quorum: bool | None = None,
+    evidence: int | None = None,
 ) -> Plan:
     """Return the plan of a seed. Arguments that are given are used as they are; all else is drawn.
 
-    Without `membership` the plan has no membership changes, without `homes` no faults of whole disks.
+    Without `membership` the plan has no membership changes, without `homes` no faults of whole disks. Given
+    `evidence` is never mistaken, and given options are those of all replicas.
     """
     random = Random(f"plan {seed}")
     elections = random.choice(_LENGTHS)
@@ -186,10 +197,11 @@ def draw_plan(
     drawn_bytes = {"snapshot_bytes": Random(f"snapshot bytes {seed}").choice((0, 0, 0, 200))}
     strict = {"strict_membership_changes": Random(f"strict changes {seed}").random() < 0.5}
     plan = replace(plan, config={**notices, **drawn_bytes, **strict, **plan.config})
+    plan = _with_evidence(Random(f"evidence {seed}"), plan, evidence)
     random = Random(f"homes {seed}")
     drawn_homes, drawn_loss = random.random() < 0.4, random.random() < 0.15
     if not (drawn_homes if homes is None else homes):
-        return plan
+        return plan if config else _with_differing_options(Random(f"differing {seed}"), plan)
     plan = _with_homes(random, plan, loses_quorum=drawn_loss if loses_quorum is None else loses_quorum)
     return _with_strangers(Random(f"strangers {seed}"), plan)
 
@@ -291,6 +303,42 @@ def _with_full_disks(random: Random, plan: Plan) -> Plan:
         events=tuple(sorted((*plan.events, *events), key=lambda event: event.time)),
         ends_with_full_disks=True,
     )
+
+
+_EVIDENCE: Final = (0, 1, 5, 20, 60)
+"""The longest times until hosts are told that a process is gone, from which one is drawn."""
+
+
+def _with_evidence(random: Random, plan: Plan, given: int | None) -> Plan:
+    """Let hosts be told that processes are gone in most plans, and by mistake in some of these."""
+    evidence = random.choice(_EVIDENCE) if given is None else given
+    plan = replace(plan, weather=replace(plan.weather, evidence=evidence))
+    if given is not None or not evidence or random.random() < 0.6:
+        return plan
+    events = [
+        Event(random.randrange(plan.ticks * TICK), "false_evidence", _DRAW["false_evidence"](random, plan))
+        for _ in range(max(1, plan.ticks // random.choice((2, 5, 10))))
+    ]
+    events.extend(plan.events)
+    events.sort(key=lambda event: event.time)
+    return replace(plan, events=tuple(events))
+
+
+_RESTARTS: Final = frozenset({"crash", "crash_in_write"})
+
+
+def _with_differing_options(random: Random, plan: Plan) -> Plan:
+    """Let some replicas of half of the plans with lease reads have none, or no CheckQuorum either.
+
+    No replica restarts then: those that have no lease reads would not know that they have forgotten a lease.
+    """
+    if not _by_lease(plan) or random.random() < 0.5:
+        return plan
+    differing: dict[str, Any] = {"read_mode": "safe"}
+    if plan.config["pre_vote"] and random.random() < 0.5:
+        differing["check_quorum"] = False
+    events = tuple(event for event in plan.events if event.kind not in _RESTARTS)
+    return replace(plan, differing=differing, differ=random.randrange(1 << 6), events=events)
 
 
 _DISK_FAULTS: Final = (
@@ -460,6 +508,7 @@ _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
     "snapshot": lambda random, plan: (_any_replica(random, plan), random.choice((0, 0, 3))),
     "request_snapshot": lambda random, plan: (_any_replica(random, plan),),
     "forget_leader": lambda random, plan: (_any_replica(random, plan),),
+    "false_evidence": lambda random, plan: (_any_replica(random, plan), random.randrange(1 << 8)),
     "query": lambda random, plan: (
         _any_replica(random, plan),
         random.randrange(1, 10),
@@ -537,6 +586,7 @@ def _simpler(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
         yield lambda plan, name=name: replace(  # type: ignore[misc]
             plan, weather=replace(plan.weather, **{name: getattr(CALM, name)})
         )
+    yield lambda plan: replace(plan, differing={}, differ=0)
     for name in ("begins_led", "ends_with_majority", "ends_with_full_disks", "homes"):
         yield lambda plan, name=name: replace(plan, **{name: False})  # type: ignore[misc]
     for role in ("observers", "witnesses"):

@@ -23,6 +23,7 @@ from drakkar.handlers.raft.lives import Life, Meeting
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answers
 from drakkar.handlers.testing.directories import Directories, Introduction
+from drakkar.handlers.testing.evidence import Evidence
 from drakkar.handlers.testing.history import Violation, halves
 from drakkar.handlers.testing.invariants import Invariants
 from drakkar.handlers.testing.links import Link
@@ -97,6 +98,7 @@ class SimulatedShard:
         self.invariants.identity.founders, _ = halves(self._first)
         self.lanes = SimulatedLanes(self)
         self.orders = WaitingOrders(self)
+        self.evidence = Evidence(self)
         self.directories = Directories(self)
 
     @property
@@ -148,6 +150,7 @@ class SimulatedShard:
         return host
 
     def _start(self, host: SimulatedHost) -> None:
+        self.evidence.started(host)
         host.life += 1
         host.up = True
         host.directory.runs += 1
@@ -174,6 +177,7 @@ class SimulatedShard:
             self.invariants.lanes.stopped(host.id)
             self.lanes.stopped(host)
             self.orders.stopped(host)
+            self.evidence.stopped(host)
 
     def _tick(self, host: SimulatedHost) -> None:
         """Missed ticks are lost. Messages that are held back are handled first, in the same turn."""
@@ -374,6 +378,8 @@ class SimulatedShard:
             self._hand_over(host)
 
     def _lose(self, message: Message) -> None:
+        if message.type.traits.local:
+            return  # what the transport of a host that stops had to tell
         self.note("x", message)
         self.invariants.lanes.lost(message)
         self._report_snapshot(message, lost=True)
@@ -384,10 +390,23 @@ class SimulatedShard:
             else:
                 self.report(message.sender, Message(MessageType.UNREACHABLE, sender=message.to))
 
-    def lose_in_transit(self, sender: int, receiver: int) -> None:
-        """Lose all messages of a connection that have not arrived yet."""
+    def in_transit(self, sender: int, receiver: int) -> bool:
+        """Return whether a message or snapshot from one replica to another has not arrived yet, and is not lost."""
+        return not all(self._links[sender, receiver, snapshot].idle for snapshot in (False, True))
+
+    def lose_in_transit(self, sender: int, receiver: int, *, snapshots: bool = False) -> None:
+        """Lose all messages of a connection that have not arrived yet, and the snapshots, which have another one."""
         self._links[sender, receiver, False].lose()
+        if snapshots:
+            self._links[sender, receiver, True].lose()
         self.invariants.lanes.disturbed(sender, receiver)
+
+    def tell_gone(self, host: SimulatedHost, gone: int) -> None:
+        """Let a host's transport tell its replica that the process of another one is gone, behind all that has arrived."""
+        self.invariants.failover.evidence(host.id, gone)
+        host.held.append((Message(MessageType.LEADER_GONE, to=host.id, sender=gone), None))
+        if host.frozen_until <= self.now:
+            self._hand_over(host)
 
     def is_reachable(self, sender: int, receiver: int) -> bool:
         """Return whether a connection can be made now."""
@@ -599,8 +618,15 @@ class SimulatedShard:
         """Let a replica forget its leader."""
         host = self._host(replica)
         if host is not None and self.is_awake(host):
+            self.invariants.failover.forgets(host.id)
             host.raft.forget_leader()
             self.turned(host)
+
+    def false_evidence(self, replica: int, side: int) -> None:
+        """Let the hosts that the bits of `side` name be told that a replica's process is gone, which is not."""
+        host = self._host(replica)
+        if host is not None and host.up:
+            self.evidence.mistake(host, side)
 
     def query(self, replica: int, first: int, count: int) -> None:
         """Query a part of a replica's committed log."""

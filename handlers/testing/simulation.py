@@ -9,7 +9,7 @@ from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.progress import ProgressState
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answer
-from drakkar.handlers.testing.history import Violation
+from drakkar.handlers.testing.history import Violation, is_quorum
 from drakkar.handlers.testing.lost_quorum import LostQuorum
 from drakkar.handlers.testing.membership_changes import address
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK, UNITS_PER_SECOND, Plan
@@ -22,6 +22,11 @@ __all__ = ["Simulation"]
 _SETTLING_ELECTIONS: Final = 60
 """Election timeouts within which the shard must recover when the faults are over."""
 _CONVERGES: Final = "INV26 without faults a shard converges"
+_FAILS_OVER: Final = "INV58 a shard whose leader is gone has another one soon"
+_KILLS: Final = 3
+"""How many leaders are killed one after the other when the faults are over."""
+_FAILOVER_ELECTIONS: Final = 10
+"""Election timeouts within which there is another leader, however late the others are told, and whoever campaigns first."""
 _ALL: Final = 1 << 62
 
 
@@ -59,7 +64,7 @@ class Simulation(Strangers):
     def _await_first_leader(self) -> None:
         """Without this, half of all schedules would end before the first leader is elected."""
         self.weather = self.plan.weather.calm
-        self._await(_CONVERGES, lambda: any(host.raft.has_committed_in_term for host in self._leaders()))
+        self._await(_CONVERGES, self._is_led)
         self.weather = self.plan.weather
 
     def end_only_when(self, is_done: Callable[[], bool]) -> None:
@@ -93,6 +98,7 @@ class Simulation(Strangers):
         self._check_idle()
         if self.plan.ends_with_full_disks:
             self._check_full_disks(Random(f"full disks at the end of {self.plan.seed}"))
+        self._check_failover()
         self._check_operator(random)
         self._await(_CONVERGES, self._has_converged)
         self._await("V13 a removed replica stops", self._have_removed_stopped)
@@ -125,9 +131,9 @@ class Simulation(Strangers):
         changing = self._newest.joint or self._changes_from(self._newest)
         return only_witnesses or changing or identity.forgets_too_much()
 
-    def _await(self, check: str, condition: Callable[[], bool]) -> None:
+    def _await(self, check: str, condition: Callable[[], bool], *, ticks: int = 0) -> None:
         """Let time pass until a condition is true. Raises `Violation` with the name of the check on a timeout."""
-        for _ in range(self._timeout_ticks):
+        for _ in range(ticks or self._timeout_ticks):
             self._stop_removed()
             if condition():
                 return
@@ -270,6 +276,47 @@ class Simulation(Strangers):
         """Whether election timeouts differ; else all may campaign at once, for ever."""
         ranges = [host.raft.config.election_range for host in hosts]
         return all(end - begin > 1 for begin, end in ranges)
+
+    def _check_failover(self) -> None:
+        """Leaders whose processes end are replaced soon where the others are told, mostly within an election timeout.
+
+        The last one sleeps, where shards do.
+        """
+        if not self.plan.weather.evidence:
+            return
+        slow = 0
+        for kill in range(_KILLS):
+            quiesce = self._leading().raft.quiesce
+            if quiesce.on and kill == _KILLS - 1:
+                self._run_for(quiesce.threshold + 3 * quiesce.settling)
+            leader, members = self._leading(), self._newest
+            others = {*members.everybody} - {leader.id}
+            if not (is_quorum(members, others) and any(map(members.is_voter, others))):
+                return
+            slow += not self._fails_over(leader)
+            self._start_all([leader.id])
+            self._await(_CONVERGES, self._has_converged)
+        if slow == _KILLS:
+            raise Violation(_FAILS_OVER, f"none of {_KILLS} leaders was replaced within an election timeout")
+
+    def _fails_over(self, leader: SimulatedHost) -> bool:
+        """Kill a leader, and wait for the next one; return whether there was one within an election timeout.
+
+        It begins when all were told. Where reads rely on leases, these have to end first, which takes as long.
+        """
+        timeout = leader.raft.config.election_ticks
+        told = -(-self.plan.weather.evidence // TICK)
+        killed = self.now
+        self._stop(leader, 1.0)
+        self._await(_FAILS_OVER, self._is_led, ticks=told + _FAILOVER_ELECTIONS * timeout)
+        leases = any(host.raft.config.read_mode == "lease" for host in self.hosts.values())
+        quick = self.now - killed <= (told + timeout + leases * timeout) * TICK
+        self.invariants.happened["a leader that was killed was replaced"] += 1
+        self.invariants.happened["a leader that was killed was replaced at once"] += quick
+        return quick
+
+    def _is_led(self) -> bool:
+        return any(host.raft.has_committed_in_term for host in self._leaders())
 
     def _check_operator(self, random: Random) -> None:
         """A shard without faults carries out requests of its operator: a membership change, and a transfer."""

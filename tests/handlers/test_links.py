@@ -46,3 +46,15 @@ def test_nothing_is_kept_of_what_has_arrived():
         for number in random.sample(range(start, start + 10), 10):
             made.arrive(number)
     assert made == Link(_sent=1000, _settled=1000)
+
+
+def test_a_link_is_idle_when_all_has_arrived_in_any_order_or_is_lost():
+    made = link(3)
+    for number in (2, 3, 1):
+        assert not made.idle
+        made.arrive(number)
+    assert made.idle
+    made.send()
+    assert not made.idle
+    made.lose()
+    assert made.idle

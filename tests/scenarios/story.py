@@ -162,6 +162,11 @@ class Story:
             self._cluster.crash(self._replica(replica))
         return ()
 
+    def do_gone(self, replica, *told):
+        """gone REPLICA [OTHER ...]: these, or all others that run, are told that its process is gone."""
+        self._cluster.report_gone(self._replica(replica), *map(self._replica, told))
+        return self._changes()
+
     def do_restart(self, *replicas):
         """restart REPLICA ...: start them again from their disks."""
         for replica in replicas:

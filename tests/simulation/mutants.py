@@ -138,7 +138,7 @@ class Mutant:
 
     def plan(self, seed):
         """Return a schedule in which the situation of the rule is frequent."""
-        plan = simulate.plan_of(seed, **{"ticks": 25, "homes": False, **self.given})
+        plan = simulate.plan_of(seed, **{"ticks": 25, "homes": False, "evidence": 0, **self.given})
         if self.weather:
             plan = replace(plan, weather=replace(plan.weather, **self.weather))
         if self.rig is not None:

@@ -140,6 +140,9 @@ def test_every_handler_was_called(total):
         ("a transfer began", 300),
         ("a transfer was given up", 15),
         ("a vote was refused within the lease", 60),
+        ("a follower was told that its leader is gone", 500),
+        ("a voter asked early, since its leader is gone", 500),
+        ("a leader that was killed was replaced", 500),
         ("an election was not won", 400),
         ("control overtook bulk", 3000),
         ("an entry was written from the reserve", 300),
@@ -159,6 +162,14 @@ def test_every_handler_was_called(total):
 )
 def test_rare_events_happened_often_enough(total, what, minimum):
     assert total.happened[what] >= minimum
+
+
+@pytest.mark.slow
+def test_a_leader_that_is_killed_is_mostly_replaced_within_an_election_timeout(total):
+    """Rules of quick failover: it is soon for nearly all, since they ask in turns."""
+    happened = total.happened
+    at_once = happened["a leader that was killed was replaced at once"]
+    assert at_once > 0.95 * happened["a leader that was killed was replaced"]
 
 
 def test_the_same_plan_gives_the_same_run():

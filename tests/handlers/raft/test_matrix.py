@@ -85,6 +85,7 @@ NEWBORN                z1       z1            z1        z1     z1       z1
 NEWBORN_RESP           z2       .             .         .      .        z2
 CONTRADICTION          x        x             x         y1     x        x
 CONTRADICTION_RESP     y2       .             .         .      y2       y2
+LEADER_GONE            q1       .             .         .      q2       q2
 """
 
 _STATES, *_ROWS = (line.split() for line in EXPECTED.strip().splitlines())
@@ -171,10 +172,10 @@ class TestTheMatrix:
 
     def test_every_message_type_has_a_row_and_every_state_a_column(self):
         """V14."""
-        assert [type_ for type_, *_ in RAFT] == [T(number) for number in range(48)]
-        assert raft_handlers().types == tuple(T(number) for number in range(48))
+        assert [type_ for type_, *_ in RAFT] == [T(number) for number in range(49)]
+        assert raft_handlers().types == tuple(T(number) for number in range(49))
         assert raft_handlers().states == tuple(State)
-        assert len(CELLS) == 48 * 6
+        assert len(CELLS) == 49 * 6
 
     def test_every_empty_cell_has_its_reason(self):
         for state, type_, cell in raft_handlers().cells():
@@ -472,6 +473,7 @@ NEWBORN                TOLD     -      -             -        -     -           
 NEWBORN_RESP           TOLD     -      -             yes      -     -            yes    -
 CONTRADICTION          SENDERS  -      -             yes      -     -            yes    -
 CONTRADICTION_RESP     SENDERS  -      -             yes      -     -            yes    -
+LEADER_GONE            NONE     yes    -             -        -     -            -      -
 """
 """What acknowledges an entry or a vote must be `after_write` (thesis §10.2.1): a crash must not make it untrue."""
 

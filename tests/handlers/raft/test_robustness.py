@@ -273,5 +273,6 @@ LOCAL = {
     T.COMMIT_DUE,
     T.LANE_DRAINED,
     T.NOT_SENT,
+    T.LEADER_GONE,
 }
 """What only a host says to its own replica, or only the leader of a term."""

@@ -242,13 +242,16 @@ def class_name(name: str) -> str:
     return name[:MAX_NAME] if _is_name(name[:MAX_NAME]) else "?"
 
 
-def plain_attributes(attributes: Attributes) -> dict[str, Any]:
-    """Return what a proxy reaches, as it travels. What others would not take is left out."""
-    plain: dict[str, Any] = {}
+def plain_attributes(attributes: Attributes, below: str = "") -> list[str]:
+    """Return what a proxy reaches, as it travels: `library.title`, and `library.search()` for what can be called."""
+    plain: list[str] = []
     for name, kind in attributes.items():
-        if _is_name(name):
-            plain[name] = kind if isinstance(kind, bool) else plain_attributes(kind)
-    return plain
+        path = below + name
+        if isinstance(kind, bool):
+            plain.append(path + "()" * kind)
+        else:
+            plain += plain_attributes(kind, f"{path}.")
+    return [path for path in plain if _is_name(path)][:MAX_NAMES]
 
 
 def encode_names(names: Iterable[str]) -> bytes:
@@ -293,20 +296,27 @@ def decode(row: Any) -> Record | None:
 
 def decode_found(value: bytes) -> Found:
     """Return what the answer to a `Lookup` says. Raises `FrameError` unless a host sends such an answer."""
-    row = loads_strict(value, 2 + MAX_ATTRIBUTE_DEPTH, max_items=2 * MAX_NAMES)
+    row = loads_strict(value, 2, max_items=MAX_NAMES + 10)
     if type(row) is not list or len(row) < 3:
         raise FrameError("what is known of an actor is no list of three fields")
     target, cls, attributes = row[:3]
     return Found(_target(target), _name(cls), attributes_of(attributes))
 
 
-def attributes_of(plain: Any, depth: int = MAX_ATTRIBUTE_DEPTH) -> Attributes:
+def attributes_of(plain: Any) -> Attributes:
     """Return what a proxy reaches, as another host tells it. Raises `FrameError`."""
-    if type(plain) is not dict or not depth:
-        raise FrameError(f"what a proxy reaches is {plain!r:.60}, and no map within {MAX_ATTRIBUTE_DEPTH} others")
-    return {
-        _name(name): kind if type(kind) is bool else attributes_of(kind, depth - 1) for name, kind in plain.items()
-    }
+    attributes: dict[str, Any] = {}
+    for text in _names(plain):
+        *above, name = text.removesuffix("()").split(".")
+        if len(above) >= MAX_ATTRIBUTE_DEPTH:
+            raise FrameError(f"a proxy reaches {text!r:.60}, which is more than {MAX_ATTRIBUTE_DEPTH} attributes inside each other")
+        there = attributes
+        for each in above:
+            there = there.setdefault(each, {})
+            if type(there) is not dict:
+                raise FrameError(f"a proxy reaches {text!r:.60} below what can be called or read")
+        there[name] = text.endswith("()")
+    return attributes
 
 
 def decode_names(value: bytes) -> list[str]:

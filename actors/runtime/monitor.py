@@ -294,8 +294,8 @@ def _note_failure(ref: pykka.ActorRef[Any]) -> None:
         exception_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Before pykka sets the event: then it is known why.
-        vars(stopped)[_FAILURE] = exception_value
+        # Before pykka sets the event: then it is known why. An `on_failure` may fail after that.
+        vars(stopped).setdefault(_FAILURE, exception_value)
         failed = find()
         if failed is not None:
             kind._handle_failure(failed, exception_type, exception_value, traceback)

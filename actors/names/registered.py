@@ -117,13 +117,14 @@ class Names:
     ) -> Any:
         """Let hosts find an actor of this host by a name, until it ends, or its host's run does.
 
-        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has a replica
-        of it, where this one has none; it is remembered. A name that this host has registered for another actor is moved to
+        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has
+        a replica of it, where this one has none; it is remembered. A name that this host has registered for another actor is moved to
         this one. One of another host is taken only if a newer run of that host is known to the directory, or with
         `replace=True`, for a host that is gone for good; its actor is not told.
 
         Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was registered, and `OutcomeUnknown`.
         """
+        _check_block("register()", block)
         check_name(name)
         check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
         check_switch("replace", replace)
@@ -133,7 +134,7 @@ class Names:
         self._check_room(entry)
         operation = ["register", name, *self._owner(), number, self._address(), place, replace]
         return self._answer(
-            self._do(shard_id, operation, timeout), partial(self._on_registered, entry), timeout, block, "register()"
+            self._do(shard_id, operation, timeout), partial(self._on_registered, entry), timeout, block
         )
 
     def unregister(
@@ -146,6 +147,7 @@ class Names:
         block: bool = True,
     ) -> Any:
         """Give back a name that this host has registered; return whether it had it. Raises as `register`."""
+        _check_block("unregister()", block)
         check_name(name)
         shard_id = self._directory(shard_id, at)
         operation = ["unregister", name, *self._owner(), None]
@@ -154,7 +156,6 @@ class Names:
             partial(self._on_unregistered, (shard_id, name)),
             timeout,
             block,
-            "unregister()",
         )
 
     def find(
@@ -171,9 +172,10 @@ class Names:
         The host of that actor may be gone: its names stay until a newer run of it is known, or another replaces them. Raises
         `NotRegistered`, `ConfigError` and `RequestDropped`.
         """
+        _check_block("find()", block)
         check_name(name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
-        return self._answer(asked, partial(self._on_found, name), timeout, block, "find()")
+        return self._answer(asked, partial(self._on_found, name), timeout, block)
 
     def registered_names(
         self,
@@ -190,12 +192,13 @@ class Names:
 
         For the next ones, name the last as `after`. Raises `ConfigError` and `RequestDropped`.
         """
+        _check_block("registered_names()", block)
         check_type("prefix", prefix, str, "a text")
         check_type("after", after, str, "a text")
         check_whole("limit", limit, 1, MAX_LISTED)
         message = ["names", _ms(timeout), prefix, after, limit]
         asked = self._ask(self._directory(shard_id, at), message, timeout)
-        return self._answer(asked, _listed, timeout, block, "registered_names()")
+        return self._answer(asked, _listed, timeout, block)
 
     # -- which directory ----------------------------------------------------------------------------------------
 
@@ -240,11 +243,8 @@ class Names:
         conclude: Callable[[Result], Any],
         timeout: float,
         block: bool,
-        what: str,
     ) -> Any:
         """Return what the answer means, or with `block=False` a future of it."""
-        if block:
-            forbid_waiting(what, f"use {what[:-1]}…, block=False), and await the future or give it a callback")
         done: ActorFuture[Any] = ActorFuture()
         asked.add_done_callback(partial(_conclude, done, conclude))
         return done.get(timeout=timeout + GRACE_S) if block else done
@@ -374,12 +374,17 @@ def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:
 
 def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: ActorFuture[Any]) -> None:
     result, error = asked.outcome()
+    if error is not None and getattr(error, "outcome_known", True):
+        done.try_fail(error)  # it says itself what is wrong
+        return
     if error is not None:
-        result = ["failed", getattr(error, "outcome_known", True), in_full(error)]
+        result = ["failed", False, in_full(error)]
     elif type(result) is not list or not result:
         result = ["failed", False, f"the directory's host answered with {brief(result)}"]
     try:
         done.try_set(conclude(result))
+    except (IndexError, TypeError):
+        done.try_fail(OutcomeUnknown(f"the directory's host gave an answer that is none: {result!r:.100}"))
     except Exception as failure:  # noqa: BLE001  # it is the outcome
         done.try_fail(failure)
 
@@ -401,6 +406,12 @@ def _check(result: Result, name: str) -> None:
 def _listed(result: Result) -> list[str]:
     _check(result, "")
     return list(result[1])
+
+
+def _check_block(call: str, block: bool) -> None:
+    check_switch("block", block)
+    if block:
+        forbid_waiting(call, f"use {call[:-1]}…, block=False), and await the future or give it a callback")
 
 
 def _ms(timeout: float) -> int:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.raft.config import RaftConfig
 
 __all__ = ["Calls", "Home", "Session", "Shard", "ShardStatus"]
 
@@ -121,6 +122,10 @@ class Home(Protocol):
 
     def replica(self, shard_id: int) -> Shard:
         """Return the replica of a shard on this host. Raises `ConfigError` where none runs."""
+        ...
+
+    def config(self, shard_id: int) -> RaftConfig:
+        """Return the options of that replica. Raises `ConfigError` where none runs."""
         ...
 
     def subscribe(self, subscriber: Any) -> None:

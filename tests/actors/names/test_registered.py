@@ -212,19 +212,17 @@ def test_names_survive_a_change_of_leader_and_the_loss_of_a_host(office):
         assert find(office[left], name) is ref
 
 
-def test_a_name_that_cannot_be_given_back_now_is_given_back_later(office):
-    ref = Echo.start()
-    office[1].register("ledger", ref, timeout=TIMEOUT_S)
-    for number in (2, 3):
-        office.hosts.stop(number)
-    ref.stop()
-    until(lambda: office[1]._entries == {})
-    assert isinstance(settled(office[1].find("ledger", block=False, timeout=0.5)), DrakkarError)
-    office.hosts.run(Directory, shard_id=SHARD, numbers=[2])
-    names = names_of(office.hosts.hosts[2], office.network, count=2)
-    names.serve(office.hosts[2])
-    assert isinstance(find(names, "ledger"), NotRegistered | pykka.ActorRef)
-    until(lambda: isinstance(find(names, "ledger"), NotRegistered))
+def test_a_name_that_cannot_be_given_back_now_is_given_back_later(tmp_path):
+    with Hosts(data=tmp_path) as hosts:
+        office, ref = Office(hosts), Echo.start()
+        office[1].register("ledger", ref, timeout=TIMEOUT_S)
+        for number in (2, 3):
+            hosts.stop(number)
+        ref.stop()
+        until(lambda: office[1]._entries == {})
+        assert isinstance(settled(office[1].find("ledger", block=False, timeout=0.5)), DrakkarError)
+        hosts.run(Directory, shard_id=SHARD, numbers=[2])
+        until(lambda: isinstance(find(office[1], "ledger"), NotRegistered))
 
 
 def test_many_names_at_once_become_few_commands(office):

@@ -201,7 +201,9 @@ class Tenure:
         if not self._may_run:
             return self._barred_until if self._barred and self.term else math.inf
         due = self._due if self.proven else max(self._due, self._not_before)
-        return due if due > now else math.inf
+        if due > now:
+            return due
+        return now + 1.0 if len(self._left) >= MAX_LEFT else math.inf
 
     @property
     def _may_run(self) -> bool:
@@ -284,6 +286,14 @@ class Tenure:
     def _leave(self, left: _Left) -> None:
         self.abandoned += 1
         self._left.append(left)
+        if len(self._left) == MAX_LEFT:
+            self._hands.tell(
+                logging.ERROR,
+                "%d starts and actors of the singleton %r hang, and no other is started on this host until one of them ends: let "
+                "another host lead its shard, or restart this one",
+                MAX_LEFT,
+                self.name,
+            )
 
     def _gone(self, reason: BaseException | None) -> None:
         """The incarnation that was up has ended, or was left behind."""

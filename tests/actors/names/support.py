@@ -86,3 +86,24 @@ class Echo(pykka.ThreadingActor):
 
     def on_receive(self, message):
         return self._answer if message is None else message
+
+
+class Home:
+    """A host, as the names room uses it."""
+
+    def __init__(self, host):
+        self._host = host
+        self.subscribe = host.subscribe
+        self.replica = host.replica
+
+    @property
+    def address(self):
+        return self._host.address
+
+    @property
+    def tick_interval(self):
+        return self._host.tick_interval
+
+    def config(self, shard_id):
+        self._host.replica(shard_id)
+        return self._host._registry.nodes[shard_id].raft.config

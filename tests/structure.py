@@ -39,6 +39,7 @@ SHOWN = (
     "actors.snapshots",
     "actors.machine",
     "actors.node",
+    "actors.names",
     "actors.host",
     "actors.tools",
 )

@@ -18,7 +18,7 @@ import trio
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.registered import ask_at
 from drakkar.actors.names.shards import Calls, Home
-from drakkar.actors.names.tenure import Phase, Tenure
+from drakkar.actors.names.tenure import SingletonPhase, Tenure
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
@@ -310,7 +310,7 @@ class SingletonKeeper(TrioActor):
             stood_still, last = now - last, now
             for kept in list(self._kept.values()):
                 limit = self._election_ticks(kept.spec.shard_id) * self._home.tick_interval
-                if kept.tenure.phase is not Phase.IDLE and stood_still >= max(limit, 2 * self._home.tick_interval):
+                if kept.tenure.phase is not SingletonPhase.IDLE and stood_still >= max(limit, 2 * self._home.tick_interval):
                     self._doubt(kept, stood_still)
             if self._askers or any(kept.answers and not kept.tenure.proven for kept in self._kept.values()):
                 self.actor_inbox.wake()

@@ -17,7 +17,7 @@ from drakkar.actors.names.directory import check_name
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.shards import Calls, Home
 from drakkar.actors.names.singleton_keeper import Declare, Leave, SingletonKeeper, SingletonSpec
-from drakkar.actors.names.tenure import Phase, Tenure
+from drakkar.actors.names.tenure import SingletonPhase, Tenure
 from drakkar.actors.runtime.child_specs import MAX_WAIT_S
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
@@ -25,7 +25,14 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.checks import MAX_SIGNED, check_number, check_switch, check_timeout, check_type, check_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError, LoopError, RequestDropped, SystemBusy
 
-__all__ = ["Singleton", "SingletonEnded", "SingletonStarted", "SingletonStatus", "Singletons"]
+__all__ = [
+    "Singleton",
+    "SingletonEnded",
+    "SingletonPhase",
+    "SingletonStarted",
+    "SingletonStatus",
+    "Singletons",
+]
 
 MAX_SINGLETONS: Final = 1_000
 """Singletons of one host: each turn of their keeper looks at all."""
@@ -40,7 +47,7 @@ GRACE_S: Final = 1.0
 class SingletonStatus:
     """Where a singleton stands on one host."""
 
-    phase: Phase
+    phase: SingletonPhase
     fence: int
     """The number of the last incarnation here that was started; 0: there was none."""
     starts: int
@@ -74,7 +81,7 @@ class Singleton:
 
         None while no leader is known here, and where this host has no replica of the shard. Never waits.
         """
-        if self._tenure.phase is Phase.UP:
+        if self._tenure.phase is SingletonPhase.UP:
             return self._owner.home.address
         try:
             status = self._owner.home.replica(self.shard_id).status()
@@ -111,7 +118,7 @@ class Singleton:
 
     async def _look(self, left: float, why: str) -> tuple[pykka.ActorRef[Any] | None, str]:
         mine = self._tenure.ref
-        if mine is not None and self._tenure.phase is Phase.UP:
+        if mine is not None and self._tenure.phase is SingletonPhase.UP:
             return mine, ""
         address = self.where()
         if address is None:

@@ -21,7 +21,7 @@ from drakkar.actors.runtime.futures import ActorFuture, in_full
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.transport.backoff import Backoff
 
-__all__ = ["Hands", "Phase", "Tenure"]
+__all__ = ["Hands", "SingletonPhase", "Tenure"]
 
 FIRST_WAIT_S: Final = 0.1
 LAST_WAIT_S: Final = 5.0
@@ -34,7 +34,7 @@ START_GRACE_S: Final = 0.5
 """Beyond its time a start is given this long, since the thread that does it knows best what takes so long."""
 
 
-class Phase(enum.Enum):
+class SingletonPhase(enum.Enum):
     """Where a singleton stands on one host."""
 
     IDLE = "idle"
@@ -107,7 +107,7 @@ class Tenure:
         random: Random | None = None,
     ) -> None:
         self.name = name
-        self.phase = Phase.IDLE
+        self.phase = SingletonPhase.IDLE
         self.term = 0
         """The term in which this host leads the shard; 0: it does not."""
         self.running_term = 0
@@ -160,7 +160,7 @@ class Tenure:
 
     def doubt(self) -> None:
         """This host stood still for so long that another may have taken over: let it end, and begin with a new number."""
-        self._in_doubt = self.phase in {Phase.FENCING, Phase.STARTING, Phase.UP}
+        self._in_doubt = self.phase in {SingletonPhase.FENCING, SingletonPhase.STARTING, SingletonPhase.UP}
 
     def close(self) -> None:
         """Let it run here no more."""
@@ -168,13 +168,13 @@ class Tenure:
 
     def ended_before(self, term: int) -> bool:
         """Return whether none that was started here in an older term runs, or may still come up."""
-        runs = self.phase in {Phase.STARTING, Phase.UP, Phase.STOPPING} and self.running_term < term
+        runs = self.phase in {SingletonPhase.STARTING, SingletonPhase.UP, SingletonPhase.STOPPING} and self.running_term < term
         return not runs and all(left.over for left in self._left)
 
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
         """An actor that is watched has ended."""
         # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.
-        if self.phase is Phase.UP and self.ref is not None and self.ref.actor_urn == ref.actor_urn:
+        if self.phase is SingletonPhase.UP and self.ref is not None and self.ref.actor_urn == ref.actor_urn:
             if now - self._up_since >= STEADY_S:
                 self._backoff.reset()
             self._gone(reason)
@@ -186,17 +186,17 @@ class Tenure:
         if now >= self._barred_until:
             self._barred = 0
         self._look_at_work(now)
-        if self.phase is Phase.UP and not self._stays and self.ref is not None:
-            self.phase, self._deadline = Phase.STOPPING, now + self._stop_timeout
+        if self.phase is SingletonPhase.UP and not self._stays and self.ref is not None:
+            self.phase, self._deadline = SingletonPhase.STOPPING, now + self._stop_timeout
             self._work = self._hands.stop(self.ref)
         in_time = now >= self._due and (self.proven or now >= self._not_before)
-        if self.phase is Phase.IDLE and self._may_run and in_time and len(self._left) < MAX_LEFT:
-            self.phase, self.running_term = Phase.FENCING, self.term
+        if self.phase is SingletonPhase.IDLE and self._may_run and in_time and len(self._left) < MAX_LEFT:
+            self.phase, self.running_term = SingletonPhase.FENCING, self.term
             self._work = self._hands.fence()
 
     def next_time(self, now: float) -> float:
         """When to call `proceed` again at the latest; infinity: when something happens."""
-        if self.phase is not Phase.IDLE:
+        if self.phase is not SingletonPhase.IDLE:
             return self._deadline
         if not self._may_run:
             return self._barred_until if self._barred and self.term else math.inf
@@ -220,12 +220,12 @@ class Tenure:
         work, late = self._work, now >= self._deadline
         if work is None:
             return
-        if self.phase is Phase.FENCING:
+        if self.phase is SingletonPhase.FENCING:
             if not self._stays:
                 self._rest()
             elif work.done:
                 self._on_fenced(*work.outcome(), now)
-        elif self.phase is Phase.STARTING:
+        elif self.phase is SingletonPhase.STARTING:
             if work.done:
                 self._on_start_over(*work.outcome(), now)
             elif late:
@@ -240,7 +240,7 @@ class Tenure:
             self._rest()
             self._try_later(error, now)
             return
-        self.phase, self.fence = Phase.STARTING, fence
+        self.phase, self.fence = SingletonPhase.STARTING, fence
         self._deadline = now + self._start_timeout + START_GRACE_S
         self._work = self._hands.start(fence)
 
@@ -253,7 +253,7 @@ class Tenure:
             self._rest()
             self._try_later(error, now)
             return
-        self.phase, self.ref, self._work, self._deadline = Phase.UP, ref, None, math.inf
+        self.phase, self.ref, self._work, self._deadline = SingletonPhase.UP, ref, None, math.inf
         self._up_since = now
         self.starts += 1
         self._hands.watch(ref)
@@ -303,7 +303,7 @@ class Tenure:
         self._hands.on_ended(self.fence, reason)
 
     def _rest(self) -> None:
-        self.phase, self.ref, self._work = Phase.IDLE, None, None
+        self.phase, self.ref, self._work = SingletonPhase.IDLE, None, None
         self._deadline = self._up_since = math.inf
         self._in_doubt = False
 
@@ -322,7 +322,7 @@ class Tenure:
     def let_go(self) -> None:
         """Ask it to stop, and wait for nothing, since what serves it has ended."""
         self.close()
-        if self.phase is Phase.STARTING and self._work is not None:
+        if self.phase is SingletonPhase.STARTING and self._work is not None:
             self._hands.abandon(self._work)
-        elif self.phase is Phase.UP and self.ref is not None:
+        elif self.phase is SingletonPhase.UP and self.ref is not None:
             self._hands.stop(self.ref)

@@ -10,7 +10,7 @@ from drakkar.actors.names import singletons as singletons_module
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.singleton_keeper import KEEPER_NAME, takeover_ticks
 from drakkar.actors.names.singletons import Singletons
-from drakkar.actors.names.tenure import Phase
+from drakkar.actors.names.tenure import SingletonPhase
 from drakkar.handlers.errors import RequestDropped
 
 from tests.actors.names.support import Home, Network
@@ -81,7 +81,7 @@ class Office:
         """Wait until it runs where the leader is, and return that host's number."""
 
         def runs():
-            running = [number for number, handle in self.handles.items() if handle.status.phase is Phase.UP]
+            running = [number for number, handle in self.handles.items() if handle.status.phase is SingletonPhase.UP]
             leader = self.hosts.leader()
             return leader if running == [leader] else None
 
@@ -151,7 +151,7 @@ def test_it_moves_with_the_office_and_its_numbers_rise(hosts):
     for _ in range(3):
         before, after = office.move()
         assert office.up() == after
-        assert office[before].status.phase is Phase.IDLE
+        assert office[before].status.phase is SingletonPhase.IDLE
         assert ask(office[before])[0] == after
     assert office.fences() == sorted(set(office.fences()))
     assert_one_at_a_time(office.events)
@@ -233,10 +233,10 @@ def test_a_leader_that_is_cut_off_ends_it_before_the_next_one_starts(hosts, monk
     host = hosts.hosts[leader]
     monkeypatch.setattr(host._services, "send", lambda *_: None)
     host.loop.call(host._inputs._callers.clear)
-    until(lambda: office[leader].status.phase is Phase.IDLE)
+    until(lambda: office[leader].status.phase is SingletonPhase.IDLE)
     left = {number: hosts[number] for number in hosts.others(leader)}
     after = hosts.leader(left)
-    until(lambda: office[after].status.phase is Phase.UP)
+    until(lambda: office[after].status.phase is SingletonPhase.UP)
     assert_one_at_a_time(office.events)
 
 
@@ -304,7 +304,7 @@ def test_it_ends_with_the_replica_of_its_shard(hosts):
     office = Office(hosts)
     leader = office.up()
     hosts.replicas.pop(leader).stop()
-    until(lambda: office[leader].status.phase is Phase.IDLE)
+    until(lambda: office[leader].status.phase is SingletonPhase.IDLE)
     assert office.up() != leader
     assert office[leader].where() is None
     with pytest.raises(RequestDropped, match="no leader of its shard is known here"):
@@ -326,7 +326,7 @@ def test_a_host_that_leaves_ends_all_and_takes_no_more(hosts):
     office = Office(hosts)
     leader = office.up()
     assert office.singletons[leader].leave(timeout=TIMEOUT_S) is True
-    assert office[leader].status.phase is Phase.IDLE
+    assert office[leader].status.phase is SingletonPhase.IDLE
     with pytest.raises(DrakkarError, match="is stopping"):
         office.singletons[leader].declare("other", Scheduler, shard_id=SHARD)
     hand_over(hosts[leader], hosts.others(leader)[0])
@@ -337,7 +337,7 @@ def test_one_that_is_stopped_by_its_handle_runs_here_no_more_and_may_be_declared
     office = Office(hosts)
     leader = office.up()
     assert office[leader].stop(timeout=TIMEOUT_S) is True
-    assert office[leader].status.phase is Phase.IDLE
+    assert office[leader].status.phase is SingletonPhase.IDLE
     office.handles[leader] = office.singletons[leader].declare(
         "scheduler", Scheduler, shard_id=SHARD, args=(leader,)
     )
@@ -398,7 +398,7 @@ def test_a_question_is_answered_and_what_is_none_is_answered_with_false(hosts, m
     leader = office.up()
     keeper = office.network.published[hosts.addresses[leader - 1], KEEPER_NAME]
     assert keeper.ask(message, timeout=TIMEOUT_S) is answer
-    assert office[leader].status.phase is Phase.UP
+    assert office[leader].status.phase is SingletonPhase.UP
 
 
 def test_one_that_is_asked_for_by_a_later_leader_ends_though_this_host_has_not_heard_of_it(hosts):
@@ -407,9 +407,9 @@ def test_one_that_is_asked_for_by_a_later_leader_ends_though_this_host_has_not_h
     keeper = office.network.published[hosts.addresses[leader - 1], KEEPER_NAME]
     term = hosts[leader].status().term
     assert keeper.ask(["ended", SHARD, "scheduler", term + 1], timeout=TIMEOUT_S) is True
-    assert office[leader].status.phase is Phase.IDLE
+    assert office[leader].status.phase is SingletonPhase.IDLE
     # It was not true, so that it runs again soon.
-    until(lambda: any(handle.status.phase is Phase.UP for handle in office.handles.values()))
+    until(lambda: any(handle.status.phase is SingletonPhase.UP for handle in office.handles.values()))
 
 
 # -- options

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from drakkar.actors.names.singleton_keeper import takeover_ticks
-from drakkar.actors.names.tenure import MAX_LEFT, START_GRACE_S, Phase, Tenure
+from drakkar.actors.names.tenure import MAX_LEFT, START_GRACE_S, SingletonPhase, Tenure
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.errors import NotLeader
@@ -116,7 +116,7 @@ def test_it_starts_when_the_one_before_has_surely_ended_with_the_index_of_an_ent
     assert world.office(5) == []
     assert world.proceed(BOUND - 0.1) == []
     assert world.proceed(0.1) == ["fence", "start 101"]
-    assert (world.tenure.phase, world.tenure.fence, world.told) == (Phase.UP, 101, ["up 101"])
+    assert (world.tenure.phase, world.tenure.fence, world.told) == (SingletonPhase.UP, 101, ["up 101"])
 
 
 def test_it_starts_at_once_where_that_is_proven():
@@ -317,7 +317,7 @@ def test_a_start_that_fails_is_tried_again_with_a_new_number():
 def test_one_that_fails_out_of_office_is_not_started_again():
     world = up(at_once=False)
     world.office(0)
-    assert world.tenure.phase is Phase.STOPPING
+    assert world.tenure.phase is SingletonPhase.STOPPING
     world.tenure.on_died(world.tenure.ref, MINE, world.now)
     world.finish()
     assert world.proceed(100) == []
@@ -350,7 +350,7 @@ def test_one_that_does_not_stop_is_left_behind_and_has_not_ended():
     assert world.office(0) == ["stop 101"]
     assert world.proceed(2.9) == []
     world.proceed(0.2)
-    assert world.tenure.phase is Phase.IDLE
+    assert world.tenure.phase is SingletonPhase.IDLE
     assert any("may run elsewhere now" in line for line in world.lines)
     assert not world.tenure.ended_before(6)
     ref.alive = False
@@ -450,14 +450,14 @@ class Hosts:
         for number, world in enumerate(self.worlds):
             world.proceed(max(0.0, self.now - world.now))
             self.settle(number)
-        running = [number for number, world in enumerate(self.worlds) if world.tenure.phase is Phase.UP]
+        running = [number for number, world in enumerate(self.worlds) if world.tenure.phase is SingletonPhase.UP]
         assert len(running) <= 1, f"{running} at {self.now}"
 
     def settle(self, number):
         """Its work is done: only the leader's fence is committed."""
         world = self.worlds[number]
         while world.work is not None and not world.work.done:
-            if world.tenure.phase is Phase.FENCING:
+            if world.tenure.phase is SingletonPhase.FENCING:
                 if number != self.leader:
                     return
                 self.index += 1

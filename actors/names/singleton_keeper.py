@@ -147,7 +147,8 @@ class SingletonKeeper(TrioActor):
 
     def _on_event(self, event: object) -> None:
         """Of the host, in whichever thread. It is looked at before all that came after it."""
-        if isinstance(event, LeaderChanged | MembershipChanged | ReplicaEnded) and event.shard in self._shards:
+        concerns = isinstance(event, LeaderChanged | MembershipChanged | ReplicaEnded)
+        if concerns and event.shard in self._shards and not self.actor_inbox.closed:
             self._events.append(event)
             self.actor_inbox.wake()
 
@@ -308,12 +309,16 @@ class SingletonKeeper(TrioActor):
             await trio.sleep(self._home.tick_interval)
             now = _boot_time()
             stood_still, last = now - last, now
-            for kept in list(self._kept.values()):
-                limit = self._election_ticks(kept.spec.shard_id) * self._home.tick_interval
-                if kept.tenure.phase is not SingletonPhase.IDLE and stood_still >= max(limit, 2 * self._home.tick_interval):
-                    self._doubt(kept, stood_still)
+            if stood_still >= 2 * self._home.tick_interval:
+                self._on_stall(stood_still)
             if self._askers or any(kept.answers and not kept.tenure.proven for kept in self._kept.values()):
                 self.actor_inbox.wake()
+
+    def _on_stall(self, seconds: float) -> None:
+        for kept in list(self._kept.values()):
+            limit = self._election_ticks(kept.spec.shard_id) * self._home.tick_interval
+            if kept.tenure.phase is not SingletonPhase.IDLE and seconds >= limit:
+                self._doubt(kept, seconds)
 
     def _doubt(self, kept: _Kept, seconds: float) -> None:
         self.actor_loop.lines.warning(

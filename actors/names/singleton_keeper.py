@@ -65,8 +65,9 @@ class SingletonSpec:
 
     def make(self, fence: int) -> pykka.ActorRef[Any]:
         """Start it. May block, and raises what its constructor raises."""
-        start = self.start.start if isinstance(self.start, type) else self.start
-        return start(*self.args, fence=fence, **self.kwargs)
+        start: Any = self.start.start if isinstance(self.start, type) else self.start
+        ref: pykka.ActorRef[Any] = start(*self.args, fence=fence, **self.kwargs)
+        return ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,9 @@ class SingletonKeeper(TrioActor):
 
     def _on_event(self, event: object) -> None:
         """Of the host, in whichever thread. It is looked at before all that came after it."""
-        concerns = isinstance(event, LeaderChanged | MembershipChanged | ReplicaEnded)
-        if concerns and event.shard in self._shards and not self.actor_inbox.closed:
+        if not isinstance(event, LeaderChanged | MembershipChanged | ReplicaEnded) or self.actor_inbox.closed:
+            return
+        if event.shard in self._shards:
             self._events.append(event)
             self.actor_inbox.wake()
 

@@ -166,7 +166,7 @@ class Tenure:
         """Let it run here no more."""
         self._closed = True
 
-    def ended_before(self, term: int) -> bool:
+    def ended_before(self, term: float) -> bool:
         """Return whether none that was started here in an older term runs, or may still come up."""
         runs = self.phase in {SingletonPhase.STARTING, SingletonPhase.UP, SingletonPhase.STOPPING} and self.running_term < term
         return not runs and all(left.over for left in self._left)

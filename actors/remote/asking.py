@@ -61,9 +61,18 @@ def seconds_of(timeout: float | None) -> float:
 class Asking:
     """Asks the actors of other hosts: the `Caller` of all references. From any thread, but for what comes in."""
 
-    def __init__(self, links: Links, refs: Refs, counters: Counter[str], longest_value: int) -> None:
-        """`longest_value`: maximum bytes of a message."""
-        self._links, self._refs, self._counters, self._longest = links, refs, counters, longest_value
+    def __init__(
+        self,
+        links: Links,
+        refs: Refs,
+        *,
+        counters: Counter[str],
+        unknown_fields: Counter[str],
+        longest_value: int,
+    ) -> None:
+        """`unknown_fields`: see `values.unpack`. `longest_value`: maximum bytes of a message."""
+        self._links, self._refs, self._longest = links, refs, longest_value
+        self._counters, self._unknown_fields = counters, unknown_fields
         self._process = here.process
         self._lock = threading.Lock()
         self._terminations: WeakValueDictionary[Place, RemoteTermination] = WeakValueDictionary()
@@ -132,7 +141,7 @@ class Asking:
         return pack(value, self._refs, what=what, limit=self._longest)
 
     def _read(self, value: bytes) -> Any:
-        return unpack(value, self._refs, what="answer", dropped=self._counters)
+        return unpack(value, self._refs, what="answer", dropped=self._unknown_fields)
 
     def _check(self, what: object) -> None:
         """Raise `ForkedError` in a process that was forked: before anything else, since a thread that is gone may hold a lock."""
@@ -171,7 +180,8 @@ class Asking:
         link = self._links.of(place.address)
         number = termination.watch_number = link.number()
         what = f"the watch of an actor at {place.address}"
-        question = Question(link, number, DEFAULT_ASK_S, what, _no_answer, termination.stopped.set)
+        # One that is watched anew with each bad news must not ask again and again, without a break.
+        question = Question(link, number, DEFAULT_ASK_S, what, _no_answer, termination.stopped.set, patient=True)
         self._links.watch(link, number, termination)
         try:
             link.put(Watch(number, Target(place.run, place.number)), question)

@@ -106,9 +106,24 @@ class Calls:
         self._published = Published(self._watch_soon, self._unwatch_soon)
         self._exports = Exports(transport, self._published)
         self.longest_value: Final = max(1, transport.options.longest_call - _OVERHEAD)
-        self._asking = Asking(self._links, self._exports, counters, self.longest_value)
+        self.unknown_fields: Counter[str] = Counter()
+        """Fields of messages that came and are not known here, by the names of the messages."""
+        self._asking = Asking(
+            self._links,
+            self._exports,
+            counters=counters,
+            unknown_fields=self.unknown_fields,
+            longest_value=self.longest_value,
+        )
         self._exports.caller = self._asking
-        self._serving = Serving(self, self._published, self._exports, counters, lines)
+        self._serving = Serving(
+            self,
+            self._published,
+            self._exports,
+            counters=counters,
+            unknown_fields=self.unknown_fields,
+            lines=lines,
+        )
         self._handlers: Mapping[type[Any], Callable[[Link, Any], bool]] = {
             **self._asking.handlers,
             **self._serving.handlers,

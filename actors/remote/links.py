@@ -34,6 +34,10 @@ class Wire(Protocol):
         """Send records; return how many found no room: the last ones."""
         ...
 
+    def away(self, address: str) -> str:
+        """Return why a host could not be reached, until the next attempt is due; else ""."""
+        ...
+
 
 class LoopThread(Protocol):
     """The thread in which records leave: see `TrioLoop`."""
@@ -141,7 +145,8 @@ class Link:
     def _flush(self) -> None:
         """Hand over to the transport what has been put. In the loop's thread."""
         self._scheduled = False  # before the outbox is emptied, so that what comes meanwhile is seen
-        records = [data for data, question in self._taken() if question is None or self._is_to_leave(question)]
+        away = self._wire.away(self.address)
+        records = [data for data, question in self._taken() if question is None or self._is_to_leave(question, away)]
         if not records:
             return
         try:
@@ -157,8 +162,11 @@ class Link:
         while outbox:
             yield outbox.popleft()
 
-    def _is_to_leave(self, question: Question) -> bool:
-        if question.number not in self._questions:  # its time was over before it could leave
+    def _is_to_leave(self, question: Question, away: str) -> bool:
+        """Return whether a question may leave: its time is not over, and the host not known to be out of reach."""
+        if away and not question.patient:
+            self.end(question, question.unreached(away))
+        if question.number not in self._questions:
             self._room.give_back(1, len(question.record))
             return False
         question.sent = True

@@ -45,7 +45,7 @@ class Way(Protocol):
 class Question:
     """A question without an answer."""
 
-    __slots__ = ("deadline", "future", "number", "read", "record", "sent", "slot", "stopped", "way", "what")
+    __slots__ = ("deadline", "future", "number", "patient", "read", "record", "sent", "slot", "stopped", "way", "what")
 
     def __init__(
         self,
@@ -55,11 +55,15 @@ class Question:
         what: object,
         read: Callable[[bytes], Any],
         stopped: Callable[[], object] | None = None,
+        *,
+        patient: bool = False,
     ) -> None:
         """`timeout`: in seconds. `what` is whom it is for, in errors. `read` makes the answer of its bytes; it may raise
-        `DrakkarError`. `stopped` is called if the answer is that the actor has ended.
+        `DrakkarError`. `stopped` is called if the answer is that the actor has ended. `patient`: where the host is out of reach,
+        it waits for the next attempt to reach it, and does not fail at once.
         """
         self.way, self.number, self.what, self.read, self.stopped = way, number, what, read, stopped
+        self.patient = patient
         self.future: ActorFuture[Any] = ActorFuture()
         self.deadline = time.monotonic() + timeout
         self.slot = slot_of(self.deadline)

@@ -89,10 +89,18 @@ class Serving:
     """Serves the actors of other hosts. For the thread of the loop, but for what actors call to answer."""
 
     def __init__(
-        self, home: Home, published: Published, refs: Refs, counters: Counter[str], lines: Lines
+        self,
+        home: Home,
+        published: Published,
+        refs: Refs,
+        *,
+        counters: Counter[str],
+        unknown_fields: Counter[str],
+        lines: Lines,
     ) -> None:
+        """`unknown_fields`: see `values.unpack`."""
         self._home, self._run, self._published, self._refs = home, home.run, published, refs
-        self._counters, self._lines = counters, lines
+        self._counters, self._unknown_fields, self._lines = counters, unknown_fields, lines
         self._count_lock = threading.Lock()
         self._clients: dict[str, Client] = {}
         """By address: the hosts that have a connection to this one, and have asked for something on it."""
@@ -245,7 +253,7 @@ class Serving:
                 return ProxySetAttr(record.path, self._unpack(record.value, "value"))
 
     def _unpack(self, data: bytes, what: str = "message") -> Any:
-        return unpack(data, self._refs, what=what, dropped=self._counters)
+        return unpack(data, self._refs, what=what, dropped=self._unknown_fields)
 
     @staticmethod
     def _deliver(client: Client, actor: PublishedActor, message: Any, size: int, pending: Pending | None) -> None:

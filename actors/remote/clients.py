@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import Load
 from drakkar.actors.remote.published import PublishedActor
-from drakkar.actors.remote.records import Record
+from drakkar.actors.remote.records import Died
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import SystemBusy
 
@@ -30,7 +30,7 @@ class Client:
 
     def __init__(self, link: Link, load: Load) -> None:
         self.link, self.load = link, load
-        self.unsaid: list[Record] = []
+        self.unsaid: list[Died] = []
         """Ends of actors that it was not told of yet, since too much waits for it."""
         self._lock = threading.Lock()
         self._open: dict[int, set[Pending]] = {}

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import pykka
 from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
-from drakkar.actors.remote.failures import encode_failure
+from drakkar.actors.remote.failures import Failure, encode_failure
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
 from drakkar.actors.remote.published import Published, PublishedActor
@@ -291,14 +291,18 @@ class Serving:
         """Send what answers a question. One for which there is no room is lost, as on the way. From any thread."""
         error = _put_record(client, record)
         if type(error) is TransportError:  # it is too long
-            error = _put_record(client, self._failed(question, error, FailKind.RAISED))
+            failed = record if isinstance(record, Failed) else self._failed(question, error, FailKind.RAISED)
+            error = _put_record(client, failed._replace(failure=_shortened(failed.failure)))
         if error is not None:
             self._count(DROPPED_ANSWERS)
             self._lines.debug("dropped an answer to %s: %s", client.link.address, error)
 
-    def _insist(self, client: Client, record: Record) -> None:
+    def _insist(self, client: Client, record: Died) -> None:
         """Send what the host would wait for in vain: where there is no room, it is sent later."""
-        if isinstance(_put_record(client, record), SystemBusy):
+        error = _put_record(client, record)
+        if type(error) is TransportError and record.reason is not None:
+            error = _put_record(client, record._replace(reason=_shortened(record.reason)))
+        if isinstance(error, SystemBusy):
             client.unsaid.append(record)
 
     def _count(self, what: str) -> None:
@@ -366,6 +370,8 @@ class Serving:
 
 _NOTHING: Final = b"\xf6"
 """None, as values are packed."""
+_SHORT_TEXT: Final = 500
+"""Characters of the text of an exception that would be too long otherwise."""
 
 
 def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:
@@ -381,6 +387,11 @@ def _put_record(client: Client, record: Record) -> DrakkarError | None:
     except DrakkarError as error:
         return error
     return None
+
+
+def _shortened(failure: Failure) -> Failure:
+    """Return what is left of an exception where little is allowed: without its traceback."""
+    return failure._replace(text=failure.text[:_SHORT_TEXT], traceback="")
 
 
 def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:

@@ -15,6 +15,7 @@ from drakkar.actors.remote.published import Published
 from drakkar.actors.remote.records import decode, encode
 from drakkar.actors.remote.serving import Serving
 from drakkar.actors.runtime.log_lines import HostLines
+from drakkar.actors.runtime.monitor import Termination
 from drakkar.handlers.errors import LoopError, TransportError
 from drakkar.transport.addresses import canonical
 from drakkar.transport.call_rooms import CallRooms
@@ -57,6 +58,9 @@ class Thread:
     def at_round_end(self, fn):
         assert self.in_loop()
         self.waiting.append(fn)
+
+    def spawn(self, async_fn, *args, name):
+        """A task, which a test does without."""
 
     def run(self):
         """Run what waits, and what comes of that."""
@@ -137,6 +141,7 @@ class Fake(pykka.ActorRef):
         self.actor_urn = f"urn:fake:{next(_urns)}"
         self.actor_inbox = queue.Queue() if inbox is None else inbox
         self.actor_stopped = threading.Event()
+        self.termination = Termination()
         self._actor = actor
         self._actor_weakref = lambda: self._actor
 
@@ -147,6 +152,10 @@ class Fake(pykka.ActorRef):
     @property
     def idle(self):
         return self.actor_inbox.empty()
+
+    def end(self, reason=None):
+        self.actor_stopped.set()
+        self.termination.publish(reason)
 
 
 class Side:

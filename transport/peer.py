@@ -168,6 +168,8 @@ class Peer:
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
         self._error = ""
+        self.away = ""
+        """Why it could not be reached, until the next attempt is due; empty at all other times."""
 
     # ---- what the transport calls
 
@@ -688,10 +690,13 @@ class Peer:
             and_others(count),
         )
         self._revived = trio.Event()
+        # One that is full may have a place at any moment, and a lost connection may soon be another one.
+        self.away = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
         if matters:
             self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
+        self.away = ""
 
     def _wait_after(self, error: TransportError, *, lost: bool = False) -> float:
         """Return the seconds until the next attempt. `lost`: there was a connection."""

@@ -22,7 +22,7 @@ from drakkar.transport.addresses import canonical, parse_address, peer_name
 from drakkar.transport.admission import Admission
 from drakkar.transport.budgets import Work
 from drakkar.transport.call_rooms import CallRoom, CallRooms
-from drakkar.transport.frames import FIRST_FREE_KIND, encode_frame
+from drakkar.transport.frames import FIRST_FREE_KIND, FrameError, encode_frame
 from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE, PROTOCOL_VERSION, Identity, Run, encode_hello
 from drakkar.transport.inbound import Inbound
 from drakkar.transport.incoming_streams import IncomingStreams
@@ -69,13 +69,13 @@ class TcpTransport:
     All four must return soon and raise nothing.
     `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that
     begins with the number of its kind; nothing else about them is checked. The host has introduced itself, and need not
-    be a member. Of records that are of no use tell `charge`. Without `called` this host takes no calls, and says so to
-    others.
+    be a member. Of records that are of no use tell `charge`. It raises `FrameError` for one that no host sends: then the
+    connection is closed. Without `called` this host takes no calls, and says so to others.
     `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was
     lost, or cannot be made, or the peer takes no calls. These surely have no effect. They are the last that were
     queued, as the same objects and in order; whether those before them were received is not known. Where there is no
     connection, `unreachable` is called next.
-    Both must return soon and raise nothing.
+    Both must return soon, and raise nothing else.
     `at_round_end` calls a function at the end of the caller's round: `send` then only queues, and a peer is written to
     once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
     `deliver` and `called` are called inside it.
@@ -277,11 +277,14 @@ class TcpTransport:
             return len(messages)
         return self._write_soon(self._peer(address)).offer(messages)
 
-    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False) -> int:
+    def send_calls(
+        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+    ) -> int:
         """Queue records of remote calls for the host at `address`, in order. Return how many found no room: the last ones.
 
         Never blocks. A record is an encoded CBOR list that begins with the number of its kind. `admitted`: each was
         admitted by `call_room` before, in this thread or another, and finds room; its place is given back in any case.
+        `now`: they are written at once, and not at the end of the round: for a caller that has joined those of the round itself.
         What was queued leaves this host, or is given back to `calls_handed_back`. Before `serve` has started, records
         wait; after it has ended, none has room.
 
@@ -295,7 +298,21 @@ class TcpTransport:
             if admitted:
                 self.call_room(address).give_back(len(records), sum(map(len, records)))
             return len(records)
-        return self._write_soon(self._peer(address)).offer_calls(records, admitted=admitted)
+        peer = self._peer(address)
+        refused = peer.offer_calls(records, admitted=admitted)
+        if now:
+            peer.push()
+        else:
+            self._write_soon(peer)
+        return refused
+
+    def away(self, address: str) -> str:
+        """Return why the host at `address` could not be reached, until the next attempt is due; "" at all other times.
+
+        Records that are sent meanwhile wait for that attempt.
+        """
+        peer = self._peers.get(peer_name(address))
+        return "" if peer is None else peer.away
 
     def call_room(self, address: str) -> CallRoom:
         """Return the room for calls to the host at `address`, where a thread learns at once whether there is any.
@@ -607,6 +624,10 @@ class TcpTransport:
         """It sends and answers no heartbeats now. From any thread."""
         return self._liveness.silent
 
+    def host_state(self, address: str) -> HostState:
+        """Return what is known of the life of the host at `address`: UNKNOWN unless it is a member or watched. From any thread."""
+        return self._liveness.life(peer_name(address)).state
+
     def host_states(self) -> Counter[HostState]:
         """Return how many of the hosts that are members or watched are in which state. From any thread."""
         return self._liveness.states()
@@ -702,7 +723,18 @@ def _call_now(
     address: str,
     what_came: list[T],
 ) -> None:
-    run_now(partial(function, address, what_came))
+    """Call a function by `run_now`. A `FrameError` is the fault of the other host, and none of this one's: it ends the connection."""
+    faults: list[FrameError] = []
+
+    def call() -> None:
+        try:
+            function(address, what_came)
+        except FrameError as fault:
+            faults.append(fault)
+
+    run_now(call)
+    if faults:
+        raise faults[0]
 
 
 def _is_loopback(listener: socket.socket) -> bool:

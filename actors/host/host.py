@@ -169,7 +169,7 @@ class NodeHost:
         self._transport = TcpTransport(
             address,
             deliver=self._inputs.deliver,
-            greeted=self._inputs.greet,
+            greeted=self._on_greeted,
             parted=self._on_parted,
             introduced=self._inputs.hear_introduction,
             introduction=self._inputs.introduction,
@@ -188,9 +188,6 @@ class NodeHost:
             calls_handed_back=self._on_calls_handed_back,
             options=transport_options,
             log=self._host_lines.of("drakkar.transport"),
-        )
-        self._calls = Calls(
-            self._transport, self._loop, self._counters, self._host_lines.of("drakkar.actors.remote")
         )
         self._process = here.process
         self._undo: list[Callable[[], None]] = []
@@ -247,6 +244,10 @@ class NodeHost:
         self._background = self._new_pool(_BACKGROUND_WORKERS, most, _BACKGROUND_HANG_S)
         self._loop.start()
         self._undo.append(self._stop_loop)
+        self._calls = Calls(
+            self._transport, self._loop, self._counters, self._host_lines.of("drakkar.actors.remote")
+        )
+        self._undo.append(self._calls.close)
         self._asker = StoreAsker(self._loop)
         self._flush_watch = FlushWatch(self._store, self._lines)
         self._traffic = SnapshotTraffic(
@@ -277,6 +278,7 @@ class NodeHost:
                 self._pool,
                 self._background,
                 self._traffic,
+                self._calls,
             )
         )
         self._member_addresses = MemberAddresses(self._transport.members, self._transport.moved)
@@ -288,7 +290,6 @@ class NodeHost:
             self._start_log(files)
         elif self._is_to_warn:
             self._services.subscribers.add(self._warn_of_promotion)
-        self._loop.call(self._calls.start)
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
         self._undo.append(self._hand_over)
         self._lines.info(
@@ -343,32 +344,38 @@ class NodeHost:
     def _tick(self) -> None:
         self._store.tick()
         self._asker.tick(self._store.no_space)
-        self._calls.tick()
         self._transport.silence(self._flush_watch.tick())
         self._transport.tick()
+        self._calls.tick()
+
+    # What the transport calls, which is made before what is called.
 
     def _charge(self, address: str, count: int) -> None:
-        self._transport.charge(address, count)  # made after what calls this
+        self._transport.charge(address, count)
 
     def _on_unreachable(self, address: str) -> None:
         self._inputs.report_unreachable(address)
-        self._calls.lost(address, f"the connection to {address} was lost")
+        self._calls.unreachable(address)
+
+    def _on_greeted(self, address: str, host_id: str) -> None:
+        self._inputs.greet(address, host_id)
+        self._calls.greeted(address)
 
     def _on_parted(self, address: str) -> None:
         self._inputs.forget(address)
-        self._calls.lost(address, f"the connection from {address} was lost")
+        self._calls.parted(address)
 
     def _on_called(self, address: str, records: list[list[Any]]) -> None:
-        self._calls.called(address, records)  # made after the transport, which it uses
+        self._calls.called(address, records)
 
     def _on_calls_handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         self._calls.handed_back(address, records, why)
 
     def _announce(self, event: object) -> None:
-        self._services.announce(event)  # made after the transport, which calls this
+        self._services.announce(event)
 
     def _receive_stream(self, sender: str, header: bytes, member: bool) -> StreamSink:
-        return self._traffic.receive(sender, header, member=member)  # made after the transport, which it uses
+        return self._traffic.receive(sender, header, member=member)
 
     # -- its life -----------------------------------------------------------------------------------------------
 
@@ -505,6 +512,8 @@ class NodeHost:
         counts = Counter(dict(self._counters))  # `dict` copies in one step, while the loop counts on
         for name, count in asdict(self._transport.counters).items():
             counts[f"transport: {name.replace('_', ' ')}"] = count
+        for name, count in dict(self._calls.unknown_fields).items():
+            counts[f"unknown fields of {name}"] = count
         return counts
 
     def metrics(self, shard_id: int | None = None) -> dict[str, float]:
@@ -585,13 +594,15 @@ class NodeHost:
         `acl`: names in certificates; only a host that has shown one with such a name reaches the actor. Without it each host
         that can connect does.
 
-        The same actor may have several names. Another one takes a name over when the one before has ended.
+        The same actor may have several names. Under a name that it has already it stays reachable, by `proxy` and `acl` as they
+        are given now. Another actor takes a name over when the one before has ended.
 
-        Raises `NameTaken` where another actor has the name and lives, and `ConfigError` for a name that is not 1 to 200
-        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS.
+        Raises `NameTaken` where another actor has the name and lives, `ConfigError` for a name that is not 1 to 200
+        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, and `HostGone` when this host
+        has stopped.
         """
         self._process.check(self)
-        self._calls.publish(name, ref, proxy, acl)
+        self._calls.publish(name, ref, proxy=proxy, acl=acl)
 
     def unpublish(self, name: str) -> bool:
         """Take a name away; return whether it was there. References to the actor by that name are of no use then. From any thread."""
@@ -608,24 +619,19 @@ class NodeHost:
         """Return a reference to the actor that is published under a name by the host at an address: a `RemoteRef`.
 
         It asks that host, and waits for `timeout` seconds, 10 by default. With `block=False` it returns an `ActorFuture` of
-        the reference. For an actor of this host it is the actor's own reference.
+        the reference. For an actor of this host it is the actor's own reference. From any thread.
 
         Raises `UnknownName` where no actor has the name, `NotAllowed` where its `acl` leaves this host out, `HostGone` where the
-        host cannot be reached, `AnswerTimeout` where it does not answer, `TransportError` for a malformed address, and
-        `DeadlockError` where it would block the thread of a loop.
+        host cannot be reached, `AnswerTimeout` where it does not answer, `SystemBusy` where too much waits for it,
+        `TransportError` for a malformed address, and `DeadlockError` where it would block the thread of a loop.
         """
-        return self._asked(self._calls.find, f"remote({name!r})", address, name, block=block, timeout=timeout)
+        self._process.check(self)
+        return self._calls.remote(address, name, block=block, timeout=timeout)
 
     def remote_names(self, address: str, *, block: bool = True, timeout: float | None = None) -> Any:
         """Return the names that the host at an address publishes for this one, sorted. Arguments and errors as those of `remote`."""
-        return self._asked(self._calls.names, "remote_names()", address, block=block, timeout=timeout)
-
-    def _asked(self, ask: Callable[..., ActorFuture[Any]], call: str, *args: Any, block: bool, timeout: float | None) -> Any:
         self._process.check(self)
-        if block:
-            forbid_waiting(f"{call} of {self!r}", "use block=False, and await the future or give it a callback")
-        future = ask(*args, timeout)
-        return future.get() if block else future
+        return self._calls.remote_names(address, block=block, timeout=timeout)
 
     # -- replicas -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.store import LogStore, StoreStatus
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.metrics import REPLICA_METRICS, SHARD_METRICS
+from drakkar.actors.remote.asking import LATE_ANSWERS
+from drakkar.actors.remote.calls import CallFigures, Calls
+from drakkar.actors.remote.serving import DROPPED_ANSWERS, DROPPED_MESSAGES, REFUSED
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.workers import WorkerPool
@@ -40,18 +43,20 @@ class Sources:
     workers: WorkerPool
     background: WorkerPool
     traffic: SnapshotTraffic
+    calls: Calls
 
 
 class _Moment:
     """What several figures are read from, taken once."""
 
-    __slots__ = ("host", "log", "now", "peers", "replicas", "states")
+    __slots__ = ("calls", "host", "log", "now", "peers", "replicas", "states")
 
     def __init__(self, host: Sources, replicas: int) -> None:
         self.host, self.replicas = host, replicas
         self.log: StoreStatus = host.store.status
         self.peers: list[PeerStatus] = list(host.transport.peers().values())
         self.states: Counter[HostState] = host.transport.host_states()
+        self.calls: CallFigures = host.calls.figures
         self.now = time.monotonic()
 
 
@@ -116,6 +121,16 @@ HOST_METRICS: Final[Mapping[str, Read]] = {
     "logs_memory_bytes": lambda at: at.host.log_memory.held,
     "logs_memory_limit_bytes": lambda at: at.host.log_memory.limit,
     "logs_memory_tight": lambda at: at.host.log_memory.tight,
+    "remote_questions": lambda at: at.calls.questions,
+    "remote_questions_open": lambda at: at.calls.open_questions,
+    "remote_watches": lambda at: at.calls.watches,
+    "remote_watchers": lambda at: at.calls.watchers,
+    "remote_published": lambda at: at.calls.published,
+    "remote_messages_dropped_total": _counted(DROPPED_MESSAGES),
+    "remote_unknown_fields_total": lambda at: sum(at.host.calls.unknown_fields.values()),
+    "remote_questions_refused_total": _counted(REFUSED),
+    "remote_answers_dropped_total": _counted(DROPPED_ANSWERS),
+    "remote_answers_late_total": _counted(LATE_ANSWERS),
     "hosts_unknown": _hosts(HostState.UNKNOWN),
     "hosts_alive": _hosts(HostState.ALIVE),
     "hosts_suspect": _hosts(HostState.SUSPECT),

@@ -1,86 +1,64 @@
 """The door of this room: what a host does to publish its actors, and to call those of others.
 
-    asking      a thread ──► refs, proxies ──► links ──► the transport's lane for calls
+    asking      a thread ──► refs, proxies ──► asking ──► links ──► the transport's lane for calls
     serving     the transport ──► serving ──► the actor's inbox ──► its answer ──► links ──► the transport
-    answers     the transport ──► links ──► the future of the question
+    answers     the transport ──► asking ──► the future of the question
 
-Messages are packed and answers to others are packed in the thread of whoever sends them; all that comes in is unpacked in the thread
-of the host's loop.
+Messages and answers are packed in the thread of whoever sends them; all that comes in is unpacked in the thread of the host's loop.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, Protocol
 
 import pykka
-import trio
-from drakkar.actors.remote.failures import decode_failure
-from drakkar.actors.remote.links import SLOT_S, Deadlines, Link, Question, Wire
-from drakkar.actors.remote.proxies import RemoteProxy
-from drakkar.actors.remote.published import Published, PublishedActor
-from drakkar.actors.remote.records import (
-    Answer,
-    Ask,
-    Attributes,
-    Call,
-    Died,
-    Failed,
-    FailKind,
-    Get,
-    Lookup,
-    Names,
-    Record,
-    Set,
-    Target,
-    Tell,
-    Unwatch,
-    Watch,
-    attributes_of,
-    check_name,
-    class_name,
-    decode,
-    decode_found,
-    decode_names,
-    plain_attributes,
-    to_milliseconds,
-)
-from drakkar.actors.remote.refs import DEFAULT_ASK_S, Place, RemoteRef
+from drakkar.actors.remote.asking import Asking, seconds_of
+from drakkar.actors.remote.deadlines import Deadlines
+from drakkar.actors.remote.errors import HostGone
+from drakkar.actors.remote.exports import Exports
+from drakkar.actors.remote.links import Link, Links, Wire
+from drakkar.actors.remote.published import Published
+from drakkar.actors.remote.questions import Asked, settled
+from drakkar.actors.remote.records import check_name, decode
+from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.serving import Serving
-from drakkar.actors.remote.values import pack, unpack
-from drakkar.actors.runtime.futures import ActorFuture, brief
+from drakkar.actors.runtime.futures import brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.actors.runtime.monitor import watch
-from drakkar.handlers.checks import check_number, is_whole
-from drakkar.handlers.errors import ConfigError, DrakkarError, TransportError
+from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.errors import ConfigError, DrakkarError, LoopError, TransportError
 from drakkar.transport.addresses import canonical, peer_name
-from drakkar.transport.frames import FrameError
-from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
+from drakkar.transport.liveness import HostState
+from drakkar.transport.options import Options
 
-__all__ = ["Calls", "Transport"]
+__all__ = ["CallFigures", "Calls", "Transport"]
 
-MAX_TIMEOUT_S: Final = 86_400.0 * 365
-_PROXIED: Final = (ProxyCall, ProxyGetAttr, ProxySetAttr)
-_EXPORTED_FIELDS: Final = 6
+LINGER_TICKS: Final = 100
+"""Ticks for which heartbeats go on to a host of which nothing is waited for any more: else each question would begin and end them."""
+_OVERHEAD: Final = 64
+"""Bytes of a record beside its value, as far as that is not the path of an attribute."""
+_INSTEAD: Final = "use block=False, and await the future or give it a callback"
 
 
 class Transport(Wire, Protocol):
-    """See `TcpTransport`. For the thread of the loop, but for `call_room` and `address`."""
+    """What is used of `TcpTransport`. For the thread of the loop, but for `call_room` and what is said to be for any."""
+
+    options: Options
 
     @property
     def address(self) -> str:
-        """The address of this host."""
+        """The address of this host. From any thread."""
         ...
 
     @property
     def run(self) -> int:
-        """The nonce of this run."""
+        """The nonce of this run. From any thread."""
         ...
 
     @property
     def certified(self) -> bool:
-        """Whether hosts show certificates."""
+        """Whether hosts show certificates. From any thread."""
         ...
 
     def charge(self, address: str, count: int) -> None:
@@ -90,43 +68,102 @@ class Transport(Wire, Protocol):
         """Return whether the host at an address has shown a certificate with one of these names."""
         ...
 
-    def watch_host(self, address: str) -> None:
-        """Notice soon when the host dies, and keep the connection to it."""
+    def host_state(self, address: str) -> HostState:
+        """Return whether a host that is watched is alive."""
+        ...
+
+    def watch_host(self, address: str) -> HostState:
+        """Exchange heartbeats with a host, and keep the connection to it."""
+        ...
 
     def unwatch_host(self, address: str) -> None:
         """End that."""
 
 
+class CallFigures(NamedTuple):
+    """What the calls of a host come to now."""
+
+    questions: int
+    """Of this host to others, without an answer."""
+    open_questions: int
+    """Of others to actors here, without an answer."""
+    watches: int
+    """Actors of others that are watched here."""
+    watchers: int
+    """Actors here that others watch, counted for each of them."""
+    published: int
+    """Actors here that others can reach: for each name, and for one that was named in a message."""
+
+
 class Calls:
     """The remote calls of one host. From any thread, but for what the transport calls."""
 
-    def __init__(
-        self, transport: Transport, loop: TrioLoop, counters: Counter[str], lines: Lines
-    ) -> None:
+    def __init__(self, transport: Transport, loop: TrioLoop, counters: Counter[str], lines: Lines) -> None:
+        """`transport` knows its run already; it does not serve yet. `loop` runs."""
         self._transport, self._loop = transport, loop
-        self._counters, self._lines = counters, lines
-        self._published = Published(self._watch_published)
-        self._serving: Serving | None = None
-        self._links: dict[str, Link] = {}
-        """By the canonical address."""
-        self._watched_hosts: set[str] = set()
-        self._late = trio.Event()
-        """There are questions with a deadline."""
-        self._deadlines = Deadlines(self._wake)
-
-    def start(self) -> None:
-        """Serve other hosts, once this one knows its run and its address. In the thread of the loop."""
-        self._serving = Serving(
-            self._transport.run, self._published, self, self, self._counters, self._lines
+        self._deadlines = Deadlines()
+        self._links = Links(transport, loop, self._deadlines)
+        self._published = Published(self._watch_soon, self._unwatch_soon)
+        self._exports = Exports(transport, self._published)
+        self.longest_value: Final = max(1, transport.options.longest_call - _OVERHEAD)
+        self.unknown_fields: Counter[str] = Counter()
+        """Fields of messages that came and are not known here, by the names of the messages."""
+        self._asking = Asking(
+            self._links,
+            self._exports,
+            counters=counters,
+            unknown_fields=self.unknown_fields,
+            longest_value=self.longest_value,
         )
-        self._loop.spawn(self._watch_deadlines, name="deadlines of calls")
+        self._exports.caller = self._asking
+        self._serving = Serving(
+            self,
+            self._published,
+            self._exports,
+            counters=counters,
+            unknown_fields=self.unknown_fields,
+            lines=lines,
+        )
+        self._handlers: Mapping[type[Any], Callable[[Link, Any], bool]] = {
+            **self._asking.handlers,
+            **self._serving.handlers,
+        }
+        self._callers: dict[str, Link] = {}
+        """By address: of the hosts that have a connection to this one. It holds their links."""
+        self._attended: dict[str, int] = {}
+        """The hosts that heartbeats are exchanged with for this room, and the tick in which something was waited for last."""
+        self._ticks = 0
+        self._closed = ""
+        loop.spawn(self._deadlines.run, name="deadlines of calls")
 
-    # ---- names
+    @property
+    def run(self) -> int:
+        """The nonce of this run of the host."""
+        return self._transport.run
+
+    def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
+        """See `Transport`."""
+        return self._transport.is_certified_as(address, names)
+
+    @property
+    def figures(self) -> CallFigures:
+        """What there is now."""
+        links = self._links.all()
+        return CallFigures(
+            sum(link.questions for link in links),
+            self._serving.questions,
+            sum(len(link.watches) for link in links),
+            self._serving.watches,
+            len(self._published),
+        )
+
+    # ---- what users call: see `NodeHost`
 
     def publish(
         self,
         name: str,
         ref: pykka.ActorRef[Any],
+        *,
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
     ) -> None:
@@ -134,287 +171,166 @@ class Calls:
         if isinstance(ref, pykka.ActorProxy):
             ref = ref.actor_ref
         if not isinstance(ref, pykka.ActorRef) or isinstance(ref, RemoteRef):
-            raise ConfigError("ref", brief(ref), "publish the reference of an actor of this process: what `start` returns")
+            raise ConfigError(
+                "ref", brief(ref), "must be the reference of an actor of this process: what `start` returns"
+            )
         if acl is not None and not self._transport.certified:
             raise ConfigError("acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out")
-        if isinstance(acl, str):
-            raise ConfigError("acl", acl, "a list of names in certificates")
-        self._published.publish(name, ref, proxy, acl)
+        self._check_open()
+        before = self._published.publish(name, ref, proxy, acl)
+        if before is not None:
+            self._run_soon(self._serving.end_of, before, None)
 
     def unpublish(self, name: str) -> bool:
         """See `NodeHost.unpublish`."""
-        return self._published.unpublish(name)
+        there = self._published.unpublish(name)
+        if there is not None:
+            self._run_soon(self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more"))
+        return there is not None
 
     @property
     def published(self) -> dict[str, pykka.ActorRef[Any]]:
         """See `NodeHost.published`."""
         return self._published.names()
 
-    def _watch_published(self, actor: PublishedActor) -> None:
-        watch(actor.ref, lambda died: self._loop.run_soon(self._forget, actor))
-
-    def _forget(self, actor: PublishedActor) -> None:
-        self._published.forget(actor)
-        if self._serving is not None:
-            self._serving.end_of(actor)
-
-    def find(self, address: str, name: str, timeout: float | None) -> ActorFuture[pykka.ActorRef[Any]]:
+    def remote(self, address: str, name: str, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `NodeHost.remote`."""
-        check_name("name", name)
-        link = self._link(address)
-        if self._is_here(address):
-            found: ActorFuture[pykka.ActorRef[Any]] = ActorFuture()
-            try:
-                found.set(self._published.by_name(name).ref)
-            except DrakkarError as error:
-                found.fail(error)
-            return found
+        if block:
+            forbid_waiting(f"remote({name!r:.100})", _INSTEAD)
+        asked = self._find(address, name, timeout)
+        return asked.wait() if block else asked.future
 
-        def read(value: bytes) -> RemoteRef:
-            there = decode_found(value)
-            place = Place(address, there.target.run, there.target.number)
-            return RemoteRef(self, place, name=name, class_name=there.cls, attributes=there.attributes)
-
-        number = link.number()
-        return self._question(link, Lookup(number, name), number, timeout, f"{name!r} at {address}", read)
-
-    def names(self, address: str, timeout: float | None) -> ActorFuture[list[str]]:
+    def remote_names(self, address: str, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `NodeHost.remote_names`."""
-        if self._is_here(address):
-            here: ActorFuture[list[str]] = ActorFuture()
-            here.set(sorted(self.published))
-            return here
-        link = self._link(address)
-        number = link.number()
-        return self._question(link, Names(number), number, timeout, f"the host at {address}", lambda value: sorted(decode_names(value)))
+        if block:
+            forbid_waiting("remote_names()", _INSTEAD)
+        asked = self._list(address, timeout)
+        return asked.wait() if block else asked.future
+
+    def _find(self, address: str, name: str, timeout: float | None) -> Asked:
+        if not self._is_here(address):
+            return self._asking.look_up(address, name, timeout)
+        check_name("name", name)
+        seconds_of(timeout)
+        try:
+            return settled(self._published.by_name(name).ref)
+        except DrakkarError as error:
+            return settled(error=error)
+
+    def _list(self, address: str, timeout: float | None) -> Asked:
+        if not self._is_here(address):
+            return self._asking.list_names(address, timeout)
+        seconds_of(timeout)
+        return settled(sorted(self.published))
 
     def _is_here(self, address: str) -> bool:
         return canonical(address) == canonical(self._transport.address)
 
-    def _link(self, address: str) -> Link:
-        name = peer_name(address)
-        link = self._links.get(name)
-        if link is None:
-            made = Link(canonical(address), self._transport, self._loop, self._deadlines)
-            link = self._links.setdefault(name, made)
-        return link
+    def place_of(self, ref: pykka.ActorRef[Any]) -> tuple[int, bytes]:
+        """See `Exports`."""
+        return self._exports.place_of(ref)
 
-    # ---- what references ask: see `refs.Caller`
+    def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
+        """See `Exports`."""
+        return self._exports.ref_of(place)
 
-    def tell(self, ref: RemoteRef, message: Any) -> None:
-        """Send a message without an answer."""
-        if not ref.is_alive():
-            raise pykka.ActorDeadError(f"{ref} has ended")
-        link, target = self._link(ref.place.address), _target(ref)
-        if isinstance(message, ProxyCall):
-            args, kwargs = pack(list(message.args), self, what="args"), pack(message.kwargs, self, what="kwargs")
-            link.put(Call(0, target, 0, tuple(message.attr_path), args, kwargs))
-        else:
-            link.put(Tell(target, pack(message, self)))
+    # ---- the ends of actors that others reach
 
-    def ask(self, ref: RemoteRef, message: Any, timeout: float | None) -> ActorFuture[Any]:
-        """Send a message with an answer. What it raises is of the caller's making; all else goes into the future."""
-        if not ref.is_alive():
-            dead: ActorFuture[Any] = ActorFuture()  # as pykka does it
-            dead.fail(pykka.ActorDeadError(f"{ref} has ended"))
-            return dead
-        link = self._link(ref.place.address)
-        number = link.number()
-        record = self._asking(number, _target(ref), to_milliseconds(_seconds(timeout)), message)
-        return self._question(link, record, number, timeout, str(ref), self._read_answer, ref)
+    def _watch_soon(self, ref: pykka.ActorRef[Any]) -> None:
+        self._check_open()
+        # In the loop's thread: it is this loop that looks for the ends of pykka's own actors.
+        self._loop.run_soon(watch, ref, self._on_died)
 
-    def _asking(self, number: int, target: Target, milliseconds: int, message: Any) -> Record:
-        match message:
-            case ProxyCall():
-                args, kwargs = pack(list(message.args), self, what="args"), pack(message.kwargs, self, what="kwargs")
-                return Call(number, target, milliseconds, tuple(message.attr_path), args, kwargs)
-            case ProxyGetAttr():
-                return Get(number, target, milliseconds, tuple(message.attr_path))
-            case ProxySetAttr():
-                return Set(number, target, milliseconds, tuple(message.attr_path), pack(message.value, self, what="value"))
-            case _:
-                return Ask(number, target, milliseconds, pack(message, self))
+    def _unwatch_soon(self, ref: pykka.ActorRef[Any]) -> None:
+        self._run_soon(unwatch, ref, self._on_died)
 
-    def _read_answer(self, value: bytes) -> Any:
-        return unpack(value, self, what="answer", dropped=self._counters)
+    def _on_died(self, died: ActorDied) -> None:
+        self._run_soon(self._end, died)
 
-    def _question(
-        self,
-        link: Link,
-        record: Record,
-        number: int,
-        timeout: float | None,
-        what: str,
-        read: Callable[[bytes], Any],
-        ref: RemoteRef | None = None,
-    ) -> ActorFuture[Any]:
-        question = Question(number, _seconds(timeout), what, read, ref)
-        link.put(record, question)
-        return question.future
+    def _end(self, died: ActorDied) -> None:
+        for actor in self._published.forget(died.ref.actor_urn):
+            self._serving.end_of(actor, died.reason)
 
-    def answer_of(self, ref: RemoteRef, future: ActorFuture[Any], timeout: float | None) -> Any:
-        """Wait for an answer, exactly as long as it was said: what nobody waits for may end a little later."""
-        try:
-            return future.get(timeout=_seconds(timeout))
-        except pykka.Timeout:
-            if future.done:
-                return future.get()  # it has come a moment later; or this is the answer
-            raise self._link(ref.place.address).late(str(ref)) from None
+    def _run_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call a function in the loop's thread; nobody needs it where the loop has ended."""
+        with suppress(LoopError):
+            self._loop.run_soon(fn, *args)
 
-    def watch(self, ref: RemoteRef) -> None:
-        """Have the host of an actor tell of its end."""
-        link = self._link(ref.place.address)
-        number = link.number()
-        link.watched[number] = ref
-        try:
-            link.put(Watch(number, _target(ref)))
-        except DrakkarError as error:
-            link.watched.pop(number, None)
-            ref.termination.lost(error)
+    # ---- the end of this host
 
-    def unwatch(self, ref: RemoteRef) -> None:
-        """The end of an actor is of no interest any more."""
-        link = self._link(ref.place.address)
-        for number, watched in list(link.watched.items()):
-            if watched is ref and link.watched.pop(number, None) is not None:
-                link.put(Unwatch(number))
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HostGone(self._closed)
 
-    # ---- references in messages: see `values.Refs`
-
-    def export(self, value: Any) -> list[Any] | None:
-        """Return what stands for a reference in a message."""
-        if isinstance(value, (pykka.ActorProxy, RemoteProxy)):
-            value = value.actor_ref
-        if isinstance(value, RemoteRef):
-            place, attributes = value.place, plain_attributes(value.attributes)
-            name, cls = value.name, value.actor_class.__name__
-            return [place.address, place.run, place.number, name, class_name(cls), attributes]
-        if isinstance(value, pykka.ActorRef):
-            actor = self._published.export(value)
-            attributes = plain_attributes(actor.attributes)
-            cls = class_name(value.actor_class.__name__)
-            return [self._transport.address, self._transport.run, actor.number, actor.name, cls, attributes]
-        return None
-
-    def import_(self, exported: list[Any]) -> pykka.ActorRef[Any]:
-        """Return the reference that came in a message."""
-        if len(exported) != _EXPORTED_FIELDS:
-            raise FrameError("a reference is no list of six fields")
-        address, run, number, name, cls, attributes = exported
-        if not (is_whole(run) and is_whole(number) and all(type(text) is str for text in (address, name, cls))):
-            raise FrameError("a reference has a field of another type")
-        if run == self._transport.run and (actor := self._published.by_number(number)) is not None:
-            return actor.ref
-        place = Place(canonical(address), run, number)
-        return RemoteRef(self, place, name=name, class_name=cls, attributes=attributes_of(attributes))
-
-    # ---- what serving asks: see `serving.Replies`
-
-    def send(self, address: str, record: Record) -> None:
-        """Send an answer."""
-        self._link(address).put(record)
-
-    def is_allowed(self, address: str, actor: PublishedActor) -> bool:
-        """Return whether a host may reach an actor."""
-        return actor.acl is None or self._transport.is_certified_as(address, actor.acl)
+    def close(self) -> None:
+        """Fail all that is waited for, and take nothing more: the host stops."""
+        self._closed = f"this host, {self._transport.address}, has stopped"
+        self._links.close(self._closed)
+        self._published.clear()
 
     # ---- what the transport calls, in the thread of the loop
 
     def called(self, address: str, rows: list[list[Any]]) -> None:
-        """Records of another host have come."""
-        serving = self._serving
-        assert serving is not None, "it is started before the transport"
-        link = self._link(address)
-        link.heard = True
+        """Records of another host have come. Raises `FrameError` for one that no host sends, after the ones before it."""
+        link = self._links.of(address)
+        link.heard = link.incoming = True
         useless = 0
-        for row in rows:
-            record = decode(row)
-            match record:
-                case Answer() | Failed():
-                    useless += not self._hear_answer(link, record)
-                case Died():
-                    useless += not self._hear_end(link, record)
-                case None:
+        try:
+            for row in rows:
+                record = decode(row)
+                handler = self._handlers.get(type(record))
+                if handler is None or not handler(link, record):
                     useless += 1
-                case _:
-                    useless += not serving.hear(link.address, record)
-        if useless:
-            self._transport.charge(address, useless)
-        self._watch_host(link)
-
-    def _hear_answer(self, link: Link, record: Answer | Failed) -> bool:
-        question = link.answered(record.question)
-        if question is None:
-            self._counters["remote answers that came too late"] += 1
-            return False
-        if isinstance(record, Answer):
-            try:
-                question.future.try_set(question.read(record.value))
-            except DrakkarError as error:
-                question.future.try_fail(error)
-            return True
-        error = decode_failure(record.failure, self)
-        if record.kind is FailKind.DEAD and question.ref is not None:
-            question.ref.actor_stopped.set()
-        question.future.try_fail(error)
-        return True
-
-    def _hear_end(self, link: Link, record: Died) -> bool:
-        ref = link.watched.pop(record.watch, None)
-        if ref is None:
-            return False
-        ref.termination.ended(None if record.reason is None else decode_failure(record.reason, self))
-        return True
+        finally:
+            if useless:
+                self._transport.charge(address, useless)
 
     def handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         """Records have not left this host."""
-        self._link(address).handed_back(records, why)
+        link = self._links.known(address)
+        if link is not None:
+            link.handed_back(records, why)
 
-    def lost(self, address: str, why: str) -> None:
-        """A connection to or from a host has ended, or the host is dead."""
-        link = self._links.get(peer_name(address))
-        if self._serving is not None:
-            self._serving.lost(canonical(address))
+    def greeted(self, address: str) -> None:
+        """A host has opened a connection to this one, perhaps in place of another: what came on that one is no more use to it."""
+        link = self._links.of(address)
+        self._serving.lost(link.address)
+        if link.incoming:
+            link.lost(f"{address} connected anew")
+        link.incoming = True
+        self._callers[link.address] = link
+
+    def parted(self, address: str) -> None:
+        """The connection that a host had opened has ended."""
+        self._callers.pop(peer_name(address), None)
+        self._lost(address, f"the connection from {address} was lost")
+
+    def unreachable(self, address: str) -> None:
+        """The connection to a host has ended, or could not be made."""
+        self._lost(address, f"the connection to {address} was lost")
+
+    def _lost(self, address: str, why: str) -> None:
+        self._serving.lost(peer_name(address))
+        link = self._links.known(address)
         if link is not None:
             link.lost(why)
-            self._watch_host(link)
 
     def tick(self) -> None:
-        """Let hosts go that nothing is waited for, and that wait for nothing."""
-        for name, link in list(self._links.items()):
-            self._watch_host(link)
-            if link.idle and link.address not in self._watched_hosts:
-                del self._links[name]
+        """Look after the hosts that something is waited for: whether they live, and which of them wait for this one."""
+        self._ticks += 1
+        self._serving.tick()
+        self._links.let_go()
+        for link in self._links.all():
+            if link.waits and self._transport.host_state(link.address) is HostState.DEAD:
+                link.lost(f"{link.address}, which answers no heartbeats, was taken for dead", hangs=True)
+            if link.waits or self._serving.waits(link.address):
+                self._attend(link.address)
+        for address, last in list(self._attended.items()):
+            if self._ticks - last > LINGER_TICKS:
+                del self._attended[address]
+                self._transport.unwatch_host(address)
 
-    def _watch_host(self, link: Link) -> None:
-        waits = not link.idle or (self._serving is not None and self._serving.waits(link.address))
-        if waits and link.address not in self._watched_hosts:
-            self._watched_hosts.add(link.address)
-            self._transport.watch_host(link.address)
-        elif not waits and link.address in self._watched_hosts:
-            self._watched_hosts.discard(link.address)
-            self._transport.unwatch_host(link.address)
-
-    # ---- deadlines
-
-    def _wake(self) -> None:
-        self._late.set()
-
-    async def _watch_deadlines(self) -> None:
-        while True:
-            await self._late.wait()
-            while self._deadlines:
-                await trio.sleep(SLOT_S)
-                self._deadlines.end_late(time.monotonic())
-            self._late = trio.Event()
-
-
-def _target(ref: RemoteRef) -> Target:
-    return Target(ref.place.run, ref.place.number)
-
-
-def _seconds(timeout: float | None) -> float:
-    if timeout is None:
-        return DEFAULT_ASK_S
-    check_number("timeout", timeout, 0.0, MAX_TIMEOUT_S)
-    return timeout
+    def _attend(self, address: str) -> None:
+        if address not in self._attended:
+            self._transport.watch_host(address)
+        self._attended[address] = self._ticks

@@ -1,203 +1,306 @@
-"""One other host as the actors of this one reach it: what waits to leave for it, and the questions that it has not answered."""
+"""One other host as the actors of this one reach it: what waits to leave for it, and what it has not answered."""
 
-import time
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
+from secrets import randbits
 from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
 
-from drakkar.actors.remote.errors import AnswerTimeout, HostGone
-from drakkar.actors.remote.records import Record, encode
-from drakkar.actors.remote.refs import RemoteRef
-from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, SystemBusy, TransportError
+from drakkar.actors.remote.deadlines import Deadlines
+from drakkar.actors.remote.errors import HostGone
+from drakkar.actors.remote.questions import Question
+from drakkar.actors.remote.records import Record, Unwatch, encode
+from drakkar.handlers.errors import DrakkarError, LoopError, SystemBusy, TransportError
+from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.call_rooms import CallRoom
 
-__all__ = ["MAX_QUESTIONS", "Deadlines", "Link", "Question"]
+__all__ = ["MAX_QUESTIONS", "Link", "Links", "LoopThread", "Wire"]
 
 MAX_QUESTIONS: Final = 10_000
 """Questions to one host that have no answer yet."""
-SLOT_S: Final = 0.05
-"""How much later than its deadline a question may end whose future nobody waits for in a thread."""
-
-
-class Question:
-    """A question without an answer."""
-
-    __slots__ = ("deadline", "future", "number", "read", "record", "ref", "what")
-
-    def __init__(
-        self, number: int, timeout: float, what: str, read: Callable[[bytes], Any], ref: RemoteRef | None = None
-    ) -> None:
-        """`what` names whom it is for, in errors, and `ref` the actor. `read` makes the answer of its bytes; it may raise `DrakkarError`."""
-        self.number, self.what, self.read, self.ref = number, what, read, ref
-        self.future: ActorFuture[Any] = ActorFuture()
-        self.deadline = time.monotonic() + timeout
-        self.record = b""
-        """What was sent, to know it again if it is handed back."""
-
-    @property
-    def slot(self) -> int:
-        """The slot of its deadline: the first that ends after it."""
-        return int(self.deadline / SLOT_S) + 1
 
 
 class Wire(Protocol):
-    """What carries records; see `TcpTransport`. For the thread of the loop, but for `call_room`."""
+    """What carries records: see `TcpTransport`. For the thread of the loop, but for `call_room`."""
 
     def call_room(self, address: str) -> CallRoom:
         """Return how much room there is on the way to a host. From any thread."""
         ...
 
-    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False) -> int:
-        """Send records."""
+    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False) -> int:
+        """Send records; return how many found no room: the last ones."""
+        ...
+
+    def away(self, address: str) -> str:
+        """Return why a host could not be reached, until the next attempt is due; else ""."""
         ...
 
 
-class Link:
-    """The records for one other host, from any thread, and its answers, in the thread of the loop."""
+class LoopThread(Protocol):
+    """The thread in which records leave: see `TrioLoop`."""
 
-    def __init__(self, address: str, wire: Wire, loop: TrioLoop, deadlines: "Deadlines") -> None:
-        self.address = address
+    def in_loop(self) -> bool:
+        """Return whether this thread is it."""
+        ...
+
+    def run_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call a function there. From any thread. Raises `LoopError`."""
+
+    def at_round_end(self, fn: Callable[[], object]) -> None:
+        """Call a function at the end of the round that is under way. In this thread."""
+
+
+class RemoteEnd(Protocol):
+    """The end of an actor that is watched: see `refs.RemoteTermination`."""
+
+    def lost(self, watch: int, reason: DrakkarError) -> None:
+        """The watch of this number is over, though the actor may live."""
+
+    def ended(self, reason: BaseException | None) -> None:
+        """The actor has ended."""
+
+
+class Link:
+    """The records for one other host, and what it has not answered. From any thread, but for what is said to be for the loop's.
+
+    Questions and watches have numbers, which begin at random: so no answer to an earlier run of this host, or to what another
+    link has asked, is taken for one of this link, and no host can guess what another one was asked.
+    """
+
+    def __init__(self, address: str, wire: Wire, loop: LoopThread, deadlines: Deadlines) -> None:
+        self.address: Final = address
         self._wire, self._loop, self._deadlines = wire, loop, deadlines
         self._room = wire.call_room(address)
         self._outbox: deque[tuple[bytes, Question | None]] = deque()
-        """What threads have put, until the loop comes to it."""
+        """What has been put, until the loop comes to it."""
         self._scheduled = False
-        self._numbers = count(1)
+        self._numbers = count(randbits(62) + 1)
         self._questions: dict[int, Question] = {}
-        self.watched: dict[int, RemoteRef] = {}
+        self._closed = ""
+        """Why nothing is sent any more; empty: it is."""
+        self.watches: dict[int, RemoteEnd] = {}
         """Actors of that host that are watched here, by the number of the watch."""
+        self.owed = 0
+        """Questions and watches that have ended here, of which the host may not know. Threads that count at the same moment may
+        lose one, which does no harm: see `forgive`."""
         self.heard = False
-        """It has sent a record, so it can reach this host."""
+        """Something has come from it, so it can reach this host."""
+        self.incoming = False
+        """It has a connection to this host, opened or heard on since one was last lost."""
 
     @property
-    def idle(self) -> bool:
-        """Nothing is waited for."""
-        return not (self._questions or self.watched or self._outbox)
+    def questions(self) -> int:
+        """Questions that have no answer yet."""
+        return len(self._questions)
 
-    # ---- from any thread
+    @property
+    def waits(self) -> bool:
+        """Something is waited for."""
+        return bool(self._questions or self.watches)
 
     def number(self) -> int:
-        """Return a number that no other question or watch of this host has had."""
+        """Return a number that no other question or watch has."""
         return next(self._numbers)
 
+    # ---- sending
+
     def put(self, record: Record, question: Question | None = None) -> None:
-        """Send a record. Raises `SystemBusy` where too much waits, and `TransportError` for one that is too long."""
+        """Send a record, with the question that it asks.
+
+        Raises `SystemBusy` where too much waits, `HostGone` when this host has stopped, and `TransportError` for a record that is
+        too long.
+        """
         data = encode(record)
-        if question is not None:
-            if len(self._questions) >= MAX_QUESTIONS:
-                raise SystemBusy(
-                    f"{MAX_QUESTIONS} questions to {self.address} have no answer yet, and more are not allowed: wait a little, and try again"
-                )
-            question.record = data
+        if self._closed:
+            raise HostGone(self._closed)
+        if question is not None and len(self._questions) >= MAX_QUESTIONS:
+            raise SystemBusy(
+                f"{MAX_QUESTIONS} questions to {self.address} have no answer yet, and more are not allowed: wait a little, "
+                "and try again"
+            )
         self._room.admit(data)
         if question is not None:
+            question.record = data
             self._questions[question.number] = question
         self._outbox.append((data, question))
         if not self._scheduled:
-            self._scheduled = True
             self._schedule()
+        if self._closed and question is not None:  # it was closed meanwhile, and may not have seen the question
+            self.end(question, question.cut_off(self._closed))
 
     def _schedule(self) -> None:
+        self._scheduled = True
         if self._loop.in_loop():
             self._loop.at_round_end(self._flush)
-        else:
+            return
+        try:
             self._loop.run_soon(self._flush)
-
-    def give_up(self, question: Question) -> None:
-        """Let a question end at its deadline, unless it has an outcome."""
-        if self._questions.pop(question.number, None) is not None:
-            question.future.try_fail(self.late(question.what))
-
-    def late(self, what: str) -> AnswerTimeout:
-        """Return why a question to `what` has no answer."""
-        hint = "" if self.heard else f"; nothing was ever heard of {self.address}: can it reach this host at its address?"
-        return AnswerTimeout(
-            f"no answer of {what} by the deadline. It may have handled the message, or may still{hint}"
-        )
-
-    # ---- in the thread of the loop
+        except LoopError as error:  # it has ended without a word, as by a crash
+            self.close(str(error))
+            raise HostGone(self._closed) from error
 
     def _flush(self) -> None:
+        """Hand over to the transport what has been put. In the loop's thread."""
         self._scheduled = False  # before the outbox is emptied, so that what comes meanwhile is seen
-        outbox = self._outbox
-        records: list[bytes] = []
-        while outbox:
-            data, question = outbox.popleft()
-            records.append(data)
-            if question is not None:
-                self._deadlines.add(self, question)
+        away = self._wire.away(self.address)
+        records = [data for data, question in self._taken() if question is None or self._is_to_leave(question, away)]
+        if not records:
+            return
         try:
-            refused = self._wire.send_calls(self.address, records, admitted=True)
+            refused = self._wire.send_calls(self.address, records, admitted=True, now=True)
         except TransportError as error:
             self.handed_back(records, error)
         else:
             if refused:
                 self.handed_back(records[-refused:], TransportError("this host stops"))
 
+    def _taken(self) -> Iterable[tuple[bytes, Question | None]]:
+        outbox = self._outbox
+        while outbox:
+            yield outbox.popleft()
+
+    def _is_to_leave(self, question: Question, away: str) -> bool:
+        """Return whether a question may leave: its time is not over, and the host not known to be out of reach."""
+        if away and not question.patient:
+            self.end(question, question.unreached(away))
+        if question.number not in self._questions:
+            self._room.give_back(1, len(question.record))
+            return False
+        question.sent = True
+        self._deadlines.add(question)
+        return True
+
+    # ---- the ends of questions
+
+    def end(self, question: Question, error: DrakkarError) -> None:
+        """Fail a question, unless it has ended."""
+        if self._questions.pop(question.number, None) is not None:
+            self.owed += question.sent
+            question.future.try_fail(error)
+
     def answered(self, number: int) -> Question | None:
-        """Take the question that an answer is for; None where it is answered, or ended, already."""
+        """Take the question that an answer is for; None where it has ended. In the loop's thread."""
         question = self._questions.pop(number, None)
         if question is not None:
             self._deadlines.remove(question)
         return question
 
+    def forgive(self) -> bool:
+        """Return whether a record about what has ended here is no fault of the host, since it could not know."""
+        if self.owed <= 0:
+            return False
+        self.owed -= 1
+        return True
+
     def handed_back(self, records: Iterable[bytes], why: TransportError) -> None:
-        """Records have not left this host."""
+        """Records have not left this host. In the loop's thread."""
         unsent = set(map(id, records))
-        self._fail(
-            [question for question in self._questions.values() if id(question.record) in unsent],
-            lambda question: HostGone(f"{question.what} was not reached: {why}"),
-        )
+        for question in list(self._questions.values()):
+            if id(question.record) in unsent:
+                self._deadlines.remove(question)
+                question.sent = False
+                self.end(question, question.unreached(why))
 
-    def lost(self, why: str) -> None:
-        """A connection to or from the host has ended, or the host is dead: what it has not answered, it may have handled."""
-        self._fail(
-            list(self._questions.values()),
-            lambda question: OutcomeUnknown(
-                f"{why} before {question.what} had answered: it may have handled the message"
-            ),
-        )
-        watched, self.watched = self.watched, {}
-        for ref in watched.values():
-            ref.termination.lost(HostGone(f"{ref} is out of reach, and perhaps alive: {why}"))
+    def lost(self, why: str, *, hangs: bool = False) -> None:
+        """What the host has been asked it will not answer, though it may have handled it. In the loop's thread.
 
-    def _fail(self, questions: Iterable[Question], error: Callable[[Question], DrakkarError]) -> None:
-        for question in questions:
-            if self.answered(question.number) is not None:
-                question.future.try_fail(error(question))
+        A connection to it or from it has ended. Or it hangs, and may not: then it is told which watches are over.
+        """
+        self.incoming = self.incoming and hangs
+        for question in list(self._questions.values()):
+            if question.sent:
+                self._deadlines.remove(question)
+                self.end(question, question.cut_off(why))
+        for watch in list(self.watches):
+            if watch not in self._questions:  # else it has not left yet
+                self._end_watch(watch, HostGone(f"{why}: whether the actor lives is not known"), tell=hangs)
+
+    def unwatch(self, watch: int) -> None:
+        """End a watch that nobody needs any more."""
+        if self.watches.pop(watch, None) is not None:
+            self.owed += 1
+            self._tell_unwatched(watch)
+
+    def _end_watch(self, watch: int, reason: DrakkarError, *, tell: bool = False) -> None:
+        end = self.watches.pop(watch, None)
+        if end is None:
+            return
+        self.owed += 1
+        if tell:
+            self._tell_unwatched(watch)
+        end.lost(watch, reason)
+
+    def _tell_unwatched(self, watch: int) -> None:
+        """Where there is no room for that, the host learns it when the connection ends."""
+        with suppress(DrakkarError):
+            self.put(Unwatch(watch))
+
+    def close(self, why: str) -> None:
+        """Fail all that waits, and all that comes: this host stops."""
+        self._closed = why
+        for question in list(self._questions.values()):
+            self.end(question, question.cut_off(why))
+        for watch in list(self.watches):
+            self._end_watch(watch, HostGone(why))
 
 
-class Deadlines:
-    """Questions by the time of their deadlines, in slots of 50 ms. For the thread of the loop."""
+class Links:
+    """The links to all hosts. From any thread.
 
-    def __init__(self, wake: Callable[[], object]) -> None:
-        """`wake` is called when there is a first one."""
-        self._slots: dict[int, dict[Question, Link]] = {}
-        self._wake = wake
+    A link lives as long as something holds it: a reference to an actor there, a question, a watch, or who is connected. So hosts that
+    come and go, under as many addresses as they like, leave nothing behind.
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self._slots)
+    def __init__(self, wire: Wire, loop: LoopThread, deadlines: Deadlines) -> None:
+        self._wire, self._loop, self._deadlines = wire, loop, deadlines
+        self._lock = threading.Lock()
+        self._links: WeakValueDictionary[str, Link] = WeakValueDictionary()
+        """By the canonical address."""
+        self._watching: set[Link] = set()
+        """Those with watches, which may have nothing else that holds them."""
+        self._closed = ""
 
-    def add(self, link: Link, question: Question) -> None:
-        """Have a question end at its deadline."""
-        first = not self._slots
-        self._slots.setdefault(question.slot, {})[question] = link
-        if first:
-            self._wake()
+    def of(self, address: str) -> Link:
+        """Return the link to the host at an address. Raises `TransportError` for what is none."""
+        name = peer_name(address)
+        link = self._links.get(name)
+        return self._make(canonical(address)) if link is None else link
 
-    def remove(self, question: Question) -> None:
-        """A question has been answered."""
-        slot = self._slots.get(question.slot)
-        if slot is not None:
-            slot.pop(question, None)
-            if not slot:
-                del self._slots[question.slot]
+    def _make(self, name: str) -> Link:
+        made = Link(name, self._wire, self._loop, self._deadlines)
+        with self._lock:
+            link: Link = self._links.setdefault(name, made)
+        if self._closed:
+            link.close(self._closed)
+        return link
 
-    def end_late(self, now: float) -> None:
-        """End those whose deadline has passed, at this time of `time.monotonic`."""
-        for late in [slot for slot in self._slots if slot * SLOT_S <= now]:
-            for question, link in self._slots.pop(late).items():
-                link.give_up(question)
+    def known(self, address: str) -> Link | None:
+        """Return the link to a host, where there is one."""
+        return self._links.get(peer_name(address))
+
+    def all(self) -> list[Link]:
+        """Return all of them."""
+        with self._lock:
+            return list(self._links.values())
+
+    def watch(self, link: Link, watch: int, end: RemoteEnd) -> None:
+        """Note a watch, so that its link lasts."""
+        link.watches[watch] = end
+        self._watching.add(link)
+
+    def let_go(self) -> None:
+        """Hold no links any more that have no watches."""
+        for link in list(self._watching):
+            if not link.watches:
+                self._watching.discard(link)
+                if link.watches:  # of another thread, which has held it before it was let go
+                    self._watching.add(link)
+
+    def close(self, why: str) -> None:
+        """This host stops."""
+        self._closed = why
+        for link in self.all():
+            link.close(why)

@@ -1,8 +1,8 @@
 """What other hosts can reach of this one: its published actors, and those that were named in a message.
 
-An actor has a number, which no other has in this run of the host. A reference names the run and the number, so one that is
-restarted under the same name is another actor. Numbers are drawn at random from 2**62: whoever was not told one, by its name or in a
-message, cannot reach the actor.
+An actor that is reached has a number, which no other has in this run of the host: one for each name, and one without a name. A
+reference names the run and the number, so an actor that is restarted under the same name is another one. Numbers are drawn at random
+from 2**62: who was not told one, by a name or in a message, cannot reach the actor.
 """
 
 import threading
@@ -13,18 +13,14 @@ from typing import Any, Final
 
 import pykka
 from drakkar.actors.remote.errors import NameTaken, UnknownName
+from drakkar.actors.remote.reach import reach_of
 from drakkar.actors.remote.records import Attributes, check_name
-from drakkar.actors.runtime.futures import brief
 from drakkar.handlers.errors import ConfigError, SystemBusy
 
-__all__ = ["Published", "PublishedActor", "described"]
+__all__ = ["MAX_ACTORS", "Published", "PublishedActor"]
 
 MAX_ACTORS: Final = 100_000
-"""Actors of a host that others can reach."""
-MAX_ATTRIBUTES: Final = 1_000
-"""Attributes of one actor that a proxy reaches."""
-_NOT_REACHED: Final = frozenset(name for name in dir(pykka.ThreadingActor) if not name.startswith("_"))
-"""What each actor has: other hosts neither stop it nor call its hooks."""
+"""Numbers of actors of a host that others can reach."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,30 +32,34 @@ class PublishedActor:
     name: str = ""
     """Empty for one that is known by references alone."""
     attributes: Attributes = field(default_factory=dict)
+    """What a proxy reaches."""
     acl: frozenset[str] | None = None
-    """The addresses of which a caller must prove one by its certificate; None: all may call."""
+    """Names of which a host must have shown one in its certificate; None: all hosts reach it."""
 
-    def reaches(self, path: Iterable[str]) -> bool:
-        """Return whether a proxy reaches the attribute at a path."""
-        there: bool | Attributes = self.attributes
-        for name in path:
-            if isinstance(there, bool) or name not in there:
-                return False
-            there = there[name]
-        return there is not self.attributes
+    def __str__(self) -> str:
+        kind = self.ref.actor_class.__name__
+        return f"{kind} {self.name!r}" if self.name else kind
 
 
 class Published:
     """The actors of one host that others can reach. From any thread."""
 
-    def __init__(self, watch: Callable[[PublishedActor], None]) -> None:
-        """`watch` is called with each actor when it is added: it is to call `forget` when the actor has ended."""
-        self._watch = watch
+    def __init__(
+        self, watch: Callable[[pykka.ActorRef[Any]], object], unwatch: Callable[[pykka.ActorRef[Any]], object]
+    ) -> None:
+        """`watch` is called with each actor that comes in, to call `forget` when it has ended, and `unwatch` when it is reached no
+        more. Where `watch` raises, the actor is not reached.
+        """
+        self._watch, self._unwatch = watch, unwatch
         self._lock = threading.Lock()
         self._names: dict[str, PublishedActor] = {}
         self._numbers: dict[int, PublishedActor] = {}
-        self._urns: dict[str, PublishedActor] = {}
-        """Those that can be exported again by their number: by the urn of the actor, the one without a name or the first name."""
+        self._actors: dict[str, dict[int, PublishedActor]] = {}
+        """By the urn of an actor, and by number."""
+
+    def __len__(self) -> int:
+        """How many numbers there are."""
+        return len(self._numbers)
 
     def publish(
         self,
@@ -67,67 +67,95 @@ class Published:
         ref: pykka.ActorRef[Any],
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> None:
-        """Let other hosts reach an actor under a name. Raises as `NodeHost.publish` does."""
-        check_name("name", name)
-        attributes = described(ref, proxy)
-        with self._lock:
-            there = self._names.get(name)
-            if there is not None and there.ref.is_alive() and there.ref.actor_urn != ref.actor_urn:
-                raise NameTaken("name", name, f"{there.ref} has it, and lives: unpublish it first")
-            added = self._add(ref, name, attributes, None if acl is None else frozenset(acl))
-            if there is not None:
-                self._drop(there)
-            self._names[name] = added
-        self._watch(added)
+    ) -> PublishedActor | None:
+        """Let other hosts reach an actor under a name. Raises as `NodeHost.publish` does.
 
-    def unpublish(self, name: str) -> bool:
-        """Take a name away; return whether it was there. References that other hosts have are of no use from now on."""
+        Return what had the name before, and is reached under it no more: an actor that has ended.
+        """
+        check_name("name", name)
+        if not ref.is_alive():
+            raise ConfigError("ref", str(ref), "has ended: publish an actor that lives")
+        attributes, allowed = reach_of(ref, proxy), _names_of(acl)
+        with self._lock:
+            before = self._names.get(name)
+            if before is not None and before.ref.actor_urn == ref.actor_urn:
+                # The references that others have remain of use.
+                self._put(PublishedActor(before.number, ref, name, attributes, allowed))
+                return None
+            if before is not None and before.ref.is_alive():
+                raise NameTaken("name", name, f"{before.ref} has it, and lives: unpublish it first")
+            self._put(PublishedActor(self._new_number(), ref, name, attributes, allowed))
+            if before is not None:
+                self._drop(before)
+        return before
+
+    def unpublish(self, name: str) -> PublishedActor | None:
+        """Take a name away; return what had it. References that other hosts have to it are of no use from now on."""
         with self._lock:
             there = self._names.pop(name, None)
             if there is not None:
                 self._drop(there)
-        return there is not None
+        return there
 
     def export(self, ref: pykka.ActorRef[Any]) -> PublishedActor:
         """Return what other hosts are told of an actor of this host, which can be reached from now on.
 
-        Raises `SystemBusy` where `MAX_ACTORS` can be reached.
+        One that is published goes by its first name. Raises `SystemBusy` where `MAX_ACTORS` can be reached.
         """
         with self._lock:
-            there = self._urns.get(ref.actor_urn)
-            if there is not None:
-                return there
-            added = self._add(ref, "", {}, None)
-        self._watch(added)
-        return added
+            numbers = self._actors.get(ref.actor_urn)
+            if numbers is not None:
+                return next((each for each in numbers.values() if each.name), next(iter(numbers.values())))
+            return self._put(PublishedActor(self._new_number(), ref))
 
-    def _add(
-        self, ref: pykka.ActorRef[Any], name: str, attributes: Attributes, acl: frozenset[str] | None
-    ) -> PublishedActor:
+    def _new_number(self) -> int:
         if len(self._numbers) >= MAX_ACTORS:
             raise SystemBusy(
                 f"{MAX_ACTORS} actors of this host can be reached by others, and more are not allowed: unpublish some, or let "
                 "those end that are named in messages"
             )
-        added = PublishedActor(randbits(62), ref, name, attributes, acl)
-        self._numbers[added.number] = added
-        before = self._urns.get(ref.actor_urn)
-        if before is None or not before.name:
-            self._urns[ref.actor_urn] = added
-        return added
+        return randbits(62)
+
+    def _put(self, actor: PublishedActor) -> PublishedActor:
+        urn = actor.ref.actor_urn
+        if urn not in self._actors:
+            self._watch(actor.ref)
+        self._actors.setdefault(urn, {})[actor.number] = actor
+        self._numbers[actor.number] = actor
+        if actor.name:
+            self._names[actor.name] = actor
+        return actor
 
     def _drop(self, actor: PublishedActor) -> None:
+        """Forget a number."""
+        urn = actor.ref.actor_urn
+        numbers = self._actors.get(urn, {})
+        if numbers.pop(actor.number, None) is None:
+            return
         self._numbers.pop(actor.number, None)
-        if self._urns.get(actor.ref.actor_urn) is actor:
-            del self._urns[actor.ref.actor_urn]
+        if not numbers:
+            del self._actors[urn]
+            self._unwatch(actor.ref)
 
-    def forget(self, actor: PublishedActor) -> None:
-        """Let an actor go that has ended, with its name."""
+    def forget(self, urn: str) -> list[PublishedActor]:
+        """Let an actor go that has ended, with its names; return how it was reached."""
         with self._lock:
-            self._drop(actor)
-            if self._names.get(actor.name) is actor:
-                del self._names[actor.name]
+            gone = list(self._actors.pop(urn, {}).values())
+            for actor in gone:
+                self._numbers.pop(actor.number, None)
+                if self._names.get(actor.name) is actor:
+                    del self._names[actor.name]
+        return gone
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            known = [next(iter(numbers.values())).ref for numbers in self._actors.values()]
+            self._names.clear()
+            self._numbers.clear()
+            self._actors.clear()
+        for ref in known:
+            self._unwatch(ref)
 
     def by_name(self, name: str) -> PublishedActor:
         """Return the actor with a name. Raises `UnknownName`."""
@@ -141,52 +169,18 @@ class Published:
         return self._numbers.get(number)
 
     def names(self) -> dict[str, pykka.ActorRef[Any]]:
-        """Return the published actors by name: a copy."""
+        """Return the published actors by name: a copy. One that has ended a moment ago may still be among them."""
         with self._lock:
             return {name: actor.ref for name, actor in self._names.items()}
 
 
-def described(ref: pykka.ActorRef[Any], proxy: bool | Iterable[str]) -> Attributes:
-    """Return what a proxy reaches: nothing, all that is public, or what is listed. Raises `ConfigError`."""
-    if proxy is False:
-        return {}
-    actor = ref._actor_weakref()
-    if actor is None or not ref.is_alive():
-        raise ConfigError("ref", str(ref), "has ended: publish an actor that lives")
-    there = _public(actor)
-    if proxy is True:
-        return there
-    if isinstance(proxy, str) or not isinstance(proxy, Iterable):
-        raise ConfigError("proxy", brief(proxy), "True, False, or a list of names of methods and attributes")
-    listed = list(proxy)
-    for name in listed:
-        if name not in there:
-            raise ConfigError(
-                "proxy", name, f"{type(actor).__name__} has no public method or attribute of that name, beside what each actor has"
-            )
-    return {name: there[name] for name in listed}
-
-
-def _public(owner: Any, beside: frozenset[str] = _NOT_REACHED, depth: int = 3) -> dict[str, bool | Attributes]:
-    names = [name for name in _names_of(owner) if not name.startswith("_") and name not in beside]
-    if len(names) > MAX_ATTRIBUTES:
-        raise ConfigError("proxy", True, f"{type(owner).__name__} has {len(names)} attributes: list those that are to be reached")
-    return {name: _kind(owner, name, depth) for name in sorted(names)}
-
-
-def _names_of(owner: Any) -> set[str]:
-    names = set(vars(owner)) if hasattr(owner, "__dict__") else set()
-    return names.union(*(vars(each) for each in type(owner).__mro__))
-
-
-def _kind(owner: Any, name: str, depth: int) -> bool | Attributes:
-    # As pykka looks: without running properties.
-    value = vars(owner).get(name) if hasattr(owner, "__dict__") else None
-    if value is None:
-        value = next((vars(each)[name] for each in type(owner).__mro__ if name in vars(each)), None)
-    if isinstance(value, (staticmethod, classmethod)):
-        return True
-    marked = getattr(value, "_pykka_traversable", False) is True or getattr(value, "pykka_traversable", False) is True
-    if marked and depth and not isinstance(value, type):
-        return _public(value, frozenset(), depth - 1)
-    return callable(value)
+def _names_of(acl: Iterable[str] | None) -> frozenset[str] | None:
+    if acl is None:
+        return None
+    if isinstance(acl, str | bytes) or not isinstance(acl, Iterable):
+        raise ConfigError("acl", acl, "must be a list of names in certificates, or None")
+    names = list(acl)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigError("acl", name, "must be a name in certificates, such as 'teller.example'")
+    return frozenset(names)

@@ -117,7 +117,7 @@ class Ask(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The call of a method, through a proxy."""
+    """The call of a method, through a proxy. With 0 as its question nobody waits for the result."""
 
     question: int
     target: Target
@@ -178,10 +178,10 @@ class Names(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Tell when this actor ends, by a `Died`; at once if there is none."""
+    """Tell when this actor ends, by a `Died`. Answered by an `Answer` with None when the watch stands, else by a `Failed`."""
 
     watch: int
-    """A number of the asking host's run, given anew with each."""
+    """Of the same numbers as questions."""
     target: Target
 
 

@@ -2,17 +2,17 @@
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import pykka
+from drakkar.actors.remote.proxies import RemoteProxy
+from drakkar.actors.remote.questions import Asked
 from drakkar.actors.remote.records import Attributes
-from drakkar.actors.runtime.futures import ActorFuture, forbid_waiting
+from drakkar.actors.runtime.forks import here
+from drakkar.actors.runtime.futures import forbid_waiting
 from drakkar.actors.runtime.monitor import Termination, Watcher
 
-if TYPE_CHECKING:
-    from drakkar.actors.remote.proxies import RemoteProxy
-
-__all__ = ["DEFAULT_ASK_S", "Place", "RemoteRef"]
+__all__ = ["DEFAULT_ASK_S", "Caller", "Place", "RemoteRef", "RemoteTermination"]
 
 DEFAULT_ASK_S: Final = 10.0
 """The deadline of a call that names none, in seconds."""
@@ -23,33 +23,39 @@ class Place:
     """Where an actor lives: in one run of one host, under a number that it alone has."""
 
     address: str
+    """Of the host, in canonical spelling."""
     run: int
     """The nonce of the run, which no other run of any host has."""
     number: int
 
 
 class Caller(Protocol):
-    """What sends the messages of references: see `calls.Calls`. From any thread."""
+    """What sends for references: see `asking.Asking`. From any thread."""
 
-    def tell(self, ref: "RemoteRef", message: Any) -> None:
-        """Send a message that has no answer. Raises `pykka.ActorDeadError`, `SystemBusy` and `ValueRefused`."""
-
-    def ask(self, ref: "RemoteRef", message: Any, timeout: float | None) -> ActorFuture[Any]:
-        """Send a message, and return the future of its answer."""
+    def link_to(self, address: str) -> Any:
+        """Return the link to a host, which lasts as long as something holds it."""
         ...
 
-    def answer_of(self, ref: "RemoteRef", future: ActorFuture[Any], timeout: float | None) -> Any:
-        """Wait for the answer to a question of `ask`."""
+    def termination_of(self, place: Place) -> "RemoteTermination":
+        """Return what all references to one actor share."""
+        ...
 
-    def watch(self, ref: "RemoteRef") -> None:
-        """Have the reference's `end` set when its actor has ended, or its host is lost."""
+    def tell(self, ref: "RemoteRef", message: Any) -> None:
+        """Send a message that has no answer."""
 
-    def unwatch(self, ref: "RemoteRef") -> None:
-        """Nobody watches any more."""
+    def ask(self, ref: "RemoteRef", message: Any, timeout: float | None) -> Asked:
+        """Send a message that has one."""
+        ...
+
+    def watch(self, termination: "RemoteTermination") -> None:
+        """Have it hear of its actor's end. It has the `watch` of its number from now on. Raises as `tell`."""
+
+    def unwatch(self, termination: "RemoteTermination") -> None:
+        """It need not hear of that any more."""
 
 
-class _NoActor:
-    """The class of an actor that lives elsewhere, as far as it is known here: its name."""
+class RemoteActorClass(pykka.Actor):
+    """Stands for the class of an actor that lives elsewhere, of which only the name is known here: `RemoteRef.class_name`."""
 
 
 class RemoteRef(pykka.ActorRef[Any]):
@@ -57,31 +63,44 @@ class RemoteRef(pykka.ActorRef[Any]):
 
     Two references to one actor are equal. It refers to that actor alone, and not to one that is published under the name later:
     `NodeHost.remote` finds that. Not for `pickle`: send it in a message, or keep the name.
+
+    In a process that was forked from the one that has it, its methods raise `ForkedError`, and `is_alive` is False.
     """
 
+    actor_class = RemoteActorClass
+
     def __init__(
-        self, caller: Caller, place: Place, *, name: str = "", class_name: str = "", attributes: Attributes | None = None
+        self,
+        caller: Caller,
+        place: Place,
+        *,
+        name: str = "",
+        class_name: str = "",
+        attributes: Attributes | None = None,
     ) -> None:
         # Not pykka's constructor, which takes the actor.
-        self._caller, self.place = caller, place
+        self._caller = caller
+        self.place = place
         self.name = name
-        """The name under which it was found, empty for one that came in a message without one."""
+        """The name under which it was published; empty for one that was never."""
+        self.class_name = class_name or "Actor"
+        """The name of its class."""
         self.attributes: Attributes = attributes or {}
         """What a proxy reaches."""
-        self.actor_class = type(class_name or "Actor", (_NoActor,), {})  # type: ignore[assignment]
+        self.link = caller.link_to(place.address)
+        self.termination = caller.termination_of(place)
         self.actor_urn = f"urn:drakkar:{place.run:x}:{place.number:x}"
-        self.actor_stopped = threading.Event()
-        self.termination = RemoteTermination(self)
+        self.actor_stopped = self.termination.stopped
 
     def __repr__(self) -> str:
         return f"<RemoteRef {self}>"
 
     def __str__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
-        return f"{self.actor_class.__name__}{name} at {self.place.address}"
+        return f"{self.class_name}{name} at {self.place.address}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemoteRef) and self.actor_urn == other.actor_urn
+        return self.actor_urn == other.actor_urn if isinstance(other, RemoteRef) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.actor_urn)
@@ -89,15 +108,26 @@ class RemoteRef(pykka.ActorRef[Any]):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self} cannot be pickled: send it in a message, or keep its name and address")
 
+    @property
+    def actor_inbox(self) -> NoReturn:  # type: ignore[override]
+        """Not here. Raises `AttributeError`."""
+        raise AttributeError(f"the inbox of {self} is at its own host: use tell and ask")
+
+    @property
+    def _actor_weakref(self) -> NoReturn:
+        # Where a `pykka.ActorProxy` looks for the actor.
+        raise AttributeError(f"{self} is at another host: use its proxy(), and not pykka.ActorProxy")
+
     def is_alive(self) -> bool:
         """Return False where it is known that the actor has ended: a watch, or an answer, has told it. Never asks."""
-        return not self.actor_stopped.is_set()
+        return not self.actor_stopped.is_set() and self.termination.process is here.process
 
     def tell(self, message: Any) -> None:
         """Send a message that has no answer, at most once. Never blocks.
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, `SystemBusy` if too much waits for its host,
-        and `ValueRefused` for a message that cannot be sent. What is lost on the way is not told: `watch` the actor, or ask.
+        `ValueRefused` for a message that cannot be sent, and `HostGone` if the host of this process has stopped. What is lost on the
+        way is not told: `watch` the actor, or ask.
         """
         self._caller.tell(self, message)
 
@@ -108,70 +138,89 @@ class RemoteRef(pykka.ActorRef[Any]):
 
         Raises as `tell` does; what the actor raised, as the same type where that is registered, else as `RemoteError`;
         `HostGone` where the message has not left this host, so that it surely had no effect; `AnswerTimeout` at the deadline, and
-        `OutcomeUnknown` where the connection is lost: the message may have been handled. Raises `DeadlockError` where it would block
-        the thread of a loop.
+        `OutcomeUnknown` where the connection is lost or the host dead: the message may have been handled. Raises `DeadlockError`
+        where it would block the thread of a loop.
         """
         if block:
             forbid_waiting(f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback")
-        future = self._caller.ask(self, message, timeout)
-        return self._caller.answer_of(self, future, timeout) if block else future
+        asked = self._caller.ask(self, message, timeout)
+        return asked.wait() if block else asked.future
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> NoReturn:
         """Not for other hosts. Raises `TypeError`."""
         del block, timeout
         raise TypeError(f"{self} lives at another host, which alone may stop it: send it a message that has it stop")
 
-    def proxy(self) -> "RemoteProxy":  # type: ignore[override]
+    def proxy(self) -> RemoteProxy:  # type: ignore[override]
         """Return a proxy: `proxy.deposit("ann", 5).get()`. It reaches what was published with `proxy=…`, and nothing else.
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, and `TypeError` where nothing was published for proxies.
         """
-        from drakkar.actors.remote.proxies import RemoteProxy  # proxies are made of references
-
-        return RemoteProxy(self)
+        if not self.is_alive():
+            raise pykka.ActorDeadError(f"{self} has ended")
+        if not self.attributes:
+            raise TypeError(f"{self} was not published for proxies: publish(…, proxy=True) lets others use its public methods")
+        return RemoteProxy(self, self.attributes)
 
 
 class RemoteTermination:
-    """The end of a remote actor, as its watchers are told of it.
+    """The end of a remote actor, as its watchers are told of it. All references to the actor share it. From any thread.
 
-    Where the connection is lost, they are told that, once: whether the actor lives is not known then. Whoever watches again
-    after that is told of what comes.
+    Where the connection is lost, or the host dead, the watchers are told that, once: whether the actor lives is not known then. Whoever
+    watches again after that is told of what comes.
     """
 
-    def __init__(self, ref: RemoteRef) -> None:
-        self._ref = ref
-        self._lock = threading.Lock()
+    def __init__(self, caller: Caller, place: Place) -> None:
+        self.place = place
+        self.process = here.process
+        self.stopped = threading.Event()
+        """It is known that the actor has ended."""
+        self.watch_number = 0
+        """Of the watch at its host; 0: there is none."""
+        self._caller = caller
+        # What is held may be asked again by the same thread: a watch that cannot be sent is lost at once.
+        self._lock = threading.RLock()
         self._watched: Termination | None = None
+        """Of the present watch."""
         self._ended: Termination | None = None
 
     def watch(self, ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
-        """See `monitor.watch`."""
+        """See `monitor.watch`. Raises as `RemoteRef.tell`."""
+        self.process.check(ref)
         with self._lock:
-            termination, first = self._ended or self._watched, False
-            if termination is None:
-                termination, first = Termination(), True
-                self._watched = termination
-        termination.watch(ref, watcher)
-        if first:
-            self._ref._caller.watch(self._ref)
+            ended = self._ended
+            if ended is None:
+                (self._watched or self._begin()).watch(ref, watcher)
+        if ended is not None:
+            ended.watch(ref, watcher)
+
+    def _begin(self) -> Termination:
+        watched = self._watched = Termination()
+        try:
+            self._caller.watch(self)
+        except BaseException:
+            self._watched, self.watch_number = None, 0
+            raise
+        return watched
 
     def unwatch(self, watcher: Watcher) -> bool:
         """See `monitor.unwatch`."""
+        self.process.check(f"the watch of an actor at {self.place.address}")
         with self._lock:
-            termination = self._watched
-        if termination is None or not termination.unwatch(watcher):
-            return False
-        with self._lock:
-            idle = self._watched is termination and not termination.watched
-            if idle:
+            watched = self._watched
+            if watched is None or not watched.unwatch(watcher):
+                return False
+            if not watched.watched:
                 self._watched = None
-        if idle:
-            self._ref._caller.unwatch(self._ref)
+                self._caller.unwatch(self)
         return True
 
-    def lost(self, reason: BaseException) -> None:
-        """Tell the watchers that the actor is out of reach, which it may be for a while only."""
+    def lost(self, watch: int, reason: BaseException) -> None:
+        """The watch of this number is over: tell the watchers that the actor is out of reach, which it may be for a while only."""
         with self._lock:
+            if watch != self.watch_number:
+                return  # it was over already
+            self.watch_number = 0
             termination, self._watched = self._watched, None
         if termination is not None:
             termination.publish(reason)
@@ -182,6 +231,6 @@ class RemoteTermination:
             if self._ended is not None:
                 return
             self._ended = termination = self._watched or Termination()
-            self._watched = None
-        self._ref.actor_stopped.set()
+            self._watched, self.watch_number = None, 0
+        self.stopped.set()
         termination.publish(reason)

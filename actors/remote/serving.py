@@ -1,20 +1,31 @@
 """What this host does for the actors of others: their messages go to its own, and the answers go back.
 
-Each message is for one actor in one run of this host. What cannot be delivered is answered at once, with the reason.
+Each message is for one actor in one run of this host. What cannot be delivered is answered at once, with the reason; a message
+that was told is dropped then, and counted.
+
+What a host can ask for is bounded: by questions without an answer, in all and to one actor (`clients`), by messages in an inbox, and
+by bytes of all that wait (`loads`). A place among the questions is given back when the question's time is over, also where its answer is
+a future that is never set.
 """
 
-import sys
+import queue
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 import pykka
-from drakkar.actors.remote.errors import NotAllowed, UnknownName
-from drakkar.actors.remote.failures import encode_failure
+from drakkar.actors.remote.clients import Client, Pending
+from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
+from drakkar.actors.remote.failures import Failure, encode_failure
+from drakkar.actors.remote.links import Link
+from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
 from drakkar.actors.remote.published import Published, PublishedActor
+from drakkar.actors.remote.reach import kind_at
 from drakkar.actors.remote.records import (
+    MAX_NAMES,
     Answer,
     Ask,
     Call,
@@ -36,313 +47,370 @@ from drakkar.actors.remote.records import (
     encode_names,
 )
 from drakkar.actors.remote.values import Refs, ValueRefused, pack, unpack
-from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.log_lines import Lines
-from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
-from drakkar.handlers.errors import DrakkarError, SystemBusy
-from pykka._envelope import Envelope
+from drakkar.handlers.errors import DrakkarError, SystemBusy, TransportError
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
-__all__ = ["Serving"]
-
-Asking: TypeAlias = Ask | Call | Get | Set
+__all__ = ["DROPPED_ANSWERS", "DROPPED_MESSAGES", "REFUSED", "Home", "Serving"]
 
 MAX_INBOX: Final = 10_000
 """Messages that may wait for an actor whose own inbox has no bound, as that of a pykka `ThreadingActor`."""
-MAX_QUESTIONS: Final = 4_000
-"""Questions of one host that have no answer yet."""
-MAX_QUESTIONS_TO_ONE: Final = 1_000
-"""Questions of one host to one actor that have no answer yet: one that hangs leaves places for others."""
-MAX_WATCHES: Final = 10_000
-"""Actors that one host watches here."""
+SWEEP_TICKS: Final = 10
+"""In so many ticks each question is looked at, whether its time is over."""
+
+DROPPED_MESSAGES: Final = "remote messages dropped"
+DROPPED_ANSWERS: Final = "remote answers dropped"
+REFUSED: Final = "remote questions refused"
+
+_Asking: TypeAlias = Ask | Call | Get | Set
+_UNDELIVERED: Final = (DrakkarError, pykka.ActorDeadError)
+"""Why a message does not reach its actor."""
 
 
-class Replies(Protocol):
-    """What carries answers back. From any thread."""
+class Home(Protocol):
+    """What is used of the host."""
 
-    def send(self, address: str, record: Record) -> None:
-        """Send a record to a host. Raises `SystemBusy` and `TransportError`."""
+    @property
+    def run(self) -> int:
+        """The nonce of this run."""
+        ...
 
-    def is_allowed(self, address: str, actor: PublishedActor) -> bool:
-        """Return whether the actor's `acl` lets the host in. In the thread of the loop."""
+    @property
+    def longest_value(self) -> int:
+        """Maximum bytes of an answer."""
+        ...
+
+    def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
+        """Return whether the host at an address has shown a certificate with one of these names."""
         ...
 
 
-class Client:
-    """Another host, as far as it asks this one."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.open: dict[int, Pending] = {}
-        """Its questions that have no answer yet."""
-        self.open_to: Counter[int] = Counter()
-        """How many of these are for each actor, by its number."""
-        self.watches: dict[int, tuple[pykka.ActorRef[Any], Callable[[ActorDied], object]]] = {}
-
-
-class Pending:
-    """A question of another host: what answers it is what a pykka actor calls to answer. From any thread, once."""
-
-    __slots__ = ("_answer", "_answered", "actor", "number")
-
-    def __init__(self, number: int, actor: PublishedActor, answer: Callable[["Pending", Any, BaseException | None], None]) -> None:
-        self.number, self.actor, self._answer = number, actor, answer
-        self._answered = [True]
-
-    def set(self, value: Any = None) -> None:
-        """Answer with a value; with a future, when that has its outcome."""
-        if isinstance(value, ActorFuture):
-            value.add_done_callback(self._settle)
-        else:
-            self._end(value, None)
-
-    def _settle(self, future: ActorFuture[Any]) -> None:
-        self._end(*future.outcome())
-
-    def set_exception(
-        self, exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None] | None = None
-    ) -> None:
-        """Answer with an exception; by default with the one that is being handled."""
-        import sys
-
-        _, error, _ = sys.exc_info() if exc_info is None else exc_info
-        self._end(None, error or RuntimeError("the actor answered with an exception that has no value"))
-
-    def _end(self, value: Any, error: BaseException | None) -> None:
-        try:
-            self._answered.pop()
-        except IndexError:
-            return  # it has an answer
-        self._answer(self, value, error)
-
-
 class Serving:
-    """Serves the actors of other hosts. For the thread of the loop, but for what answers questions."""
+    """Serves the actors of other hosts. For the thread of the loop, but for what actors call to answer."""
 
     def __init__(
-        self, run: int, published: Published, refs: Refs, replies: Replies, counters: Counter[str], lines: Lines
+        self,
+        home: Home,
+        published: Published,
+        refs: Refs,
+        *,
+        counters: Counter[str],
+        unknown_fields: Counter[str],
+        lines: Lines,
     ) -> None:
-        """`run`: the nonce of this run of the host."""
-        self._run, self._published, self._refs, self._replies = run, published, refs, replies
-        self._counters, self._lines = counters, lines
+        """`unknown_fields`: see `values.unpack`."""
+        self._home, self._run, self._published, self._refs = home, home.run, published, refs
+        self._counters, self._unknown_fields, self._lines = counters, unknown_fields, lines
+        self._count_lock = threading.Lock()
         self._clients: dict[str, Client] = {}
-        self._lock = threading.Lock()
-        """Of what actors change in threads of theirs: the open questions."""
+        """By address: the hosts that have a connection to this one, and have asked for something on it."""
+        self._load = Load(MAX_BYTES, "other hosts")
+        self._loads: WeakValueDictionary[str, Load] = WeakValueDictionary()
+        """By address: a host that comes again does not begin anew while messages of it wait."""
+        self._ticks = 0
+        self.handlers: Final[Mapping[type[Any], Callable[[Link, Any], bool]]] = {
+            Tell: self._tell,
+            Ask: self._ask,
+            Call: self._call,
+            Get: self._ask,
+            Set: self._ask,
+            Lookup: self._look_up,
+            Names: self._list_names,
+            Watch: self._watch,
+            Unwatch: self._unwatch,
+        }
+        """What is done with a record of the host that a link leads to; whether that was of use."""
+
+    # ---- hosts
+
+    @property
+    def questions(self) -> int:
+        """Questions of other hosts that have no answer yet. From any thread."""
+        return sum(client.questions for client in list(self._clients.values()))
+
+    @property
+    def watches(self) -> int:
+        """Actors that other hosts watch here, counted for each of them. From any thread."""
+        return sum(client.watches for client in list(self._clients.values()))
 
     def waits(self, address: str) -> bool:
         """Return whether a host waits for something of this one."""
         client = self._clients.get(address)
-        return client is not None and bool(client.open or client.watches)
+        return client is not None and client.waits
 
     def lost(self, address: str) -> None:
-        """A host is out of reach: what it asked for is of no use to it any more."""
+        """A connection to or from a host has ended: it waits for nothing any more. What answers it is dropped."""
         client = self._clients.pop(address, None)
         if client is not None:
-            for ref, told in client.watches.values():
-                unwatch(ref, told)
+            client.forget()
 
-    # ---- what comes
-
-    def hear(self, address: str, record: Record) -> bool:
-        """Handle a record that asks for something; return whether it was of use."""
-        client = self._clients.get(address)
+    def _client(self, link: Link) -> Client:
+        client = self._clients.get(link.address)
         if client is None:
-            client = self._clients[address] = Client(address)
-        match record:
-            case Tell():
-                return self._tell(client, record)
-            case Call(question=0):
-                return self._call(client, record)
-            case Ask() | Call() | Get() | Set():
-                return self._ask(client, record)
-            case Lookup():
-                return self._look_up(client, record)
-            case Names():
-                names = [name for name in self._published.names() if self._may_see(client, name)]
-                return self._reply(client, Answer(record.question, encode_names(names)))
-            case Watch():
-                return self._watch(client, record)
-            case Unwatch():
-                return self._unwatch(client, record)
-            case _:
-                return False
+            load = self._loads.get(link.address)
+            if load is None:
+                load = self._loads[link.address] = Load(MAX_BYTES_OF_ONE, link.address, self._load)
+            client = self._clients[link.address] = Client(link, load)
+        return client
 
-    def _tell(self, client: Client, record: Tell) -> bool:
+    def tick(self) -> None:
+        """Give places back whose time is over, and say again what found no room. Each tick does a part of the hosts."""
+        self._ticks += 1
+        for at, client in enumerate(list(self._clients.values())):
+            if client.unsaid:
+                unsaid, client.unsaid = client.unsaid, []
+                for record in unsaid:
+                    self._insist(client, record)
+            if (at + self._ticks) % SWEEP_TICKS == 0:
+                for pending in client.late(time.monotonic()):
+                    client.close(pending)
+
+    # ---- messages
+
+    def _tell(self, link: Link, record: Tell) -> bool:
+        client = self._client(link)
         try:
-            actor = self._actor(client, record.target)
-            message = self._unpack(record.message)
-            self._deliver(actor, message, None)
-        except (DrakkarError, pykka.ActorDeadError) as error:
-            return self._drop(client, error)
+            actor = self._actor(link, record.target)
+            self._deliver(client, actor, self._unpack(record.message), len(record.message), None)
+        except _UNDELIVERED as error:
+            return self._drop(link, error)
         return True
 
-    def _call(self, client: Client, record: Call) -> bool:
+    def _call(self, link: Link, record: Call) -> bool:
+        return self._ask(link, record) if record.question else self._tell_call(link, record)
+
+    def _tell_call(self, link: Link, record: Call) -> bool:
         """Call a method whose result nobody waits for."""
+        client = self._client(link)
         try:
-            actor = self._actor(client, record.target)
-            self._deliver(actor, self._message(actor, record), None)
-        except (DrakkarError, pykka.ActorDeadError) as error:
-            return self._drop(client, error)
+            actor = self._actor(link, record.target)
+            self._deliver(client, actor, self._message(actor, record), _size(record), None)
+        except _UNDELIVERED as error:
+            return self._drop(link, error)
         return True
 
-    def _drop(self, client: Client, error: Exception) -> bool:
-        self._counters["remote messages dropped"] += 1
-        self._lines.debug("dropped a message from %s: %s", client.address, error)
-        return isinstance(error, SystemBusy)  # no fault of the sender
+    def _drop(self, link: Link, error: Exception) -> bool:
+        self._count(DROPPED_MESSAGES)
+        self._lines.debug("dropped a message from %s: %s", link.address, error)
+        return not _is_fault_of_sender(error)
 
-    def _ask(self, client: Client, record: Asking) -> bool:
+    def _ask(self, link: Link, record: _Asking) -> bool:
+        client = self._client(link)
         try:
-            actor = self._actor(client, record.target)
+            if not record.milliseconds:
+                raise AnswerTimeout("the time of the question was over before it reached the actor")
+            actor = self._actor(link, record.target)
             message = self._message(actor, record)
-            pending = self._open(client, actor, record.question)
-        except (DrakkarError, pykka.ActorDeadError) as error:
-            self._fail(client, record.question, error)
-            return isinstance(error, SystemBusy)
+            deadline = time.monotonic() + record.milliseconds / 1000
+            pending = Pending(client, record.question, actor, deadline, self._answer)
+            client.open(pending)
+        except _UNDELIVERED as error:
+            return self._refuse(client, record.question, error)
         try:
-            self._deliver(actor, message, pending)
-        except (DrakkarError, pykka.ActorDeadError) as error:
-            pending.set_exception((type(error), error, None))
+            self._deliver(client, actor, message, _size(record), pending)
+        except _UNDELIVERED as error:
+            if client.close(pending):
+                self._refuse(client, record.question, error)
         return True
 
-    def _message(self, actor: PublishedActor, record: Asking) -> Any:
-        """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
-        if isinstance(record, Ask):
-            return self._unpack(record.message)
-        if not actor.reaches(record.path):
-            raise NotAllowed(f"{'.'.join(record.path)} of {_told(actor)} was not published for proxies")
-        match record:
-            case Call():
-                args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")
-                if type(args) is not list or type(kwargs) is not dict:
-                    raise ValueRefused("args", "are no list and no dict", "call the method of a proxy")
-                return ProxyCall(record.path, tuple(args), kwargs)
-            case Get():
-                return ProxyGetAttr(record.path)
-            case Set():
-                return ProxySetAttr(record.path, self._unpack(record.value, "value"))
+    def _refuse(self, client: Client, question: int, error: Exception) -> bool:
+        self._count(REFUSED)
+        self._reply(client, question, self._failed(question, error, _kind(error)))
+        return not _is_fault_of_sender(error)
 
-    def _unpack(self, data: bytes, what: str = "message") -> Any:
-        return unpack(data, self._refs, what=what, dropped=self._counters)
-
-    def _actor(self, client: Client, target: Target) -> PublishedActor:
+    def _actor(self, link: Link, target: Target) -> PublishedActor:
         """Return the actor that a message is for. Raises `pykka.ActorDeadError` and `NotAllowed`."""
         actor = self._published.by_number(target.number) if target.run == self._run else None
         if actor is None or not actor.ref.is_alive():
             earlier = ", in an earlier run of its host" if target.run != self._run else ""
             raise pykka.ActorDeadError(f"the actor has ended, or is not published any more{earlier}")
-        self._check_allowed(client, actor)
+        self._check_allowed(link, actor)
         return actor
 
-    def _check_allowed(self, client: Client, actor: PublishedActor) -> None:
-        if not self._replies.is_allowed(client.address, actor):
-            raise NotAllowed(f"{_told(actor)} is published for others than {client.address}: see its acl")
+    def _check_allowed(self, link: Link, actor: PublishedActor) -> None:
+        if not self._is_allowed(link, actor):
+            raise NotAllowed(f"{actor} is published for other hosts than {link.address}: its acl names those")
 
-    def _may_see(self, client: Client, name: str) -> bool:
-        try:
-            return self._replies.is_allowed(client.address, self._published.by_name(name))
-        except UnknownName:
-            return False
+    def _is_allowed(self, link: Link, actor: PublishedActor) -> bool:
+        return actor.acl is None or self._home.is_certified_as(link.address, actor.acl)
+
+    def _message(self, actor: PublishedActor, record: _Asking) -> Any:
+        """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
+        match record:
+            case Ask():
+                return self._unpack(record.message)
+            case Call():
+                _check_reach(actor, record.path, callable_=True)
+                args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")
+                if type(args) is not list or type(kwargs) is not dict:
+                    raise ValueRefused("args", "are no list and dict", "call the method of a proxy")
+                return ProxyCall(record.path, tuple(args), kwargs)
+            case Get():
+                _check_reach(actor, record.path, callable_=False)
+                return ProxyGetAttr(record.path)
+            case Set():
+                _check_reach(actor, record.path, callable_=False)
+                return ProxySetAttr(record.path, self._unpack(record.value, "value"))
+
+    def _unpack(self, data: bytes, what: str = "message") -> Any:
+        return unpack(data, self._refs, what=what, dropped=self._unknown_fields)
 
     @staticmethod
-    def _deliver(actor: PublishedActor, message: Any, pending: Pending | None) -> None:
+    def _deliver(client: Client, actor: PublishedActor, message: Any, size: int, pending: Pending | None) -> None:
         """Put a message into the actor's inbox. Raises `SystemBusy` and `pykka.ActorDeadError`."""
+        client.load.check(size)
         inbox = actor.ref.actor_inbox
-        size = getattr(inbox, "qsize", None)  # pykka's own, which have no bound
-        if size is not None and size() >= MAX_INBOX:
-            raise SystemBusy(f"{MAX_INBOX} messages wait for {_told(actor)}: wait a little, and send it again")
-        inbox.put(Envelope(message, reply_to=pending))  # type: ignore[arg-type]  # pykka only sets it
+        if not isinstance(inbox, queue.Queue):
+            inbox.put(Delivered(message, pending, client.load, size))
+        elif not _put(inbox, Delivered(message, pending, client.load, size)):
+            raise SystemBusy(f"{inbox.qsize()} messages wait for {actor}, which is too many: wait a little, and send it again")
 
     # ---- answers
 
-    def _open(self, client: Client, actor: PublishedActor, number: int) -> Pending:
-        with self._lock:
-            if len(client.open) >= MAX_QUESTIONS or client.open_to[actor.number] >= MAX_QUESTIONS_TO_ONE:
-                raise SystemBusy(
-                    f"{len(client.open)} questions of {client.address} have no answer yet, {client.open_to[actor.number]} of them "
-                    f"to {_told(actor)}; {MAX_QUESTIONS} and {MAX_QUESTIONS_TO_ONE} are allowed: wait a little, and ask again"
-                )
-            pending = Pending(number, actor, lambda *answer: self._answer(client, *answer))
-            client.open[number] = pending
-            client.open_to[actor.number] += 1
-        return pending
-
-    def _answer(self, client: Client, pending: Pending, value: Any, error: BaseException | None) -> None:
-        """Send the answer to a question. In the thread of the actor."""
-        with self._lock:
-            client.open.pop(pending.number, None)
-            client.open_to[pending.actor.number] -= 1
-            if not client.open_to[pending.actor.number]:
-                del client.open_to[pending.actor.number]
+    def _answer(self, pending: Pending, value: Any, error: BaseException | None) -> None:
+        """Send the answer to a question. In the thread of the actor, which must not suffer from what goes wrong here."""
+        client, question = pending.client, pending.number
+        if not client.close(pending):
+            self._count(DROPPED_ANSWERS)
+            return
         if error is None:
             try:
-                data = pack(value, self._refs, what="answer")
-                self._reply(client, Answer(pending.number, data))
-                return
-            except DrakkarError as refused:
+                data = pack(value, self._refs, what="answer", limit=self._home.longest_value)
+            except Exception as refused:  # noqa: BLE001  # a property of a message may raise anything
                 error = refused
+            else:
+                self._reply(client, question, Answer(question, data))
+                return
         ended = isinstance(error, pykka.ActorDeadError) and not pending.actor.ref.is_alive()
-        self._fail(client, pending.number, error, FailKind.DEAD if ended else FailKind.RAISED)
+        self._reply(client, question, self._failed(question, error, FailKind.DEAD if ended else FailKind.RAISED))
 
-    def _fail(
-        self, client: Client, question: int, error: BaseException, kind: FailKind | None = None
-    ) -> None:
-        self._reply(client, Failed(question, kind or _kind(error), encode_failure(error, self._refs)))
+    def _failed(self, question: int, error: BaseException, kind: FailKind) -> Failed:
+        return Failed(question, kind, encode_failure(error, self._refs))
 
-    def _reply(self, client: Client, record: Record) -> bool:
-        """Send a record back; return True. One for which there is no room is lost, as on the way."""
+    def _reply(self, client: Client, question: int, record: Record) -> None:
+        """Send what answers a question. One for which there is no room is lost, as on the way. From any thread."""
+        error = _put_record(client, record)
+        if type(error) is TransportError:  # it is too long
+            failed = record if isinstance(record, Failed) else self._failed(question, error, FailKind.RAISED)
+            error = _put_record(client, failed._replace(failure=_shortened(failed.failure)))
+        if error is not None:
+            self._count(DROPPED_ANSWERS)
+            self._lines.debug("dropped an answer to %s: %s", client.link.address, error)
+
+    def _insist(self, client: Client, record: Died) -> None:
+        """Send what the host would wait for in vain: where there is no room, it is sent later."""
+        error = _put_record(client, record)
+        if type(error) is TransportError and record.reason is not None:
+            error = _put_record(client, record._replace(reason=_shortened(record.reason)))
+        if isinstance(error, SystemBusy):
+            client.unsaid.append(record)
+
+    def _count(self, what: str) -> None:
+        with self._count_lock:
+            self._counters[what] += 1
+
+    # ---- ends
+
+    def end_of(self, actor: PublishedActor, reason: BaseException | None) -> None:
+        """An actor has ended: tell those who watch it; what it has not answered it never will."""
+        error = pykka.ActorDeadError(f"{actor} ended before it answered")
+        for client in list(self._clients.values()):
+            for pending in client.opened_to(actor.number):
+                if not pending.answered:
+                    pending.set_exception((type(error), error, None))
+        self.withdrawn(actor, reason)
+
+    def withdrawn(self, actor: PublishedActor, reason: BaseException | None) -> None:
+        """An actor is not reached any more: tell those who watch it."""
+        for client in list(self._clients.values()):
+            watches = client.take_watches(actor.number)
+            if watches:
+                failure = None if reason is None else encode_failure(reason, self._refs)
+                for watch in watches:
+                    self._insist(client, Died(watch, failure))
+
+    def _watch(self, link: Link, record: Watch) -> bool:
+        client = self._client(link)
         try:
-            self._replies.send(client.address, record)
-        except SystemBusy:
-            self._counters["remote answers dropped"] += 1
+            client.watch(record.watch, self._actor(link, record.target).number)
+        except _UNDELIVERED as error:
+            return self._refuse(client, record.watch, error)
+        self._reply(client, record.watch, Answer(record.watch, _NOTHING))
         return True
 
-    def end_of(self, actor: PublishedActor) -> None:
-        """An actor has ended: what it has not answered it never will."""
-        for client in list(self._clients.values()):
-            with self._lock:
-                left = [pending for pending in client.open.values() if pending.actor is actor]
-            for pending in left:
-                error = pykka.ActorDeadError(f"{_told(actor)} ended before it answered")
-                pending.set_exception((type(error), error, None))
+    def _unwatch(self, link: Link, record: Unwatch) -> bool:
+        self._client(link).unwatch(record.watch)
+        return True
 
-    # ---- names and ends
+    # ---- names
 
-    def _look_up(self, client: Client, record: Lookup) -> bool:
+    def _look_up(self, link: Link, record: Lookup) -> bool:
+        client = self._client(link)
         try:
             actor = self._published.by_name(record.name)
-            self._check_allowed(client, actor)
+            self._check_allowed(link, actor)
         except DrakkarError as error:
-            self._fail(client, record.question, error)
-            return False
-        target = Target(self._run, actor.number)
-        found = Found(target, class_name(actor.ref.actor_class.__name__), actor.attributes)
-        return self._reply(client, Answer(record.question, encode_found(found)))
-
-    def _watch(self, client: Client, record: Watch) -> bool:
-        try:
-            actor = self._actor(client, record.target)
-        except (DrakkarError, pykka.ActorDeadError) as error:
-            return self._reply(client, Died(record.watch, encode_failure(error, self._refs)))
-        if len(client.watches) >= MAX_WATCHES:
-            busy = SystemBusy(f"{client.address} watches {MAX_WATCHES} actors here, and more are not allowed")
-            return self._reply(client, Died(record.watch, encode_failure(busy, self._refs)))
-
-        def told(died: ActorDied) -> None:
-            reason = None if died.reason is None else encode_failure(died.reason, self._refs)
-            client.watches.pop(record.watch, None)
-            self._reply(client, Died(record.watch, reason))
-
-        client.watches[record.watch] = actor.ref, told
-        watch(actor.ref, told)
+            return self._refuse(client, record.question, error)
+        found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes)
+        self._reply(client, record.question, Answer(record.question, encode_found(found)))
         return True
 
-    @staticmethod
-    def _unwatch(client: Client, record: Unwatch) -> bool:
-        ref, told = client.watches.pop(record.watch, (None, None))
-        return ref is not None and told is not None and unwatch(ref, told)
+    def _list_names(self, link: Link, record: Names) -> bool:
+        """Tell which names the host may look up. That takes long where there are many, so it is charged."""
+        names = [name for name in sorted(self._published.names()) if self._may_see(link, name)]
+        self._reply(self._client(link), record.question, Answer(record.question, encode_names(names[:MAX_NAMES])))
+        return False
+
+    def _may_see(self, link: Link, name: str) -> bool:
+        try:
+            return self._is_allowed(link, self._published.by_name(name))
+        except UnknownName:
+            return False
 
 
-def _kind(error: BaseException) -> FailKind:
+_NOTHING: Final = b"\xf6"
+"""None, as values are packed."""
+_SHORT_TEXT: Final = 500
+"""Characters of the text of an exception that would be too long otherwise."""
+
+
+def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:
+    """Raise `NotAllowed` unless a proxy reaches a method, or an attribute, at a path."""
+    if kind_at(actor.attributes, path) is not callable_:
+        what = "a method" if callable_ else "an attribute"
+        raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
+
+
+def _put_record(client: Client, record: Record) -> DrakkarError | None:
+    try:
+        client.link.put(record)
+    except DrakkarError as error:
+        return error
+    return None
+
+
+def _shortened(failure: Failure) -> Failure:
+    """Return what is left of an exception where little is allowed: without its traceback."""
+    return failure._replace(text=failure.text[:_SHORT_TEXT], traceback="")
+
+
+def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:
+    """Put into an inbox of pykka's own kind, which has no bound, or blocks where it has one. Return False where it is full."""
+    if inbox.qsize() >= MAX_INBOX:
+        return False
+    try:
+        inbox.put_nowait(envelope)
+    except queue.Full:
+        return False
+    return True
+
+
+def _size(record: _Asking) -> int:
+    """Return how many bytes of a value it has."""
+    return sum(len(field) for field in record if isinstance(field, bytes))
+
+
+def _kind(error: Exception) -> FailKind:
     match error:
         case UnknownName():
             return FailKind.UNKNOWN
@@ -352,11 +420,12 @@ def _kind(error: BaseException) -> FailKind:
             return FailKind.BUSY
         case NotAllowed() | ValueRefused():
             return FailKind.REFUSED
+        case AnswerTimeout():
+            return FailKind.LATE
         case _:
             return FailKind.RAISED
 
 
-def _told(actor: PublishedActor) -> str:
-    """Name an actor to other hosts."""
-    kind = actor.ref.actor_class.__name__
-    return f"{kind} {actor.name!r}" if actor.name else kind
+def _is_fault_of_sender(error: Exception) -> bool:
+    """Return whether the host that sends such messages is to be charged. Not for those to an actor that has ended: it is not told."""
+    return isinstance(error, NotAllowed | ValueRefused | UnknownName)

@@ -53,8 +53,12 @@ def watch(ref: pykka.ActorRef[Any], watcher: Watcher) -> None:
     The end of one of pykka's own actors is noticed within 0.1 s, by this thread's loop or the default one, and counts as
     soon as it takes no more messages: its `on_stop` may still be running. Such a watch ends with that loop.
 
+    An actor of another host has this notice too when it is out of reach, and perhaps alive: the reason is a `HostGone` then, an
+    `OutcomeUnknown` or another error of the way to it. Watch it again to hear more.
+
     Raises `ConfigError` for what is no ref, `ForkedError` for an actor that lives in the process that this one was forked
-    from, and `LoopError` where the loop that would have to look has ended.
+    from, and `LoopError` where the loop that would have to look has ended. For an actor of another host it raises what `tell`
+    raises.
     """
     termination = _termination_of(ref)
     if termination is not None:
@@ -75,11 +79,11 @@ def unwatch(ref: pykka.ActorRef[Any], watcher: Watcher) -> bool:
 
 
 def _termination_of(ref: pykka.ActorRef[Any]) -> "Watchable | None":
-    """Return where an actor tells of its end; None for pykka's own actors, which do not."""
+    """Return where an actor tells of its end; None for pykka's own actors of this host, which do not."""
     if not isinstance(ref, pykka.ActorRef):
         raise ConfigError("ref", brief(ref), "watch the ref of an actor")
-    if isinstance(own := getattr(ref, "termination", None), Watchable):
-        return own
+    if isinstance(elsewhere := getattr(ref, "termination", None), Watchable):
+        return elsewhere
     termination = getattr(ref.actor_inbox, "termination", None)
     if not isinstance(termination, Termination):
         return None

@@ -29,7 +29,11 @@ HOST = {
     "loop",
     "metrics",
     "peers",
+    "publish",
+    "published",
     "reload_tls",
+    "remote",
+    "remote_names",
     "remove_data",
     "replica",
     "start_replica",
@@ -38,6 +42,7 @@ HOST = {
     "store_status",
     "subscribe",
     "tick_interval",
+    "unpublish",
     "unsubscribe",
 }
 REPLICA = {

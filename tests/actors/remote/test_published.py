@@ -1,0 +1,315 @@
+"""What a host publishes: who has which name and number, for how long, and what a proxy reaches of it."""
+
+import pykka
+import pytest
+from drakkar.actors import TableActor, TrioActor
+from drakkar.actors.remote import published
+from drakkar.actors.remote.errors import NameTaken, UnknownName
+from drakkar.actors.remote.published import Published
+from drakkar.actors.remote.reach import MAX_ATTRIBUTES, kind_at, reach_of
+from drakkar.handlers.errors import ConfigError, LoopError, SystemBusy
+
+from tests.actors.remote.fakes import Fake
+
+
+@pytest.fixture
+def watched():
+    return []
+
+
+@pytest.fixture
+def door(watched):
+    return Published(watched.append, watched.remove)
+
+
+def number_of(door, name):
+    return door.by_name(name).number
+
+
+# ---- names and numbers
+
+
+def test_each_name_has_a_number_of_its_own_that_nobody_guesses(door):
+    ref = Fake()
+    for name in ("a", "b"):
+        door.publish(name, ref)
+    first, second = number_of(door, "a"), number_of(door, "b")
+    assert first != second
+    assert min(first, second) > 1 << 30
+    assert door.by_number(first).ref is ref
+    assert door.names() == {"a": ref, "b": ref}
+
+
+def test_an_actor_that_ends_goes_with_all_its_names(door, watched):
+    ref, other = Fake(), Fake()
+    for name in ("a", "b"):
+        door.publish(name, ref)
+    door.publish("c", other)
+    exported = door.export(ref)
+    gone = door.forget(ref.actor_urn)
+    assert {actor.name for actor in gone} == {"a", "b"}
+    assert exported in gone
+    assert door.names() == {"c": other}
+    assert all(door.by_number(actor.number) is None for actor in gone)
+    assert door.forget(ref.actor_urn) == []
+    assert len(door) == 1
+
+
+def test_a_name_belongs_to_one_actor_while_that_lives(door):
+    first, second = Fake(), Fake()
+    door.publish("a", first)
+    before = number_of(door, "a")
+    with pytest.raises(NameTaken, match="unpublish it first"):
+        door.publish("a", second)
+    assert number_of(door, "a") == before
+    first.actor_stopped.set()
+    with pytest.raises(UnknownName):
+        door.by_name("a")
+    replaced = door.publish("a", second)
+    assert replaced is not None and replaced.ref is first
+    assert number_of(door, "a") != before
+    assert door.by_number(before) is None
+    assert door.forget(first.actor_urn) == []
+    assert door.by_name("a").ref is second, "the notice of the first one's end takes nothing from the second"
+
+
+def test_an_actor_that_is_published_again_stays_reachable_and_its_proxies_reach_what_is_said_now(door):
+    ref = Fake(actor=Account())
+    door.publish("a", ref)
+    before = number_of(door, "a")
+    assert door.publish("a", ref, proxy=["balance"], acl=["x"]) is None
+    actor = door.by_number(before)
+    assert (actor.attributes, actor.acl) == ({"balance": False}, {"x"})
+    assert door.by_name("a") is actor
+    assert len(door) == 1
+
+
+def test_what_is_unpublished_is_out_of_reach_at_once(door):
+    ref = Fake()
+    door.publish("a", ref)
+    before = number_of(door, "a")
+    assert door.unpublish("a").number == before
+    assert door.unpublish("a") is None
+    assert door.by_number(before) is None
+    with pytest.raises(UnknownName):
+        door.by_name("a")
+
+
+def test_an_actor_is_watched_once_and_for_as_long_as_it_can_be_reached(door, watched):
+    ref = Fake()
+    door.publish("a", ref)
+    door.publish("b", ref)
+    assert watched == [ref]
+    door.unpublish("a")
+    assert watched == [ref]
+    door.unpublish("b")
+    assert watched == []
+    door.export(ref)
+    assert watched == [ref]
+    door.clear()
+    assert (watched, len(door), door.names()) == ([], 0, {})
+
+
+def test_an_actor_that_cannot_be_watched_is_not_reached(watched):
+    def fail(_):
+        raise LoopError("the loop has ended")
+
+    door = Published(fail, watched.remove)
+    with pytest.raises(LoopError):
+        door.publish("a", Fake())
+    with pytest.raises(LoopError):
+        door.export(Fake())
+    assert (len(door), door.names()) == (0, {})
+
+
+# ---- references in messages
+
+
+def test_a_reference_goes_by_the_first_name_of_its_actor_or_by_none(door):
+    ref = Fake()
+    nameless = door.export(ref)
+    assert nameless.name == ""
+    assert door.export(ref) is nameless, "one number, however often it is sent"
+    for name in ("a", "b"):
+        door.publish(name, ref)
+    assert door.export(ref).name == "a"
+    door.unpublish("a")
+    assert door.export(ref).name == "b"
+    door.unpublish("b")
+    assert door.export(ref) is nameless
+    assert door.by_number(nameless.number) is nameless, "references that were sent stay of use"
+
+
+def test_names_that_come_and_go_leave_nothing_behind(door):
+    ref = Fake()
+    for _ in range(100):
+        door.publish("a", ref)
+        door.export(ref)
+        door.unpublish("a")
+        door.export(ref)
+    assert len(door) == 1
+
+
+def test_so_many_actors_can_be_reached(door, monkeypatch):
+    monkeypatch.setattr(published, "MAX_ACTORS", 2)
+    refs = [Fake() for _ in range(3)]
+    door.export(refs[0])
+    door.publish("a", refs[1])
+    for reach in (door.export, lambda ref: door.publish("b", ref)):
+        with pytest.raises(SystemBusy, match="unpublish some"):
+            reach(refs[2])
+    door.export(refs[1])
+    door.unpublish("a")
+    door.export(refs[2])
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "text"),
+    [
+        ("", {}, "printable"),
+        ("a" * 201, {}, "printable"),
+        ("a\nb", {}, "printable"),
+        (7, {}, "string"),
+        ("a", {"proxy": "balance"}, "list of names"),
+        ("a", {"proxy": 1}, "list of names"),
+        ("a", {"proxy": ["nothing"]}, "no public method"),
+        ("a", {"proxy": ["_secret"]}, "no public method"),
+        ("a", {"proxy": [7]}, "no public method"),
+        ("a", {"acl": "teller.example"}, "a list of names"),
+        ("a", {"acl": 7}, "a list of names"),
+        ("a", {"acl": ["teller.example", ""]}, "a name in certificates"),
+    ],
+)
+def test_a_mistake_is_told_and_changes_nothing(door, name, more, text):
+    with pytest.raises(ConfigError, match=text):
+        door.publish(name, Fake(actor=Account()), **more)
+    assert len(door) == 0
+
+
+def test_an_actor_that_has_ended_is_not_published(door):
+    ended = Fake()
+    ended.actor_stopped.set()
+    with pytest.raises(ConfigError, match="has ended"):
+        door.publish("a", ended)
+    thrown_away = Fake()
+    thrown_away._actor = None
+    with pytest.raises(ConfigError, match="has ended"):
+        door.publish("a", thrown_away, proxy=True)
+
+
+# ---- what a proxy reaches
+
+
+class Account:
+    bank = "a bank"
+
+    def __init__(self):
+        self.balance = 5
+        self.note = None
+        self._secret = 1
+
+    def deposit(self, amount): ...
+
+    @staticmethod
+    def rate(): ...
+
+    @property
+    def worth(self):
+        raise AssertionError("a property is not run to be looked at")
+
+    def _check(self): ...
+
+
+def test_a_proxy_reaches_what_is_public_and_no_property_is_run():
+    assert reach_of(Fake(actor=Account()), proxy=True) == {
+        "balance": False,
+        "bank": False,
+        "deposit": True,
+        "note": False,
+        "rate": True,
+        "worth": False,
+    }
+    assert reach_of(Fake(actor=Account()), proxy=False) == {}
+    assert reach_of(Fake(actor=Account()), ["deposit"]) == {"deposit": True}
+
+
+class Own:
+    """What an application adds to an actor, with names that actors of other kinds have."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mine = 1
+
+    def method(self): ...
+
+    def on_receive(self, message): ...
+
+
+class Threaded(Own, pykka.ThreadingActor):
+    state = "of the application"
+
+
+class OnLoop(Own, TrioActor):
+    handlers = ()
+
+
+class Table(Own, TableActor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [(Threaded, {"state": False}), (OnLoop, {"handlers": False}), (Table, {})]
+)
+def test_nothing_is_reached_that_makes_it_an_actor(kind, more):
+    actor = kind.__new__(kind)
+    # As its constructor makes it, and no more of that.
+    for name in ("actor_inbox", "actor_stopped", "actor_urn", "_actor_ref", "mine"):
+        vars(actor)[name] = 1
+    if kind is not Threaded:
+        vars(actor)["actor_loop"] = 1
+    if kind is Table:
+        vars(actor).update(handlers=1, state=1, tally=1)
+    assert reach_of(Fake(actor=actor), proxy=True) == {"method": True, "mine": False, **more}
+    for name in ("actor_inbox", "stop", "on_stop", "actor_ref"):
+        with pytest.raises(ConfigError, match="no public method"):
+            reach_of(Fake(actor=actor), [name])
+
+
+@pykka.traversable
+class Playlist:
+    def __init__(self):
+        self.length = 3
+        self._hidden = 1
+
+    def add(self): ...
+
+
+class Deep:
+    pykka_traversable = True
+
+    def __init__(self):
+        self.again = self
+
+
+def test_a_proxy_reaches_into_what_is_traversable_as_deep_as_others_follow():
+    actor = Account()
+    actor.playlist, actor.deep = Playlist(), Deep()
+    reach = reach_of(Fake(actor=actor), proxy=True)
+    assert reach["playlist"] == {"add": True, "length": False}
+    assert kind_at(reach, ("playlist", "add")) is True
+    assert kind_at(reach, ("playlist", "length")) is False
+    for path in (("playlist",), ("playlist", "_hidden"), ("playlist", "add", "x"), (), ("nothing",)):
+        assert kind_at(reach, path) is None
+    assert kind_at(reach, ("deep", *["again"] * 3)) is False
+    assert kind_at(reach, ("deep", *["again"] * 4)) is None
+
+
+def test_an_object_with_too_many_attributes_is_refused():
+    actor = Account()
+    for number in range(MAX_ATTRIBUTES):
+        setattr(actor, f"at_{number}", number)
+    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached"):
+        reach_of(Fake(actor=actor), proxy=True)

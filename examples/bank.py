@@ -1,13 +1,13 @@
 """A bank in pykka: its ledger on one host, its tellers on another, and on each a supervisor that restarts what fails.
 
-    python -m examples.bank ledger     # in one terminal, and in another one, or with --ledger and --tellers on two machines:
-    python -m examples.bank tellers
+    python -m examples.bank ledger     # in one terminal, and in another one:
+    python -m examples.bank tellers    # or on two machines, with --ledger and --tellers
 
-Type orders into the second: `ann 5`, `ann -3`, `ann -9`. After `crash` the ledger fails, and its supervisor starts it again.
-Kill its process with `kill -9`, type an order, and start the process again: the order is done, once. Ctrl-D ends each.
+Type orders into the second: `ann 5`, `ann -3`, `ann -9`. After `crash` the ledger fails, and is started again. Kill its
+process with `kill -9`, type an order, and start the process again: the order is done, once. Ctrl-D ends either.
 
-A message to another host is handled at most once. So a teller repeats an order until it has an answer, and the ledger knows
-by their numbers which orders it has done. Both are actors as pykka has them, and work within one process just the same.
+A message to another host is handled at most once. So a teller repeats an order until it has an answer, and the ledger
+knows by their numbers which it has done. Both are actors as pykka has them, and work within one process just the same.
 """
 
 import argparse
@@ -100,8 +100,8 @@ def main() -> None:
     parser.add_argument("--file", default="ledger.sqlite", help="where the ledger keeps its orders")
     options = parser.parse_args()
     with suppress(KeyboardInterrupt), actors.NodeHost(getattr(options, options.role)) as host:
-        find_ledger = partial(host.remote, options.ledger, "ledger", timeout=3)
-        specs = [actors.ChildSpec(name, Teller, args=(find_ledger,)) for name in ("teller 1", "teller 2")]
+        find = partial(host.remote, options.ledger, "ledger", timeout=3)
+        specs = [actors.ChildSpec(name, Teller, args=(find,)) for name in ("teller 1", "teller 2")]
         if options.role == "ledger":
             specs = [actors.ChildSpec("ledger", Ledger, args=(options.file,), publish="ledger")]
         children = actors.Supervisor.start(specs, publish=host.publish).proxy()
@@ -110,8 +110,7 @@ def main() -> None:
             print("ready", flush=True)
             for number, line in enumerate(sys.stdin):
                 if options.role == "tellers":
-                    teller = children.ref_of(specs[number % 2].name).get().proxy()
-                    print(do(line, teller, find_ledger), flush=True)
+                    print(do(line, children.ref_of(specs[number % 2].name).get().proxy(), find), flush=True)
         finally:
             children.actor_ref.stop()
 

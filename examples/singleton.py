@@ -4,7 +4,7 @@
     python -m examples.singleton 2 --data s2
     python -m examples.singleton 3 --data s3
 
-Start each in a terminal of its own, or with --hosts on three machines. One of them says which jobs it does. Kill that one
+Start each in a terminal of its own, or with --hosts on three machines. One says which jobs it does. Kill that one
 with `kill -9`: another goes on, with a greater fencing number. Press Enter in any to ask the scheduler, wherever it is.
 
 Only the number is a guarantee. A scheduler whose process stood still may not know yet that it was replaced. So what it

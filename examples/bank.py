@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from uuid import uuid4
@@ -46,12 +46,12 @@ class Ledger(pykka.ThreadingActor):
 
     def __init__(self, file: str) -> None:
         super().__init__()
-        self._file = sqlite3.connect(file, check_same_thread=False)
-        self._file.execute("CREATE TABLE IF NOT EXISTS orders (number PRIMARY KEY, account, amount)")
+        self._file = file
 
     def on_receive(self, message: Order) -> int:
         """Do an order, unless it is done already, and return what the account has. An exception undoes it."""
-        with self._file as db:
+        with closing(sqlite3.connect(self._file)) as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS orders (number PRIMARY KEY, account, amount)")
             db.execute("INSERT OR IGNORE INTO orders VALUES (?, ?, ?)", astuple(message))
             orders = db.execute("SELECT sum(amount) FROM orders WHERE account = ?", (message.account,))
             balance: int = orders.fetchone()[0]
@@ -87,7 +87,7 @@ def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: Callable[[], py
             return "the ledger was told something that it cannot handle"
         account, amount = line.split()
         return f"{account} has {teller.order(account, int(amount)).get()}"
-    except (Overdrawn, ValueError, *LOST) as error:
+    except (Overdrawn, ValueError, actors.DrakkarError, *LOST) as error:
         return f"not done: {error}"
 
 

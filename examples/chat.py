@@ -24,6 +24,11 @@ DIRECTORY = 1
 """The shard of the directory."""
 
 
+def show(text: str) -> None:
+    """Print a line as a whole, since several threads print."""
+    print(f"{text}\n", end="", flush=True)
+
+
 @message("chat.line")
 @dataclass(frozen=True)
 class Line:
@@ -46,14 +51,14 @@ class User(pykka.ThreadingActor):
     def on_receive(self, message: Any) -> None:
         """Show what someone says, or that someone is gone."""
         if isinstance(message, Line):
-            print(f"{message.author}: {message.text}", flush=True)
+            show(f"{message.author}: {message.text}")
             self.last, urn = message.speaker, message.speaker.actor_urn
             if urn not in self._heard:
                 watch(self.last, self.actor_ref)
             self._heard[urn] = message.author
         elif isinstance(message, ActorDied):
             author = self._heard.pop(message.ref.actor_urn, "someone")
-            print(f"{author} is gone: {message.reason or 'has left'}", flush=True)
+            show(f"{author} is gone: {message.reason or 'has left'}")
 
 
 def do(line: str, host: NodeHost, name: str, user: pykka.ActorRef[User]) -> None:
@@ -61,7 +66,7 @@ def do(line: str, host: NodeHost, name: str, user: pykka.ActorRef[User]) -> None
     to, _, text = line.partition(" ")
     try:
         if to == "/who":
-            print(f"here are {', '.join(host.registered_names())}", flush=True)
+            show(f"here are {', '.join(host.registered_names())}")
         elif to == "/answer":
             user.proxy().last.get().ask(Line(name, text, user), timeout=5)
         elif to.startswith("@"):
@@ -71,7 +76,7 @@ def do(line: str, host: NodeHost, name: str, user: pykka.ActorRef[User]) -> None
                 if other != name:
                     do(f"@{other} {line}", host, name, user)
     except (DrakkarError, pykka.ActorDeadError, pykka.Timeout) as error:
-        print(f"{to} has perhaps not heard it: {error}", flush=True)
+        show(f"{to} has perhaps not heard it: {error}")
 
 
 def main() -> None:
@@ -90,7 +95,7 @@ def main() -> None:
         try:
             with suppress(KeyboardInterrupt):
                 host.register(options.name, user, timeout=60)  # two of the three must be there
-                print("ready", flush=True)
+                show("ready")
                 for line in sys.stdin:
                     do(line.strip(), host, options.name, user)
             host.unregister(options.name)

@@ -24,6 +24,11 @@ SHARD = 1
 INTERVAL_S = 0.3
 
 
+def show(text: str) -> None:
+    """Print a line as a whole, since several threads print."""
+    print(f"{text}\n", end="", flush=True)
+
+
 class Jobs(StateMachine):
     """Counts the jobs that are done. A command is the fencing number of the scheduler that does one."""
 
@@ -61,14 +66,14 @@ class Scheduler(pykka.ThreadingActor):
 
     def on_start(self) -> None:
         """Begin."""
-        print(f"the scheduler runs here, with fence {self._fence}", flush=True)
+        show(f"the scheduler runs here, with fence {self._fence}")
         self.actor_ref.tell("work")
 
     def on_receive(self, message: str) -> str:
         """Do a job, and tell itself to do the next; or say how far it is."""
         if message == "work":
             self._last = self._jobs.propose(b"%d" % self._fence, timeout=2).get()
-            print(f"job {self._last}, fence {self._fence}", flush=True)
+            show(f"job {self._last}, fence {self._fence}")
             time.sleep(INTERVAL_S)
             self.actor_ref.tell("work")
         return f"job {self._last}, fence {self._fence}, at {self._address}"
@@ -100,9 +105,9 @@ def main() -> None:
     address = options.hosts[options.number - 1]
     with suppress(KeyboardInterrupt), NodeHost(address, options.data) as host:
         scheduler = start(host, options.number, options.hosts)
-        print("ready", flush=True)
+        show("ready")
         for _ in sys.stdin:
-            print(f"asked: {ask(scheduler)}", flush=True)
+            show(f"asked: {ask(scheduler)}")
 
 
 if __name__ == "__main__":

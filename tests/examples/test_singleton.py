@@ -101,7 +101,7 @@ def test_a_scheduler_that_stood_still_does_no_job_when_it_goes_on(three):
     three.programs[second].wait_for(f", fence {new}", since=0)
     said = len(program.said)
     program.send(signal.SIGCONT)
-    assert f", fence {new}, at " in program.ask("", "asked: "), "it has learnt where the other one is"
+    until(lambda: f", fence {new}, at " in program.ask("", "asked: "))  # it has learnt where the other one is
     late = [text for text in program.said[said:] if text.startswith("job ")]
     jobs = three.jobs()
     assert all(before <= after for (_, before), (_, after) in pairwise(jobs)), late

@@ -11,7 +11,8 @@ def run(tmp_path):
     programs = []
 
     def start(module, *options):
-        programs.append(Program(tmp_path / f"{module}-{len(programs)}.log", module, *options))
+        log = tmp_path / f"{module}-{len(programs)}.log"
+        programs.append(Program(log, "-m", f"examples.{module}", *options))
         return programs[-1]
 
     yield start

@@ -1,4 +1,4 @@
-"""A program of the examples as a person has it in a terminal: what it says, line by line, and what is typed into it."""
+"""A Python program as a person has it in a terminal: what it says, line by line, and what is typed into it."""
 
 import os
 import signal
@@ -13,14 +13,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class Program:
-    """A process of a module of the examples."""
+    """A process of its own."""
 
-    def __init__(self, log, module, *options):
+    def __init__(self, log, *arguments, cwd=ROOT):
+        """`arguments` are those of Python; `log` is the file that its errors go to."""
         self._log = log
         with log.open("a") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"examples.{module}", *map(str, options)],
-                cwd=ROOT,
+                [sys.executable, *map(str, arguments)],
+                cwd=cwd,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

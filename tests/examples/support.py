@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from tests.actors.support import TIMEOUT_S
@@ -97,7 +98,5 @@ class Program:
             self.kill()
         self._reader.join(TIMEOUT_S)
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with suppress(OSError):  # what was typed last was not read
                 pipe.close()
-            except OSError:
-                pass  # what was typed last was not read

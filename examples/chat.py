@@ -4,9 +4,9 @@
     python -m examples.chat 2 bob --data c2
     python -m examples.chat 3 cat --data c3
 
-Start each in a terminal of its own, or with --hosts on three machines. What you type goes to all, `@bob hello` to bob, and
-`/answer yes` to the last one you heard; `/who` lists who is there, and Ctrl-D ends. Kill one with `kill -9`: those who have
-heard its user are told, and the other two go on. Start it again with its data, and the user is found again.
+Start each in a terminal of its own, or with --hosts on three machines. What you type goes to all, `@bob hello` to bob,
+and `/answer yes` to the last one you heard; `/who` lists who is there, and Ctrl-D ends. Kill one with `kill -9`: those
+who have heard its user are told, and the other two go on. Start it again with its data: its user is found again.
 
 The names are in a directory, which has a copy on each host, and works as long as two of the three do.
 """

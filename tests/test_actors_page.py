@@ -39,7 +39,7 @@ def test_the_bounds_are_those_of_the_code():
     expected = {
         "calls and answers that wait": f"{options.call_records:,} of {options.call_bytes // mib} MiB",
         "on their way": f"{calls.WINDOW_RECORDS} of {calls.WINDOW_BYTES >> 10} KiB",
-        "one message": f"{options.call_limit // mib} MiB (`call_limit`), {values.MAX_ITEMS:,} values, {values.MAX_DEPTH} inside",
+        "one message": f"{options.call_limit // mib} MiB (`call_limit`), {values.MAX_ITEMS:,} values, ",
         "questions of this host": f"{links.MAX_QUESTIONS:,}",
         "questions of one other host": f"{serving.MAX_QUESTIONS:,}",
         "of these, questions to one actor": f"{serving.MAX_QUESTIONS_TO_ONE:,}",
@@ -51,6 +51,7 @@ def test_the_bounds_are_those_of_the_code():
         "names in one answer": f"{records.MAX_NAMES:,}",
         "the length of a name": f"{records.MAX_NAME} characters",
     }
+    assert f", {values.MAX_DEPTH} inside each other" in bound("one message")
     assert {words: bound(words)[: len(text)] for words, text in expected.items()} == expected
 
 

@@ -1,4 +1,4 @@
-"""The bank as its docstring says: two real processes, one of which fails, is killed, and comes back; and in one process."""
+"""The bank as its docstring says: on two real processes, one of which is killed; and within one process."""
 
 import pykka
 import pytest

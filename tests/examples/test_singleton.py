@@ -64,7 +64,8 @@ def test_one_scheduler_works_and_each_host_can_ask_it(three):
     number, _ = three.runs()
     three.programs[number].wait_for("job 3, fence")
     for each in NUMBERS:
-        answer = re.fullmatch(r"asked: job \d+, fence (\d+), at (\S+)", three.programs[each].ask("", "asked: "))
+        said = three.programs[each].ask("", "asked: ")
+        answer = re.fullmatch(r"asked: job \d+, fence (\d+), at (\S+)", said)
         assert answer
         where = three.programs[three.hosts.index(answer[2]) + 1]
         assert f"the scheduler runs here, with fence {answer[1]}" in where.said
@@ -80,8 +81,8 @@ def test_where_its_host_is_killed_another_one_goes_on_with_a_greater_number(thre
     others = [number for number in NUMBERS if number != first]
     second, new = three.runs(among=others, above=old)
     three.programs[second].wait_for(f", fence {new}")
-    answer = three.programs[next(number for number in others if number != second)].ask("", "asked: ")
-    assert f", fence {new}, at " in answer
+    third = next(number for number in others if number != second)
+    assert f", fence {new}, at " in three.programs[third].ask("", "asked: ")
     jobs = three.jobs()
     assert {old, new} <= {fence for _, fence in jobs}
     assert all(before <= after for (_, before), (_, after) in pairwise(jobs))

@@ -87,11 +87,9 @@ def test_where_its_host_is_killed_another_one_goes_on_with_a_greater_number(thre
     assert {old, new} <= {fence for _, fence in jobs}
     assert all(before <= after for (_, before), (_, after) in pairwise(jobs))
     assert len({job for job, _ in jobs}) == len(jobs), "it goes on where the other one was"
-    killed = three.programs[first]
     three.start(first)
     three.programs[first].wait_for("ready")
     assert f", fence {new}, at " in three.programs[first].ask("", "asked: ")
-    assert killed is not three.programs[first]
 
 
 @pytest.mark.slow

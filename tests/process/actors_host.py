@@ -124,6 +124,7 @@ class Orders:
     def __init__(self, host):
         self._host = host
         self._actors, self._refs, self._senders = {}, {}, {}
+        self._taken = {}
         self._asked, self._notices = [], []
 
     # ---- the actors of this host
@@ -151,14 +152,20 @@ class Orders:
     def end_spawned(self):
         """Stop all that were started by `Keeper.spawn` and `refs_in_one_message`."""
         for ref in pykka.ActorRegistry.get_by_class(Numbered):
-            ref.stop()
+            ref.stop(block=False)
+        until(lambda: not pykka.ActorRegistry.get_by_class(Numbered))
+
+    def place(self, name):
+        """Where others would find an actor of this host."""
+        actor = self._host._calls._published.by_name(name)
+        return {"run": self._host._transport.run, "number": actor.number}
 
     def seen(self, name):
         """What an actor was told, by sender."""
         seen = self._actors[name]._actor_weakref()._seen
         return {
             sender: {"numbers": sorted(each.numbers), "twice": each.twice, "late": each.late}
-            for sender, each in seen.items()
+            for sender, each in list(seen.items())
         }
 
     def held(self):
@@ -346,6 +353,17 @@ class Orders:
         futures = [ref.ask("who", timeout=TIMEOUT_S, block=False) for ref in kept]
         return [future.get(timeout=TIMEOUT_S) for future in futures]
 
+    def take(self, name):
+        """Have an actor elsewhere give the references that it keeps; return how many."""
+        taken = self._refs[name].ask(Do("give"), timeout=TIMEOUT_S)
+        self._taken[name] = taken
+        return len(taken)
+
+    def ask_taken(self, name):
+        """Ask all of these; return their answers, in order."""
+        futures = [ref.ask("who", timeout=TIMEOUT_S, block=False) for ref in self._taken[name]]
+        return [future.get(timeout=TIMEOUT_S) for future in futures]
+
     def watch_spawned(self, name, count):
         """Have an actor elsewhere start so many, and watch them all."""
         spawned = self._refs[name].ask(Do("spawn", [count]), timeout=TIMEOUT_S)
@@ -392,10 +410,7 @@ def main():
         tls=TlsConfig(**who["tls"]) if "tls" in who else None,
         transport_options=Options(**who.get("options", {})),
     ) as host:
-        try:
-            obey(Orders(host), answers)
-        finally:
-            pykka.ActorRegistry.stop_all(block=False)
+        obey(Orders(host), answers)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from drakkar.transport.shard_frames import ShardHello, encode_shard
 
 STRANGER = "127.0.9.9"
 """Where strangers come from: an address of this machine that no member has."""
+UNKNOWN_KIND = 200
+"""A kind of frame that no version defines, and no application of these hosts."""
 TIMEOUT_S = 5.0
 
 
@@ -305,9 +307,12 @@ class Callee:
             caller.sendall(hello(introduction.address, self.address, host_id=self.host_id))
             self.dialed += 1
             self._came.set()
-            while not self._over.is_set():
-                caller.sendall(self._flood)
-                self.sent += len(self._flood)
+            self._go_on(caller, reader)
+
+    def _go_on(self, caller, reader):
+        while not self._over.is_set():
+            caller.sendall(self._flood)
+            self.sent += len(self._flood)
 
 
 class Crowd:

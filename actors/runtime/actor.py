@@ -5,7 +5,7 @@ thread of its own, its inbox is bounded, its futures can be awaited, and its end
 leaves an asker without an answer when a handler raises `SystemExit` (and then stops every actor of the process), does not
 call `on_failure` when `on_start` fails, and loses a question that races with the stop.
 
-Only this file and `inbox` use private parts of pykka; `_check_pykka` names them.
+Only this file, `inbox` and `monitor` use private parts of pykka; `_check_pykka` names them.
 """
 
 import logging
@@ -128,6 +128,8 @@ class TrioActor(pykka.Actor):
     the actor goes on. Any other exception ends this actor, and no other: it is logged as an error, counted, and given to
     `on_failure` (after a failing `on_start` or `on_stop` too) and to all who `watch` the actor (see `monitor`). All who
     wait for an answer get an `ActorCrashed` at once.
+
+    A handler that cannot answer yet returns an `AnswerLater`: the asker gets its outcome when that is set.
     """
 
     inbox_capacity: ClassVar[int] = 10_000
@@ -159,7 +161,7 @@ class TrioActor(pykka.Actor):
                 f"{type(self).__name__}.batch", self.batch, "a turn handles at least one message"
             )
         self._actor_ref = TrioActorRef(self)
-        self.actor_loop = loop or TrioLoop.current() or TrioLoop.default()
+        self.actor_loop = loop or TrioLoop.nearest()
 
     def after_batch(self) -> None:
         """Run at the end of each turn, when the messages that waited are handled, and before a stop. For work in bulk.
@@ -242,7 +244,7 @@ class TrioActor(pykka.Actor):
         if type(message) is _ActorStop:
             waiting.appendleft(envelope)  # so that it is answered even if the hook fails
             self._end_batch()
-            waiting.popleft()
+            waiting.remove(envelope)  # another thread may have put a message before it
             self._stop(envelope.reply_to)
         elif envelope.reply_to is None:
             try:

@@ -25,7 +25,15 @@ from drakkar.actors.runtime.waits import Owner, Workers
 from drakkar.handlers.checks import check_wait
 from drakkar.handlers.errors import AlreadySet, DeadlockError, DrakkarError
 
-__all__ = ["ActorFuture", "brief", "forbid_waiting", "forbid_waiting_for", "in_full", "this_thread"]
+__all__ = [
+    "ActorFuture",
+    "AnswerLater",
+    "brief",
+    "forbid_waiting",
+    "forbid_waiting_for",
+    "in_full",
+    "this_thread",
+]
 
 logger = logging.getLogger("drakkar.actors.runtime")
 
@@ -66,6 +74,8 @@ class _ThisThread(threading.local):
     """Whose work this thread does: a state machine's, of which other work waits meanwhile."""
     workers: Workers | None = None
     """The pool that this thread belongs to."""
+    starts_on: Any = None
+    """The `TrioLoop` of the actors that this thread starts, where they name none: see `launching`."""
 
 
 this_thread: Final = _ThisThread()
@@ -501,6 +511,13 @@ class ActorFuture(pykka.Future[T]):
         return cast("T", await in_worker(self.get))
 
 
+class AnswerLater(ActorFuture[T]):
+    """What a handler of a `TrioActor` returns to answer later: the asker gets its outcome when that is set.
+
+    The actor must set it in every case, also when it ends: an asker that gives no timeout waits for it.
+    """
+
+
 async def _trio_worker(function: Callable[[], Any]) -> Any:
     return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
 
@@ -565,9 +582,8 @@ def _stamp(self: ActorFuture[Any]) -> None:
 
 def _in_child() -> None:
     """Tell, from now on, the futures of this forked child from those of its parent, which nothing sets here."""
-    this_thread.loop = this_thread.owner = (
-        None  # it was forked in a loop's thread, perhaps, or a state machine's
-    )
+    # It was forked in a loop's thread, perhaps, or a state machine's.
+    this_thread.loop = this_thread.owner = this_thread.starts_on = None
     if ActorFuture._process is not here.process:
         ActorFuture.__init__ = _stamp  # type: ignore[assignment, method-assign]
 

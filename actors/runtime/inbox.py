@@ -13,17 +13,18 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import pykka
 from drakkar.actors.runtime.forks import here, on_fork
-from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
 from drakkar.actors.runtime.monitor import ActorDied, Termination
 from drakkar.handlers.errors import AlreadySet, ConfigError, SystemBusy
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-__all__ = ["Inbox", "Lane", "Request", "reply", "reply_error"]
+__all__ = ["Inbox", "Lane", "Request", "ask_to_stop", "question", "reply", "reply_error"]
 
 logger = logging.getLogger("drakkar.actors.runtime")
 
@@ -113,6 +114,14 @@ class Inbox:
         # Only now: the actor closes the inbox before it empties it for the last time, so either it sees this message
         # there, or this sees that it is closed.
         if self.closed:
+            self._take_back(envelope)
+
+    def put_first(self, envelope: Envelope[Any]) -> None:
+        """Add a message before all that wait. Never refused, so only for what comes once, as a stop does."""
+        self.queue.appendleft(envelope)
+        if not self._scheduled:
+            self._schedule()
+        if self.closed:  # as in `put`
             self._take_back(envelope)
 
     def complete(self, completion: Any) -> None:
@@ -361,7 +370,10 @@ class Lane(Generic[R]):
 
 
 def reply(future: pykka.Future[Any], answer: Any) -> None:
-    """Give an asker its answer, unless it has one already."""
+    """Give an asker its answer, unless it has one already; an `AnswerLater` when that is set."""
+    if type(answer) is AnswerLater:
+        answer.add_done_callback(partial(_pass_on, future))
+        return
     try:
         future.set(answer)
     except (AlreadySet, queue.Full):
@@ -377,3 +389,53 @@ def reply_error(future: pykka.Future[Any], error: Exception, unread: str = "") -
             future.set_exception((type(error), error, error.__traceback__))
     except (AlreadySet, queue.Full):
         logger.debug("an exception came too late for %r", future)
+
+
+def _pass_on(future: pykka.Future[Any], answer: ActorFuture[Any]) -> None:
+    value, error = answer.outcome()
+    if error is None:
+        reply(future, value)
+    else:
+        reply_error(future, cast("Exception", error))
+
+
+def question(ref: pykka.ActorRef[Any], message: Any, *, first: bool = False) -> ActorFuture[Any]:
+    """Ask any actor of this process, one of pykka's own too; the future calls back, and can be awaited. Never waits.
+
+    `first`: before all that waits in its inbox. One of pykka's own that ends at this very moment may leave the question
+    without an answer, so watch it as well. The future fails with `pykka.ActorDeadError` if the actor has ended, and with
+    `SystemBusy` if its inbox is full.
+    """
+    answer: ActorFuture[Any] = ActorFuture()
+    if not ref.is_alive():
+        answer.fail(pykka.ActorDeadError(f"{ref} has ended"))
+        return answer
+    envelope = Envelope(message, reply_to=answer)
+    try:
+        if first:
+            _put_first(ref.actor_inbox, envelope)
+        else:
+            ref.actor_inbox.put(envelope)
+    except SystemBusy as error:
+        answer.try_fail(error)
+    return answer
+
+
+def ask_to_stop(ref: pykka.ActorRef[Any], *, first: bool = False) -> ActorFuture[Any]:
+    """Ask any actor of this process to stop, as `question` asks. The future is set when its `on_stop` has returned.
+
+    `first`: it handles none of the messages that wait.
+    """
+    return question(ref, _ActorStop(), first=first)
+
+
+def _put_first(inbox: Any, envelope: Envelope[Any]) -> None:
+    if isinstance(inbox, Inbox):
+        inbox.put_first(envelope)
+    elif isinstance(inbox, queue.Queue):  # as pykka's own actors have it, which has no method for this
+        with inbox.mutex:
+            inbox.queue.appendleft(envelope)
+            inbox.unfinished_tasks += 1
+            inbox.not_empty.notify()
+    else:
+        inbox.put(envelope)

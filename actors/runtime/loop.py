@@ -90,6 +90,8 @@ class TrioLoop:
         self._stop_requested: trio.Event
         self._descriptors: list[_Closable] = []
         """What trio has open for this loop."""
+        self.poller: object = None
+        """What looks here for the ends of actors that do not tell of them; made and used by `monitor`."""
         on_fork(self)
 
     def __repr__(self) -> str:
@@ -116,6 +118,11 @@ class TrioLoop:
             if TrioLoop._default is None or not TrioLoop._default.running:
                 TrioLoop._default = TrioLoop("drakkar-default-loop").start()
             return TrioLoop._default
+
+    @classmethod
+    def nearest(cls) -> "TrioLoop":
+        """Return the loop of this thread, or the one for which it starts actors, or the default one."""
+        return cls.current() or cast("TrioLoop | None", this_thread.starts_on) or cls.default()
 
     @property
     def turns(self) -> int:

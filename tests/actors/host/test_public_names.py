@@ -47,6 +47,7 @@ REPLICA = {
     "assign_groups",
     "change_membership",
     "counters",
+    "fence",
     "forget_leader",
     "groups_consistent",
     "propose",

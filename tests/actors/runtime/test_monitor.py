@@ -1,6 +1,8 @@
 """Each way an actor can end, and who is told: no asker waits for ever, and no other actor ends."""
 
+import gc
 import logging
+import queue
 import sys
 import threading
 
@@ -13,7 +15,7 @@ from drakkar.handlers.errors import ActorFailed, ConfigError
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-from tests.actors.runtime.support import TIMEOUT_S, Echo, TroubleError
+from tests.actors.runtime.support import TIMEOUT_S, Echo, TroubleError, wait_until
 
 
 class Mortal(TrioActor):
@@ -203,21 +205,134 @@ def test_a_watching_actor_is_told_by_a_message_even_if_its_inbox_is_full():
     assert seen == ["full", ActorDied(ref, None)]
 
 
-def test_pykkas_own_actors_can_watch_but_not_be_watched(loop):
-    class Threaded(pykka.ThreadingActor):
-        def on_receive(self, message):
-            seen.append(message)
-
-    seen, theirs = [], Threaded.start()
+def test_pykkas_own_actors_can_watch(loop):
+    seen = []
+    theirs = Threaded.start(seen)
     mine = Echo.start(loop=loop)
     watch(mine, theirs)
     mine.stop()
-    with pytest.raises(ConfigError, match="only TrioActors can be watched"):
-        watch(theirs, mine)
-    with pytest.raises(ConfigError, match="Threaded"):
-        unwatch(theirs, mine)
     theirs.stop()
     assert seen == [ActorDied(mine, None)]
+
+
+# pykka's own actors, which do not tell of their ends
+
+
+class Threaded(pykka.ThreadingActor):
+    def __init__(self, seen=None, where=None):
+        super().__init__()
+        self._seen, self._where = seen, where
+
+    def on_start(self):
+        if self._where == "on_start":
+            raise TroubleError("mine")
+
+    def on_receive(self, message):
+        if message == "deadly":
+            raise TroubleError("mine")
+        self._seen.append(message)
+
+    def on_failure(self, *_):
+        if self._where == "on_failure":
+            raise TroubleError("worse")
+
+
+@pytest.fixture
+def told():
+    return queue.Queue()
+
+
+@pytest.mark.parametrize("on_loop", [True, False])
+@pytest.mark.parametrize("where", [None, "on_failure"])
+def test_the_failure_of_one_of_pykkas_own_actors_is_told_with_its_reason(loop, told, on_loop, where):
+    ref = Threaded.start([], where)
+    (loop.call if on_loop else lambda function: function())(lambda: watch(ref, told.put))
+    ref.tell("deadly")
+    notice = told.get(timeout=TIMEOUT_S)
+    assert notice.ref is ref
+    assert isinstance(notice.reason, TroubleError)
+    assert str(notice.reason) == "mine", "the first one, which ended it"
+
+
+def test_the_stop_of_one_of_pykkas_own_actors_is_told_without_a_reason(loop, told):
+    ref = Threaded.start([])
+    watch(ref, told.put)
+    ref.stop()
+    assert told.get(timeout=TIMEOUT_S) == ActorDied(ref, None)
+
+
+def test_an_actor_on_the_loop_is_told_of_one_of_pykkas_own(loop):
+    seen = []
+    watcher, ref = Watcher.start(seen, loop=loop), Threaded.start([])
+    watch(ref, watcher)
+    ref.stop()
+    wait_until(lambda: seen)
+    assert seen == [ActorDied(ref, None)]
+
+
+def test_one_of_pykkas_own_that_has_ended_is_told_at_once(loop):
+    notices = []
+    ref = Threaded.start([])
+    ref.stop()
+    watch(ref, notices.append)
+    assert notices == [ActorDied(ref, None)]
+
+
+def test_one_of_pykkas_own_that_failed_is_told_with_its_reason_to_those_who_watch_later(loop, told):
+    ref, notices = Threaded.start([]), []
+    watch(ref, told.put)
+    ref.tell("deadly")
+    reason = told.get(timeout=TIMEOUT_S).reason
+    watch(ref, notices.append)
+    assert notices == [ActorDied(ref, reason)]
+
+
+def test_watching_one_of_pykkas_own_twice_tells_once_and_who_no_longer_watches_is_not_told(loop, told):
+    ref, notices = Threaded.start([]), []
+    for _ in range(2):
+        watch(ref, notices.append)
+    loop.call(lambda: watch(ref, told.put))
+    assert unwatch(ref, notices.append)
+    assert not unwatch(ref, notices.append)
+    watch(ref, notices.append)
+    ref.stop()
+    assert told.get(timeout=TIMEOUT_S) == ActorDied(ref, None)
+    wait_until(lambda: notices)
+    assert notices == [ActorDied(ref, None)]
+
+
+def test_what_looks_for_ends_rests_when_it_has_nothing_to_look_for(loop):
+    refs, notices = [Threaded.start([]) for _ in range(20)], []
+    loop.call(lambda: [watch(ref, notices.append) for ref in refs])
+    assert len(loop._tasks) == 1, "one for all"
+    for ref in refs[:10]:
+        ref.stop()
+    for ref in refs[10:]:
+        assert unwatch(ref, notices.append)
+    wait_until(lambda: not loop._tasks)
+    assert {notice.ref for notice in notices} == set(refs[:10])
+    for ref in refs[10:]:
+        ref.stop()
+
+
+def test_a_watched_actor_of_pykkas_own_is_not_kept_in_memory(loop, told, caplog):
+    caplog.set_level(logging.CRITICAL, "pykka")  # what is logged would keep it
+    ref = Threaded.start([])
+    watch(ref, told.put)
+    find = ref._actor_weakref
+    ref.tell("deadly")
+    told.get(timeout=TIMEOUT_S)
+    del ref
+    wait_until(lambda: gc.collect() is not None and find() is None)
+
+
+def test_what_is_no_ref_cannot_be_watched(loop):
+    ref = Echo.start(loop=loop)
+    for wrong in (ref.proxy(), Echo, None):
+        with pytest.raises(ConfigError, match="watch the ref of an actor"):
+            watch(wrong, print)
+    with pytest.raises(ConfigError, match="watch the ref of an actor"):
+        unwatch(None, print)
 
 
 def test_watching_the_dead_tells_at_once(loop):

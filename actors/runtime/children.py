@@ -1,0 +1,543 @@
+"""The children of a supervisor: in which order they start and stop, and what follows when one ends.
+
+Plain data, and decisions about it. What they need done, `Hands` do: so there is neither a clock nor a thread here.
+
+    add                                DOWN ── its time has come, and those before it are up ──► STARTING
+    STARTING ── it runs ──► UP         UP ── it is doomed, and the newest of the doomed ──► STOPPING ── it ended ──► DOWN
+    a failure: DOWN, and by the strategy the others are doomed; then all of them start again, after a wait
+
+A child is *doomed* when its present incarnation is to end: since it is stopped, or restarted with another, or since the
+supervisor ends. A child is *wanted* if it is to be up again after that.
+"""
+
+import enum
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, Protocol, get_args
+
+import pykka
+from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
+from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, brief, in_full
+from drakkar.actors.runtime.launching import StartTimedOut
+from drakkar.handlers.checks import check_choice
+from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
+
+__all__ = ["Child", "ChildStatus", "Family", "Hands", "ChildPhase", "TooManyRestarts"]
+
+MAX_CHILDREN: Final = 1_000
+"""Children of one supervisor, since each turn looks at all of them. For more, let it supervise supervisors."""
+MAX_ASKERS: Final = 1_000
+"""Those who wait for one child, or for all."""
+MAX_LEFT: Final = 16
+"""Starts that hang, and actors that do not stop, beside which a supervisor still starts others in their place."""
+DEFAULT_STOP_S: Final = 5.0
+START_GRACE_S: Final = 0.5
+"""Beyond its time a start is given this long, since the thread that does it knows best what takes so long."""
+_MAX_DOUBLINGS: Final = 60
+
+
+class TooManyRestarts(ActorFailed):
+    """A supervisor gave up: its children failed more often than it may restart them. `__cause__` is the last failure."""
+
+
+class ChildPhase(enum.Enum):
+    """Where a child stands."""
+
+    DOWN = "down"
+    STARTING = "starting"
+    UP = "up"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """Where a child stands, as its supervisor knows it."""
+
+    name: str
+    phase: ChildPhase
+    ref: pykka.ActorRef[Any] | None
+    """Its present incarnation; None while there is none that runs."""
+    restarts: int
+    """How often it was restarted since the supervisor knows it, also because of others."""
+    reason: BaseException | None
+    """With what it failed the last time."""
+
+
+class Hands(Protocol):
+    """What is done for a family. All of it is called in one thread and never blocks."""
+
+    def start(self, spec: ChildSpec) -> ActorFuture[pykka.ActorRef[Any]]:
+        """Begin to start a child; the future has its ref once it runs."""
+        ...
+
+    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
+        """Stop what comes of a start, for which the family waits no longer."""
+
+    def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
+        """Ask a child to stop; the future is set when it has, also where that failed."""
+        ...
+
+    def watch(self, ref: pykka.ActorRef[Any]) -> None:
+        """Have `Family.on_died` called when this actor has ended."""
+
+    def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
+        """End a `watch`."""
+
+    def tell(self, level: int, text: str, *args: object) -> None:
+        """Write a line into the log."""
+
+
+@dataclass(slots=True)
+class _Asker:
+    answer: AnswerLater[Any]
+    deadline: float
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """One child, and what is known of it."""
+
+    spec: ChildSpec
+    fresh: bool = False
+    """Added while the supervisor runs, and not up yet: if its first start fails, it is not kept."""
+    phase: ChildPhase = ChildPhase.DOWN
+    wanted: bool = True
+    doomed: bool = False
+    kept: bool = True
+    """It is known while it is down."""
+    tried: bool = False
+    """Its first start has succeeded or failed."""
+    ref: pykka.ActorRef[Any] | None = None
+    work: ActorFuture[Any] | None = None
+    """Its start or its stop, while that is under way."""
+    deadline: float = math.inf
+    """When its start or its stop takes too long."""
+    due: float = -math.inf
+    """Before that, it is not started again."""
+    up_since: float = math.inf
+    failures: int = 0
+    """In a row: each doubles the wait."""
+    restarts: int = 0
+    reason: BaseException | None = None
+    askers: list[_Asker] = field(default_factory=list)
+    """They wait until it is up."""
+    stoppers: list[AnswerLater[None]] = field(default_factory=list)
+    """They wait until it is down, for good."""
+
+    @property
+    def status(self) -> ChildStatus:
+        """As others are told."""
+        up = self.phase is ChildPhase.UP and not self.doomed
+        return ChildStatus(self.spec.name, self.phase, self.ref if up else None, self.restarts, self.reason)
+
+    @property
+    def stop_timeout(self) -> float:
+        """See `ChildSpec.stop_timeout`. An actor's class may name a time of its own."""
+        if self.spec.stop_timeout is not None:
+            return self.spec.stop_timeout
+        kind = self.ref.actor_class if self.ref is not None else None
+        return float(getattr(kind, "usual_stop_s", DEFAULT_STOP_S))
+
+
+@dataclass(slots=True)
+class _Left:
+    """What did not end in time, and was left behind."""
+
+    ref: pykka.ActorRef[Any] | None
+    """None: a start that hangs."""
+    end: ActorFuture[Any]
+
+    @property
+    def over(self) -> bool:
+        return self.end.done or (self.ref is not None and not self.ref.is_alive())
+
+
+class Family:
+    """The children of one supervisor, in the order in which they start. For one thread.
+
+    Call `proceed` after each call of another method, when a future of the `Hands` is set, and at `next_time`.
+    """
+
+    def __init__(
+        self, owner: object, strategy: Strategy, limits: Limits, hands: Hands, *, random: Random | None = None
+    ) -> None:
+        """`owner` is named in errors. Raises `ConfigError` for an unknown strategy."""
+        check_choice("strategy", strategy, get_args(Strategy))
+        self.children: dict[str, Child] = {}
+        self.ending = False
+        """All children are to stop, for good."""
+        self.failure: TooManyRestarts | None = None
+        """Why it ends; None if it was asked to."""
+        self.abandoned = 0
+        """Starts and actors that were left behind so far, since they did not end in time."""
+        self._owner = owner
+        self._independent = strategy == "one_for_one"
+        self._all = strategy == "all_for_one"
+        self._limits, self._hands, self._random = limits, hands, random or Random()
+        self._restarts: deque[float] = deque()
+        """When there was a restart, within the window."""
+        self._left: list[_Left] = []
+        self._waiting_for_all: list[_Asker] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether it was to end, and no child is left."""
+        return self.ending and all(child.phase is ChildPhase.DOWN for child in self.children.values())
+
+    # -- what is asked ------------------------------------------------------------------------------------------
+
+    def add(self, spec: ChildSpec, asker: AnswerLater[Any] | None = None, deadline: float = math.inf) -> None:
+        """Add a child behind the others. `asker` gets its ref; then a child whose first start fails is not kept.
+
+        Raises `ConfigError` where a child has that name, `SystemBusy` where there are too many, and
+        `pykka.ActorDeadError` where the supervisor is ending.
+        """
+        self._check_not_ending()
+        if spec.name in self.children:
+            raise ConfigError("name", spec.name, f"is a child of {self._owner} already: choose another name")
+        if len(self.children) >= MAX_CHILDREN:
+            raise SystemBusy(f"{self._owner} has {MAX_CHILDREN} children: let it supervise supervisors instead")
+        child = self.children[spec.name] = Child(spec, fresh=asker is not None)
+        if asker is not None:
+            child.askers.append(_Asker(asker, deadline))
+
+    def remove(self, name: str, stopper: AnswerLater[None]) -> None:
+        """Stop a child, and forget it; `stopper` is set when it has ended. Raises `ConfigError` for an unknown name."""
+        child = self._known(name)
+        child.stoppers.append(stopper)
+        child.wanted = child.kept = False
+        self._fail_askers(child, pykka.ActorDeadError(f"child {name!r} of {self._owner} is being stopped"))
+        if child.phase is ChildPhase.DOWN:
+            self._gone(child)
+        else:
+            child.doomed = True
+
+    def restart(self, name: str, asker: AnswerLater[Any], deadline: float) -> None:
+        """Stop a child and start it again, by the strategy with others; `asker` gets its new ref. Counts as no failure.
+
+        It need not be up: one that had ended for good is wanted again. Raises as `add`, for an unknown name as `remove`.
+        """
+        self._check_not_ending()
+        child = self._known(name)
+        self._add_asker(child.askers, asker, deadline)
+        child.wanted, child.due = True, -math.inf
+        self._begin_restart(child, -math.inf)
+
+    def ask_ref(self, name: str, asker: AnswerLater[Any], deadline: float) -> None:
+        """Give `asker` the child's ref, as soon as it is up. Raises `ConfigError` for an unknown name."""
+        child = self._known(name)
+        if child.status.ref is not None:
+            asker.set(child.ref)
+        elif not child.wanted:
+            asker.fail(self._ended_for_good(child))
+        else:
+            self._add_asker(child.askers, asker, deadline)
+
+    def ask_ready(self, asker: AnswerLater[bool], deadline: float) -> None:
+        """Give `asker` True when all children are up that are to be."""
+        self._check_not_ending()
+        self._add_asker(self._waiting_for_all, asker, deadline)
+
+    def end(self, failure: TooManyRestarts | None = None) -> None:
+        """Stop all children, the newest first, and start none any more."""
+        if self.ending:
+            return
+        self.ending, self.failure = True, failure
+        error = pykka.ActorDeadError(f"{self._owner} is stopping")
+        for child in self.children.values():
+            child.wanted = False
+            child.doomed = child.phase is not ChildPhase.DOWN
+            self._fail_askers(child, error)
+        for asker in self._waiting_for_all:
+            asker.answer.try_fail(error)
+        self._waiting_for_all.clear()
+
+    def let_go(self, error: Exception) -> None:
+        """Ask all children at once to stop, and wait for none, since the supervisor itself has ended."""
+        self.end()
+        for child in list(self.children.values()):
+            if child.phase is ChildPhase.STARTING and child.work is not None:
+                self._hands.abandon(child.work)
+            elif child.ref is not None:
+                self._hands.stop(child.ref)
+            for stopper in child.stoppers:
+                stopper.try_fail(error)
+
+    def _check_not_ending(self) -> None:
+        if self.ending:
+            raise pykka.ActorDeadError(f"{self._owner} is stopping, and starts no more children")
+
+    def _known(self, name: str) -> Child:
+        child = self.children.get(name) if isinstance(name, str) else None
+        if child is None or not child.kept:
+            known = ", ".join(sorted(self.children)) or "none"
+            raise ConfigError("name", brief(name), f"is no child of {self._owner}; its children: {known:.500}")
+        return child
+
+    @staticmethod
+    def _add_asker(askers: list[_Asker], answer: AnswerLater[Any], deadline: float) -> None:
+        if len(askers) >= MAX_ASKERS:
+            raise SystemBusy(f"{MAX_ASKERS} wait for the same already: wait a little and ask again")
+        askers.append(_Asker(answer, deadline))
+
+    @staticmethod
+    def _fail_askers(child: Child, error: Exception) -> None:
+        askers, child.askers = child.askers, []
+        for asker in askers:
+            asker.answer.try_fail(error)
+
+    def _ended_for_good(self, child: Child) -> pykka.ActorDeadError:
+        why = "it was stopped" if child.reason is None else in_full(child.reason)
+        return pykka.ActorDeadError(
+            f"child {child.spec.name!r} of {self._owner} has ended, and is not started again by itself: {why}"
+        )
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
+        """An actor that is watched has ended: failed with `reason`, or stopped if that is None."""
+        for child in self.children.values():
+            if child.ref is not None and child.ref.actor_urn == ref.actor_urn:
+                # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.
+                if child.phase is ChildPhase.UP:
+                    self._on_failed(child, reason, now)
+                return
+
+    def proceed(self, now: float) -> None:
+        """Take note of what is done or takes too long, and begin with what is next; `now` in seconds of any clock."""
+        self._left = [left for left in self._left if not left.over]
+        for child in list(self.children.values()):
+            self._look_at(child, now)
+        self._stop_doomed(now)
+        self._start_due(now)
+        self._answer_askers(now)
+
+    def next_time(self, now: float) -> float:
+        """When to call `proceed` again at the latest; infinity: when something happens."""
+        times = [asker.deadline for asker in self._waiting_for_all]
+        for child in self.children.values():
+            times += (asker.deadline for asker in child.askers)
+            times.append(child.deadline)
+            if child.phase is ChildPhase.DOWN and child.wanted and child.due > now:
+                times.append(child.due)
+        return min(times, default=math.inf)
+
+    def _look_at(self, child: Child, now: float) -> None:
+        work, late = child.work, now >= child.deadline
+        if child.phase is ChildPhase.STARTING and work is not None:
+            if work.done:
+                self._on_start_over(child, *work.outcome(), now)
+            elif late:
+                self._give_up_start(child, work, now)
+        elif child.phase is ChildPhase.STOPPING and work is not None:
+            if work.done or (late and (child.ref is None or not child.ref.is_alive())):
+                self._gone(child)
+            elif late:
+                self._leave_behind(child, work)
+
+    # -- starts -------------------------------------------------------------------------------------------------
+
+    def _start_due(self, now: float) -> None:
+        """Start those whose time has come, in their order."""
+        blocked = self.ending or (not self._independent and any(child.doomed for child in self.children.values()))
+        for child in list(self.children.values()):
+            if blocked:
+                return
+            if child.phase is ChildPhase.DOWN and child.wanted and now >= child.due:
+                child.phase = ChildPhase.STARTING
+                child.deadline = now + child.spec.start_timeout + START_GRACE_S
+                child.work = self._hands.start(child.spec)
+            # Children that depend on one another wait for those before them. Others do so only when they start first.
+            blocked = not child.tried if self._independent else child.wanted and child.phase is not ChildPhase.UP
+
+    def _on_start_over(
+        self, child: Child, ref: pykka.ActorRef[Any] | None, error: BaseException | None, now: float
+    ) -> None:
+        child.tried = True
+        child.work, child.deadline = None, math.inf
+        if ref is None:
+            if isinstance(error, StartTimedOut) and error.ref is not None:
+                self._leave(_Left(error.ref, ActorFuture()))
+            self._on_failed(child, error, now)
+            return
+        child.phase, child.ref, child.up_since = ChildPhase.UP, ref, now
+        child.fresh = False
+        self._hands.watch(ref)
+
+    def _give_up_start(self, child: Child, work: ActorFuture[Any], now: float) -> None:
+        child.tried = True
+        self._hands.abandon(work)
+        self._leave(_Left(None, work))
+        name, seconds = child.spec.name, child.spec.start_timeout
+        error = ActorFailed(
+            f"child {name!r} did not start within {seconds} seconds: its constructor, its on_start or its publication has not "
+            "returned"
+        )
+        self._on_failed(child, error, now)
+
+    # -- stops --------------------------------------------------------------------------------------------------
+
+    def _stop_doomed(self, now: float) -> None:
+        """Ask those to stop that are to end: the newest before the others, where they may depend on one another."""
+        doomed = [child for child in self.children.values() if child.doomed]
+        if self.ending or not self._independent:
+            doomed = doomed[-1:]
+        for child in doomed:
+            if child.phase is ChildPhase.UP and child.ref is not None:
+                child.phase = ChildPhase.STOPPING
+                child.deadline = now + child.stop_timeout
+                child.work = self._hands.stop(child.ref)
+
+    def _leave_behind(self, child: Child, work: ActorFuture[Any]) -> None:
+        self._hands.tell(
+            logging.ERROR,
+            "child %r of %s has not stopped within %s seconds, and is left behind: see what its handler waits for",
+            child.spec.name,
+            self._owner,
+            child.stop_timeout,
+        )
+        self._leave(_Left(child.ref, work))
+        self._gone(child)
+
+    def _leave(self, left: _Left) -> None:
+        self.abandoned += 1
+        self._left.append(left)
+        if len(self._left) > MAX_LEFT:
+            self._fail(f"{len(self._left)} of its starts and actors hang at a time", None)
+
+    def _gone(self, child: Child) -> None:
+        """It has no incarnation any more."""
+        if child.ref is not None:
+            self._hands.unwatch(child.ref)
+        child.phase, child.ref, child.work = ChildPhase.DOWN, None, None
+        child.deadline = child.up_since = math.inf
+        child.doomed = False
+        stoppers, child.stoppers = child.stoppers, []
+        for stopper in stoppers:
+            stopper.try_set(None)
+        if not child.kept:
+            self._forget(child)
+
+    def _forget(self, child: Child) -> None:
+        self._fail_askers(child, self._ended_for_good(child))
+        if self.children.get(child.spec.name) is child:
+            del self.children[child.spec.name]
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    def _on_failed(self, child: Child, error: BaseException | None, now: float) -> None:
+        """It did not start, or ended unasked: `error` is None if something else than the family has stopped it."""
+        expected = child.doomed or not child.wanted
+        if not math.isinf(child.up_since) and now - child.up_since >= self._limits.window:
+            child.failures = 0
+        child.reason = error or child.reason
+        self._gone(child)
+        if expected or self.ending:
+            return
+        if child.fresh:
+            child.kept = child.wanted = False
+            self._fail_askers(child, _as_exception(error))
+            self._forget(child)
+        elif child.spec.restart == "permanent" or (child.spec.restart == "transient" and error is not None):
+            self._restart(child, error, now)
+        else:
+            self._end_for_good(child, error)
+
+    def _end_for_good(self, child: Child, error: BaseException | None) -> None:
+        child.wanted = False
+        self._hands.tell(
+            logging.INFO, "child %r of %s has ended, and is not started again: %s", child.spec.name, self._owner, _why(error)
+        )
+        self._fail_askers(child, self._ended_for_good(child))
+        if child.spec.restart == "temporary":
+            self._forget(child)
+
+    def _restart(self, child: Child, error: BaseException | None, now: float) -> None:
+        """Let it start again after a wait; or give up, if that was too often."""
+        self._restarts.append(now)
+        while self._restarts[0] <= now - self._limits.window:
+            self._restarts.popleft()
+        if len(self._restarts) > self._limits.max_restarts:
+            self._fail(
+                f"its children failed {len(self._restarts)} times within {self._limits.window} seconds, and it may restart "
+                f"them {self._limits.max_restarts} times; the last was {child.spec.name!r}: {_why(error)}",
+                error,
+            )
+            return
+        wait = min(self._limits.last_wait, self._limits.first_wait * 2.0 ** min(child.failures, _MAX_DOUBLINGS))
+        wait *= self._random.uniform(0.5, 1.0)
+        child.failures += 1
+        self._hands.tell(
+            logging.WARNING,
+            "child %r of %s is started again in %.2f seconds, since it ended: %s",
+            child.spec.name,
+            self._owner,
+            wait,
+            _why(error),
+        )
+        self._begin_restart(child, now + wait)
+
+    def _begin_restart(self, child: Child, due: float) -> None:
+        """Let it end and start again, at `due` at the earliest, with those that the strategy says."""
+        for each in self._affected(child):
+            each.due = max(each.due, due)
+            each.restarts += 1
+            each.doomed = each.phase is not ChildPhase.DOWN
+            if each is not child and each.spec.restart == "temporary":
+                each.wanted = each.kept = False
+                if each.phase is ChildPhase.DOWN:
+                    self._forget(each)
+
+    def _affected(self, child: Child) -> Iterable[Child]:
+        """Those that are restarted with a child, itself among them."""
+        if self._independent:
+            return [child]
+        children = list(self.children.values())
+        if not self._all:
+            children = children[children.index(child) :]
+        return [each for each in children if each.wanted]
+
+    def _fail(self, why: str, cause: BaseException | None) -> None:
+        failure = TooManyRestarts(f"{self._owner} gives up and stops its children: {why}")
+        failure.__cause__ = cause
+        self.end(failure)
+
+    # -- those who wait -----------------------------------------------------------------------------------------
+
+    def _answer_askers(self, now: float) -> None:
+        for child in self.children.values():
+            if child.askers:
+                child.askers = self._still_waiting(
+                    child.askers, child.status.ref, now, f"child {child.spec.name!r} of {self._owner} is not up"
+                )
+        if self._waiting_for_all:
+            up = all(child.status.ref is not None for child in self.children.values() if child.wanted)
+            self._waiting_for_all = self._still_waiting(
+                self._waiting_for_all, up or None, now, f"not all children of {self._owner} are up"
+            )
+
+    @staticmethod
+    def _still_waiting(askers: list[_Asker], answer: Any, now: float, late: str) -> list[_Asker]:
+        """Answer those who wait, if `answer` is not None; fail those whose time is over; return the others."""
+        for asker in askers:
+            if answer is not None:
+                asker.answer.try_set(answer)
+            elif now >= asker.deadline:
+                asker.answer.try_fail(pykka.Timeout(late))
+        return [asker for asker in askers if not asker.answer.done]
+
+
+def _why(error: BaseException | None) -> str:
+    return "it was stopped" if error is None else in_full(error)
+
+
+def _as_exception(error: BaseException | None) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    failed = ActorFailed(f"it did not start: {_why(error)}")
+    failed.__cause__ = error
+    return failed

@@ -69,7 +69,7 @@ class Sender:
         self._ref, self._name, self._within = ref, name, within
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self.outcomes = {}
+        self.outcomes, self.answered = {}, 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -105,6 +105,7 @@ class Sender:
     def _note(self, number, outcome):
         with self._lock:
             self.outcomes[number] = outcome
+            self.answered += outcome == "answered"
 
     def end(self):
         """Wait until all have an outcome, and return them."""
@@ -328,7 +329,7 @@ class Orders:
 
     def answered(self):
         """How many were answered so far."""
-        return sum(outcome == "answered" for each in self._senders.values() for outcome in each._copy().values())
+        return sum(each.answered for each in self._senders.values())
 
     def sent(self):
         """End that; return what became of each number, by sender."""

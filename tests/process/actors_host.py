@@ -179,11 +179,9 @@ class Orders:
         return {
             "clients": len(clients),
             "questions": sum(len(client.open) for client in clients),
-            "questions by actor": sum(sum(client.open_to.values()) for client in clients),
             "watches": sum(len(client.watches) for client in clients),
             "watchers": sum(len(end._watches) for end in ends if end is not None),
             "actors": len(actors),
-            "links": len(links),
             "asked": sum(len(link._questions) for link in links),
             "watched": sum(len(link.watched) for link in links),
             "deadlines": sum(map(len, calls._deadlines._slots.values())),

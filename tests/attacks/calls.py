@@ -30,6 +30,7 @@ from drakkar.actors.remote.records import (
 from drakkar.transport.call_frames import RECORDS_PER_FRAME, calls_body
 from drakkar.transport.calls import CallWindow
 from drakkar.transport.frames import FrameKind, encode_frame
+from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE
 from drakkar.transport.parts import PART_BYTES
 
 from tests.attacks import forge
@@ -285,7 +286,7 @@ class Sink(forge.Callee):
     """A host that takes all that it is sent, and gives credit for it, so that it can be sent more."""
 
     def __init__(self, address, *, tls=None, keeps=False):
-        super().__init__(address, b"", tls=tls)
+        super().__init__(address, b"", tls=tls, features=(CALLS_FEATURE, ALIVE_FEATURE))
         self._keeps = keeps
         self.heard = []
         """The records that have come, where it keeps them."""

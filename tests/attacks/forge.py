@@ -262,11 +262,12 @@ class Flood:
 class Callee:
     """A host that others dial: it answers with its introduction, and then with the same bytes again and again."""
 
-    def __init__(self, address, flood, *, tls=None):
-        """`tls`: the files of its certificate, as arguments of a `TlsConfig`."""
+    def __init__(self, address, flood, *, tls=None, features=()):
+        """`tls`: the files of its certificate, as arguments of a `TlsConfig`. `features`: those that it announces."""
         self.address, self.host_id = address, os.urandom(16).hex()
         self.dialed = self.sent = 0
         self._flood, self._over = flood, threading.Event()
+        self._features = frozenset(features)
         self._came = threading.Event()
         self._tls = None
         if tls:
@@ -304,7 +305,8 @@ class Callee:
             while not frames:
                 frames = reader.feed(caller.recv(1 << 16))
             introduction = decode_hello(frames[0].body)
-            caller.sendall(hello(introduction.address, self.address, host_id=self.host_id))
+            answer = {"host_id": self.host_id, "features": self._features}
+            caller.sendall(hello(introduction.address, self.address, **answer))
             self.dialed += 1
             self._came.set()
             self._go_on(caller, reader)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import cbor2
 from drakkar.actors import ActorDied, ActorFuture, HostGone, TrioActor, message, watch
-from drakkar.actors.remote import serving
+from drakkar.actors.remote import clients
 from drakkar.actors.remote.calls import Calls
 from drakkar.actors.remote.failures import encode_failure
 from drakkar.actors.remote.records import Answer, Ask, Call, Died, Failed, FailKind, Target, Tell, decode, encode
@@ -25,6 +25,7 @@ from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.transport.call_frames import calls_body, decode_calls
 from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FrameError
+from drakkar.transport.liveness import HostState
 from drakkar.transport.options import Options
 
 __all__ = ["FRIEND", "HERE", "SMALL", "Stage", "called", "seeds"]
@@ -59,6 +60,10 @@ class Echo(TrioActor):
     """Answers with what it is sent, or never."""
 
     limit = 5
+
+    def outlives(self, error: Exception) -> bool:
+        """Go on, where others end by a message that fails."""
+        return True
 
     def on_receive(self, message: Any) -> Any:
         return ActorFuture() if message == "hang" else message
@@ -102,9 +107,10 @@ class Wire:
     address = "127.0.0.1:7000"
     run = HERE
     certified = True
+    options = Options()
 
     def __init__(self) -> None:
-        self._rooms = CallRooms(Options())
+        self._rooms = CallRooms(self.options)
         self.charged = self.sent = 0
         self.answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.watched: Counter[str] = Counter()
@@ -112,7 +118,9 @@ class Wire:
     def call_room(self, address: str) -> CallRoom:
         return self._rooms.of(address)
 
-    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False) -> int:
+    def send_calls(
+        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+    ) -> int:
         assert admitted
         self.call_room(address).give_back(len(records), sum(map(len, records)))
         self.sent += len(records)
@@ -128,8 +136,12 @@ class Wire:
     def is_certified_as(self, address: str, names: Sequence[str]) -> bool:
         return address == INNOCENT and FRIEND in names
 
-    def watch_host(self, address: str) -> None:
+    def host_state(self, address: str) -> HostState:
+        return HostState.ALIVE
+
+    def watch_host(self, address: str) -> HostState:
         self.watched[address] += 1
+        return HostState.ALIVE
 
     def unwatch_host(self, address: str) -> None:
         self.watched[address] -= 1
@@ -143,7 +155,6 @@ class Stage:
         self.loop, self.wire, self.counters = Loop(), Wire(), Counter[str]()
         lines = HostLines(self.wire.address).of("drakkar.actors.remote")
         self.calls = Calls(self.wire, self.loop, self.counters, lines)  # type: ignore[arg-type]
-        self.calls.start()
         self.echo, self.guarded = Echo.start(), Echo.start()
         self.calls.publish("echo", self.echo, proxy=True)
         self.calls.publish("listed", self.echo, proxy=["limit"])
@@ -151,12 +162,14 @@ class Stage:
         self.calls.publish("guarded", self.guarded, proxy=True, acl=[FRIEND])
         published = self.calls._published
         self.actors = [published.by_name(name).number for name in ("echo", "listed", "plain", "guarded")]
+        self.refs = self.calls._exports
+        self.calls.greeted(INNOCENT)
         self.questions: list[int] = []
         self.watches: list[int] = []
         self.futures: list[ActorFuture[Any]] = []
         self.seen: Counter[str] = Counter()
         """What the peer has brought about: else the fuzz would show nothing."""
-        self._innocent = 0
+        self._innocent = self._places = 0
 
     # ---- what the peer says
 
@@ -175,18 +188,24 @@ class Stage:
     def _begin(self) -> None:
         """Wait for answers, and watch, so that there is something to be answered."""
         with self.loop.lock:
-            self.calls.lost(PEER, "the one before has ended")
-            link = self.calls._link(PEER)
-            there = RemoteRef(self.calls, Place(PEER, 5, 9), name="there", attributes={"echo": True})
+            self.calls.parted(PEER)
+            self.calls.greeted(PEER)
+            link = self.calls._links.of(PEER)
+            there = RemoteRef(self.calls._asking, self._place(), name="there", attributes={"echo": True})
             self.futures = [
-                self.calls.find(PEER, "ledger", WITHIN_S),
-                self.calls.names(PEER, WITHIN_S),
+                self.calls.remote(PEER, "ledger", block=False, timeout=WITHIN_S),
+                self.calls.remote_names(PEER, block=False, timeout=WITHIN_S),
                 there.ask("what?", block=False),
             ]
             self.questions = list(link._questions)
             watch(there, self._note_end)
-            self.watches = list(link.watched)
+            self.watches = list(link.watches)
         assert (len(self.questions), len(self.watches)) == (3, 1)
+
+    def _place(self) -> Place:
+        """Where an actor lives that has not ended yet, as far as this host knows."""
+        self._places += 1
+        return Place(PEER, 5, 1000 + self._places)
 
     def _note_end(self, died: ActorDied) -> None:
         self.seen["ends"] += not isinstance(died.reason, HostGone)
@@ -210,22 +229,21 @@ class Stage:
         """What was said has harmed nobody: an innocent host is answered, and what is held is bounded."""
         self._note()
         self._innocent += 1
-        asked = Ask(self._innocent, Target(HERE, self.actors[3]), 10_000, pack(self._innocent, self.calls))
+        asked = Ask(self._innocent, Target(HERE, self.actors[3]), 10_000, pack(self._innocent, self.refs))
         with self.loop.lock:
             self.calls.called(INNOCENT, [cbor2.loads(encode(asked))])
         answer = decode(cbor2.loads(self.wire.answers.get(timeout=WITHIN_S)))
-        assert answer == Answer(self._innocent, pack(self._innocent, self.calls))
+        assert answer == Answer(self._innocent, pack(self._innocent, self.refs))
         with self.loop.lock:
             self.calls.tick()
-            clients = list(self.calls._serving._clients.values())  # type: ignore[union-attr]
-        assert len(clients) <= 2
-        for client in clients:
-            with self.calls._serving._lock:  # type: ignore[union-attr]
-                questions, counted = len(client.open), sum(client.open_to.values())
-            assert questions == counted <= serving.MAX_QUESTIONS, "a question has left without its count"
-            assert len(client.watches) <= serving.MAX_WATCHES
-        watchers = len(self.echo.actor_inbox.termination._watches)
-        assert watchers <= 3 + len(_watches_of(clients, PEER)), "an actor tells of its end whom nobody knows"
+            found = list(self.calls._serving._clients.values())
+        assert len(found) <= 2
+        for client in found:
+            with client._lock:
+                questions, there = client.questions, sum(map(len, client._open.values()))
+            assert questions == there <= clients.MAX_QUESTIONS, "a question has left without its count"
+            assert client.watches == sum(map(len, client._watchers.values())) <= clients.MAX_WATCHES
+        assert len(self.echo.actor_inbox.termination._watches) == 1, "an actor tells this host of its end, once"
         assert self.echo.is_alive()
         assert self.guarded.is_alive()
 
@@ -233,8 +251,8 @@ class Stage:
         for future in self.futures:
             self.seen["answers"] += future.done and future.outcome()[1] is None
             self.seen["failures"] += future.done and future.outcome()[1] is not None
-        client = self.calls._serving._clients.get(PEER)  # type: ignore[union-attr]
-        self.seen["questions"] += bool(client and client.open)
+        client = self.calls._serving._clients.get(PEER)
+        self.seen["questions"] += bool(client and client.questions)
         self.seen["watches"] += bool(client and client.watches)
 
     def close(self) -> None:
@@ -246,14 +264,6 @@ class Stage:
 def _place(row: list[Any], at: int, numbers: Sequence[int]) -> None:
     if len(row) > at and type(row[at]) is int and 0 <= row[at] < SMALL:
         row[at] = numbers[row[at] % len(numbers)]
-
-
-def _watches_of(clients: Sequence[Any], address: str) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for client in clients:
-        if client.address == address:
-            found |= client.watches
-    return found
 
 
 @cache
@@ -269,12 +279,12 @@ def called(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     """Bodies that a fuzzer changes."""
-    refs = _stage().calls
+    refs = _stage().refs
     here = [Target(HERE, number) for number in range(4)]
     values = [
         {"a": [1, None, {"@": 2}]},
         Picky(7, [Picky(1)]),
-        [RemoteRef(refs, Place(PEER, 5, 9), name="there", class_name="Ledger", attributes={"echo": True})],
+        [RemoteRef(_stage().calls._asking, Place(PEER, 5, 9), name="there", class_name="Ledger")],
         "hang",
     ]
     asks = [encode(Ask(1 + n, here[n % 4], 1000, pack(value, refs))) for n, value in enumerate(values)]

@@ -223,8 +223,8 @@ class Orders:
 
     def questions(self):
         """How many questions of others have no answer yet, and how many watches they have here."""
-        clients = list(self._host._calls._serving._clients.values())
-        return [sum(len(client.open) for client in clients), sum(len(client.watches) for client in clients)]
+        figures = self._host.metrics()
+        return [figures["remote_questions_open"], figures["remote_watchers"]]
 
     def counters(self):
         return self._host.counters

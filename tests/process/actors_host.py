@@ -171,23 +171,17 @@ class Orders:
 
     def held(self):
         """What this host holds for others, and of them: what must not grow for ever."""
-        calls = self._host._calls
-        clients = list(calls._serving._clients.values())
-        links = list(calls._links.values())
-        actors = list(calls._published._numbers.values())
-        ends = [getattr(actor.ref.actor_inbox, "termination", None) for actor in actors]
-        return {
-            "clients": len(clients),
-            "questions": sum(len(client.open) for client in clients),
-            "watches": sum(len(client.watches) for client in clients),
-            "watchers": sum(len(end._watches) for end in ends if end is not None),
-            "actors": len(actors),
-            "asked": sum(len(link._questions) for link in links),
-            "watched": sum(len(link.watched) for link in links),
-            "deadlines": sum(map(len, calls._deadlines._slots.values())),
-            "hosts": len(calls._watched_hosts),
-            "waiting": sum(len(link._outbox) for link in links),
+        figures = self._host.metrics()
+        names = {
+            "asked": "remote_questions",
+            "questions": "remote_questions_open",
+            "watched": "remote_watches",
+            "watches": "remote_watchers",
+            "actors": "remote_published",
+            "waiting": "lane_calls_waiting",
         }
+        slots = self._host._calls._deadlines._slots.values()
+        return {name: figures[figure] for name, figure in names.items()} | {"deadlines": sum(map(len, slots))}
 
     def counters(self):
         return self._host.counters
@@ -205,14 +199,14 @@ class Orders:
 
     def find(self, address, name, within=5.0, key=None):
         ref = self._refs[key or name] = self._host.remote(address, name, timeout=within)
-        return {"run": ref.place.run, "number": ref.place.number, "class": ref.actor_class.__name__}
+        return {"run": ref.place.run, "number": ref.place.number, "class": ref.class_name}
 
     def names(self, address, within=5.0):
         return self._host.remote_names(address, timeout=within)
 
     def guess(self, address, run, number, key):
         """Make a reference to an actor that this host was not told of."""
-        self._refs[key] = RemoteRef(self._host._calls, Place(address, run, number), attributes={"echo": True})
+        self._refs[key] = RemoteRef(self._host._calls._asking, Place(address, run, number), attributes={"echo": True})
 
     def alive(self, name):
         return self._refs[name].is_alive()

@@ -79,8 +79,9 @@ rewrite-scenarios: $(VENV)/ready
 	$(BIN)/python -m tests.scenarios
 	git diff --stat -- tests/scenarios
 
-# Some fifteen minutes. make bench BENCH="--systems drakkar,dragonboat --rows 1,64 --rounds 2" for half a minute.
+# Some twenty minutes. xoscar is measured where it installs. make bench BENCH="--systems drakkar,dragonboat --rows 1,64 --rounds 2" for half a minute.
 bench: $(VENV)/ready
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check xoscar
 	$(BIN)/python -m tests.benchmarks.commits --json bench.json --plot bench.png $(BENCH)
 
 format: $(VENV)/ready

@@ -11,7 +11,7 @@ from drakkar.actors.host.specs import ReplicaSpec
 from drakkar.actors.log.store import StoreStatus
 from drakkar.actors.machine.applier import Hang
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
-from drakkar.actors.names.directory import Directory, NameTaken, NotRegistered
+from drakkar.actors.names.directory import Directory, NotRegistered
 from drakkar.actors.names.singletons import (
     Singleton,
     SingletonEnded,

@@ -27,7 +27,6 @@ from drakkar.handlers.errors import ConfigError, CorruptData, Refused, RequestDr
 
 __all__ = [
     "Directory",
-    "NameTaken",
     "NotRegistered",
     "Owner",
     "Registration",
@@ -50,21 +49,7 @@ MAX_OPERATIONS: Final = 1_000
 _VERSION: Final = 1
 
 
-class NameTaken(RequestDropped):
-    """The name belongs to an actor of another host. Nothing was changed. `name`, and the `address` of that host."""
-
-    def __init__(self, name: str, address: str) -> None:
-        super().__init__(name, address)
-        self.name, self.address = name, address
-
-    def __str__(self) -> str:
-        return (
-            f"the name {self.name!r} belongs to an actor on {self.address}: unregister it there, or, if that host is gone for "
-            "good, register with replace=True"
-        )
-
-
-class NotRegistered(RequestDropped):
+class NotRegistered(RequestDropped, UnknownName):
     """No actor has this name in the directory. `name`."""
 
     def __init__(self, name: str) -> None:

@@ -15,7 +15,6 @@ import pykka
 import trio
 from drakkar.actors.names.directory import (
     MAX_LISTED,
-    NameTaken,
     NotRegistered,
     Owner,
     Result,
@@ -23,6 +22,7 @@ from drakkar.actors.names.directory import (
 )
 from drakkar.actors.names.directory_server import DirectoryServer, server_name
 from drakkar.actors.names.shards import Calls, Shard
+from drakkar.actors.remote.errors import NameTaken
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
 from drakkar.actors.runtime.log_lines import Lines
@@ -47,6 +47,7 @@ MAX_REGISTERED: Final = 10_000
 """Names that one host has registered at a time."""
 MAX_GIVEN_BACK: Final = 100
 """Names that a host gives back at a time."""
+_TAKEN: Final = "unregister it there, or, if that host is gone for good, register with replace=True"
 GIVE_BACK_TIMEOUT_S: Final = 5.0
 FIRST_WAIT_S: Final = 0.1
 LAST_WAIT_S: Final = 10.0
@@ -394,7 +395,7 @@ def _check(result: Result, name: str) -> None:
     if result[0] == "ok":
         return
     if result[0] == "taken":
-        raise NameTaken(name, str(result[1]))
+        raise NameTaken(name, f"an actor on {result[1]}", _TAKEN)
     if result[0] == "full":
         raise SystemBusy(str(result[1]))
     if result[0] == "over":

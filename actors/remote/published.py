@@ -83,7 +83,7 @@ class Published:
                 self._put(PublishedActor(before.number, ref, name, attributes, allowed))
                 return None
             if before is not None and before.ref.is_alive():
-                raise NameTaken("name", name, f"{before.ref} has it, and lives: unpublish it first")
+                raise NameTaken(name, str(before.ref), "it lives, so unpublish it first, or choose another name")
             self._put(PublishedActor(self._new_number(), ref, name, attributes, allowed))
             if before is not None:
                 self._drop(before)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 
 import cbor2
 from drakkar.actors.machine.state_machine import StateMachine
+from drakkar.actors.remote.errors import UnknownName
 from drakkar.actors.runtime.futures import brief
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_SIGNED, is_whole

@@ -7,6 +7,7 @@ import pytest
 from drakkar.actors import ConfigError, DeadlockError, DrakkarError, State, SystemBusy, TrioActor
 from drakkar.actors.names import registered
 from drakkar.actors.names.directory import Directory, NotRegistered
+from drakkar.actors.remote.errors import NameTaken
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, TransportError
 
 from tests.actors.names.support import Echo, Network, names_of

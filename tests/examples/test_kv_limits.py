@@ -64,8 +64,8 @@ async def read_all(talker: Talker) -> None:
 
 def test_a_client_that_sends_nothing_is_disconnected_and_one_that_talks_stays():
     async def main() -> None:
+        began = trio.current_time()  # before the front's own clock of it begins
         async with serving(idle=0.3) as (port, front), talking(port) as idle, talking(port) as busy:
-            began = trio.current_time()
             async with trio.open_nursery() as nursery:
 
                 async def wait_for_the_end() -> None:

@@ -134,8 +134,8 @@ class Habits:
                     self._seen[operation["key"]] = text
 
 
-def live(name, who, over):
-    """Be one client until it is over; return its history."""
+def live(name, who, over, note):
+    """Be one client until it is over; `note` each operation."""
     doors = {int(number): path for number, path in who["doors"].items()}
     client, source = Client(name, doors), random.Random(f"{who['seed']}-{name}")
     habits, hosts = Habits(name, source), list(doors)
@@ -143,24 +143,26 @@ def live(name, who, over):
     while not over.wait(source.uniform(0, 2 * who["pause"])):
         operation = client.do(host, *habits.next())
         habits.learn(operation)
+        note(operation)
         if operation["outcome"] != "done" or source.random() < RESTLESS:
             host = source.choice(hosts)
     client.close()
-    return client.history
 
 
 def main():
-    who, over = json.loads(sys.stdin.readline()), threading.Event()
-    with ThreadPoolExecutor(len(who["clients"])) as pool:
-        lives = [pool.submit(live, name, who, over) for name in who["clients"]]
+    who, over, lock = json.loads(sys.stdin.readline()), threading.Event(), threading.Lock()
+    with Path(who["history"]).open("w", buffering=1) as file, ThreadPoolExecutor(len(who["clients"])) as pool:
+
+        def note(operation):
+            with lock:
+                file.write(json.dumps(operation) + "\n")
+
+        lives = [pool.submit(live, name, who, over, note) for name in who["clients"]]
         with suppress(KeyboardInterrupt):
             sys.stdin.read()
         over.set()
-    with Path(who["history"]).open("w") as file:
-        file.writelines(
-            json.dumps(operation) + "\n"
-            for operation in itertools.chain.from_iterable(each.result() for each in lives)
-        )
+        for each in lives:
+            each.result()
 
 
 if __name__ == "__main__":

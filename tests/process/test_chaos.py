@@ -88,6 +88,21 @@ class Clients:
         process.stdin.write(json.dumps({**who, "seed": SEED, "pause": 0.02}) + "\n")
         process.stdin.flush()
 
+    def have_used_all(self, operations):
+        """Whether they have done so many through each host, so far."""
+        lines = [
+            line
+            for file in self._files
+            if file.exists()
+            for line in file.read_text().splitlines(keepends=True)
+        ]
+        hosts = Counter(
+            each["host"]
+            for each in map(json.loads, (line for line in lines if line.endswith("\n")))
+            if done(each)
+        )
+        return all(hosts[number] >= operations for number in HOSTS)
+
     def end(self):
         """Let them finish what they do; return their history."""
         for process in self._processes:
@@ -141,6 +156,8 @@ def survive(cluster, nemesis, dose, directory, short, *, meanwhile=None):
         with Clients(directory, doors(short)) as clients:
             with meanwhile or nullcontext():
                 nemesis.rage(dose.seconds)
+            # A host may have had no replica that is a member for most of the time.
+            until(lambda: clients.have_used_all(dose.operations))
             history = clients.end()
         judge(history)  # a wrong answer tells more than a host that is stuck because of it
         history += last_words(cluster, doors(short), {each["key"] for each in history})

@@ -132,6 +132,10 @@ async def test_strangers_do_not_make_this_host_resolve_more_than_a_few_names(
                 nursery.start_soon(ask, f"name-{number}:1")
         assert asking == [False] * 200
         assert len(resolver._questions) == resolver_module.MAX_QUESTIONS
+        await until(
+            lambda: len(names.asked) > resolver_module._AT_ONCE
+        )  # they may all have waited for long enough before
+        await trio.testing.wait_all_tasks_blocked()
         assert len(names.asked) == 1 + resolver_module._AT_ONCE
         assert len(resolver._others) == 10
         # Those of members are resolved meanwhile.

@@ -156,6 +156,7 @@ class RemoteRef(pykka.ActorRef[Any]):
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, and `TypeError` where nothing was published for proxies.
         """
+        self.termination.process.check(self)
         if not self.is_alive():
             raise pykka.ActorDeadError(f"{self} has ended")
         if not self.attributes:

@@ -44,6 +44,7 @@ from drakkar.actors.remote.refs import Place
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.options import Options
 
+from tests.actors.forking import in_child, told
 from tests.actors.remote.gate import Gate
 from tests.actors.support import TIMEOUT_S, until
 from tests.ports import free_addresses
@@ -854,6 +855,40 @@ def test_an_acl_lets_in_hosts_by_the_names_in_their_certificates(things, tmp_pat
     stranger.publish("courier", courier)
     with pytest.raises(NotAllowed, match="acl"):
         teller.remote(stranger.address, "courier").ask({"ask": ledger}, timeout=TIMEOUT_S)
+
+
+# ---- forks
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_at_once_whatever_it_asks(hosts, ledger, actor):
+    home, other = hosts
+    proxy = ledger.proxy()
+    waits = ledger.ask("never", block=False, timeout=TIMEOUT_S)
+    links, rooms = other._calls._links, other._transport._call_rooms
+    with links._lock, rooms.lock, ledger.termination._lock:  # as threads may that are gone in the child
+        outcome = in_child(
+            lambda: [
+                told(
+                    lambda: ledger.tell("hello"),
+                    lambda: ledger.ask("who"),
+                    lambda: ledger.ask("who", block=False),
+                    ledger.proxy,
+                    lambda: proxy.balance("ann"),
+                    lambda: watch(ledger, print),
+                    lambda: unwatch(ledger, print),
+                    lambda: waits.get(timeout=1),
+                    lambda: other.remote(home.address, "ledger"),
+                    lambda: other.remote_names(home.address),
+                    lambda: other.publish("ledger", actor),
+                    lambda: other.unpublish("ledger"),
+                    lambda: other.published,
+                ),
+                ledger.is_alive(),
+            ]
+        )
+    assert outcome == [["ForkedError"] * 13, False]
+    assert ledger.ask("who", timeout=TIMEOUT_S)
 
 
 # ---- mistakes

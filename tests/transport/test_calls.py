@@ -922,9 +922,8 @@ async def test_calls_to_a_host_that_cannot_be_reached_are_handed_back_with_the_r
 
 @on_loop
 async def test_why_a_host_cannot_be_reached_is_known_until_the_next_attempt_is_due() -> None:
-    a, b = CallingHost(options=ONE_TRY), CallingHost()
-    port = free_ports(1)[0]
-    nowhere = f"127.0.0.1:{port}"
+    a = CallingHost(options=ONE_TRY)
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     async with running(a) as nursery:
         assert a.transport.away(nowhere) == ""
         a.call(nowhere, record(1))

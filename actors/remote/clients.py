@@ -13,7 +13,7 @@ from drakkar.actors.remote.records import Died
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import SystemBusy
 
-__all__ = ["MAX_QUESTIONS", "MAX_QUESTIONS_TO_ONE", "MAX_WATCHES", "Client", "Pending"]
+__all__ = ["MAX_QUESTIONS", "MAX_QUESTIONS_TO_ONE", "MAX_WATCHES", "MAX_WATCHES_OF_ONE", "Client", "Pending"]
 
 MAX_QUESTIONS: Final = 4_000
 """Questions of one host that have no answer yet."""
@@ -21,6 +21,8 @@ MAX_QUESTIONS_TO_ONE: Final = 1_000
 """Questions of one host to one actor that have no answer yet: one that hangs leaves places for others."""
 MAX_WATCHES: Final = 10_000
 """Actors that one host watches here."""
+MAX_WATCHES_OF_ONE: Final = 16
+"""Of these, of one actor: a host needs one, and may have another one on the way. All are told in one go."""
 
 ExcInfo: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
@@ -104,11 +106,13 @@ class Client:
 
     def watch(self, watch: int, number: int) -> None:
         """Note the watch of an actor. Raises `SystemBusy` where there are too many."""
-        if len(self._watches) >= MAX_WATCHES:
-            raise SystemBusy(
-                f"{self.link.address} watches {MAX_WATCHES} actors here, and more are not allowed: unwatch some first"
-            )
         self.unwatch(watch)  # one that is not given anew, as it should be
+        of_this = len(self._watchers.get(number, ()))
+        if len(self._watches) >= MAX_WATCHES or of_this >= MAX_WATCHES_OF_ONE:
+            raise SystemBusy(
+                f"{self.link.address} has {len(self._watches)} watches of actors here, {of_this} of them of this one, and "
+                f"{MAX_WATCHES} and {MAX_WATCHES_OF_ONE} are allowed: unwatch some first"
+            )
         self._watches[watch] = number
         self._watchers.setdefault(number, set()).add(watch)
 

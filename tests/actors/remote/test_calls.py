@@ -39,7 +39,7 @@ from drakkar.actors import (
     unwatch,
     watch,
 )
-from drakkar.actors.remote import serving
+from drakkar.actors.remote import replies
 from drakkar.actors.remote.refs import Place
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.options import Options
@@ -923,5 +923,5 @@ def test_figures_of_a_host_tell_of_its_calls(hosts, ledger, actor):
     gone = RemoteRef(ledger._caller, Place(home.address, ledger.place.run, 7))
     gone.tell("hello")
     assert ledger.ask("who", timeout=TIMEOUT_S)
-    assert home.metrics()["remote_messages_dropped_total"] == home.counters[serving.DROPPED_MESSAGES] == 1
+    assert home.metrics()["remote_messages_dropped_total"] == home.counters[replies.DROPPED_MESSAGES] == 1
     assert other.metrics()["remote_answers_late_total"] == 0

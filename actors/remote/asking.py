@@ -102,12 +102,11 @@ class Asking:
         self._check(ref)
         if ref.actor_stopped.is_set():
             raise pykka.ActorDeadError(f"{ref} has ended")
-        target = Target(ref.place.run, ref.place.number)
         link: Link = ref.link
         if type(message) is ProxyCall:
-            link.put(self._call(0, target, 0, message))
+            link.put(self._call(0, ref.target, 0, message))
         else:
-            link.put(Tell(target, self._packed(message)))
+            link.put(Tell(ref.target, self._packed(message)))
 
     def ask(self, ref: RemoteRef, message: Any, timeout: float | None) -> Asked:
         """See `Caller`. What it raises is of the caller's making, or too much; all else is in the future."""
@@ -117,8 +116,7 @@ class Asking:
             return settled(error=pykka.ActorDeadError(f"{ref} has ended"))  # as pykka does it
         link: Link = ref.link
         question = Question(link, link.number(), seconds, ref, self._read, ref.actor_stopped.set)
-        target = Target(ref.place.run, ref.place.number)
-        link.put(self._asking(question.number, target, to_milliseconds(seconds), message), question)
+        link.put(self._asking(question.number, ref.target, to_milliseconds(seconds), message), question)
         return question
 
     def _asking(self, number: int, target: Target, milliseconds: int, message: Any) -> Record:

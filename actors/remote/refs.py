@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, Protocol
 import pykka
 from drakkar.actors.remote.proxies import RemoteProxy
 from drakkar.actors.remote.questions import Asked
-from drakkar.actors.remote.records import Attributes
+from drakkar.actors.remote.records import Attributes, Target
 from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import forbid_waiting
 from drakkar.actors.runtime.monitor import Termination, Watcher
@@ -87,6 +87,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         """The name of its class."""
         self.attributes: Attributes = attributes or {}
         """What a proxy reaches."""
+        self.target = Target(place.run, place.number)
         self.link = caller.link_to(place.address)
         self.termination = caller.termination_of(place)
         self.actor_urn = f"urn:drakkar:{place.run:x}:{place.number:x}"

@@ -172,9 +172,7 @@ class Calls:
         if acl is not None and not self._transport.certified:
             raise ConfigError("acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out")
         self._check_open()
-        before = self._published.publish(name, ref, proxy, acl)
-        if before is not None:
-            self._run_soon(self._serving.end_of, before, None)
+        self._published.publish(name, ref, proxy, acl)
 
     def unpublish(self, name: str) -> bool:
         """See `NodeHost.unpublish`."""

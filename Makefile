@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-membership cluster test check attacks wheel check-compiled sim lint rewrite-scenarios bench fuzz format clean
+.PHONY: demo demo-membership demo-actors cluster test check attacks wheel check-compiled sim lint rewrite-scenarios bench fuzz format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -24,6 +24,9 @@ demo: $(VENV)/ready
 
 demo-membership: $(VENV)/ready
 	$(BIN)/python -m examples.membership_demo
+
+demo-actors: $(VENV)/ready
+	$(BIN)/python -m examples.actors_demo
 
 cluster: $(VENV)/ready
 	$(BIN)/python -m examples.kv_demo --keep-running
@@ -76,8 +79,9 @@ rewrite-scenarios: $(VENV)/ready
 	$(BIN)/python -m tests.scenarios
 	git diff --stat -- tests/scenarios
 
-# Some fifteen minutes. make bench BENCH="--systems drakkar,dragonboat --rows 1,64 --rounds 2" for half a minute.
+# Some twenty minutes. xoscar is measured where it installs. make bench BENCH="--systems drakkar,dragonboat --rows 1,64 --rounds 2" for half a minute.
 bench: $(VENV)/ready
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check xoscar
 	$(BIN)/python -m tests.benchmarks.commits --json bench.json --plot bench.png $(BENCH)
 
 format: $(VENV)/ready

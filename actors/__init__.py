@@ -11,6 +11,14 @@ from drakkar.actors.host.specs import ReplicaSpec
 from drakkar.actors.log.store import StoreStatus
 from drakkar.actors.machine.applier import Hang
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
+from drakkar.actors.names.directory import Directory, NotRegistered
+from drakkar.actors.names.singletons import (
+    Singleton,
+    SingletonEnded,
+    SingletonPhase,
+    SingletonStarted,
+    SingletonStatus,
+)
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import (
     AddressChanged,
@@ -32,6 +40,13 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed, ActorDied, unwatch, watch
+from drakkar.actors.runtime.supervisor import (
+    ChildPhase,
+    ChildSpec,
+    ChildStatus,
+    Supervisor,
+    TooManyRestarts,
+)
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import (
     ActorFailed,
@@ -77,10 +92,14 @@ __all__ = [
     "AnswerTimeout",
     "Change",
     "ChangeType",
+    "ChildPhase",
+    "ChildSpec",
+    "ChildStatus",
     "ConcurrentStateMachine",
     "ConfigError",
     "CorruptData",
     "DeadlockError",
+    "Directory",
     "DiskFull",
     "DiskStateMachine",
     "DrakkarError",
@@ -102,6 +121,7 @@ __all__ = [
     "NodeHost",
     "NotAllowed",
     "NotLeader",
+    "NotRegistered",
     "Options",
     "OutcomeUnknown",
     "PeerStatus",
@@ -121,14 +141,21 @@ __all__ = [
     "Session",
     "SessionExpired",
     "SessionRefused",
+    "Singleton",
+    "SingletonEnded",
+    "SingletonPhase",
+    "SingletonStarted",
+    "SingletonStatus",
     "State",
     "StateMachine",
     "Status",
     "StorageFailed",
     "StoreStatus",
+    "Supervisor",
     "SystemBusy",
     "TableActor",
     "TlsConfig",
+    "TooManyRestarts",
     "TransferInProgress",
     "Transition",
     "TransportError",

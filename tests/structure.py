@@ -40,6 +40,7 @@ SHOWN = (
     "actors.machine",
     "actors.remote",
     "actors.node",
+    "actors.names",
     "actors.host",
     "actors.tools",
 )

@@ -3,8 +3,11 @@
 import re
 from contextlib import ExitStack
 
+import pykka
 import pytest
 from drakkar.actors import NodeHost
+from drakkar.actors.remote import message_classes
+from drakkar.actors.remote.registry import Registry
 from drakkar.handlers import State
 
 from tests import readme
@@ -28,9 +31,23 @@ def at_home(text, count):
     return text, addresses
 
 
+def test_the_example_of_two_hosts_calls_from_one_to_the_other(capsys, monkeypatch):
+    """Run as it stands, but for the addresses."""
+    monkeypatch.setattr(message_classes, "_MESSAGES", Registry("@message", "bank.deposit"))
+    text, _ = at_home(readme.snippets()[0], 2)
+    scope: dict = {"__name__": "readme"}
+    try:
+        exec(text, scope)
+    finally:
+        scope["home"].stop()
+        pykka.ActorRegistry.stop_all()
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if not line.startswith("ActorDied")] == ["5", "7"]
+
+
 def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
     """Run as it stands, but for the addresses; the other two hosts run the same class."""
-    text, addresses = at_home(readme.snippets()[0], 3)
+    text, addresses = at_home(readme.snippets()[1], 3)
     text = text.replace('data_dir="data"', f"data_dir={str(tmp_path / '1')!r}")
     class_, script = re.split(r"\n\n\n(?=members)", text)
     scope: dict = {}
@@ -45,7 +62,7 @@ def test_the_embedding_example_counts_to_five_on_three_hosts(tmp_path, capsys):
 
 
 def test_the_examples_of_sessions_and_members_work(tmp_path):
-    counter, session, members, _ = readme.snippets()
+    _, counter, session, members, _ = readme.snippets()
     members, addresses = at_home(members, 4)
     scope: dict = {"State": State}
     exec(re.split(r"\n\n\n(?=members)", counter)[0], scope)

@@ -360,6 +360,11 @@ class Liveness:
             host.reported = run
             self._gone(host.name, run.host_id, run.count)
 
+    def has_gone(self, name: str) -> bool:
+        """Return whether the run that was reached last at a canonical address is taken for gone."""
+        host = self._hosts.get(name)
+        return host is not None and host.gone
+
     def is_gone(self, hello: Hello) -> bool:
         """Return whether the run that introduces itself is taken for gone.
 

@@ -225,6 +225,11 @@ class TcpTransport:
         return self._identity.host_id
 
     @property
+    def start(self) -> tuple[int, int]:
+        """Count and nonce of this run of the host."""
+        return self._identity.run.start
+
+    @property
     def run(self) -> int:
         """The nonce of this run of the host, which no other run of any host has."""
         return self._identity.run.nonces[0]
@@ -627,6 +632,10 @@ class TcpTransport:
     def host_state(self, address: str) -> HostState:
         """Return what is known of the life of the host at `address`: UNKNOWN unless it is a member or watched. From any thread."""
         return self._liveness.life(peer_name(address)).state
+
+    def is_gone(self, address: str) -> bool:
+        """Return whether the process that was last known at `address` has surely ended. For the loop's thread."""
+        return self._liveness.has_gone(peer_name(address))
 
     def host_states(self) -> Counter[HostState]:
         """Return how many of the hosts that are members or watched are in which state. From any thread."""

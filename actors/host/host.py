@@ -3,6 +3,7 @@
 import os
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,9 @@ from drakkar.actors.log.files import DiskFiles
 from drakkar.actors.log.segments import RESERVE_BYTES
 from drakkar.actors.log.store import LogStore, StoredLog, StoreStatus, log_in_memory
 from drakkar.actors.machine.state_machine import StateMachine
+from drakkar.actors.names.directory import MAX_LISTED, Directory, Owner
+from drakkar.actors.names.registered import Names
+from drakkar.actors.names.singletons import Singleton, Singletons
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.events import MembershipChanged, ReplicaEnded
 from drakkar.actors.node.proposed import MAX_COMMAND_BYTES
@@ -74,6 +78,8 @@ _BACKGROUND_HANG_S: Final = 30.0
 NODES_AT_ONCE: Final = 8
 """Nodes that are made before others have a turn on the loop: one takes some 0.3 ms."""
 LISTEN_TIMEOUT_S: Final = 30.0
+SINGLETONS_TIMEOUT_S: Final = 1.0
+"""How long a host that stops waits for its singletons, before it hands over."""
 LOOP_STOP_TIMEOUT_S: Final = 10.0
 REPLAY_TIMEOUT_S: Final = 3600.0
 """How long `wait_ready` waits."""
@@ -244,10 +250,25 @@ class NodeHost:
         self._background = self._new_pool(_BACKGROUND_WORKERS, most, _BACKGROUND_HANG_S)
         self._loop.start()
         self._undo.append(self._stop_loop)
+        self._began = time.time_ns() // 1000
         self._calls = Calls(
             self._transport, self._loop, self._counters, self._host_lines.of("drakkar.actors.remote")
         )
         self._undo.append(self._calls.close)
+        self._names = Names(
+            address=lambda: self.address,
+            owner=self._owner,
+            calls=self._calls,
+            loop=self._loop,
+            lines=self._host_lines.of("drakkar.actors.names"),
+        )
+        self._singletons = Singletons(
+            self,
+            self._calls,
+            self._loop,
+            announce=self._announce,
+            gone=self._transport.is_gone,
+        )
         self._asker = StoreAsker(self._loop)
         self._flush_watch = FlushWatch(self._store, self._lines)
         self._traffic = SnapshotTraffic(
@@ -292,6 +313,7 @@ class NodeHost:
             self._services.subscribers.add(self._warn_of_promotion)
         self._loop.call(self._listen, timeout=LISTEN_TIMEOUT_S)
         self._undo.append(self._hand_over)
+        self._undo.append(self._end_singletons)
         self._lines.info(
             "started: deployment %s, data %s",
             self.deployment_id,
@@ -436,6 +458,19 @@ class NodeHost:
             self._undo.pop()
         if failures:
             raise failures[0]
+
+    def _end_singletons(self) -> None:
+        if not self._singletons.leave(timeout=SINGLETONS_TIMEOUT_S):
+            self._lines.warning(
+                "stops, though singletons had not ended within %s s: see their fencing numbers", SINGLETONS_TIMEOUT_S
+            )
+
+    def _owner(self) -> Owner:
+        """Which run of which host this is, for directories. One without a data directory has no other id than its address."""
+        count, nonce = self._transport.start
+        if self._directory is not None:
+            return Owner(self._transport.host_id, count, nonce)
+        return Owner(self.address, self._began, nonce)
 
     def _hand_over(self) -> None:
         left = hand_over(self._loop, self._registry.nodes.values())
@@ -636,6 +671,140 @@ class NodeHost:
         self._process.check(self)
         return self._calls.remote_names(address, block=block, timeout=timeout)
 
+    def start_directory(
+        self,
+        *,
+        shard_id: int,
+        replica_id: int,
+        members: Mapping[int, str] | None = None,
+        join: bool = False,
+        role: State | None = None,
+        config: RaftConfig | Mapping[str, Any] | None = None,
+    ) -> Replica:
+        """Start the replica of a shard that is a directory: names of actors, which survive hosts. Arguments and errors as `start_replica`.
+
+        Any host with a replica of it, observers too, can `register` and `find` there, and serves hosts without one.
+        """
+        replica = self.start_replica(
+            Directory, shard_id=shard_id, replica_id=replica_id, members=members, join=join, role=role, config=config
+        )
+        if role is not State.WITNESS:  # it keeps no names
+            self._names.serve(replica)
+        return replica
+
+    def register(
+        self,
+        name: str,
+        ref: pykka.ActorRef[Any],
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        replace: bool = False,
+        timeout: float = 5.0,
+        block: bool = True,
+    ) -> Any:
+        """Let all hosts find an actor of this one by a name, until it ends, or this host's run does. From any thread.
+
+        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has
+        a replica of it, where this one has none; it is remembered. A name that this host has registered for another actor goes to
+        this one. One of another host is taken only if a newer run of that host is known to the directory, or with
+        `replace=True`, for a host that is gone for good; its actor is not told.
+
+        With `block=False` it returns a future. Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was
+        registered, `OutcomeUnknown`, and `DeadlockError` where it would block the thread of a loop.
+        """
+        self._process.check(self)
+        return self._names.register(
+            name, ref, shard_id=shard_id, at=at, replace=replace, timeout=timeout, block=block
+        )
+
+    def unregister(
+        self,
+        name: str,
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = 5.0,
+        block: bool = True,
+    ) -> Any:
+        """Give back a name that this host has registered; return whether it had it. As `register`."""
+        self._process.check(self)
+        return self._names.unregister(name, shard_id=shard_id, at=at, timeout=timeout, block=block)
+
+    def find(
+        self,
+        name: str,
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = 5.0,
+        block: bool = True,
+    ) -> Any:
+        """Return a reference to the actor that has a name in a directory, wherever it lives now. As `register`.
+
+        The host of that actor may be gone: its names stay until a newer run of it is known, or another host replaces them.
+        Raises `NotRegistered` where nobody has the name.
+        """
+        self._process.check(self)
+        return self._names.find(name, shard_id=shard_id, at=at, timeout=timeout, block=block)
+
+    def registered_names(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        limit: int = MAX_LISTED,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = 5.0,
+        block: bool = True,
+    ) -> Any:
+        """Return the names in a directory that begin with `prefix`, sorted, `limit` at most; go on `after` the last. As `find`."""
+        self._process.check(self)
+        return self._names.registered_names(
+            prefix, after=after, limit=limit, shard_id=shard_id, at=at, timeout=timeout, block=block
+        )
+
+    def singleton(
+        self,
+        name: str,
+        start: type[pykka.Actor] | Callable[..., pykka.ActorRef[Any]],
+        *,
+        shard_id: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        proxy: bool | Iterable[str] = False,
+        acl: Iterable[str] | None = None,
+        start_timeout: float = 5.0,
+        stop_timeout: float = 5.0,
+    ) -> Singleton:
+        """Run an actor on this host whenever it leads a shard; say so on each host that may. Never waits. From any thread.
+
+        `start`: an actor's class, or a function that starts an actor and returns its reference. It is called with `args`, `kwargs`
+        and `fence`, the number of this incarnation, in a thread of its own. If the actor fails, it is started again after a
+        while, with a new number. It is published as "singleton:" and its name, with `proxy` and `acl` as in `publish`.
+
+        When this host loses office, at the latest when no quorum has answered it for an election timeout, the actor is asked to
+        stop. The next leader starts its own at once if it can tell that this one has ended, and else after two election timeouts
+        and some. Only the number is a guarantee: where a process stands still, or an actor does not stop within `stop_timeout`
+        seconds, two may be at work, of which the one with the greater number is the right one (docs/names.md).
+
+        Raises `ConfigError` for a wrong argument, a name that is taken here, and a shard that has no replica here, sleeps
+        (`quiesce`) or has no `check_quorum`; and `SystemBusy` where there are a thousand.
+        """
+        self._process.check(self)
+        return self._singletons.declare(
+            name,
+            start,
+            shard_id=shard_id,
+            args=args,
+            kwargs=kwargs,
+            proxy=proxy,
+            acl=acl,
+            start_timeout=start_timeout,
+            stop_timeout=stop_timeout,
+        )
+
     # -- replicas -----------------------------------------------------------------------------------------------
 
     def start_replica(
@@ -803,6 +972,15 @@ class NodeHost:
         self._process.check(self)
         check_whole("shard_id", shard_id, 0, MAX_SIGNED)
         return self._registry.replica(shard_id)
+
+    def config(self, shard_id: int) -> RaftConfig:
+        """Return the options of the replica of a shard on this host. From any thread. Raises `ConfigError` where none runs."""
+        self._process.check(self)
+        self.replica(shard_id)  # raises
+        node = self._registry.nodes.get(shard_id)
+        if node is None:
+            raise ConfigError("shard_id", shard_id, f"has no replica on {self!r} any more")
+        return node.raft.config
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Tell `subscriber` of this host's events: `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`,

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import pykka
 from drakkar.actors.host.handover import HAND_OVER_TIMEOUT_S, hand_over
 from drakkar.actors.host.session import DEFAULT_TIMEOUT_S, Endpoint, Session, later_on, open_session
+from drakkar.actors.machine.sessions import FENCE
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.proposals import Proposal
@@ -136,6 +137,18 @@ class Replica:
             return None  # found out for all together, which is quicker
         refusals = map(self._endpoint.reason_to_refuse, commands)
         return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def fence(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ActorFuture[int]:
+        """Commit an entry that changes nothing; the future has its index: a fencing number.
+
+        Each fence of a shard has a greater number than all that were committed before it, on whichever replica. So what
+        an actor does elsewhere can carry the number, and be refused there once a greater one was seen. The state machine
+        is not told of it. Fails as `propose` does.
+        """
+        future: ActorFuture[int] = ActorFuture.of(self._owner)
+        kinds = bytes([EntryKind.SESSION])
+        self._node.actor_inbox.proposals.put(Proposal((FENCE,), future, _deadline(timeout), True, kinds))
+        return future
 
     def session(
         self, *, token: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_S

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 from drakkar.actors.machine import content
 from drakkar.actors.machine.compression import decode
 from drakkar.actors.machine.content import Facts
-from drakkar.actors.machine.sessions import SessionTable
+from drakkar.actors.machine.sessions import FENCE, SessionTable
 from drakkar.actors.machine.state_machine import (
     ConcurrentStateMachine,
     DiskStateMachine,
@@ -55,8 +55,8 @@ class AppliedState:
         """Apply committed entries, which follow those applied before; return one result for each.
 
         The result of an entry that is no command, or that the state machine holds already, is None, and that of a
-        command that it refused is a `Refused`. Raises `CorruptData` for an entry that cannot be decoded, and
-        `ApplyFailed` for any other exception of the state machine: the replica must end then.
+        command that it refused is a `Refused`. That of a `FENCE` is its index. Raises `CorruptData` for an entry that cannot
+        be decoded, and `ApplyFailed` for any other exception of the state machine: the replica must end then.
         """
         if self.disk is not None:
             return self._apply_on_disk(self.disk, run)
@@ -91,7 +91,8 @@ class AppliedState:
         if kind == _COMMAND:
             return self._apply_command(run.payloads[place])
         if kind == _SESSION:
-            return self.sessions.apply(run.payloads[place], self._apply_command)
+            result = self.sessions.apply(run.payloads[place], self._apply_command)
+            return run.first + place if run.payloads[place] == FENCE else result
         # Decoded one at a time, since a command may be large. Membership changes and the like are the core's.
         return self._apply_command(_decoded(run, place)) if kind == _ENCODED else None
 
@@ -112,6 +113,8 @@ class AppliedState:
                 command = run.payloads[place] if kind == _COMMAND else _decoded(run, place)
                 places.append(place)
                 entries.append((run.first + place, command))
+            elif kind == _SESSION and run.payloads[place] == FENCE:
+                results[place] = run.first + place
             elif kind == _SESSION:
                 results[place] = SessionRefused(
                     "a state machine on disk keeps no sessions: propose without one"

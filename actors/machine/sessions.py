@@ -29,6 +29,7 @@ from drakkar.handlers.errors import ConfigError, CorruptData, ResultLost, Sessio
 
 __all__ = [
     "CAPACITY",
+    "FENCE",
     "MAX_KEPT_BYTES",
     "MAX_RESULTS",
     "REGISTER",
@@ -117,6 +118,10 @@ def _problem(request: _Request) -> str:
     if request.series >= REGISTER and (request.responded_to or request.command or request.encoded):
         return "opening and closing a session takes neither a command nor a `responded_to`"
     return ""
+
+
+FENCE: Final = encode_request(MAX_UNSIGNED, UNREGISTER, 0, b"")
+"""The payload of an entry that changes nothing, and whose result is its index: it closes a session that no client opens."""
 
 
 class _Kept(NamedTuple):

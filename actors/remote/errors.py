@@ -2,7 +2,7 @@
 
 import pykka
 from drakkar.actors.remote.failures import failure
-from drakkar.handlers.errors import ConfigError, DrakkarError, OutcomeUnknown, TransportError
+from drakkar.handlers.errors import DrakkarError, OutcomeUnknown, RequestDropped, TransportError
 
 __all__ = ["AnswerTimeout", "HostGone", "NameTaken", "NotAllowed", "UnknownName"]
 
@@ -11,8 +11,15 @@ class UnknownName(DrakkarError, LookupError):
     """No actor is published under the name at the host that was asked. It may have ended, or not have started yet."""
 
 
-class NameTaken(ConfigError):
-    """Another actor that lives has the name. Unpublish that one first, or choose another name."""
+class NameTaken(RequestDropped):
+    """The name belongs to another actor. Nothing was changed. `name`, and the `holder`: that actor, or the address of its host."""
+
+    def __init__(self, name: str, holder: str, remedy: str) -> None:
+        super().__init__(name, holder, remedy)
+        self.name, self.holder, self.remedy = name, holder, remedy
+
+    def __str__(self) -> str:
+        return f"the name {self.name!r} belongs to {self.holder}: {self.remedy}"
 
 
 class NotAllowed(DrakkarError):

@@ -72,9 +72,9 @@ class ChildSpec:
 
     def make(self) -> pykka.ActorRef[Any]:
         """Start the actor. May block, and raises what its constructor raises."""
-        if isinstance(self.start, type):
-            return self.start.start(*self.args, **self.kwargs)
-        return self.start(*self.args, **self.kwargs)
+        start: Any = self.start.start if isinstance(self.start, type) else self.start
+        ref: pykka.ActorRef[Any] = start(*self.args, **self.kwargs)
+        return ref
 
 
 def _check_name(option: str, name: object) -> None:

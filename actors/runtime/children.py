@@ -26,7 +26,7 @@ from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
 
-__all__ = ["Child", "ChildStatus", "Family", "Hands", "Phase", "TooManyRestarts"]
+__all__ = ["Child", "ChildStatus", "Family", "Hands", "ChildPhase", "TooManyRestarts"]
 
 MAX_CHILDREN: Final = 1_000
 """Children of one supervisor, since each turn looks at all of them. For more, let it supervise supervisors."""
@@ -44,7 +44,7 @@ class TooManyRestarts(ActorFailed):
     """A supervisor gave up: its children failed more often than it may restart them. `__cause__` is the last failure."""
 
 
-class Phase(enum.Enum):
+class ChildPhase(enum.Enum):
     """Where a child stands."""
 
     DOWN = "down"
@@ -58,7 +58,7 @@ class ChildStatus:
     """Where a child stands, as its supervisor knows it."""
 
     name: str
-    phase: Phase
+    phase: ChildPhase
     ref: pykka.ActorRef[Any] | None
     """Its present incarnation; None while there is none that runs."""
     restarts: int
@@ -104,7 +104,7 @@ class Child:
     spec: ChildSpec
     fresh: bool = False
     """Added while the supervisor runs, and not up yet: if its first start fails, it is not kept."""
-    phase: Phase = Phase.DOWN
+    phase: ChildPhase = ChildPhase.DOWN
     wanted: bool = True
     doomed: bool = False
     kept: bool = True
@@ -131,7 +131,7 @@ class Child:
     @property
     def status(self) -> ChildStatus:
         """As others are told."""
-        up = self.phase is Phase.UP and not self.doomed
+        up = self.phase is ChildPhase.UP and not self.doomed
         return ChildStatus(self.spec.name, self.phase, self.ref if up else None, self.restarts, self.reason)
 
     @property
@@ -186,7 +186,7 @@ class Family:
     @property
     def over(self) -> bool:
         """Whether it was to end, and no child is left."""
-        return self.ending and all(child.phase is Phase.DOWN for child in self.children.values())
+        return self.ending and all(child.phase is ChildPhase.DOWN for child in self.children.values())
 
     # -- what is asked ------------------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class Family:
         child.stoppers.append(stopper)
         child.wanted = child.kept = False
         self._fail_askers(child, pykka.ActorDeadError(f"child {name!r} of {self._owner} is being stopped"))
-        if child.phase is Phase.DOWN:
+        if child.phase is ChildPhase.DOWN:
             self._gone(child)
         else:
             child.doomed = True
@@ -250,7 +250,7 @@ class Family:
         error = pykka.ActorDeadError(f"{self._owner} is stopping")
         for child in self.children.values():
             child.wanted = False
-            child.doomed = child.phase is not Phase.DOWN
+            child.doomed = child.phase is not ChildPhase.DOWN
             self._fail_askers(child, error)
         for asker in self._waiting_for_all:
             asker.answer.try_fail(error)
@@ -260,7 +260,7 @@ class Family:
         """Ask all children at once to stop, and wait for none, since the supervisor itself has ended."""
         self.end()
         for child in list(self.children.values()):
-            if child.phase is Phase.STARTING and child.work is not None:
+            if child.phase is ChildPhase.STARTING and child.work is not None:
                 self._hands.abandon(child.work)
             elif child.ref is not None:
                 self._hands.stop(child.ref)
@@ -303,7 +303,7 @@ class Family:
         for child in self.children.values():
             if child.ref is not None and child.ref.actor_urn == ref.actor_urn:
                 # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.
-                if child.phase is Phase.UP:
+                if child.phase is ChildPhase.UP:
                     self._on_failed(child, reason, now)
                 return
 
@@ -322,18 +322,18 @@ class Family:
         for child in self.children.values():
             times += (asker.deadline for asker in child.askers)
             times.append(child.deadline)
-            if child.phase is Phase.DOWN and child.wanted and child.due > now:
+            if child.phase is ChildPhase.DOWN and child.wanted and child.due > now:
                 times.append(child.due)
         return min(times, default=math.inf)
 
     def _look_at(self, child: Child, now: float) -> None:
         work, late = child.work, now >= child.deadline
-        if child.phase is Phase.STARTING and work is not None:
+        if child.phase is ChildPhase.STARTING and work is not None:
             if work.done:
                 self._on_start_over(child, *work.outcome(), now)
             elif late:
                 self._give_up_start(child, work, now)
-        elif child.phase is Phase.STOPPING and work is not None:
+        elif child.phase is ChildPhase.STOPPING and work is not None:
             if work.done or (late and (child.ref is None or not child.ref.is_alive())):
                 self._gone(child)
             elif late:
@@ -347,12 +347,12 @@ class Family:
         for child in list(self.children.values()):
             if blocked:
                 return
-            if child.phase is Phase.DOWN and child.wanted and now >= child.due:
-                child.phase = Phase.STARTING
+            if child.phase is ChildPhase.DOWN and child.wanted and now >= child.due:
+                child.phase = ChildPhase.STARTING
                 child.deadline = now + child.spec.start_timeout + START_GRACE_S
                 child.work = self._hands.start(child.spec)
             # Children that depend on one another wait for those before them. Others do so only when they start first.
-            blocked = not child.tried if self._independent else child.wanted and child.phase is not Phase.UP
+            blocked = not child.tried if self._independent else child.wanted and child.phase is not ChildPhase.UP
 
     def _on_start_over(
         self, child: Child, ref: pykka.ActorRef[Any] | None, error: BaseException | None, now: float
@@ -364,7 +364,7 @@ class Family:
                 self._leave(_Left(error.ref, ActorFuture()))
             self._on_failed(child, error, now)
             return
-        child.phase, child.ref, child.up_since = Phase.UP, ref, now
+        child.phase, child.ref, child.up_since = ChildPhase.UP, ref, now
         child.fresh = False
         self._hands.watch(ref)
 
@@ -387,8 +387,8 @@ class Family:
         if self.ending or not self._independent:
             doomed = doomed[-1:]
         for child in doomed:
-            if child.phase is Phase.UP and child.ref is not None:
-                child.phase = Phase.STOPPING
+            if child.phase is ChildPhase.UP and child.ref is not None:
+                child.phase = ChildPhase.STOPPING
                 child.deadline = now + child.stop_timeout
                 child.work = self._hands.stop(child.ref)
 
@@ -413,7 +413,7 @@ class Family:
         """It has no incarnation any more."""
         if child.ref is not None:
             self._hands.unwatch(child.ref)
-        child.phase, child.ref, child.work = Phase.DOWN, None, None
+        child.phase, child.ref, child.work = ChildPhase.DOWN, None, None
         child.deadline = child.up_since = math.inf
         child.doomed = False
         stoppers, child.stoppers = child.stoppers, []
@@ -486,10 +486,10 @@ class Family:
         for each in self._affected(child):
             each.due = max(each.due, due)
             each.restarts += 1
-            each.doomed = each.phase is not Phase.DOWN
+            each.doomed = each.phase is not ChildPhase.DOWN
             if each is not child and each.spec.restart == "temporary":
                 each.wanted = each.kept = False
-                if each.phase is Phase.DOWN:
+                if each.phase is ChildPhase.DOWN:
                     self._forget(each)
 
     def _affected(self, child: Child) -> Iterable[Child]:

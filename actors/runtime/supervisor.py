@@ -14,7 +14,7 @@ import pykka
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
-from drakkar.actors.runtime.children import ChildStatus, Family, TooManyRestarts
+from drakkar.actors.runtime.children import ChildPhase, ChildStatus, Family, TooManyRestarts
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, brief
 from drakkar.actors.runtime.inbox import ask_to_stop
 from drakkar.actors.runtime.launching import abandon, launch_in_thread
@@ -22,7 +22,7 @@ from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
 from drakkar.handlers.checks import check_timeout, check_type
 from drakkar.handlers.errors import ConfigError, DrakkarError
 
-__all__ = ["ChildSpec", "ChildStatus", "Publish", "Supervisor", "TooManyRestarts"]
+__all__ = ["ChildPhase", "ChildSpec", "ChildStatus", "Publish", "Supervisor", "TooManyRestarts"]
 
 Publish = Callable[[str, pykka.ActorRef[Any]], object]
 """Makes an actor known under a name; it may block, and is called again with each new incarnation."""

@@ -1,7 +1,8 @@
 """An innocent cluster of three hosts, each a process of its own, and what an attack costs it.
 
 The clients of shard 1 commit through host 1, one command after the other. An attack is measured by how many they commit
-before, during and after it, by the longest time without a commit, and by the memory, descriptors and log of each host.
+before, during and after it, by the longest time without a commit, and by the memory, descriptors and log of each host. Where an attack is
+one by calls, clients at host 2 ask an actor of host 1 as well, one question after the other, and are counted alike.
 """
 
 import os
@@ -11,6 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import trustme
 
@@ -25,8 +27,20 @@ RECOVERY_S = 15.0
 BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 """Other tests run at the same time."""
 TOO_SLOW = "the innocent were slowed down"
+INNOCENT = "innocent"
+"""The name of the actor that the innocent ask."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _pause = threading.Event().wait
+
+
+class Pace(NamedTuple):
+    """What the innocent do a second."""
+
+    commits: float
+    gap: float
+    """The longest time without a commit, in seconds."""
+    calls: float
+    """Questions that were answered; 0 where nobody asks."""
 
 
 @dataclass
@@ -40,6 +54,10 @@ class Figures:
     before: float = 0.0
     during: float = 0.0
     after: float = 0.0
+    calls_before: float = 0.0
+    """Questions a second; 0 where nobody asks."""
+    calls_during: float = 0.0
+    calls_after: float = 0.0
     cpu: float = 0.0
     """Cores that the busiest host used during it."""
     gap: float = 0.0
@@ -56,15 +74,18 @@ class Figures:
 
         Without `pace` they need only go on: beside other tests no pace means anything.
         """
-        calm = (self.before + self.after) / 2 if pace else 0.0
-        assert self.during > 0, f"the innocent were stopped: {self}"
-        assert self.during >= calm / 2, f"{TOO_SLOW} by it: {self}"
-        assert self.after >= (self.before / 2 if pace else 0.0), (
-            f"{TOO_SLOW}, {RECOVERY_S:g} s later still: {self}"
-        )
+        self._judge_pace(self.before, self.during, self.after, pace=pace)
+        if self.calls_before:
+            self._judge_pace(self.calls_before, self.calls_during, self.calls_after, pace=pace)
         assert self.memory_mib <= self.memory_budget_mib, f"memory grew out of bounds: {self}"
         assert self.log_kib <= self.log_budget_kib, f"the log grew out of bounds: {self}"
         assert self.left <= 10, f"descriptors were left open: {self}"
+
+    def _judge_pace(self, before, during, after, *, pace):
+        calm = (before + after) / 2 if pace else 0.0
+        assert during > 0, f"the innocent were stopped: {self}"
+        assert during >= calm / 2, f"{TOO_SLOW} by it: {self}"
+        assert after >= (before / 2 if pace else 0.0), f"{TOO_SLOW}, {RECOVERY_S:g} s later still: {self}"
 
     def note(self, text):
         self.notes.append(text)
@@ -122,7 +143,7 @@ class Target(Cluster):
             HostProcess(n, self.members, directory, program="tests.attacks.host", tls=self.files, **settings)
             for n in names
         )
-        self._outsider = None
+        self._outsider, self._callers = None, False
         self.opened = {}
         """Shards that were started: which state machine, on which hosts."""
 
@@ -206,17 +227,24 @@ class Target(Cluster):
             return False
 
     @contextmanager
-    def attack(self, name, *, memory_mib=64, log_kib=64):
-        """Measure what happens within, and judge it. What counts as during the attack is what `watch` watches."""
+    def attack(self, name, *, memory_mib=64, log_kib=64, calls=False):
+        """Measure what happens within, and judge it. What counts as during the attack is what `watch` watches.
+
+        `calls`: innocent clients of host 2 ask an actor of host 1 meanwhile, and are measured too.
+        """
         figures = Figures(name, self.tls, memory_mib, log_kib)
         self.ask(1, "lead", shard=1)
         self.ask(1, "load")
         try:
+            if calls:
+                self._call()
             self._rate(0.2)  # until it is in its stride
-            figures.before, _ = self._rate(BEFORE_S)
+            before = self._rate(BEFORE_S)
+            figures.before, figures.calls_before = before.commits, before.calls
             with _Sampler(self, figures):
                 yield _Watch(self, figures)
-            figures.after = self._recovered(figures.before)
+            after = self._recovered(before)
+            figures.after, figures.calls_after = after.commits, after.calls
             figures.left = _descriptors_left(self, figures)
         except BaseException as error:
             figures.note(
@@ -226,26 +254,46 @@ class Target(Cluster):
         finally:
             with suppress(RuntimeError):
                 self.ask(1, "rest")
+            with suppress(RuntimeError):
+                self._call_no_more()
             RESULTS.append(figures)
         figures.judge(pace=not BESIDE_OTHERS)
 
+    def _call(self):
+        if INNOCENT not in self.ask(1, "published"):
+            self.ask(1, "publish", name=INNOCENT)
+        self.ask(2, "call_load", address=self.members[1], name=INNOCENT)
+        self._callers = True
+
+    def _call_no_more(self):
+        if self._callers:
+            self._callers = False
+            self.ask(2, "call_rest")
+
     def rate(self, seconds):
-        """Commits a second, and the longest time without one."""
+        """What the innocent do."""
         return self._rate(seconds)
 
     def _rate(self, seconds):
         began = self.ask(1, "seen")
+        called = self.ask(2, "called") if self._callers else None
         _pause(seconds)
         ended = self.ask(1, "seen")
-        return (ended["commits"] - began["commits"]) / (ended["now"] - began["now"]), ended["gap"]
+        commits = (ended["commits"] - began["commits"]) / (ended["now"] - began["now"])
+        return Pace(commits, ended["gap"], 0.0 if called is None else self._calls_since(called))
+
+    def _calls_since(self, began):
+        ended = self.ask(2, "called")
+        return (ended["calls"] - began["calls"]) / (ended["now"] - began["now"])
 
     def _recovered(self, before):
         """The rate once it is what it was, nearly; or what it is after long enough."""
         deadline = time.monotonic() + RECOVERY_S
         while True:
-            rate, _ = self._rate(BEFORE_S)
-            if rate >= before / 2 or time.monotonic() > deadline:
-                return rate
+            pace = self._rate(BEFORE_S)
+            is_back = pace.commits >= before.commits / 2 and pace.calls >= before.calls / 2
+            if is_back or time.monotonic() > deadline:
+                return pace
 
 
 class _Watch:
@@ -259,14 +307,15 @@ class _Watch:
     def watch(self, seconds=1.2):
         """Count what the innocent commit in so many seconds; return the commits a second. Several times are taken together."""
         before = self._used()
-        rate, gap = self._target.rate(seconds)
+        pace = self._target.rate(seconds)
         used = max(now - then for now, then in zip(self._used(), before, strict=True))
         figures, past = self.figures, self._watched
         self._watched += seconds
-        figures.during = (figures.during * past + rate * seconds) / self._watched
+        figures.during = (figures.during * past + pace.commits * seconds) / self._watched
+        figures.calls_during = (figures.calls_during * past + pace.calls * seconds) / self._watched
         figures.cpu = (figures.cpu * past + used) / self._watched
-        figures.gap = max(gap, figures.gap)
-        return rate
+        figures.gap = max(pace.gap, figures.gap)
+        return pace.commits
 
     def _used(self):
         """Seconds of processor that each host has used."""
@@ -343,10 +392,20 @@ def table(results):
     lines += [
         f"| {each.name} | {'yes' if each.tls else 'no'} | {each.before:,.0f} | {each.during:,.0f} | {each.after:,.0f} "
         f"| {each.cpu:.2f} "
-        f"| {each.gap:.2f} s | {each.memory_mib:+.0f} MiB | {each.descriptors:+d} | {each.log_kib:.0f} KiB | {'; '.join(each.notes)} |"
+        f"| {each.gap:.2f} s | {each.memory_mib:+.0f} MiB | {each.descriptors:+d} | {each.log_kib:.0f} KiB | {'; '.join([*_calls_of(each), *each.notes])} |"
         for each in results
     ]
     return "\n".join(lines)
 
 
-__all__ = ["RESULTS", "TICK", "Authority", "Figures", "Target", "context", "table"]
+def _calls_of(figures):
+    """What the table says of the calls of the innocent."""
+    if not figures.calls_before:
+        return []
+    return [
+        f"calls/s of others: {figures.calls_before:,.0f} before, {figures.calls_during:,.0f} during it, "
+        f"{figures.calls_after:,.0f} after"
+    ]
+
+
+__all__ = ["INNOCENT", "RESULTS", "TICK", "Authority", "Figures", "Pace", "Target", "context", "table"]

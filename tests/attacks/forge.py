@@ -25,6 +25,8 @@ from drakkar.transport.shard_frames import ShardHello, encode_shard
 
 STRANGER = "127.0.9.9"
 """Where strangers come from: an address of this machine that no member has."""
+UNKNOWN_KIND = 200
+"""A kind of frame that no version defines, and no application of these hosts."""
 TIMEOUT_S = 5.0
 
 
@@ -260,11 +262,12 @@ class Flood:
 class Callee:
     """A host that others dial: it answers with its introduction, and then with the same bytes again and again."""
 
-    def __init__(self, address, flood, *, tls=None):
-        """`tls`: the files of its certificate, as arguments of a `TlsConfig`."""
+    def __init__(self, address, flood, *, tls=None, features=()):
+        """`tls`: the files of its certificate, as arguments of a `TlsConfig`. `features`: those that it announces."""
         self.address, self.host_id = address, os.urandom(16).hex()
         self.dialed = self.sent = 0
         self._flood, self._over = flood, threading.Event()
+        self._features = frozenset(features)
         self._came = threading.Event()
         self._tls = None
         if tls:
@@ -302,12 +305,16 @@ class Callee:
             while not frames:
                 frames = reader.feed(caller.recv(1 << 16))
             introduction = decode_hello(frames[0].body)
-            caller.sendall(hello(introduction.address, self.address, host_id=self.host_id))
+            answer = {"host_id": self.host_id, "features": self._features}
+            caller.sendall(hello(introduction.address, self.address, **answer))
             self.dialed += 1
             self._came.set()
-            while not self._over.is_set():
-                caller.sendall(self._flood)
-                self.sent += len(self._flood)
+            self._go_on(caller, reader)
+
+    def _go_on(self, caller, reader):
+        while not self._over.is_set():
+            caller.sendall(self._flood)
+            self.sent += len(self._flood)
 
 
 class Crowd:

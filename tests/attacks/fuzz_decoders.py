@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import cbor2
 from drakkar.actors.log import records
-from drakkar.actors.remote import records as calls
+from drakkar.actors.remote import records as sayings
 from drakkar.actors.remote.failures import decode_failure
 from drakkar.actors.remote.values import ValueRefused, pack, unpack
 from drakkar.handlers import cbor
@@ -38,6 +38,7 @@ from drakkar.transport.shard_frames import decode_shard, encode_shard
 from drakkar.transport.stream_frames import decode_stream_end, decode_stream_piece
 
 from tests.actors.remote.support import REFS, shape
+from tests.attacks.fuzz_calls import called
 
 __all__ = ["DECODERS"]
 
@@ -193,23 +194,23 @@ def value(data: bytes) -> None:
 def record(data: bytes) -> None:
     """What a host says of actors."""
     try:
-        decoded = calls.decode(loads_strict(data, calls.RECORD_DEPTH))
+        decoded = sayings.decode(loads_strict(data, sayings.RECORD_DEPTH))
     except FrameError:
         return
     if decoded is not None:
-        assert calls.decode(cbor.loads(calls.encode(decoded), calls.RECORD_DEPTH)) == decoded
-    if isinstance(decoded, calls.Failed):
+        assert sayings.decode(cbor.loads(sayings.encode(decoded), sayings.RECORD_DEPTH)) == decoded
+    if isinstance(decoded, sayings.Failed):
         assert isinstance(decode_failure(decoded.failure, REFS), Exception)
 
 
 def found(data: bytes) -> None:
     """What a host says of a name, and of all names."""
     with suppress(FrameError):
-        decoded = calls.decode_found(data)
-        assert calls.decode_found(calls.encode_found(decoded)) == decoded
+        decoded = sayings.decode_found(data)
+        assert sayings.decode_found(sayings.encode_found(decoded)) == decoded
     with suppress(FrameError):
-        names = calls.decode_names(data)
-        assert calls.decode_names(calls.encode_names(names)) == names
+        names = sayings.decode_names(data)
+        assert sayings.decode_names(sayings.encode_names(names)) == names
 
 
 # ---- from a peer or a disk
@@ -291,6 +292,7 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
         value,
         record,
         found,
+        called,
         run,
         membership,
         change,

@@ -23,6 +23,7 @@ from drakkar.transport.shard_frames import ShardHello, encode_shard
 from drakkar.transport.stream_frames import encode_stream_end, encode_stream_piece
 
 from tests.actors.remote.support import REFS, Deposit, Note, Nothing, Ref
+from tests.attacks import fuzz_calls
 
 __all__ = ["SEEDS"]
 
@@ -101,9 +102,10 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "value": lambda: [pack(value, REFS) for value in _VALUES],
     "record": lambda: [calls.encode(record) for record in _RECORDS],
     "found": lambda: [
-        calls.encode_found(calls.Found(_HERE, "Ledger", ("balance", "deposit"))),
+        calls.encode_found(calls.Found(_HERE, "Ledger", {"balance": True, "book": {"title": False}})),
         calls.encode_names(["ledger", "scheduler"]),
     ],
+    "called": fuzz_calls.seeds,
     "run": lambda: [_RUN.encode(), Run(0, 0, [b"x"]).encode()],
     "membership": lambda: [cbor2.dumps(encode_membership(_MEMBERS))],
     "change": lambda: [_CHANGE.encode(), ConfigChange(initialize=True).encode()],

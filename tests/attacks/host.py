@@ -17,7 +17,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from drakkar.actors import NodeHost, StateMachine, TlsConfig
+import pykka
+from drakkar.actors import ActorFuture, NodeHost, StateMachine, TlsConfig, TrioActor
 from drakkar.transport.options import Options
 
 from tests.actors.support import hand_over
@@ -58,6 +59,36 @@ class Counting(StateMachine):
         self.count = int(source.read())
 
 
+class Echo(TrioActor):
+    """Answers with what it is sent."""
+
+    def on_receive(self, message):
+        return message
+
+    def echo(self, value=None):
+        return value
+
+    def _private(self):
+        raise SystemExit("a proxy has reached what is private")
+
+
+class Never(TrioActor):
+    """Never answers, and takes all that it is sent."""
+
+    def on_receive(self, message):
+        return ActorFuture()
+
+
+class Blocked(pykka.ThreadingActor):
+    """Hangs at the first message until the process ends."""
+
+    use_daemon_thread = True
+
+    def on_receive(self, message):
+        threading.Event().wait()
+
+
+ACTORS = {"echo": Echo, "never": Never, "blocked": Blocked}
 MACHINES = {"ledger": CountedLedger, "hanging": Hanging, "counting": Counting}
 
 
@@ -86,6 +117,30 @@ class Load:
         self._over.set()
 
 
+class CallLoad:
+    """Innocent clients that ask an actor of another host, one question at a time each. `done`: how many were answered."""
+
+    def __init__(self, ref):
+        self._ref = ref
+        self._over = threading.Event()
+        self.done, self.failures = 0, []
+        for _ in range(CLIENTS):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        while not self._over.is_set():
+            try:
+                assert self._ref.ask("innocent", timeout=2.0) == "innocent"
+            except Exception as error:  # noqa: BLE001  # it is counted by what is missing
+                self.failures.append(repr(error)[:200])
+                self._over.wait(0.01)
+                continue
+            self.done += 1
+
+    def end(self):
+        self._over.set()
+
+
 class Orders:
     """What the host can be told. Each waits in a thread of its own."""
 
@@ -93,7 +148,7 @@ class Orders:
         self._host, self._number = host, who["replica"]
         self._members = {int(replica): address for replica, address in who["members"].items()}
         self._replicas = {}
-        self._load = None
+        self._load = self._call_load = None
 
     def start(self, shard, machine="ledger", numbers=None, config=None, others=None):
         """`others`: members that live on no host of this cluster."""
@@ -142,6 +197,34 @@ class Orders:
         load, now = self._load, time.monotonic()
         gap, load.gap = max(load.gap, now - load.latest), 0.0
         return {"now": now, "commits": load.done, "gap": gap}
+
+    def publish(self, name, kind="echo", proxy=False, acl=None):
+        where = {} if kind == "blocked" else {"loop": self._host.loop}
+        self._host.publish(name, ACTORS[kind].start(**where), proxy=proxy, acl=acl)
+
+    def published(self):
+        return sorted(self._host.published)
+
+    def place(self, name):
+        """What a host is told that finds an actor: the numbers of the run and the actor."""
+        return [self._host._transport.run, self._host._calls._published.by_name(name).number]
+
+    def call_load(self, address, name):
+        self._call_load = CallLoad(self._host.remote(address, name, timeout=5.0))
+
+    def call_rest(self):
+        self._call_load.end()
+        self._call_load = None
+
+    def called(self):
+        """How many questions were answered since that load began, and what some failed by."""
+        load = self._call_load
+        return {"now": time.monotonic(), "calls": load.done, "failures": load.failures[-3:]}
+
+    def questions(self):
+        """How many questions of others have no answer yet, and how many watches they have here."""
+        figures = self._host.metrics()
+        return [figures["remote_questions_open"], figures["remote_watchers"]]
 
     def counters(self):
         return self._host.counters

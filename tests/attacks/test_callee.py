@@ -8,7 +8,7 @@ from drakkar.handlers.messages import MessageType
 from drakkar.transport.frames import FrameKind, encode_frame
 
 from tests.attacks import forge
-from tests.attacks.forge import STRANGER
+from tests.attacks.forge import STRANGER, UNKNOWN_KIND
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.xdist_group("attacks"), pytest.mark.slow]
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.xdist_group("attacks"), pytest.mark.slow]
 MIB = 1 << 20
 FLOODS = {
     "pings": encode_frame(FrameKind.PING, b"x" * 8) * 1000,
-    "empty frames of an unknown kind": encode_frame(14) * 1000,
+    "empty frames of an unknown kind": encode_frame(UNKNOWN_KIND) * 1000,
     "messages": forge.rows(*[forge.row(shard=77)] * 512) * 4,
     "a frame of 64 MiB that never ends": forge.frame(FrameKind.MESSAGES, length=64 * MIB) + bytes(63 * MIB),
 }

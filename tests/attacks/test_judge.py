@@ -21,6 +21,9 @@ def judge(*, pace=True, **figures):
         pytest.param({"after": 401.0}, id="half of the pace is back"),
         pytest.param({"pace": False, "during": 1.0, "after": 1.0}, id="they go on, beside other tests"),
         pytest.param({"memory_mib": 64.0, "log_kib": 64.0, "left": 10}, id="all that is allowed"),
+        pytest.param(
+            {"calls_before": 600.0, "calls_during": 400.0, "calls_after": 1000.0}, id="half of the calls"
+        ),
     ],
 )
 def test_what_is_bearable(figures):
@@ -38,6 +41,9 @@ def test_what_is_bearable(figures):
         ({"memory_mib": 65.0}, "memory grew"),
         ({"log_kib": 65.0}, "log grew"),
         ({"left": 11}, "descriptors were left open"),
+        ({"pace": False, "calls_before": 600.0}, "were stopped"),
+        ({"calls_before": 600.0, "calls_during": 299.0, "calls_after": 600.0}, "slowed down"),
+        ({"calls_before": 600.0, "calls_during": 600.0, "calls_after": 299.0}, "slowed down, 15 s later"),
     ],
 )
 def test_what_is_not(figures, words):

@@ -18,7 +18,7 @@ from drakkar.transport.frames import FrameKind, encode_frame
 from tests.actors.support import until
 from tests.attacks import forge
 from tests.attacks.cluster import context
-from tests.attacks.forge import STRANGER, Attackers, Flood, row, rows
+from tests.attacks.forge import STRANGER, UNKNOWN_KIND, Attackers, Flood, row, rows
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -73,7 +73,7 @@ FLOODS = {
         *[row(shard=1, sender=9, payload=_AS_LARGE_AS_ALLOWED)] * 7
     ),
     "pings": lambda target: encode_frame(FrameKind.PING, b"x" * 8) * 1000,
-    "empty frames of an unknown kind": lambda target: encode_frame(14) * 1000,
+    "empty frames of an unknown kind": lambda target: encode_frame(UNKNOWN_KIND) * 1000,
     "introductions of a replica": lambda target: _told(target) * 200,
     "introductions of replicas of another founding": _replicas_of_another_founding,
     "introductions of other shards, with a thousand founders each": _shards_with_a_thousand_founders,

@@ -139,6 +139,17 @@ class Cluster:
         """Have this host propose commands until one is answered. Raises `LoadError` if that takes longer than `within`."""
         self._hosts[replica].ask(do="recover", within=within, seconds=within)
 
+    def lead(self, replica: int, within: float) -> None:
+        """Have this host lead all shards. Raises `LoadError` if that takes longer than `within`. Only for Drakkar."""
+        self._hosts[replica].ask(do="lead", within=within, seconds=within)
+        self.leader = replica
+
+    def recover_all(self, replica: int, within: float, since: float) -> list[float]:
+        """Have each shard answer a command through this host; see `recovery.recover_all`. Only for Drakkar."""
+        answer = self._hosts[replica].ask(do="recover_all", within=within, since=since, seconds=within)
+        times: list[float] = answer["times"]
+        return times
+
     def _start(self, replica: int) -> None:
         self._hosts[replica] = hosts.start(self._orders[replica], self._errors)
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 from tests.benchmarks.cluster import Cluster
 
 RECOVERS_WITHIN: Final = 30.0
 """Seconds after which a cluster that answers nothing is an error."""
+LEADS_WITHIN: Final = 60.0
+"""The same, for one host to lead all shards."""
 
 
 @dataclass(slots=True)
@@ -51,4 +53,25 @@ def fail_over(system: str, options: Mapping[str, Any], kills: int, directory: Pa
             cluster.restart(killed)
             cluster.recover(killed, RECOVERS_WITHIN)
             cluster.find_leader()
+    return times
+
+
+def fail_over_all(
+    system: str, options: Mapping[str, Any], kills: int, directory: Path
+) -> Sequence[tuple[float, float]]:
+    """Kill a host that leads many shards so many times; return how long the middle one and the last one took, in milliseconds.
+
+    A shard is there again when it has answered a command of a client at a host that lives, which proposes when its host hears of
+    a leader. Then the killed host is started again, and another one leads all shards. Raises `LoadError`.
+    """
+    times = []
+    with Cluster(system, options, directory) as cluster:
+        for number in range(kills):
+            victim, client = 1 + number % 3, 1 + (number + 1) % 3
+            cluster.lead(victim, LEADS_WITHIN)
+            began = monotonic()
+            cluster.kill(victim)
+            taken = cluster.recover_all(client, RECOVERS_WITHIN, began)
+            times.append((1000 * median(taken), 1000 * max(taken)))
+            cluster.restart(victim)
     return times

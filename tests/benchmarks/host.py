@@ -4,6 +4,8 @@
     {"do": "leads"}                             -> {"leads": true}
     {"do": "run", "load": {"in_flight": 64, …}} -> {"figures": {…}}, or {"error": "…"}
     {"do": "recover", "within": 30}             -> {"recovered": true} as soon as a command is answered, or {"error": "…"}
+    {"do": "lead", "within": 60}                -> {"led": true} as soon as it leads all shards, or {"error": "…"}; only Drakkar
+    {"do": "recover_all", "within": 30, "since": 7.5} -> {"times": […]}, as `recovery.recover_all` says; only Drakkar
     {"do": "fairness", "load": {…}, "seconds": 5} -> {"times": […], …}, as `fairness.measure` says; only Drakkar
     {"do": "stop"}                              -> {"profile": "…"}, and it ends
 
@@ -44,15 +46,15 @@ def main() -> None:
         who["replica"], members, who["data_dir"], **who["options"]
     )
     try:
-        _spare_the_garbage_collector()
-        _say({"started": True})
+        spare_the_garbage_collector()
+        say({"started": True})
         _obey(target)
     finally:
         target.stop()
-    _say({"profile": watcher.report() if watcher else ""})
+    say({"profile": watcher.report() if watcher else ""})
 
 
-def _spare_the_garbage_collector() -> None:
+def spare_the_garbage_collector() -> None:
     """As docs/performance.md advises an application that embeds the library."""
     gc.collect()
     gc.freeze()
@@ -65,9 +67,9 @@ def _obey(target: Any) -> None:
         if order["do"] == "stop":
             return
         try:
-            _say(_answer(target, order))
+            say(_answer(target, order))
         except LoadError as error:
-            _say({"error": str(error)})
+            say({"error": str(error)})
 
 
 def _answer(target: Any, order: dict[str, Any]) -> dict[str, Any]:
@@ -79,13 +81,19 @@ def _answer(target: Any, order: dict[str, Any]) -> dict[str, Any]:
         case "recover":
             recover(target, order["within"])
             return {"recovered": True}
+        case "lead":
+            target.lead(order["within"])
+            return {"led": True}
+        case "recover_all":
+            return {"times": target.recover_all(order["within"], order["since"])}
         case "fairness":
             return fairness.measure(target, order)
         case unknown:
             return {"error": f"no such order: {unknown!r}"}
 
 
-def _say(answer: dict[str, Any]) -> None:
+def say(answer: dict[str, Any]) -> None:
+    """Answer an order."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -123,7 +123,7 @@ def run(target: Target, load: Load) -> Figures:
     return _Outstanding(target, load).run()
 
 
-def _figures(
+def figures_of(
     times: Iterable[float],
     seconds: float,
     load: Load,
@@ -162,7 +162,7 @@ def _one_after_the_other(target: Target, load: Load) -> Figures:
             times.append(now - before)
             if load.moments:
                 moments.append((moment, time.time()))
-    return _figures(times, now - begin, load, answered, moments)
+    return figures_of(times, now - begin, load, answered, moments)
 
 
 class _Outstanding:
@@ -201,7 +201,7 @@ class _Outstanding:
             raise LoadError(f"a command failed: {self._error!r}") from self._error
         if not all_answered:
             raise LoadError(f"{self._running} answers did not come within {ANSWERS_WITHIN:.0f} s")
-        return _figures(measured, seconds, self._load, len(warm) + len(measured) + len(self.times))
+        return figures_of(measured, seconds, self._load, len(warm) + len(measured) + len(self.times))
 
     def _propose_again(self) -> None:
         while (client := self._answered.get()) is not None:

@@ -1,14 +1,17 @@
 """Drakkar as the target of a load: one `NodeHost` with a replica of each shard, used as an application that embeds it."""
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import cycle
 from typing import Any, Final
 
-from drakkar.actors import ActorFuture, NodeHost, Replica, ReplicaSpec, StateMachine
+from drakkar.actors import ActorFuture, DrakkarError, NodeHost, Replica, ReplicaSpec, StateMachine
 from drakkar.handlers.raft.state import State
 
-from tests.benchmarks.load import Done
+from tests.benchmarks import recovery
+from tests.benchmarks.load import Done, LoadError
 
 
 class CountingMachine(StateMachine):
@@ -56,7 +59,7 @@ class DrakkarTarget:
                 for shard in range(1, shards + 1)
             ]
         )
-        self._replica = self._replicas[0]
+        self._replica, self._replica_id = self._replicas[0], replica_id
 
     def leads(self) -> bool:
         """Whether all shards have a leader, and this host leads some."""
@@ -72,6 +75,21 @@ class DrakkarTarget:
     def led(self) -> list[int]:
         """The shards that this host leads."""
         return [replica.shard_id for replica in self._replicas if replica.status().state is State.LEADER]
+
+    def lead(self, within: float) -> None:
+        """Have this host lead all shards. Raises `LoadError`."""
+        until = time.monotonic() + within
+        while others := [each for each in self._replicas if each.status().state is not State.LEADER]:
+            if time.monotonic() > until:
+                raise LoadError(f"{len(others)} shards are not led here after {within:g} s")
+            asked = [each.transfer_leadership(self._replica_id, timeout=2.0) for each in others]
+            for transfer in asked:
+                with suppress(DrakkarError):  # another one was elected, or is in the middle of a transfer
+                    transfer.get(timeout=within)
+
+    def recover_all(self, within: float, since: float) -> list[float]:
+        """See `recovery.recover_all`."""
+        return recovery.recover_all(self._host, self._replicas, within, since)
 
     def propose_to(self, shard: int, commands: Sequence[bytes], done: Done) -> None:
         """Propose to one shard."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.benchmarks.load import LoadError
-from tests.benchmarks.rows import FAILOVER, FAILOVER_SYSTEMS, FLUSHES, GROUPS, ROWS, Row
-from tests.benchmarks.systems import SYSTEMS
+from tests.benchmarks.rows import CALLS, FAILOVER, FAILOVERS, FLUSHES, GROUPS, ROWS, Row
+from tests.benchmarks.systems import CALL_SYSTEMS, SYSTEMS, module_of
 
-_MODULES: Final = tuple(dict.fromkeys(system.module for system in SYSTEMS.values()))
+_MODULES: Final = tuple(dict.fromkeys(module_of(system) for system in (*SYSTEMS, *CALL_SYSTEMS)))
 
 
 def title(row: Row) -> str:
@@ -22,27 +22,31 @@ class Plan:
 
     rows: Sequence[Row]
     failovers: Sequence[str]
-    """The systems whose leaders are killed."""
+    """The titles of those whose leaders are killed, as in `FAILOVERS`."""
     flushes: Sequence[Row]
     """The rows with one in flight whose flushes are traced."""
+    calls: Sequence[Row] = ()
+    """The rows of questions between two processes, after the others."""
 
     @property
     def modules(self) -> list[str]:
         """What hosts call the systems that it needs."""
-        names = [each.system for each in (*self.rows, *self.flushes)] + list(self.failovers)
-        return list(dict.fromkeys(SYSTEMS[name].module for name in names))
+        names = [each.system for each in (*self.rows, *self.calls, *self.flushes)]
+        names += [FAILOVERS[name].system for name in self.failovers]
+        return list(dict.fromkeys(map(module_of, names)))
 
     def without(self, modules: Iterable[str]) -> "Plan":
         """The same, less all that needs these systems."""
         missing = set(modules)
         return Plan(
             [row for row in self.rows if row.module not in missing],
-            [system for system in self.failovers if SYSTEMS[system].module not in missing],
+            [name for name in self.failovers if module_of(FAILOVERS[name].system) not in missing],
             [row for row in self.flushes if row.module not in missing],
+            [row for row in self.calls if row.module not in missing],
         )
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.failovers or self.flushes)
+        return bool(self.rows or self.failovers or self.flushes or self.calls)
 
 
 def choose(systems: str = "", groups: str = "", only: str = "") -> Plan:
@@ -58,8 +62,9 @@ def choose(systems: str = "", groups: str = "", only: str = "") -> Plan:
 
     plan = Plan(
         [row for row in ROWS if row.name in chosen and wanted(title(row))],
-        [name for name in FAILOVER_SYSTEMS if FAILOVER in chosen and wanted(f"{name}, {FAILOVER}")],
+        [name for name in FAILOVERS if FAILOVER in chosen and wanted(f"{name}, {FAILOVER}")],
         [row for row in ROWS if FLUSHES in chosen and row.name == "1" and wanted(f"{row.system}, {FLUSHES}")],
+        [row for row in CALLS if row.name in chosen and wanted(title(row))],
     ).without(set(_MODULES) - set(modules))
     if not plan:
         raise LoadError("nothing to measure: choose by --systems, --rows and --only what some row has")

@@ -1,6 +1,7 @@
 """What the peers of other languages need: Go, by which their programs are built, and Debian's etcd."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -76,6 +77,8 @@ def prepare(system: str) -> None:
         compiled_python()
     if system == "etcd":
         etcd()
+    if system == "xoscar" and importlib.util.find_spec("xoscar") is None:
+        raise Unavailable("xoscar is missing: `pip install xoscar`, where there is one for this Python")
     if system in {"etcd", "dragonboat"}:
         program(system)
 

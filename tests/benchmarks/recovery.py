@@ -2,11 +2,14 @@
 
 import threading
 import time
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from tests.benchmarks.load import Load, LoadError, Target
 
 PROBE_EVERY_S: Final = 0.01
+PROBE_ALL_EVERY_S: Final = 0.2
+"""Where there are many shards, whose clients propose when they hear of a leader: so much later they try again all the same."""
 
 
 def recover(target: Target, within: float) -> None:
@@ -27,3 +30,59 @@ def recover(target: Target, within: float) -> None:
         if answered.wait(PROBE_EVERY_S):
             return
     raise LoadError(f"no command was answered within {within:g} s")
+
+
+def recover_all(host: Any, replicas: Sequence[Any], within: float, since: float) -> list[float]:
+    """Have a command answered in each of these shards of a Drakkar host.
+
+    Returns, in order, how many seconds after `since` (of `time.monotonic`, which all processes of a machine share) each was.
+    Raises `LoadError` if one was not within so many seconds.
+
+    A client of each shard proposes when the host hears of a new leader. To propose to 300 shards every few milliseconds would take
+    more of the machine than the elections.
+    """
+    clients = _Clients(replicas, since)
+    host.subscribe(clients.hear)
+    try:
+        until = time.monotonic() + within
+        while True:
+            clients.propose_all()
+            if clients.all_answered.wait(PROBE_ALL_EVERY_S):
+                return sorted(clients.times.values())
+            if time.monotonic() > until:
+                missing = len(replicas) - len(clients.times)
+                raise LoadError(f"{missing} of {len(replicas)} shards answered no command within {within:g} s")
+    finally:
+        host.unsubscribe(clients.hear)
+
+
+class _Clients:
+    """One of each shard."""
+
+    def __init__(self, replicas: Sequence[Any], since: float) -> None:
+        self._replicas = {replica.shard_id: replica for replica in replicas}
+        self._since = since
+        self.times: dict[int, float] = {}
+        """When each shard answered first."""
+        self.all_answered = threading.Event()
+
+    def hear(self, event: Any) -> None:
+        """A host has something to tell. Of all events, one that names a leader is of interest."""
+        if getattr(event, "leader", 0) and event.shard in self._replicas:
+            self._propose(event.shard)
+
+    def propose_all(self) -> None:
+        """Propose to all that have not answered."""
+        for shard in self._replicas:
+            self._propose(shard)
+
+    def _propose(self, shard: int) -> None:
+        if shard not in self.times:
+            proposed = self._replicas[shard].propose(b"again")
+            proposed.add_done_callback(lambda done: self._answered(shard, done.outcome()[1]))
+
+    def _answered(self, shard: int, error: BaseException | None) -> None:
+        if error is None:
+            self.times.setdefault(shard, time.monotonic() - self._since)
+            if len(self.times) == len(self._replicas):
+                self.all_answered.set()

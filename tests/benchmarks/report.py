@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,15 +16,23 @@ from rich.table import Table
 
 from tests.benchmarks import programs
 from tests.benchmarks.plan import title
-from tests.benchmarks.rows import Results, Round, Row
-from tests.benchmarks.systems import DRAKKAR, FLUSHED, SYSTEMS, UNFLUSHED
+from tests.benchmarks.rows import ASK, ASKS, FAILOVERS, MANY, Results, Round, Row, Summary
+from tests.benchmarks.systems import CALL_SYSTEMS, DRAKKAR, FLUSHED, SYSTEMS, TRIO_ACTOR, UNFLUSHED
 
 RATE_TO_REACH: Final = 50_000.0
 """Commits a second, with 1000 in flight."""
 P50_TO_REACH: Final = 2.0
 """Milliseconds, with one in flight."""
+ASK_TO_REACH: Final = 0.3
+"""Milliseconds of the median question to another host, with one in flight."""
+ASKS_TO_REACH: Final = 25_000.0
+"""Questions a second, with 100 in flight."""
+FAILOVER_TO_REACH: Final = 300.0
+"""Milliseconds of the median failover."""
+ELECTION_TIMEOUT: Final = 1000.0
+"""Milliseconds that a follower waits at the least, without better knowledge: ten ticks of 0.1 s. For the 99th percentile."""
 
-_LIBRARIES: Final = ("caio", "cbor2", "pykka", "pysyncobj", "trio")
+_LIBRARIES: Final = ("caio", "cbor2", "pykka", "pysyncobj", "trio", "xoscar")
 """Those that are installed are named."""
 
 
@@ -71,6 +80,7 @@ def show(results: Results, about: dict[str, Any], console: Console) -> None:
     for table, wanted in (
         (_loads(results), results.rounds),
         (_failovers(results), results.failovers),
+        (_calls(results), results.calls),
         (_flushes(results), results.flushes),
     ):
         if wanted:
@@ -119,9 +129,31 @@ def _failovers(results: Results) -> Table:
     table = _table("Failover: from the leader's SIGKILL to an answer of another host", "kills")
     for name in ("p50 ms", "p99 ms", "worst ms"):
         table.add_column(name, justify="right", no_wrap=True)
-    for system, each in results.failovers.items():
+    for name, each in results.failovers.items():
         figures = (f"{value:,.0f}" for value in (each.p50, each.p99, each.worst))
-        table.add_row(str(len(each.times)), system, *figures)
+        table.add_row(str(len(each.times)), name, *figures)
+    return table
+
+
+def _calls(results: Results) -> Table:
+    table = _table("Questions to an actor of another process, 16 bytes each way", "in flight")
+    for name in ("asks/s", "p50 ms", "p99 ms", "CPU µs", "TrioActor x"):
+        table.add_column(name, justify="right", no_wrap=True)
+    name = ""
+    for row, rounds in results.calls.items():
+        if row.name != name:
+            table.add_section()
+        name = row.name
+        summary, ratio = Summary.of(rounds), results.call_ratio(row)
+        table.add_row(
+            str(row.in_flight),
+            row.system,
+            f"{summary.rate:,.0f}",
+            f"{summary.p50:.3f}",
+            f"{summary.p99:.3f}",
+            f"{summary.cpu:.1f}",
+            "" if ratio is None else f"{ratio:.2f}",
+        )
     return table
 
 
@@ -134,13 +166,14 @@ def _flushes(results: Results) -> Table:
 
 
 def _notes(results: Results, about: dict[str, Any]) -> list[str]:
-    count = max(map(len, results.rounds.values()), default=0)
-    systems = dict.fromkeys(
-        [*(row.system for row in results.rounds), *results.failovers, *results.flushes],
-    )
+    count = max(map(len, [*results.rounds.values(), *results.calls.values()]), default=0)
+    killed = [FAILOVERS[name].system for name in results.failovers if name in FAILOVERS]
+    systems = dict.fromkeys([*(row.system for row in results.rounds), *killed, *results.flushes])
+    asked = dict.fromkeys(row.system for row in results.calls)
     medians = [
         f"Medians of {count} rounds. CPU is what all processes together, clients included, take for one command.",
-        f"Drakkar x: how many times the row's rate {DRAKKAR} reaches in the same round, the median; below 1 it is slower.",
+        f"Drakkar x, TrioActor x: how many times the row's rate {DRAKKAR}, or {TRIO_ACTOR}, reaches in the same round, the median; "
+        "below 1 it is slower.",
     ]
     return [
         *(medians if count else []),
@@ -148,6 +181,7 @@ def _notes(results: Results, about: dict[str, Any]) -> list[str]:
             f"{system}: measured {SYSTEMS[system].reached}; {SYSTEMS[system].durability}."
             for system in systems
         ),
+        *(f"{system}: {CALL_SYSTEMS[system].what}." for system in asked),
         ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
         *(f"Skipped: {why}" for why in results.skipped),
         *(f"Repeated: {why}" for why in results.repeated),
@@ -188,7 +222,30 @@ def reached(results: Results) -> list[tuple[str, bool]]:
             lines.append(
                 (f"1 in flight: a median of {summary.p50:.2f} ms, {P50_TO_REACH:g} ms to reach", good)
             )
+    lines += [*_reached_calls(results), *_reached_failovers(results)]
     return [(f"{text}: {'reached' if good else 'NOT reached'}", good) for text, good in lines]
+
+
+def _reached_calls(results: Results) -> Iterator[tuple[str, bool]]:
+    for row, rounds in results.calls.items():
+        if row.system != TRIO_ACTOR:
+            continue
+        summary = Summary.of(rounds)
+        if row.name == ASK:
+            text = f"ask: a median of {summary.p50:.3f} ms, {ASK_TO_REACH:g} ms to reach"
+            yield text, summary.p50 <= ASK_TO_REACH
+        elif row.name == ASKS:
+            yield f"asks: {summary.rate:,.0f}/s of {ASKS_TO_REACH:,.0f} to reach", summary.rate >= ASKS_TO_REACH
+
+
+def _reached_failovers(results: Results) -> Iterator[tuple[str, bool]]:
+    for name in (DRAKKAR, MANY):
+        each = results.failovers.get(name)
+        if each is not None:
+            text = f"failover, {name}: a median of {each.p50:,.0f} ms, {FAILOVER_TO_REACH:g} ms to reach"
+            yield text, each.p50 <= FAILOVER_TO_REACH
+            text = f"failover, {name}: {each.p99:,.0f} ms at the 99th percentile, {ELECTION_TIMEOUT:g} ms to reach"
+            yield text, each.p99 <= ELECTION_TIMEOUT
 
 
 def as_json(results: Results, about: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -204,9 +261,10 @@ def as_json(results: Results, about: dict[str, Any], settings: dict[str, Any]) -
         "repeated": results.repeated,
         "failed": results.failed,
         "rows": [_row_as_json(results, row) for row in results.rounds],
+        "calls": [_calls_as_json(results, row) for row in results.calls],
         "failover": {
-            system: {"p50": each.p50, "p99": each.p99, "worst": each.worst, "times": each.times}
-            for system, each in results.failovers.items()
+            name: {"p50": each.p50, "p99": each.p99, "worst": each.worst, "times": each.times}
+            for name, each in results.failovers.items()
         },
         "flushes": {
             system: {**asdict(each), "verdict": each.verdict} for system, each in results.flushes.items()
@@ -223,6 +281,17 @@ def _row_as_json(results: Results, row: Row) -> dict[str, Any]:
         "times_flushed_pysyncobj": results.ratio(row, FLUSHED),
         "times_unflushed_pysyncobj": results.ratio(row, UNFLUSHED),
         "rounds": [_round_as_json(each) for each in results.rounds[row]],
+    }
+
+
+def _calls_as_json(results: Results, row: Row) -> dict[str, Any]:
+    return {
+        "system": row.system,
+        "name": row.name,
+        "in_flight": row.in_flight,
+        "median": asdict(Summary.of(results.calls[row])),
+        "trio_actor_ratio": results.call_ratio(row),
+        "rounds": [_round_as_json(each) for each in results.calls[row]],
     }
 
 

@@ -8,7 +8,18 @@ from typing import Any, Final
 from tests.benchmarks.failover import Failovers
 from tests.benchmarks.flushes import FlushCheck
 from tests.benchmarks.load import SMALL, Client, Figures, Load
-from tests.benchmarks.systems import COMPILED, DRAGONBOAT, DRAKKAR, ETCD, FLUSHED, SYSTEMS, UNFLUSHED
+from tests.benchmarks.systems import (
+    CALL_SYSTEMS,
+    COMPILED,
+    DRAGONBOAT,
+    DRAKKAR,
+    ETCD,
+    FLUSHED,
+    SYSTEMS,
+    TRIO_ACTOR,
+    UNFLUSHED,
+    module_of,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +27,7 @@ class Row:
     """One line of the table. Equal to itself alone."""
 
     system: str
-    """As in `SYSTEMS`."""
+    """As in `SYSTEMS` or `CALL_SYSTEMS`."""
     in_flight: int
     what: str = ""
     """What is special about it; empty for the plain ones, which are compared over the number in flight."""
@@ -39,7 +50,7 @@ class Row:
     @property
     def module(self) -> str:
         """What a host calls the system."""
-        return SYSTEMS[self.system].module
+        return module_of(self.system)
 
     def load(self, seconds: float, *, moments: bool = False) -> Load:
         """The load, for so many seconds."""
@@ -103,13 +114,40 @@ ROWS: Final = (
     *_many_shards(DRAKKAR, COMPILED, DRAGONBOAT),
 )
 
+ASK: Final = "ask"
+ASKS: Final = "asks"
+
+CALLS: Final = (
+    *(Row(system, 1, group=ASK, client="waiting") for system in CALL_SYSTEMS),
+    *(Row(system, 100, group=ASKS) for system in CALL_SYSTEMS),
+)
+"""Questions to an actor of another process, and the answers."""
+
 FAILOVER: Final = "failover"
 FLUSHES: Final = "flushes"
 
-FAILOVER_SYSTEMS: Final = (DRAKKAR, DRAGONBOAT, ETCD)
-"""Whose leaders are killed."""
 
-GROUPS: Final = tuple(dict.fromkeys([*(row.name for row in ROWS), FAILOVER, FLUSHES]))
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """Whose leaders are killed, and what they lead."""
+
+    system: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+MANY: Final = f"{DRAKKAR}, {SHARDS} shards"
+MIDDLE: Final = f"{MANY}, the middle one"
+"""Of the same kills: when half of the shards were there again, where `MANY` is when all were."""
+
+FAILOVERS: Final[Mapping[str, Killed]] = {
+    DRAKKAR: Killed(DRAKKAR),
+    DRAGONBOAT: Killed(DRAGONBOAT),
+    ETCD: Killed(ETCD),
+    MANY: Killed(DRAKKAR, {"shards": SHARDS}),
+}
+"""By title."""
+
+GROUPS: Final = tuple(dict.fromkeys([*(row.name for row in (*ROWS, *CALLS)), FAILOVER, FLUSHES]))
 """What `--rows` chooses from."""
 
 
@@ -150,7 +188,9 @@ class Results:
 
     rounds: dict[Row, list[Round]] = field(default_factory=dict)
     failovers: dict[str, Failovers] = field(default_factory=dict)
-    """By system, those of all rounds together."""
+    """By title, those of all rounds together."""
+    calls: dict[Row, list[Round]] = field(default_factory=dict)
+    """All rounds of the rows of calls."""
     flushes: dict[str, FlushCheck] = field(default_factory=dict)
     """By system."""
     skipped: list[str] = field(default_factory=list)
@@ -182,6 +222,16 @@ class Results:
         for other, theirs in self.rounds.items():
             if (other.system, other.name) == (system, row.name):
                 pairs = zip(self.rounds[row], theirs, strict=False)
+                return median(mine.figures.rate / its.figures.rate for mine, its in pairs)
+        return None
+
+    def call_ratio(self, row: Row) -> float | None:
+        """How many times a row's rate a `TrioActor` reaches in the same round, the median; None for its own rows."""
+        if row.system == TRIO_ACTOR:
+            return None
+        for ours, rounds in self.calls.items():
+            if (ours.system, ours.name) == (TRIO_ACTOR, row.name):
+                pairs = zip(rounds, self.calls[row], strict=False)
                 return median(mine.figures.rate / its.figures.rate for mine, its in pairs)
         return None
 

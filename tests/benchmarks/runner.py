@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -12,9 +12,10 @@ from tests.benchmarks import failover, flushes, programs
 from tests.benchmarks.cluster import Cluster
 from tests.benchmarks.failover import Failovers
 from tests.benchmarks.load import Figures, LoadError
+from tests.benchmarks.pair import Pair
 from tests.benchmarks.plan import Plan, share, title
-from tests.benchmarks.rows import Results, Round, Row
-from tests.benchmarks.systems import SYSTEMS, Unavailable
+from tests.benchmarks.rows import FAILOVERS, MANY, MIDDLE, Results, Round, Row
+from tests.benchmarks.systems import Unavailable, module_of
 
 T = TypeVar("T")
 
@@ -47,12 +48,15 @@ class Runner:
             self._round = f"round {number + 1} of {rounds}"
             for row in self._plan.rows:
                 self._measure(row, seconds)
-            for system in self._plan.failovers:
-                self._fail_over(system, share(kills, rounds, number))
+            for name in self._plan.failovers:
+                self._fail_over(name, share(kills, rounds, number))
+            for row in self._plan.calls:
+                self._ask(row, seconds)
         self._round = "strace"
         for row in self._plan.flushes:
             self._check_flushes(row)
-        if not (self.results.rounds or self.results.failovers or self.results.flushes):
+        results = self.results
+        if not (results.rounds or results.failovers or results.flushes or results.calls):
             raise LoadError("; ".join([*self.results.skipped, *self.results.failed]))
 
     def _missing(self, plan: Plan) -> list[str]:
@@ -81,15 +85,30 @@ class Runner:
         else:
             self.results.rounds.pop(row, None)
 
-    def _fail_over(self, system: str, kills: int) -> None:
-        module = SYSTEMS[system].module
-        times = self._attempt(
-            (system, "failover"),
-            f"{system}, {kills} failovers",
-            lambda directory: failover.fail_over(module, {}, kills, directory),
-        )
-        if times is not None:
-            self.results.failovers.setdefault(system, Failovers()).times.extend(times)
+    def _ask(self, row: Row, seconds: float) -> None:
+        def once(directory: Path) -> Round:
+            with Pair(row.system, directory) as pair:
+                return Round(*pair.run(row.load(seconds)))
+
+        outcome = self._attempt(row, title(row), once)
+        if outcome is not None:
+            self.results.calls.setdefault(row, []).append(outcome)
+        else:
+            self.results.calls.pop(row, None)
+
+    def _fail_over(self, name: str, kills: int) -> None:
+        killed = FAILOVERS[name]
+
+        def once(directory: Path) -> Mapping[str, Sequence[float]]:
+            system = module_of(killed.system)
+            if name != MANY:
+                return {name: failover.fail_over(system, killed.options, kills, directory)}
+            times = failover.fail_over_all(system, killed.options, kills, directory)
+            return {MIDDLE: [middle for middle, _ in times], MANY: [last for _, last in times]}
+
+        found = self._attempt((name, "failover"), f"{name}, {kills} failovers", once)
+        for each, times in (found or {}).items():
+            self.results.failovers.setdefault(each, Failovers()).times.extend(times)
 
     def _check_flushes(self, row: Row) -> None:
         load = row.load(_TRACED_SECONDS, moments=True)

@@ -1,7 +1,7 @@
 """The systems that are measured, what each of them promises, and how the load reaches it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 DRAKKAR: Final = "Drakkar"
@@ -10,6 +10,12 @@ DRAGONBOAT: Final = "dragonboat"
 ETCD: Final = "etcd"
 FLUSHED: Final = "PySyncObj, flushed"
 UNFLUSHED: Final = "PySyncObj, not flushed"
+
+
+TRIO_ACTOR: Final = "Drakkar, TrioActor"
+THREADING_ACTOR: Final = "Drakkar, ThreadingActor"
+ECHO: Final = "trio, an echo"
+XOSCAR: Final = "xoscar"
 
 
 class Unavailable(Exception):
@@ -54,3 +60,41 @@ SYSTEMS: Final[Mapping[str, System]] = {
         durable=False,
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CallSystem:
+    """One of those whose questions between two processes are compared."""
+
+    module: str
+    """What the option `--systems` calls it, and where it is from."""
+    target: str
+    """The class in `tests/benchmarks` that asks by it, after its module."""
+    what: str
+    """What a question is."""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+CALL_SYSTEMS: Final[Mapping[str, CallSystem]] = {
+    TRIO_ACTOR: CallSystem(
+        "drakkar", "calls_on_drakkar:Calls", "ask() of an actor on the loop of its host", {"kind": "trio"}
+    ),
+    THREADING_ACTOR: CallSystem(
+        "drakkar", "calls_on_drakkar:Calls", "ask() of an actor with a thread of its own", {"kind": "thread"}
+    ),
+    ECHO: CallSystem(
+        "trio",
+        "calls_on_trio:Echo",
+        "as many bytes as a question of Drakkar's through a plain TCP connection, and as many as its answer back: nothing is "
+        "encoded, and no actor asked",
+    ),
+    XOSCAR: CallSystem(
+        "xoscar", "calls_on_xoscar:Calls", "a method of an actor in a pool, by a client outside of it"
+    ),
+}
+"""All of them answer with the bytes that they were sent."""
+
+
+def module_of(system: str) -> str:
+    """What the option `--systems` calls a system, of either kind."""
+    return (SYSTEMS.get(system) or CALL_SYSTEMS[system]).module

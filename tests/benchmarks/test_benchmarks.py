@@ -18,7 +18,7 @@ from tests.actors.support import until
 from tests.benchmarks import fairness, programs, report
 from tests.benchmarks.cluster import Cluster
 from tests.benchmarks.commits import main
-from tests.benchmarks.failover import Failovers, fail_over
+from tests.benchmarks.failover import Failovers, fail_over, fail_over_all
 from tests.benchmarks.flushes import FlushCheck
 from tests.benchmarks.load import Client, Done, Figures, Load, LoadError, run
 from tests.benchmarks.on_drakkar import DrakkarTarget
@@ -167,7 +167,14 @@ def test_three_hosts_commit_what_is_proposed_to_the_leader_and_to_a_follower(tmp
 def test_leaders_are_killed_and_hosts_started_again(tmp_path: Path) -> None:
     times = fail_over("drakkar", {}, 2, tmp_path / "cluster")
     assert len(times) == 2
-    assert min(times) > 100, "a failover without an election"
+    assert min(times) > 1, "a failover without an election"
+
+
+@pytest.mark.slow
+def test_hosts_are_killed_that_lead_many_shards(tmp_path: Path) -> None:
+    times = fail_over_all("drakkar", {"shards": 12}, 2, tmp_path / "cluster")
+    assert len(times) == 2
+    assert all(0 < middle <= last for middle, last in times)
 
 
 @pytest.mark.slow

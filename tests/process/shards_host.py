@@ -6,7 +6,9 @@
 {"id": 4, "do": "status"}                               ->  {"id": 4, "value": {"1": {"term": 2, …}, …}}
 {"id": 5, "do": "watch", "shard": 3}                    ->  {"id": 5, "value": null}: it begins anew to watch itself,
                                                             and to read this shard
-{"id": 6, "do": "seen"}                                 ->  {"id": 6, "value": {"lateness": 0.02, …}}
+{"id": 6, "do": "recover", "shards": [1, 2], "since": 7.5}  ->  {"id": 6, "value": [0.2, 0.3]}: how many seconds after that time of
+                                                            `time.monotonic` each has answered a command
+{"id": 7, "do": "seen"}                                 ->  {"id": 7, "value": {"lateness": 0.02, …}}
 """
 
 import json
@@ -23,6 +25,7 @@ from drakkar.handlers import State
 from drakkar.transport.tls import TlsConfig
 
 from tests.actors.support import hand_over, settled, until
+from tests.benchmarks.recovery import recover_all
 from tests.process.host import Answers, obey, slow_down
 
 LONG = 300.0
@@ -155,6 +158,10 @@ class Shards:
     def lead(self, shards):
         for shard in shards:
             hand_over(self._replicas[shard], self._number)
+
+    def recover(self, shards, since):
+        """See `tests.benchmarks.recovery`."""
+        return recover_all(self._host, [self._replicas[shard] for shard in shards], LONG, since)
 
     def fill(self, shards, count, size, window=4):
         """Propose so many commands to each of these shards, one shard after the other, `window` at a time."""

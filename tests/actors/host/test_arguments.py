@@ -60,6 +60,7 @@ REQUESTS = {
     "propose_many": ([b"1"],),
     "read": (None,),
     "stale_read": (None,),
+    "fence": (),
     "session": (),
     "transfer_leadership": (1,),
     "add_replica": (2, "a:1"),

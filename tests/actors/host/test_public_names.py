@@ -52,6 +52,7 @@ REPLICA = {
     "assign_groups",
     "change_membership",
     "counters",
+    "fence",
     "forget_leader",
     "groups_consistent",
     "propose",

@@ -7,6 +7,7 @@ import pytest
 from drakkar.actors.machine.applied import AppliedState, ApplyFailed
 from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
 from drakkar.actors.machine.compression import encode
+from drakkar.actors.machine.sessions import FENCE
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.waits import Workers
@@ -190,6 +191,20 @@ def test_a_compressed_command_may_be_refused_too(machine):
     assert kinds
     plain = bytes([EntryKind.COMMAND])
     assert applied(machine(), Run(5, 1, [b"a", packed], plain + kinds, ORIGIN, 1)) == [1, "no" * 500]
+
+
+@pytest.mark.parametrize("machine", [Picky, PickyBatches, PickyOnDisk])
+def test_the_result_of_a_fence_is_its_index_and_the_state_machine_is_not_told_of_it(machine):
+    kinds = bytes([EntryKind.COMMAND, EntryKind.SESSION, EntryKind.COMMAND, EntryKind.SESSION])
+    assert applied(machine(), Run(5, 1, [b"a", FENCE, b"b", FENCE], kinds, ORIGIN, 1)) == [1, 6, 2, 8]
+
+
+def test_a_fence_leaves_the_sessions_as_they_are():
+    """All replicas must agree on them, also those of a version that knows no fences."""
+    state = AppliedState(Ledger(), shard_id=1)
+    before = state.sessions.encode()
+    state.apply(Run(1, 1, [FENCE], bytes([EntryKind.SESSION]), ORIGIN, 1))
+    assert state.sessions.encode() == before
 
 
 def test_a_refusal_that_is_returned_counts_as_one_that_is_raised():

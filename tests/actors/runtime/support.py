@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from random import Random
 
 from drakkar.actors.runtime.actor import TrioActor
 
@@ -18,6 +19,29 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
         threading.Event().wait(0.001)
+
+
+class Ref:
+    """What those use of a ref who decide what is to be done with it."""
+
+    actor_class = object
+
+    def __init__(self, name, number):
+        self.actor_urn = f"{name}{number}"
+        self.alive = True
+
+    def __repr__(self):
+        return self.actor_urn
+
+    def is_alive(self):
+        return self.alive
+
+
+class Latest(Random):
+    """Cuts no wait."""
+
+    def uniform(self, a, b):
+        return b
 
 
 class Echo(TrioActor):

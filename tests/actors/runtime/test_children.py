@@ -6,38 +6,15 @@ from random import Random
 import pykka
 import pytest
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits
-from drakkar.actors.runtime.children import MAX_CHILDREN, MAX_LEFT, START_GRACE_S, Family, Phase, TooManyRestarts
+from drakkar.actors.runtime.children import MAX_CHILDREN, MAX_LEFT, START_GRACE_S, Family, ChildPhase, TooManyRestarts
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.errors import ConfigError, SystemBusy
 
-from tests.actors.runtime.support import TroubleError
+from tests.actors.runtime.support import Latest, Ref, TroubleError
 
-DOWN, STARTING, UP = Phase.DOWN, Phase.STARTING, Phase.UP
+DOWN, STARTING, UP = ChildPhase.DOWN, ChildPhase.STARTING, ChildPhase.UP
 MINE = TroubleError("mine")
-
-
-class Ref:
-    """What a family uses of a ref."""
-
-    actor_class = object
-
-    def __init__(self, name, number):
-        self.actor_urn = f"{name}{number}"
-        self.alive = True
-
-    def __repr__(self):
-        return self.actor_urn
-
-    def is_alive(self):
-        return self.alive
-
-
-class Latest(Random):
-    """Cuts no wait."""
-
-    def uniform(self, a, b):
-        return b
 
 
 class World:

@@ -9,7 +9,7 @@ import pykka
 import pytest
 from drakkar.actors.runtime import supervisor as supervisor_module
 from drakkar.actors.runtime.actor import TrioActor
-from drakkar.actors.runtime.children import Phase
+from drakkar.actors.runtime.children import ChildPhase
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, watch
@@ -136,7 +136,7 @@ def test_children_start_in_order_and_stop_in_reverse(loop, story, kind):
     ref = supervise(loop, story, kind)
     proxy = up(ref)
     assert story.lines == ["+a", "+b", "+c"]
-    assert [status.phase for status in proxy.children().get(timeout=TIMEOUT_S).values()] == [Phase.UP] * 3
+    assert [status.phase for status in proxy.children().get(timeout=TIMEOUT_S).values()] == [ChildPhase.UP] * 3
     assert list(story.refs) == ["a", "b", "c"], "published"
     assert ref.stop(timeout=TIMEOUT_S) is True
     assert story.lines[3:] == ["-c", "-b", "-a"]
@@ -278,7 +278,7 @@ def test_a_permanent_child_that_another_stops_is_started_again_and_a_transient_o
         died(ref)
     wait_until(lambda: proxy.children().get(timeout=TIMEOUT_S)["a"].restarts == 1)
     assert proxy.ref_of("a").get(timeout=TIMEOUT_S) is not refs["a"]
-    wait_until(lambda: proxy.children().get(timeout=TIMEOUT_S)["b"].phase is Phase.DOWN)
+    wait_until(lambda: proxy.children().get(timeout=TIMEOUT_S)["b"].phase is ChildPhase.DOWN)
     with pytest.raises(pykka.ActorDeadError, match="it was stopped"):
         proxy.ref_of("b").get(timeout=TIMEOUT_S)
 

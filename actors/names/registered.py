@@ -1,0 +1,420 @@
+"""`Names`: the names that this host registers in directories, and finds there.
+
+A directory is reached through its server on this host, where it has a replica of it, or else on the host that `at` names. What
+this host has registered is watched: when an actor ends, its name is given back, however long that takes.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pykka
+import trio
+from drakkar.actors.names.directory import (
+    MAX_LISTED,
+    NotRegistered,
+    Owner,
+    Result,
+    check_name,
+)
+from drakkar.actors.names.directory_server import DirectoryServer, server_name
+from drakkar.actors.names.shards import Calls, Shard
+from drakkar.actors.remote.errors import NameTaken
+from drakkar.actors.runtime.forks import on_fork
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
+from drakkar.actors.runtime.log_lines import Lines
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.checks import MAX_SIGNED, check_switch, check_timeout, check_type, check_whole
+from drakkar.handlers.errors import (
+    ConfigError,
+    DrakkarError,
+    LoopError,
+    OutcomeUnknown,
+    RequestDropped,
+    SystemBusy,
+)
+from drakkar.transport.addresses import parse_address
+from drakkar.transport.backoff import Backoff
+
+__all__ = ["Names", "ask_at"]
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+MAX_REGISTERED: Final = 10_000
+"""Names that one host has registered at a time."""
+MAX_GIVEN_BACK: Final = 100
+"""Names that a host gives back at a time."""
+_TAKEN: Final = "unregister it there, or, if that host is gone for good, register with replace=True"
+GIVE_BACK_TIMEOUT_S: Final = 5.0
+FIRST_WAIT_S: Final = 0.1
+LAST_WAIT_S: Final = 10.0
+GRACE_S: Final = 1.0
+"""How much longer than its timeout a call that blocks waits for its future, which is set by then unless the loop hangs."""
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """A name that this host has registered."""
+
+    shard_id: int
+    name: str
+    number: int
+    ref: pykka.ActorRef[Any]
+    watcher: Callable[[ActorDied], object] | None = None
+
+
+class Names:
+    """The names of one host in directories. From any thread.
+
+    `block=False` returns a future instead, which is set by the `timeout`, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: Callable[[], str],
+        owner: Callable[[], Owner],
+        calls: Calls,
+        loop: TrioLoop,
+        lines: Lines,
+    ) -> None:
+        """`address()` is the host's own, and `owner()` which run of which host it is; `loop` is the host's."""
+        self._address, self._owner, self._calls, self._loop, self._lines = address, owner, calls, loop, lines
+        self._lock = threading.Lock()
+        self._servers: dict[int, pykka.ActorRef[DirectoryServer]] = {}
+        """By shard, the servers on this host."""
+        self._at: dict[int, str] = {}
+        """By shard, the host that was named last to reach a directory of which there is no replica here."""
+        self._entries: dict[tuple[int, str], _Entry] = {}
+        self._giving_back = trio.CapacityLimiter(MAX_GIVEN_BACK)
+        on_fork(self)
+
+    def serve(self, shard: Shard) -> None:
+        """Let this host's replica of a directory serve this host and others. Never waits.
+
+        Names of an earlier run of this host are free soon. Raises `LoopError` if the loop does not run.
+        """
+        server = DirectoryServer.start(shard, loop=self._loop)
+        with self._lock:
+            self._servers[shard.shard_id] = server
+        self._calls.publish(server_name(shard.shard_id), server)
+        self._do_in_the_end(shard.shard_id, ["announce", *self._owner()], "announce this run of the host")
+
+    # -- what users call ----------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        name: str,
+        ref: pykka.ActorRef[Any],
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        replace: bool = False,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        block: bool = True,
+    ) -> Any:
+        """Let hosts find an actor of this host by a name, until it ends, or its host's run does.
+
+        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has
+        a replica of it, where this one has none; it is remembered. A name that this host has registered for another actor is moved to
+        this one. One of another host is taken only if a newer run of that host is known to the directory, or with
+        `replace=True`, for a host that is gone for good; its actor is not told.
+
+        Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was registered, and `OutcomeUnknown`.
+        """
+        _check_block("register()", block)
+        check_name(name)
+        check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
+        check_switch("replace", replace)
+        number, place = self._calls.place_of(ref)
+        shard_id = self._directory(shard_id, at)
+        entry = _Entry(shard_id, name, number, ref)
+        self._check_room(entry)
+        operation = ["register", name, *self._owner(), number, self._address(), place, replace]
+        return self._answer(
+            self._do(shard_id, operation, timeout), partial(self._on_registered, entry), timeout, block
+        )
+
+    def unregister(
+        self,
+        name: str,
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        block: bool = True,
+    ) -> Any:
+        """Give back a name that this host has registered; return whether it had it. Raises as `register`."""
+        _check_block("unregister()", block)
+        check_name(name)
+        shard_id = self._directory(shard_id, at)
+        operation = ["unregister", name, *self._owner(), None]
+        return self._answer(
+            self._do(shard_id, operation, timeout),
+            partial(self._on_unregistered, (shard_id, name)),
+            timeout,
+            block,
+        )
+
+    def find(
+        self,
+        name: str,
+        *,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        block: bool = True,
+    ) -> Any:
+        """Return the ref of the actor that has a name, wherever it lives. Linearizable.
+
+        The host of that actor may be gone: its names stay until a newer run of it is known, or another replaces them. Raises
+        `NotRegistered`, `ConfigError` and `RequestDropped`.
+        """
+        _check_block("find()", block)
+        check_name(name)
+        asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
+        return self._answer(asked, partial(self._on_found, name), timeout, block)
+
+    def registered_names(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        limit: int = MAX_LISTED,
+        shard_id: int | None = None,
+        at: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        block: bool = True,
+    ) -> Any:
+        """Return the names that begin with `prefix`, sorted, `limit` of them at most. Linearizable.
+
+        For the next ones, name the last as `after`. Raises `ConfigError` and `RequestDropped`.
+        """
+        _check_block("registered_names()", block)
+        check_type("prefix", prefix, str, "a text")
+        check_type("after", after, str, "a text")
+        check_whole("limit", limit, 1, MAX_LISTED)
+        message = ["names", _ms(timeout), prefix, after, limit]
+        asked = self._ask(self._directory(shard_id, at), message, timeout)
+        return self._answer(asked, _listed, timeout, block)
+
+    # -- which directory ----------------------------------------------------------------------------------------
+
+    def _directory(self, shard_id: int | None, at: str | None) -> int:
+        """Return which directory is meant, and remember how it is reached. Raises `ConfigError`."""
+        if at is not None:
+            check_type("at", at, str, "the address of a host, 'host:port'")
+            parse_address(at)
+        if shard_id is not None:
+            check_whole("shard_id", shard_id, 0, MAX_SIGNED)
+        with self._lock:
+            known = {*self._servers, *self._at}
+            if shard_id is None and len(known) == 1:
+                shard_id = next(iter(known))
+            elif shard_id is None:
+                raise ConfigError("shard_id", None, f"name the directory's shard: this host knows {sorted(known) or 'none'}")
+            if at is not None:
+                self._at[shard_id] = at
+            elif shard_id not in known:
+                raise ConfigError(
+                    "shard_id",
+                    shard_id,
+                    "is no directory that this host has a replica of: start one by start_directory(), or name a host that has "
+                    "one, at='host:port'",
+                )
+            return shard_id
+
+    def _do(self, shard_id: int, operation: list[Any], timeout: float) -> ActorFuture[Any]:
+        return self._ask(shard_id, ["do", _ms(timeout), operation], timeout)
+
+    def _ask(self, shard_id: int, message: list[Any], timeout: float) -> ActorFuture[Any]:
+        with self._lock:
+            server, address = self._servers.get(shard_id), self._at.get(shard_id)
+        if server is not None and (address is None or server.is_alive()):
+            return _asked(server, message)
+        assert address is not None, "it is known where a directory is that has no server here"
+        return ask_at(self._calls, address, server_name(shard_id), message, timeout)
+
+    def _answer(
+        self,
+        asked: ActorFuture[Any],
+        conclude: Callable[[Result], Any],
+        timeout: float,
+        block: bool,
+    ) -> Any:
+        """Return what the answer means, or with `block=False` a future of it."""
+        done: ActorFuture[Any] = ActorFuture()
+        asked.add_done_callback(partial(_conclude, done, conclude))
+        return done.get(timeout=timeout + GRACE_S) if block else done
+
+    # -- what this host has registered --------------------------------------------------------------------------
+
+    def _check_room(self, entry: _Entry) -> None:
+        with self._lock:
+            full = len(self._entries) >= MAX_REGISTERED and (entry.shard_id, entry.name) not in self._entries
+        if full:
+            raise SystemBusy(f"this host has registered {MAX_REGISTERED} names: unregister some, or let other hosts have some")
+
+    def _on_registered(self, entry: _Entry, result: Result) -> None:
+        """It has the name now, or perhaps; from now on its end gives the name back."""
+        try:
+            _check(result, entry.name)
+        except OutcomeUnknown:
+            self._keep(entry)
+            raise
+        self._keep(entry)
+
+    def _keep(self, entry: _Entry) -> None:
+        entry.watcher = partial(self._on_died, entry)
+        with self._lock:
+            before = self._entries.get((entry.shard_id, entry.name))
+            self._entries[entry.shard_id, entry.name] = entry
+        if before is not None and before.watcher is not None:
+            unwatch(before.ref, before.watcher)
+        watch(entry.ref, entry.watcher)
+
+    def _on_unregistered(self, key: tuple[int, str], result: Result) -> bool:
+        _check(result, key[1])
+        with self._lock:
+            entry = self._entries.pop(key, None)
+        if entry is not None and entry.watcher is not None:
+            unwatch(entry.ref, entry.watcher)
+        return bool(result[1])
+
+    def _on_died(self, entry: _Entry, _: ActorDied) -> None:
+        with self._lock:
+            key = entry.shard_id, entry.name
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+        operation = ["unregister", entry.name, *self._owner(), entry.number]
+        self._do_in_the_end(entry.shard_id, operation, f"give back the name {entry.name!r}")
+
+    def _do_in_the_end(self, shard_id: int, operation: list[Any], what: str) -> None:
+        """Do it as soon as that is possible, for as long as this host runs. Never waits."""
+        try:
+            self._loop.spawn(self._repeat, shard_id, operation, what, name=what)
+        except LoopError:  # the host stops: its next run announces itself
+            self._lines.debug("the host stops before it could %s", what)
+
+    async def _repeat(self, shard_id: int, operation: list[Any], what: str) -> None:
+        backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
+        async with self._giving_back:
+            while True:
+                result = await self._try(shard_id, operation)
+                if result[0] != "failed":
+                    return
+                if backoff.failures == 0:
+                    self._lines.info("cannot %s yet, and tries again: %s", what, result[-1])
+                await trio.sleep(backoff.next())
+
+    async def _try(self, shard_id: int, operation: list[Any]) -> Result:
+        try:
+            return list(await self._do(shard_id, operation, GIVE_BACK_TIMEOUT_S))
+        except (DrakkarError, pykka.ActorDeadError, pykka.Timeout) as error:
+            return ["failed", True, in_full(error)]
+
+    def _let_go_in_child(self) -> None:
+        """A forked child has none of the parent's names; a thread that is gone may hold the lock."""
+        self._lock = threading.Lock()
+        self._entries.clear()
+
+    # -- what was found -----------------------------------------------------------------------------------------
+
+    def _on_found(self, name: str, result: Result) -> pykka.ActorRef[Any]:
+        _check(result, name)
+        if result[1] is None:
+            raise NotRegistered(name)
+        try:
+            return self._calls.ref_of(result[3])
+        except (IndexError, TypeError, ValueError) as error:
+            raise RequestDropped(f"what the directory has as {name!r} leads to no actor: {error}") from error
+
+
+def ask_at(calls: Calls, address: str, name: str, message: Any, timeout: float) -> ActorFuture[Any]:
+    """Ask the actor that is published under a name on another host. The future is set within `timeout` seconds."""
+    answer: ActorFuture[Any] = ActorFuture()
+    until = time.monotonic() + timeout
+
+    def on_found(found: ActorFuture[Any]) -> None:
+        ref, error = found.outcome()
+        if error is not None or ref is None:
+            answer.try_fail(error or RequestDropped(f"{address} has no {name!r}"))
+            return
+        try:
+            left = max(0.0, until - time.monotonic())
+            ref.ask(message, block=False, timeout=left).add_done_callback(partial(_settle, answer))
+        except Exception as failure:  # noqa: BLE001  # it is the answer
+            answer.try_fail(failure)
+
+    try:
+        calls.remote(address, name, timeout=timeout, block=False).add_done_callback(on_found)
+    except Exception as failure:  # noqa: BLE001  # likewise
+        answer.try_fail(failure)
+    return answer
+
+
+def _asked(server: pykka.ActorRef[Any], message: Any) -> ActorFuture[Any]:
+    try:
+        asked: ActorFuture[Any] = server.ask(message, block=False)
+    except DrakkarError as error:  # its inbox is full
+        asked = ActorFuture()
+        asked.fail(error)
+    return asked
+
+
+def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:
+    value, error = source.outcome()
+    if error is None:
+        future.try_set(value)
+    else:
+        future.try_fail(error)
+
+
+def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: ActorFuture[Any]) -> None:
+    result, error = asked.outcome()
+    if error is not None and getattr(error, "outcome_known", True):
+        done.try_fail(error)  # it says itself what is wrong
+        return
+    if error is not None:
+        result = ["failed", False, in_full(error)]
+    elif type(result) is not list or not result:
+        result = ["failed", False, f"the directory's host answered with {brief(result)}"]
+    try:
+        done.try_set(conclude(result))
+    except (IndexError, TypeError):
+        done.try_fail(OutcomeUnknown(f"the directory's host gave an answer that is none: {result!r:.100}"))
+    except Exception as failure:  # noqa: BLE001  # it is the outcome
+        done.try_fail(failure)
+
+
+def _check(result: Result, name: str) -> None:
+    """Raise the error that a result means, if it means one."""
+    if result[0] == "ok":
+        return
+    if result[0] == "taken":
+        raise NameTaken(name, f"an actor on {result[1]}", _TAKEN)
+    if result[0] == "full":
+        raise SystemBusy(str(result[1]))
+    if result[0] == "over":
+        raise RequestDropped("a newer run of this host is known to the directory: is there a copy of its data directory?")
+    known, text = result[1], str(result[2])
+    raise (RequestDropped if known is True else OutcomeUnknown)(text)
+
+
+def _listed(result: Result) -> list[str]:
+    _check(result, "")
+    return list(result[1])
+
+
+def _check_block(call: str, block: bool) -> None:
+    check_switch("block", block)
+    if block:
+        forbid_waiting(call, f"use {call[:-1]}…, block=False), and await the future or give it a callback")
+
+
+def _ms(timeout: float) -> int:
+    check_timeout(timeout)
+    return int(timeout * 1000)

@@ -1,0 +1,20 @@
+"""What the tests of the examples share."""
+
+import pytest
+
+from tests.examples.support import Program
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Start programs of the examples, each with a log of its own; they end with the test."""
+    programs = []
+
+    def start(module, *options):
+        log = tmp_path / f"{module}-{len(programs)}.log"
+        programs.append(Program(log, "-m", f"examples.{module}", *options))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.clean_up()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import pykka
-from drakkar.actors.remote.errors import AnswerTimeout
+from drakkar.actors.remote.errors import AnswerTimeout, HostGone
 from drakkar.actors.remote.failures import decode_failure
 from drakkar.actors.remote.links import Link, Links
 from drakkar.actors.remote.questions import Asked, Question, settled
@@ -40,7 +40,7 @@ from drakkar.actors.remote.values import Refs, pack, unpack
 from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import check_number
-from drakkar.handlers.errors import DrakkarError
+from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
 __all__ = ["LATE_ANSWERS", "Asking", "seconds_of"]
@@ -201,6 +201,8 @@ class Asking:
             link.watches.pop(number, None)
         if termination.stopped.is_set():
             termination.ended(error)
+        elif isinstance(error, OutcomeUnknown):
+            termination.lost(number, HostGone(f"{error}; whether the actor lives is not known"))
         else:
             termination.lost(number, error)
 

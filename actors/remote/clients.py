@@ -136,7 +136,7 @@ class Client:
 class Pending:
     """A question of another host: what an actor calls to answer, as if it was a pykka future. From any thread; raises nothing."""
 
-    __slots__ = ("_answer", "_answered", "actor", "client", "deadline", "number")
+    __slots__ = ("_answer", "actor", "client", "deadline", "number")
 
     def __init__(
         self,
@@ -146,18 +146,12 @@ class Pending:
         deadline: float,
         answer: Callable[["Pending", Any, BaseException | None], None],
     ) -> None:
-        """`deadline`: by `time.monotonic`. `answer` is called with the value, or the exception."""
+        """`deadline`: by `time.monotonic`. `answer` is called with the value, or the exception; it raises nothing."""
         self.client, self.number, self.actor, self.deadline = client, number, actor, deadline
-        self._answer, self._answered = answer, False
-
-    @property
-    def answered(self) -> bool:
-        """The actor has answered, though perhaps by a future that is not set yet."""
-        return self._answered
+        self._answer = answer
 
     def set(self, value: Any = None) -> None:
         """Answer with a value; with a future, when that has its outcome."""
-        self._answered = True
         if not isinstance(value, ActorFuture):
             self._answer(self, value, None)
             return
@@ -175,7 +169,6 @@ class Pending:
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Answer with an exception; by default with the one that is being handled."""
-        self._answered = True
         kind, error, _ = sys.exc_info() if exc_info is None else exc_info
         if error is None:
             error = RuntimeError("the actor has answered with an exception that is none") if kind is None else kind()

@@ -235,12 +235,11 @@ class Serving:
     # ---- ends
 
     def end_of(self, actor: PublishedActor, reason: BaseException | None) -> None:
-        """An actor has ended: tell those who watch it; what it has not answered it never will."""
+        """An actor has ended: tell those who watch it. What it has not answered it never will, nor what it has promised to."""
         error = pykka.ActorDeadError(f"{actor} ended before it answered")
         for client in list(self._clients.values()):
             for pending in client.opened_to(actor.number):
-                if not pending.answered:
-                    pending.set_exception((type(error), error, None))
+                self._replies.answer(pending, None, error)
         self.withdrawn(actor, reason)
 
     def withdrawn(self, actor: PublishedActor, reason: BaseException | None) -> None:

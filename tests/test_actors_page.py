@@ -6,7 +6,7 @@ from pathlib import Path
 import pykka
 import pytest
 from drakkar import actors
-from drakkar.actors.remote import links, published, records, refs, serving, values
+from drakkar.actors.remote import clients, deadlines, links, loads, published, reach, records, refs, serving, values
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 
@@ -41,13 +41,14 @@ def test_the_bounds_are_those_of_the_code():
         "on their way": f"{calls.WINDOW_RECORDS} of {calls.WINDOW_BYTES >> 10} KiB",
         "one message": f"{options.call_limit // mib} MiB (`call_limit`), {values.MAX_ITEMS:,} values, ",
         "questions of this host": f"{links.MAX_QUESTIONS:,}",
-        "questions of one other host": f"{serving.MAX_QUESTIONS:,}",
-        "of these, questions to one actor": f"{serving.MAX_QUESTIONS_TO_ONE:,}",
+        "questions of one other host": f"{clients.MAX_QUESTIONS:,}",
+        "of these, questions to one actor": f"{clients.MAX_QUESTIONS_TO_ONE:,}",
         "messages in the inbox of a `ThreadingActor`": f"{serving.MAX_INBOX:,}",
         "messages in the inbox of a `TrioActor`": f"`inbox_capacity`, {actors.TrioActor.inbox_capacity:,}",
+        "bytes of messages of other hosts": f"{loads.MAX_BYTES_OF_ONE // mib} MiB of one host, {loads.MAX_BYTES // mib} MiB of all",
         "actors of a host": f"{published.MAX_ACTORS:,}",
-        "actors that one other host watches": f"{serving.MAX_WATCHES:,}",
-        "attributes of one actor": f"{published.MAX_ATTRIBUTES:,}",
+        "actors that one other host watches": f"{clients.MAX_WATCHES:,}, {clients.MAX_WATCHES_OF_ONE} of them of one actor",
+        "attributes of one actor": f"{reach.MAX_ATTRIBUTES:,}",
         "names in one answer": f"{records.MAX_NAMES:,}",
         "the length of a name": f"{records.MAX_NAME} characters",
     }
@@ -57,7 +58,7 @@ def test_the_bounds_are_those_of_the_code():
 
 def test_the_deadlines_are_those_of_the_code():
     assert f"{refs.DEFAULT_ASK_S:.0f} seconds where you name none" in PAGE
-    assert f"at\nmost {links.SLOT_S} s later" in PAGE
+    assert f"at\nmost {deadlines.SLOT_S} s later" in PAGE
     assert f"{Options().keepalive + Options().answer_timeout:.0f} s by default" in section("Watching")
 
 
@@ -93,7 +94,7 @@ def test_whether_a_message_was_handled_is_what_the_error_says(error, known):
 
 
 def test_the_counters_of_the_page_are_those_of_the_code():
-    source = (ROOT / "actors" / "remote" / "serving.py").read_text(encoding="utf-8")
+    source = (ROOT / "actors" / "remote" / "replies.py").read_text(encoding="utf-8")
     for name in ("remote messages dropped", "remote answers dropped"):
         assert f"`{name}`" in PAGE
         assert f'"{name}"' in source

@@ -664,7 +664,10 @@ class NodeHost:
         return self._calls.remote(address, name, block=block, timeout=timeout)
 
     def remote_names(self, address: str, *, block: bool = True, timeout: float | None = None) -> Any:
-        """Return the names that the host at an address publishes for this one, sorted. Arguments and errors as those of `remote`."""
+        """Return the names that the host at an address publishes for this one, sorted: 10,000 of them at most.
+
+        Arguments and errors as those of `remote`.
+        """
         self._process.check(self)
         return self._calls.remote_names(address, block=block, timeout=timeout)
 

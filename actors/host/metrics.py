@@ -18,7 +18,7 @@ from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.metrics import REPLICA_METRICS, SHARD_METRICS
 from drakkar.actors.remote.asking import LATE_ANSWERS
 from drakkar.actors.remote.calls import CallFigures, Calls
-from drakkar.actors.remote.serving import DROPPED_ANSWERS, DROPPED_MESSAGES, REFUSED
+from drakkar.actors.remote.replies import DROPPED_ANSWERS, DROPPED_MESSAGES, REFUSED
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.workers import WorkerPool

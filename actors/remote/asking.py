@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import pykka
-from drakkar.actors.remote.errors import AnswerTimeout
+from drakkar.actors.remote.errors import AnswerTimeout, HostGone
 from drakkar.actors.remote.failures import decode_failure
 from drakkar.actors.remote.links import Link, Links
 from drakkar.actors.remote.questions import Asked, Question, settled
@@ -40,7 +40,7 @@ from drakkar.actors.remote.values import Refs, pack, unpack
 from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.checks import check_number
-from drakkar.handlers.errors import DrakkarError
+from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
 __all__ = ["LATE_ANSWERS", "Asking", "seconds_of"]
@@ -102,12 +102,11 @@ class Asking:
         self._check(ref)
         if ref.actor_stopped.is_set():
             raise pykka.ActorDeadError(f"{ref} has ended")
-        target = Target(ref.place.run, ref.place.number)
         link: Link = ref.link
         if type(message) is ProxyCall:
-            link.put(self._call(0, target, 0, message))
+            link.put(self._call(0, ref.target, 0, message))
         else:
-            link.put(Tell(target, self._packed(message)))
+            link.put(Tell(ref.target, self._packed(message)))
 
     def ask(self, ref: RemoteRef, message: Any, timeout: float | None) -> Asked:
         """See `Caller`. What it raises is of the caller's making, or too much; all else is in the future."""
@@ -117,8 +116,7 @@ class Asking:
             return settled(error=pykka.ActorDeadError(f"{ref} has ended"))  # as pykka does it
         link: Link = ref.link
         question = Question(link, link.number(), seconds, ref, self._read, ref.actor_stopped.set)
-        target = Target(ref.place.run, ref.place.number)
-        link.put(self._asking(question.number, target, to_milliseconds(seconds), message), question)
+        link.put(self._asking(question.number, ref.target, to_milliseconds(seconds), message), question)
         return question
 
     def _asking(self, number: int, target: Target, milliseconds: int, message: Any) -> Record:
@@ -203,6 +201,8 @@ class Asking:
             link.watches.pop(number, None)
         if termination.stopped.is_set():
             termination.ended(error)
+        elif isinstance(error, OutcomeUnknown):
+            termination.lost(number, HostGone(f"{error}; whether the actor lives is not known"))
         else:
             termination.lost(number, error)
 

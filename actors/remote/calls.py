@@ -22,6 +22,7 @@ from drakkar.actors.remote.published import Published
 from drakkar.actors.remote.questions import Asked, settled
 from drakkar.actors.remote.records import check_name, decode
 from drakkar.actors.remote.refs import RemoteRef
+from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.serving import Serving
 from drakkar.actors.runtime.futures import brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
@@ -105,7 +106,7 @@ class Calls:
         self._links = Links(transport, loop, self._deadlines)
         self._published = Published(self._watch_soon, self._unwatch_soon)
         self._exports = Exports(transport, self._published)
-        self.longest_value: Final = max(1, transport.options.longest_call - _OVERHEAD)
+        longest = max(1, transport.options.longest_call - _OVERHEAD)
         self.unknown_fields: Counter[str] = Counter()
         """Fields of messages that came and are not known here, by the names of the messages."""
         self._asking = Asking(
@@ -113,17 +114,11 @@ class Calls:
             self._exports,
             counters=counters,
             unknown_fields=self.unknown_fields,
-            longest_value=self.longest_value,
+            longest_value=longest,
         )
         self._exports.caller = self._asking
-        self._serving = Serving(
-            self,
-            self._published,
-            self._exports,
-            counters=counters,
-            unknown_fields=self.unknown_fields,
-            lines=lines,
-        )
+        replies = Replies(self._exports, longest, counters, lines)
+        self._serving = Serving(self, self._published, self._exports, replies, self.unknown_fields)
         self._handlers: Mapping[type[Any], Callable[[Link, Any], bool]] = {
             **self._asking.handlers,
             **self._serving.handlers,
@@ -177,9 +172,7 @@ class Calls:
         if acl is not None and not self._transport.certified:
             raise ConfigError("acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out")
         self._check_open()
-        before = self._published.publish(name, ref, proxy, acl)
-        if before is not None:
-            self._run_soon(self._serving.end_of, before, None)
+        self._published.publish(name, ref, proxy, acl)
 
     def unpublish(self, name: str) -> bool:
         """See `NodeHost.unpublish`."""

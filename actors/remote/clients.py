@@ -13,7 +13,7 @@ from drakkar.actors.remote.records import Died
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import SystemBusy
 
-__all__ = ["MAX_QUESTIONS", "MAX_QUESTIONS_TO_ONE", "MAX_WATCHES", "Client", "Pending"]
+__all__ = ["MAX_QUESTIONS", "MAX_QUESTIONS_TO_ONE", "MAX_WATCHES", "MAX_WATCHES_OF_ONE", "Client", "Pending"]
 
 MAX_QUESTIONS: Final = 4_000
 """Questions of one host that have no answer yet."""
@@ -21,6 +21,8 @@ MAX_QUESTIONS_TO_ONE: Final = 1_000
 """Questions of one host to one actor that have no answer yet: one that hangs leaves places for others."""
 MAX_WATCHES: Final = 10_000
 """Actors that one host watches here."""
+MAX_WATCHES_OF_ONE: Final = 16
+"""Of these, of one actor: a host needs one, and may have another one on the way. All are told in one go."""
 
 ExcInfo: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
@@ -104,11 +106,13 @@ class Client:
 
     def watch(self, watch: int, number: int) -> None:
         """Note the watch of an actor. Raises `SystemBusy` where there are too many."""
-        if len(self._watches) >= MAX_WATCHES:
-            raise SystemBusy(
-                f"{self.link.address} watches {MAX_WATCHES} actors here, and more are not allowed: unwatch some first"
-            )
         self.unwatch(watch)  # one that is not given anew, as it should be
+        of_this = len(self._watchers.get(number, ()))
+        if len(self._watches) >= MAX_WATCHES or of_this >= MAX_WATCHES_OF_ONE:
+            raise SystemBusy(
+                f"{self.link.address} has {len(self._watches)} watches of actors here, {of_this} of them of this one, and "
+                f"{MAX_WATCHES} and {MAX_WATCHES_OF_ONE} are allowed: unwatch some first"
+            )
         self._watches[watch] = number
         self._watchers.setdefault(number, set()).add(watch)
 
@@ -132,7 +136,7 @@ class Client:
 class Pending:
     """A question of another host: what an actor calls to answer, as if it was a pykka future. From any thread; raises nothing."""
 
-    __slots__ = ("_answer", "_answered", "actor", "client", "deadline", "number")
+    __slots__ = ("_answer", "actor", "client", "deadline", "number")
 
     def __init__(
         self,
@@ -142,18 +146,12 @@ class Pending:
         deadline: float,
         answer: Callable[["Pending", Any, BaseException | None], None],
     ) -> None:
-        """`deadline`: by `time.monotonic`. `answer` is called with the value, or the exception."""
+        """`deadline`: by `time.monotonic`. `answer` is called with the value, or the exception; it raises nothing."""
         self.client, self.number, self.actor, self.deadline = client, number, actor, deadline
-        self._answer, self._answered = answer, False
-
-    @property
-    def answered(self) -> bool:
-        """The actor has answered, though perhaps by a future that is not set yet."""
-        return self._answered
+        self._answer = answer
 
     def set(self, value: Any = None) -> None:
         """Answer with a value; with a future, when that has its outcome."""
-        self._answered = True
         if not isinstance(value, ActorFuture):
             self._answer(self, value, None)
             return
@@ -171,7 +169,6 @@ class Pending:
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Answer with an exception; by default with the one that is being handled."""
-        self._answered = True
         kind, error, _ = sys.exc_info() if exc_info is None else exc_info
         if error is None:
             error = RuntimeError("the actor has answered with an exception that is none") if kind is None else kind()

@@ -67,11 +67,8 @@ class Published:
         ref: pykka.ActorRef[Any],
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> PublishedActor | None:
-        """Let other hosts reach an actor under a name. Raises as `NodeHost.publish` does.
-
-        Return what had the name before, and is reached under it no more: an actor that has ended.
-        """
+    ) -> None:
+        """Let other hosts reach an actor under a name. Raises as `NodeHost.publish` does."""
         check_name("name", name)
         if not ref.is_alive():
             raise ConfigError("ref", str(ref), "has ended: publish an actor that lives")
@@ -79,15 +76,12 @@ class Published:
         with self._lock:
             before = self._names.get(name)
             if before is not None and before.ref.actor_urn == ref.actor_urn:
-                # The references that others have remain of use.
-                self._put(PublishedActor(before.number, ref, name, attributes, allowed))
-                return None
-            if before is not None and before.ref.is_alive():
+                number = before.number  # the references that others have remain of use
+            elif before is not None and before.ref.is_alive():
                 raise NameTaken(name, str(before.ref), "it lives, so unpublish it first, or choose another name")
-            self._put(PublishedActor(self._new_number(), ref, name, attributes, allowed))
-            if before is not None:
-                self._drop(before)
-        return before
+            else:
+                number = self._new_number()  # one that has ended keeps its own until `forget`
+            self._put(PublishedActor(number, ref, name, attributes, allowed))
 
     def unpublish(self, name: str) -> PublishedActor | None:
         """Take a name away; return what had it. References that other hosts have to it are of no use from now on."""

@@ -82,12 +82,10 @@ class Question:
 
     def give_up(self) -> None:
         """Its time is over."""
-        never = f": nothing has ever come from {self.way.address}. Can it reach this host at its address?"
-        hint = "" if self.way.heard else never
-        self.way.end(
-            self,
-            AnswerTimeout(f"no answer of {self.what} in time. It may have handled the message, or may still{hint}"),
-        )
+        address = self.way.address
+        hint = "" if self.way.heard else f"; nothing was ever heard of {address}: can it reach this host at its address?"
+        text = f"no answer of {self.what} by the deadline. It may have handled the message, or may still{hint}"
+        self.way.end(self, AnswerTimeout(text))
 
     def cut_off(self, why: str) -> DrakkarError:
         """Return the error of one that gets no answer any more, since the way is closed."""

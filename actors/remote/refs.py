@@ -7,9 +7,9 @@ from typing import Any, Final, NoReturn, Protocol
 import pykka
 from drakkar.actors.remote.proxies import RemoteProxy
 from drakkar.actors.remote.questions import Asked
-from drakkar.actors.remote.records import Attributes
+from drakkar.actors.remote.records import Attributes, Target
 from drakkar.actors.runtime.forks import here
-from drakkar.actors.runtime.futures import forbid_waiting
+from drakkar.actors.runtime.futures import forbid_waiting, this_thread
 from drakkar.actors.runtime.monitor import Termination, Watcher
 
 __all__ = ["DEFAULT_ASK_S", "Caller", "Place", "RemoteRef", "RemoteTermination"]
@@ -87,6 +87,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         """The name of its class."""
         self.attributes: Attributes = attributes or {}
         """What a proxy reaches."""
+        self.target = Target(place.run, place.number)
         self.link = caller.link_to(place.address)
         self.termination = caller.termination_of(place)
         self.actor_urn = f"urn:drakkar:{place.run:x}:{place.number:x}"
@@ -141,7 +142,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         `OutcomeUnknown` where the connection is lost or the host dead: the message may have been handled. Raises `DeadlockError`
         where it would block the thread of a loop.
         """
-        if block:
+        if block and this_thread.loop is not None:  # else its text would cost more than the rest
             forbid_waiting(f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback")
         asked = self._caller.ask(self, message, timeout)
         return asked.wait() if block else asked.future
@@ -156,6 +157,7 @@ class RemoteRef(pykka.ActorRef[Any]):
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, and `TypeError` where nothing was published for proxies.
         """
+        self.termination.process.check(self)
         if not self.is_alive():
             raise pykka.ActorDeadError(f"{self} has ended")
         if not self.attributes:

@@ -9,7 +9,6 @@ a future that is never set.
 """
 
 import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,6 @@ from weakref import WeakValueDictionary
 import pykka
 from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
-from drakkar.actors.remote.failures import Failure, encode_failure
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
 from drakkar.actors.remote.published import Published, PublishedActor
@@ -30,13 +28,11 @@ from drakkar.actors.remote.records import (
     Ask,
     Call,
     Died,
-    Failed,
     FailKind,
     Found,
     Get,
     Lookup,
     Names,
-    Record,
     Set,
     Target,
     Tell,
@@ -46,38 +42,31 @@ from drakkar.actors.remote.records import (
     encode_found,
     encode_names,
 )
-from drakkar.actors.remote.values import Refs, ValueRefused, pack, unpack
-from drakkar.actors.runtime.log_lines import Lines
-from drakkar.handlers.errors import DrakkarError, SystemBusy, TransportError
+from drakkar.actors.remote.replies import Replies
+from drakkar.actors.remote.values import Refs, ValueRefused, unpack
+from drakkar.handlers.errors import DrakkarError, SystemBusy
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
-__all__ = ["DROPPED_ANSWERS", "DROPPED_MESSAGES", "REFUSED", "Home", "Serving"]
+__all__ = ["Home", "Serving"]
 
 MAX_INBOX: Final = 10_000
 """Messages that may wait for an actor whose own inbox has no bound, as that of a pykka `ThreadingActor`."""
 SWEEP_TICKS: Final = 10
 """In so many ticks each question is looked at, whether its time is over."""
 
-DROPPED_MESSAGES: Final = "remote messages dropped"
-DROPPED_ANSWERS: Final = "remote answers dropped"
-REFUSED: Final = "remote questions refused"
-
+_NOTHING: Final = b"\xf6"
+"""None, as values are packed."""
 _Asking: TypeAlias = Ask | Call | Get | Set
 _UNDELIVERED: Final = (DrakkarError, pykka.ActorDeadError)
 """Why a message does not reach its actor."""
 
 
 class Home(Protocol):
-    """What is used of the host."""
+    """What is used of the host. In the thread of the loop."""
 
     @property
     def run(self) -> int:
         """The nonce of this run."""
-        ...
-
-    @property
-    def longest_value(self) -> int:
-        """Maximum bytes of an answer."""
         ...
 
     def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
@@ -86,22 +75,14 @@ class Home(Protocol):
 
 
 class Serving:
-    """Serves the actors of other hosts. For the thread of the loop, but for what actors call to answer."""
+    """Serves the actors of other hosts. For the thread of the loop; answers may come from any."""
 
     def __init__(
-        self,
-        home: Home,
-        published: Published,
-        refs: Refs,
-        *,
-        counters: Counter[str],
-        unknown_fields: Counter[str],
-        lines: Lines,
+        self, home: Home, published: Published, refs: Refs, replies: Replies, unknown_fields: Counter[str]
     ) -> None:
         """`unknown_fields`: see `values.unpack`."""
-        self._home, self._run, self._published, self._refs = home, home.run, published, refs
-        self._counters, self._unknown_fields, self._lines = counters, unknown_fields, lines
-        self._count_lock = threading.Lock()
+        self._home, self._run, self._published = home, home.run, published
+        self._refs, self._replies, self._unknown_fields = refs, replies, unknown_fields
         self._clients: dict[str, Client] = {}
         """By address: the hosts that have a connection to this one, and have asked for something on it."""
         self._load = Load(MAX_BYTES, "other hosts")
@@ -119,7 +100,7 @@ class Serving:
             Watch: self._watch,
             Unwatch: self._unwatch,
         }
-        """What is done with a record of the host that a link leads to; whether that was of use."""
+        """What is done with a record of the host that a link leads to; False: the host is to be charged for it."""
 
     # ---- hosts
 
@@ -159,40 +140,27 @@ class Serving:
         for at, client in enumerate(list(self._clients.values())):
             if client.unsaid:
                 unsaid, client.unsaid = client.unsaid, []
-                for record in unsaid:
-                    self._insist(client, record)
+                for notice in unsaid:
+                    self._replies.insist(client, notice)
             if (at + self._ticks) % SWEEP_TICKS == 0:
                 for pending in client.late(time.monotonic()):
                     client.close(pending)
 
     # ---- messages
 
-    def _tell(self, link: Link, record: Tell) -> bool:
-        client = self._client(link)
-        try:
-            actor = self._actor(link, record.target)
-            self._deliver(client, actor, self._unpack(record.message), len(record.message), None)
-        except _UNDELIVERED as error:
-            return self._drop(link, error)
-        return True
-
-    def _call(self, link: Link, record: Call) -> bool:
-        return self._ask(link, record) if record.question else self._tell_call(link, record)
-
-    def _tell_call(self, link: Link, record: Call) -> bool:
-        """Call a method whose result nobody waits for."""
+    def _tell(self, link: Link, record: Tell | Call) -> bool:
+        """Deliver what nobody waits for an answer to."""
         client = self._client(link)
         try:
             actor = self._actor(link, record.target)
             self._deliver(client, actor, self._message(actor, record), _size(record), None)
         except _UNDELIVERED as error:
-            return self._drop(link, error)
+            self._replies.dropped(link.address, error)
+            return not _is_fault_of_sender(error)
         return True
 
-    def _drop(self, link: Link, error: Exception) -> bool:
-        self._count(DROPPED_MESSAGES)
-        self._lines.debug("dropped a message from %s: %s", link.address, error)
-        return not _is_fault_of_sender(error)
+    def _call(self, link: Link, record: Call) -> bool:
+        return self._ask(link, record) if record.question else self._tell(link, record)
 
     def _ask(self, link: Link, record: _Asking) -> bool:
         client = self._client(link)
@@ -202,7 +170,7 @@ class Serving:
             actor = self._actor(link, record.target)
             message = self._message(actor, record)
             deadline = time.monotonic() + record.milliseconds / 1000
-            pending = Pending(client, record.question, actor, deadline, self._answer)
+            pending = Pending(client, record.question, actor, deadline, self._replies.answer)
             client.open(pending)
         except _UNDELIVERED as error:
             return self._refuse(client, record.question, error)
@@ -214,8 +182,7 @@ class Serving:
         return True
 
     def _refuse(self, client: Client, question: int, error: Exception) -> bool:
-        self._count(REFUSED)
-        self._reply(client, question, self._failed(question, error, _kind(error)))
+        self._replies.refuse(client, question, error, _kind(error))
         return not _is_fault_of_sender(error)
 
     def _actor(self, link: Link, target: Target) -> PublishedActor:
@@ -234,10 +201,10 @@ class Serving:
     def _is_allowed(self, link: Link, actor: PublishedActor) -> bool:
         return actor.acl is None or self._home.is_certified_as(link.address, actor.acl)
 
-    def _message(self, actor: PublishedActor, record: _Asking) -> Any:
+    def _message(self, actor: PublishedActor, record: Tell | _Asking) -> Any:
         """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
         match record:
-            case Ask():
+            case Tell() | Ask():
                 return self._unpack(record.message)
             case Call():
                 _check_reach(actor, record.path, callable_=True)
@@ -259,65 +226,20 @@ class Serving:
     def _deliver(client: Client, actor: PublishedActor, message: Any, size: int, pending: Pending | None) -> None:
         """Put a message into the actor's inbox. Raises `SystemBusy` and `pykka.ActorDeadError`."""
         client.load.check(size)
-        inbox = actor.ref.actor_inbox
+        inbox, envelope = actor.ref.actor_inbox, Delivered(message, pending, client.load, size)
         if not isinstance(inbox, queue.Queue):
-            inbox.put(Delivered(message, pending, client.load, size))
-        elif not _put(inbox, Delivered(message, pending, client.load, size)):
+            inbox.put(envelope)
+        elif not _put(inbox, envelope):
             raise SystemBusy(f"{inbox.qsize()} messages wait for {actor}, which is too many: wait a little, and send it again")
-
-    # ---- answers
-
-    def _answer(self, pending: Pending, value: Any, error: BaseException | None) -> None:
-        """Send the answer to a question. In the thread of the actor, which must not suffer from what goes wrong here."""
-        client, question = pending.client, pending.number
-        if not client.close(pending):
-            self._count(DROPPED_ANSWERS)
-            return
-        if error is None:
-            try:
-                data = pack(value, self._refs, what="answer", limit=self._home.longest_value)
-            except Exception as refused:  # noqa: BLE001  # a property of a message may raise anything
-                error = refused
-            else:
-                self._reply(client, question, Answer(question, data))
-                return
-        ended = isinstance(error, pykka.ActorDeadError) and not pending.actor.ref.is_alive()
-        self._reply(client, question, self._failed(question, error, FailKind.DEAD if ended else FailKind.RAISED))
-
-    def _failed(self, question: int, error: BaseException, kind: FailKind) -> Failed:
-        return Failed(question, kind, encode_failure(error, self._refs))
-
-    def _reply(self, client: Client, question: int, record: Record) -> None:
-        """Send what answers a question. One for which there is no room is lost, as on the way. From any thread."""
-        error = _put_record(client, record)
-        if type(error) is TransportError:  # it is too long
-            failed = record if isinstance(record, Failed) else self._failed(question, error, FailKind.RAISED)
-            error = _put_record(client, failed._replace(failure=_shortened(failed.failure)))
-        if error is not None:
-            self._count(DROPPED_ANSWERS)
-            self._lines.debug("dropped an answer to %s: %s", client.link.address, error)
-
-    def _insist(self, client: Client, record: Died) -> None:
-        """Send what the host would wait for in vain: where there is no room, it is sent later."""
-        error = _put_record(client, record)
-        if type(error) is TransportError and record.reason is not None:
-            error = _put_record(client, record._replace(reason=_shortened(record.reason)))
-        if isinstance(error, SystemBusy):
-            client.unsaid.append(record)
-
-    def _count(self, what: str) -> None:
-        with self._count_lock:
-            self._counters[what] += 1
 
     # ---- ends
 
     def end_of(self, actor: PublishedActor, reason: BaseException | None) -> None:
-        """An actor has ended: tell those who watch it; what it has not answered it never will."""
+        """An actor has ended: tell those who watch it. What it has not answered it never will, nor what it has promised to."""
         error = pykka.ActorDeadError(f"{actor} ended before it answered")
         for client in list(self._clients.values()):
             for pending in client.opened_to(actor.number):
-                if not pending.answered:
-                    pending.set_exception((type(error), error, None))
+                self._replies.answer(pending, None, error)
         self.withdrawn(actor, reason)
 
     def withdrawn(self, actor: PublishedActor, reason: BaseException | None) -> None:
@@ -325,9 +247,9 @@ class Serving:
         for client in list(self._clients.values()):
             watches = client.take_watches(actor.number)
             if watches:
-                failure = None if reason is None else encode_failure(reason, self._refs)
+                failure = self._replies.failure(reason)
                 for watch in watches:
-                    self._insist(client, Died(watch, failure))
+                    self._replies.insist(client, Died(watch, failure))
 
     def _watch(self, link: Link, record: Watch) -> bool:
         client = self._client(link)
@@ -335,7 +257,7 @@ class Serving:
             client.watch(record.watch, self._actor(link, record.target).number)
         except _UNDELIVERED as error:
             return self._refuse(client, record.watch, error)
-        self._reply(client, record.watch, Answer(record.watch, _NOTHING))
+        self._replies.send(client, record.watch, Answer(record.watch, _NOTHING))
         return True
 
     def _unwatch(self, link: Link, record: Unwatch) -> bool:
@@ -352,13 +274,14 @@ class Serving:
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
         found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes)
-        self._reply(client, record.question, Answer(record.question, encode_found(found)))
+        self._replies.send(client, record.question, Answer(record.question, encode_found(found)))
         return True
 
     def _list_names(self, link: Link, record: Names) -> bool:
         """Tell which names the host may look up. That takes long where there are many, so it is charged."""
         names = [name for name in sorted(self._published.names()) if self._may_see(link, name)]
-        self._reply(self._client(link), record.question, Answer(record.question, encode_names(names[:MAX_NAMES])))
+        answer = Answer(record.question, encode_names(names[:MAX_NAMES]))
+        self._replies.send(self._client(link), record.question, answer)
         return False
 
     def _may_see(self, link: Link, name: str) -> bool:
@@ -368,30 +291,11 @@ class Serving:
             return False
 
 
-_NOTHING: Final = b"\xf6"
-"""None, as values are packed."""
-_SHORT_TEXT: Final = 500
-"""Characters of the text of an exception that would be too long otherwise."""
-
-
 def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:
     """Raise `NotAllowed` unless a proxy reaches a method, or an attribute, at a path."""
     if kind_at(actor.attributes, path) is not callable_:
         what = "a method" if callable_ else "an attribute"
         raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
-
-
-def _put_record(client: Client, record: Record) -> DrakkarError | None:
-    try:
-        client.link.put(record)
-    except DrakkarError as error:
-        return error
-    return None
-
-
-def _shortened(failure: Failure) -> Failure:
-    """Return what is left of an exception where little is allowed: without its traceback."""
-    return failure._replace(text=failure.text[:_SHORT_TEXT], traceback="")
 
 
 def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:
@@ -405,9 +309,9 @@ def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:
     return True
 
 
-def _size(record: _Asking) -> int:
-    """Return how many bytes of a value it has."""
-    return sum(len(field) for field in record if isinstance(field, bytes))
+def _size(record: Tell | _Asking) -> int:
+    """Return how many bytes of values it has."""
+    return sum(len(field) for field in record if type(field) is bytes)
 
 
 def _kind(error: Exception) -> FailKind:

@@ -129,6 +129,9 @@ class Wire:
                 self.answers.put(record)
         return 0
 
+    def away(self, address: str) -> str:
+        return ""
+
     def charge(self, address: str, count: int) -> None:
         assert count > 0
         self.charged += count

@@ -921,6 +921,68 @@ async def test_calls_to_a_host_that_cannot_be_reached_are_handed_back_with_the_r
 
 
 @on_loop
+async def test_why_a_host_cannot_be_reached_is_known_until_the_next_attempt_is_due() -> None:
+    a = CallingHost(options=ONE_TRY)
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    async with running(a) as nursery:
+        assert a.transport.away(nowhere) == ""
+        a.call(nowhere, record(1))
+        assert a.transport.away(nowhere) == "", "nothing has failed yet"
+        await until(lambda: a.lost)
+        assert f"cannot reach {nowhere}" in a.transport.away(nowhere)
+        a.call(nowhere, record(2))
+        b = CallingHost(nowhere)
+        await nursery.start(b.run)
+        b.call(a, record(3))  # so a hears that it is there
+        await until(lambda: b.numbers)
+        assert b.numbers == [2]
+        assert a.transport.away(nowhere) == ""
+        b.scope.cancel()
+        await until(lambda: len(a.lost) > 1)
+        assert a.transport.away(nowhere) == "", "a connection that was lost may soon be another one"
+
+
+@on_loop
+async def test_calls_are_written_at_once_where_the_caller_has_joined_those_of_its_round() -> None:
+    rounds: list[Callable[[], object]] = []
+    a, b = CallingHost(at_round_end=rounds.append), CallingHost()
+    async with running(a, b):
+        a.call(b, record(1))
+        while rounds:
+            rounds.pop(0)()
+        await until(lambda: b.numbers == [1])
+        a.call(b, record(2))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert b.numbers == [1], "it waits for the end of the round"
+        assert a.transport.send_calls(b.address, [record(3)], now=True) == 0
+        assert not rounds[1:]
+        await until(lambda: b.numbers == [1, 2, 3])
+
+
+def _now(function: Callable[[], object]) -> None:
+    function()
+
+
+@pytest.mark.parametrize("run_now", [None, _now])
+@on_loop
+async def test_a_record_that_no_host_sends_ends_its_connection_and_no_other(run_now: Any) -> None:
+    def take(address: str, records: list[list[Any]]) -> None:
+        b.take(address, records)
+        if [1, 13, b""] in records:
+            raise FrameError("a record that no host sends")
+
+    a, c, b = CallingHost(), CallingHost(), CallingHost(called=take, run_now=run_now)
+    async with running(a, b, c):
+        c.call(b, record(1))
+        a.call(b, record(12), record(13))
+        await until(lambda: a.lost)
+        assert "a record that no host sends" in a.transport.peers()[b.address].error
+        assert (b.counters.malformed, b.counters.failed, c.lost) == (1, 0, [])
+        c.call(b, record(2))
+        await until(lambda: b.numbers[-1] == 2)
+
+
+@on_loop
 async def test_the_next_connection_needs_no_credit_of_the_last_one() -> None:
     a, callee = CallingHost(), Callee()
     callee.gives_credit = False

@@ -13,6 +13,7 @@ from drakkar.actors.remote.exports import Exports
 from drakkar.actors.remote.links import Links
 from drakkar.actors.remote.published import Published
 from drakkar.actors.remote.records import decode, encode
+from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.serving import Serving
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.monitor import Termination
@@ -171,13 +172,18 @@ class Side:
         self.published = Published(self.watched.append, self.watched.remove)
         self.exports = Exports(self.wire, self.published)
         self.counters, self.unknown_fields = Counter(), Counter()
-        counts = {"counters": self.counters, "unknown_fields": self.unknown_fields}
         self.longest_value = self.wire.options.longest_call - 64
-        self.asking = Asking(self.links, self.exports, **counts, longest_value=self.longest_value)
+        self.asking = Asking(
+            self.links,
+            self.exports,
+            counters=self.counters,
+            unknown_fields=self.unknown_fields,
+            longest_value=self.longest_value,
+        )
         self.exports.caller = self.asking
-        self.run, self.is_certified_as = RUN, self.wire.is_certified_as
         lines = HostLines("fake:1").of("drakkar.actors.remote")
-        self.serving = Serving(self, self.published, self.exports, **counts, lines=lines)
+        replies = Replies(self.exports, self.longest_value, self.counters, lines)
+        self.serving = Serving(self.wire, self.published, self.exports, replies, self.unknown_fields)
         self.link = self.links.of(THERE)
 
     def hear(self, record, link=None):

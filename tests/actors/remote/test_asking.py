@@ -350,7 +350,7 @@ def test_a_watch_that_is_not_confirmed_is_over(side, ref):
     side.clock.now += 11
     side.deadlines.end_late()
     [notice] = died
-    assert isinstance(notice.reason, AnswerTimeout)
+    assert isinstance(notice.reason, HostGone)
     assert ref.is_alive()
     assert side.wire.take() == [Unwatch(asked.watch)]
     assert side.hear(Answer(asked.watch, packed(None)))

@@ -312,16 +312,20 @@ def test_what_is_unpublished_is_as_good_as_dead_to_others_and_lives_on(host):
     assert not host.calls.unpublish("keeper")
 
 
-def test_a_name_that_is_taken_over_ends_what_the_one_before_was_asked(host):
+def test_a_name_that_is_taken_over_still_ends_what_the_one_before_was_asked(host):
     ref, target = host.publish()
-    host.hear(Ask(1, target, LONG, packed("a")))
+    host.hear(Ask(1, target, LONG, packed("a")), Watch(2, target))
+    host.wire.take()
     ref.actor_stopped.set()  # the notice of its end is on its way
-    host.publish()
+    second, _ = host.publish()
+    host.hear(Ask(3, target, LONG, packed("b")))
     [failed] = host.wire.take()
+    assert (failed.question, failed.kind) == (3, FailKind.DEAD)
+    ref.end(ValueError("crashed"))
+    failed, died = host.wire.take()
     assert (failed.question, failed.kind) == (1, FailKind.DEAD)
-    ref.end()
-    assert host.wire.take() == []
-    assert list(host.calls.published) == ["keeper"]
+    assert died.reason.text == "crashed"
+    assert host.calls.published == {"keeper": second}
 
 
 # ---- at home

@@ -243,9 +243,9 @@ def test_one_that_never_heard_of_the_host_is_told_what_may_be_wrong(host, clock)
         host.deadlines.end_late()
         return str(error_of(question))
 
-    assert f"nothing has ever come from {THERE}" in late()
+    assert f"nothing was ever heard of {THERE}" in late()
     host.link.heard = True
-    assert "ever come" not in late()
+    assert "ever heard" not in late()
 
 
 def test_a_question_whose_time_is_over_before_it_could_leave_is_not_sent(host, clock):

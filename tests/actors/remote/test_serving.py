@@ -4,7 +4,7 @@ import queue
 
 import pykka
 import pytest
-from drakkar.actors.remote import clients, loads, serving
+from drakkar.actors.remote import clients, loads, replies, serving
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
 from drakkar.actors.remote.failures import RemoteError, decode_failure
 from drakkar.actors.remote.records import (
@@ -182,7 +182,7 @@ def test_an_answer_that_fails_while_it_is_read_is_answered_by_why(side, keeper, 
         raise ZeroDivisionError("a property of a message")
 
     pending = asked(side, target, keeper)
-    monkeypatch.setattr(serving, "pack", fail)
+    monkeypatch.setattr(replies, "pack", fail)
     pending.set(1)
     assert isinstance(error(only(side.wire.take())), ZeroDivisionError)
 
@@ -193,7 +193,7 @@ def test_no_fault_of_the_way_back_reaches_the_actor(side, keeper, target):
     side.links.close("this host has stopped")
     pending.set(1)
     other.set_exception((ValueError, ValueError("no"), None))
-    assert side.counters[serving.DROPPED_ANSWERS] == 2
+    assert side.counters[replies.DROPPED_ANSWERS] == 2
 
 
 # ---- where nothing can be delivered
@@ -206,7 +206,7 @@ def test_an_actor_that_has_ended_is_said_to_be_and_its_asker_is_not_charged(side
     assert failed.kind is FailKind.DEAD
     assert isinstance(error(failed), pykka.ActorDeadError)
     assert side.hear(Tell(target, packed("hello")))
-    assert side.counters[serving.DROPPED_MESSAGES] == 1
+    assert side.counters[replies.DROPPED_MESSAGES] == 1
     assert keeper.idle
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_decoded_fails_alone_and_is_charged(side, keeper, target,
         assert only(failed).kind is FailKind.REFUSED
         assert isinstance(error(failed[0]), ValueRefused)
     else:
-        assert side.counters[serving.DROPPED_MESSAGES] == 1
+        assert side.counters[replies.DROPPED_MESSAGES] == 1
     assert side.serving.questions == 0
     assert ask(side, target)
     assert keeper.take().message == "who"
@@ -364,7 +364,7 @@ def test_a_question_that_never_gets_an_answer_gives_its_place_back_when_its_time
     assert side.serving.questions == 1
     never.set("late")
     assert side.wire.take() == []
-    assert side.counters[serving.DROPPED_ANSWERS] == 1
+    assert side.counters[replies.DROPPED_ANSWERS] == 1
     keeper.take().reply_to.set("in time")
     assert value(only(side.wire.take())) == "in time"
 
@@ -376,7 +376,7 @@ def test_an_inbox_without_a_bound_takes_so_many(side, keeper, target, monkeypatc
     assert (failed.question, failed.kind) == (2, FailKind.BUSY)
     assert side.serving.questions == 2
     assert side.hear(Tell(target, packed("hello")))
-    assert side.counters[serving.DROPPED_MESSAGES] == 1
+    assert side.counters[replies.DROPPED_MESSAGES] == 1
 
 
 def test_an_inbox_that_would_block_does_not(side):
@@ -399,7 +399,7 @@ def test_the_bytes_that_wait_for_actors_are_bounded(side, keeper, target, monkey
     assert side.wire.take() == []
     other = side.links.of("10.0.0.3:7000")
     assert side.hear(Tell(target, packed(bytes(45_000))), other), "each host has its own"
-    assert side.counters[serving.DROPPED_MESSAGES] == 0
+    assert side.counters[replies.DROPPED_MESSAGES] == 0
 
 
 def test_a_host_that_comes_again_does_not_begin_anew_while_its_messages_wait(side, keeper, target, monkeypatch):
@@ -437,7 +437,7 @@ def test_the_answer_for_an_asker_that_is_gone_is_dropped_also_when_it_comes_agai
     again = asked(side, target, keeper, 5)
     pending.set("for the one before")
     assert side.wire.take() == []
-    assert side.counters[serving.DROPPED_ANSWERS] == 1
+    assert side.counters[replies.DROPPED_ANSWERS] == 1
     again.set("for this one")
     assert value(only(side.wire.take())) == "for this one"
 
@@ -449,7 +449,7 @@ def test_an_answer_for_which_there_is_no_room_is_dropped_and_counted():
     first.set(1)
     second.set(2)
     assert only(side.wire.take()).question == 1
-    assert side.counters[serving.DROPPED_ANSWERS] == 1
+    assert side.counters[replies.DROPPED_ANSWERS] == 1
     assert side.serving.questions == 0
 
 
@@ -463,12 +463,13 @@ def test_an_actor_that_ends_leaves_no_question_without_an_answer(side, keeper, t
     keeper.actor_stopped.set()
     [actor] = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
-    failed = only(side.wire.take())
-    assert (failed.question, failed.kind) == (2, FailKind.DEAD)
-    assert "ended before it answered" in str(error(failed))
+    ended = side.wire.take()
+    assert sorted((failed.question, failed.kind) for failed in ended) == [(1, FailKind.DEAD), (2, FailKind.DEAD)]
+    assert "ended before it answered" in str(error(ended[0]))
     pending.set("too late")
     later.set("what it had promised")
-    assert value(only(side.wire.take())) == "what it had promised"
+    assert side.wire.take() == []
+    assert side.counters[replies.DROPPED_ANSWERS] == 2
 
 
 def test_watchers_are_told_once_and_why(side, keeper, target):
@@ -587,3 +588,12 @@ def test_a_long_failure_is_told_without_its_traceback_rather_than_not_at_all(lim
     failed = only(side.wire.take())
     assert isinstance(error(failed), ValueError)
     assert bool(failed.failure.traceback) is (limit > 1500)
+
+
+def test_one_host_watches_one_actor_some_times_at_most(side, keeper, target):
+    """All are told in one go when it ends."""
+    for watch in range(clients.MAX_WATCHES_OF_ONE + 1):
+        assert side.hear(Watch(watch, target))
+    *_, last = side.wire.take()
+    assert (last.question, last.kind) == (clients.MAX_WATCHES_OF_ONE, FailKind.BUSY)
+    assert side.serving.watches == clients.MAX_WATCHES_OF_ONE

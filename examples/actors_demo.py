@@ -100,7 +100,13 @@ class Said:
             return list(self._lines)
 
     def wait_for(
-        self, what: str, words: str, *, host: int | None = None, since: float = 0.0, timeout: float = TIMEOUT_S
+        self,
+        what: str,
+        words: str,
+        *,
+        host: int | None = None,
+        since: float = 0.0,
+        timeout: float = TIMEOUT_S,
     ) -> Line:
         """Wait for the first line with `words`, of one host or any. Raises `DemoError` where none comes."""
 
@@ -336,7 +342,9 @@ class Story:
         killed.kill()
         self.tell(f"host {LEDGER} is killed with SIGKILL, and with it the ledger and the scheduler")
         runs = self._said.wait_for("the scheduler goes on elsewhere", RUNS, since=at)
-        self.tell(f"the scheduler runs on host {runs.host}, {fence_of(runs)}, {runs.at - at:.2f} s after the kill")
+        self.tell(
+            f"the scheduler runs on host {runs.host}, {fence_of(runs)}, {runs.at - at:.2f} s after the kill"
+        )
         killed.start()
         self.tell(f"host {LEDGER} is started again, with its files")
         self._customers.wait_for(2)

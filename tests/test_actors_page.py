@@ -6,7 +6,18 @@ from pathlib import Path
 import pykka
 import pytest
 from drakkar import actors
-from drakkar.actors.remote import clients, deadlines, links, loads, published, reach, records, refs, serving, values
+from drakkar.actors.remote import (
+    clients,
+    deadlines,
+    links,
+    loads,
+    published,
+    reach,
+    records,
+    refs,
+    serving,
+    values,
+)
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 

@@ -51,7 +51,7 @@ def test_the_application_works_in_one_process(folder):
 
 
 def test_the_stock_on_another_host_is_used_by_the_same_line(folder):
-    used = "stock.take(\"apple\").get()"
+    used = 'stock.take("apple").get()'
     assert used in FILES["together.py"]
     assert used in FILES["shop.py"]
     with program(folder, "warehouse.py") as warehouse:

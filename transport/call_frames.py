@@ -88,9 +88,7 @@ def check_record(record: bytes, limit: float) -> None:
             ) from error
 
 
-def check_items(
-    data: bytes | bytearray | memoryview, most: int = MAX_ITEMS
-) -> Generator[None, None, None]:
+def check_items(data: bytes | bytearray | memoryview, most: int = MAX_ITEMS) -> Generator[None, None, None]:
     """Raise `FrameError` where a record has more than so many items; with a break after each thousand of them.
 
     What the items make up is not looked at. A body has an item more than its record: the list that the record is in.
@@ -101,7 +99,9 @@ def check_items(
         at += 1
         number = info
         if info >= _SHORT_LIST:
-            size = 1 << (info - _SHORT_LIST)  # what is no number of CBOR, from 28 up, is refused by the decoder
+            size = 1 << (
+                info - _SHORT_LIST
+            )  # what is no number of CBOR, from 28 up, is refused by the decoder
             number = int.from_bytes(data[at : at + size])
             at += size
         if major in (_BYTES, _TEXT):

@@ -88,7 +88,9 @@ class CallWindow:
         if len(body) != _CREDIT.size:
             raise FrameError(f"a credit for calls has {len(body)} bytes, and not {_CREDIT.size}")
         records, size = _CREDIT.unpack(body)
-        if not (self._credited_records <= records <= self._records and self._credited_bytes <= size <= self._bytes):
+        if not (
+            self._credited_records <= records <= self._records and self._credited_bytes <= size <= self._bytes
+        ):
             raise FrameError(
                 f"a credit is for {records} calls of {size} bytes, where {self._records} of {self._bytes} were sent, "
                 f"and {self._credited_records} of {self._credited_bytes} had credit"

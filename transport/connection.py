@@ -273,7 +273,9 @@ class Connection:
     def is_certified_as(self, names: Iterable[str]) -> bool:
         """Return whether the other side has shown a certificate that has one of these names, or is for a host of that name."""
         certificate = self._certificate
-        return certificate is not None and any(certificate.has(name) or certificate.is_for(name) for name in names)
+        return certificate is not None and any(
+            certificate.has(name) or certificate.is_for(name) for name in names
+        )
 
     def may_be(self, address: str) -> bool:
         """Return whether the other side may be the host at `address`, as far as its certificate tells: without TLS it may."""

@@ -190,7 +190,9 @@ class Inbound:
         try:
             await self._known.admit(hello, connection.may_be, at_home=at_home)
             if hello.stream and self._liveness.is_gone(hello):
-                raise FullError(f"{hello.address} is taken for gone, until it has answered on a connection for messages")
+                raise FullError(
+                    f"{hello.address} is taken for gone, until it has answered on a connection for messages"
+                )
             await connection.write(encode_hello(identity.hello(hello.dialed)), self._options.connect_timeout)
         except BaseException:
             admitted.leave()

@@ -29,7 +29,15 @@ from drakkar.transport.call_rooms import CallRoom
 from drakkar.transport.calls import CallLane
 from drakkar.transport.connection import Connection, NobodyListens, Place, dial, network_error, refuses
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
-from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE, FullError, Hello, Identity, RefusedError, decode_reason
+from drakkar.transport.hello import (
+    ALIVE_FEATURE,
+    CALLS_FEATURE,
+    FullError,
+    Hello,
+    Identity,
+    RefusedError,
+    decode_reason,
+)
 from drakkar.transport.known_hosts import Answer, KnownHosts
 from drakkar.transport.lanes import BulkLane, ControlLane, size_of
 from drakkar.transport.liveness import HostState, Liveness, RunId, decode_alive, encode_alive

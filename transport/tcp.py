@@ -23,7 +23,14 @@ from drakkar.transport.admission import Admission
 from drakkar.transport.budgets import Work
 from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FIRST_FREE_KIND, FrameError, encode_frame
-from drakkar.transport.hello import ALIVE_FEATURE, CALLS_FEATURE, PROTOCOL_VERSION, Identity, Run, encode_hello
+from drakkar.transport.hello import (
+    ALIVE_FEATURE,
+    CALLS_FEATURE,
+    PROTOCOL_VERSION,
+    Identity,
+    Run,
+    encode_hello,
+)
 from drakkar.transport.inbound import Inbound
 from drakkar.transport.incoming_streams import IncomingStreams
 from drakkar.transport.known_hosts import KnownHosts, RunMemory

@@ -45,7 +45,9 @@ class FlushWatch:
             self._ticks += 1
         hangs = self._ticks > HUNG_TICKS
         if hangs and not self.hangs:
-            self._lines.warning("sends and answers no heartbeats until its disk has finished a flush, which hangs")
+            self._lines.warning(
+                "sends and answers no heartbeats until its disk has finished a flush, which hangs"
+            )
         elif self.hangs and not hangs:
             self._lines.warning("sends and answers heartbeats again: its disk writes")
         self.hangs = hangs

@@ -462,7 +462,8 @@ class NodeHost:
     def _end_singletons(self) -> None:
         if not self._singletons.leave(timeout=SINGLETONS_TIMEOUT_S):
             self._lines.warning(
-                "stops, though singletons had not ended within %s s: see their fencing numbers", SINGLETONS_TIMEOUT_S
+                "stops, though singletons had not ended within %s s: see their fencing numbers",
+                SINGLETONS_TIMEOUT_S,
             )
 
     def _owner(self) -> Owner:
@@ -686,7 +687,13 @@ class NodeHost:
         Any host with a replica of it, observers too, can `register` and `find` there, and serves hosts without one.
         """
         replica = self.start_replica(
-            Directory, shard_id=shard_id, replica_id=replica_id, members=members, join=join, role=role, config=config
+            Directory,
+            shard_id=shard_id,
+            replica_id=replica_id,
+            members=members,
+            join=join,
+            role=role,
+            config=config,
         )
         if role is not State.WITNESS:  # it keeps no names
             self._names.serve(replica)

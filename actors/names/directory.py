@@ -130,7 +130,15 @@ class Directory(StateMachine):
         return [_APPLY[operation[0]](self, *operation[1:]) for operation in operations]
 
     def _register(
-        self, name: str, host: str, count: int, nonce: int, number: int, address: str, place: bytes, replace: bool
+        self,
+        name: str,
+        host: str,
+        count: int,
+        nonce: int,
+        number: int,
+        address: str,
+        place: bytes,
+        replace: bool,
     ) -> Result:
         known = self._note_run(host, (count, nonce))
         if known is not None:

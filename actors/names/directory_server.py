@@ -91,7 +91,9 @@ class DirectoryServer(TrioActor):
             self.stop()
             return None
         if type(message) is not list or len(message) < 3 or not is_whole(message[1], 0, MAX_TIMEOUT_MS):
-            return _failed("a directory takes lists of what to do, within how many milliseconds, and with what")
+            return _failed(
+                "a directory takes lists of what to do, within how many milliseconds, and with what"
+            )
         what, milliseconds, *rest = message
         timeout = milliseconds / 1000
         if what == "do":
@@ -109,7 +111,9 @@ class DirectoryServer(TrioActor):
         if fault is not None:
             return _failed(fault)
         if len(self._waiting) >= MAX_WAITING:
-            return _failed(f"{MAX_WAITING} operations wait for this directory already: wait a little and try again")
+            return _failed(
+                f"{MAX_WAITING} operations wait for this directory already: wait a little and try again"
+            )
         answer: AnswerLater[Result] = AnswerLater()
         deadline = time.monotonic() + timeout
         self._waiting.append(_Operation(fields, answer, deadline))
@@ -233,8 +237,12 @@ def _failed(text: str, *, known: bool = True) -> Result:
 
 def _late(*, known: bool) -> Result:
     if known:
-        return _failed("the directory's shard has not taken it by its deadline: it has no leader, or too much to do")
-    return _failed("the directory's shard has not answered by the deadline; it may still take effect", known=False)
+        return _failed(
+            "the directory's shard has not taken it by its deadline: it has no leader, or too much to do"
+        )
+    return _failed(
+        "the directory's shard has not answered by the deadline; it may still take effect", known=False
+    )
 
 
 def _is_listing(values: list[Any]) -> bool:

@@ -215,7 +215,9 @@ class Names:
             if shard_id is None and len(known) == 1:
                 shard_id = next(iter(known))
             elif shard_id is None:
-                raise ConfigError("shard_id", None, f"name the directory's shard: this host knows {sorted(known) or 'none'}")
+                raise ConfigError(
+                    "shard_id", None, f"name the directory's shard: this host knows {sorted(known) or 'none'}"
+                )
             if at is not None:
                 self._at[shard_id] = at
             elif shard_id not in known:
@@ -256,7 +258,9 @@ class Names:
         with self._lock:
             full = len(self._entries) >= MAX_REGISTERED and (entry.shard_id, entry.name) not in self._entries
         if full:
-            raise SystemBusy(f"this host has registered {MAX_REGISTERED} names: unregister some, or let other hosts have some")
+            raise SystemBusy(
+                f"this host has registered {MAX_REGISTERED} names: unregister some, or let other hosts have some"
+            )
 
     def _on_registered(self, entry: _Entry, result: Result) -> None:
         """It has the name now, or perhaps; from now on its end gives the name back."""
@@ -399,7 +403,9 @@ def _check(result: Result, name: str) -> None:
     if result[0] == "full":
         raise SystemBusy(str(result[1]))
     if result[0] == "over":
-        raise RequestDropped("a newer run of this host is known to the directory: is there a copy of its data directory?")
+        raise RequestDropped(
+            "a newer run of this host is known to the directory: is there a copy of its data directory?"
+        )
     known, text = result[1], str(result[2])
     raise (RequestDropped if known is True else OutcomeUnknown)(text)
 

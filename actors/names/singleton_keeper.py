@@ -258,7 +258,9 @@ class SingletonKeeper(TrioActor):
         if not kept.term or kept.tenure.proven or kept.fence is None or not kept.fence.done:
             return
         shard_id = kept.spec.shard_id
-        if kept.fence.outcome()[1] is not None or self._clock() - self._shards[shard_id] < self._bound(shard_id):
+        if kept.fence.outcome()[1] is not None or self._clock() - self._shards[shard_id] < self._bound(
+            shard_id
+        ):
             kept.fence = None  # no proof, then; so it waits
             return
         if kept.answers is None:
@@ -279,7 +281,8 @@ class SingletonKeeper(TrioActor):
         timeout = self._bound(spec.shard_id)
         others = {status.addresses.get(voter, "") for voter in status.voters if voter != shard.replica_id}
         return {
-            address: self._waking(ask_at(self._calls, address, KEEPER_NAME, question, timeout)) for address in others
+            address: self._waking(ask_at(self._calls, address, KEEPER_NAME, question, timeout))
+            for address in others
         }
 
     def _is_over(self, address: str, answer: ActorFuture[Any]) -> bool:
@@ -397,7 +400,9 @@ class _Hands:
         unwatch(ref, self._keeper.actor_ref)
 
     def on_started(self, fence: int, ref: pykka.ActorRef[Any]) -> None:
-        self._keeper.actor_loop.lines.info("the singleton %r runs here, with fence %d", self._spec.name, fence)
+        self._keeper.actor_loop.lines.info(
+            "the singleton %r runs here, with fence %d", self._spec.name, fence
+        )
         self._keeper._announce(SingletonStarted(self._spec.name, self._spec.shard_id, fence, ref))
 
     def on_ended(self, fence: int, reason: BaseException | None) -> None:

@@ -22,7 +22,14 @@ from drakkar.actors.runtime.child_specs import MAX_WAIT_S
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
 from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.handlers.checks import MAX_SIGNED, check_number, check_switch, check_timeout, check_type, check_whole
+from drakkar.handlers.checks import (
+    MAX_SIGNED,
+    check_number,
+    check_switch,
+    check_timeout,
+    check_type,
+    check_whole,
+)
 from drakkar.handlers.errors import ConfigError, DrakkarError, LoopError, RequestDropped, SystemBusy
 
 __all__ = [
@@ -126,7 +133,9 @@ class Singleton:
         if address == self._owner.home.address:
             return None, "this host leads its shard, and has not started it yet"
         try:
-            return await self._owner.calls.remote(address, self._spec.published, timeout=left, block=False), ""
+            return await self._owner.calls.remote(
+                address, self._spec.published, timeout=left, block=False
+            ), ""
         except Exception as error:  # noqa: BLE001  # told, if there is no ref until the end
             return None, in_full(error)
 
@@ -191,16 +200,24 @@ class Singletons:
         Raises `ConfigError` for a wrong argument, a name that is taken, and a shard that has no replica here, sleeps
         (`quiesce`) or has no `check_quorum`; and `SystemBusy` where there are a thousand.
         """
-        spec = SingletonSpec(name, shard_id, start, args, kwargs or {}, proxy, acl, start_timeout, stop_timeout)
+        spec = SingletonSpec(
+            name, shard_id, start, args, kwargs or {}, proxy, acl, start_timeout, stop_timeout
+        )
         _check(spec)
         self._check_shard(shard_id)
         with self._lock:
             if self._closed:
                 raise LoopError(f"the host at {self.home.address} is stopping, and takes no more singletons")
             if name in self._known:
-                raise ConfigError("name", name, "is a singleton of this host already: choose another name, or stop() it first")
+                raise ConfigError(
+                    "name",
+                    name,
+                    "is a singleton of this host already: choose another name, or stop() it first",
+                )
             if len(self._known) >= MAX_SINGLETONS:
-                raise SystemBusy(f"this host has {MAX_SINGLETONS} singletons: let one of them start the others")
+                raise SystemBusy(
+                    f"this host has {MAX_SINGLETONS} singletons: let one of them start the others"
+                )
             if self._keeper is None:
                 self._keeper = SingletonKeeper.start_actor(
                     self.home, self.calls, announce=self._announce, gone=self._gone, loop=self.loop
@@ -215,9 +232,17 @@ class Singletons:
     def _check_shard(self, shard_id: int) -> None:
         config = self.home.config(shard_id)
         if not config.check_quorum:
-            raise ConfigError("check_quorum", False, f"singletons need it: a leader of shard {shard_id} would not notice its loss")
+            raise ConfigError(
+                "check_quorum",
+                False,
+                f"singletons need it: a leader of shard {shard_id} would not notice its loss",
+            )
         if config.quiesce:
-            raise ConfigError("quiesce", True, f"no singletons run in a shard that sleeps, as {shard_id} does: it notices no loss")
+            raise ConfigError(
+                "quiesce",
+                True,
+                f"no singletons run in a shard that sleeps, as {shard_id} does: it notices no loss",
+            )
 
     def leave(self, name: str | None = None, *, timeout: float = DEFAULT_TIMEOUT_S) -> bool:
         """Run no more singletons on this host, or not the one of that name; return whether they have ended in time.
@@ -263,6 +288,10 @@ def _check(spec: SingletonSpec) -> None:
         raise ConfigError("kwargs", "fence", "is what the actor is given by its host: leave it out")
     if isinstance(spec.start, type):
         if not issubclass(spec.start, pykka.Actor):
-            raise ConfigError("start", spec.start.__name__, "must be an actor's class, or a function that starts one")
+            raise ConfigError(
+                "start", spec.start.__name__, "must be an actor's class, or a function that starts one"
+            )
     elif not callable(spec.start):
-        raise ConfigError("start", brief(spec.start), "must be an actor's class, or a function that starts one")
+        raise ConfigError(
+            "start", brief(spec.start), "must be an actor's class, or a function that starts one"
+        )

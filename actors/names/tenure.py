@@ -168,7 +168,10 @@ class Tenure:
 
     def ended_before(self, term: float) -> bool:
         """Return whether none that was started here in an older term runs, or may still come up."""
-        runs = self.phase in {SingletonPhase.STARTING, SingletonPhase.UP, SingletonPhase.STOPPING} and self.running_term < term
+        runs = (
+            self.phase in {SingletonPhase.STARTING, SingletonPhase.UP, SingletonPhase.STOPPING}
+            and self.running_term < term
+        )
         return not runs and all(left.over for left in self._left)
 
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:

@@ -166,7 +166,9 @@ class Asking:
         """Ask a host for the names that it publishes."""
         link = self._links.of(address)
         what = f"the list of names at {address}"
-        question = Question(link, link.number(), seconds_of(timeout), what, lambda value: sorted(decode_names(value)))
+        question = Question(
+            link, link.number(), seconds_of(timeout), what, lambda value: sorted(decode_names(value))
+        )
         link.put(Names(question.number), question)
         return question
 
@@ -179,7 +181,9 @@ class Asking:
         number = termination.watch_number = link.number()
         what = f"the watch of an actor at {place.address}"
         # One that is watched anew with each bad news must not ask again and again, without a break.
-        question = Question(link, number, DEFAULT_ASK_S, what, _no_answer, termination.stopped.set, patient=True)
+        question = Question(
+            link, number, DEFAULT_ASK_S, what, _no_answer, termination.stopped.set, patient=True
+        )
         self._links.watch(link, number, termination)
         try:
             link.put(Watch(number, Target(place.run, place.number)), question)

@@ -170,7 +170,9 @@ class Calls:
                 "ref", brief(ref), "must be the reference of an actor of this process: what `start` returns"
             )
         if acl is not None and not self._transport.certified:
-            raise ConfigError("acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out")
+            raise ConfigError(
+                "acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out"
+            )
         self._check_open()
         self._published.publish(name, ref, proxy, acl)
 
@@ -178,7 +180,9 @@ class Calls:
         """See `NodeHost.unpublish`."""
         there = self._published.unpublish(name)
         if there is not None:
-            self._run_soon(self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more"))
+            self._run_soon(
+                self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more")
+            )
         return there is not None
 
     @property

@@ -171,5 +171,9 @@ class Pending:
         """Answer with an exception; by default with the one that is being handled."""
         kind, error, _ = sys.exc_info() if exc_info is None else exc_info
         if error is None:
-            error = RuntimeError("the actor has answered with an exception that is none") if kind is None else kind()
+            error = (
+                RuntimeError("the actor has answered with an exception that is none")
+                if kind is None
+                else kind()
+            )
         self._answer(self, None, error)

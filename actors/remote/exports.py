@@ -89,7 +89,9 @@ class Exports:
         Raises `ConfigError` for an actor of another host, and for one that has ended.
         """
         if not isinstance(ref, pykka.ActorRef) or isinstance(ref, RemoteRef) or not ref.is_alive():
-            raise ConfigError("ref", brief(ref), "must be the reference of an actor of this process that lives")
+            raise ConfigError(
+                "ref", brief(ref), "must be the reference of an actor of this process that lives"
+            )
         exported = self.export(ref)
         assert exported is not None, "it is a reference"
         return exported[2], cbor2.dumps(exported)

@@ -7,7 +7,7 @@ text of the traceback, which is a note of the exception that is made.
 
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import pykka
 from drakkar.actors.remote.registry import Registry, place_of

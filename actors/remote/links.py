@@ -30,7 +30,9 @@ class Wire(Protocol):
         """Return how much room there is on the way to a host. From any thread."""
         ...
 
-    def send_calls(self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False) -> int:
+    def send_calls(
+        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+    ) -> int:
         """Send records; return how many found no room: the last ones."""
         ...
 
@@ -128,7 +130,9 @@ class Link:
         self._outbox.append((data, question))
         if not self._scheduled:
             self._schedule()
-        if self._closed and question is not None:  # it was closed meanwhile, and may not have seen the question
+        if (
+            self._closed and question is not None
+        ):  # it was closed meanwhile, and may not have seen the question
             self.end(question, question.cut_off(self._closed))
 
     def _schedule(self) -> None:
@@ -146,7 +150,9 @@ class Link:
         """Hand over to the transport what has been put. In the loop's thread."""
         self._scheduled = False  # before the outbox is emptied, so that what comes meanwhile is seen
         away = self._wire.away(self.address)
-        records = [data for data, question in self._taken() if question is None or self._is_to_leave(question, away)]
+        records = [
+            data for data, question in self._taken() if question is None or self._is_to_leave(question, away)
+        ]
         if not records:
             return
         try:

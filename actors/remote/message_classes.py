@@ -109,5 +109,7 @@ def _check_arguments(cls: type[Any], names: tuple[str, ...]) -> None:
     for name in others:
         if name in arguments:
             raise ConfigError(
-                "field", f"{place_of(cls)}.{name}", "is an InitVar, so it would be lost on the way: make it a field"
+                "field",
+                f"{place_of(cls)}.{name}",
+                "is an InitVar, so it would be lost on the way: make it a field",
             )

@@ -78,7 +78,9 @@ class Published:
             if before is not None and before.ref.actor_urn == ref.actor_urn:
                 number = before.number  # the references that others have remain of use
             elif before is not None and before.ref.is_alive():
-                raise NameTaken(name, str(before.ref), "it lives, so unpublish it first, or choose another name")
+                raise NameTaken(
+                    name, str(before.ref), "it lives, so unpublish it first, or choose another name"
+                )
             else:
                 number = self._new_number()  # one that has ended keeps its own until `forget`
             self._put(PublishedActor(number, ref, name, attributes, allowed))

@@ -45,7 +45,19 @@ class Way(Protocol):
 class Question:
     """A question without an answer."""
 
-    __slots__ = ("deadline", "future", "number", "patient", "read", "record", "sent", "slot", "stopped", "way", "what")
+    __slots__ = (
+        "deadline",
+        "future",
+        "number",
+        "patient",
+        "read",
+        "record",
+        "sent",
+        "slot",
+        "stopped",
+        "way",
+        "what",
+    )
 
     def __init__(
         self,
@@ -83,8 +95,14 @@ class Question:
     def give_up(self) -> None:
         """Its time is over."""
         address = self.way.address
-        hint = "" if self.way.heard else f"; nothing was ever heard of {address}: can it reach this host at its address?"
-        text = f"no answer of {self.what} by the deadline. It may have handled the message, or may still{hint}"
+        hint = (
+            ""
+            if self.way.heard
+            else f"; nothing was ever heard of {address}: can it reach this host at its address?"
+        )
+        text = (
+            f"no answer of {self.what} by the deadline. It may have handled the message, or may still{hint}"
+        )
         self.way.end(self, AnswerTimeout(text))
 
     def cut_off(self, why: str) -> DrakkarError:

@@ -43,7 +43,9 @@ def reach_of(ref: pykka.ActorRef[Any], proxy: bool | Iterable[str]) -> Attribute
     if proxy is False:
         return {}
     if not isinstance(proxy, Iterable | bool) or isinstance(proxy, str | bytes):
-        raise ConfigError("proxy", brief(proxy), "must be True, False, or a list of names of methods and attributes")
+        raise ConfigError(
+            "proxy", brief(proxy), "must be True, False, or a list of names of methods and attributes"
+        )
     actor = ref._actor_weakref()
     if actor is None:
         raise ConfigError("ref", str(ref), "has ended: publish an actor that lives")
@@ -56,7 +58,9 @@ def _listed(there: Attributes, names: Iterable[Any], cls: str) -> Attributes:
     for name in names:
         if not isinstance(name, str) or name not in there:
             raise ConfigError(
-                "proxy", brief(name), f"{cls} has no public method or attribute of that name, beside what each actor has"
+                "proxy",
+                brief(name),
+                f"{cls} has no public method or attribute of that name, beside what each actor has",
             )
         listed[name] = there[name]
     return listed

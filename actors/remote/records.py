@@ -24,9 +24,9 @@ __all__ = [
     "MAX_NAMES",
     "MAX_PATH",
     "RECORD_DEPTH",
-    "Attributes",
     "Answer",
     "Ask",
+    "Attributes",
     "Call",
     "Died",
     "FailKind",
@@ -309,7 +309,9 @@ def attributes_of(plain: Any) -> Attributes:
     for text in _names(plain):
         *above, name = text.removesuffix("()").split(".")
         if len(above) >= MAX_ATTRIBUTE_DEPTH:
-            raise FrameError(f"a proxy reaches {text!r:.60}, which is more than {MAX_ATTRIBUTE_DEPTH} attributes inside each other")
+            raise FrameError(
+                f"a proxy reaches {text!r:.60}, which is more than {MAX_ATTRIBUTE_DEPTH} attributes inside each other"
+            )
         there = attributes
         for each in above:
             there = there.setdefault(each, {})
@@ -373,7 +375,9 @@ def _path(field: Any) -> tuple[str, ...]:
 def _fail_kind(field: Any) -> FailKind:
     kind = _FAIL_KINDS.get(field) if type(field) is str else None
     if kind is None:
-        raise FrameError(f"a question failed for the reason {field!r:.60}, which is none of {', '.join(FailKind)}")
+        raise FrameError(
+            f"a question failed for the reason {field!r:.60}, which is none of {', '.join(FailKind)}"
+        )
     return kind
 
 
@@ -385,7 +389,9 @@ def _failure(field: Any) -> Failure:
         if type(part) is not str or len(part) > most:
             raise FrameError(f"a text of an exception is {part!r:.60}, and not at most {most} characters")
     if args is not None and (type(args) is not bytes or len(args) > MAX_ARGS_BYTES):
-        raise FrameError(f"the arguments of an exception are no byte string of at most {MAX_ARGS_BYTES} bytes")
+        raise FrameError(
+            f"the arguments of an exception are no byte string of at most {MAX_ARGS_BYTES} bytes"
+        )
     return Failure(kind, text, traceback, args)
 
 

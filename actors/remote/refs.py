@@ -143,14 +143,18 @@ class RemoteRef(pykka.ActorRef[Any]):
         where it would block the thread of a loop.
         """
         if block and this_thread.loop is not None:  # else its text would cost more than the rest
-            forbid_waiting(f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback")
+            forbid_waiting(
+                f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback"
+            )
         asked = self._caller.ask(self, message, timeout)
         return asked.wait() if block else asked.future
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> NoReturn:
         """Not for other hosts. Raises `TypeError`."""
         del block, timeout
-        raise TypeError(f"{self} lives at another host, which alone may stop it: send it a message that has it stop")
+        raise TypeError(
+            f"{self} lives at another host, which alone may stop it: send it a message that has it stop"
+        )
 
     def proxy(self) -> RemoteProxy:  # type: ignore[override]
         """Return a proxy: `proxy.deposit("ann", 5).get()`. It reaches what was published with `proxy=…`, and nothing else.
@@ -161,7 +165,9 @@ class RemoteRef(pykka.ActorRef[Any]):
         if not self.is_alive():
             raise pykka.ActorDeadError(f"{self} has ended")
         if not self.attributes:
-            raise TypeError(f"{self} was not published for proxies: publish(…, proxy=True) lets others use its public methods")
+            raise TypeError(
+                f"{self} was not published for proxies: publish(…, proxy=True) lets others use its public methods"
+            )
         return RemoteProxy(self, self.attributes)
 
 

@@ -44,9 +44,7 @@ class Registry(Generic[R]):
                 "name", name, f'must be a string in parentheses: write {self._decorator}("{self._example}")'
             )
         if not name or not name.isprintable():
-            raise ConfigError(
-                "name", name, f'must be printable and not empty, for example "{self._example}"'
-            )
+            raise ConfigError("name", name, f'must be printable and not empty, for example "{self._example}"')
         if len(name) > MAX_NAME:
             raise ConfigError(
                 "name", f"{name[:20]}…", f"has {len(name)} characters, and {MAX_NAME} are allowed"
@@ -57,7 +55,9 @@ class Registry(Generic[R]):
         same_class = self.by_class.get(new.cls)
         if same_class is not None and same_class.name != new.name:
             raise ConfigError(
-                "name", new.name, f"{place_of(new.cls)} has the name {same_class.name!r}: give it one name only"
+                "name",
+                new.name,
+                f"{place_of(new.cls)} has the name {same_class.name!r}: give it one name only",
             )
         same_name = self.by_name.get(new.name)
         if same_name is not None and place_of(same_name.cls) != place_of(new.cls):

@@ -223,14 +223,18 @@ class Serving:
         return unpack(data, self._refs, what=what, dropped=self._unknown_fields)
 
     @staticmethod
-    def _deliver(client: Client, actor: PublishedActor, message: Any, size: int, pending: Pending | None) -> None:
+    def _deliver(
+        client: Client, actor: PublishedActor, message: Any, size: int, pending: Pending | None
+    ) -> None:
         """Put a message into the actor's inbox. Raises `SystemBusy` and `pykka.ActorDeadError`."""
         client.load.check(size)
         inbox, envelope = actor.ref.actor_inbox, Delivered(message, pending, client.load, size)
         if not isinstance(inbox, queue.Queue):
             inbox.put(envelope)
         elif not _put(inbox, envelope):
-            raise SystemBusy(f"{inbox.qsize()} messages wait for {actor}, which is too many: wait a little, and send it again")
+            raise SystemBusy(
+                f"{inbox.qsize()} messages wait for {actor}, which is too many: wait a little, and send it again"
+            )
 
     # ---- ends
 
@@ -273,7 +277,9 @@ class Serving:
             self._check_allowed(link, actor)
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
-        found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes)
+        found = Found(
+            Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes
+        )
         self._replies.send(client, record.question, Answer(record.question, encode_found(found)))
         return True
 

@@ -241,7 +241,8 @@ class _Packer:
         for key, value in values.items():
             if type(key) is not str:
                 raise _Fault(
-                    f"has the key {key!r:.60} of type {place_of(type(key))}", "use strings as keys, or send a list of pairs"
+                    f"has the key {key!r:.60} of type {place_of(type(key))}",
+                    "use strings as keys, or send a list of pairs",
                 )
             try:
                 self._count_text(key)
@@ -385,9 +386,7 @@ class _Unpacker:
 
     def _reference(self, exported: list[Any]) -> Any:
         for part in exported:
-            if type(part) not in _LEAVES and not (
-                type(part) is list and _LEAVES.issuperset(map(type, part))
-            ):
+            if type(part) not in _LEAVES and not (type(part) is list and _LEAVES.issuperset(map(type, part))):
                 raise _Fault("is a reference that no host sends", "only send what `pack` returns")
         try:
             return self._refs.import_(exported)

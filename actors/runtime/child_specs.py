@@ -62,13 +62,21 @@ class ChildSpec:
             check_number("stop_timeout", self.stop_timeout, 0.0, MAX_WAIT_S)
         if isinstance(self.start, type):
             if not issubclass(self.start, pykka.Actor):
-                raise ConfigError("start", self.start.__name__, "must be an actor's class, or a function that starts one")
+                raise ConfigError(
+                    "start", self.start.__name__, "must be an actor's class, or a function that starts one"
+                )
         elif isinstance(self.start, pykka.ActorRef | pykka.ActorProxy):
-            raise ConfigError("start", str(self.start), "is an actor that runs: name its class, so that it can be restarted")
+            raise ConfigError(
+                "start", str(self.start), "is an actor that runs: name its class, so that it can be restarted"
+            )
         elif not callable(self.start):
-            raise ConfigError("start", brief(self.start), "must be an actor's class, or a function that starts one")
+            raise ConfigError(
+                "start", brief(self.start), "must be an actor's class, or a function that starts one"
+            )
         elif inspect.iscoroutinefunction(self.start):
-            raise ConfigError("start", brief(self.start), "is async, so calling it would start nothing: write it with `def`")
+            raise ConfigError(
+                "start", brief(self.start), "is async, so calling it would start nothing: write it with `def`"
+            )
 
     def make(self) -> pykka.ActorRef[Any]:
         """Start the actor. May block, and raises what its constructor raises."""

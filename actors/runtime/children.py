@@ -26,7 +26,7 @@ from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
 
-__all__ = ["Child", "ChildStatus", "Family", "Hands", "ChildPhase", "TooManyRestarts"]
+__all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "Hands", "TooManyRestarts"]
 
 MAX_CHILDREN: Final = 1_000
 """Children of one supervisor, since each turn looks at all of them. For more, let it supervise supervisors."""
@@ -200,7 +200,9 @@ class Family:
         if spec.name in self.children:
             raise ConfigError("name", spec.name, f"is a child of {self._owner} already: choose another name")
         if len(self.children) >= MAX_CHILDREN:
-            raise SystemBusy(f"{self._owner} has {MAX_CHILDREN} children: let it supervise supervisors instead")
+            raise SystemBusy(
+                f"{self._owner} has {MAX_CHILDREN} children: let it supervise supervisors instead"
+            )
         child = self.children[spec.name] = Child(spec, fresh=asker is not None)
         if asker is not None:
             child.askers.append(_Asker(asker, deadline))
@@ -275,7 +277,9 @@ class Family:
         child = self.children.get(name) if isinstance(name, str) else None
         if child is None or not child.kept:
             known = ", ".join(sorted(self.children)) or "none"
-            raise ConfigError("name", brief(name), f"is no child of {self._owner}; its children: {known:.500}")
+            raise ConfigError(
+                "name", brief(name), f"is no child of {self._owner}; its children: {known:.500}"
+            )
         return child
 
     @staticmethod
@@ -343,7 +347,9 @@ class Family:
 
     def _start_due(self, now: float) -> None:
         """Start those whose time has come, in their order."""
-        blocked = self.ending or (not self._independent and any(child.doomed for child in self.children.values()))
+        blocked = self.ending or (
+            not self._independent and any(child.doomed for child in self.children.values())
+        )
         for child in list(self.children.values()):
             if blocked:
                 return
@@ -352,7 +358,9 @@ class Family:
                 child.deadline = now + child.spec.start_timeout + START_GRACE_S
                 child.work = self._hands.start(child.spec)
             # Children that depend on one another wait for those before them. Others do so only when they start first.
-            blocked = not child.tried if self._independent else child.wanted and child.phase is not ChildPhase.UP
+            blocked = (
+                not child.tried if self._independent else child.wanted and child.phase is not ChildPhase.UP
+            )
 
     def _on_start_over(
         self, child: Child, ref: pykka.ActorRef[Any] | None, error: BaseException | None, now: float
@@ -450,7 +458,11 @@ class Family:
     def _end_for_good(self, child: Child, error: BaseException | None) -> None:
         child.wanted = False
         self._hands.tell(
-            logging.INFO, "child %r of %s has ended, and is not started again: %s", child.spec.name, self._owner, _why(error)
+            logging.INFO,
+            "child %r of %s has ended, and is not started again: %s",
+            child.spec.name,
+            self._owner,
+            _why(error),
         )
         self._fail_askers(child, self._ended_for_good(child))
         if child.spec.restart == "temporary":
@@ -468,7 +480,9 @@ class Family:
                 error,
             )
             return
-        wait = min(self._limits.last_wait, self._limits.first_wait * 2.0 ** min(child.failures, _MAX_DOUBLINGS))
+        wait = min(
+            self._limits.last_wait, self._limits.first_wait * 2.0 ** min(child.failures, _MAX_DOUBLINGS)
+        )
         wait *= self._random.uniform(0.5, 1.0)
         child.failures += 1
         self._hands.tell(
@@ -512,7 +526,10 @@ class Family:
         for child in self.children.values():
             if child.askers:
                 child.askers = self._still_waiting(
-                    child.askers, child.status.ref, now, f"child {child.spec.name!r} of {self._owner} is not up"
+                    child.askers,
+                    child.status.ref,
+                    now,
+                    f"child {child.spec.name!r} of {self._owner} is not up",
                 )
         if self._waiting_for_all:
             up = all(child.status.ref is not None for child in self.children.values() if child.wanted)

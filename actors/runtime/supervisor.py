@@ -80,7 +80,9 @@ class Supervisor(TrioActor):
         """
         super().__init__(**kwargs)
         if publish is not None and not callable(publish):
-            raise ConfigError("publish", brief(publish), "must be a function of a name and a ref, as host.publish is")
+            raise ConfigError(
+                "publish", brief(publish), "must be a function of a name and a ref, as host.publish is"
+            )
         self._publish = publish
         limits = Limits(max_restarts, window, first_wait, last_wait)
         self._family = Family(self, strategy, limits, _Hands(self))
@@ -96,7 +98,9 @@ class Supervisor(TrioActor):
         check_type("spec", spec, ChildSpec, "a ChildSpec")
         if spec.publish is not None and self._publish is None:
             raise ConfigError(
-                "publish", spec.publish, f"needs a supervisor that publishes: give {type(self).__name__} publish=host.publish"
+                "publish",
+                spec.publish,
+                f"needs a supervisor that publishes: give {type(self).__name__} publish=host.publish",
             )
         if asker is None:
             self._family.add(spec)

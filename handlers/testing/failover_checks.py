@@ -24,8 +24,14 @@ class _Known:
     __slots__ = ("evidence", "lease_until", "may_forget", "message", "standing", "told")
 
     def __init__(self) -> None:
-        self.standing = (0, 0, False)  # its leader, its term, and whether it neither led nor campaigned, at last
-        self.evidence: Counter[int] = Counter()  # how often its host had evidence, not told yet, that one is gone
+        self.standing = (
+            0,
+            0,
+            False,
+        )  # its leader, its term, and whether it neither led nor campaigned, at last
+        self.evidence: Counter[int] = (
+            Counter()
+        )  # how often its host had evidence, not told yet, that one is gone
         self.told = False  # whether its leader is gone, and it has followed none since
         self.may_forget = False  # whether it may forget its leader now
         self.lease_until = 0  # the tick of its own until which it has promised to elect no other

@@ -93,11 +93,17 @@ class Say:
         return self._new(lambda n: Call(n, self._actors["open"], LONG_MS, (next(names),), b"\x80", b"\xa0"))
 
     def private_attributes(self):
-        paths = itertools.cycle([("__class__", "__mro__"), ("actor_inbox",), ("echo", "__globals__"), ("actor_ref",)])
+        paths = itertools.cycle(
+            [("__class__", "__mro__"), ("actor_inbox",), ("echo", "__globals__"), ("actor_ref",)]
+        )
         target = self._actors["open"]
 
         def record(n):
-            return Get(n, target, LONG_MS, next(paths)) if n % 2 else Set(n, target, LONG_MS, next(paths), b"\x01")
+            return (
+                Get(n, target, LONG_MS, next(paths))
+                if n % 2
+                else Set(n, target, LONG_MS, next(paths), b"\x01")
+            )
 
         return self._new(record)
 
@@ -205,7 +211,9 @@ def messages() -> bytes:
 @cache
 def references() -> bytes:
     """To actors of a host that does not exist, each of another class."""
-    return cbor2.dumps([{"@": ["127.0.9.9:7", n, n, f"name {n}", f"Class{n}", ["a()", "b.c"]]} for n in range(1200)])
+    return cbor2.dumps(
+        [{"@": ["127.0.9.9:7", n, n, f"name {n}", f"Class{n}", ["a()", "b.c"]]} for n in range(1200)]
+    )
 
 
 @cache

@@ -18,7 +18,18 @@ from drakkar.actors import ActorDied, ActorFuture, HostGone, TrioActor, message,
 from drakkar.actors.remote import clients
 from drakkar.actors.remote.calls import Calls
 from drakkar.actors.remote.failures import encode_failure
-from drakkar.actors.remote.records import Answer, Ask, Call, Died, Failed, FailKind, Target, Tell, decode, encode
+from drakkar.actors.remote.records import (
+    Answer,
+    Ask,
+    Call,
+    Died,
+    Failed,
+    FailKind,
+    Target,
+    Tell,
+    decode,
+    encode,
+)
 from drakkar.actors.remote.refs import Place, RemoteRef
 from drakkar.actors.remote.values import pack
 from drakkar.actors.runtime.log_lines import HostLines
@@ -246,7 +257,9 @@ class Stage:
                 questions, there = client.questions, sum(map(len, client._open.values()))
             assert questions == there <= clients.MAX_QUESTIONS, "a question has left without its count"
             assert client.watches == sum(map(len, client._watchers.values())) <= clients.MAX_WATCHES
-        assert len(self.echo.actor_inbox.termination._watches) == 1, "an actor tells this host of its end, once"
+        assert len(self.echo.actor_inbox.termination._watches) == 1, (
+            "an actor tells this host of its end, once"
+        )
         assert self.echo.is_alive()
         assert self.guarded.is_alive()
 
@@ -307,4 +320,6 @@ def seeds() -> list[bytes]:
         encode(Answer(2, pack(values[0], refs))),
         encode(Failed(2, FailKind.DEAD, encode_failure(KeyError("ann"), refs))),
     ]
-    return [calls_body(records) for records in (asks, calls, names, watches, answers, [*asks, *calls, *answers])]
+    return [
+        calls_body(records) for records in (asks, calls, names, watches, answers, [*asks, *calls, *answers])
+    ]

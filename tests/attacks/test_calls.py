@@ -107,7 +107,10 @@ def test_a_flood_of_records_by_a_member(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["questions to an actor", "lookups", "questions for all names", "watches of actors that do not exist"])
+@pytest.mark.parametrize(
+    "name",
+    ["questions to an actor", "lookups", "questions for all names", "watches of actors that do not exist"],
+)
 def test_a_flood_by_a_host_that_takes_no_answers(plain, name):
     """Nothing listens at its address, so each answer is in vain."""
     flood(plain, name, ", whose answers nobody takes", as_address=f"{STRANGER}:1")
@@ -147,7 +150,9 @@ def test_an_acl_is_not_got_round(secure):
     ):
         say, heard = Say(places), sink.heard
         refused = [*say.asks_without_leave()[:3], encode(Lookup(200, "guarded"))]
-        link.send(*frames_of(calls_body([*refused, cbor2.dumps([9, 201]), cbor2.dumps([10, 202, list(guarded)])])))
+        link.send(
+            *frames_of(calls_body([*refused, cbor2.dumps([9, 201]), cbor2.dumps([10, 202, list(guarded)])]))
+        )
         until(lambda: len(heard) == 6)
     assert "guarded" not in cbor2.loads(heard.pop(4).value)
     failures = [record.reason if isinstance(record, Died) else record.failure for record in heard]
@@ -163,7 +168,10 @@ def test_a_host_without_a_certificate_calls_nobody(secure):
             link.send(forge.hello(secure.members[1]), frames)
             link.closed(0.5)
 
-    with secure.attack("calls without a certificate", calls=True) as seen, Attackers(*[again] * 4) as attackers:
+    with (
+        secure.attack("calls without a certificate", calls=True) as seen,
+        Attackers(*[again] * 4) as attackers,
+    ):
         seen.watch(1.5)
         assert secure.ask(1, "questions")[0] <= 2, "one was taken: those of the innocent are answered at once"
         until(lambda: attackers.rounds > 10)
@@ -176,10 +184,13 @@ def test_a_host_without_a_certificate_calls_nobody(secure):
 def test_calls_that_do_not_wait_for_credit(either):
     """A receiver that has taken calls gives credit at once, and one that could not is not read on: so nothing piles up."""
     say = Say(actors_of(either))
-    frames = b"".join(b"".join(frames_of(calls_body(say.asks_that_hang()))) for _ in range(WINDOW_RECORDS // 128 + 1))
+    frames = b"".join(
+        b"".join(frames_of(calls_body(say.asks_that_hang()))) for _ in range(WINDOW_RECORDS // 128 + 1)
+    )
     with either.attack("calls that do not wait for credit", calls=True) as seen:
         flooding = [
-            Flood(either.members[1], frames, as_address=f"{STRANGER}:{n}", read=False, tls=either.outsider) for n in (1, 2)
+            Flood(either.members[1], frames, as_address=f"{STRANGER}:{n}", read=False, tls=either.outsider)
+            for n in (1, 2)
         ]
         with Attackers(*flooding):
             seen.watch(1.5)
@@ -188,7 +199,13 @@ def test_calls_that_do_not_wait_for_credit(either):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["credit that brings nothing", "credit for what was not sent", "half a credit", "answers in place of credit"]
+    "name",
+    [
+        "credit that brings nothing",
+        "credit for what was not sent",
+        "half a credit",
+        "answers in place of credit",
+    ],
 )
 def test_credit_that_is_none(plain, name):
     """What a host says that was dialed, since it had asked something."""
@@ -196,7 +213,8 @@ def test_credit_that_is_none(plain, name):
         "credit that brings nothing": encode_frame(FrameKind.CALLS, bytes(16)) * 500,
         "credit for what was not sent": encode_frame(FrameKind.CALLS, (1 << 40).to_bytes(8) * 2),
         "half a credit": encode_frame(FrameKind.CALLS, bytes(8)) * 100,
-        "answers in place of credit": encode_frame(FrameKind.CALLS, calls_body([encode(Answer(1, b"\x01"))])) * 100,
+        "answers in place of credit": encode_frame(FrameKind.CALLS, calls_body([encode(Answer(1, b"\x01"))]))
+        * 100,
     }[name]
     address = f"{STRANGER}:{free_ports(1, STRANGER)[0]}"
     asking = encode_frame(FrameKind.CALLS, calls_body([cbor2.dumps([9, 1])]))
@@ -225,7 +243,10 @@ def test_large_calls_in_parts_that_never_end(either):
     """Each connection has a part of the memory for unfinished messages, and no more."""
     body = calls_body([cbor2.dumps([2, 1, [1, 1], 1000, bytes(MIB - 200)])])
     begun = b"".join(list(frames_of(body))[:-1])
-    with either.attack("large calls in parts that never end", memory_mib=128, calls=True) as seen, ExitStack() as links:
+    with (
+        either.attack("large calls in parts that never end", memory_mib=128, calls=True) as seen,
+        ExitStack() as links,
+    ):
         for number in range(40):
             try:
                 link = links.enter_context(
@@ -246,13 +267,18 @@ def test_large_calls_in_parts_that_never_end(either):
     [
         pytest.param(b"\x9a" + (1 << 31).to_bytes(4), id="a list of two billion records"),
         pytest.param(b"\x81\x9b" + (1 << 62).to_bytes(8), id="a record of as many fields as there are"),
-        pytest.param(b"\x81\x85\x02\x01\x82\x01\x01\x19\x03\xe8\x5b" + (1 << 40).to_bytes(8), id="a value of a terabyte"),
+        pytest.param(
+            b"\x81\x85\x02\x01\x82\x01\x01\x19\x03\xe8\x5b" + (1 << 40).to_bytes(8),
+            id="a value of a terabyte",
+        ),
         pytest.param(b"\x98\xff" + b"\x82\x0b\x01" * 255, id="more records than a frame has"),
         pytest.param(b"\x81" * 120_000 + b"\x80", id="lists in lists"),
         pytest.param(calls_body([cbor2.dumps([1, [1, 1]])]), id="a record without its last field"),
         pytest.param(calls_body([cbor2.dumps([2, -1, [1, 1], 1, b""])]), id="a number below zero"),
         pytest.param(calls_body([cbor2.dumps([8, 1, "x" * 100_000])]), id="a name of 100,000 characters"),
-        pytest.param(calls_body([cbor2.dumps([3, 1, [1, 1], 1, ["a"] * 17, b"", b""])]), id="a path that is too long"),
+        pytest.param(
+            calls_body([cbor2.dumps([3, 1, [1, 1], 1, ["a"] * 17, b"", b""])]), id="a path that is too long"
+        ),
     ],
 )
 def test_records_that_are_none_end_the_connection_and_nothing_else(plain, body):
@@ -301,4 +327,3 @@ def test_hosts_without_number_that_ask(secure):
             seen.watch(3)
         seen.note(f"{attackers.rounds} hosts")
     until(lambda: secure.ask(1, "questions") == [0, 0])
-

@@ -1,9 +1,9 @@
 """One of two processes of a benchmark of calls: it takes orders, a JSON object a line, and answers each by another.
 
-    {"target": "calls_on_drakkar:Calls", "asked": "", …}  -> {"address": "127.0.0.1:7000"}: it has an actor, which others ask there
-    {"target": "calls_on_drakkar:Calls", "asked": "…", …} -> {"address": ""}: it asks the actor of the other process
-    {"do": "run", "load": {"in_flight": 100, …}}          -> {"figures": {…}}, or {"error": "…"}
-    {"do": "stop"}                                        -> {"stopped": true}, and it ends
+{"target": "calls_on_drakkar:Calls", "asked": "", …}  -> {"address": "127.0.0.1:7000"}: it has an actor, which others ask there
+{"target": "calls_on_drakkar:Calls", "asked": "…", …} -> {"address": ""}: it asks the actor of the other process
+{"do": "run", "load": {"in_flight": 100, …}}          -> {"figures": {…}}, or {"error": "…"}
+{"do": "stop"}                                        -> {"stopped": true}, and it ends
 """
 
 import importlib
@@ -32,9 +32,9 @@ def main() -> None:
     """Obey until told to stop, or until the orders end because their sender has ended."""
     who = json.loads(sys.stdin.readline())
     module, _, name = who["target"].partition(":")
-    made: AbstractContextManager[Calls] = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(
-        who["asked"], **who["options"]
-    )
+    made: AbstractContextManager[Calls] = getattr(
+        importlib.import_module(f"tests.benchmarks.{module}"), name
+    )(who["asked"], **who["options"])
     with made as calls:
         spare_the_garbage_collector()
         say({"address": calls.address})

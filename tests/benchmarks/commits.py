@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.commits", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--systems", default="", help="drakkar, dragonboat, etcd, pysyncobj, trio, xoscar (default: all)")
+    parser.add_argument(
+        "--systems", default="", help="drakkar, dragonboat, etcd, pysyncobj, trio, xoscar (default: all)"
+    )
     parser.add_argument("--rows", default="", help=f"{', '.join(GROUPS)} (default: all)")
     parser.add_argument(
         "--only", default="", help="only rows in whose name this stands, such as 'drakkar' or '1000'"

@@ -51,7 +51,9 @@ def recover_all(host: Any, replicas: Sequence[Any], within: float, since: float)
                 return sorted(clients.times.values())
             if time.monotonic() > until:
                 missing = len(replicas) - len(clients.times)
-                raise LoadError(f"{missing} of {len(replicas)} shards answered no command within {within:g} s")
+                raise LoadError(
+                    f"{missing} of {len(replicas)} shards answered no command within {within:g} s"
+                )
     finally:
         host.unsubscribe(clients.hear)
 

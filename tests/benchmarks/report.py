@@ -235,7 +235,10 @@ def _reached_calls(results: Results) -> Iterator[tuple[str, bool]]:
             text = f"ask: a median of {summary.p50:.3f} ms, {ASK_TO_REACH:g} ms to reach"
             yield text, summary.p50 <= ASK_TO_REACH
         elif row.name == ASKS:
-            yield f"asks: {summary.rate:,.0f}/s of {ASKS_TO_REACH:,.0f} to reach", summary.rate >= ASKS_TO_REACH
+            yield (
+                f"asks: {summary.rate:,.0f}/s of {ASKS_TO_REACH:,.0f} to reach",
+                summary.rate >= ASKS_TO_REACH,
+            )
 
 
 def _reached_failovers(results: Results) -> Iterator[tuple[str, bool]]:

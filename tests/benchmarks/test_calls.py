@@ -93,12 +93,16 @@ def test_failovers_with_many_shards_are_chosen_with_the_others() -> None:
     assert choose("etcd", "failover").failovers == ["etcd"]
 
 
-def test_what_does_not_install_is_skipped_with_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_does_not_install_is_skipped_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Unavailable, match="pip install xoscar"):
         programs.prepare("xoscar")
     said = StringIO()
-    runner = Runner(Plan([], [], [], [row for row in CALLS if row.system == XOSCAR]), tmp_path, Console(file=said))
+    runner = Runner(
+        Plan([], [], [], [row for row in CALLS if row.system == XOSCAR]), tmp_path, Console(file=said)
+    )
     with pytest.raises(LoadError, match="xoscar is missing"):
         runner.run(1, SHORT, 1)
     assert "Skipped: xoscar" in said.getvalue()

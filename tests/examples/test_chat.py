@@ -44,7 +44,9 @@ def test_all_find_one_another_by_their_names(chat):
     chat["bob"].type("@cat only you")
     assert chat["cat"].wait_for("bob: ") == "bob: only you"
     assert chat["bob"].ask("@dan hello").startswith("@dan has perhaps not heard it: ")
-    assert chat["ann"].said == ["ready", "here are ann, bob, cat"], "ann heard nothing of what was not for ann"
+    assert chat["ann"].said == ["ready", "here are ann, bob, cat"], (
+        "ann heard nothing of what was not for ann"
+    )
 
 
 def test_who_is_heard_can_be_answered_without_a_name(chat):

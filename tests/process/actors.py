@@ -134,11 +134,15 @@ def judge(sent, seen):
     """Each number came once at most, in order; what was answered had its effect, and what surely had none has none."""
     for sender, outcomes in sent.items():
         came = seen.get(sender, {"numbers": [], "twice": 0, "late": 0})
-        assert (came["twice"], came["late"]) == (0, 0), f"{sender}: {came['twice']} came twice, {came['late']} late"
+        assert (came["twice"], came["late"]) == (0, 0), (
+            f"{sender}: {came['twice']} came twice, {came['late']} late"
+        )
         there = set(came["numbers"])
         for number, outcome in outcomes.items():
             if outcome == "answered":
                 assert int(number) in there, f"{number} of {sender} was answered, and never came"
             if outcome in {"gone", "busy", "dead"}:
-                assert int(number) not in there, f"{number} of {sender} had surely no effect ({outcome}), and has one"
+                assert int(number) not in there, (
+                    f"{number} of {sender} had surely no effect ({outcome}), and has one"
+                )
         assert there <= set(map(int, outcomes)), f"{sender} never said some of these"

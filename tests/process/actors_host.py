@@ -206,7 +206,9 @@ class Orders:
 
     def guess(self, address, run, number, key):
         """Make a reference to an actor that this host was not told of."""
-        self._refs[key] = RemoteRef(self._host._calls._asking, Place(address, run, number), attributes={"echo": True})
+        self._refs[key] = RemoteRef(
+            self._host._calls._asking, Place(address, run, number), attributes={"echo": True}
+        )
 
     def alive(self, name):
         return self._refs[name].is_alive()
@@ -243,9 +245,7 @@ class Orders:
         busy, padding = 0, [b"x" * size] if size else []
         for _ in range(count):
             try:
-                future = self._refs[name].ask(
-                    Do(method, [*arguments, *padding]), timeout=within, block=False
-                )
+                future = self._refs[name].ask(Do(method, [*arguments, *padding]), timeout=within, block=False)
             except SystemBusy:
                 busy += 1
                 continue

@@ -72,7 +72,9 @@ def test_what_a_method_raises_cannot_return_or_never_returns(hosts, kind):
         assert hosts.ask(OTHER, name, "echo", "still here") == "still here"
 
 
-@pytest.mark.parametrize("method", ["_private", "stop", "on_receive", "actor_ref", "actor_inbox", "actor_loop", "start_actor"])
+@pytest.mark.parametrize(
+    "method", ["_private", "stop", "on_receive", "actor_ref", "actor_inbox", "actor_loop", "start_actor"]
+)
 def test_a_proxy_reaches_what_the_class_itself_says_and_nothing_private(hosts, kind, method):
     name = hosts.publish(kind)
     assert hosts.error(OTHER, "call", name=name, method=method)[0] == "AttributeError"
@@ -148,7 +150,9 @@ def test_what_each_thread_tells_comes_in_order_and_once(hosts, kind):
     count, threads = 1000, 3
     with ThreadPoolExecutor(2) as pool:
         floods = [
-            pool.submit(hosts.do, caller, "flood", name=name, count=count, threads=threads, prefix=f"{caller}.")
+            pool.submit(
+                hosts.do, caller, "flood", name=name, count=count, threads=threads, prefix=f"{caller}."
+            )
             for caller in (OTHER, THIRD)
         ]
         for flood in floods:
@@ -356,7 +360,11 @@ def test_the_host_of_an_actor_is_paused(hosts):
         assert time.monotonic() - began < 5.0, "the heartbeats were of no use"
         assert told["reasons"] == {"HostGone": 1}
         assert "not known" in told["texts"][0], "it may live, as it does"
-        assert hosts.ask_fails(OTHER, name, "echo", 1, within=0.3)[0] in {"AnswerTimeout", "OutcomeUnknown", "HostGone"}
+        assert hosts.ask_fails(OTHER, name, "echo", 1, within=0.3)[0] in {
+            "AnswerTimeout",
+            "OutcomeUnknown",
+            "HostGone",
+        }
     finally:
         hosts.hosts[HOME].resume()
     until(lambda: hosts.do(OTHER, "took", name=name, method="echo", arguments=[1]).get("value") == 1)

@@ -81,7 +81,11 @@ def test_a_watch_that_is_begun_while_the_way_back_is_cut_is_told_of_something(cu
     actor = hosts.publish("trio")
     with proxies.refusing((OTHER,)):
         hosts.do(OTHER, "watch", name=actor)
-        assert hosts.ask_fails(OTHER, actor, "echo", 1, within=0.5)[0] in {"AnswerTimeout", "OutcomeUnknown", "HostGone"}
+        assert hosts.ask_fails(OTHER, actor, "echo", 1, within=0.5)[0] in {
+            "AnswerTimeout",
+            "OutcomeUnknown",
+            "HostGone",
+        }
         hosts.do(HOME, "end", name=actor)
     assert hosts.notices(OTHER, 1, timeout=2 * SILENT_S)["count"] == 1
 
@@ -189,15 +193,27 @@ def test_a_host_whose_network_is_gone(tmp_path):
         hosts.hang(OTHER, name, 20)
         hosts.until_held(HOME, questions=20, watches=1)
         with network.cut([OTHER]):
-            assert hosts.ask_fails(OTHER, name, "echo", 1, within=0.5)[0] in {"AnswerTimeout", "OutcomeUnknown", "HostGone"}
+            assert hosts.ask_fails(OTHER, name, "echo", 1, within=0.5)[0] in {
+                "AnswerTimeout",
+                "OutcomeUnknown",
+                "HostGone",
+            }
             assert hosts.notices(OTHER, 1, timeout=SILENT_S)["reasons"] == {"HostGone": 1}
             until(lambda: hosts.outcomes(OTHER) == {"unknown": 20}, SILENT_S)
             hosts.until_held(HOME, timeout=2 * SILENT_S, questions=0, watches=0)
             assert hosts.ask(THIRD, name, "echo", 1) == 1
-        until(lambda: hosts.do(OTHER, "took", name=name, method="echo", arguments=[1]).get("value") == 1, LONG_S)
+        until(
+            lambda: hosts.do(OTHER, "took", name=name, method="echo", arguments=[1]).get("value") == 1, LONG_S
+        )
         with network.split([OTHER, THIRD]):
-            assert hosts.ask_fails(THIRD, name, "echo", 1, within=0.5)[0] in {"AnswerTimeout", "OutcomeUnknown", "HostGone"}
-        until(lambda: hosts.do(THIRD, "took", name=name, method="echo", arguments=[1]).get("value") == 1, LONG_S)
+            assert hosts.ask_fails(THIRD, name, "echo", 1, within=0.5)[0] in {
+                "AnswerTimeout",
+                "OutcomeUnknown",
+                "HostGone",
+            }
+        until(
+            lambda: hosts.do(THIRD, "took", name=name, method="echo", arguments=[1]).get("value") == 1, LONG_S
+        )
 
 
 # ---- memory

@@ -32,7 +32,12 @@ class Shards(Cluster):
         self.shards = list(range(1, count + 1))
         super().__init__(
             HostProcess(
-                number, self._members, directory, program="tests.process.shards_host", tick=TICK, slow_disk=0.0
+                number,
+                self._members,
+                directory,
+                program="tests.process.shards_host",
+                tick=TICK,
+                slow_disk=0.0,
             )
             for number in HOSTS
         )
@@ -78,7 +83,9 @@ def kill_in_turn(shards, kills):
 
 def told(name, times):
     times = sorted(times)
-    print(f"{name}: median {median(times):.3f} s, worst {times[-1]:.3f} s, all {[round(each, 3) for each in times]}")
+    print(
+        f"{name}: median {median(times):.3f} s, worst {times[-1]:.3f} s, all {[round(each, 3) for each in times]}"
+    )
 
 
 def test_a_shard_is_written_again_before_anybody_could_have_waited_for_a_timeout(tmp_path):

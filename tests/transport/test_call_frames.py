@@ -97,7 +97,9 @@ def test_values_may_be_nested_as_deep_as_is_said() -> None:
         pytest.param(cbor2.dumps(7), "no encoded list", id="a number"),
         pytest.param(cbor2.dumps([1, bytes(LIMIT)]), "raise call_limit on all hosts", id="too long"),
         pytest.param(
-            cbor2.dumps([1, [[]] * MAX_ITEMS]), "send what has very many values as bytes", id="very many values"
+            cbor2.dumps([1, [[]] * MAX_ITEMS]),
+            "send what has very many values as bytes",
+            id="very many values",
         ),
     ],
 )

@@ -86,7 +86,9 @@ def test_a_window_has_so_many_records_and_bytes_without_credit() -> None:
     ("records", "size", "fits"),
     [
         pytest.param(0, 0, True, id="nothing is on its way"),
-        pytest.param(CREDIT_RECORDS - 1, CREDIT_BYTES - 1, True, id="no credit is due for what is on its way"),
+        pytest.param(
+            CREDIT_RECORDS - 1, CREDIT_BYTES - 1, True, id="no credit is due for what is on its way"
+        ),
         pytest.param(CREDIT_RECORDS, 0, False, id="credit is due for the records"),
         pytest.param(1, CREDIT_BYTES, False, id="credit is due for the bytes"),
     ],
@@ -562,7 +564,9 @@ async def test_two_hosts_that_flood_each_other_with_calls_and_bulk_lose_none_and
         async def flood(one: CallingHost, other: CallingHost) -> None:
             sent = 0
             while sent < count:
-                refused = one.call(other, *(record(number, 2 * KIB) for number in range(sent, min(sent + 100, count))))
+                refused = one.call(
+                    other, *(record(number, 2 * KIB) for number in range(sent, min(sent + 100, count)))
+                )
                 sent = min(sent + 100, count) - refused
                 await trio.lowlevel.checkpoint()
 
@@ -868,7 +872,9 @@ async def test_with_calls_without_end_control_and_bulk_flow() -> None:
 
 
 @on_loop
-async def test_a_lost_connection_hands_back_in_order_what_had_not_left_and_then_tells_that_it_was_lost() -> None:
+async def test_a_lost_connection_hands_back_in_order_what_had_not_left_and_then_tells_that_it_was_lost() -> (
+    None
+):
     told: list[str] = []
     a, callee = CallingHost(options=ONE_TRY), Callee()
     a.transport._on_unreachable = lambda _: told.append(f"lost, {len(a.returned)} told before")
@@ -1120,8 +1126,12 @@ async def test_credit_is_given_after_the_calls_were_handed_over() -> None:
         pytest.param([calls_frame(record(1, 200 * KIB))], id="a large one in one piece"),
         pytest.param(in_parts(calls_body([record(1, MIB)])), id="longer than a call may be"),
         pytest.param(in_parts(b"\x81\x61" + bytes(200 * KIB)), id="parts of no call"),
-        pytest.param(in_parts(calls_body([cbor2.dumps([1, [[]] * 500_000])])), id="a list of very many values"),
-        pytest.param([calls_frame(*[record(1)] * 128)] * 4 + [calls_frame(record(1))], id="more than the window"),
+        pytest.param(
+            in_parts(calls_body([cbor2.dumps([1, [[]] * 500_000])])), id="a list of very many values"
+        ),
+        pytest.param(
+            [calls_frame(*[record(1)] * 128)] * 4 + [calls_frame(record(1))], id="more than the window"
+        ),
         pytest.param(
             [calls_frame(record(1, 60 * KIB))] * 4 + [calls_frame(record(1, 60 * KIB))] * 4,
             id="more bytes than the window",

@@ -493,7 +493,9 @@ async def test_a_member_that_moves_to_the_address_of_another_takes_no_identity_a
 
 @pytest.mark.parametrize("address", [MEMBER, STRANGER], ids=["a member", "one that is none"])
 @on_loop
-async def test_a_host_that_comes_to_its_own_address_in_another_run_shows_the_end_of_the_last(address: str) -> None:
+async def test_a_host_that_comes_to_its_own_address_in_another_run_shows_the_end_of_the_last(
+    address: str,
+) -> None:
     a = Meeting()
     for _ in range(2):
         await a.comes(address, start(2, 1))

@@ -69,7 +69,9 @@ class Observer:
         pytest.param("1 - - - - 6 7", "AAAAsAA", id="four in a row are lost: three are noticed"),
         pytest.param("1 - - - - - - - - - - -", "AAAAsssssssD", id="it has ended"),
         pytest.param("1 - - - - - - - - - - - 13", "AAAAsssssssDA", id="it was cut off, and is back"),
-        pytest.param("1 - - - - 2 3 -", "AAAAssss", id="answers that come four ticks late make it no younger"),
+        pytest.param(
+            "1 - - - - 2 3 -", "AAAAssss", id="answers that come four ticks late make it no younger"
+        ),
         pytest.param("1 - - - - 2,3,4,5,6 -", "AAAAsAA", id="what was held up comes all at once"),
         pytest.param("1 - 3,2 - - - -", "AAAAAAs", id="a newer one has overtaken an older one"),
         pytest.param("1 - - 2,4,3,1 - - - -", "AAAAAAAs", id="in any order"),
@@ -222,7 +224,9 @@ def play(b: Observer, story: str) -> list[str]:
                 lives.refused(B)
             case "tick":
                 lives.tick()
-            case "replace":  # another run than this has introduced itself at B, and these connections were given up
+            case (
+                "replace"
+            ):  # another run than this has introduced itself at B, and these connections were given up
                 _, count, nonce = RunId.of(says(int(which)))
                 lives.replaced(B, "b", (count, nonce), list(b.calls.values()))
             case _:

@@ -16,7 +16,14 @@ from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import parse_address
 from drakkar.transport.frames import FrameKind, encode_frame
-from drakkar.transport.hello import ALIVE_FEATURE, Run, decode_hello, decode_reason, encode_hello, encode_reason
+from drakkar.transport.hello import (
+    ALIVE_FEATURE,
+    Run,
+    decode_hello,
+    decode_reason,
+    encode_hello,
+    encode_reason,
+)
 from drakkar.transport.liveness import HostState, HostStateChanged, decode_alive, encode_alive
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.options import Options
@@ -295,7 +302,9 @@ class Answering:
 
 
 @on_loop
-async def test_one_heartbeat_a_tick_is_sent_and_answers_that_are_late_or_out_of_order_make_no_host_younger() -> None:
+async def test_one_heartbeat_a_tick_is_sent_and_answers_that_are_late_or_out_of_order_make_no_host_younger() -> (
+    None
+):
     a, b = Watching(), Answering()
     async with listening(b.serve) as address, running(a):
         a.meet(address)

@@ -5,7 +5,13 @@ import io
 import cbor2
 import pytest
 from drakkar.actors.names import directory
-from drakkar.actors.names.directory import Directory, Registration, check_name, check_operation, encode_command
+from drakkar.actors.names.directory import (
+    Directory,
+    Registration,
+    check_name,
+    check_operation,
+    encode_command,
+)
 from drakkar.handlers.errors import ConfigError, CorruptData, Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,14 +78,22 @@ def test_of_two_hosts_that_register_one_name_the_first_in_the_log_has_it_and_the
         pytest.param(register("ledger", A, 2), ["ok"], (A, 2), id="its owner's next actor"),
         pytest.param(register("ledger", A, 1), ["ok"], (A, 1), id="the same again: the answer was lost"),
         pytest.param(register("ledger", B, 5), TAKEN, (A, 1), id="another host's"),
-        pytest.param(register("ledger", B, 5, replace=True), ["ok"], (B, 5), id="another host's that insists"),
+        pytest.param(
+            register("ledger", B, 5, replace=True), ["ok"], (B, 5), id="another host's that insists"
+        ),
         pytest.param(register("ledger", A, 5, run=(2, 5)), ["ok"], (A, 5), id="its owner's next run"),
-        pytest.param(register("ledger", A, 5, run=(0, 5)), ["over"], (A, 1), id="its owner's run before, too late"),
+        pytest.param(
+            register("ledger", A, 5, run=(0, 5)), ["over"], (A, 1), id="its owner's run before, too late"
+        ),
         pytest.param(unregister("ledger", A), ["ok", True], None, id="given back, whichever actor it is"),
         pytest.param(unregister("ledger", A, 1), ["ok", True], None, id="given back, since its actor ended"),
-        pytest.param(unregister("ledger", A, 2), ["ok", False], (A, 1), id="of an actor before: it has another now"),
+        pytest.param(
+            unregister("ledger", A, 2), ["ok", False], (A, 1), id="of an actor before: it has another now"
+        ),
         pytest.param(unregister("ledger", B), ["ok", False], (A, 1), id="by another host"),
-        pytest.param(unregister("ledger", A, run=(0, 5)), ["ok", False], (A, 1), id="by a run before, too late"),
+        pytest.param(
+            unregister("ledger", A, run=(0, 5)), ["ok", False], (A, 1), id="by a run before, too late"
+        ),
         pytest.param(unregister("other", A), ["ok", False], (A, 1), id="another name"),
         pytest.param(announce(A, (1, 11)), ["ok"], (A, 1), id="the same run"),
         pytest.param(announce(A, (2, 5)), ["ok"], None, id="the run is over"),
@@ -177,7 +191,15 @@ def test_what_is_no_operation_is_refused_on_all_replicas_alike_and_changes_nothi
 
 @pytest.mark.parametrize(
     "command",
-    [b"", b"no CBOR", cbor2.dumps([]), cbor2.dumps({}), cbor2.dumps([[]]), cbor2.dumps([GOOD[:-1]]), cbor2.dumps([GOOD] * 1001)],
+    [
+        b"",
+        b"no CBOR",
+        cbor2.dumps([]),
+        cbor2.dumps({}),
+        cbor2.dumps([[]]),
+        cbor2.dumps([GOOD[:-1]]),
+        cbor2.dumps([GOOD] * 1001),
+    ],
 )
 def test_what_is_no_command_is_refused(table, command):
     with pytest.raises(Refused, match="directory"):
@@ -288,7 +310,9 @@ def test_a_replica_that_loaded_a_snapshot_goes_on_like_one_that_applied_all(befo
     assert saved(other.directory) == saved(table.directory)
 
 
-@pytest.mark.parametrize("data", [b"", b"no snapshot", cbor2.dumps([2, [], []]), cbor2.dumps([1, [7], []]), cbor2.dumps([1])])
+@pytest.mark.parametrize(
+    "data", [b"", b"no snapshot", cbor2.dumps([2, [], []]), cbor2.dumps([1, [7], []]), cbor2.dumps([1])]
+)
 def test_a_damaged_snapshot_is_not_loaded(data):
     with pytest.raises(CorruptData):
         loaded(data)

@@ -114,7 +114,9 @@ def lost():
         pytest.param([], 1, 1, id="it goes well"),
         pytest.param([NotLeader(1)], 2, 1, id="surely not applied: proposed again"),
         pytest.param([SystemBusy("full")] * 3, 4, 1, id="and again"),
-        pytest.param([OutcomeUnknown("late")] * 2, 1, 1, id="unknown: the session is asked what became of it"),
+        pytest.param(
+            [OutcomeUnknown("late")] * 2, 1, 1, id="unknown: the session is asked what became of it"
+        ),
         pytest.param([lost()], 2, 2, id="the session was lost before it was applied"),
         pytest.param([OutcomeUnknown("late"), lost()], 2, 2, id="so it was found out later"),
     ],
@@ -145,9 +147,7 @@ def test_a_session_that_cannot_be_opened_is_tried_again(loop):
 
 def test_what_waits_together_becomes_one_command_in_order(loop):
     server, shard = serve(loop, opening=[NotLeader(1)])
-    futures = [
-        server.ask(["do", 20_000, register("ledger", A, each)], block=False) for each in range(1, 301)
-    ]
+    futures = [server.ask(["do", 20_000, register("ledger", A, each)], block=False) for each in range(1, 301)]
     assert [future.get(timeout=TIMEOUT_S) for future in futures] == [["ok"]] * 300
     assert len(shard.commands) <= 4
     assert shard.directory.query(["find", "ledger"]).number == 300

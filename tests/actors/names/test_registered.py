@@ -230,7 +230,8 @@ def test_many_names_at_once_become_few_commands(office):
     refs = [Echo.start() for _ in range(5)]
     before = office.replicas[1].status().commit
     futures = [
-        office[1].register(f"name {each}", refs[each % 5], block=False, timeout=TIMEOUT_S) for each in range(500)
+        office[1].register(f"name {each}", refs[each % 5], block=False, timeout=TIMEOUT_S)
+        for each in range(500)
     ]
     assert [settled(future) for future in futures] == [None] * 500
     assert office.replicas[1].status().commit - before < 100

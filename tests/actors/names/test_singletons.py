@@ -81,7 +81,9 @@ class Office:
         """Wait until it runs where the leader is, and return that host's number."""
 
         def runs():
-            running = [number for number, handle in self.handles.items() if handle.status.phase is SingletonPhase.UP]
+            running = [
+                number for number, handle in self.handles.items() if handle.status.phase is SingletonPhase.UP
+            ]
             leader = self.hosts.leader()
             return leader if running == [leader] else None
 

@@ -450,7 +450,9 @@ class Hosts:
         for number, world in enumerate(self.worlds):
             world.proceed(max(0.0, self.now - world.now))
             self.settle(number)
-        running = [number for number, world in enumerate(self.worlds) if world.tenure.phase is SingletonPhase.UP]
+        running = [
+            number for number, world in enumerate(self.worlds) if world.tenure.phase is SingletonPhase.UP
+        ]
         assert len(running) <= 1, f"{running} at {self.now}"
 
     def settle(self, number):

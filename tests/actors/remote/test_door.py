@@ -115,7 +115,11 @@ def test_what_a_newer_version_adds_does_no_harm(host):
 
 
 @settings(deadline=None)
-@given(st.lists(st.one_of(RECORDS.map(encode).map(cbor2.loads), st.lists(PLAIN, min_size=1, max_size=6)), max_size=5))
+@given(
+    st.lists(
+        st.one_of(RECORDS.map(encode).map(cbor2.loads), st.lists(PLAIN, min_size=1, max_size=6)), max_size=5
+    )
+)
 def test_whatever_comes_raises_nothing_but_a_fault_of_its_host(rows):
     try:
         FUZZED.calls.called(THERE, rows)

@@ -115,7 +115,9 @@ def test_the_traceback_is_a_note_of_what_comes_out() -> None:
     ("error", "name"),
     [
         pytest.param(Undeclared("ann", 5), f"{__name__}.Undeclared", id="a subclass of a registered one"),
-        pytest.param(FileNotFoundError(2, "No such file", "/tmp/a"), "FileNotFoundError", id="a file of that host"),
+        pytest.param(
+            FileNotFoundError(2, "No such file", "/tmp/a"), "FileNotFoundError", id="a file of that host"
+        ),
         pytest.param(ConnectionResetError("reset"), "ConnectionResetError", id="a connection of that host"),
         pytest.param(ExceptionGroup("all", [ValueError("one")]), "ExceptionGroup", id="a group"),
         pytest.param(KeyboardInterrupt(), "KeyboardInterrupt", id="what would end a process"),
@@ -126,7 +128,10 @@ def test_an_exception_that_is_not_registered_comes_out_as_a_remote_error(error: 
     out = crossed(raised(error))
     assert type(out) is RemoteError
     assert (out.type, out.text) == (name, str(error))
-    assert out.traceback.rstrip().endswith(f"{name}: {error}" if str(error) else name) or "ExceptionGroup" in name
+    assert (
+        out.traceback.rstrip().endswith(f"{name}: {error}" if str(error) else name)
+        or "ExceptionGroup" in name
+    )
     assert str(out) == (f"{name}: {error}" if str(error) else name)
     assert not out.outcome_known
 
@@ -289,7 +294,9 @@ NAMES = st.one_of(
 
 
 @given(NAMES, TEXTS, TEXTS, st.one_of(st.none(), st.binary(), VALUES.map(lambda value: pack([value], REFS))))
-def test_whatever_comes_in_an_exception_comes_out(name: str, text: str, trace: str, args: bytes | None) -> None:
+def test_whatever_comes_in_an_exception_comes_out(
+    name: str, text: str, trace: str, args: bytes | None
+) -> None:
     assert isinstance(decode_failure(Failure(name, text, trace, args), REFS), Exception)
 
 
@@ -311,7 +318,9 @@ def test_whatever_comes_in_an_exception_comes_out(name: str, text: str, trace: s
             id="what ends a process",
         ),
         pytest.param(
-            lambda: failure("ValueError")(Undeclared), "is the name of ValueError: choose another", id="a built-in name"
+            lambda: failure("ValueError")(Undeclared),
+            "is the name of ValueError: choose another",
+            id="a built-in name",
         ),
         pytest.param(
             lambda: failure("test.overdrawn")(Undeclared),
@@ -319,7 +328,9 @@ def test_whatever_comes_in_an_exception_comes_out(name: str, text: str, trace: s
             id="a name that is taken",
         ),
         pytest.param(
-            lambda: failure("test.my_key_error")(KeyError), "KeyError has the name 'KeyError'", id="a second name"
+            lambda: failure("test.my_key_error")(KeyError),
+            "KeyError has the name 'KeyError'",
+            id="a second name",
         ),
         pytest.param(lambda: failure(""), "must be printable and not empty", id="no name"),
     ],

@@ -25,7 +25,10 @@ patient = settings(
 small = st.integers(0, SMALL - 1)
 numbers = st.one_of(small, small, st.integers(0, 1 << 62))
 targets = st.one_of(st.tuples(st.just(HERE), small).map(list), st.lists(numbers, min_size=2, max_size=2))
-paths = st.lists(st.one_of(st.sampled_from(["echo", "limit", "fail", "_private", "stop", "__class__"]), printable), max_size=3)
+paths = st.lists(
+    st.one_of(st.sampled_from(["echo", "limit", "fail", "_private", "stop", "__class__"]), printable),
+    max_size=3,
+)
 references = st.builds(
     lambda *fields: {"@": list(fields)},
     st.one_of(st.sampled_from(["127.0.0.1:7000", "127.0.0.2:7000", "a:1", ""]), TEXTS),
@@ -43,13 +46,20 @@ messages = st.sampled_from(
         "hang",
     ]
 )
-values = st.one_of(st.binary(max_size=9), *(each.map(cbor2.dumps) for each in (WIRES, references, messages, st.lists(references, max_size=3))))
+values = st.one_of(
+    st.binary(max_size=9),
+    *(each.map(cbor2.dumps) for each in (WIRES, references, messages, st.lists(references, max_size=3))),
+)
 times = st.integers(0, 1000)
 kwargs = st.one_of(values, st.dictionaries(TEXTS, st.integers(0, 3), max_size=2).map(cbor2.dumps))
 args = st.one_of(values, st.lists(st.integers(0, 3), max_size=2).map(cbor2.dumps))
-founds = st.tuples(targets, printable, st.lists(printable, max_size=3)).map(lambda found: cbor2.dumps(list(found)))
+founds = st.tuples(targets, printable, st.lists(printable, max_size=3)).map(
+    lambda found: cbor2.dumps(list(found))
+)
 failures = st.tuples(
-    st.sampled_from(["KeyError", "drakkar.NotLeader", "drakkar.ValueRefused", "pykka.ActorDeadError", "strange.Error", ""]),
+    st.sampled_from(
+        ["KeyError", "drakkar.NotLeader", "drakkar.ValueRefused", "pykka.ActorDeadError", "strange.Error", ""]
+    ),
     TEXTS,
     TEXTS,
     st.one_of(st.none(), args),
@@ -62,7 +72,12 @@ ROWS = st.one_of(
     st.tuples(st.just(4), numbers, targets, times, paths),
     st.tuples(st.just(5), numbers, targets, times, paths, values),
     st.tuples(st.just(6), numbers, st.one_of(values, founds)),
-    st.tuples(st.just(7), numbers, st.sampled_from(["raised", "dead", "unknown", "busy", "refused", "late"]), failures),
+    st.tuples(
+        st.just(7),
+        numbers,
+        st.sampled_from(["raised", "dead", "unknown", "busy", "refused", "late"]),
+        failures,
+    ),
     st.tuples(st.just(8), numbers, st.one_of(printable, st.sampled_from(["echo", "guarded", "listed"]))),
     st.tuples(st.just(9), numbers),
     st.tuples(st.just(10), numbers, targets),
@@ -109,14 +124,30 @@ def test_the_inputs_come_through_to_actors_questions_and_watches(stage: Stage) -
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param([2, 1, [HERE, 0], 1000, cbor2.dumps([{"@": ["a:1", 1, 1, "", "\0", []]}])], id="a class name with a null"),
-        pytest.param([2, 1, [HERE, 0], 1000, cbor2.dumps([{"@": ["a:1", 1, 1, "\n", "x" * 5000, []]}])], id="a long class name"),
+        pytest.param(
+            [2, 1, [HERE, 0], 1000, cbor2.dumps([{"@": ["a:1", 1, 1, "", "\0", []]}])],
+            id="a class name with a null",
+        ),
+        pytest.param(
+            [2, 1, [HERE, 0], 1000, cbor2.dumps([{"@": ["a:1", 1, 1, "\n", "x" * 5000, []]}])],
+            id="a long class name",
+        ),
         pytest.param([2, 1, [HERE, 0], 1000, cbor2.dumps([{"@": ["", 1, 1, "", "", []]}])], id="no address"),
         pytest.param([6, 0, cbor2.dumps([[1, 2], "A", ["a", "a.b"]])], id="attributes below what has none"),
-        pytest.param([7, 2, "raised", ["drakkar.ValueRefused", "", "", cbor2.dumps([1])]], id="an exception of too few arguments"),
-        pytest.param([12, 0, ["drakkar.ActorCrashed", "", "", cbor2.dumps([[[]]])]], id="an end with strange arguments"),
-        pytest.param([3, 0, [HERE, 0], 0, ["echo"], cbor2.dumps({}), cbor2.dumps([])], id="arguments the wrong way round"),
-        pytest.param([3, 0, [HERE, 0], 0, ["_private"], cbor2.dumps([]), cbor2.dumps({})], id="a private method"),
+        pytest.param(
+            [7, 2, "raised", ["drakkar.ValueRefused", "", "", cbor2.dumps([1])]],
+            id="an exception of too few arguments",
+        ),
+        pytest.param(
+            [12, 0, ["drakkar.ActorCrashed", "", "", cbor2.dumps([[[]]])]], id="an end with strange arguments"
+        ),
+        pytest.param(
+            [3, 0, [HERE, 0], 0, ["echo"], cbor2.dumps({}), cbor2.dumps([])],
+            id="arguments the wrong way round",
+        ),
+        pytest.param(
+            [3, 0, [HERE, 0], 0, ["_private"], cbor2.dumps([]), cbor2.dumps({})], id="a private method"
+        ),
     ],
 )
 def test_what_is_wrong_in_one_record_harms_no_other(stage: Stage, row: list[Any]) -> None:

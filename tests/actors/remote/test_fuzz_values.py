@@ -47,13 +47,22 @@ MARKS = st.sampled_from(
 )
 FIELDS = st.sampled_from(["account", "amount", "text", "more", "@", "other"])
 STRANGE = st.sampled_from(
-    [cbor2.undefined, cbor2.CBORSimpleValue(1), cbor2.CBORTag(28, []), cbor2.CBORTag(2, b"1" * 9), b"", float("nan")]
+    [
+        cbor2.undefined,
+        cbor2.CBORSimpleValue(1),
+        cbor2.CBORTag(28, []),
+        cbor2.CBORTag(2, b"1" * 9),
+        b"",
+        float("nan"),
+    ]
 )
 WIRES = st.recursive(
     st.one_of(st.none(), st.integers(-9, 9), TEXTS, st.binary(max_size=3), MARKS, STRANGE),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
-        st.dictionaries(st.one_of(FIELDS, TEXTS, st.integers(0, 3), st.binary(max_size=2)), inner, max_size=4),
+        st.dictionaries(
+            st.one_of(FIELDS, TEXTS, st.integers(0, 3), st.binary(max_size=2)), inner, max_size=4
+        ),
         st.builds(lambda mark, rest: {**rest, "@": mark}, MARKS, st.dictionaries(FIELDS, inner, max_size=3)),
         st.builds(lambda inner: {"@": inner}, inner),
     ),
@@ -134,7 +143,9 @@ def test_good_inputs_come_through(wire: Any) -> None:
     assert check_value(cbor2.dumps(wire))
 
 
-@pytest.mark.parametrize("mark", ["test.deposit", "test.unknown", {"@": 1}, [], ["a:1", 7, [], None]], ids=repr)
+@pytest.mark.parametrize(
+    "mark", ["test.deposit", "test.unknown", {"@": 1}, [], ["a:1", 7, [], None]], ids=repr
+)
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 2 * MAX_DEPTH + 4, 1000])
 def test_marks_inside_each_other_end_at_the_bound(mark: Any, depth: int) -> None:
     for maker in (

@@ -86,7 +86,9 @@ def test_what_was_put_together_leaves_together_and_in_order(host, inside):
     assert len(host.thread.waiting) == 1, "one wake-up for all"
     assert [record.message for record in host.wire.take()] == [bytes([number]) for number in range(5)]
     host.tell(b"later")
-    assert [record.message for record in host.wire.take()] == [b"later"], "and another one for what comes after"
+    assert [record.message for record in host.wire.take()] == [b"later"], (
+        "and another one for what comes after"
+    )
 
 
 def test_what_threads_put_leaves_once_and_in_the_order_of_each(host):

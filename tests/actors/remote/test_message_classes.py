@@ -132,13 +132,21 @@ def second_name() -> Any:
         pytest.param(a_function, ["deposit", "is no class"], id="a function"),
         pytest.param(
             without_init,
-            ["Computed.doubled'", "has init=False, so it would be lost", "make it an argument, or a property"],
+            [
+                "Computed.doubled'",
+                "has init=False, so it would be lost",
+                "make it an argument, or a property",
+            ],
             id="a field that is no argument",
         ),
         pytest.param(
-            with_init_var, ["Given.factor'", "is an InitVar", "make it a field"], id="an argument that is no field"
+            with_init_var,
+            ["Given.factor'", "is an InitVar", "make it a field"],
+            id="an argument that is no field",
         ),
-        pytest.param(marked_field, ["Marked.@name'", "begins with '@'", "choose another name"], id="a marked field"),
+        pytest.param(
+            marked_field, ["Marked.@name'", "begins with '@'", "choose another name"], id="a marked field"
+        ),
         pytest.param(
             taken,
             [

@@ -106,7 +106,23 @@ def test_a_kind_of_a_later_version_is_none(kind: int) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [None, 1, "ab", b"\x01", {}, {1: 2}, [], [None], ["1"], [True, HERE, b"m"], [1.0], [-1], [1 << 63], [[1]], [[]]],
+    [
+        None,
+        1,
+        "ab",
+        b"\x01",
+        {},
+        {1: 2},
+        [],
+        [None],
+        ["1"],
+        [True, HERE, b"m"],
+        [1.0],
+        [-1],
+        [1 << 63],
+        [[1]],
+        [[]],
+    ],
     ids=repr,
 )
 def test_what_is_no_record_is_refused(row: Any) -> None:
@@ -115,7 +131,20 @@ def test_what_is_no_record_is_refused(row: Any) -> None:
 
 
 NO_NUMBERS = [-1, 1 << 63, 1.0, True, "1", None, b"1", [1], {}]
-NO_TARGETS = [None, 5, [], [5], [5, 7, 9], [5, -1], [-1, 7], [5, 1 << 63], [True, 7], ["5", 7], {"a": 1}, b"57"]
+NO_TARGETS = [
+    None,
+    5,
+    [],
+    [5],
+    [5, 7, 9],
+    [5, -1],
+    [-1, 7],
+    [5, 1 << 63],
+    [True, 7],
+    ["5", 7],
+    {"a": 1},
+    b"57",
+]
 NO_TIMES = [-1, MAX_MILLISECONDS + 1, 1.5, True, None, "1"]
 NO_BYTES = [None, "m", 1, [], ["m"], {}]
 NO_NAMES = [None, "", "a\nb", "a" * (MAX_NAME + 1), b"a", 1, ["a"], "\u200b"]

@@ -162,8 +162,6 @@ def test_a_future_that_calls_nobody_back_is_refused_at_once(side, keeper, target
     assert "send what it holds: future.get()" in str(error(threading))
 
 
-
-
 @pytest.mark.parametrize(
     ("answer", "text"),
     [(object(), "object"), ({1: 2}, "keys"), (bytes(2000), "more than")],
@@ -298,11 +296,15 @@ def test_proxies_call_get_and_set(side, account):
     "record",
     [
         pytest.param(lambda to: Call(1, to, LONG, ("_secret",), packed([]), packed({})), id="private"),
-        pytest.param(lambda to: Call(1, to, LONG, ("balance",), packed([]), packed({})), id="call an attribute"),
+        pytest.param(
+            lambda to: Call(1, to, LONG, ("balance",), packed([]), packed({})), id="call an attribute"
+        ),
         pytest.param(lambda to: Get(1, to, LONG, ("deposit",)), id="read a method"),
         pytest.param(lambda to: Set(1, to, LONG, ("deposit",), packed(1)), id="replace a method"),
         pytest.param(lambda to: Get(1, to, LONG, ("balance", "real")), id="below an attribute"),
-        pytest.param(lambda to: Call(1, to, LONG, ("deposit", "__call__"), packed([]), packed({})), id="below a method"),
+        pytest.param(
+            lambda to: Call(1, to, LONG, ("deposit", "__call__"), packed([]), packed({})), id="below a method"
+        ),
         pytest.param(lambda to: Get(1, to, LONG, ("__class__",)), id="the class"),
         pytest.param(lambda to: Call(1, to, LONG, ("nothing",), packed([]), packed({})), id="nothing"),
     ],
@@ -353,7 +355,9 @@ def test_so_many_questions_to_one_actor_and_in_all_may_be_open(side, keeper, tar
     assert len([other.take(), other.take()]) == 2
 
 
-def test_a_question_that_never_gets_an_answer_gives_its_place_back_when_its_time_is_over(side, keeper, target):
+def test_a_question_that_never_gets_an_answer_gives_its_place_back_when_its_time_is_over(
+    side, keeper, target
+):
     never = ActorFuture()
     assert ask(side, target, 1, milliseconds=1000)
     keeper.take().reply_to.set(never)
@@ -402,7 +406,9 @@ def test_the_bytes_that_wait_for_actors_are_bounded(side, keeper, target, monkey
     assert side.counters[replies.DROPPED_MESSAGES] == 0
 
 
-def test_a_host_that_comes_again_does_not_begin_anew_while_its_messages_wait(side, keeper, target, monkeypatch):
+def test_a_host_that_comes_again_does_not_begin_anew_while_its_messages_wait(
+    side, keeper, target, monkeypatch
+):
     monkeypatch.setattr(serving, "MAX_BYTES_OF_ONE", 90_000)
     side.hear(Tell(target, packed(bytes(88_000))))
     side.lose()
@@ -464,7 +470,10 @@ def test_an_actor_that_ends_leaves_no_question_without_an_answer(side, keeper, t
     [actor] = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     ended = side.wire.take()
-    assert sorted((failed.question, failed.kind) for failed in ended) == [(1, FailKind.DEAD), (2, FailKind.DEAD)]
+    assert sorted((failed.question, failed.kind) for failed in ended) == [
+        (1, FailKind.DEAD),
+        (2, FailKind.DEAD),
+    ]
     assert "ended before it answered" in str(error(ended[0]))
     pending.set("too late")
     later.set("what it had promised")

@@ -85,7 +85,9 @@ def test_a_reference_comes_out_as_one_wherever_it_is() -> None:
 @pytest.mark.parametrize(
     ("value", "wire"),
     [
-        pytest.param({"a": [None, True, 1, 1.5, "b", b"c"]}, {"a": [None, True, 1, 1.5, "b", b"c"]}, id="plain"),
+        pytest.param(
+            {"a": [None, True, 1, 1.5, "b", b"c"]}, {"a": [None, True, 1, 1.5, "b", b"c"]}, id="plain"
+        ),
         pytest.param(Deposit("ann", 5), {"@": "test.deposit", "account": "ann", "amount": 5}, id="message"),
         pytest.param(Nothing(), {"@": "test.nothing"}, id="message without fields"),
         pytest.param({"@": 1, "a": 2}, {"@": {"@": 1, "a": 2}}, id="a dict that looks like a message"),
@@ -144,9 +146,15 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # as users write them
             "message['a'][3].amount is of type decimal.Decimal: send str(value)",
             id="the path to it",
         ),
-        pytest.param([{"a": [[object()]]}], f"message[0]['a'][0][0] is of type object: {PLAIN_REMEDY}", id="a deeper path"),
+        pytest.param(
+            [{"a": [[object()]]}],
+            f"message[0]['a'][0][0] is of type object: {PLAIN_REMEDY}",
+            id="a deeper path",
+        ),
         pytest.param({1}, "message is of type set: send a list, such as sorted(value)", id="set"),
-        pytest.param(frozenset(), "message is of type frozenset: send a list, such as sorted(value)", id="frozenset"),
+        pytest.param(
+            frozenset(), "message is of type frozenset: send a list, such as sorted(value)", id="frozenset"
+        ),
         pytest.param(bytearray(b"1"), "message is of type bytearray: send bytes(value)", id="bytearray"),
         pytest.param(memoryview(b"1"), "message is of type memoryview: send bytes(value)", id="memoryview"),
         pytest.param(
@@ -155,14 +163,24 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # as users write them
             id="datetime",
         ),
         pytest.param(
-            datetime.timedelta(1), "message is of type datetime.timedelta: send value.total_seconds()", id="timedelta"
+            datetime.timedelta(1),
+            "message is of type datetime.timedelta: send value.total_seconds()",
+            id="timedelta",
         ),
-        pytest.param(Colour.RED, f"message is of type {__name__}.Colour: send its value: member.value", id="enum"),
-        pytest.param(Amount(1), f"message is of type {__name__}.Amount: send int(value)", id="a subclass of int"),
-        pytest.param(Counter("a"), "message is of type collections.Counter: send dict(value)", id="a subclass of dict"),
+        pytest.param(
+            Colour.RED, f"message is of type {__name__}.Colour: send its value: member.value", id="enum"
+        ),
+        pytest.param(
+            Amount(1), f"message is of type {__name__}.Amount: send int(value)", id="a subclass of int"
+        ),
+        pytest.param(
+            Counter("a"), "message is of type collections.Counter: send dict(value)", id="a subclass of dict"
+        ),
         pytest.param(Pair(1, 2), f"message is of type {__name__}.Pair: send tuple(value)", id="namedtuple"),
         pytest.param(
-            ValueError("no"), "message is of type ValueError: raise it, or send its text: str(error)", id="exception"
+            ValueError("no"),
+            "message is of type ValueError: raise it, or send its text: str(error)",
+            id="exception",
         ),
         pytest.param(
             Unregistered(),
@@ -176,12 +194,20 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # as users write them
             "on all hosts",
             id="a subclass of a registered one",
         ),
-        pytest.param(Deposit, f"message is of type type: {PLAIN_REMEDY}", id="the class in place of an instance"),
-        pytest.param(print, f"message is of type builtin_function_or_method: {PLAIN_REMEDY}", id="a function"),
-        pytest.param(1j, f"message is of type complex: {PLAIN_REMEDY}", id="complex"),
-        pytest.param(1 << 64, "message is an int of more than 64 bits: send it as a string or as bytes", id="large int"),
         pytest.param(
-            [-(1 << 64) - 1], "message[0] is an int of more than 64 bits: send it as a string or as bytes", id="small int"
+            Deposit, f"message is of type type: {PLAIN_REMEDY}", id="the class in place of an instance"
+        ),
+        pytest.param(
+            print, f"message is of type builtin_function_or_method: {PLAIN_REMEDY}", id="a function"
+        ),
+        pytest.param(1j, f"message is of type complex: {PLAIN_REMEDY}", id="complex"),
+        pytest.param(
+            1 << 64, "message is an int of more than 64 bits: send it as a string or as bytes", id="large int"
+        ),
+        pytest.param(
+            [-(1 << 64) - 1],
+            "message[0] is an int of more than 64 bits: send it as a string or as bytes",
+            id="small int",
         ),
         pytest.param(
             {"a": {3: 1}},
@@ -277,7 +303,9 @@ def test_a_deeper_value_is_refused(makers: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("makers", MAKERS)
-def test_a_deeper_value_is_refused_where_it_comes_in(makers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deeper_value_is_refused_where_it_comes_in(
+    makers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(values, "MAX_DEPTH", MAX_DEPTH + 1)
         data = pack(nested(makers, MAX_DEPTH + 1), REFS)
@@ -366,7 +394,12 @@ def test_a_field_that_the_sender_does_not_know_and_that_has_no_default_is_named(
 
 
 def test_a_field_that_the_receiver_does_not_know_is_dropped_and_counted() -> None:
-    wire = {"@": "test.deposit", "account": "ann", "currency": "EUR", "note": {"@": "test.of_a_later_version"}}
+    wire = {
+        "@": "test.deposit",
+        "account": "ann",
+        "currency": "EUR",
+        "note": {"@": "test.of_a_later_version"},
+    }
     dropped: Counter[str] = Counter()
     assert unpack(cbor2.dumps([wire, wire]), REFS, dropped=dropped) == [Deposit("ann"), Deposit("ann")]
     assert dropped == {"test.deposit": 4}
@@ -392,7 +425,9 @@ class Derived(Base):
     second: int = 2
 
 
-@pytest.mark.parametrize("value", [Keywords(self=1), Keywords(self=1, cls=3), Base(1), Derived(1), Derived(3, 4)])
+@pytest.mark.parametrize(
+    "value", [Keywords(self=1), Keywords(self=1, cls=3), Base(1), Derived(1), Derived(3, 4)]
+)
 def test_all_forms_of_dataclasses_come_out(value: Any) -> None:
     assert shape(unpack(pack(value, REFS), REFS)) == shape(value)
 
@@ -419,10 +454,16 @@ BREAK = b"\xff"
         pytest.param({"a": cbor2.CBORSimpleValue(99)}, "message['a'] is a CBOR value", id="a simple value"),
         pytest.param({"@": None}, "message is a map with the key '@'", id="a mark that is none"),
         pytest.param({"@": [], "a": 1}, "message is a map with the key '@'", id="a reference with fields"),
-        pytest.param({"@": {}, "a": 1}, "message is a map with the key '@'", id="an escaped dict with fields"),
-        pytest.param({"@": []}, "message is a reference to an actor, which cannot be used", id="an empty reference"),
+        pytest.param(
+            {"@": {}, "a": 1}, "message is a map with the key '@'", id="an escaped dict with fields"
+        ),
+        pytest.param(
+            {"@": []}, "message is a reference to an actor, which cannot be used", id="an empty reference"
+        ),
         pytest.param({"@": [{}]}, "message is a reference that no host sends", id="a reference with a map"),
-        pytest.param({"@": [[[]]]}, "message is a reference that no host sends", id="a reference with deep lists"),
+        pytest.param(
+            {"@": [[[]]]}, "message is a reference that no host sends", id="a reference with deep lists"
+        ),
         pytest.param(
             {"@": ["a:1", 1000, [], None]},
             "message is a reference to an actor, which cannot be used: DrakkarError: no such actor",
@@ -434,7 +475,9 @@ BREAK = b"\xff"
             "class, with @message('os.system'), on the host that receives it",
             id="a class that is not registered",
         ),
-        pytest.param({"@": "test.base", "first": [{"@": 1}]}, "message.first[0] is a map", id="the path to it"),
+        pytest.param(
+            {"@": "test.base", "first": [{"@": 1}]}, "message.first[0] is a map", id="the path to it"
+        ),
     ],
 )
 def test_what_no_host_sends_is_refused(wire: Any, said: str) -> None:
@@ -501,7 +544,9 @@ class Checked:
 def test_what_a_class_raises_refuses_the_value() -> None:
     assert unpack(pack([Checked(1)], REFS), REFS) == [Checked(1)]
     said = wire_refusal([{"@": "test.checked", "amount": -1}])
-    assert said.startswith(f"message[0] is a 'test.checked', whose class {__name__}.Checked raised ValueError: -1 is below")
+    assert said.startswith(
+        f"message[0] is a 'test.checked', whose class {__name__}.Checked raised ValueError: -1 is below"
+    )
     assert said.endswith(": send what the class allows")
     assert len(said) < 600
     assert "raised TypeError" in wire_refusal({"@": "test.checked", "amount": "one"})
@@ -540,4 +585,3 @@ def test_an_exception_without_a_text_refuses_the_value_too() -> None:
 )
 def test_the_texts_of_errors_are_bounded(wire: Any) -> None:
     assert len(wire_refusal(wire)) < 1000
-

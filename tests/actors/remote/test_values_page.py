@@ -49,7 +49,9 @@ def test_the_errors_of_the_page_are_those_that_are_raised(value: Any) -> None:
 
 
 def test_the_page_names_all_exceptions_of_python_that_are_registered() -> None:
-    named = [cls for cls in failures._BUILT_IN if not issubclass(cls, ArithmeticError) or cls is ArithmeticError]
+    named = [
+        cls for cls in failures._BUILT_IN if not issubclass(cls, ArithmeticError) or cls is ArithmeticError
+    ]
     assert [cls.__name__ for cls in named if f"`{cls.__name__}`" not in PAGE] == []
 
 

@@ -6,7 +6,14 @@ from random import Random
 import pykka
 import pytest
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits
-from drakkar.actors.runtime.children import MAX_CHILDREN, MAX_LEFT, START_GRACE_S, Family, ChildPhase, TooManyRestarts
+from drakkar.actors.runtime.children import (
+    MAX_CHILDREN,
+    MAX_LEFT,
+    START_GRACE_S,
+    ChildPhase,
+    Family,
+    TooManyRestarts,
+)
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.errors import ConfigError, SystemBusy

@@ -136,7 +136,9 @@ def test_children_start_in_order_and_stop_in_reverse(loop, story, kind):
     ref = supervise(loop, story, kind)
     proxy = up(ref)
     assert story.lines == ["+a", "+b", "+c"]
-    assert [status.phase for status in proxy.children().get(timeout=TIMEOUT_S).values()] == [ChildPhase.UP] * 3
+    assert [status.phase for status in proxy.children().get(timeout=TIMEOUT_S).values()] == [
+        ChildPhase.UP
+    ] * 3
     assert list(story.refs) == ["a", "b", "c"], "published"
     assert ref.stop(timeout=TIMEOUT_S) is True
     assert story.lines[3:] == ["-c", "-b", "-a"]
@@ -325,13 +327,17 @@ def test_an_actor_that_comes_too_late_is_stopped(loop, story, gate):
 
 def test_a_publication_that_hangs_is_a_failure(loop, story, gate):
     spec = ChildSpec("a", Trio, (story, "a"), publish="a", start_timeout=0.1)
-    ref = Supervisor.start([spec], publish=lambda *_: gate.wait(TIMEOUT_S), max_restarts=0, loop=loop, **QUICK)
+    ref = Supervisor.start(
+        [spec], publish=lambda *_: gate.wait(TIMEOUT_S), max_restarts=0, loop=loop, **QUICK
+    )
     assert "did not start within" in str(died(ref).reason)
     gate.set()
     wait_until(lambda: story.lines == ["+a", "-a"])
 
 
-def test_a_child_that_does_not_stop_is_left_behind_with_an_error_and_the_others_stop(loop, story, gate, caplog):
+def test_a_child_that_does_not_stop_is_left_behind_with_an_error_and_the_others_stop(
+    loop, story, gate, caplog
+):
     specs = [
         ChildSpec("a", Threaded, (story, "a")),
         ChildSpec("stubborn", Threaded, (story, "stubborn"), stop_timeout=0.1),

@@ -402,10 +402,8 @@ def _calls_of(figures):
     """What the table says of the calls of the innocent."""
     if not figures.calls_before:
         return []
-    return [
-        f"calls/s of others: {figures.calls_before:,.0f} before, {figures.calls_during:,.0f} during it, "
-        f"{figures.calls_after:,.0f} after"
-    ]
+    pace = (figures.calls_before, figures.calls_during, figures.calls_after)
+    return ["calls/s of others: {:,.0f} before, {:,.0f} during it, {:,.0f} after".format(*pace)]
 
 
 __all__ = ["INNOCENT", "RESULTS", "TICK", "Authority", "Figures", "Pace", "Target", "context", "table"]

@@ -172,8 +172,8 @@ def _notes(results: Results, about: dict[str, Any]) -> list[str]:
     asked = dict.fromkeys(row.system for row in results.calls)
     medians = [
         f"Medians of {count} rounds. CPU is what all processes together, clients included, take for one command.",
-        f"Drakkar x, TrioActor x: how many times the row's rate {DRAKKAR}, or {TRIO_ACTOR}, reaches in the same round, the median; "
-        "below 1 it is slower.",
+        f"Drakkar x, TrioActor x: how many times the row's rate {DRAKKAR}, or {TRIO_ACTOR}, reaches in the same round, the median.",
+        "Below 1 it is slower.",
     ]
     return [
         *(medians if count else []),

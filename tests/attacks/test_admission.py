@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tests.actors.support import until
 from tests.attacks import forge
 from tests.attacks.forge import STRANGER, crowd
 
@@ -86,7 +87,7 @@ def _crowd(target, name, greet, **options):
     with target.attack(name) as seen:
         with crowd(list(target.members.values()), SILENT, greet=greet, **options) as strangers:
             seen.watch()
-            assert strangers.opened >= SILENT, "the strangers were not even there"
+            until(lambda: strangers.opened >= SILENT)  # else the attack was none
             took = _member_is_let_in(target)
         seen.note(f"a member was let in within {took:.2f} s ({calm:.2f} s before)")
     assert took < LATE_S

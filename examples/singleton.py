@@ -43,7 +43,7 @@ class Jobs(StateMachine):
         self.fence, self.done = fence, self.done + 1
         return self.done
 
-    def query(self, query: object) -> int:
+    def query(self, _: object) -> int:
         """Return how many jobs are done."""
         return self.done
 

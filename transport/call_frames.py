@@ -120,7 +120,7 @@ def decode_calls(body: bytes | bytearray | memoryview) -> list[list[Any]]:
 
     Raises `FrameError` for a body that no correct host sends.
     """
-    records = loads_strict(body, MAX_DEPTH)
+    records = loads_strict(memoryview(body), MAX_DEPTH)
     if type(records) is not list or not records:
         raise FrameError("a frame of calls is not a list of one record or more")
     if len(records) > RECORDS_PER_FRAME:

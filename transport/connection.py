@@ -408,12 +408,12 @@ def _place(stream: trio.SocketStream) -> Place | None:
         return None
 
 
-async def refuses(place: Place, timeout: float) -> bool:
+async def refuses(place: Place, seconds: float) -> bool:
     """Return whether the kernel at a place refuses a connection, which takes so many seconds at most.
 
     For a place where there was a connection: the name of the host may lead elsewhere by now.
     """
-    with trio.move_on_after(timeout), trio.socket.socket(place.family) as attempt:
+    with trio.move_on_after(seconds), trio.socket.socket(place.family) as attempt:
         track(attempt)
         try:
             await attempt.connect(place.address)

@@ -86,7 +86,7 @@ class RunId(NamedTuple):
     """One run of one host."""
 
     host_id: str
-    count: int
+    starts: int
     nonce: int
 
     @classmethod
@@ -358,7 +358,7 @@ class Liveness:
         # Once only: where a proxy refuses again and again while the host lives, its shards are disturbed once a run.
         if host.reported != run:
             host.reported = run
-            self._gone(host.name, run.host_id, run.count)
+            self._gone(host.name, run.host_id, run.starts)
 
     def has_gone(self, name: str) -> bool:
         """Return whether the run that was reached last at a canonical address is taken for gone."""
@@ -393,7 +393,7 @@ class Liveness:
         host = self._hosts.get(name)
         if host is None:
             return Life(HostState.UNKNOWN, "", 0)
-        return Life(host.state, host.run.host_id, host.run.count)
+        return Life(host.state, host.run.host_id, host.run.starts)
 
     def states(self) -> Counter[HostState]:
         """Return how many of the tracked hosts are in which state. From any thread."""
@@ -402,7 +402,7 @@ class Liveness:
     def _become(self, host: _Host, state: HostState, why: str) -> None:
         if host.state is not state and host.name in self.tracked:
             host.state = state
-            self._changed(HostStateChanged(host.name, host.run.host_id, host.run.count, state, why))
+            self._changed(HostStateChanged(host.name, host.run.host_id, host.run.starts, state, why))
 
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)

@@ -990,8 +990,10 @@ class NodeHost:
         return node.raft.config
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Tell `subscriber` of this host's events: `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`,
-        `ReplicaRemoved`, `HostStateChanged`.
+        """Tell `subscriber` of this host's events.
+
+        They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved` and
+        `HostStateChanged`.
 
         An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
         no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never

@@ -66,15 +66,15 @@ class Owner(NamedTuple):
 
     host: str
     """Its id: made with its data directory. Of a host without one, its address."""
-    count: int
-    """How many starts it has seen. Of a host without a data directory, when it started."""
+    starts: int
+    """How many it has seen. Of a host without a data directory, when it started."""
     nonce: int
     """A random number of this run."""
 
     @property
     def run(self) -> tuple[int, int]:
         """Runs of one host are ordered by it."""
-        return self.count, self.nonce
+        return self.starts, self.nonce
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,13 +215,15 @@ class DirectoryServer(TrioActor):
 
     def on_stop(self) -> None:
         """Answer all who wait."""
-        self._end(f"the replica of the directory in shard {self._shard.shard_id} has ended on this host")
+        self._answer_all(
+            f"the replica of the directory in shard {self._shard.shard_id} has ended on this host"
+        )
 
     def on_failure(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
         """Answer all who wait."""
-        self._end(f"the server of the directory in shard {self._shard.shard_id} has failed: {error}")
+        self._answer_all(f"the server of the directory in shard {self._shard.shard_id} has failed: {error}")
 
-    def _end(self, why: str) -> None:
+    def _answer_all(self, why: str) -> None:
         self._alarm.cancel()
         for operation in self._batch:
             operation.answer.try_set(_failed(why, known=False))

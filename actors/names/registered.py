@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pykka
 import trio
@@ -362,11 +362,11 @@ def ask_at(calls: Calls, address: str, name: str, message: Any, timeout: float) 
 
 def _asked(server: pykka.ActorRef[Any], message: Any) -> ActorFuture[Any]:
     try:
-        asked: ActorFuture[Any] = server.ask(message, block=False)
+        return cast("ActorFuture[Any]", server.ask(message, block=False))
     except DrakkarError as error:  # its inbox is full
-        asked = ActorFuture()
+        asked: ActorFuture[Any] = ActorFuture()
         asked.fail(error)
-    return asked
+        return asked
 
 
 def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import pykka
 import trio
@@ -65,7 +65,9 @@ class SingletonSpec:
 
     def make(self, fence: int) -> pykka.ActorRef[Any]:
         """Start it. May block, and raises what its constructor raises."""
-        start: Any = self.start.start if isinstance(self.start, type) else self.start
+        start: Any = (
+            cast("type[pykka.Actor]", self.start).start if isinstance(self.start, type) else self.start
+        )
         ref: pykka.ActorRef[Any] = start(*self.args, fence=fence, **self.kwargs)
         return ref
 
@@ -164,7 +166,7 @@ class SingletonKeeper(TrioActor):
             self._declare(message)
             return None
         if isinstance(message, Leave):
-            return self._leave(message.name)
+            return self._leave_singletons(message.name)
         return self._on_question(message)
 
     def _declare(self, message: Declare) -> None:
@@ -173,7 +175,7 @@ class SingletonKeeper(TrioActor):
         self._shards[spec.shard_id] = self._clock()
         self._look_at_office(spec.shard_id)
 
-    def _leave(self, name: str | None) -> AnswerLater[bool]:
+    def _leave_singletons(self, name: str | None) -> AnswerLater[bool]:
         answer: AnswerLater[bool] = AnswerLater()
         kept = None if name is None else self._kept.get(name)
         if name is not None and kept is None:

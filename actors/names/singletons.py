@@ -109,8 +109,8 @@ class Singleton:
         self._owner.loop.spawn(self._find, found, timeout, name=f"find the singleton {self.name!r}")
         return found.get(timeout=timeout + GRACE_S) if block else found
 
-    async def _find(self, found: ActorFuture[pykka.ActorRef[Any]], timeout: float) -> None:
-        until = time.monotonic() + timeout
+    async def _find(self, found: ActorFuture[pykka.ActorRef[Any]], seconds: float) -> None:
+        until = time.monotonic() + seconds
         why = "no leader of its shard is known here"
         try:
             while time.monotonic() < until:
@@ -119,7 +119,7 @@ class Singleton:
                     found.try_set(ref)
                     return
                 await trio.sleep(min(LOOK_INTERVAL_S, max(0.0, until - time.monotonic())))
-            found.try_fail(RequestDropped(f"{self!r} was not found within {timeout} seconds: {why}"))
+            found.try_fail(RequestDropped(f"{self!r} was not found within {seconds} seconds: {why}"))
         finally:
             found.try_fail(LoopError(f"the loop of this host ended before {self!r} was found"))
 

@@ -132,7 +132,7 @@ def decode_failure(failed: Failure, refs: Refs) -> Exception:
     if registered is not None and failed.args is not None:
         try:
             return _noted(_made(registered.cls, failed.args, refs), failed)
-        except (Exception, SystemExit) as fault:  # of a constructor of users
+        except (Exception, SystemExit) as fault:  # noqa: BLE001 - of a constructor of users
             remote.add_note(
                 f"It is no {place_of(registered.cls)}, since that cannot be made here: {in_full(fault):.{_MAX_SAID}}"
             )

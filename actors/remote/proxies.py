@@ -1,6 +1,6 @@
 """Proxies for actors of other hosts: their methods and attributes, as far as these were published for proxies."""
 
-from typing import Any
+from typing import Any, cast
 
 import pykka
 from drakkar.actors.remote.records import Attributes
@@ -77,10 +77,8 @@ class RemoteMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> ActorFuture[Any]:
         """Call it, and return the future of what it returns."""
-        future: ActorFuture[Any] = self.actor_ref.ask(
-            ProxyCall(self._path, args, kwargs), block=False, timeout=self._timeout
-        )
-        return future
+        call = ProxyCall(self._path, args, kwargs)
+        return cast("ActorFuture[Any]", self.actor_ref.ask(call, block=False, timeout=self._timeout))
 
     def defer(self, *args: Any, **kwargs: Any) -> None:
         """Call it, and ask for no answer. What it raises ends the actor, as with a message that was told."""

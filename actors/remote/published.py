@@ -47,8 +47,10 @@ class Published:
     def __init__(
         self, watch: Callable[[pykka.ActorRef[Any]], object], unwatch: Callable[[pykka.ActorRef[Any]], object]
     ) -> None:
-        """`watch` is called with each actor that comes in, to call `forget` when it has ended, and `unwatch` when it is reached no
-        more. Where `watch` raises, the actor is not reached.
+        """Hold nothing yet.
+
+        `watch` is called with each actor that comes in, to call `forget` when it has ended, and `unwatch` when it is
+        reached no more. Where `watch` raises, the actor is not reached.
         """
         self._watch, self._unwatch = watch, unwatch
         self._lock = threading.Lock()

@@ -70,7 +70,9 @@ class Question:
         *,
         patient: bool = False,
     ) -> None:
-        """`timeout`: in seconds. `what` is whom it is for, in errors. `read` makes the answer of its bytes; it may raise
+        """Begin to count the time.
+
+        `timeout`: in seconds. `what` is whom it is for, in errors. `read` makes the answer of its bytes; it may raise
         `DrakkarError`. `stopped` is called if the answer is that the actor has ended. `patient`: where the host is out of reach,
         it waits for the next attempt to reach it, and does not fail at once.
         """

@@ -115,7 +115,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         raise AttributeError(f"the inbox of {self} is at its own host: use tell and ask")
 
     @property
-    def _actor_weakref(self) -> NoReturn:
+    def _actor_weakref(self) -> NoReturn:  # type: ignore[override]
         # Where a `pykka.ActorProxy` looks for the actor.
         raise AttributeError(f"{self} is at another host: use its proxy(), and not pykka.ActorProxy")
 

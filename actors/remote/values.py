@@ -13,7 +13,7 @@ beside the properties that a class may have for its fields. Both directions boun
 hostile host can take from the loop by one value is some milliseconds, and the memory a few megabytes.
 """
 
-import datetime
+import datetime as dt
 import decimal
 import enum
 from collections import Counter
@@ -228,8 +228,7 @@ class _Packer:
         self._open(len(values), depth)
         wire: list[Any] = []
         try:
-            for value in values:
-                wire.append(value if type(value) in _FREE else self.value(value, depth - 1))
+            wire.extend(value if type(value) in _FREE else self.value(value, depth - 1) for value in values)
         except _Fault as fault:
             fault.inside(f"[{len(wire)}]")
             raise
@@ -364,7 +363,7 @@ class _Unpacker:
                     raise
         try:
             return form.cls(**wire)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of a constructor of users
             raise _Fault(
                 f"is a {name!r}, whose class {place_of(form.cls)} raised {in_full(error):.{_MAX_SAID}}",
                 "send what the class allows",
@@ -405,8 +404,8 @@ _REMEDIES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     ((bytearray, memoryview), "send bytes(value)"),
     ((set, frozenset), "send a list, such as sorted(value)"),
     (decimal.Decimal, "send str(value)"),
-    ((datetime.date, datetime.time), "send value.isoformat(), or a number of seconds"),
-    (datetime.timedelta, "send value.total_seconds()"),
+    ((dt.date, dt.time), "send value.isoformat(), or a number of seconds"),
+    (dt.timedelta, "send value.total_seconds()"),
     *((base, f"send {base.__name__}(value)") for base in (str, int, float, bytes, dict, list, tuple)),
 )
 """What to send in place of an instance of a class, or of one derived from it; the first one counts."""

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType, NoneType
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 import pykka
 from drakkar.actors.runtime.futures import brief
@@ -80,7 +80,9 @@ class ChildSpec:
 
     def make(self) -> pykka.ActorRef[Any]:
         """Start the actor. May block, and raises what its constructor raises."""
-        start: Any = self.start.start if isinstance(self.start, type) else self.start
+        start: Any = (
+            cast("type[pykka.Actor]", self.start).start if isinstance(self.start, type) else self.start
+        )
         ref: pykka.ActorRef[Any] = start(*self.args, **self.kwargs)
         return ref
 

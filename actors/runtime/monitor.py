@@ -301,8 +301,10 @@ _FAILURE: Final = "drakkar failure"
 
 def _note_failure(ref: pykka.ActorRef[Any]) -> None:
     """Have one of pykka's own actors note with what it fails: pykka itself tells only the log."""
-    find = getattr(ref, "_actor_weakref", None)
-    actor = find() if find is not None else None
+    find: Callable[[], pykka.Actor | None] | None = getattr(ref, "_actor_weakref", None)
+    if find is None:  # of another host
+        return
+    actor = find()
     if actor is None or "_handle_failure" in vars(actor):
         return
     kind, stopped = type(actor), ref.actor_stopped

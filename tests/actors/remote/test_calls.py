@@ -91,7 +91,11 @@ class Keeper:
                 self.accounts[account] += amount
                 return self.accounts[account]
             case {"fail": name}:
-                raise {"known": Overdrawn("ann", 5), "unknown": Unregistered("no"), "builtin": KeyError("bob")}[name]
+                raise {
+                    "known": Overdrawn("ann", 5),
+                    "unknown": Unregistered("no"),
+                    "builtin": KeyError("bob"),
+                }[name]
             case {"ask": ref}:
                 return ref.ask("who", block=False)
             case {"tell all": refs}:
@@ -184,9 +188,7 @@ def stopped_in_the_end():
         yield things
     finally:
         for thing in reversed(things):
-            if isinstance(thing, NodeHost):
-                thing.stop()
-            elif thing.is_alive():
+            if isinstance(thing, NodeHost) or thing.is_alive():
                 thing.stop()
 
 
@@ -239,7 +241,7 @@ class Notices:
 
 
 def error_of(future):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         future.get(timeout=TIMEOUT_S)
     return caught.value
 
@@ -449,7 +451,11 @@ def test_a_deadline_ends_a_question_and_gives_its_place_back_on_both_hosts(hosts
     until(lambda: home.metrics()["remote_questions_open"] == 1)
     assert other.metrics()["remote_questions"] == 1
     error = error_of(never)
-    assert isinstance(error, AnswerTimeout) and isinstance(error, pykka.Timeout) and isinstance(error, OutcomeUnknown)
+    assert (
+        isinstance(error, AnswerTimeout)
+        and isinstance(error, pykka.Timeout)
+        and isinstance(error, OutcomeUnknown)
+    )
     assert "ever heard" not in str(error)
     assert other.metrics()["remote_questions"] == 0
     until(lambda: home.metrics()["remote_questions_open"] == 0)
@@ -833,14 +839,18 @@ def test_an_acl_lets_in_hosts_by_the_names_in_their_certificates(things, tmp_pat
     def tls(name):
         issued = ca.issue_cert("127.0.0.1", name)
         files = {}
-        for kind, blob in (("cert", issued.cert_chain_pems[0]), ("key", issued.private_key_pem), ("ca", ca.cert_pem)):
+        for kind, blob in (
+            ("cert", issued.cert_chain_pems[0]),
+            ("key", issued.private_key_pem),
+            ("ca", ca.cert_pem),
+        ):
             files[kind] = tmp_path / f"{name}.{kind}"
             blob.write_to_path(str(files[kind]))
         return TlsConfig(**files)
 
-    things += [home, teller, stranger] = [
-        host_at(tls=tls(name)) for name in ("home.example", "teller.example", "stranger.example")
-    ]
+    hosts = [host_at(tls=tls(name)) for name in ("home.example", "teller.example", "stranger.example")]
+    things += hosts
+    home, teller, stranger = hosts
     things.append(actor := OnLoop.start())
     home.publish("ledger", actor, acl=["teller.example"])
     ledger = teller.remote(home.address, "ledger")
@@ -894,7 +904,11 @@ def test_a_forked_child_is_told_at_once_whatever_it_asks(hosts, ledger, actor):
 
 
 def test_a_bad_publish_names_the_value(hosts, actor):
-    for name, more, text in (("", {}, "printable"), ("a", {"proxy": "balance"}, "list of names"), ("a", {"acl": []}, "tls")):
+    for name, more, text in (
+        ("", {}, "printable"),
+        ("a", {"proxy": "balance"}, "list of names"),
+        ("a", {"acl": []}, "tls"),
+    ):
         with pytest.raises(ConfigError, match=text):
             hosts[0].publish(name, actor, **more)
     actor.stop()

@@ -1,6 +1,6 @@
 """Values as bytes and back: what can be sent comes out as it was, all else is refused with its path and a remedy."""
 
-import datetime
+import datetime as dt
 import enum
 import math
 import sys
@@ -158,12 +158,12 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # as users write them
         pytest.param(bytearray(b"1"), "message is of type bytearray: send bytes(value)", id="bytearray"),
         pytest.param(memoryview(b"1"), "message is of type memoryview: send bytes(value)", id="memoryview"),
         pytest.param(
-            datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+            dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
             "message is of type datetime.datetime: send value.isoformat(), or a number of seconds",
             id="datetime",
         ),
         pytest.param(
-            datetime.timedelta(1),
+            dt.timedelta(1),
             "message is of type datetime.timedelta: send value.total_seconds()",
             id="timedelta",
         ),

@@ -164,7 +164,8 @@ class Clients:
         """Ask the leader for all reads that wait, once there is one, and the core for the next part of the log."""
         self.log_queries.ask_next()
         if not self._must_wait_for_a_leader():
-            self.reads.start(self._raft.timers.ticks)
+            raft = self._raft
+            self.reads.start(raft.timers.ticks, (raft.term, raft.leader_id))
 
     def _ask_read(self, hint: int, hint_high: int) -> None:
         raft = self._raft

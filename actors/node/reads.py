@@ -27,8 +27,9 @@ class _Batch:
 class ReadRequests:
     """A replica's reads. All methods are for the loop's thread.
 
-    A batch that was not confirmed for `timeout_ticks`, since a message was lost, is asked for again under a
-    new context: that is safe, since reads change nothing, and a context must not be used twice.
+    A batch that was not confirmed is asked for again under a new context: of the next leader at once, since what
+    the last one was asked is lost with it; and after `timeout_ticks`, since a message may be lost. That is safe, since
+    reads change nothing, and a context must not be used twice.
     """
 
     def __init__(self, origin: int, *, timeout_ticks: int, ask: Callable[[int, int], None]) -> None:
@@ -43,6 +44,8 @@ class ReadRequests:
         self._batches: dict[int, _Batch] = {}
         self._asked: deque[ReadRequest] = deque()
         """Reads that went to the state machine, which may have answered them since."""
+        self._leader = (0, 0)
+        """Whom the batches on their way were asked: a term, and its leader."""
         self._number = 0
         self._count = 0
 
@@ -55,11 +58,20 @@ class ReadRequests:
         self._waiting.append(request)
         self._count += 1
 
-    def start(self, tick: int) -> None:
-        """Ask for all that wait as one batch, unless enough are on their way."""
+    def start(self, tick: int, leader: tuple[int, int]) -> None:
+        """Ask for all that wait as one batch, unless enough are on their way. `leader`: of which term, and which."""
+        if leader != self._leader:
+            self._leader = leader
+            self._take_back()
         if self._waiting and sum(each.index is None for each in self._batches.values()) < MAX_BATCHES:
             requests, self._waiting = list(self._waiting), deque()
             self._begin(requests, tick)
+
+    def _take_back(self) -> None:
+        """What was asked of another leader waits again, in its order."""
+        for number, each in reversed(list(self._batches.items())):
+            if each.index is None:
+                self.postpone(number)
 
     def _begin(self, requests: list[ReadRequest], tick: int) -> None:
         self._number += 1

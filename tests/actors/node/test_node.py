@@ -716,6 +716,20 @@ def test_a_read_whose_round_is_lost_is_asked_again_under_a_new_name(node):
     assert settled(read) == []
 
 
+def test_a_read_that_is_lost_with_its_leader_is_asked_of_the_next_one_without_a_tick(node):
+    one = node(members=THREE).follow(term=5)
+    read = one.replica.read(None)
+    one.settle()
+    (lost,) = read_rounds(one)
+    one.tell(M.LEADER_GONE, sender=2)
+    assert read_rounds(one) == [lost], "there is none to ask"
+    one.tell(M.HEARTBEAT, sender=3, term=6)
+    assert [message.to for message in one.services.messages(M.READ_INDEX)] == [2, 3]
+    (_, again) = read_rounds(one)
+    one.tell(M.READ_INDEX_RESP, sender=3, term=6, hint=again[0], hint_high=again[1])
+    assert settled(read) == []
+
+
 def test_a_read_without_an_answer_fails_by_its_deadline(node):
     one = node(members=THREE).follow(term=5)
     read = one.replica.read(None, timeout=0.01)
@@ -883,10 +897,10 @@ def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
     reads = ReadRequests(ORIGIN, timeout_ticks=10, ask=lambda *name: asked.append(name))
     for _ in range(10):
         reads.add(ReadRequest(None, ActorFuture(), 99.0))
-        reads.start(0)
+        reads.start(0, (1, 2))
     assert len(asked) == 4
     reads.confirmed(ReadReady(7, asked[0]))
-    reads.start(0)
+    reads.start(0, (1, 2))
     assert len(asked) == 5
     assert (len(reads.due(6)), len(reads.due(7))) == (0, 1)
     reads.confirmed(ReadReady(7, (asked[4][0], 1)))
@@ -894,6 +908,25 @@ def test_rounds_on_their_way_are_few_and_what_comes_meanwhile_shares_the_next():
     reads.confirmed(ReadReady(7, asked[4]))
     assert len(reads.due(7)) == 6
     assert len(reads) == 3
+
+
+@pytest.mark.parametrize("next_leader", [(2, 3), (2, 2)], ids=["another one", "the same one in a new term"])
+def test_what_was_asked_of_a_leader_is_asked_of_the_next_one_in_its_order(next_leader):
+    asked = []
+    reads = ReadRequests(ORIGIN, timeout_ticks=10, ask=lambda *name: asked.append(name))
+    for query in range(6):
+        reads.add(ReadRequest(query, ActorFuture(), 99.0))
+        reads.start(0, (1, 2))
+    reads.confirmed(ReadReady(7, asked[0]))
+    reads.start(1, next_leader)
+    assert len(asked) == len(set(asked)) == 4 + 1, "all as one batch"
+    reads.start(2, next_leader)
+    assert len(asked) == 5, "once"
+    reads.confirmed(ReadReady(7, asked[1]))
+    assert [read.query for read in reads.due(7)] == [0], "a late answer of the last leader counts no more"
+    reads.confirmed(ReadReady(7, asked[4]))
+    assert [read.query for read in reads.due(7)] == [1, 2, 3, 4, 5]
+    assert len(reads) == 0
 
 
 # -- Transfers

@@ -315,16 +315,15 @@ class NodeInputs:
                 if same_host(known, address):
                     self._tell_gone(node, Message(MessageType.LEADER_GONE, sender=replica))
 
-    @staticmethod
-    def _tell_gone(node: NodeActor, report: Message) -> None:
+    def _tell_gone(self, node: NodeActor, report: Message) -> None:
         """Tell it behind the messages that wait: a heartbeat that was sent before would restore the leader.
 
-        Where the queue is full, that is better than not to be told at all.
+        One whose inbox is so full that it takes no news either counts that, and waits for its election timeout.
         """
         try:
-            node.actor_ref.tell(report)
+            node.hear_last(report)
         except SystemBusy:
-            node.hear(report)
+            self._counters[_UNTAKEN] += 1
         except pykka.ActorDeadError:
             pass  # it ended a moment ago
 

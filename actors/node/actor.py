@@ -69,6 +69,7 @@ from drakkar.handlers.raft.ready import Changed, Ready, Refusal
 from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.table import HandlerTable
+from pykka._envelope import Envelope
 
 __all__ = ["LOCAL_HANDLERS", "NodeActor", "Services"]
 
@@ -637,6 +638,14 @@ class NodeActor(TableActor):
         """
         self.actor_inbox.reserve()
         self.actor_inbox.complete(report)
+
+    def hear_last(self, report: Message) -> None:
+        """Take in what its own host tells it once, behind all messages that wait. For the loop's thread.
+
+        Raises `SystemBusy`, and counts it as refused, where the inbox has no room even for that; and
+        `pykka.ActorDeadError` where the replica has ended.
+        """
+        self.actor_inbox.put_last(Envelope(report))
 
     def refuse_untaken(self, message: Message) -> None:
         """Tell a member that what it proposes has no effect, as the inbox could not take it. For the loop's thread.

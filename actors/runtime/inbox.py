@@ -24,12 +24,14 @@ from drakkar.handlers.errors import AlreadySet, ConfigError, SystemBusy
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-__all__ = ["Inbox", "Lane", "Request", "ask_to_stop", "question", "reply", "reply_error"]
+__all__ = ["MAX_NEWS", "Inbox", "Lane", "Request", "ask_to_stop", "question", "reply", "reply_error"]
 
 logger = logging.getLogger("drakkar.actors.runtime")
 
 _ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
 """What the queue takes even when it is full; both are at most as many as there are actors and askers."""
+MAX_NEWS: Final = 64
+"""Messages for which a full queue has room when they are put last: as many peers as a shard rarely has."""
 
 
 class Inbox:
@@ -114,6 +116,25 @@ class Inbox:
         # Only now: the actor closes the inbox before it empties it for the last time, so either it sees this message
         # there, or this sees that it is closed.
         if self.closed:
+            self._take_back(envelope)
+
+    def put_last(self, envelope: Envelope[Any]) -> None:
+        """Add a message behind all that wait, as `put` does, though the queue is full: then for up to `MAX_NEWS` of them.
+
+        For news that is rare, told once, and must not come before older messages, as a completion would.
+        """
+        if len(self.queue) < self.capacity:
+            self.put(envelope)
+            return
+        if len(self.queue) >= self.capacity + MAX_NEWS:
+            self.refused += 1
+            raise SystemBusy(
+                f"{self.owner} has not taken {len(self.queue)} messages yet, so there is no room for news either"
+            )
+        self.queue.append(envelope)
+        if not self._scheduled:
+            self._schedule()
+        if self.closed:  # as in `put`
             self._take_back(envelope)
 
     def put_first(self, envelope: Envelope[Any]) -> None:

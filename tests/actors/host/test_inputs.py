@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import pairwise
 
+import pykka
 import pytest
 import trio
 from drakkar.actors.host.services import TICK_PARTS, TICK_TOGETHER, NodeInputs
@@ -99,10 +100,17 @@ def test_the_ticks_of_many_are_spread_and_each_comes_once_an_interval():
 
 
 class Full(Reports):
-    """A node whose inbox takes no more messages."""
+    """A node whose inbox takes no more messages, nor news."""
 
-    def tell(self, message):
+    def hear_last(self, report):
         raise SystemBusy("full")
+
+
+class Ended(Reports):
+    """A node that has ended."""
+
+    def hear_last(self, report):
+        raise pykka.ActorDeadError("ended")
 
 
 class Queue(Reports):
@@ -115,6 +123,8 @@ class Queue(Reports):
     def tell(self, message):
         self.queue.append((message.type, message.sender))
 
+    hear_last = tell
+
 
 def test_the_nodes_with_a_peer_at_a_host_that_is_gone_are_told_once_each_behind_what_waits_for_them():
     first, second, third = Queue(1, THREE), Queue(2, {1: "one:1", 7: "TWO:2"}), Queue(3, {1: "one:1"})
@@ -126,7 +136,10 @@ def test_the_nodes_with_a_peer_at_a_host_that_is_gone_are_told_once_each_behind_
     assert (first.heard, second.heard, third.heard) == ([], [], [])
 
 
-def test_a_node_that_takes_no_more_messages_is_told_of_a_host_that_is_gone_all_the_same():
-    full = Full(1)
-    hosts(full).report_gone("two:2", "some id", 3)
-    assert full.heard == [(M.LEADER_GONE, 2)]
+def test_it_is_counted_where_a_node_cannot_take_the_news_that_a_host_is_gone():
+    full, ended, other = Full(1), Ended(2), Queue(3)
+    counters = Counter()
+    inputs = NodeInputs({each.config.shard_id: each for each in (full, ended, other)}, counters)
+    inputs.report_gone("two:2", "some id", 3)
+    assert counters == {"messages for nodes that could not take them": 1}
+    assert other.queue == [(M.LEADER_GONE, 2)]

@@ -2,10 +2,11 @@
 
 import threading
 
+import pykka
 import pytest
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.actors.runtime.inbox import Inbox, Lane
+from drakkar.actors.runtime.inbox import MAX_NEWS, Inbox, Lane
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.errors import ReplicaStopped, SystemBusy
 from pykka._envelope import Envelope
@@ -99,6 +100,42 @@ def test_the_actor_is_woken_by_the_first_request_and_by_the_first_after_it_took_
     waiting.put(third)
     assert turns.count == 2
     assert waiting.take() == [third]
+
+
+# -- News
+
+
+def test_news_is_put_behind_all_that_waits_though_the_queue_is_full_but_not_without_end():
+    turns = Turns(2)
+    inbox = turns.inbox
+    for message in ("a", "b"):
+        inbox.put(Envelope(message))
+    news = [f"news {number}" for number in range(MAX_NEWS)]
+    for message in news:
+        inbox.put_last(Envelope(message))
+    with pytest.raises(SystemBusy, match=f"mine has not taken {2 + MAX_NEWS} messages yet"):
+        inbox.put_last(Envelope("too much"))
+    assert inbox.refused == 1
+    assert [envelope.message for envelope in inbox.queue] == ["a", "b", *news]
+
+
+def test_news_wakes_the_actor():
+    turns = Turns()
+    turns.inbox.put_last(Envelope("news"))
+    assert turns.count == 1
+    full = Turns(1)
+    full.inbox.queue.append(Envelope("not seen yet"))
+    full.inbox.put_last(Envelope("news"))
+    assert full.count == 1
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["with room", "full"])
+def test_whoever_brings_news_to_an_actor_that_has_ended_is_told(waiting):
+    inbox = Inbox("mine", 1)
+    inbox.queue.extend([Envelope("old")] * waiting)
+    inbox.close()
+    with pytest.raises(pykka.ActorDeadError):
+        inbox.put_last(Envelope("news"))
 
 
 # -- Completions

@@ -15,14 +15,7 @@ from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical
 from drakkar.transport.budgets import WHOLE_BYTES, Account, MemoryReservation, Rooms, Work
-from drakkar.transport.call_frames import (
-    MAX_ITEMS,
-    UNCOUNTED_BYTES,
-    check_items,
-    decode_calls,
-    is_calls,
-    list_head,
-)
+from drakkar.transport.call_frames import decode_calls, is_calls, list_head
 from drakkar.transport.calls import CallWindow
 from drakkar.transport.connection import Connection
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame
@@ -233,7 +226,7 @@ class CallerFrames:
                 continue
             large = len(body) > _TURN_BYTES
             if self._called is not None and frame.kind != FrameKind.MESSAGES and is_calls(body):
-                await self._take_calls(body, turn, caller)
+                self._take_calls(decode_calls(body), len(body), turn, caller)
             elif large:
                 self._take(await self._in_steps(decoding(body), turn, caller), turn, caller)
             else:
@@ -353,13 +346,11 @@ class CallerFrames:
             self._counters.calls_received += len(calls)
             self._called(caller.hello.address, calls)
 
-    async def _take_calls(self, body: Body, turn: _Turn, caller: Caller) -> None:
-        if len(body) > UNCOUNTED_BYTES:
-            await self._in_steps(check_items(body, MAX_ITEMS + 1), turn, caller)
-        calls = decode_calls(body)
-        if not caller.window.fits(len(calls), len(body)):
-            raise FrameError(f"{len(calls)} calls of {len(body)} bytes came without credit")
-        caller.window.add(len(calls), len(body))
+    def _take_calls(self, calls: list[list[Any]], size: int, turn: _Turn, caller: Caller) -> None:
+        """Take the records of a body of so many bytes."""
+        if not caller.window.fits(len(calls), size):
+            raise FrameError(f"{len(calls)} calls of {size} bytes came without credit")
+        caller.window.add(len(calls), size)
         turn.calls += calls
         turn.units += len(calls)
 

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from drakkar.transport.call_frames import LIST_HEAD, RECORDS_PER_FRAME, calls_body, list_head
+from drakkar.transport.call_frames import JOINED_BYTES, LIST_HEAD, RECORDS_PER_FRAME, calls_body, list_head
 from drakkar.transport.call_rooms import CallRoom
 from drakkar.transport.frames import FrameError, FrameKind, encode_frame
 from drakkar.transport.parts import PART_BYTES, PartTurns, PartWriter
@@ -37,8 +37,6 @@ CREDIT_RECORDS: Final = 128
 """Records for which a receiver may owe credit."""
 CREDIT_BYTES: Final = 64 << 10
 """Bytes for which it may: a quarter of the window, so that a sender with much to send never stops for it."""
-_FRAME_BYTES: Final = 64 << 10
-"""Bytes of a body of several records."""
 _CREDIT: Final = struct.Struct(">QQ")
 
 
@@ -160,7 +158,7 @@ class CallLane:
         while records and len(joined) < RECORDS_PER_FRAME:
             more = size + len(records[0])
             body = more + LIST_HEAD
-            if body > _FRAME_BYTES or not window.fits(len(joined) + 1, body):
+            if body > JOINED_BYTES or not window.fits(len(joined) + 1, body):
                 break
             joined.append(records.popleft())
             size = more

@@ -189,15 +189,19 @@ class Inbound:
         )
         try:
             await self._known.admit(hello, connection.may_be, at_home=at_home)
-            if hello.stream and self._liveness.is_gone(hello):
-                raise FullError(
-                    f"{hello.address} is taken for gone, until it has answered on a connection for messages"
-                )
+            self._check_alive(hello)
             await connection.write(encode_hello(identity.hello(hello.dialed)), self._options.connect_timeout)
         except BaseException:
             admitted.leave()
             raise
         return hello, admitted
+
+    def _check_alive(self, hello: Hello) -> None:
+        """Raise `FullError` for a stream of a run that is taken for gone, and so may have been sent before it ended."""
+        if hello.stream and self._liveness.is_gone(hello):
+            raise FullError(
+                f"{hello.address} is taken for gone, until it has answered on a connection for messages"
+            )
 
     async def _read(self, caller: Caller) -> None:
         hello = caller.hello

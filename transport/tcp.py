@@ -301,7 +301,7 @@ class TcpTransport:
         wait; after it has ended, none has room.
 
         Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, and for a record
-        that is no list, has more than `Options.call_limit` bytes, or more than 65,536 values.
+        that is no list, has more than `Options.call_limit` bytes, or more than 8,192 values.
         """
         if not records:
             return 0

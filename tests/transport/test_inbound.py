@@ -443,7 +443,9 @@ async def test_one_warning_stands_for_all_names_that_a_stranger_takes(
                 nursery.start_soon(send_without_end, stranger, flood)
                 await until(lambda pauses=pauses: a.counters.pauses > pauses)
                 nursery.cancel_scope.cancel()
-    assert len([text for text in warnings(caplog) if "more slowly" in text]) == 1
+    # A slow machine may pause them for a second reason, that all messages are for one shard.
+    reasons = [text.partition("more slowly: ")[2] for text in warnings(caplog) if "more slowly" in text]
+    assert len(reasons) == len(set(reasons)) > 0
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,8 @@ def plain_attributes(attributes: Attributes, below: str = "") -> list[str]:
     """Return what a proxy reaches, as it travels: `library.title`, and `library.search()` for what can be called."""
     plain: list[str] = []
     for name, kind in attributes.items():
+        if not name.isidentifier():
+            continue  # one that only `getattr` reaches, and which might look like a path
         path = below + name
         if isinstance(kind, bool):
             plain.append(path + "()" * kind)
@@ -307,7 +309,9 @@ def attributes_of(plain: Any) -> Attributes:
     """Return what a proxy reaches, as another host tells it. Raises `FrameError`."""
     attributes: dict[str, Any] = {}
     for text in _names(plain):
-        *above, name = text.removesuffix("()").split(".")
+        *above, name = path = text.removesuffix("()").split(".")
+        if not all(map(str.isidentifier, path)):
+            raise FrameError(f"a proxy reaches {text!r:.60}, which is no path of attributes")
         if len(above) >= MAX_ATTRIBUTE_DEPTH:
             raise FrameError(
                 f"a proxy reaches {text!r:.60}, which is more than {MAX_ATTRIBUTE_DEPTH} attributes inside each other"

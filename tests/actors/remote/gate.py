@@ -36,10 +36,13 @@ class Gate:
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                async with await trio.open_tcp_stream(*parse_address(self.behind)) as inner, outer:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._copy, outer, inner, scope)
-                        nursery.start_soon(self._copy, inner, outer, scope)
+                async with (
+                    await trio.open_tcp_stream(*parse_address(self.behind)) as inner,
+                    outer,
+                    trio.open_nursery() as nursery,
+                ):
+                    nursery.start_soon(self._copy, outer, inner, scope)
+                    nursery.start_soon(self._copy, inner, outer, scope)
             except (OSError, trio.BrokenResourceError):
                 await trio.aclose_forcefully(outer)
             finally:
@@ -72,4 +75,4 @@ class Gate:
         self._loop.call(hold, timeout=TIMEOUT_S)
 
     def release(self):
-        self._loop.call(lambda: self._open.set(), timeout=TIMEOUT_S)
+        self._loop.call(self._open.set, timeout=TIMEOUT_S)

@@ -109,7 +109,8 @@ def test_what_a_proxy_does_is_a_record_of_its_kind(side, ref):
     )
     assert within.milliseconds == 2500
     assert (deferred.question, deferred.milliseconds) == (0, 0)
-    assert called.question and within.question
+    assert called.question
+    assert within.question
     assert (type(got), got.path) == (Get, ("balance",))
     assert (type(put), put.path, unpack(put.value, REFS)) == (Set, ("balance",), 7)
 
@@ -239,7 +240,8 @@ def test_a_host_that_is_out_of_reach_is_gone_at_once(side, ref):
     future = ref.ask("who", block=False)
     side.thread.run()
     error = outcome(future)[1]
-    assert isinstance(error, HostGone) and isinstance(error, TransportError)
+    assert isinstance(error, HostGone)
+    assert isinstance(error, TransportError)
     assert f"Actor at {THERE} was not reached: nothing listens there" in str(error)
 
 

@@ -66,7 +66,8 @@ def test_one_that_has_ended_comes_home_as_one_that_has(home, other):
     there = home.send(ref, other)
     home.published.forget(ref.actor_urn)
     back = other.send(there, home)
-    assert isinstance(back, RemoteRef) and not back.is_alive()
+    assert isinstance(back, RemoteRef)
+    assert not back.is_alive()
     with pytest.raises(pykka.ActorDeadError):
         back.ask("who")
     assert home.wire.take() == [], "the host does not ask itself"
@@ -88,7 +89,8 @@ def test_a_proxy_travels_as_its_reference(home, other):
 def test_references_to_one_actor_share_what_is_known_of_it(home, other):
     ref = Fake()
     first, second = home.send(ref, other), home.send(ref, other)
-    assert first == second and first is not second
+    assert first == second
+    assert first is not second
     assert first.termination is second.termination
     places = other.asking._terminations
     assert len(places) == 1

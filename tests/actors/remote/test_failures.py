@@ -47,7 +47,7 @@ def crossed(error: BaseException) -> Exception:
 def raised(error: BaseException) -> BaseException:
     """The exception with the traceback of its raising."""
     try:
-        raise error
+        raise error  # noqa: TRY301  # it is raised to have a traceback
     except BaseException as caught:  # noqa: BLE001
         return caught
 

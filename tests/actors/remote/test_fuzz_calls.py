@@ -24,7 +24,8 @@ patient = settings(
 
 small = st.integers(0, SMALL - 1)
 numbers = st.one_of(small, small, st.integers(0, 1 << 62))
-targets = st.one_of(st.tuples(st.just(HERE), small).map(list), st.lists(numbers, min_size=2, max_size=2))
+here = st.tuples(st.just(HERE), small).map(list)
+targets = st.one_of(here, st.lists(numbers, min_size=2, max_size=2))
 paths = st.lists(
     st.one_of(st.sampled_from(["echo", "limit", "fail", "_private", "stop", "__class__"]), printable),
     max_size=3,
@@ -65,7 +66,19 @@ failures = st.tuples(
     st.one_of(st.none(), args),
 ).map(list)
 
+GOOD_ROWS = st.one_of(
+    st.tuples(st.just(2), small, here, st.integers(1, 1000), messages.map(cbor2.dumps)),
+    st.tuples(st.just(6), st.just(0), founds),
+    st.tuples(st.just(6), st.just(1), st.lists(printable, max_size=2).map(cbor2.dumps)),
+    st.tuples(st.just(6), st.just(2), values),
+    st.tuples(st.just(10), small, here),
+    st.tuples(st.just(12), st.just(0), st.one_of(st.none(), failures)),
+).map(list)
+"""What brings something about: seldom enough by chance."""
 ROWS = st.one_of(
+    GOOD_ROWS,
+    GOOD_ROWS,
+    GOOD_ROWS,
     st.tuples(st.just(1), targets, values),
     st.tuples(st.just(2), numbers, targets, times, values),
     st.tuples(st.just(3), numbers, targets, times, paths, args, kwargs),

@@ -232,7 +232,8 @@ def test_a_deadline_ends_a_question_within_a_slot(host, clock):
     clock.now += 2.5 * SLOT_S
     host.deadlines.end_late()
     error = error_of(soon)
-    assert isinstance(error, AnswerTimeout) and isinstance(error, pykka.Timeout)
+    assert isinstance(error, AnswerTimeout)
+    assert isinstance(error, pykka.Timeout)
     assert not later.future.done
     assert host.link.questions == 1
 
@@ -410,7 +411,8 @@ def test_a_link_lasts_while_something_is_waited_for(host, clock):
     del question, host.link
     gc.collect()
     link = host.links.known(THERE)
-    assert link is not None and link.answered(number) is not None
+    assert link is not None
+    assert link.answered(number) is not None
     host.links.watch(link, 7, End())
     del link
     host.links.let_go()

@@ -7,11 +7,13 @@ import cbor2
 import pytest
 from drakkar.actors.remote.failures import MAX_ARGS_BYTES, MAX_TEXT, MAX_TRACEBACK, MAX_TYPE, Failure
 from drakkar.actors.remote.records import (
+    MAX_ATTRIBUTE_DEPTH,
     MAX_MILLISECONDS,
     MAX_NAME,
     MAX_NAMES,
     MAX_PATH,
     RECORD_DEPTH,
+    Attributes,
     Call,
     Died,
     Failed,
@@ -55,6 +57,18 @@ ROWS: dict[str, list[Any]] = {
     "Died": [12, 9, LOST],
 }
 """Each record as the protocol says: hosts of different versions must agree on it."""
+
+
+def _levels(attributes: Any) -> int:
+    return 1 + max(map(_levels, attributes.values()), default=0) if isinstance(attributes, dict) else 0
+
+
+names = st.from_regex(r"[a-z]{1,5}", fullmatch=True)
+ATTRIBUTES = st.recursive(
+    st.dictionaries(names, st.booleans(), min_size=1, max_size=4),
+    lambda inner: st.dictionaries(names, st.one_of(st.booleans(), inner), min_size=1, max_size=4),
+    max_leaves=6,
+).filter(lambda there: _levels(there) <= MAX_ATTRIBUTE_DEPTH)
 
 
 def known(row: list[Any]) -> Record:
@@ -208,21 +222,21 @@ def test_an_error_shows_no_more_than_a_part_of_a_field() -> None:
 # ---- what is known of an actor, and names
 
 
-@given(targets, printable, st.one_of(st.none(), st.lists(printable, max_size=5).map(tuple)))
-def test_what_is_known_of_an_actor_comes_out(
-    target: Target, cls: str, attributes: tuple[str, ...] | None
-) -> None:
+@given(targets, printable, st.one_of(st.just({}), ATTRIBUTES))
+def test_what_is_known_of_an_actor_comes_out(target: Target, cls: str, attributes: Attributes) -> None:
     found = Found(target, cls, attributes)
     assert decode_found(encode_found(found)) == found
 
 
 def test_attributes_that_no_record_can_name_are_left_out() -> None:
     """Else one odd attribute of an actor would end the connection of all who look for it."""
-    found = Found(Target(1, 2), "x" * 300, ("a", "b" * (MAX_NAME + 1), "", "c\n", "d"))
-    assert decode_found(encode_found(found)) == Found(Target(1, 2), "x" * MAX_NAME, ("a", "d"))
-    assert decode_found(encode_found(Found(Target(1, 2), "a\n", None))).cls == "?"
-    many = tuple(f"a{number}" for number in range(MAX_NAMES + 1))
-    assert decode_found(encode_found(Found(Target(1, 2), "Ledger", many))).attributes == many[:-1]
+    odd = dict.fromkeys(("b" * (MAX_NAME + 1), "", "c\n", "x.y", "x()"), True)
+    found = Found(Target(1, 2), "x" * 300, {"a": True, **odd, "below": odd, "d": False})
+    assert decode_found(encode_found(found)) == Found(Target(1, 2), "x" * MAX_NAME, {"a": True, "d": False})
+    assert decode_found(encode_found(Found(Target(1, 2), "a\n", {}))).cls == "?"
+    many = {f"a{number}": True for number in range(MAX_NAMES + 1)}
+    there = decode_found(encode_found(Found(Target(1, 2), "Ledger", many))).attributes
+    assert list(there) == list(many)[:-1]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +255,12 @@ def test_attributes_that_no_record_can_name_are_left_out() -> None:
                 [HERE, "Ledger", [1]],
                 [HERE, "Ledger", [["a"]]],
                 [HERE, "Ledger", ["a"] * (MAX_NAMES + 1)],
+                [HERE, "Ledger", ["a.b.c.d.e"]],
+                [HERE, "Ledger", ["()"]],
+                [HERE, "Ledger", ["a..b"]],
+                [HERE, "Ledger", ["a()()"]],
+                [HERE, "Ledger", ["a", "a.b"]],
+                [HERE, "Ledger", ["a()", "a.b"]],
                 {"a": 1},
             ],
         ),

@@ -71,7 +71,8 @@ def test_it_says_what_and_where_it_is(ref, caller):
 def test_two_references_to_one_actor_are_equal_and_no_others_are(ref, caller):
     same = RemoteRef(caller, PLACE, name="another name")
     others = [RemoteRef(caller, Place(THERE, *numbers)) for numbers in ((5, 7), (4, 6))]
-    assert ref == same and hash(ref) == hash(same)
+    assert ref == same
+    assert hash(ref) == hash(same)
     assert ref not in others
     assert ref != ref.actor_urn
     assert len({ref, same, *others}) == 3
@@ -84,7 +85,8 @@ def test_it_counts_as_a_reference_of_pykka_and_pykkas_registry_does_not_mind(ref
         assert ref not in pykka.ActorRegistry.get_all()
         pykka.ActorRegistry.unregister(ref)
         assert local in pykka.ActorRegistry.get_all()
-        assert local != ref and ref != local
+        assert local != ref
+        assert ref != local
         assert pykka.ActorRegistry.get_by_urn(ref.actor_urn) is None
     finally:
         local.stop()
@@ -258,7 +260,8 @@ def test_it_reaches_nothing_else_and_says_what_it_reaches(proxy, caller):
 
 
 def test_proxies_are_equal_where_they_reach_the_same(ref, proxy):
-    assert proxy == ref.proxy() and hash(proxy) == hash(ref.proxy())
+    assert proxy == ref.proxy()
+    assert hash(proxy) == hash(ref.proxy())
     assert proxy.library == proxy.library != proxy
     assert proxy != ref
 

@@ -259,7 +259,7 @@ def test_the_error_is_the_callers_fault_and_can_be_sent_itself() -> None:
 
 
 def test_a_reference_that_cannot_be_sent_says_so_itself() -> None:
-    with pytest.raises(DrakkarError, match="^too many references$"):
+    with pytest.raises(DrakkarError, match=r"^too many references$"):
         pack([Ref(1000)], REFS)
 
 

@@ -137,6 +137,11 @@ class Host:
     _reader: threading.Thread | None = None
 
     @property
+    def address(self) -> str:
+        """Where other hosts find it."""
+        return self.hosts[self.number - 1]
+
+    @property
     def log(self) -> Path:
         """Where the process writes its errors."""
         return self.data / f"host-{self.number}.log"
@@ -169,12 +174,13 @@ class Host:
         self._answers.put("the process has ended")
 
     def say(self, line: str) -> None:
-        """Tell it to do something. Where it has ended, nothing happens."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
+        """Tell it to do something. Where it has ended, or is ended meanwhile, nothing happens."""
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        with suppress(OSError, ValueError):  # ValueError: its input is closed
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
 
     def ask(self, line: str) -> str:
         """Have the tellers do something, and return what they answer."""
@@ -312,6 +318,9 @@ class Story:
             self._said.wait_for(f"host {number} is ready", "ready", host=number)
         runs = self._said.wait_for("the scheduler runs", RUNS)
         if runs.host != LEDGER:  # it is to be lost with the ledger, so that there is more to see
+            self.tell(
+                f"the scheduler runs on host {runs.host}, {fence_of(runs)}, and is moved to host {LEDGER}"
+            )
             runs = self._move_scheduler()
         self.tell(f"the bank's ledger runs on host {LEDGER}, its tellers on host {TELLERS}")
         self.tell(f"the scheduler runs on host {runs.host}, {fence_of(runs)}")
@@ -355,7 +364,9 @@ class Story:
         asked = time.monotonic()
         self._hosts[LEDGER].say("scheduler")
         answer = self._said.wait_for("the scheduler answers", "asked: ", host=LEDGER, since=asked)
-        self.tell(f"host {LEDGER} asks the scheduler: {answer.text.removeprefix('asked: ')}")
+        job, _, address = answer.text.removeprefix("asked: ").partition(", at ")
+        where = next((host.number for host in self._hosts.values() if host.address == address), "nowhere")
+        self.tell(f"host {LEDGER} asks the scheduler how far it is, and host {where} answers: {job}")
 
     def _check(self) -> bool:
         self._customers.stop()
@@ -365,12 +376,12 @@ class Story:
         in_order = all(before <= after for (_, before), (_, after) in pairwise(jobs))
         self.tell(
             f"the customers were told that {done:,} orders are done, and the ledger has "
-            + ("each of them once" if right else "others")
+            + ("each of them once" if right else "OTHERS")
         )
         fences = ", then ".join(map(str, sorted({fence for _, fence in jobs})))
         self.tell(
-            f"{len(jobs)} jobs were done with fence {fences}"
-            + ("" if in_order else ": A SCHEDULER OF THE PAST WAS AT WORK")
+            f"{len(jobs)} jobs were done, with fence {fences}: "
+            + ("none by a scheduler of the past" if in_order else "SOME BY A SCHEDULER OF THE PAST")
         )
         return right and in_order
 

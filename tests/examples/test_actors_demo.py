@@ -73,14 +73,16 @@ def test_a_host_is_killed_and_no_order_is_lost_or_done_twice(tmp_path):
         "s after the kill",
         "host 1 is started again",
         "the tellers have found the ledger again",
-        "host 1 asks the scheduler: job ",
+        "host 1 asks the scheduler how far it is, and host ",
         "the ledger has each of them once",
-        "jobs were done with fence ",
+        "jobs were done, with fence ",
     ):
         assert words in said[at:], said
         at = said.index(words, at)
     assert "told that 0 orders" not in said
     assert ", then " in said[at:], "schedulers with two numbers have worked"
+    assert "none by a scheduler of the past" in said[at:]
+    assert "nowhere" not in said
 
 
 def test_ctrl_c_ends_the_demo_with_all_its_hosts(tmp_path):

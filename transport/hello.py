@@ -30,7 +30,7 @@ __all__ = [
     "encode_reason",
 ]
 
-PROTOCOL_VERSION: Final = (4, 2)
+PROTOCOL_VERSION: Final = (4, 3)
 """Major and minor. Hosts of the same major version understand each other, hosts of different ones do not connect.
 
 In version 1 a refused proposal, the question of a removed replica and the request for a snapshot were flags of other
@@ -41,6 +41,8 @@ In version 4 hosts say which run of which host they are, and each replica says o
 without which its messages are refused.
 Version 4.1 brought FULL. A host of 4.0 takes it for a failed attempt, and dials again.
 Version 4.2 brought CALLS and ALIVE, which only hosts with the features `CALLS_FEATURE` and `ALIVE_FEATURE` are sent.
+Version 4.3 brought the kinds of entries in SHARD, which older hosts pass over. Kinds of an application's own are only logged where
+all replicas that keep commands have told that they have them.
 """
 
 CALLS_FEATURE: Final = "calls"

@@ -18,8 +18,14 @@ MAX_FOUNDERS: Final = 16
 """Members that a SHARD frame tells: more are missing in warnings alone. A replica remembers them of others, and in words too."""
 _MAX_LISTED: Final = 1000
 """Members that a host of version 4.0 lists; the first of them are taken."""
+MAX_KINDS: Final = 128
+"""Kinds of entries of its own that a replica can have: their numbers are those from 128 to 255."""
+_KIND_NAME_CHARS: Final = 64
+_FIRST_OWN_KIND: Final = 128
+_LAST_KIND: Final = 255
 _FOUNDING_BYTES: Final = 16
 _FIELDS: Final = 7
+"""Those of version 4.0. The eighth, the kinds, was appended in 4.3."""
 _ADDRESS_CHARS: Final = 300
 """A name has 253 at most."""
 SHARD_LIMIT: Final = 128 << 10
@@ -41,26 +47,30 @@ class ShardHello:
     """The number of the file from which the shard was imported; 0 where it was not."""
     term: int = 0
     """A term in which the replica was when it said this, or became what it says."""
+    kinds: Mapping[int, str] | None = None
+    """The names of the kinds of entries of its application's own that it can take, by number; None where it does not say."""
 
     def life(self, home: int) -> Life:
         """Return what the replica says of itself, which lives on the host of this number."""
-        return Life(self.founding, home, self.standing)
+        kinds = None if self.kinds is None else frozenset(self.kinds)
+        return Life(self.founding, home, self.standing, kinds=kinds)
 
 
 def encode_shard(hello: ShardHello) -> bytes:
     """Return the body of a SHARD frame."""
     founders = [[replica, hello.founders[replica]] for replica in sorted(hello.founders)[:MAX_FOUNDERS]]
-    return cbor2.dumps(
-        [
-            hello.shard,
-            hello.replica,
-            hello.founding,
-            int(hello.standing),
-            founders,
-            hello.generation,
-            hello.term,
-        ]
-    )
+    row = [
+        hello.shard,
+        hello.replica,
+        hello.founding,
+        int(hello.standing),
+        founders,
+        hello.generation,
+        hello.term,
+    ]
+    if hello.kinds is not None:
+        row.append([[number, hello.kinds[number]] for number in sorted(hello.kinds)])
+    return cbor2.dumps(row)
 
 
 def decode_shard(body: bytes | memoryview) -> ShardHello:
@@ -79,7 +89,10 @@ def decode_shard(body: bytes | memoryview) -> ShardHello:
         raise FrameError(f"the founding in a SHARD is no byte string of {_FOUNDING_BYTES} bytes")
     if type(standing) is not int or standing not in tuple(Standing):
         raise FrameError(f"the standing in a SHARD is {standing!r:.30}, and none of that number is known")
-    return ShardHello(shard, replica, founding, Standing(standing), _founders(founders), generation, term)
+    kinds = _kinds(row[_FIELDS]) if len(row) > _FIELDS else None
+    return ShardHello(
+        shard, replica, founding, Standing(standing), _founders(founders), generation, term, kinds
+    )
 
 
 def _founders(pairs: Any) -> dict[int, str]:
@@ -94,6 +107,20 @@ def _founders(pairs: Any) -> dict[int, str]:
     return dict(told)
 
 
-def _is_shown(address: Any) -> bool:
+def _kinds(pairs: Any) -> dict[int, str]:
+    if type(pairs) is not list or len(pairs) > MAX_KINDS:
+        raise FrameError(f"the kinds in a SHARD are no list of at most {MAX_KINDS}")
+    for pair in pairs:
+        if not (
+            type(pair) is list
+            and len(pair) == 2
+            and is_whole(pair[0], _FIRST_OWN_KIND, _LAST_KIND)
+            and _is_shown(pair[1], _KIND_NAME_CHARS)
+        ):
+            raise FrameError(f"a kind in a SHARD is {pair!r:.60}, which is no pair of a number and a name")
+    return dict(pairs)
+
+
+def _is_shown(text: Any, most: int = _ADDRESS_CHARS) -> bool:
     """Return whether people can be shown it: it goes into log lines as it is."""
-    return type(address) is str and len(address) <= _ADDRESS_CHARS and address.isprintable()
+    return type(text) is str and len(text) <= most and text.isprintable()

@@ -35,8 +35,8 @@ _UNTAKEN: Final = "messages for nodes that could not take them"
 MAX_SHARDS: Final = 1 << 20
 """Shards that one host may have."""
 MAX_AHEAD: Final = 1 << 18
-"""What other hosts have said of shards that are not here, and may be about to start, is remembered: so many replicas and
-founders of them, over all hosts, in some 100 MB. Of more, that of the host which has said most is forgotten."""
+"""What other hosts have said of shards that are not here, and may be about to start, is remembered: so many replicas, and
+founders and kinds of them, over all hosts, in some 100 MB. Of more, that of the host which has said most is forgotten."""
 
 
 class NodeServices:
@@ -156,7 +156,7 @@ class IntroducedShards:
         self._ahead: set[int] = set()
         """Those of the shards that were not here when it said so."""
         self.ahead = 0
-        """Replicas and founders of these that are remembered."""
+        """Replicas, founders and kinds of these that are remembered."""
 
     def add(self, hello: ShardHello, *, here: bool) -> bool:
         """Remember what the host says of a replica; return whether it is the first that it says of that shard.
@@ -168,10 +168,10 @@ class IntroducedShards:
             raise FrameError(f"a host introduces more than {MAX_SHARDS} shards")
         if hello.shard in self._ahead:
             self._ahead.discard(hello.shard)
-            self.ahead -= 1 + len(self.shards[hello.shard].founders)
+            self.ahead -= _weight(self.shards[hello.shard])
         if not here:
             self._ahead.add(hello.shard)
-            self.ahead += 1 + len(hello.founders)
+            self.ahead += _weight(hello)
         self.shards[hello.shard] = hello
         return first
 
@@ -181,6 +181,11 @@ class IntroducedShards:
             del self.shards[shard]
         self._ahead.clear()
         self.ahead = 0
+
+
+def _weight(hello: ShardHello) -> int:
+    """Return as how much the memory of what a host says of a replica counts."""
+    return 1 + len(hello.founders) + len(hello.kinds or ())
 
 
 class NodeInputs:

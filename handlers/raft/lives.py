@@ -66,6 +66,8 @@ class Life:
     """Where its host says that it is reached, spelt as in the membership; empty where that is not told: no rule asks for it."""
     certified: bool = False
     """Its host has shown a certificate for this address."""
+    kinds: frozenset[int] | None = None
+    """The kinds of entries of its application's own that it can take; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

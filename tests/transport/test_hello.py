@@ -150,7 +150,7 @@ async def test_a_caller_of_version_1_is_refused_and_both_sides_say_why(
         told = decode_reason(frame.body)
         await old.closed()
     assert told == (
-        f"10.7.7.7:7 speaks protocol version 1.0, and {a.address} speaks 4.2: the major versions must be equal; "
+        f"10.7.7.7:7 speaks protocol version 1.0, and {a.address} speaks 4.3: the major versions must be equal; "
         "upgrade 10.7.7.7:7"
     )
     assert [text for text in warnings(caplog) if told in text]
@@ -178,7 +178,7 @@ async def test_a_callee_of_version_1_is_refused_and_both_sides_say_why(
         await until(lambda: told)
         await until(lambda: a.lost)
         assert f"upgrade {address}" in a.transport.peers()[address].error
-    assert f"{address} speaks protocol version 1.0, and {a.address} speaks 4.2" in told[0]
+    assert f"{address} speaks protocol version 1.0, and {a.address} speaks 4.3" in told[0]
     assert [text for text in warnings(caplog) if told[0] in text]
 
 
@@ -194,7 +194,7 @@ async def test_what_a_host_of_version_1_says_when_it_refuses_is_logged(
     async with listening(refuse) as address, running(a):
         a.send(address)
         await until(lambda: a.counters.refused)
-    assert [text for text in warnings(caplog) if "protocol version 4.2, and I 1.0" in text]
+    assert [text for text in warnings(caplog) if "protocol version 4.3, and I 1.0" in text]
 
 
 @on_loop

@@ -11,24 +11,41 @@ from drakkar.handlers.raft.lives import Life, Standing
 from drakkar.transport.frames import FrameError, FrameKind, encode_frame
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.options import Options
-from drakkar.transport.shard_frames import MAX_FOUNDERS, ShardHello, decode_shard, encode_shard
+from drakkar.transport.shard_frames import MAX_FOUNDERS, MAX_KINDS, ShardHello, decode_shard, encode_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.transport.support import QUICK, FakePeer, Host, bulk, heartbeat, on_loop, running, until, warnings
 
-HELLO = ShardHello(7, 2, b"f" * 16, Standing.SETTLED, {1: "a:1", 2: "b:1"}, 3, 5)
+KINDS = {200: "audit.mark", 128: "court.verdict"}
+HELLO = ShardHello(7, 2, b"f" * 16, Standing.SETTLED, {1: "a:1", 2: "b:1"}, 3, 5, KINDS)
 
 
 def test_an_introduction_arrives_as_it_was_sent() -> None:
     assert decode_shard(encode_shard(HELLO)) == HELLO
     assert decode_shard(encode_shard(ShardHello(7, 2))) == ShardHello(7, 2)
-    assert HELLO.life(99) == Life(b"f" * 16, 99, Standing.SETTLED)
+    assert HELLO.life(99) == Life(b"f" * 16, 99, Standing.SETTLED, kinds=frozenset(KINDS))
+
+
+ROW = [7, 2, b"f" * 16, 2, [[1, "a:1"], [2, "b:1"]], 3, 5]
 
 
 def test_fields_that_a_later_version_appends_are_passed_over() -> None:
-    row = [7, 2, b"f" * 16, 2, [[1, "a:1"], [2, "b:1"]], 3, 5, "what is yet to come"]
+    row = [*ROW, [[128, "court.verdict"], [200, "audit.mark"]], "what is yet to come"]
     assert decode_shard(cbor2.dumps(row)) == HELLO
+
+
+def test_a_host_of_version_4_2_tells_no_kinds_which_is_not_that_it_has_none() -> None:
+    told = decode_shard(cbor2.dumps(ROW))
+    assert told.kinds is None
+    assert told.life(99).kinds is None
+    assert decode_shard(cbor2.dumps([*ROW, []])).life(99).kinds == frozenset()
+
+
+def test_all_kinds_that_there_can_be_fit_an_introduction() -> None:
+    kinds = {number: "k" * 64 for number in range(128, 256)}
+    assert len(kinds) == MAX_KINDS
+    assert decode_shard(encode_shard(ShardHello(7, 2, kinds=kinds))).kinds == kinds
 
 
 def test_more_founders_than_a_frame_lists_are_left_out() -> None:
@@ -71,6 +88,15 @@ def test_an_introduction_that_takes_long_to_decode_is_malformed_at_once() -> Non
         [7, 2, b"", 0, [[1 << 63, "a:1"]], 0, 0],
         [7, 2, b"", 0, [], 1 << 63, 0],
         [7, 2, b"", 0, [], 0, 1 << 62],
+        [7, 2, b"", 0, [], 0, 0, {200: "a"}],
+        [7, 2, b"", 0, [], 0, 0, [[200]]],
+        [7, 2, b"", 0, [], 0, 0, [[127, "a"]]],
+        [7, 2, b"", 0, [], 0, 0, [[256, "a"]]],
+        [7, 2, b"", 0, [], 0, 0, [["200", "a"]]],
+        [7, 2, b"", 0, [], 0, 0, [[200, b"a"]]],
+        [7, 2, b"", 0, [], 0, 0, [[200, "a" * 65]]],
+        [7, 2, b"", 0, [], 0, 0, [[200, "two\nlines"]]],
+        [7, 2, b"", 0, [], 0, 0, [[200, "a"]] * 129],
     ],
     ids=repr,
 )

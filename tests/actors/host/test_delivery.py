@@ -179,8 +179,9 @@ def test_the_shards_of_one_host_are_bounded():
         caller.add(hello(shard=MAX_SHARDS), here=True)
 
 
+@pytest.mark.parametrize("more", [{"founders": {1: "one:1"}}, {"kinds": {200: "audit.mark"}}], ids=str)
 def test_what_is_said_of_shards_that_are_not_here_is_bounded_over_all_hosts(
-    inputs, node, counters, monkeypatch
+    inputs, node, counters, monkeypatch, more
 ):
     monkeypatch.setattr(services, "MAX_AHEAD", 20)
     inputs.greet("greedy:1", "host 9")
@@ -191,7 +192,7 @@ def test_what_is_said_of_shards_that_are_not_here_is_bounded_over_all_hosts(
         inputs.hear_introduction("greedy:1", hello(shard=shard))
         inputs.hear_introduction("greedy:1", hello(shard=shard))
     assert counters["introductions forgotten"] == 0
-    inputs.hear_introduction("greedy:1", ShardHello(100, 1, founders={1: "one:1"}))
+    inputs.hear_introduction("greedy:1", ShardHello(100, 1, **more))
     assert counters["introductions forgotten"] == 20
     # The others have lost nothing.
     inputs._nodes[3] = node

@@ -5,18 +5,23 @@ Pure: no threads, clocks, sockets or files. The Raft machine is in `raft/`, and 
 `raft.core`, the state of one replica. The other modules of `raft/` hold the handlers, one theme a file.
 """
 
+from drakkar.handlers.effects import Answer, Effects, Failure, Told
+from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.errors import (
     ConfigError,
     CorruptData,
     DrakkarError,
+    ExtensionFailed,
     HandlerTableError,
+    MissingExtension,
     ProtocolViolation,
     RequestDropped,
 )
+from drakkar.handlers.extension import LATER, Extension, delivers, handles
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.config import RaftConfig
-from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
+from drakkar.handlers.raft.entries import Entries, Entry, Run
 from drakkar.handlers.raft.lives import Life, Lives, Meeting, Standing, founding_id, home_number
 from drakkar.handlers.raft.log import EntriesNotLoaded, Storage
 from drakkar.handlers.raft.matrix import raft_handlers
@@ -25,10 +30,15 @@ from drakkar.handlers.raft.progress import Progress, ProgressState
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready, Refusal
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot, State
+from drakkar.handlers.services import NodeServices
 from drakkar.handlers.table import SWALLOW, HandlerTable, Ignore, Never, Tally
+from drakkar.handlers.table_node import NodeReady, TableNode
+from drakkar.handlers.timers import Timer, Timers
 
 __all__ = [
+    "LATER",
     "SWALLOW",
+    "Answer",
     "Change",
     "ChangeType",
     "Changed",
@@ -37,10 +47,14 @@ __all__ = [
     "CorruptData",
     "DrakkarError",
     "Dropped",
+    "Effects",
     "Entries",
     "EntriesNotLoaded",
     "Entry",
     "EntryKind",
+    "Extension",
+    "ExtensionFailed",
+    "Failure",
     "HandlerTable",
     "HandlerTableError",
     "HardState",
@@ -53,7 +67,10 @@ __all__ = [
     "MemoryLog",
     "Message",
     "MessageType",
+    "MissingExtension",
     "Never",
+    "NodeReady",
+    "NodeServices",
     "Progress",
     "ProgressState",
     "ProtocolViolation",
@@ -68,9 +85,15 @@ __all__ = [
     "Standing",
     "State",
     "Storage",
+    "TableNode",
     "Tally",
+    "Timer",
+    "Timers",
+    "Told",
     "Transition",
+    "delivers",
     "founding_id",
+    "handles",
     "home_number",
     "raft_handlers",
 ]

@@ -10,10 +10,12 @@ __all__ = [
     "DeadlockError",
     "DiskFull",
     "DrakkarError",
+    "ExtensionFailed",
     "ForkedError",
     "HandlerTableError",
     "LoopError",
     "MembershipRejected",
+    "MissingExtension",
     "NotLeader",
     "OutcomeUnknown",
     "ProtocolViolation",
@@ -198,3 +200,39 @@ class ProtocolViolation(DrakkarError):
     Example: a leader has committed an entry that this replica acknowledged once, but its log no longer holds the
     entry, because its data directory was deleted or rolled back.
     """
+
+
+class ExtensionFailed(DrakkarError):
+    """A method of an extension failed where half-done state would diverge, so the replica stops; `__cause__` says why.
+
+    `class_name` and `method` name it; `index` is the entry, or the last entry of the snapshot.
+    """
+
+    outcome_known = False
+
+    def __init__(self, class_name: str, method: str, index: int, why: str = "") -> None:
+        super().__init__(class_name, method, index, why)
+        self.class_name, self.method, self.index, self.why = class_name, method, index, why
+
+    def __str__(self) -> str:
+        return f"{self.class_name}.{self.method} failed at index {self.index}: {self.why}"
+
+
+class MissingExtension(DrakkarError):
+    """The log, or a snapshot, has what is for an extension that this replica's table does not have, so the replica stops.
+
+    It would lead one day without that state. `index` is the entry, or the last entry of the snapshot; `what` names the kind of the
+    entry, or the extension.
+    """
+
+    outcome_known = False
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(index, what)
+        self.index, self.what = index, what
+
+    def __str__(self) -> str:
+        return (
+            f"index {self.index} has {self.what}, which no extension of this replica's table takes: start it with a table that uses "
+            "this extension, as the other replicas do"
+        )

@@ -1,33 +1,18 @@
 """Messages and their types, for any protocol."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Final
 
 from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import HandlerTableError
-from drakkar.handlers.traits import Traits
+from drakkar.handlers.numbered import Numbered, clash
+from drakkar.handlers.traits import Term, Traits
 
 __all__ = ["Message", "MessageType"]
 
 
-class _Numbered(type):
-    """Makes `MessageType` iterable and indexable by name, as an enum is."""
-
-    def __iter__(cls) -> Iterator[Any]:
-        return iter(tuple(cast("type[MessageType]", cls).known.values()))
-
-    def __len__(cls) -> int:
-        return len(cast("type[MessageType]", cls).known)
-
-    def __getitem__(cls, name: str) -> Any:
-        for known in cast("type[MessageType]", cls).known.values():
-            if known.name == name:
-                return known
-        raise KeyError(name)
-
-
-class MessageType(int, metaclass=_Numbered):
+class MessageType(Numbered):
     """The type of a message: an integer with a name. It is the second key of the handler table.
 
     It works as an enum that users extend: `MessageType.define("audit.ping", 1000)` adds a type. `MessageType(12)`
@@ -37,7 +22,7 @@ class MessageType(int, metaclass=_Numbered):
     threads at once.
     """
 
-    name: str
+    what: ClassVar[str] = "message type"
     traits: Traits
     """Facts that hold for every message of this type."""
     known: ClassVar[dict[int, "MessageType"]] = {}
@@ -95,19 +80,14 @@ class MessageType(int, metaclass=_Numbered):
     CONTRADICTION_RESP: ClassVar["MessageType"]
     LEADER_GONE: ClassVar["MessageType"]
 
-    def __new__(cls, number: int) -> Self:
-        """Look up the type with this number. Raises `ValueError` if there is none."""
-        known = cls.known.get(number)
-        if known is None:
-            raise ValueError(
-                f"{number!r} is not a known message type: define it with MessageType.define(name, number)"
-            )
-        return cast("Self", known)
+    PEER_UP: ClassVar["MessageType"]
+    """At a node without Raft: its peer `sender`, a name, was found, or found again."""
+    PEER_DOWN: ClassVar["MessageType"]
+    """At a node without Raft: its peer `sender` ended, or is out of reach; `payload` says why."""
 
     @classmethod
     def _add(cls, name: str, number: int, traits: Traits | None = None) -> "MessageType":
-        added = int.__new__(cls, number)
-        added.name = name
+        added = cls._make(name, number)
         if traits is not None:
             added.traits = traits
         cls.known[number] = added
@@ -147,21 +127,15 @@ class MessageType(int, metaclass=_Numbered):
             wakes=wakes,
             bulk=bulk,
         )
-        same_name = next((known for known in cls.known.values() if known.name == name), None)
-        same_number = cls.known.get(number)
-        if same_name is None and same_number is None:
+        known: MessageType | None = clash(cls, name, number)
+        if known is None:
             return cls._add(name, number, traits)
-        if same_name is not same_number or same_number is None:
-            taken = same_number if same_number is not None else same_name
+        if known.traits != traits:
             raise HandlerTableError(
-                f"message type {name!r} = {number} clashes with {taken!r}: choose another name and number"
-            )
-        if same_number.traits != traits:
-            raise HandlerTableError(
-                f"message type {same_number!r} is already defined with {_difference(same_number.traits, traits)}: "
+                f"message type {known!r} is already defined with {_difference(known.traits, traits)}: "
                 "define it with the same traits everywhere"
             )
-        return same_number
+        return known
 
     @classmethod
     def reserve(cls, name: str, number: int, traits: Traits) -> "MessageType":
@@ -180,18 +154,6 @@ class MessageType(int, metaclass=_Numbered):
                 f"message type {name!r} = {number} clashes with {taken!r}: choose another name and number"
             )
         return cls._add(name, number, traits)
-
-    def __repr__(self) -> str:
-        return f"{self.name}({int(self)})"
-
-    def __str__(self) -> str:
-        return self.name
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
 
 
 def _difference(known: Traits, other: Traits) -> str:
@@ -258,6 +220,8 @@ _BUILT_IN: Final = [
 for _number, _name in enumerate(_BUILT_IN):
     # Their traits are Raft's rows, which `raft.matrix` adds: a type without a row has none, and fails at its first use.
     setattr(MessageType, _name, MessageType._add(_name, _number))
+MessageType.PEER_UP = MessageType.reserve("PEER_UP", 220, Traits(Term.NONE, local=True, wakes=False))
+MessageType.PEER_DOWN = MessageType.reserve("PEER_DOWN", 221, Traits(Term.NONE, local=True, wakes=False))
 
 
 @dataclass(slots=True)

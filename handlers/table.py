@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from drakkar.handlers.errors import HandlerTableError
+from drakkar.handlers.extension import Extension
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.signature import fault_in, where
 
@@ -73,6 +74,7 @@ class Tally:
 
     __slots__ = (
         "broken",
+        "delivered",
         "dropped",
         "failed",
         "handled",
@@ -97,6 +99,8 @@ class Tally:
         """Messages that hit a `Never` cell: late ones, just after a change of state, or the sign of a bug."""
         self.swallowed: Counter[tuple[Any, Any]] = Counter()
         """Messages that a guard swallowed."""
+        self.delivered: Counter[tuple[Any, Any]] = Counter()
+        """Committed entries that were delivered to extensions, by state and kind; one that two methods take counts twice."""
         self.dropped = 0
         """Messages that no handler took: those that were ignored, impossible or swallowed."""
         self.on_impossible = on_impossible
@@ -191,6 +195,10 @@ class HandlerTable:
         self._sealed: dict[tuple[Any, MessageType], str] = {}
         self._fatal: set[tuple[Any, Any]] = set()
         self._checked_guards: list[Guard] = []
+        self.extensions: tuple[type[Extension], ...] = ()
+        """The classes that were registered with `use`, in order."""
+        self.kinds: frozenset[int] = frozenset()
+        """The entry kinds of one's own that an extension delivers."""
         for type_, *cells in rows:
             self._check_type(type_)
             if len(cells) != len(self.states):
@@ -269,6 +277,7 @@ class HandlerTable:
         twin._rows = _Rows((state, _Row(row)) for state, row in self._rows.items())
         twin._sealed = dict(self._sealed)
         twin._fatal = set(self._fatal)
+        twin.extensions, twin.kinds = self.extensions, self.kinds
         return twin
 
     def on(
@@ -330,6 +339,16 @@ class HandlerTable:
             return wrapper
 
         return fill
+
+    def use(self, *classes: type[Extension]) -> None:
+        """Register extensions: their `@handles` methods fill and wrap cells, their `@delivers` methods take committed entries.
+
+            table.use(Audit)
+
+        A node that gets this table makes an instance of each class, in this order. Raises `HandlerTableError`, with class and
+        method, for any mistake in a class that can be seen before a node starts.
+        """
+        raise NotImplementedError
 
     def guard(self, guard: Guard) -> Guard:
         """Add a check that runs before dispatch in every state. It may return `SWALLOW` to drop the message.
@@ -404,8 +423,11 @@ class HandlerTable:
         if faults:
             raise HandlerTableError("the handler table is refused: " + "; ".join(faults))
 
-    def describe(self) -> str:
-        """Return the matrix as text: a line for each message type, a column for each state, then the reasons."""
+    def describe(self, counts: Tally | None = None) -> str:
+        """Return the matrix as text: a line for each message type, a column for each state, then the reasons.
+
+        With the tally of a node, each cell shows what became of its messages there: "audit.count 12, 1 failed".
+        """
         reasons: dict[Cell, str] = {}
         rows = [["", *(state.name for state in self.states)]]
         for type_ in self.types:

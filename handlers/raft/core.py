@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Final
 
 from drakkar.handlers.compiling import mypyc_attr
+from drakkar.handlers.effects import Effects
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
@@ -90,6 +91,7 @@ class RaftCore:
         self.quiesce = Quiesce(config)
         self.room = Room()
         self.outbox = Outbox()
+        self.effects = Effects()
         self.awaiting_load: dict[int, None] = {}
         """Peers that are sent nothing, in this order, before the host has read the entries that they need from its disk."""
         self.waiting_query: Message | None = None
@@ -159,9 +161,15 @@ class RaftCore:
             message.term = self.term
         self.outbox.messages.append(message)
 
-    def reply(self, to: Message, type_: MessageType, **fields: Any) -> None:
-        """Queue an answer to the sender of `to`."""
-        self.send(Message(type_, to=to.sender, **fields))
+    def reply(self, message: Message, answer: Any, **fields: Any) -> None:
+        """Queue an answer to the sender of `message`: of the type `answer`, with these fields.
+
+        If it was asked in this process, `answer` is the value that the ask returns, and there are no fields.
+        """
+        if message.sender in (0, self.id):
+            self.effects.answer(message, answer, fields)
+        else:
+            self.send(Message(answer, to=message.sender, **fields))
 
     def refuse(self, asker: int, refused: Dropped) -> None:
         """Report that a request has no effect: to this host (`asker` 0 or this replica), or to the replica that forwarded it."""

@@ -67,7 +67,7 @@ class Life:
     certified: bool = False
     """Its host has shown a certificate for this address."""
     kinds: frozenset[int] | None = None
-    """The kinds of entries of its application's own that it can take; None where it does not say."""
+    """The kinds of records that its table delivers (`HandlerTable.kinds`); None where that is not told."""
 
 
 @dataclass(frozen=True, slots=True)

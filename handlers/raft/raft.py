@@ -4,7 +4,7 @@
 answers what stands in `matrix`, the state of a replica in `core`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 
 from drakkar.handlers.errors import ConfigError
@@ -33,12 +33,13 @@ from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.handlers.raft.matrix import checked_handlers, raft_handlers
 from drakkar.handlers.raft.ready import Changed, Ready
 from drakkar.handlers.raft.state import HardState, Snapshot, State
+from drakkar.handlers.services import NodeServices
 from drakkar.handlers.table import HandlerTable
 
 __all__ = ["Raft"]
 
 
-class Raft(RaftCore):
+class Raft(RaftCore, NodeServices):
     """The Raft machine of one replica. Pure: the same messages and the same random source give the same life.
 
     Not thread-safe: all calls come from one thread, in a host its loop's.
@@ -286,6 +287,48 @@ class Raft(RaftCore):
         """The index that a peer wants a snapshot to reach, which none does yet; 0 for none. For a leader's host."""
         wanted = max((peer.requested_snapshot for peer in self.progress.values()), default=0)
         return wanted if wanted > self.log.snapshot.index else 0
+
+    # -- what handlers of one's own may ask for --------------------------------------------------------------------
+
+    def propose(self, kind: EntryKind, payload: bytes) -> str:
+        """Propose a record: an entry of a kind of your own, which is delivered on every replica that keeps commands.
+
+        Returns "" where this replica logged it or sent it on to the leader, else why not. It may be lost all the same, as any
+        proposal may; what is delivered is committed. A record may have `MAX_RECORD_BYTES`.
+
+        Raises `ConfigError` for a kind that this replica's table does not deliver, and a payload that is too large or not bytes.
+        """
+        raise NotImplementedError
+
+    def veto(self, message: Message, why: str, only: Callable[[Entry], bool] | None = None) -> Message | None:
+        """Refuse a PROPOSE, READ_INDEX or LEADER_TRANSFER with a text: its proposer gets `RequestDropped(why)`.
+
+        For a wrapper of such a type, at any replica. Of a PROPOSE, `only(entry)` says which entries are refused; without it all
+        are. Returns the message with the rest, to pass to `inner`, or None if nothing is left. Of the text, 500 printable characters
+        travel.
+
+        Raises `ConfigError` for a message of another type, and with `only` for one that is no PROPOSE.
+        """
+        raise NotImplementedError
+
+    def save_extensions(self, index: int, done: Callable[[bytes], None]) -> None:
+        """Call `done` with the state of the extensions as of `index`: when all up to it is delivered, and nothing beyond.
+
+        At once where `index` is applied, else in `applied`, on its way past. The bytes are for `load_extensions`; b"" where no
+        extension saves any.
+
+        Raises `ConfigError` for an index that is past. `done` is not called if the replica ends before, or `save` fails:
+        then `ExtensionFailed` is raised, here or by `applied`.
+        """
+        raise NotImplementedError
+
+    def load_extensions(self, data: bytes, index: int) -> None:
+        """Hand extensions their parts of a snapshot, before `applied(index)` reports that it is loaded.
+
+        An extension without a part stays as it is. Raises `MissingExtension` for a part of one that the table lacks,
+        `CorruptData` for bytes that `save_extensions` did not give, `ExtensionFailed` where `load` fails.
+        """
+        raise NotImplementedError
 
     # -- what an operator may ask for -----------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
+from drakkar.handlers.effects import Answer, Failure, Told
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry
 from drakkar.handlers.raft.lives import Lives
@@ -41,6 +42,8 @@ class Refusal(Enum):
     TRANSFER_REPLACED = "a transfer to another target took its place"
     TRANSFER_CALLED_OFF = "the transfer was called off"
     NOT_SENT = "it could not be sent to the leader"
+    KIND_MISSING = "not all replicas that keep commands have said that they take records of this kind"
+    VETOED = "a handler refused it"
     QUERY_PENDING = "the answer of another log query was not collected yet"
 
     @classmethod
@@ -73,7 +76,9 @@ class Dropped:
     count: int = 1
     entries: Sequence[Entry] = ()
     replicas: tuple[int, ...] = ()
-    """The voters that cannot be reached, or were not met yet, where that is the reason."""
+    """The voters that cannot be reached, or were not met yet, or the replicas that lack the kind, where that is the reason."""
+    text: str = ""
+    """What the handler says that refused it: for VETOED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,14 @@ class Ready:
     """What is to be remembered of this replica's life from now on. All messages wait until it is durable.
 
     Until then others are told what was durable before, also with messages of an earlier `Ready`."""
+    tells: list[Told] = field(default_factory=list)
+    """Messages for other actors, to be told after the batch."""
+    events: list[Any] = field(default_factory=list)
+    """What handlers publish."""
+    answers: list[Answer] = field(default_factory=list)
+    """Answers to messages that were asked in this process."""
+    failures: list[Failure] = field(default_factory=list)
+    """Messages of timers whose handlers failed: to be logged."""
     must_save: bool = False
     """Something more than the commit index is to be made durable."""
 

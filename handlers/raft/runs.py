@@ -9,32 +9,15 @@ copy them once, and that is cheaper than to hold them twice for as long as a pee
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Final, Self
 
 import cbor2
 from drakkar.handlers import cbor
 from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM, is_whole
+from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.errors import CorruptData, ProtocolViolation
 
 __all__ = ["ENTRY_OVERHEAD", "MAX_ENTRIES", "Entry", "EntryKind", "Run", "changes", "fitting", "pages"]
-
-
-class EntryKind(IntEnum):
-    """What an entry is for. Only COMMAND, ENCODED and SESSION reach the state machine."""
-
-    COMMAND = 0
-    NO_OP = 1
-    """The empty entry with which a leader begins its term (thesis §6.4)."""
-    CONFIG_CHANGE = 2
-    SESSION = 3
-    """A command, or the opening or closing of a session, under a client's series number (thesis §6.3)."""
-    METADATA = 4
-    """Stands for an entry whose content a witness does not keep."""
-    ENCODED = 5
-    """A command that its proposer has compressed; hosts decode it before they apply it."""
-    SETTLED = 6
-    """Says on which host a replica lives from here on; see `lives`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +55,9 @@ _BYTES: Final = 2
 _LIST: Final = 4
 """The types of CBOR items of which a run consists."""
 
-_KINDS: Final = tuple(EntryKind)
+_KINDS: Final[tuple[EntryKind, ...]] = tuple(EntryKind)
+_LEGAL: Final = bytes([*_KINDS, *range(EntryKind.FIRST_FREE, 256)])
+"""The bytes that may stand for a kind: those of Raft, and those that are free for users, though not all are defined here."""
 _COMMAND: Final = int(EntryKind.COMMAND)
 _METADATA: Final = int(EntryKind.METADATA)
 _CONFIG_CHANGE: Final = int(EntryKind.CONFIG_CHANGE)
@@ -150,7 +135,10 @@ class Run:
 
     def kind(self, index: int) -> EntryKind:
         """The kind of the entry at `index`."""
-        return _KINDS[self.kinds[index - self.first]] if self.kinds else EntryKind.COMMAND
+        if not self.kinds:
+            return EntryKind.COMMAND
+        number = self.kinds[index - self.first]
+        return _KINDS[number] if number < len(_KINDS) else EntryKind.of_log(number)
 
     def entry(self, index: int) -> Entry:
         """The entry at `index`, as an object."""
@@ -285,7 +273,7 @@ def _check_columns(columns: Any) -> None:
     beyond = _beyond(first, term, origin, key, len(payloads))
     if beyond:
         raise CorruptData(f"a run's {beyond}")
-    if type(kinds) is not bytes or (kinds and (len(kinds) != len(payloads) or max(kinds) >= len(_KINDS))):
+    if type(kinds) is not bytes or (kinds and (len(kinds) != len(payloads) or kinds.translate(None, _LEGAL))):
         raise CorruptData("a run's kinds do not match its payloads")
 
 

@@ -44,7 +44,7 @@ def runs(draw: st.DrawFn) -> Run:
     """One run, as a proposer or a leader makes it."""
     payloads = draw(st.lists(st.binary(max_size=40), min_size=1, max_size=12))
     kinds = draw(
-        st.none() | st.lists(st.sampled_from(EntryKind), min_size=len(payloads), max_size=len(payloads))
+        st.none() | st.lists(st.sampled_from(list(EntryKind)), min_size=len(payloads), max_size=len(payloads))
     )
     origin = draw(st.sampled_from([0, 3]))
     first = draw(st.integers(0, 1 << 40))

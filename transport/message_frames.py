@@ -15,9 +15,10 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import cbor2
-from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM, MAX_UNSIGNED, are_whole, is_whole
+from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM, are_whole, is_whole
 from drakkar.handlers.errors import CorruptData, ProtocolViolation, TransportError
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.payloads import PAYLOAD_LIMIT, decode_payload, encode_payload
 from drakkar.handlers.raft.codec import decode_membership, encode_membership
 from drakkar.handlers.raft.entries import Entries, Run
 from drakkar.handlers.raft.state import Snapshot
@@ -27,7 +28,6 @@ __all__ = [
     "CONTROL_LIMIT",
     "MAX_RUNS",
     "MESSAGES_PER_FRAME",
-    "PAYLOAD_LIMIT",
     "Decoded",
     "Packed",
     "batches",
@@ -48,8 +48,6 @@ MAX_RUNS: Final = 1 << 18
 """Runs of entries in one message, of which each takes half a kilobyte of memory. 4 MiB of entries never have more."""
 RUNS_PER_STEP: Final = 128
 """Runs that are decoded in one go: about a millisecond of work."""
-PAYLOAD_LIMIT: Final = 8 << 10
-"""Maximum bytes of one message's encoded `payload`. It is for control; bulk travels as entries."""
 
 _CONTROL_LENGTH: Final = struct.Struct(">I")
 _ONE_ROW: Final = b"\x81"
@@ -81,7 +79,6 @@ _LEAST_BOUND: Final = min(MAX_INDEX, MAX_TERM)
 """Numbers up to here need no closer look; but that of the type does."""
 _OLD_NAMES: Final = 1 << 63
 _HEARTBEATS: Final = (int(MessageType.HEARTBEAT), int(MessageType.HEARTBEAT_RESP))
-_MAX_KEY: Final = (1 << 31) - 1
 
 
 class Packed(NamedTuple):
@@ -187,43 +184,12 @@ def _encode_row(message: Message, row: list[Any]) -> bytes:
     return encoded
 
 
-_SCALARS: Final = frozenset({type(None), bool, float, str, bytes})
-
-
-def _check_payload(value: Any) -> None:
-    """Raise `ValueError` unless CBOR encodes `value` without tags."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return
-    if kind is int:
-        if not -MAX_UNSIGNED - 1 <= value <= MAX_UNSIGNED:
-            raise ValueError("a number has more than 64 bits")
-    elif kind in {list, tuple}:
-        for item in value:
-            _check_payload(item)
-    elif kind is dict:
-        for key, item in value.items():
-            if type(key) is not str and not (type(key) is int and abs(key) <= _MAX_KEY):
-                raise ValueError(f"the key {key!r:.60} is neither a string nor a small number")
-            _check_payload(item)
-    else:
-        raise ValueError(f"{kind.__name__} cannot be sent to another host")
-
-
 def _payload_bytes(message: Message) -> bytes:
     """Encode the payload by itself, so that the receiver knows its length before decoding it."""
     try:
-        _check_payload(message.payload)
-        encoded = cbor2.dumps(message.payload)
-    except (cbor2.CBOREncodeError, ValueError, RecursionError) as error:
-        raise TransportError(
-            f"{message}: its payload cannot be sent: {error}; use numbers, strings, bytes, lists and dicts"
-        ) from error
-    if len(encoded) > PAYLOAD_LIMIT:
-        raise TransportError(
-            f"{message}: its payload takes {len(encoded)} bytes, and {PAYLOAD_LIMIT} are allowed: send bulk as entries"
-        )
-    return encoded
+        return encode_payload(message.payload)
+    except ValueError as error:
+        raise TransportError(f"{message}: {error}") from error
 
 
 def _snapshot_row(message: Message, snapshot: Snapshot) -> list[Any]:
@@ -437,9 +403,7 @@ def _snapshot(row: list[Any], payload: memoryview) -> Snapshot:
 
 
 def _payload(data: bytes) -> Any:
-    value = loads_strict(data, 16, plain_keys=False)
     try:
-        _check_payload(value)
+        return decode_payload(data)
     except ValueError as error:
         raise FrameError(f"the payload of a message: {error}") from error
-    return value

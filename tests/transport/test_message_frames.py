@@ -8,13 +8,13 @@ import pytest
 from drakkar.handlers.checks import MAX_INDEX, MAX_SIGNED, MAX_TERM
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.payloads import PAYLOAD_LIMIT
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
 from drakkar.handlers.raft.state import Membership, Snapshot
 from drakkar.transport import message_frames
 from drakkar.transport.frames import FRAME_LIMIT, FrameError, FrameKind, FrameReader
 from drakkar.transport.message_frames import (
     CONTROL_LIMIT,
-    PAYLOAD_LIMIT,
     Decoded,
     batches,
     decode_messages,

@@ -1,0 +1,82 @@
+"""What may be in the payload of a message: the sender is told of all that the receiver would refuse."""
+
+import cbor2
+import pytest
+from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.payloads import PAYLOAD_LIMIT, check_payload, decode_payload, encode_payload
+from hypothesis import given
+from hypothesis import strategies as st
+
+PLAIN = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(1 << 64), (1 << 64) - 1),
+        st.floats(allow_nan=False),
+        st.text(max_size=5),
+        st.binary(max_size=5),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.integers(-9, 9)), inner, max_size=3),
+    ),
+    max_leaves=10,
+)
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@given(PLAIN)
+def test_what_is_sent_comes_out(payload):
+    assert decode_payload(encode_payload(payload)) == payload
+
+
+def test_the_deepest_and_the_longest_payloads_pass():
+    assert decode_payload(encode_payload(nested(16))) == nested(16)
+    longest = bytes(PAYLOAD_LIMIT - 3)
+    assert len(encode_payload(longest)) == PAYLOAD_LIMIT
+    assert decode_payload(encode_payload(longest)) == longest
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        pytest.param({"a": [{1, 2}]}, "set cannot be sent", id="a set"),
+        pytest.param(1 << 64, "more than 64 bits", id="a large number"),
+        pytest.param({(1, 2): 3}, "neither a string nor a small number", id="a tuple as key"),
+        pytest.param({True: 3}, "neither a string nor a small number", id="a bool as key"),
+        pytest.param(nested(17), "more than 16 lists and dicts", id="deep"),
+        pytest.param("\ud800", "surrogates not allowed", id="half a character"),
+        pytest.param(bytes(PAYLOAD_LIMIT - 2), "takes 8193 bytes, and 8192 are allowed", id="long"),
+    ],
+)
+def test_the_sender_is_told_what_cannot_be_sent(payload, said):
+    with pytest.raises(ValueError, match=said):
+        encode_payload(payload)
+    with pytest.raises(ConfigError, match=f"message='audit.ping': .*{said}"):
+        check_payload("audit.ping", payload)
+
+
+def test_no_payload_can_always_be_sent():
+    check_payload("audit.ping", None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(cbor2.dumps(1) + b"\x01", id="more after the value"),
+        pytest.param(cbor2.dumps({b"key": 1}), id="bytes as key"),
+        pytest.param(cbor2.dumps(cbor2.CBORTag(2, b"\x01" * 9)), id="a tag"),
+        pytest.param(cbor2.dumps(bytes(PAYLOAD_LIMIT)), id="long"),
+        pytest.param(b"\x81" * 17 + b"\x01", id="deep"),
+    ],
+)
+def test_bytes_that_no_sender_makes_are_refused(data):
+    with pytest.raises(ValueError):
+        decode_payload(data)

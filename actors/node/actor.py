@@ -54,7 +54,6 @@ from drakkar.actors.node.status import Ended, Status, status_of
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture, in_full
 from drakkar.actors.runtime.log_lines import HostLines
-from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
@@ -136,8 +135,8 @@ class Services(SnapshotServices, Streams, IntroductionServices, Protocol):
         """Tell those who subscribed to the host's events."""
 
 
-class NodeActor(TableActor):
-    """One replica of one shard. `state` and `handlers` are its Raft's."""
+class NodeActor(TrioActor):
+    """One replica of one shard. Its node, which handlers are given, is its `Raft`; `state`, `handlers` and `tally` are that one's."""
 
     inbox_capacity: ClassVar[int] = 50_000
     """Messages of other replicas that may wait."""
@@ -197,7 +196,8 @@ class NodeActor(TableActor):
             max_age=config.election_ticks * tick_interval,
             now=now,
         )
-        super().__init__(handlers=raft.handlers, inbox=inbox, **kwargs)
+        super().__init__(inbox=inbox, **kwargs)
+        self.handlers = raft.handlers
         # Only counted, not logged: where the leader has just changed, late messages of correct peers meet a `Never` too.
         self.tally = raft.tally
         self.unheard = 0

@@ -1,4 +1,4 @@
-"""The payload of a message as bytes, and back: what may be in one, and how much. For any protocol.
+"""What a message may have with it: the payload, as bytes and back, and how much of it; and the numbers. For any protocol.
 
 Strings, bytes, numbers, booleans, None, and lists and dicts of those. A tuple comes out as a list.
 """
@@ -7,10 +7,14 @@ from typing import Any, Final
 
 import cbor2
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import MAX_UNSIGNED
+from drakkar.handlers.checks import MAX_UNSIGNED, is_whole
 from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.messages import Message
 
-__all__ = ["PAYLOAD_LIMIT", "check_payload", "decode_payload", "encode_payload"]
+__all__ = ["NUMBERS", "PAYLOAD_LIMIT", "check_message", "check_payload", "decode_payload", "encode_payload"]
+
+NUMBERS: Final = ("shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
+"""The fields of a `Message` that are numbers, beside its type and the two nodes."""
 
 PAYLOAD_LIMIT: Final = 8 << 10
 """Maximum bytes of one message's encoded payload. It is for control; between replicas, bulk travels as entries."""
@@ -54,6 +58,26 @@ def check_payload(type_: Any, payload: Any) -> None:
         encode_payload(payload)
     except ValueError as error:
         raise ConfigError("message", str(type_), str(error)) from error
+
+
+def check_message(message: Message) -> None:
+    """Raise `ConfigError` unless a message can travel between nodes without Raft, which have numbers and a payload to send."""
+    for name in NUMBERS:
+        if not is_whole(value := getattr(message, name)):
+            raise ConfigError(
+                name,
+                value,
+                f"must be a whole number from 0 to 2**63 - 1, in a message of type {message.type}",
+            )
+    if type(message.reject) is not bool:
+        raise ConfigError(
+            "reject", message.reject, f"must be True or False, in a message of type {message.type}"
+        )
+    if message.entries or message.snapshot is not None:
+        raise ConfigError(
+            "message", str(message.type), "has entries or a snapshot, which are Raft's: send a payload"
+        )
+    check_payload(message.type, message.payload)
 
 
 def _check(value: Any, depth: int) -> None:

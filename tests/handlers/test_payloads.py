@@ -3,10 +3,18 @@
 import cbor2
 import pytest
 from drakkar.handlers.errors import ConfigError
-from drakkar.handlers.payloads import PAYLOAD_LIMIT, check_payload, decode_payload, encode_payload
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.payloads import (
+    PAYLOAD_LIMIT,
+    check_message,
+    check_payload,
+    decode_payload,
+    encode_payload,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
+PING = MessageType.define("test.payloads.ping", 1299)
 PLAIN = st.recursive(
     st.one_of(
         st.none(),
@@ -80,3 +88,25 @@ def test_no_payload_can_always_be_sent():
 def test_bytes_that_no_sender_makes_are_refused(data):
     with pytest.raises(ValueError):
         decode_payload(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"hint": -1}, "hint=-1: must be a whole number from 0", id="a negative number"),
+        pytest.param({"log_index": 1 << 63}, r"log_index=.* from 0 to 2\*\*63 - 1", id="a large number"),
+        pytest.param({"term": "3"}, "term='3'", id="a text"),
+        pytest.param({"reject": 1}, "reject=1: must be True or False", id="no bool"),
+        pytest.param({"entries": [1]}, "are Raft's: send a payload", id="entries"),
+        pytest.param({"snapshot": object()}, "are Raft's: send a payload", id="a snapshot"),
+        pytest.param({"payload": {1, 2}}, "set cannot be sent", id="a payload"),
+    ],
+)
+def test_what_a_node_without_raft_cannot_send_is_named_with_the_type(fields, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_message(Message(PING, **fields))
+    assert "test.payloads.ping" in str(caught.value)
+
+
+def test_all_that_a_message_has_can_be_sent():
+    check_message(Message(PING, hint=(1 << 63) - 1, log_index=5, reject=True, payload={"a": [1]}))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from drakkar.handlers.errors import ConfigError, SystemBusy
 from drakkar.handlers.messages import Message
 
 __all__ = ["MAX_EFFECTS", "Answer", "Effects", "Failure", "Told"]
@@ -36,14 +37,54 @@ class Failure:
 
 
 class Effects:
-    """The effects that wait for the host; each list is in order."""
+    """The effects that wait for the host; each list is in order, and bounded. Raises `SystemBusy` beyond 10,000 of a sort."""
 
     def __init__(self) -> None:
         self.tells: list[Told] = []
         self.events: list[Any] = []
         self.answers: list[Answer] = []
         self.failures: list[Failure] = []
+        self.waiting = False
+        """There are some: asked by each `ready`, so it is no more than an attribute."""
+
+    def tell(self, ref: Any, message: Any) -> None:
+        """Tell another actor a message."""
+        self._add(self.tells, Told(ref, message), "tells")
+
+    def publish(self, event: Any) -> None:
+        """Publish an event."""
+        self._add(self.events, event, "events")
 
     def answer(self, message: Message, value: Any, fields: dict[str, Any]) -> None:
         """Answer a message that was asked in this process. A value has no `fields`: those of a reply to another node."""
-        raise NotImplementedError
+        if fields:
+            raise ConfigError(
+                "reply",
+                ", ".join(fields),
+                f"{message.type} was asked in this process, so its answer is a value, without fields",
+            )
+        self._add(self.answers, Answer(message, value), "answers")
+
+    def fail(self, message: Message, error: Exception) -> None:
+        """Report a timer's message whose handler failed. Beyond the bound it is only counted, in `Tally.failed`."""
+        if len(self.failures) < MAX_EFFECTS:
+            self._add(self.failures, Failure(message, error), "failures")
+
+    def _add(self, waiting: list[Any], effect: Any, what: str) -> None:
+        if len(waiting) >= MAX_EFFECTS:
+            raise SystemBusy(
+                f"{MAX_EFFECTS} {what} wait already for the end of this batch: spread them over several"
+            )
+        waiting.append(effect)
+        self.waiting = True
+
+    def hand_out(self, ready: Any) -> None:
+        """Move everything into `ready`, which has lists of these names."""
+        ready.tells, ready.events, ready.answers, ready.failures = (
+            self.tells,
+            self.events,
+            self.answers,
+            self.failures,
+        )
+        self.tells, self.events, self.answers, self.failures = [], [], [], []
+        self.waiting = False

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.numbered import Numbered, clash
 from drakkar.handlers.traits import Term, Traits
 
-__all__ = ["Message", "MessageType"]
+__all__ = ["Message", "MessageType", "NodeId"]
+
+NodeId: TypeAlias = Any
+"""How nodes are told apart: the id of a replica, or the name of a node without Raft."""
 
 
 class MessageType(Numbered):
@@ -226,7 +229,7 @@ MessageType.PEER_DOWN = MessageType.reserve("PEER_DOWN", 221, Traits(Term.NONE, 
 
 @dataclass(slots=True)
 class Message:
-    """One message between replicas of a shard, or from a host to its own replica.
+    """One message between replicas of a shard, between nodes without Raft, or from a host to its own node.
 
     Do not change a message after it was sent or stepped. Zero in a number means "none": replica ids, log indexes and
     terms begin at 1. `payload` is for message types of your own; it takes any value that CBOR encodes without tags.
@@ -238,10 +241,10 @@ class Message:
     """
 
     type: MessageType
-    to: int = 0
-    """The id of the replica that receives the message."""
-    sender: int = 0
-    """The id of the replica that sent it. In a host's report about a peer, the id of that peer."""
+    to: NodeId = 0
+    """The id of the replica that receives the message; between nodes without Raft, the name of the node."""
+    sender: NodeId = 0
+    """The id of the replica, or the name of the node, that sent it. In a host's report about a peer, that of the peer."""
     shard: int = 0
     """The id of the shard."""
     term: int = 0

@@ -3,9 +3,11 @@
 from typing import Any, TypeVar
 
 from drakkar.handlers.effects import Effects
+from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.extension import Extension
 from drakkar.handlers.messages import Message
-from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.signature import where
+from drakkar.handlers.table import HandlerTable, Tally
 from drakkar.handlers.timers import Timer, Timers
 
 __all__ = ["NodeServices"]
@@ -19,33 +21,58 @@ class NodeServices:
     __slots__ = ()
 
     handlers: HandlerTable
+    tally: Tally
     effects: Effects
     message_timers: Timers
     _extensions: dict[type[Extension], Any]
 
-    def extension(self, cls: type[_Extension]) -> _Extension:
-        """Return this node's instance of an extension. Raises `HandlerTableError` if its table does not use it."""
-        raise NotImplementedError
+    def extension(self, class_: type[_Extension]) -> _Extension:
+        """Return this node's instance of an extension. Raises `HandlerTableError` if its table did not use it at the start."""
+        try:
+            found: _Extension = self._extensions[class_]
+        except KeyError:
+            raise HandlerTableError(
+                f"{where(class_) if callable(class_) else class_!r} is no extension of this node: call "
+                "table.use(...) before the node starts"
+            ) from None
+        return found
 
     def after(self, ticks: int, message: Message) -> Timer:
         """Step `message` to this node in `ticks` ticks, unless the returned timer is cancelled. See `Timers.after`."""
-        raise NotImplementedError
+        return self.message_timers.after(ticks, message)
 
     def every(self, ticks: int, message: Message) -> Timer:
         """Step a copy of `message` to this node every `ticks` ticks, until the timer is cancelled. See `Timers.every`."""
-        raise NotImplementedError
+        return self.message_timers.every(ticks, message)
 
     def tell(self, ref: Any, message: Any) -> None:
         """Have the host tell another actor a message, after this batch. One to an actor that ended is dropped and counted."""
-        raise NotImplementedError
+        self.effects.tell(ref, message)
 
     def publish_event(self, event: Any) -> None:
         """Have the host publish an event, after this batch."""
+        self.effects.publish(event)
+
+    def step(self, message: Message) -> Any:
+        """Answer one message. Returns what the handler returns."""
         raise NotImplementedError
 
-    def reply(self, message: Message, answer: Any, **fields: Any) -> None:
-        """Answer a message. If it was asked in this process, `answer` is the value that the ask returns.
+    def _make_extensions(self) -> None:
+        """Make an instance of each extension of the table, in order. Raises `HandlerTableError` where one cannot be made."""
+        for class_ in self.handlers.extensions:
+            try:
+                self._extensions[class_] = class_(self)
+            except Exception as error:
+                raise HandlerTableError(
+                    f"{where(class_)} cannot be made: its __init__ raised {error!r}"
+                ) from error
 
-        If it came from another node, `answer` is a `MessageType`, and the message that is sent has these fields.
-        """
-        raise NotImplementedError
+    def _step_due(self) -> None:
+        """Step the messages of the timers that are due now. A mistake in a handler of one's own type ends nobody."""
+        for message in self.message_timers.advance():
+            try:
+                self.step(message)
+            except Exception as error:
+                if self.tally.broken is not None:
+                    raise
+                self.effects.fail(message, error)

@@ -7,110 +7,33 @@ Only `HandlerTable.dispatch` looks up the cell of a message; a `Tally` counts th
 """
 
 import reprlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Any, Final, Protocol, Self
 
+from drakkar.handlers.cells import SWALLOW, Cell, Guard, Handler, Ignore, Never, Undeclared, Wrapper
+from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.errors import HandlerTableError
-from drakkar.handlers.extension import Extension
+from drakkar.handlers.extension import (
+    COMMANDS,
+    Delivers,
+    Extension,
+    Handles,
+    check_class,
+    delivery_of,
+    handler_of,
+    marks_of,
+    name_of_extension,
+    wrapper_of,
+)
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.signature import fault_in, where
+from drakkar.handlers.table_text import describe, name_of
+from drakkar.handlers.tally import Tally
 
 __all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Tally", "Undeclared"]
-
-Handler: TypeAlias = Callable[[Any, Any], Any]
-"""`handler(node, message)`: changes the node's state and queues effects; it does no I/O itself. Returns the answer."""
-
-Wrapper: TypeAlias = Callable[[Any, Any, Handler], Any]
-"""`wrapper(node, message, inner)`: calls `inner(node, message)` to run the wrapped handler. Returns the answer."""
-
-Guard: TypeAlias = Callable[[Any, Any], bool | None]
-"""`guard(node, message)`: runs before dispatch, in every state. If it returns `SWALLOW`, the message goes no further."""
-
-SWALLOW: Final = True
-
-
-@dataclass(frozen=True, slots=True)
-class Ignore:
-    """The message is legal here; it is counted and changes nothing."""
-
-    because: str
-
-    def __bool__(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Never:
-    """No correct peer means such a message for this state, so no handler may ever be registered.
-
-    It is counted and changes nothing. A late one may still come, just after a change of state; any other shows a bug.
-    """
-
-    because: str
-
-    def __bool__(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Undeclared:
-    """The cell was not declared, so `check` refuses the table."""
-
-    because: str = "undeclared"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-Cell: TypeAlias = Handler | Ignore | Never | Undeclared
-
-
-class Tally:
-    """Outcomes of dispatched messages: five counters, each by state and message type."""
-
-    __slots__ = (
-        "broken",
-        "delivered",
-        "dropped",
-        "failed",
-        "handled",
-        "ignored",
-        "impossible",
-        "on_impossible",
-        "swallowed",
-    )
-
-    def __init__(self, on_impossible: Callable[[Any, Any, Never], None] | None = None) -> None:
-        """`on_impossible(state, type, cell)` is called for the first message that hits each `Never` cell."""
-        self.handled: Counter[tuple[Any, Any]] = Counter()
-        """How often each handler was called."""
-        self.failed: Counter[tuple[Any, Any]] = Counter()
-        """Calls of handlers of the application's own types that raised, and that need not end the node."""
-        self.broken: BaseException | None = None
-        """The first exception after which the node must end, though a caller may have caught it: that of a guard, of a
-        handler of a built-in type, or of a handler that is `fatal`."""
-        self.ignored: Counter[tuple[Any, Any]] = Counter()
-        """Messages that hit an `Ignore` cell, or whose type has no row in the table."""
-        self.impossible: Counter[tuple[Any, Any]] = Counter()
-        """Messages that hit a `Never` cell: late ones, just after a change of state, or the sign of a bug."""
-        self.swallowed: Counter[tuple[Any, Any]] = Counter()
-        """Messages that a guard swallowed."""
-        self.delivered: Counter[tuple[Any, Any]] = Counter()
-        """Committed entries that were delivered to extensions, by state and kind; one that two methods take counts twice."""
-        self.dropped = 0
-        """Messages that no handler took: those that were ignored, impossible or swallowed."""
-        self.on_impossible = on_impossible
-
-    def count_impossible(self, state: Any, type_: Any, cell: Never) -> None:
-        """Count a message that hit a `Never` cell. Only the first is reported, since a faulty peer may go on for ever."""
-        self.dropped += 1
-        self.impossible[state, type_] += 1
-        if self.on_impossible is not None and self.impossible[state, type_] == 1:
-            self.on_impossible(state, type_, cell)
 
 
 class Node(Protocol):
@@ -145,15 +68,6 @@ class _Rows(dict[Any, _Row]):
         return HandlerTableError(
             f"{reprlib.repr(state)} is not a state of this table: use one of {_names(self)}"
         )
-
-
-class Picture(str):
-    """A string that the interactive prompt shows without quotes and escapes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class HandlerTable:
@@ -197,8 +111,8 @@ class HandlerTable:
         self._checked_guards: list[Guard] = []
         self.extensions: tuple[type[Extension], ...] = ()
         """The classes that were registered with `use`, in order."""
-        self.kinds: frozenset[int] = frozenset()
-        """The entry kinds of one's own that an extension delivers."""
+        self.deliveries: dict[int, tuple[Handler, ...]] = {}
+        """The methods of extensions that take committed entries, by their kinds: functions of the node and the entry."""
         for type_, *cells in rows:
             self._check_type(type_)
             if len(cells) != len(self.states):
@@ -229,7 +143,7 @@ class HandlerTable:
                     node.tally.swallowed[node.state, message.type] += 1
                     return None
         except BaseException as error:
-            _note_broken(node.tally, error)
+            node.tally.note_broken(error)
             raise
         state, type_ = node.state, message.type  # after the guards, which may change the state
         cell: Any = self._rows[state][type_]
@@ -239,7 +153,7 @@ class HandlerTable:
                 return cell(node, message)
             except BaseException as error:
                 if self.is_fatal(state, type_) or not isinstance(error, Exception):
-                    _note_broken(node.tally, error)
+                    node.tally.note_broken(error)
                 else:
                     node.tally.failed[state, type_] += 1
                 raise
@@ -253,6 +167,11 @@ class HandlerTable:
     def is_fatal(self, state: Any, type_: MessageType | IntEnum) -> bool:
         """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for built-in types."""
         return type_ < MessageType.FIRST_FREE or (state, type_) in self._fatal
+
+    @property
+    def kinds(self) -> frozenset[EntryKind]:
+        """The kinds of records that an extension takes: those of one's own, without those of Raft."""
+        return frozenset(EntryKind(kind) for kind in self.deliveries if kind >= EntryKind.FIRST_FREE)
 
     @property
     def types(self) -> tuple[MessageType, ...]:
@@ -277,7 +196,7 @@ class HandlerTable:
         twin._rows = _Rows((state, _Row(row)) for state, row in self._rows.items())
         twin._sealed = dict(self._sealed)
         twin._fatal = set(self._fatal)
-        twin.extensions, twin.kinds = self.extensions, self.kinds
+        twin.extensions, twin.deliveries = self.extensions, dict(self.deliveries)
         return twin
 
     def on(
@@ -298,17 +217,11 @@ class HandlerTable:
         """
         chosen = self._choose(type_, states)
         if not states:
-            chosen = [state for state in chosen if (state, type_) not in self._sealed]
-            if not chosen:
-                raise HandlerTableError(
-                    f"on({type_}): all cells of the row must stay empty, so there is none to fill"
-                )
+            chosen = self._fillable(type_)
 
         def fill(handler: Handler) -> Handler:
             _refuse(fault_in(handler, _HANDLER))
-            self._declare(type_, chosen, handler, where(handler), replace=replace)
-            cells = {(state, type_) for state in chosen}
-            self._fatal = self._fatal | cells if fatal else self._fatal - cells
+            self._fill(type_, chosen, handler, where(handler), replace=replace, fatal=fatal)
             return handler
 
         return fill
@@ -327,15 +240,7 @@ class HandlerTable:
 
         def fill(wrapper: Wrapper) -> Wrapper:
             _refuse(fault_in(wrapper, _WRAPPER))
-            filled = [state for state in chosen if callable(self._rows[state][type_])]
-            if not filled or (states and len(filled) != len(states)):
-                empty = _names(state for state in chosen if state not in filled)
-                raise HandlerTableError(
-                    f"wrap({type_}): there is no handler in {empty}: add one with `on` instead"
-                )
-            for state in filled:
-                inner: Any = self._rows[state][type_]
-                self._rows[state][type_] = _around(wrapper, inner, watch=self.is_fatal(state, type_))
+            self._wrap(type_, chosen, wrapper, named=bool(states))
             return wrapper
 
         return fill
@@ -348,7 +253,12 @@ class HandlerTable:
         A node that gets this table makes an instance of each class, in this order. Raises `HandlerTableError`, with class and
         method, for any mistake in a class that can be seen before a node starts.
         """
-        raise NotImplementedError
+        twin = self.copy()
+        for class_ in classes:
+            twin._use(class_)
+        # Only now, so that a mistake changes nothing.
+        self._rows, self._types, self._fatal = twin._rows, twin._types, twin._fatal
+        self.extensions, self.deliveries = twin.extensions, twin.deliveries
 
     def guard(self, guard: Guard) -> Guard:
         """Add a check that runs before dispatch in every state. It may return `SWALLOW` to drop the message.
@@ -428,22 +338,69 @@ class HandlerTable:
 
         With the tally of a node, each cell shows what became of its messages there: "audit.count 12, 1 failed".
         """
-        reasons: dict[Cell, str] = {}
-        rows = [["", *(state.name for state in self.states)]]
-        for type_ in self.types:
-            cells = (self._rows[state].get(type_, _UNDECLARED) for state in self.states)
-            rows.append([str(type_), *(_label(cell, reasons) for cell in cells)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows
-        ]
-        notes = [f"{mark:>4} {cell.because}" for cell, mark in reasons.items() if not callable(cell)]
-        guards = ["", "before dispatch: " + ", ".join(map(_name, self.guards))] if self.guards else []
-        return Picture("\n".join(line.rstrip() for line in [*lines, "", *notes, *guards]))
+        rows = {
+            type_: [self._rows[state].get(type_, _UNDECLARED) for state in self.states]
+            for type_ in self.types
+        }
+        return describe(self.states, rows, self.guards, self.deliveries, counts)
 
     def has_state(self, state: Any) -> bool:
         """Return whether `state` is one of the table's. A member of another enum is not, even if it is equal."""
         return any(type(known) is type(state) and known == state for known in self.states)
+
+    def _use(self, class_: type[Extension]) -> None:
+        check_class(class_)
+        name = name_of_extension(class_)
+        same = [used for used in self.extensions if name_of_extension(used) == name]
+        if same:
+            raise HandlerTableError(
+                f"{where(class_)}: this table already uses {where(same[0])} under the name {name!r}: use each extension once, "
+                "and set `name` in the class if two are called alike"
+            )
+        marks = list(marks_of(class_))
+        handled = [(method, mark) for method, mark in marks if isinstance(mark, Handles)]
+        for method, mark in sorted(handled, key=lambda found: found[1].wrap):
+            with _naming(class_, method):
+                self._use_handler(class_, method, mark)
+        for method, mark in handled:
+            if mark.elsewhere:
+                with _naming(class_, method):
+                    rest = [state for state in self.states if mark.type not in self._rows[state]]
+                    self._declare(mark.type, rest, Ignore(mark.elsewhere), "")
+        for method, other in marks:
+            if isinstance(other, Delivers):
+                with _naming(class_, method):
+                    self._use_delivery(class_, method, other)
+        self.extensions += (class_,)
+
+    def _use_handler(self, class_: type[Extension], method: str, mark: Handles) -> None:
+        chosen = self._choose(mark.type, mark.states)
+        if not mark.wrap:
+            chosen = chosen if mark.states else self._fillable(mark.type)
+            handler = handler_of(class_, method)
+            what = f"handles({mark.type})"
+            self._fill(mark.type, chosen, handler, what, replace=mark.replace, fatal=mark.fatal)
+        elif mark.replace or mark.fatal or mark.elsewhere:
+            raise HandlerTableError(
+                f"handles({mark.type}, wrap=True): a wrapper takes neither replace, fatal nor elsewhere"
+            )
+        else:
+            self._wrap(mark.type, chosen, wrapper_of(class_, method), named=bool(mark.states))
+
+    def _use_delivery(self, class_: type[Extension], method: str, mark: Delivers) -> None:
+        deliver = delivery_of(class_, method)
+        for kind in mark.kinds:
+            takers = self.deliveries.get(kind, ())
+            if kind < EntryKind.FIRST_FREE and kind not in COMMANDS:
+                raise HandlerTableError(
+                    f"delivers({kind}): of Raft's own kinds only {', '.join(map(str, COMMANDS))} are delivered; define yours "
+                    "with EntryKind.define(name, number)"
+                )
+            if takers and kind >= EntryKind.FIRST_FREE:
+                raise HandlerTableError(
+                    f"delivers({kind}): {name_of(takers[0])} takes this kind already: define another kind"
+                )
+            self.deliveries[kind] = (*takers, deliver)
 
     def _choose(self, type_: Any, states: tuple[Any, ...]) -> list[Any]:
         """Check a type and states. Returns the states, or all states of the table if none is given."""
@@ -465,6 +422,36 @@ class HandlerTable:
                 f"{type_!r} has the number of {known!r}, which this table already has: use another number"
             )
 
+    def _fillable(self, type_: Any) -> list[Any]:
+        """The states in which a handler may stand that is registered without states."""
+        fillable = [state for state in self.states if (state, type_) not in self._sealed]
+        if not fillable:
+            raise HandlerTableError(
+                f"on({type_}): all cells of the row must stay empty, so there is none to fill"
+            )
+        return fillable
+
+    def _fill(
+        self, type_: Any, states: Iterable[Any], handler: Handler, what: str, *, replace: bool, fatal: bool
+    ) -> None:
+        states = list(states)
+        self._declare(type_, states, handler, what, replace=replace)
+        cells = {(state, type_) for state in states}
+        self._fatal = self._fatal | cells if fatal else self._fatal - cells
+
+    def _wrap(self, type_: Any, states: Iterable[Any], wrapper: Wrapper, *, named: bool) -> None:
+        """Put `wrapper` around the handlers in these states; where they were `named`, there must be one in each."""
+        chosen = list(states)
+        filled = [state for state in chosen if callable(self._rows[state][type_])]
+        if not filled or (named and len(filled) != len(chosen)):
+            empty = _names(state for state in chosen if state not in filled)
+            raise HandlerTableError(
+                f"wrap({type_}): there is no handler in {empty}: add one with `on` instead"
+            )
+        for state in filled:
+            inner: Any = self._rows[state][type_]
+            self._rows[state][type_] = _around(wrapper, inner, watch=self.is_fatal(state, type_))
+
     def _declare(
         self, type_: Any, states: Iterable[Any], cell: Cell, what: str, *, replace: bool = False
     ) -> None:
@@ -480,7 +467,7 @@ class HandlerTable:
     def _refuse_declared(self, type_: Any, states: Iterable[Any], cell: Cell, what: str) -> None:
         standing = {state: self._rows[state].get(type_, _UNDECLARED) for state in states}
         declared = [
-            f"{state.name} ({_name(old) if callable(old) else old})"
+            f"{state.name} ({name_of(old) if callable(old) else old})"
             for state, old in standing.items()
             # A handler in place of a `Never` is refused by `check`, with the reason.
             if not isinstance(old, Undeclared) and not (callable(cell) and (state, type_) in self._sealed)
@@ -492,9 +479,13 @@ class HandlerTable:
             )
 
 
-def _note_broken(tally: Tally, error: BaseException) -> None:
-    if tally.broken is None:
-        tally.broken = error
+@contextmanager
+def _naming(class_: type[Extension], method: str) -> Iterator[None]:
+    """Name class and method in the error."""
+    try:
+        yield
+    except HandlerTableError as error:
+        raise HandlerTableError(f"{class_.__name__}.{method}: {error}") from None
 
 
 def _checked_states(states: Any) -> tuple[Any, ...]:
@@ -520,7 +511,7 @@ def _around(wrapper: Wrapper, inner: Any, *, watch: bool) -> Handler:
         try:
             return inner(node, message)
         except BaseException as error:
-            _note_broken(node.tally, error)  # the wrapper may catch it
+            node.tally.note_broken(error)  # the wrapper may catch it
             raise
 
     runs = watched if watch else inner
@@ -528,23 +519,6 @@ def _around(wrapper: Wrapper, inner: Any, *, watch: bool) -> Handler:
     def wrapped(node: Any, message: Any) -> Any:
         return wrapper(node, message, runs)
 
-    wrapped.__name__ = f"{_name(wrapper)}({_name(inner)})"
+    wrapped.__name__ = f"{name_of(wrapper)}({name_of(inner)})"
     wrapped.__module__ = ""
     return wrapped
-
-
-def _name(function: Any) -> str:
-    """Return a handler's name with its module, such as `election.grant_vote`."""
-    name: str = getattr(function, "__name__", type(function).__name__)
-    module = str(getattr(function, "__module__", "")).rpartition(".")[2]
-    return f"{module}.{name}" if module else name
-
-
-def _label(cell: Cell, reasons: dict[Cell, str]) -> str:
-    """Return a handler's name, or a mark with the number of its reason."""
-    if isinstance(cell, Undeclared):
-        return "?"
-    if isinstance(cell, Ignore | Never):
-        mark = "-" if isinstance(cell, Ignore) else "x"
-        return reasons.setdefault(cell, f"{mark}{len(reasons) + 1}")
-    return _name(cell)

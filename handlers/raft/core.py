@@ -12,6 +12,7 @@ from drakkar.handlers.compiling import mypyc_attr
 from drakkar.handlers.effects import Effects
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.payloads import check_payload
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import EntryKind, Run
@@ -31,6 +32,7 @@ from drakkar.handlers.raft.room_state import Room
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.raft.timers import Timers
 from drakkar.handlers.raft.transfer_state import Order, Transfer
+from drakkar.handlers.raft.undelivered import Undelivered
 from drakkar.handlers.table import HandlerTable, Tally
 
 __all__ = ["BASE_STATES", "RaftCore"]
@@ -63,6 +65,7 @@ class RaftCore:
         """How much of what is sent fits on its way; None: not known, and all counts as sent."""
         self.lives = KnownLives(home, log.lives)
         self.log = RaftLog(log, memory=memory)
+        self.log.takes(handlers.kinds)
         self.membership = log.membership
         self.base_state = self._base_state()
         """The state in which this replica neither leads nor campaigns: FOLLOWER, OBSERVER or WITNESS."""
@@ -86,12 +89,10 @@ class RaftCore:
         self.pending_change_index = 0
         """At a leader: the index of the last membership change in its log; no other is logged before it is applied."""
         self.uncommitted_bytes = 0
-        self.reads = ReadQueue(config.max_pending_reads)
-        self.rate_limit = RateLimit(config)
+        self.reads, self.rate_limit = ReadQueue(config.max_pending_reads), RateLimit(config)
         self.quiesce = Quiesce(config)
         self.room = Room()
-        self.outbox = Outbox()
-        self.effects = Effects()
+        self.outbox, self.effects, self.undelivered = Outbox(), Effects(), Undelivered()
         self.awaiting_load: dict[int, None] = {}
         """Peers that are sent nothing, in this order, before the host has read the entries that they need from its disk."""
         self.waiting_query: Message | None = None
@@ -154,9 +155,14 @@ class RaftCore:
     # -- messages and reports out ---------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a message, stamped with this replica's id and, where its type says so, its term."""
+        """Queue a message, stamped with this replica's id and, where its type says so, its term.
+
+        Raises `ConfigError` for a payload of a type of one's own that cannot be sent: it names the number of bytes, and the limit.
+        """
         message.sender = self.id
         message.shard = self.config.shard_id
+        if message.payload is not None and message.type >= MessageType.FIRST_FREE:
+            check_payload(message.type, message.payload)  # here the sender's mistake is the sender's error
         if message.type.traits.stamped:
             message.term = self.term
         self.outbox.messages.append(message)
@@ -182,7 +188,7 @@ class RaftCore:
             hint=refused.origin,
             hint_high=refused.key,
             log_index=refused.count,
-            payload=[refused.because.name, *refused.replicas] if refused.replicas else refused.because.name,
+            payload=refused.reason,
         )
         self.send(refusal)
 
@@ -199,7 +205,7 @@ class RaftCore:
     def life(self) -> Life:
         """What this replica says of itself, before its first message on a connection, once `Ready.lives` is durable."""
         own = self.lives.own
-        return Life(own.founding, self.lives.home, own.standing)
+        return Life(own.founding, self.lives.home, own.standing, kinds=self.handlers.kinds)
 
     def warn(self, what: str) -> None:
         """Have the host tell its operator."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from drakkar.handlers.compiling import mypyc_attr
-from drakkar.handlers.errors import ConfigError, CorruptData, ProtocolViolation
+from drakkar.handlers.errors import ConfigError, CorruptData, MissingExtension, ProtocolViolation
 from drakkar.handlers.raft.entries import Entries, EntriesNotLoaded, Entry, EntryKind, Run, changes, fitting
 from drakkar.handlers.raft.lanes import UNLIMITED
 from drakkar.handlers.raft.lives import Lives, decode_settled
@@ -130,6 +130,8 @@ class RaftLog:
         """How far the log was searched for membership changes: up to `applying`, or further."""
         self._changes: list[Entry] = []
         """The membership changes after `applied`, as far as it was searched."""
+        self._taken_kinds = bytes(range(256))
+        """The kinds of entries that may be handed out to apply."""
         self.not_loaded = 0
         """Reads that were put off, since their entries had to be read from the disk first."""
         self.stable = self.handed = self._last
@@ -140,6 +142,10 @@ class RaftLog:
             f"RaftLog({self.first_index}..{self.last_index}, applied={self.applied}, committed={self.committed}, "
             f"stable={self.stable})"
         )
+
+    def takes(self, kinds: Iterable[int]) -> None:
+        """Let no entry of a kind of users be handed out to apply, but for these."""
+        self._taken_kinds = bytes([*range(EntryKind.FIRST_FREE), *kinds])
 
     # -- what it holds ------------------------------------------------------------------------------------------
 
@@ -432,7 +438,8 @@ class RaftLog:
         """The next entries to apply: at most `limit` bytes, but at least one; handed out once.
 
         None while the state machine has as much before it: a slow one must not be buried. None either while they are
-        not loaded: `loaded` is to be called when they are.
+        not loaded: `loaded` is to be called when they are. Raises `MissingExtension` where the next one is of a kind that this
+        replica does not take.
         """
         if not self.may_apply(limit, ahead):
             return []
@@ -441,11 +448,27 @@ class RaftLog:
         except EntriesNotLoaded:
             self._awaits_load = True
             return []
+        runs = self._before_missing(runs)
         self._note_changes(runs)
         self.applying = runs[-1].last
         size = sum(run.size for run in runs)
         self._unapplied.append((self.applying, size))
         self._unapplied_bytes += size
+        return runs
+
+    def _before_missing(self, runs: list[Run]) -> list[Run]:
+        """The entries before the first of a kind that this replica does not take."""
+        for at, run in enumerate(runs):
+            missing = run.kinds.translate(None, self._taken_kinds) if run.kinds else b""
+            if not missing:
+                continue
+            index = run.first + run.kinds.index(missing[0])
+            before = runs[:at]
+            if index > run.first:
+                before.append(run.slice(run.first, index))
+            if not before:
+                raise _missing(index, missing[0])
+            return before
         return runs
 
     def loaded(self) -> None:
@@ -476,3 +499,9 @@ def check_compaction(index: int, first: int, last: int) -> None:
             if first <= last
             else f"no entries can be compacted before a snapshot of {first} or later is taken",
         )
+
+
+def _missing(index: int, number: int) -> MissingExtension:
+    known = EntryKind.known.get(number)
+    name = known.name if known is not None else "not defined in this process"
+    return MissingExtension(index, f"an entry of kind {number} ({name})")

@@ -201,6 +201,8 @@ DECIDED_BESIDE: Final = MappingProxyType(
         "raft.Raft.snapshot_point": "a question of the host: a witness has no state to save",
         "core.RaftCore._reset": "whether it led is asked where any leadership ends",
         "permissions._expects_leader": "who may say a message depends on the host that brings it, before the table is asked",
+        "records.propose": "a call of a handler, which is told why at once: a witness keeps no records",
+        "extension_states.encode": "a question of the host: the extensions of a witness have no state of the log",
         "commit.assign_groups": "a call of the host: only a leader counts copies",
         "commit.groups_consistent": "a call of the host: only a leader knows",
         "election.forget_leader": "a call of the host: a leader cannot forget itself",

@@ -3,14 +3,15 @@
 from typing import Final
 
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.raft import limits, membership, reach, sending
+from drakkar.handlers.raft import limits, membership, reach, records, sending
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.entries import Entries, EntryKind, Run
 from drakkar.handlers.raft.ready import Dropped, Refusal
 
-__all__ = ["append", "forward", "refuse", "refuse_with"]
+__all__ = ["append", "forward", "refuse", "refuse_run", "refuse_with"]
 
-_CHANGE: Final = bytes([EntryKind.CONFIG_CHANGE])
+_UNCHECKED: Final = bytes(kind for kind in range(EntryKind.FIRST_FREE) if kind != EntryKind.CONFIG_CHANGE)
+"""The kinds of entries that a leader logs without a question."""
 
 
 def forward(raft: RaftCore, ask: Message) -> None:
@@ -41,7 +42,7 @@ def append(raft: RaftCore, ask: Message) -> None:
         raft.room.refused += len(entries) if refusal is Refusal.DISK_FULL else 0
         refuse_with(raft, ask, refusal)
         return
-    runs = _without_surplus_changes(raft, ask, entries)
+    runs = _without_refused(raft, ask, entries)
     raft.uncommitted_bytes += sum(run.payload_bytes for run in runs)
     raft.append_entries(runs)
     if ask.sender != raft.id and ask.sender in raft.progress:
@@ -61,29 +62,46 @@ def _reason_to_refuse(raft: RaftCore, entries: Entries) -> Refusal | None:
     return None
 
 
-def _without_surplus_changes(raft: RaftCore, ask: Message, entries: Entries) -> list[Run]:
-    """Thesis §4.1: one membership change at a time. One too many becomes an empty entry, and is reported."""
+def _without_refused(raft: RaftCore, ask: Message, entries: Entries) -> list[Run]:
+    """What is refused by itself becomes an empty entry, and is reported.
+
+    Thesis §4.1: one membership change at a time. And a record only where all can take it who keep commands.
+    """
     runs, first = [], raft.log.last_index + 1
     for run in entries.runs:
-        runs.append(_checked(raft, ask, run, first) if _CHANGE in run.kinds else run)
+        runs.append(_checked(raft, ask, run, first) if run.kinds else run)
         first += len(run)
     return runs
 
 
 def _checked(raft: RaftCore, ask: Message, run: Run, first: int) -> Run:
     """The run as it may be logged from index `first` on."""
+    if not run.kinds.translate(None, _UNCHECKED):
+        return run
     kinds, payloads = bytearray(run.kinds), list(run.payloads)
     for at, kind in enumerate(run.kinds):
-        if kind != EntryKind.CONFIG_CHANGE:
-            continue
-        refusal, missing = _reason_to_refuse_change(raft, payloads[at])
+        refusal, missing = _reason_to_refuse_entry(raft, kind, payloads[at])
         if refusal is None:
-            raft.pending_change_index = first + at
+            if kind == EntryKind.CONFIG_CHANGE:
+                raft.pending_change_index = first + at
             continue
         key = run.key + at if run.origin else 0
-        _refuse_run(raft, ask, Run(0, 0, [payloads[at]], _CHANGE, run.origin, key), refusal, missing)
+        refused = Run(0, 0, [payloads[at]], bytes([kind]), run.origin, key)
+        refuse_run(raft, ask, refused, refusal, missing)
         kinds[at], payloads[at] = EntryKind.NO_OP, b""
     return Run(0, 0, payloads, bytes(kinds), run.origin, run.key)
+
+
+def _reason_to_refuse_entry(
+    raft: RaftCore, kind: int, payload: bytes
+) -> tuple[Refusal | None, tuple[int, ...]]:
+    """Why an entry is not logged now, and the replicas that are the reason."""
+    if kind == EntryKind.CONFIG_CHANGE:
+        return _reason_to_refuse_change(raft, payload)
+    if kind >= EntryKind.FIRST_FREE:
+        lacking = records.lacking(raft, kind)
+        return (Refusal.KIND_MISSING, lacking) if lacking else (None, ())
+    return None, ()
 
 
 def _reason_to_refuse_change(raft: RaftCore, payload: bytes) -> tuple[Refusal | None, tuple[int, ...]]:
@@ -101,11 +119,18 @@ def _reason_to_refuse_change(raft: RaftCore, payload: bytes) -> tuple[Refusal | 
 def refuse_with(raft: RaftCore, ask: Message, because: Refusal) -> None:
     """Tell who proposed that these proposals have no effect, and why; each run by a report of its own."""
     for run in Entries.of(ask.entries).runs:
-        _refuse_run(raft, ask, run, because)
+        refuse_run(raft, ask, run, because)
 
 
-def _refuse_run(
-    raft: RaftCore, ask: Message, run: Run, because: Refusal, missing: tuple[int, ...] = ()
+def refuse_run(
+    raft: RaftCore,
+    ask: Message,
+    run: Run,
+    because: Refusal,
+    missing: tuple[int, ...] = (),
+    text: str = "",
 ) -> None:
-    refused = Dropped(MessageType.PROPOSE, because, run.origin, run.key, len(run), Entries([run]), missing)
+    """Tell who proposed that the proposals of this run have no effect, and why."""
+    entries = Entries([run])
+    refused = Dropped(MessageType.PROPOSE, because, run.origin, run.key, len(run), entries, missing, text)
     raft.refuse(ask.sender, refused)

@@ -13,15 +13,18 @@ from drakkar.handlers.raft import (
     commit,
     confchange,
     election,
+    extension_states,
     founding,
     membership,
     notices,
     permissions,
     quiesce,
+    records,
     sending,
     settling,
     snapshot,
     transfer,
+    vetoes,
 )
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.core import RaftCore
@@ -35,6 +38,7 @@ from drakkar.handlers.raft.ready import Changed, Ready
 from drakkar.handlers.raft.state import HardState, Snapshot, State
 from drakkar.handlers.services import NodeServices
 from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.timers import Timers
 
 __all__ = ["Raft"]
 
@@ -76,10 +80,15 @@ class Raft(RaftCore, NodeServices):
         self._handed_lives = log.lives
         settling.note_standing(self)
         founding.begin(self)
+        self.message_timers = Timers(self.id)
+        self._extensions = {}
+        self._make_extensions()
 
     def tick(self) -> None:
-        """One tick of the host's clock has passed."""
+        """One tick of the host's clock has passed: also the timers of handlers that are due are stepped."""
         self.step(Message(MessageType.LOCAL_TICK, sender=self.id, reject=quiesce.tick(self)))
+        if self.message_timers.waiting:
+            self._step_due()
 
     def meet(self, replica: int, life: Life, term: int = 0) -> Meeting:
         """Hear what a replica says of itself, before its first message on a connection, and again when that has changed.
@@ -103,7 +112,11 @@ class Raft(RaftCore, NodeServices):
     # -- work for the host --------------------------------------------------------------------------------------
 
     def ready(self) -> Ready:
-        """Hand out, once, what is to be done; see `Ready`. Falsy when there is nothing."""
+        """Hand out, once, what is to be done; see `Ready`. Falsy when there is nothing.
+
+        Raises `MissingExtension` where the next entry to apply is a record that this replica's table does not deliver: all
+        before it was handed out, and the replica is to end.
+        """
         if self.appends_due:
             sending.send_due_appends(self)
         if self.notices_due:
@@ -127,10 +140,14 @@ class Raft(RaftCore, NodeServices):
         committed = self.log.take_committed(self.config.max_apply_bytes, self._apply_ahead)
         if committed:
             ready.committed = Entries(committed)
+            if self.handlers.deliveries:
+                self.undelivered.runs += committed
         if any(changes(committed)):
             # A voter that forgets that one was removed may need the vote of that one, which has ended since.
             ready.must_save = True
             ready.hard_state = self._handed_state
+        if self.effects.waiting:
+            self.effects.hand_out(ready)
         return ready
 
     def _keep_appends_in_order(self, ready: Ready) -> bool:
@@ -157,6 +174,7 @@ class Raft(RaftCore, NodeServices):
             or self._handed_lives is not self.lives.own
             or self.log.has_unsaved()
             or self.log.may_apply(self.config.max_apply_bytes, self._apply_ahead)
+            or self.effects.waiting
         )
 
     @property
@@ -206,24 +224,49 @@ class Raft(RaftCore, NodeServices):
     def applied(self, index: int) -> None:
         """The state machine has loaded the snapshot, or applied all entries, up to `index`.
 
-        Membership changes up to there take effect now (thesis §4.1 as etcd and dragonboat have it).
-        Raises `ConfigError` for an index that was not handed out.
+        Membership changes up to there take effect now (thesis §4.1 as etcd and dragonboat have it), and extensions are told of
+        their entries. Raises `ConfigError` for an index that was not handed out, `ExtensionFailed` where an extension fails: then
+        this replica must stop.
         """
         if index > self.log.applying:
             raise ConfigError(
                 "applied index", index, f"only entries up to {self.log.applying} were handed out"
             )
-        before = self.log.applied
-        self._release_uncommitted(before + 1, index)
+        if self.undelivered.saves:
+            self._pass_saves(index)
+        self._applied_through(index)
+
+    def _applied_through(self, index: int) -> None:
+        self._release_uncommitted(self.log.applied + 1, index)
         for entry in self.log.unapplied_changes(index):
             self.log.applied_to(entry.index)
             if entry.kind is EntryKind.SETTLED:
                 settling.apply(self, entry)
             else:
                 self._apply_change(entry)
+        loaded = self._snapshot_loaded_by(index) if self.undelivered.runs else 0
         self.log.applied_to(index)
         membership.leave_when_due(self)
         transfer.obey_when_applied(self)
+        if self.undelivered.runs:
+            self.undelivered.take(loaded)  # the snapshot stands for them
+            records.deliver(self, index)
+
+    def _pass_saves(self, index: int) -> None:
+        """Stop on the way to `index` wherever extensions are to be saved."""
+        loaded, saves = self._snapshot_loaded_by(index), self.undelivered.saves
+        while saves and saves[0][0] <= index:
+            at, done = saves.popleft()
+            if at < loaded:
+                done(None)
+                continue
+            self._applied_through(at)
+            done(extension_states.encode(self))
+
+    def _snapshot_loaded_by(self, index: int) -> int:
+        """The index of the snapshot that is loaded when all up to `index` is applied; 0 if none is."""
+        pending = self.log.pending_snapshot
+        return pending.index if pending is not None and index >= pending.index else 0
 
     def _apply_change(self, entry: Entry) -> None:
         outcome = confchange.decide(self.membership, entry, self.config)
@@ -298,7 +341,7 @@ class Raft(RaftCore, NodeServices):
 
         Raises `ConfigError` for a kind that this replica's table does not deliver, and a payload that is too large or not bytes.
         """
-        raise NotImplementedError
+        return records.propose(self, kind, payload)
 
     def veto(self, message: Message, why: str, only: Callable[[Entry], bool] | None = None) -> Message | None:
         """Refuse a PROPOSE, READ_INDEX or LEADER_TRANSFER with a text: its proposer gets `RequestDropped(why)`.
@@ -309,18 +352,18 @@ class Raft(RaftCore, NodeServices):
 
         Raises `ConfigError` for a message of another type, and with `only` for one that is no PROPOSE.
         """
-        raise NotImplementedError
+        return vetoes.veto(self, message, why, only)
 
-    def save_extensions(self, index: int, done: Callable[[bytes], None]) -> None:
+    def save_extensions(self, index: int, done: Callable[[bytes | None], None]) -> None:
         """Call `done` with the state of the extensions as of `index`: when all up to it is delivered, and nothing beyond.
 
         At once where `index` is applied, else in `applied`, on its way past. The bytes are for `load_extensions`; b"" where no
-        extension saves any.
+        extension saves any, and None where a leader's snapshot is loaded that is newer, so that there is no such state any more.
 
         Raises `ConfigError` for an index that is past. `done` is not called if the replica ends before, or `save` fails:
         then `ExtensionFailed` is raised, here or by `applied`.
         """
-        raise NotImplementedError
+        extension_states.save(self, index, done)
 
     def load_extensions(self, data: bytes, index: int) -> None:
         """Hand extensions their parts of a snapshot, before `applied(index)` reports that it is loaded.
@@ -328,7 +371,7 @@ class Raft(RaftCore, NodeServices):
         An extension without a part stays as it is. Raises `MissingExtension` for a part of one that the table lacks,
         `CorruptData` for bytes that `save_extensions` did not give, `ExtensionFailed` where `load` fails.
         """
-        raise NotImplementedError
+        extension_states.load(self, data, index)
 
     # -- what an operator may ask for -----------------------------------------------------------------------------
 

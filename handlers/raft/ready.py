@@ -11,7 +11,11 @@ from drakkar.handlers.raft.entries import Entries, Entry
 from drakkar.handlers.raft.lives import Lives
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
 
-__all__ = ["REFUSAL_OF", "Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
+__all__ = ["MAX_TEXT", "REFUSAL_OF", "Changed", "Dropped", "LogQueryResult", "ReadReady", "Ready", "Refusal"]
+
+
+MAX_TEXT: Final = 500
+"""Characters of the text with which a handler refuses a request."""
 
 
 class Refusal(Enum):
@@ -78,7 +82,15 @@ class Dropped:
     replicas: tuple[int, ...] = ()
     """The voters that cannot be reached, or were not met yet, or the replicas that lack the kind, where that is the reason."""
     text: str = ""
-    """What the handler says that refused it: for VETOED."""
+    """What the handler says that refused it: for VETOED. At most `MAX_TEXT` characters."""
+
+    @property
+    def reason(self) -> str | list[Any]:
+        """The payload that tells another replica why: a name, or a list of the name and what belongs to it."""
+        name = self.because.name
+        if self.text:
+            return [name, self.text]
+        return [name, *self.replicas] if self.replicas else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +166,14 @@ class Ready:
     """What is to be remembered of this replica's life from now on. All messages wait until it is durable.
 
     Until then others are told what was durable before, also with messages of an earlier `Ready`."""
-    tells: list[Told] = field(default_factory=list)
+    # Most have none of these, so they get no lists of their own.
+    tells: Sequence[Told] = ()
     """Messages for other actors, to be told after the batch."""
-    events: list[Any] = field(default_factory=list)
+    events: Sequence[Any] = ()
     """What handlers publish."""
-    answers: list[Answer] = field(default_factory=list)
+    answers: Sequence[Answer] = ()
     """Answers to messages that were asked in this process."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: Sequence[Failure] = ()
     """Messages of timers whose handlers failed: to be logged."""
     must_save: bool = False
     """Something more than the commit index is to be made durable."""
@@ -179,4 +192,8 @@ class Ready:
             or self.warnings
             or self.log_query
             or self.recalled
+            or self.tells
+            or self.events
+            or self.answers
+            or self.failures
         )

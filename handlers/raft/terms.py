@@ -60,8 +60,9 @@ def reject_non_members(raft: RaftCore, message: Message) -> bool | None:
         return None
     if message.sender == raft.leader_id != raft.id:
         return None
-    if message.type is MessageType.LEADER_TRANSFER and message.sender in (0, raft.id):
-        return None  # its own host may always ask
+    own = message.type is MessageType.LEADER_TRANSFER or message.type >= MessageType.FIRST_FREE
+    if own and message.sender in (0, raft.id):
+        return None  # its own host may always ask, and so may its timers
     raft.fault("answer from a non-member")
     return SWALLOW
 

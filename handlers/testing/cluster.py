@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
+from drakkar.handlers.effects import Answer, Failure, Told
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
@@ -34,12 +35,17 @@ class Drained(list[Message]):
         self.dropped: list[Dropped] = []
         self.changes: list[Changed] = []
         self.log_query: LogQueryResult | None = None
+        self.tells: list[Told] = []
+        self.events: list[Any] = []
+        self.answers: list[Answer] = []
+        self.failures: list[Failure] = []
 
 
 def drain(raft: Raft) -> Drained:
     """Persist and apply at once everything that `raft` hands out, until there is nothing more; return its messages.
 
-    Attributes of the result have the rest: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`, `.log_query`. If
+    Attributes of the result have the rest: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`, `.log_query`, and what
+    handlers asked for: `.tells`, `.events`, `.answers`, `.failures`. If
     the replica was started from a `MemoryLog`, that log is written too, so you can restart from it.
     """
     out = Drained()
@@ -59,6 +65,10 @@ def drain(raft: Raft) -> Drained:
         out.dropped += ready.dropped
         out.changes += ready.changes
         out.log_query = ready.log_query or out.log_query
+        out.tells += ready.tells
+        out.events += ready.events
+        out.answers += ready.answers
+        out.failures += ready.failures
     return out
 
 

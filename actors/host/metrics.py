@@ -15,6 +15,7 @@ from typing import Final
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
 from drakkar.actors.log.store import LogStore, StoreStatus
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.cells import CellCounts, figures_of
 from drakkar.actors.node.metrics import REPLICA_METRICS, SHARD_METRICS
 from drakkar.actors.remote.asking import LATE_ANSWERS
 from drakkar.actors.remote.calls import CallFigures, Calls
@@ -197,6 +198,8 @@ class Metrics:
         """Those that run, by shard."""
         self._ended: Counter[str] = Counter()
         """What replicas that have ended had counted: a sum that only grows must not shrink when one ends."""
+        self._ended_cells = CellCounts()
+        """Likewise."""
 
     def add(self, node: NodeActor) -> None:
         """Show a replica that starts."""
@@ -210,16 +213,20 @@ class Metrics:
             for name, read in REPLICA_METRICS.items():
                 if name.endswith("_total"):
                     self._ended[name] += int(read(node))
+            self._ended_cells.add(node.tally)
 
     def all(self) -> dict[str, float]:
         """Return the figures of the host, and those of all its replicas together."""
         with self._lock:
             nodes, ended = list(self._nodes.values()), dict(self._ended)
+            cells = self._ended_cells.copy()
         at = _Moment(self._host, len(nodes))
         figures = {name: _number(read(at)) for name, read in HOST_METRICS.items()}
         for name, read in REPLICA_METRICS.items():
             figures[name] = ended.get(name, 0) + sum(map(read, nodes))
-        return figures
+        for node in nodes:
+            cells.add(node.tally)
+        return figures | figures_of(cells.cells())
 
     def of_shard(self, shard_id: int) -> dict[str, float] | None:
         """Return the figures of one replica; None where no replica of the shard runs."""
@@ -227,7 +234,10 @@ class Metrics:
             node = self._nodes.get(shard_id)
         if node is None:
             return None
-        return {name: _number(read(node)) for name, read in {**REPLICA_METRICS, **SHARD_METRICS}.items()}
+        cells = CellCounts()
+        cells.add(node.tally)
+        figures = {name: _number(read(node)) for name, read in {**REPLICA_METRICS, **SHARD_METRICS}.items()}
+        return figures | figures_of(cells.cells())
 
 
 def _number(figure: float) -> float:

@@ -1,5 +1,6 @@
 """`Replica`: what a client calls to use one replica of this host."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from time import monotonic
 from typing import Any, Final, cast
 
 import pykka
+from drakkar.actors.host import own_messages
 from drakkar.actors.host.handover import HAND_OVER_TIMEOUT_S, hand_over
 from drakkar.actors.host.session import DEFAULT_TIMEOUT_S, Endpoint, Session, later_on, open_session
 from drakkar.actors.machine.sessions import FENCE
@@ -19,6 +21,7 @@ from drakkar.actors.node.requests import (
     ForgetLeader,
     GroupsConsistent,
     LogQuery,
+    OwnMessage,
     ReadRequest,
     SnapshotRequest,
     TransferRequest,
@@ -36,6 +39,7 @@ from drakkar.handlers.checks import (
     is_whole,
 )
 from drakkar.handlers.errors import ConfigError, DrakkarError, MembershipRejected
+from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.confchange import Change, ChangeType, ConfigChange, Transition
 from drakkar.handlers.raft.entries import Entries, EntryKind
 from drakkar.handlers.raft.state import Membership
@@ -45,11 +49,13 @@ __all__ = ["Replica"]
 
 MAX_QUERY_BYTES: Final = 8 << 20
 """What a log query may read at once: the loop stands still meanwhile."""
+ASK_GRACE_S: Final = 5.0
+"""How much longer than its timeout a thread waits for the answer to an ask: it has come by then, unless the host's loop hangs."""
 _ADDITIONS: Final = frozenset({ChangeType.ADD_VOTER, ChangeType.ADD_OBSERVER, ChangeType.ADD_WITNESS})
 
 
 class Replica:
-    """A replica that this host runs. All methods may be called from any thread; none but `stop` blocks.
+    """A replica that this host runs. All methods may be called from any thread; none but `ask` and `stop` blocks.
 
     What has to wait returns an `ActorFuture`: `get(timeout=…)` in a thread, `await` in trio and asyncio. Every future is
     set by its `timeout`, in seconds and to within a tick. Its error tells whether the request had an effect:
@@ -320,6 +326,56 @@ class Replica:
             self._node.actor_inbox.requests.put(SnapshotRequest(future, deadline, compaction_overhead, path))
         return future
 
+    # -- messages of your own types -----------------------------------------------------------------------------
+
+    def tell(self, message: Message) -> None:
+        """Bring a message of a type of your own to this replica's handler table. It has no answer. Never blocks.
+
+        Its payload has at most 8 KiB, or is an object of this process, such as an actor's ref. What handlers raise is logged and
+        counted. Messages that one thread tells and asks are handled in this order.
+
+        Raises `ConfigError` for a message of another type, one that names another replica, and one whose payload is too large;
+        `SystemBusy` where too many wait, `ReplicaStopped` where the replica has ended, `ForkedError` in a forked process.
+        """
+        told, size = own_messages.checked(message, self.shard_id, self.replica_id)
+        refusal: ActorFuture[None] = ActorFuture()
+        self._node.actor_inbox.own.put(OwnMessage(told, refusal, math.inf, size, asked=False))
+        if refusal.done:
+            refusal.get()
+
+    def ask(self, message: Message, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Bring a message of a type of your own to this replica's handler table, and wait for the answer, as pykka's `ask`.
+
+        With `block=False` it returns a future. The answer is what the handler returns, or what it gives to `node.reply(message,
+        answer)` later; what it raises is raised here. `timeout` is in seconds, 5 by default, and ends the ask in every case:
+
+        - surely without an effect: `RequestDropped`, where no handler takes the message in the present state, or not by then; any
+          `SystemBusy`; `ReplicaStopped` where the replica had ended;
+        - unknown: `OutcomeUnknown` where a handler has taken it and has not replied; `ReplicaStopped` with `outcome_known=False`
+          where the replica ended meanwhile.
+
+        Raises `ConfigError` as `tell`, and `DeadlockError` where it would block the thread of a `TrioLoop`.
+        """
+        if block:
+            forbid_waiting(
+                f"ask() of {self!r}", "use ask(…, block=False), and await the future or give it a callback"
+            )
+        timeout = DEFAULT_TIMEOUT_S if timeout is None else timeout
+        future: ActorFuture[Any] = ActorFuture.of(self._owner)
+        deadline = _deadline(timeout)
+        try:
+            asked, size = own_messages.checked(message, self.shard_id, self.replica_id)
+        except ConfigError as error:
+            future.fail(error)
+        else:
+            self._node.actor_inbox.own.put(OwnMessage(asked, future, deadline, size))
+        return future.get(timeout=timeout + ASK_GRACE_S) if block else future
+
+    def table(self) -> str:
+        """Return this replica's handler table as text: who answers what in which state, and how often each cell has. From any thread."""
+        self._process.check(self)
+        return self._node.handlers.describe(counts=self._node.tally)
+
     # -- for operators ------------------------------------------------------------------------------------------
 
     def query_log(
@@ -393,7 +449,7 @@ class Replica:
     def counters(self) -> Mapping[str, int]:
         """What this replica has counted since its start, by name; a copy.
 
-        - `messages refused`, `proposals refused`, `requests refused`: its inbox was full;
+        - `messages refused`, `proposals refused`, `requests refused`, `own messages refused`: its inbox was full;
         - `messages while the disk hung`: dropped, for the disk could not take what they bring;
         - `messages that waited for too long`: orders to campaign that were in the inbox for an election timeout; dropped;
         - `entries dropped by a full disk`: those of a leader that this host has no room for; the leader sends them again;
@@ -402,9 +458,13 @@ class Replica:
           again when another thread has read them;
         - `messages without an address`: not sent, since the host of their receiver is not known;
         - `snapshots failed`: those that could not be taken;
+        - `answers that nobody waited for`: of handlers, which replied twice, or after the deadline;
+        - `messages to other actors dropped`: of handlers; those actors have ended, or take no more;
+        - `records refused`: those that handlers proposed here, and that the core has refused, here or at the leader;
         - `faulty: without a term`, and so on: messages that no correct peer sends, by what is wrong with them;
         - `handled REPLICATE in FOLLOWER`, and so on for each message type and state: calls of a handler. Likewise
-          `failed`, of handlers of your own types that raised, `ignored`, `swallowed` by a guard, and `impossible`: there is a bug, here or at a peer.
+          `failed`, of handlers of your own types that raised, `ignored`, `swallowed` by a guard, and `impossible`: there is a bug, here
+          or at a peer; and `delivered`, of entries to extensions, by their kinds.
         """
         self._process.check(self)
         return self._node.counters()

@@ -14,6 +14,7 @@ import trio
 from drakkar.actors.machine.compression import encode
 from drakkar.actors.machine.sessions import REGISTER, UNREGISTER, encode_request
 from drakkar.actors.node.proposals import Proposal
+from drakkar.actors.node.requests import DEFAULT_TIMEOUT_S
 from drakkar.actors.runtime.forks import here, on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, in_full
 from drakkar.actors.runtime.loop import TrioLoop
@@ -34,9 +35,6 @@ from drakkar.handlers.raft.entries import EntryKind
 from drakkar.transport.backoff import Backoff
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Endpoint", "Later", "Session", "later_on", "open_session"]
-
-DEFAULT_TIMEOUT_S: Final = 5.0
-"""How long a client waits for an answer, where it does not say."""
 
 _KINDS: Final = bytes([EntryKind.SESSION])
 _TOKEN_VERSION: Final = 1

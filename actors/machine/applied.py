@@ -1,13 +1,13 @@
 """The state that a replica has applied: its state machine, its client sessions, and the last entry in both."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutine
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from drakkar.actors.machine import content
 from drakkar.actors.machine.compression import decode
-from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.content import Facts, WriteContent
 from drakkar.actors.machine.sessions import FENCE, SessionTable
 from drakkar.actors.machine.state_machine import (
     ConcurrentStateMachine,
@@ -145,8 +145,10 @@ class AppliedState:
 
     # -- snapshots ----------------------------------------------------------------------------------------------
 
-    def load(self, snapshot: Snapshot, snapshots: Snapshots, *, log_end: int | None = None) -> None:
+    def load(self, snapshot: Snapshot, snapshots: Snapshots, *, log_end: int | None = None) -> bytes:
         """Replace the state by that of a snapshot, unless the state machine on disk holds that much by itself.
+
+        Returns the encoded state of the extensions, which is their node's to load; no bytes if none has any.
 
         The first call opens a state machine on disk; `log_end` is the last entry of the log then, None if unknown. A
         snapshot with index 0 and a witness's snapshot leave the state as it is. Raises `CorruptData` if snapshot, log
@@ -154,9 +156,10 @@ class AppliedState:
         """
         if self.disk is not None and not self._opened:
             self._open(self.disk, log_end)
-        if snapshot.has_content:
-            with snapshots.open(snapshot.payload.decode()) as source:
-                self._take_over(source, snapshot.index)
+        if not snapshot.has_content:
+            return b""
+        with snapshots.open(snapshot.payload.decode()) as source:
+            return self._take_over(source, snapshot.index)
 
     def _open(self, machine: DiskStateMachine, log_end: int | None) -> None:
         self._opened = True
@@ -168,35 +171,37 @@ class AppliedState:
                 "machine's own data, which the import brings"
             )
 
-    def _take_over(self, source: SnapshotReader, index: int) -> None:
+    def _take_over(self, source: SnapshotReader, index: int) -> bytes:
         facts = Facts.decode(source.facts)
         if facts.shard_id != self._shard_id:
             raise CorruptData(f"the snapshot at {index} is of shard {facts.shard_id}, not {self._shard_id}")
-        if self.disk is not None and self.index >= facts.machine_index:
-            return
-        if not facts.has_content:
+        holds_it = self.disk is not None and self.index >= facts.machine_index
+        if not facts.has_content and not holds_it:
             raise CorruptData(
                 f"the state machine holds the log up to {self.index}, and the log begins after {facts.machine_index}: "
                 "its own data was lost or restored from an older copy; replace this replica by a new one"
             )
-        sessions = content.read_sessions(source)
-        self.machine.load(source)
-        self.sessions, self.index = sessions, facts.machine_index
-        self.sessions.lines = self._lines
+        sessions = content.read_sessions(source) if facts.has_content else self.sessions
+        extensions = content.read_extensions(source) if facts.extensions else b""
+        if not holds_it:
+            self.machine.load(source)
+            self.sessions, self.index = sessions, facts.machine_index
+            self.sessions.lines = self._lines
+        return extensions
 
     def facts(self, *, has_content: bool = True) -> Facts:
         """Return the facts of a snapshot of this state."""
         return Facts(self._shard_id, self.index, has_content)
 
-    def writer(self) -> Callable[[BinaryIO], None]:
-        """Return a function that writes this state, as the content of a snapshot.
+    def writer(self) -> WriteContent:
+        """Return a function that writes this state, and that of the extensions, as the content of a snapshot.
 
         The state of a `ConcurrentStateMachine` is fixed now, and another thread may write it while entries are applied.
         That of any other must be written before anything else is done with it.
         """
         machine, sessions = self.machine, self.sessions.encode()
         fixed = machine.capture() if isinstance(machine, ConcurrentStateMachine) else machine.save
-        return content.with_sessions(sessions, fixed)
+        return content.whole_content(sessions, fixed)
 
 
 def _checked(results: Sequence[Any], commands: int) -> Sequence[Any]:

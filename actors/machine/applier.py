@@ -7,11 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 from drakkar.actors.machine.applied import AppliedState
-from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.content import Facts, WriteContent, names_in, write_extensions
 from drakkar.actors.machine.decoding import decoding_work
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, StateMachine
 from drakkar.actors.runtime.futures import ActorFuture, in_full, this_thread
@@ -48,6 +48,9 @@ class SaveRequest:
     """Called once, on a worker's thread: with the snapshot, whose payload names its file, or with what went wrong."""
     whole: bool = False
     """Write the content for a state machine on disk, too. By default its snapshot only says that the log may be deleted."""
+    extensions: ActorFuture[bytes] | None = None
+    """Will have the encoded state of the extensions at that index, as soon as the loop has delivered all up to it; it fails, and
+    with it this snapshot, where the node ends. None: no extension has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ class LoadRequest:
 
     snapshot: Snapshot
     """One with index 0 leaves the state as it is."""
-    done: Callable[[], None]
-    """Called once, on a worker's thread, when it is loaded; a failure is reported as one of the state machine."""
+    done: Callable[[bytes], None]
+    """Called once, on a worker's thread, when it is loaded, with the encoded state of the extensions, which is the node's to
+    load; a failure is reported as one of the state machine."""
     log_end: int | None = None
     """The last entry of the log, at the start: a state machine on disk cannot hold more."""
 
@@ -298,27 +302,33 @@ class Applier:
             self._answered += len(work)
         elif isinstance(work, SaveRequest):
             self._save(work)
+        elif isinstance(work, LoadRequest):
+            self._load(work)
         else:
-            try:
-                if isinstance(work, LoadRequest):
-                    self._load(work)
-                else:
-                    self._apply(work)
-            except BaseException as error:  # noqa: BLE001  # any error of the state machine ends the replica
-                self._failed = error
-                self._report(error)
+            self._apply(work)
 
     def _apply(self, entries: Entries) -> None:
-        results = [(run, self.state.apply(run)) for run in entries.runs]
+        try:
+            results = [(run, self.state.apply(run)) for run in entries.runs]
+        except BaseException as error:  # noqa: BLE001  # any error of the state machine ends the replica
+            self._fail(error)
+            return
         mine = [(run, answers) for run, answers in results if run.origin == self._origin]
         self._reached = entries.runs[-1].last
         self._report((self._reached, mine))
 
     def _load(self, request: LoadRequest) -> None:
-        self.state.load(request.snapshot, self._snapshots, log_end=request.log_end)
-        self._reached = request.snapshot.index
-        self.loading = False
-        request.done()
+        try:
+            extensions = self.state.load(request.snapshot, self._snapshots, log_end=request.log_end)
+            self._reached = request.snapshot.index
+            self.loading = False
+            request.done(extensions)
+        except BaseException as error:  # noqa: BLE001  # likewise
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failed = error
+        self._report(error)
 
     def _save(self, request: SaveRequest) -> None:
         """Write a snapshot, in another job if the state machine can go on meanwhile."""
@@ -332,7 +342,7 @@ class Applier:
         try:
             if self.state.disk is not None and not request.whole:
                 self.state.disk.sync()
-                self._write(request, sink, self.state.facts(has_content=False), lambda _: None)
+                self._write(request, sink, self.state.facts(has_content=False), write_extensions)
             elif isinstance(self.machine, ConcurrentStateMachine):
                 self._write_beside(request, sink, self.state.facts(), self.state.writer())
             else:
@@ -349,16 +359,18 @@ class Applier:
                 "nothing was written; please report this"
             )
 
-    def _write(
-        self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: Callable[[BinaryIO], None]
-    ) -> None:
+    def _write(self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: WriteContent) -> None:
         with sink:
-            write(sink)
+            extensions = (
+                b"" if request.extensions is None else request.extensions.get(timeout=SNAPSHOT_HANG_S)
+            )
+            write(sink, extensions)
+            facts = replace(facts, extensions=names_in(extensions))
             written = sink.finish(request.point, facts.encode())
         request.done(written)
 
     def _write_beside(
-        self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: Callable[[BinaryIO], None]
+        self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: WriteContent
     ) -> None:
         """Write a state that is fixed, while entries are applied to the next one."""
 

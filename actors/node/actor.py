@@ -13,19 +13,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType, TracebackType
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, cast
 
+import pykka
 from drakkar.actors.log.store import AppendRequest
 from drakkar.actors.machine.applier import Applied, Applier, Hang
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.node import completions
+from drakkar.actors.node.asks import Asks
 from drakkar.actors.node.clients import Clients
 from drakkar.actors.node.completions import EntriesApplied
 from drakkar.actors.node.counters import counters_of
 from drakkar.actors.node.departure import Departure, Leave
 from drakkar.actors.node.disk_watch import DiskWatch, tell_of_room
+from drakkar.actors.node.effects import EffectRunner
 from drakkar.actors.node.events import AddressChanged, LeaderChanged, MembershipChanged, ReplicaRemoved
-from drakkar.actors.node.inbox import NodeInbox, ProposalsTaken, RequestsTaken
+from drakkar.actors.node.extension_states import ExtensionStates
+from drakkar.actors.node.inbox import NodeInbox, OwnMessagesTaken, ProposalsTaken, RequestsTaken
 from drakkar.actors.node.introductions import (
     TERM_JUMP,
     Founding,
@@ -47,6 +51,7 @@ from drakkar.actors.node.proposed import (
 from drakkar.actors.node.received_snapshots import ReceivedSnapshots
 from drakkar.actors.node.refusals import state_machine_failure
 from drakkar.actors.node.removal import Removal
+from drakkar.actors.node.requests import DEFAULT_TIMEOUT_S, OwnMessage
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
 from drakkar.actors.node.state_lines import StateLines
@@ -57,7 +62,7 @@ from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
-from drakkar.handlers.errors import ActorFailed, ReplicaStopped
+from drakkar.handlers.errors import ActorFailed, ExtensionFailed, MissingExtension, ReplicaStopped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.log import Storage
@@ -77,7 +82,11 @@ _HEARD_ALWAYS: Final = frozenset(
 )
 """What a node's own host tells once: it is heard while the disk hangs too, since it makes nothing that waits
 for the disk."""
-_REFUSALS: Final = {Verdict.TOO_LARGE: Refusal.TOO_LARGE, Verdict.TOO_MANY: Refusal.TOO_MANY_UNCOMMITTED}
+_REFUSALS: Final = {
+    Verdict.TOO_LARGE: Refusal.TOO_LARGE,
+    Verdict.TOO_MANY: Refusal.TOO_MANY_UNCOMMITTED,
+    Verdict.KIND_MISSING: Refusal.KIND_MISSING,
+}
 WORK_OF_A_MESSAGE: Final = 8 << 10
 """Bytes of commands that are decoded in about the time for which a useless message is charged."""
 MAX_PORTIONS: Final = 2
@@ -220,6 +229,7 @@ class NodeActor(TrioActor):
             compression=config.snapshot_compression,
             lines=host_lines.of("drakkar.actors.machine", config.shard_id, raft.id),
         )
+        self.extension_states = ExtensionStates(raft)
         self.snapshots = SnapshotKeeper(
             raft,
             self._applier,
@@ -228,8 +238,16 @@ class NodeActor(TrioActor):
             background=background,
             inbox=inbox,
             lines=lines,
+            extensions=self.extension_states,
         )
-        self.peer_snapshots = PeerSnapshots(raft, self._applier, streams=services, inbox=inbox, lines=lines)
+        self.peer_snapshots = PeerSnapshots(
+            raft,
+            self._applier,
+            streams=services,
+            inbox=inbox,
+            lines=lines,
+            extensions=self.extension_states,
+        )
         self.received_snapshots = ReceivedSnapshots(
             raft,
             self._applier,
@@ -237,6 +255,7 @@ class NodeActor(TrioActor):
             background=background,
             inbox=inbox,
             lines=lines,
+            extensions=self.extension_states,
             loaded=self._on_loaded,
         )
         self.router = raft.lanes = Router(raft, services, send_snapshot=self.peer_snapshots.send, lines=lines)
@@ -261,6 +280,16 @@ class NodeActor(TrioActor):
             max_waiting_reads=max_waiting_reads,
             now=now,
             slow_turn=lambda: self.actor_loop.slow_turn,
+        )
+        self.asks = Asks(
+            raft,
+            inbox,
+            step=self._step,
+            reason_to_refuse=self.clients.reason_to_refuse_all,
+            now=now,
+        )
+        self.effects = EffectRunner(
+            raft, self.asks, announce=services.announce, failed=self._on_own_type_failed, lines=lines
         )
         self.proposed = Proposed(
             raft,
@@ -306,6 +335,14 @@ class NodeActor(TrioActor):
             return self._step(message)
         handle = LOCAL_HANDLERS.get(type(message))
         return handle(self, message) if handle is not None else TrioActor.on_receive(self, message)
+
+    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+        """Let a message of the application's own type that was asked by pykka's `ask` be answered later, as by `Replica.ask`."""
+        if type(message) is Message and message.type >= MessageType.FIRST_FREE:
+            future = cast("ActorFuture[Any]", reply_to)
+            self.asks.handle(OwnMessage(message, future, self._now() + DEFAULT_TIMEOUT_S), bare=True)
+        else:
+            super()._answer(message, reply_to)
 
     def _step(self, message: Message) -> Any:
         if message.type is MessageType.LOCAL_TICK:
@@ -373,12 +410,15 @@ class NodeActor(TrioActor):
             self._broken = self._broken or error
             return
         self._outlived = error
-        failures = sum(count for (_, type_), count in self.tally.failed.items() if type_ == message.type)
+        self._on_own_type_failed(message.type, error)
+
+    def _on_own_type_failed(self, failed: MessageType, error: BaseException) -> None:
+        failures = sum(count for (_, type_), count in self.tally.failed.items() if type_ == failed)
         # The first one, and then ever more seldom: a peer may go on for ever.
         if failures & (failures - 1) == 0:
             self.lines.error(
                 "goes on, though its handler of %s has failed (%d times by now)",
-                message.type,
+                failed,
                 failures,
                 exc_info=error,
             )
@@ -391,11 +431,11 @@ class NodeActor(TrioActor):
     def after_batch(self) -> None:
         """Take what clients ask, and hand out the work that results from the whole batch."""
         self._outlived = None
-        broken = self._broken or self.tally.broken  # a wrapper may have caught what its inner handler raised
-        if broken is not None:
-            raise ActorFailed(f"{self} stops, since a handler failed: {in_full(broken)}") from broken
-        for taken in self.clients.take():
-            self.on_receive(taken)
+        self._check_unbroken()
+        for taken in (*self.clients.take(), self.asks.waiting()):
+            if taken is not None:
+                self.on_receive(taken)
+        self._check_unbroken()
         self.clients.ask()
         if self.departure.under_way:
             self.departure.proceed()
@@ -408,12 +448,22 @@ class NodeActor(TrioActor):
         self.introductions.look()
         self._announce_leader()
 
+    def _check_unbroken(self) -> None:
+        """Hand nothing out of a batch in which a handler has failed that had to do all or nothing."""
+        broken = self._broken or self.tally.broken  # a wrapper may have caught what its inner handler raised
+        if broken is None:
+            return
+        if isinstance(broken, ExtensionFailed):
+            raise broken  # it says itself what failed
+        raise ActorFailed(f"{self} stops, since a handler failed: {in_full(broken)}") from broken
+
     # -- time ---------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self.tick_waits = False
         now = self._now()
         self.clients.tick(now)
+        self.asks.expire(now)
         self.snapshots.tick(now)
         self.room.tick()
         self.state_lines.tick()
@@ -463,6 +513,7 @@ class NodeActor(TrioActor):
         The write is ordered first, as it takes longest and runs beside the rest. Then entries go out, so that the
         others write them meanwhile; but a client that waits for a result has it before others hear that it is committed.
         """
+        self.effects.run(ready)
         self.router.recall(ready.recalled)
         # Once only: while the store is full this is called again, and by then an equal order may have been sent anew.
         ready.recalled = []
@@ -588,6 +639,8 @@ class NodeActor(TrioActor):
         """Answer all who wait, and say why."""
         if isinstance(error, ActorFailed):
             self._end_life(str(error), error)  # it says itself what has ended
+        elif isinstance(error, ExtensionFailed | MissingExtension):
+            self._end_life(f"{self} stops: {error}", error)
         elif error is not None:
             self._end_life(f"{self} failed: {in_full(error)}", error)
 
@@ -605,7 +658,9 @@ class NodeActor(TrioActor):
         stopped = ReplicaStopped(why)
         stopped.__cause__ = error
         self.clients.fail_all(stopped)
+        self.asks.fail_all(stopped)
         self._applier.stop(stopped)
+        self.extension_states.stop(stopped)
         self.snapshots.stop(stopped)
         self.received_snapshots.stop()
         self.raft.log.let_go()
@@ -693,6 +748,9 @@ class NodeActor(TrioActor):
             refused_lives=self.introductions.dropped,
             not_allowed=self.introductions.not_allowed,
             failed_snapshots=self.snapshots.failed,
+            unasked=self.asks.unasked,
+            undelivered=self.effects.undelivered,
+            records_refused=self.clients.records_refused,
         )
 
 
@@ -713,5 +771,6 @@ LOCAL_HANDLERS: Final[Mapping[type, Callable[[NodeActor, Any], None]]] = {
     Introduced: lambda node, said: node.introductions.take(said),
     ProposalsTaken: lambda node, taken: node.clients.propose(taken),
     RequestsTaken: lambda node, taken: node.clients.request(taken),
+    OwnMessagesTaken: lambda node, taken: node.asks.take(taken),
 }
 """What a node does with each message of its own host: all that enters it beside the protocol's messages."""

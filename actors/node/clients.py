@@ -87,6 +87,8 @@ class Clients:
         self.log_queries = LogQueries(raft)
         self._applied_requests = AppliedRequests(max_requests=max_waiting_reads)
         self._postponed = PostponedChanges(raft, self.pending.run_of)
+        self.records_refused = 0
+        """Records, proposed by handlers here, that the core has dropped, here or at the leader."""
         self._stale_reads: list[ReadRequest] = []
         """Those of the requests that are being taken: the state machine is asked for all at once."""
         self._applied_term = self._settled_term = 0
@@ -113,13 +115,17 @@ class Clients:
         """Requests wait for a leader as long as their deadlines allow."""
         return not self._raft.leader_id and self._reason_to_refuse(MessageType.PROPOSE) is None
 
-    def _reason_to_refuse(self, type_: MessageType) -> DrakkarError | None:
-        """Why this replica takes no request now that becomes a message of that type; None if it takes them."""
+    def reason_to_refuse_all(self) -> DrakkarError | None:
+        """Why this replica takes no request at all now; None if it does."""
         if self._removal.reason is not None:
             return self._removal.reason
         if self._disk.hangs:
             return SystemBusy("the disk of this host hangs, or is very slow: ask another replica")
-        return refusal_of_the_table(self._raft, type_)
+        return None
+
+    def _reason_to_refuse(self, type_: MessageType) -> DrakkarError | None:
+        """Why this replica takes no request now that becomes a message of that type; None if it takes them."""
+        return self.reason_to_refuse_all() or refusal_of_the_table(self._raft, type_)
 
     def propose(self, taken: ProposalsTaken) -> None:
         """Let the core log proposals, or send them on to the leader."""
@@ -195,7 +201,7 @@ class Clients:
 
     def on_dropped(self, dropped: Dropped) -> None:
         """The core, here or at the leader, has dropped a request. Reads wait for the next leader."""
-        error = error_for(self._raft, dropped.because, dropped.replicas)
+        error = error_for(self._raft, dropped.because, dropped.replicas, dropped.text)
         if dropped.type is MessageType.READ_INDEX:
             if isinstance(error, NotLeader):
                 self.reads.postpone(dropped.origin)
@@ -203,6 +209,9 @@ class Clients:
                 self.reads.dropped(dropped.origin, error)
         elif dropped.type is MessageType.LEADER_TRANSFER:
             self.transfers.dropped(dropped.key, error)
+        elif not dropped.origin:
+            self.records_refused += dropped.count
+            self._lines.info("a record that a handler proposed was refused: %s", error)
         elif dropped.origin != self.pending.origin:
             return
         elif not self._postponed.take(dropped, error):

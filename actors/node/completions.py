@@ -68,6 +68,8 @@ class SnapshotLoaded(Completion):
 
     type: ClassVar[MessageType] = own_type("SNAPSHOT_LOADED", 202)
     snapshot: Snapshot
+    extensions: bytes = b""
+    """The encoded state of the extensions, which is part of it; none, if it has none."""
 
 
 class Written(Completion):

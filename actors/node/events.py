@@ -1,12 +1,14 @@
 """The events of a host, which it tells its subscribers. `HostStateChanged` is made where it happens, in `transport.liveness`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from drakkar.handlers.raft.state import Membership
 from drakkar.transport.liveness import HostState, HostStateChanged
 
 __all__ = [
     "AddressChanged",
+    "ExtensionEvent",
     "HostState",
     "HostStateChanged",
     "LeaderChanged",
@@ -57,6 +59,15 @@ class ReplicaRemoved:
 
     shard: int
     replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionEvent:
+    """A handler of a replica of this host has published `event`, by `node.publish_event`."""
+
+    shard: int
+    replica: int
+    event: Any
 
 
 @dataclass(frozen=True, slots=True)

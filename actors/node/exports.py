@@ -6,6 +6,7 @@ from pathlib import Path
 
 from drakkar.actors.machine.applier import Applier, SaveRequest
 from drakkar.actors.node.completions import ExportChecked, ExportEnded, ExportWritten
+from drakkar.actors.node.extension_states import ExtensionStates
 from drakkar.actors.node.refusals import snapshot_failure
 from drakkar.actors.node.requests import SnapshotRequest
 from drakkar.actors.runtime.inbox import Inbox
@@ -34,10 +35,12 @@ class Exports:
         background: WorkerPool,
         inbox: Inbox,
         lines: Lines,
+        extensions: ExtensionStates,
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
         self._raft, self._applier, self._files = raft, applier, files
         self._background, self._inbox, self._lines = background, inbox, lines
+        self._extensions = extensions
         self._requests: deque[tuple[SnapshotRequest, Path]] = deque()
         """The first of them is being written."""
 
@@ -75,7 +78,8 @@ class Exports:
         else:
             written = lambda outcome: self._inbox.complete(ExportWritten(outcome))  # noqa: E731
             self._inbox.reserve()
-            self._applier.save(SaveRequest(point, written, whole=True))
+            extensions = self._extensions.at(point.index)
+            self._applier.save(SaveRequest(point, written, whole=True, extensions=extensions))
 
     def on_written(self, done: ExportWritten) -> None:
         """Copy the snapshot to the file that was asked for."""

@@ -1,9 +1,10 @@
-"""`NodeInbox`: all that comes to a node, in four lanes.
+"""`NodeInbox`: all that comes to a node, in five lanes.
 
     completions  from its own disk, state machine and host: never refused, and taken first
     the queue    messages of other replicas, and ticks: one by one; bounded in number, and in bytes of their entries
     proposals    commands of clients: many at once, after the messages
     requests     reads, transfers and snapshots of clients: all at once, after the proposals
+    own          messages of the application's own types, from this process: some at once, after the requests
 
 Whichever of them something comes into, the node gets one turn for all.
 """
@@ -12,11 +13,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from drakkar.actors.node.completions import Written, own_type
 from drakkar.actors.node.proposals import Proposal
-from drakkar.actors.node.requests import ClientRequest
+from drakkar.actors.node.requests import ClientRequest, OwnMessage
 from drakkar.actors.runtime.inbox import Inbox, Lane
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
@@ -26,7 +27,10 @@ from drakkar.handlers.raft.entries import Entries
 from drakkar.handlers.raft.state import Snapshot
 from pykka._envelope import Envelope
 
-__all__ = ["NodeInbox", "ProposalsTaken", "RequestsTaken", "entry_bytes"]
+__all__ = ["NodeInbox", "OwnMessagesTaken", "ProposalsTaken", "RequestsTaken", "entry_bytes"]
+
+MAX_OWN_MESSAGES: Final = 10_000
+"""Messages of an application's own types, from this process, that may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,14 @@ class RequestsTaken:
     requests: list[ClientRequest]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnMessagesTaken:
+    """The messages of the application's own types that waited longest, as one message of the node to itself."""
+
+    type: ClassVar[MessageType] = own_type("OWN_MESSAGES_TAKEN", 216)
+    messages: list[OwnMessage]
+
+
 class NodeInbox(Inbox):
     """A node's inbox. Clients put proposals and requests into its lanes, from any thread."""
 
@@ -57,6 +69,7 @@ class NodeInbox(Inbox):
         "_now",
         "entry_bytes",
         "expired",
+        "own",
         "proposals",
         "requests",
     )
@@ -76,7 +89,7 @@ class NodeInbox(Inbox):
     ) -> None:
         """Set the bounds of the lanes: `max_commands` and `max_bytes` are those of the proposals.
 
-        `max_bytes` also bounds the entries of the messages in the queue. One message may exceed it alone.
+        `max_bytes` also bounds the entries of the messages in the queue, and the payloads of the application's own. One message may exceed it alone.
         `max_age` is the time, in seconds of the clock `now`, after which a perishable message is worth nothing.
         `files` of snapshots that come when the node has ended are deleted in `background`.
         """
@@ -92,6 +105,7 @@ class NodeInbox(Inbox):
         """Perishable messages that waited for longer than `max_age`."""
         self.proposals: Lane[Proposal] = Lane(self, "commands", max_count=max_commands, max_bytes=max_bytes)
         self.requests: Lane[ClientRequest] = Lane(self, "requests", max_count=max_requests)
+        self.own: Lane[OwnMessage] = Lane(self, "messages", max_count=MAX_OWN_MESSAGES, max_bytes=max_bytes)
 
     def put(self, envelope: Envelope[Any], /) -> None:
         """Add a message. Raises `SystemBusy` also where its entries are too many bytes beside those that wait.
@@ -151,6 +165,7 @@ class NodeInbox(Inbox):
             "messages": self.refused,
             "proposals": self.proposals.refused,
             "requests": self.requests.refused,
+            "own messages": self.own.refused,
         }
 
 

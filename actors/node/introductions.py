@@ -15,6 +15,7 @@ from drakkar.actors.runtime.log_lines import Lines
 from drakkar.handlers.errors import ActorFailed
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import permissions
+from drakkar.handlers.raft.entries import EntryKind
 from drakkar.handlers.raft.lives import Life, Lives, Meeting, Standing
 from drakkar.handlers.raft.raft import Raft
 from drakkar.transport.addresses import same_host
@@ -137,6 +138,8 @@ class Introductions:
         self._refused_since: dict[int, float] = {}
         self._homes: Mapping[int, int] | None = None
         """Those of the membership when they were looked at last."""
+        self._kinds = {int(kind): EntryKind(kind).name for kind in raft.handlers.kinds}
+        """The names of the kinds of records that this replica's table delivers."""
         self._own: Lives = raft.lives.own
         """What is durable of this replica's own life: only that is told."""
         self._body = b""
@@ -166,6 +169,7 @@ class Introductions:
                     founding.founders,
                     founding.generation,
                     self._raft.term,
+                    self._kinds,
                 )
             )
         return self._body
@@ -206,6 +210,7 @@ class Introductions:
         self._remember(said)
         if self._meet(said, 0) not in _STRANGERS:
             self._tell_of_lost_data(said, before)
+            self._tell_of_other_kinds(said)
 
     def _remember(self, said: Introduced) -> None:
         replica, known = said.hello.replica, self._known
@@ -225,7 +230,23 @@ class Introductions:
         here = bool(member) and same_host(member, said.address)
         if member and not here and certified and self._services.proves(said.address, member):
             certified = False  # of a host that has moved, and can prove that, the home counts
-        return replace(said.life, address=member if here else said.address, certified=certified)
+        return replace(
+            said.life,
+            address=member if here else said.address,
+            certified=certified,
+            kinds=self._kinds_of(said),
+        )
+
+    def _kinds_of(self, said: Introduced) -> frozenset[int] | None:
+        """Return the kinds of records that a replica takes, without those that are another thing to it than to this one."""
+        told = said.hello.kinds
+        return None if told is None else frozenset(told) - self._mistaken(told).keys()
+
+    def _mistaken(self, told: Mapping[int, str] | None) -> dict[int, str]:
+        """Return the kinds that have another name here: two applications, or two versions, use one number."""
+        return {
+            number: name for number, name in (told or {}).items() if self._kinds.get(number, name) != name
+        }
 
     def _certified_life(self, said: Introduced) -> Life:
         """Return the same, certified by all that the host has shown."""
@@ -246,6 +267,18 @@ class Introductions:
                 "others have brought it up to date. If its disk is only not mounted, stop its host and mount it",
                 said,
             )
+
+    def _tell_of_other_kinds(self, said: Introduced) -> None:
+        for number, name in self._mistaken(said.hello.kinds).items():
+            if self._reminders.due((said.hello.replica, number)):
+                self._lines.warning(
+                    "records of the kind %d are %r here and %r at %s, so this replica logs none when it leads: give them two "
+                    "numbers, and restart the hosts",
+                    number,
+                    self._kinds[number],
+                    name,
+                    said,
+                )
 
     def address_of(self, replica: int) -> str | None:
         """Return where the host is that brought the last message of a replica; None where none was introduced."""

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from drakkar.actors.machine.applier import Applier, SaveRequest
 from drakkar.actors.machine.state_machine import DiskStateMachine
 from drakkar.actors.node.completions import PeerSnapshotWritten, SnapshotDamaged, SnapshotSent
+from drakkar.actors.node.extension_states import ExtensionStates
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.log_lines import Lines
@@ -33,9 +34,18 @@ class Streams(Protocol):
 class PeerSnapshots:
     """Sends snapshots to peers. All methods but two are for the loop's thread."""
 
-    def __init__(self, raft: Raft, applier: Applier, *, streams: Streams, inbox: Inbox, lines: Lines) -> None:
+    def __init__(
+        self,
+        raft: Raft,
+        applier: Applier,
+        *,
+        streams: Streams,
+        inbox: Inbox,
+        lines: Lines,
+        extensions: ExtensionStates,
+    ) -> None:
         """`inbox` is the node's, for completions."""
-        self._lines = lines
+        self._lines, self._extensions = lines, extensions
         self._raft, self._applier = raft, applier
         self._streams, self._inbox = streams, inbox
         self._on_disk = isinstance(applier.machine, DiskStateMachine)
@@ -61,6 +71,7 @@ class PeerSnapshots:
                 point,
                 lambda outcome: self._inbox.complete(PeerSnapshotWritten(address, message, outcome)),
                 whole=True,
+                extensions=self._extensions.at(point.index),
             )
         )
 

@@ -9,10 +9,12 @@ They would end again at each start, since it is in their logs. So this is the la
                                 refused, so that the rest of the shard's messages have room; but each sender may have one
 
 A host cuts what its clients propose into messages that keep to the bounds.
+
+Records of an application's own kinds are any bytes to the log. They are taken where this replica's table delivers them.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -40,8 +42,10 @@ MAX_WAITING: Final = 256
 """Messages of one sender that may wait here; their bytes count in the inbox, of whose bound they take half."""
 
 _PROPOSED: Final = bytes((EntryKind.COMMAND, EntryKind.CONFIG_CHANGE, EntryKind.SESSION, EntryKind.ENCODED))
-"""The kinds of entries that hosts propose. All others are a leader's own."""
-_COMMANDS: Final = frozenset({int(EntryKind.COMMAND), *CODED})
+"""The kinds of entries that hosts propose, beside those of an application's own. All others are a leader's own."""
+_OWN: Final = bytes(range(EntryKind.FIRST_FREE, 256))
+_BOUNDED: Final = frozenset({int(EntryKind.COMMAND), *CODED, *_OWN})
+"""The kinds of which each entry is bounded: commands and records."""
 
 
 class Verdict(Enum):
@@ -54,6 +58,8 @@ class Verdict(Enum):
     """Its host takes larger commands than this one."""
     TOO_MANY = auto()
     """So many of its sender wait already, or it could not be examined now."""
+    KIND_MISSING = auto()
+    """This replica's table does not deliver records of such a kind: its hosts are not all of one version."""
 
 
 class Bounds(NamedTuple):
@@ -104,6 +110,7 @@ class Proposed:
     ) -> None:
         """`judged` is called with each message, once: in the order in which they came from a sender."""
         self._raft, self._bounds, self._pool, self._inbox, self._judged = raft, bounds, pool, inbox, judged
+        self._kinds = raft.handlers.kinds
         self._waiting: dict[int, deque[Message]] = {}
         """By sender. The first message of the first sender is being examined."""
         self._bytes = 0
@@ -121,7 +128,7 @@ class Proposed:
         if waiting is None:
             runs = Entries.of(message.entries).runs
             if _is_small(runs):
-                return self._judged(message, examine(runs, self._bounds))
+                return self._judged(message, examine(runs, self._bounds, self._kinds))
             waiting = self._waiting[message.sender] = deque()
         elif len(waiting) >= MAX_WAITING or self._inbox.is_half(self._bytes + entry_bytes(message)):
             return self._judged(message, Examined(Verdict.TOO_MANY))
@@ -151,7 +158,7 @@ class Proposed:
     def _examine(self, message: Message) -> None:
         found = Examined(Verdict.TOO_MANY)  # where this fails, as for want of memory: those that wait go on
         try:
-            found = examine(Entries.of(message.entries).runs, self._bounds)
+            found = examine(Entries.of(message.entries).runs, self._bounds, self._kinds)
         finally:
             self._inbox.complete(ProposalExamined(message, found))
 
@@ -167,10 +174,16 @@ def _is_small(runs: Sequence[Run]) -> bool:
     return entries * ENTRY_WORK <= MAX_WORK_HERE and (not entries or decoding_work(runs) <= MAX_WORK_HERE)
 
 
-def examine(runs: Sequence[Run], bounds: Bounds) -> Examined:
-    """Return whether all replicas can apply what another host proposes, and whether this one takes it. From any thread."""
-    if any(run.kinds.translate(None, _PROPOSED) for run in runs):
+def examine(runs: Sequence[Run], bounds: Bounds, kinds: Collection[int] = ()) -> Examined:
+    """Return whether all replicas can apply what another host proposes, and whether this one takes it. From any thread.
+
+    `kinds` are those of the records that this replica's table delivers.
+    """
+    others = b"".join(run.kinds.translate(None, _PROPOSED) for run in runs)
+    if others.translate(None, _OWN):
         return Examined(Verdict.POISON)
+    if others.translate(None, bytes(kinds)):
+        return Examined(Verdict.KIND_MISSING)
     largest = max(map(_largest, runs), default=0)
     if largest > bounds.command:
         return Examined(Verdict.POISON if largest > MAX_COMMAND_BYTES else Verdict.TOO_LARGE)
@@ -189,12 +202,12 @@ def examine(runs: Sequence[Run], bounds: Bounds) -> Examined:
 
 
 def _largest(run: Run) -> int:
-    """Return the bytes of the largest command of a run."""
+    """Return the bytes of the largest command, or record, of a run."""
     if run.plain:
         return max(map(len, run.payloads))
     sizes = (
         command_size(kind, payload)
         for kind, payload in zip(run.kinds, run.payloads, strict=True)
-        if kind in _COMMANDS
+        if kind in _BOUNDED
     )
     return max(sizes, default=0)

@@ -10,6 +10,7 @@ from functools import partial
 
 from drakkar.actors.machine.applier import Applier, LoadRequest
 from drakkar.actors.node.completions import SnapshotLoaded
+from drakkar.actors.node.extension_states import ExtensionStates
 from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.workers import WorkerPool
@@ -42,15 +43,16 @@ class ReceivedSnapshots:
         background: WorkerPool,
         inbox: Inbox,
         lines: Lines,
+        extensions: ExtensionStates,
         loaded: Callable[[Snapshot], None],
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions.
 
-        `loaded` is called with each snapshot that the state machine has loaded.
+        `extensions` gets what is theirs of each snapshot, the replica's own first one too. `loaded` is called with each snapshot that the state machine has loaded.
         """
         self._raft, self._applier, self._files = raft, applier, files
         self._background, self._lines = background, lines
-        self._inbox, self._loaded = inbox, loaded
+        self._inbox, self._extensions, self._loaded = inbox, extensions, loaded
         self.installed = 0
         """How many the state machine has loaded."""
         self._received: dict[str, Snapshot] = {}
@@ -67,17 +69,20 @@ class ReceivedSnapshots:
 
     def install(self, snapshot: Snapshot) -> None:
         """Have the state machine load a leader's snapshot, which is on record."""
-        loaded = SnapshotLoaded(snapshot)
         if snapshot.witness:
-            self.on_loaded(loaded)
-        else:
-            self._inbox.reserve()
-            self._applier.load(LoadRequest(snapshot, lambda: self._inbox.complete(loaded)))
+            self.on_loaded(SnapshotLoaded(snapshot))
+            return
+        self._inbox.reserve()
+        loaded = lambda extensions: self._inbox.complete(SnapshotLoaded(snapshot, extensions))  # noqa: E731
+        self._applier.load(LoadRequest(snapshot, loaded))
 
     def on_loaded(self, done: SnapshotLoaded) -> None:
         """Tell the core that the state machine has a leader's snapshot, and let go of files that are of no use now."""
         raft, snapshot = self._raft, done.snapshot
-        if raft.log.pending_snapshot is snapshot:  # else a newer one is being loaded
+        self._extensions.loaded(snapshot, done.extensions)
+        if (
+            raft.log.pending_snapshot is snapshot
+        ):  # else a newer one is being loaded, or this is the replica's own
             raft.applied(snapshot.index)
             raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=raft.id, snapshot=snapshot))
             self.installed += 1

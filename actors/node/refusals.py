@@ -37,10 +37,10 @@ _BUSY: Final = {Refusal.TOO_MANY_UNCOMMITTED, Refusal.TOO_MANY_READS}
 _REJECTED: Final = {Refusal.CHANGE_PENDING, Refusal.CHANGE_INVALID}
 
 
-def error_for(raft: Raft, because: Refusal, replicas: Sequence[int] = ()) -> DrakkarError:
+def error_for(raft: Raft, because: Refusal, replicas: Sequence[int] = (), text: str = "") -> DrakkarError:
     """Return the error for a request of this replica's clients that the core, here or at the leader, has dropped.
 
-    `replicas` are those of `Dropped`.
+    `replicas` and `text` are those of `Dropped`.
     """
     if because in _NO_LEADER:
         return NotLeader(raft.id, raft.leader_id, because.value)
@@ -60,7 +60,17 @@ def error_for(raft: Raft, because: Refusal, replicas: Sequence[int] = ()) -> Dra
         return TransferInProgress("a leadership transfer is in progress: propose again in a moment")
     if because is Refusal.TRANSFER_TIMED_OUT:
         return OutcomeUnknown(f"{because.value}; it may still be elected")
+    if because is Refusal.VETOED:
+        return RequestDropped(text or because.value)
+    if because is Refusal.KIND_MISSING:
+        return RequestDropped(_kind_missing(replicas))
     return RequestDropped(because.value)
+
+
+def _kind_missing(replicas: Sequence[int]) -> str:
+    """Return what a record lacks, and the remedy."""
+    lacking = f"; replicas {', '.join(map(str, replicas))} have not" if replicas else ""
+    return f"{Refusal.KIND_MISSING.value}{lacking}: start all replicas with a table that uses the extension, and repeat it"
 
 
 def _unreachable(replicas: Sequence[int]) -> str:

@@ -4,22 +4,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.entries import Entries
 
 __all__ = [
+    "DEFAULT_TIMEOUT_S",
     "AppliedRequest",
     "AssignGroups",
     "ClientRequest",
     "ForgetLeader",
     "GroupsConsistent",
     "LogQuery",
+    "OwnMessage",
     "ReadRequest",
     "SnapshotRequest",
     "TransferRequest",
 ]
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+"""How long a client waits for an answer, where it does not say."""
 
 
 class _Single:
@@ -41,6 +47,22 @@ class ReadRequest(_Single):
     """In seconds of the node's clock."""
     stale: bool = False
     """The state as it is here and now will do."""
+
+
+# Nor is this one, for the same reason.
+@dataclass(slots=True, eq=False)
+class OwnMessage(_Single):
+    """A message of an application's own type for this replica: told, or asked for an answer. It has a lane of its own."""
+
+    message: Message
+    """No other one is this very object: an answer names it."""
+    future: ActorFuture[Any]
+    """Gets the answer if it is asked. If it is told, only why it was not taken."""
+    deadline: float
+    """In seconds of the node's clock."""
+    size: int = 0
+    """Bytes of its payload, as far as that could be sent to other hosts."""
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

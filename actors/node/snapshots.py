@@ -21,6 +21,7 @@ from drakkar.actors.node.completions import (
     SnapshotWritten,
 )
 from drakkar.actors.node.exports import Exports
+from drakkar.actors.node.extension_states import ExtensionStates
 from drakkar.actors.node.log_meter import LogMeter
 from drakkar.actors.node.received_snapshots import prune
 from drakkar.actors.node.refusals import snapshot_failure
@@ -77,6 +78,7 @@ class SnapshotKeeper:
         background: WorkerPool,
         inbox: Inbox,
         lines: Lines,
+        extensions: ExtensionStates,
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions."""
         self.taken = self.failed = 0
@@ -85,6 +87,7 @@ class SnapshotKeeper:
         """The files. For threads that may wait for the disk."""
         self._raft, self._applier = raft, applier
         self._services, self._background = services, background
+        self._extensions = extensions
         self._inbox, self._lines = inbox, lines
         self.on_disk = isinstance(applier.machine, DiskStateMachine)
         self._bytes = LogMeter(raft.config.snapshot_bytes // _STEPS)
@@ -100,7 +103,15 @@ class SnapshotKeeper:
         """One that is written and that the log store has no room to record yet."""
         self._requests: list[tuple[SnapshotRequest, int]] = []
         """Each with the last index that was applied when it was made."""
-        self.exports = Exports(raft, applier, snapshots, background=background, inbox=inbox, lines=lines)
+        self.exports = Exports(
+            raft,
+            applier,
+            snapshots,
+            background=background,
+            inbox=inbox,
+            lines=lines,
+            extensions=extensions,
+        )
 
     def start(self) -> None:
         """Load the newest snapshot, before anything is applied, and delete all others."""
@@ -108,13 +119,14 @@ class SnapshotKeeper:
         keep = log.snapshot.payload.decode()
         if self.on_disk or log.snapshot.has_content:
             self._inbox.reserve()
+            self._extensions.begin()
             self._applier.load(LoadRequest(log.snapshot, partial(self._loaded, log.snapshot), log.last_index))
         else:
             self._background.submit(partial(prune, self.files, keep, self._lines))
 
-    def _loaded(self, snapshot: Snapshot) -> None:
+    def _loaded(self, snapshot: Snapshot, extensions: bytes) -> None:
         prune(self.files, snapshot.payload.decode(), self._lines)
-        self._inbox.complete(SnapshotLoaded(snapshot))
+        self._inbox.complete(SnapshotLoaded(snapshot, extensions))
 
     # -- when to take one ---------------------------------------------------------------------------------------
 
@@ -187,10 +199,9 @@ class SnapshotKeeper:
         if point.witness:
             self._record(point)
         else:
+            written = lambda outcome: self._inbox.complete(SnapshotWritten(outcome))  # noqa: E731
             self._inbox.reserve()
-            self._applier.save(
-                SaveRequest(point, lambda outcome: self._inbox.complete(SnapshotWritten(outcome)))
-            )
+            self._applier.save(SaveRequest(point, written, extensions=self._extensions.at(point.index)))
 
     def _point(self) -> Snapshot | None:
         raft, log = self._raft, self._raft.log

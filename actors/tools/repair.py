@@ -281,7 +281,7 @@ class _Replay:
     def write(self, sink: BinaryIO) -> None:
         """Write the whole state, as the content of a snapshot."""
         with _naming("writing its state"):
-            self.state.writer()(sink)
+            self.state.writer()(sink, b"")
 
     def close(self) -> None:
         """Let a state machine on disk close its files."""

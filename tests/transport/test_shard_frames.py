@@ -43,7 +43,7 @@ def test_a_host_of_version_4_2_tells_no_kinds_which_is_not_that_it_has_none() ->
 
 
 def test_all_kinds_that_there_can_be_fit_an_introduction() -> None:
-    kinds = {number: "k" * 64 for number in range(128, 256)}
+    kinds = dict.fromkeys(range(128, 256), "k" * 64)
     assert len(kinds) == MAX_KINDS
     assert decode_shard(encode_shard(ShardHello(7, 2, kinds=kinds))).kinds == kinds
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import contextmanager
 
+import cbor2
 import pytest
 from drakkar.actors.machine.applied import AppliedState, ApplyFailed
 from drakkar.actors.machine.applier import Applier, LoadRequest, SaveRequest
@@ -80,11 +81,148 @@ def test_a_snapshot_is_written_only_of_the_index_that_the_state_machine_has_reac
 def test_it_says_that_it_loads_until_a_snapshot_is_loaded():
     pool, loaded = FakePool(), []
     applier = Applier(Ledger(), ORIGIN, pool, lambda _: None, MemorySnapshots().of(1, 1), shard_id=1)
-    applier.load(LoadRequest(Snapshot(0, 0), lambda: loaded.append(applier.loading)))
+    applier.load(LoadRequest(Snapshot(0, 0), lambda part: loaded.append((applier.loading, part))))
     assert applier.loading
     while pool.jobs:
         pool.jobs.pop(0)()
-    assert loaded == [False]
+    assert loaded == [(False, b"")]
+
+
+# -- the state of extensions, which is part of snapshots ----------------------------------------------------------------
+
+SAVED = cbor2.dumps({"audit": b"seen 3"})
+
+
+class Book(Ledger):
+    """All commands, also in its snapshots."""
+
+    def save(self, sink):
+        sink.write(b" ".join(self.commands))
+
+    def load(self, source):
+        self.commands = source.read().split()
+
+
+class ConcurrentBook(ConcurrentStateMachine, Book):
+    def capture(self):
+        fixed = b" ".join(self.commands)
+        return lambda sink: sink.write(fixed)
+
+
+class BookOnDisk(DiskStateMachine):
+    """Its own disk holds what it was given."""
+
+    def __init__(self):
+        self.commands, self.loaded = [], False
+
+    def open(self):
+        return len(self.commands)
+
+    def apply_entries(self, given):
+        self.commands += [command for _, command in given]
+        return [None] * len(given)
+
+    def sync(self):
+        pass
+
+    def capture(self):
+        fixed = b" ".join(self.commands)
+        return lambda sink: sink.write(fixed)
+
+    def load(self, source):
+        self.commands, self.loaded = source.read().split(), True
+
+
+def run_all(*pools):
+    while any(pool.jobs for pool in pools):
+        for pool in pools:
+            while pool.jobs:
+                pool.jobs.pop(0)()
+
+
+def taken(machine, files, *, extensions=SAVED, whole=False):
+    """The snapshot at entry 2 of a state machine, beside extensions whose state comes while it is being written."""
+    pool, outcomes, part = FakePool(), [], ActorFuture()
+    applier = Applier(machine, ORIGIN, pool, lambda _: None, files, shard_id=1)
+    if isinstance(machine, DiskStateMachine):
+        applier.load(LoadRequest(Snapshot(0, 0), lambda _: None))
+    applier.apply(entries(b"a", b"b"))
+    request = SaveRequest(Snapshot(2, 1, Membership({1})), outcomes.append, whole=whole, extensions=part)
+    applier.save(request)
+    part.set(extensions)
+    run_all(pool)
+    return outcomes[0]
+
+
+def load(machine, files, snapshot):
+    pool, parts, failures = FakePool(), [], []
+    applier = Applier(machine, ORIGIN, pool, failures.append, files, shard_id=1)
+    applier.load(LoadRequest(snapshot, parts.append))
+    run_all(pool)
+    assert failures == []
+    return parts[0]
+
+
+@pytest.mark.parametrize("machine", [Book, ConcurrentBook])
+def test_what_extensions_save_is_part_of_the_snapshot_and_comes_back(machine):
+    files = MemorySnapshots().of(1, 1)
+    snapshot = taken(machine(), files)
+    with files.open(snapshot.payload.decode()) as reader:
+        assert reader.facts["extensions"] == ["audit"]
+    other = machine()
+    assert load(other, files, snapshot) == SAVED
+    assert other.commands == [b"a", b"b"]
+
+
+def test_a_snapshot_is_as_ever_where_no_extension_has_state():
+    files = MemorySnapshots().of(1, 1)
+    snapshot = taken(Book(), files, extensions=b"")
+    with files.open(snapshot.payload.decode()) as reader:
+        assert "extensions" not in reader.facts
+    other = Book()
+    assert (load(other, files, snapshot), other.commands) == (b"", [b"a", b"b"])
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_snapshot_of_a_state_machine_on_disk_has_the_extensions_too(whole):
+    """Also one that has nothing else, and also where the state machine holds that much by itself."""
+    files = MemorySnapshots().of(1, 1)
+    machine = BookOnDisk()
+    snapshot = taken(machine, files, whole=whole)
+    assert load(machine, files, snapshot) == SAVED
+    assert not machine.loaded
+    if whole:
+        other = BookOnDisk()
+        assert (load(other, files, snapshot), other.commands) == (SAVED, [b"a", b"b"])
+
+
+@pytest.mark.parametrize("machine", [Book, ConcurrentBook])
+def test_a_snapshot_fails_whose_node_ends_before_the_extensions_are_saved(machine):
+    pool, outcomes, part, files = FakePool(), [], ActorFuture(), MemorySnapshots().of(1, 1)
+    applier = Applier(machine(), ORIGIN, pool, lambda _: None, files, shard_id=1)
+    applier.save(SaveRequest(Snapshot(0, 0, Membership({1})), outcomes.append, extensions=part))
+    part.fail(ReplicaStopped("the node has ended"))
+    run_all(pool)
+    assert [type(outcome) for outcome in outcomes] == [ReplicaStopped]
+    assert files._names() == [], "nothing is left of it"
+
+
+def test_what_fails_where_the_results_are_reported_is_not_the_state_machines():
+    """On the loop the node applies what it is told at once, and may find that it must end."""
+
+    class Inline(Ledger):
+        blocks = False
+
+    reports = []
+
+    def report(outcome):
+        reports.append(outcome)
+        raise ZeroDivisionError("an extension")
+
+    applier = Applier(Inline(), ORIGIN, FakePool(), report, MemorySnapshots().of(1, 1), shard_id=1)
+    with pytest.raises(ZeroDivisionError, match="an extension"):
+        applier.apply(entries(b"a"))
+    assert [index for index, _ in reports] == [1], "and it is told only once"
 
 
 def test_work_that_comes_just_when_a_worker_has_finished_is_given_to_one_worker_only():

@@ -180,7 +180,9 @@ def test_a_replica_that_moved_away_is_told_so(caplog):
 def test_only_what_is_durable_is_told():
     node = Node()
     node.raft.lives.own = Lives(OURS, Standing.NEWBORN)
-    assert decode_shard(node.introductions.body) == ShardHello(9, 1, OURS, Standing.SETTLED, MEMBERS, term=1)
+    assert decode_shard(node.introductions.body) == ShardHello(
+        9, 1, OURS, Standing.SETTLED, MEMBERS, term=1, kinds={}
+    )
     node.introductions.on_durable(node.raft.lives.own)
     assert decode_shard(node.introductions.body).standing is Standing.NEWBORN
     assert node.services.reintroduced == [9]

@@ -24,6 +24,11 @@ class Alarm:
         self._at = math.inf
         self._task: Task | None = None
 
+    @property
+    def at(self) -> float:
+        """When it rings, in seconds of the clock; infinity: never."""
+        return self._at
+
     def set(self, at: float) -> None:
         """Ring at `at`, in seconds of the clock, in place of the time that it was set to; infinity: never."""
         if at == self._at:

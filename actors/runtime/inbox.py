@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 import pykka
 from drakkar.actors.runtime.forks import here, on_fork
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
+from drakkar.actors.runtime.letters import PeerNews
 from drakkar.actors.runtime.monitor import ActorDied, Termination
 from drakkar.handlers.errors import AlreadySet, ConfigError, SystemBusy
 from pykka._envelope import Envelope
@@ -28,8 +29,8 @@ __all__ = ["MAX_NEWS", "Inbox", "Lane", "Request", "ask_to_stop", "question", "r
 
 logger = logging.getLogger("drakkar.actors.runtime")
 
-_ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied})
-"""What the queue takes even when it is full; both are at most as many as there are actors and askers."""
+_ALWAYS_TAKEN: Final = frozenset({_ActorStop, ActorDied, PeerNews})
+"""What the queue takes even when it is full; all are at most as many as there are actors, askers and peers."""
 MAX_NEWS: Final = 64
 """Messages for which a full queue has room when they are put last: as many peers as a shard rarely has."""
 

@@ -1,18 +1,36 @@
-"""`TableActor`: an actor that does what a handler table says, for states and message types of any protocol."""
+"""`TableActor`: an actor that is a node without Raft: it does what a handler table says, with peers, timers and extensions."""
 
+import functools
+from collections import Counter
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
+import pykka
 from drakkar.actors.runtime.actor import TrioActor
-from drakkar.actors.runtime.futures import brief
-from drakkar.handlers.errors import ConfigError
-from drakkar.handlers.messages import MessageType
-from drakkar.handlers.table import HandlerTable, Never, Tally
+from drakkar.actors.runtime.alarm import Alarm
+from drakkar.actors.runtime.futures import brief, in_full
+from drakkar.actors.runtime.letters import Heard, PeerNews
+from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.open_asks import OpenAsks
+from drakkar.actors.runtime.peers import Home, Peers, Place
+from drakkar.actors.runtime.ticks import Ticks
+from drakkar.handlers.checks import check_number
+from drakkar.handlers.effects import Told
+from drakkar.handlers.errors import ActorFailed, ConfigError
+from drakkar.handlers.extension import LATER
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.table import HandlerTable, Never
+from drakkar.handlers.table_node import NodeReady, TableNode
 
 __all__ = ["TableActor"]
 
+DEFAULT_TICK_S: Final = 0.1
+_TICK: Final = object()
+"""A tick is over, of which a timer may be due."""
 
-class TableActor(TrioActor):
+
+class TableActor(TrioActor, TableNode):
     """An actor whose answer to a message is the cell `handlers[state][message.type]`.
 
         class Light(IntEnum):
@@ -29,13 +47,27 @@ class TableActor(TrioActor):
     A message's type is a `MessageType`, or a member of an `IntEnum` of yours if its messages stay in this process.
 
     The table and the first state are attributes of the class, or are given to `start(handlers=…, state=…)`. A cell's
-    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an `ask`. Guards
-    run before it. `tally` counts all messages that have a type. Where no handler runs, the answer is None.
+    handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an `ask`; one that returns
+    `LATER` calls `actor.reply(message, answer)` later. Guards run before it. `tally` counts all messages that have a type.
+    Where no handler runs, the answer is None.
+
+    Handlers are given the actor itself, which is a `TableNode`: it has `send`, `after`, `every`, `tell`, `publish_event`, `reply` and
+    `extension`, and does what they ask for at the end of its turn. With a host it has peers, which may be on others:
+
+        TrafficLight.start(host=host, name="north", peers={"south": "10.0.0.2:7000"})
+
+    It is published under `name`, and a peer is the actor that is published under the peer's name by the host at that address.
+    `send(Message(PRESS, to="south"))` reaches it at most once, and in order. The node is told by PEER_UP and PEER_DOWN when a
+    peer is found, and lost; see `peers` for what that means.
+
+    An exception of a handler of a type of your own goes to who asked; without an asker it is logged, and counted in `tally.failed`.
+    The actor goes on, unless the handler is `fatal`; as with a guard that raises, it ends then.
 
     The table is not copied: give each actor `table.copy()` if actors change theirs.
 
-    Raises, in the thread that starts it, `ConfigError` if the table or the state is missing, or the state is not one of
-    the table's, and `HandlerTableError` if `table.check()` refuses the table.
+    Raises, in the thread that starts it, `ConfigError` if the table or the state is missing, the state is not one of the table's, or
+    a peer cannot be one, `HandlerTableError` if `table.check()` refuses the table or an extension cannot be made, and with a host
+    what `NodeHost.publish` raises, such as `NameTaken`.
     """
 
     handlers: HandlerTable
@@ -45,38 +77,235 @@ class TableActor(TrioActor):
     """The state that the actor is in: one of `handlers.states`."""
 
     def __init__(
-        self, *args: Any, handlers: HandlerTable | None = None, state: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        handlers: HandlerTable | None = None,
+        state: Any = None,
+        name: str | None = None,
+        host: Any = None,
+        peers: Mapping[str, Place] | None = None,
+        tick_interval: float | None = None,
+        loop: TrioLoop | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        if handlers is not None:
-            self.handlers = handlers
-        if state is not None:
-            self.state = state
-        self.tally = Tally(self._warn)
-        """What became of the messages that have a type, by state and type."""
-        self._check_table()
+        """Make the node.
 
-    def _check_table(self) -> None:
+        `name`: by which its peers know it; by default that of the class. With `host`, a `NodeHost`, it is published under it.
+        `peers`: the address of each peer's host, by name; or its reference, where it lives in this process and has no host.
+        `tick_interval`: seconds a tick, from 0.001 to 60; by default that of the host, or 0.1.
+        `loop`: by default that of the host.
+        """
+        home = None if host is None else _home_of(host)
+        super().__init__(*args, loop=loop or (None if host is None else host.loop), **kwargs)
+        state = getattr(self, "state", None) if state is None else state
+        table = self._checked_table(handlers or getattr(self, "handlers", None), state)
+        self._home = home
+        self._asks = OpenAsks()
+        self._is_asked = False
+        self._outlived: BaseException | None = None
+        """The last exception of a handler that does not end it."""
+        self._undelivered = 0
+        interval = tick_interval or (DEFAULT_TICK_S if host is None else host.tick_interval)
+        check_number("tick_interval", interval, 0.001, 60.0)
+        self._ticks = Ticks(interval)
+        self._tick_alarm = Alarm(self.actor_loop, self._ring)
+        places = dict(peers or {})
+        named = type(self).__name__ if name is None else name
+        alarm = functools.partial(Alarm, self.actor_loop)
+        self.peer_links = Peers(named, home, self.actor_inbox, alarm, self.actor_loop.lines)
+        """Where its peers are, and what was sent to them and dropped."""
+        for peer, place in places.items():
+            self.peer_links.add(peer, place)
+        TableNode.__init__(self, named, table, state, places)
+        self.tally.on_impossible = self._warn
+
+    def _checked_table(self, table: Any, state: Any) -> HandlerTable:
         name = type(self).__name__
-        table = getattr(self, "handlers", None)
         if not isinstance(table, HandlerTable):
             raise ConfigError(
                 f"{name}.handlers", brief(table), "a HandlerTable, in the class or given to start()"
             )
-        if not table.has_state(getattr(self, "state", None)):
+        if not table.has_state(state):
             known = ", ".join(state.name for state in table.states)
+            raise ConfigError(f"{name}.state", state, f"must be one of the table's states, {known}")
+        return table
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Messages that were dropped on the way to peers and from them, by reason; a copy. From any thread."""
+        return Counter(dict(self.peer_links.dropped))
+
+    def add_peer(self, name: str, place: Place) -> None:
+        """Have one more peer: the address of its host, or its reference. In a handler, or by the actor's own proxy.
+
+        For actors of one process, of which the first is started before there is a reference to the second. Raises `ConfigError`.
+        """
+        if name in self.peers or name == self.name:
             raise ConfigError(
-                f"{name}.state", getattr(self, "state", None), f"must be one of the table's states, {known}"
+                "name", name, f"is that of {self.name!r} itself, or of a peer that it has already"
             )
-        table.check()
+        self.peer_links.add(name, place)
+        self.peers += (name,)
+
+    # ---- what comes
 
     def on_receive(self, message: Any) -> Any:
         """Run the guards, then the cell. A message without a type is logged as unexpected."""
+        if type(message) is Heard:
+            return self._hear(self.peer_links.open(message))
+        if type(message) is PeerNews:
+            return self._hear(self.peer_links.take(message))
+        if message is _TICK:
+            return self._tick()
         if not isinstance(getattr(message, "type", None), MessageType | IntEnum):
             return super().on_receive(message)
-        return self.handlers.dispatch(self, message)
+        answer = self._run(message)
+        if answer is not LATER:
+            return answer
+        return self._asks.open(message) if self._is_asked else None
+
+    def _hear(self, message: Message | None) -> None:
+        """A peer has sent a message, or there is news of one."""
+        if message is not None:
+            self._run(message)
+
+    def _run(self, message: Any) -> Any:
+        try:
+            return self.step(message)
+        except Exception as error:
+            self._note_failure(message, error)
+            raise
+
+    def _note_failure(self, message: Any, error: Exception) -> None:
+        if self.tally.broken is not None:
+            return
+        self._outlived = error
+        if not self._is_asked:
+            self._log_failure(message.type, error)
+
+    def _log_failure(self, type_: Any, error: Exception) -> None:
+        failures = sum(count for (_, failed), count in self.tally.failed.items() if failed == type_)
+        # The first one, and then ever more seldom: a peer may go on for ever.
+        if failures & (failures - 1) == 0:
+            self.actor_loop.lines.error(
+                "%s goes on, though its handler of %s has failed (%d times by now)",
+                self,
+                type_,
+                failures,
+                exc_info=error,
+            )
+
+    def outlives(self, error: Exception) -> bool:
+        """Tell whether only a handler of the application's own has failed."""
+        outlived, self._outlived = self._outlived, None
+        return outlived is error
+
+    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+        self._is_asked = True
+        try:
+            super()._answer(message, reply_to)
+        finally:
+            self._is_asked = False
+            self._outlived = None
+
+    # ---- time
+
+    def _take_turn(self, until: float) -> None:
+        if not self.actor_inbox.begun:
+            self.peer_links.begin()
+        if not self.message_timers:
+            self.tick_count += self._ticks.idle()
+        super()._take_turn(until)
+
+    def _ring(self) -> None:
+        self.actor_inbox.reserve()
+        self.actor_inbox.complete(_TICK)
+
+    def _tick(self) -> None:
+        for _ in range(self._ticks.passed()):
+            self.tick()
+
+    # ---- what goes
+
+    def _end_batch(self) -> None:
+        super()._end_batch()
+        broken = self.tally.broken
+        if broken is not None:
+            raise ActorFailed(f"{self} ends, since a handler failed: {in_full(broken)}") from broken
+        if self.has_ready:
+            self._hand_out(self.ready())
+        if self.message_timers:
+            self._tick_alarm.set(self._ticks.next)
+
+    def _hand_out(self, ready: NodeReady) -> None:
+        """Do what handlers have asked for."""
+        for message in ready.messages:
+            self.peer_links.send(message)
+        for told in ready.tells:
+            self._deliver(told)
+        if self._home is not None:
+            for event in ready.events:
+                self._home.announce(self, event)
+        for answer in ready.answers:
+            self._asks.answer(answer)
+        for failure in ready.failures:
+            self._log_failure(failure.message.type, failure.error)
+
+    def _deliver(self, told: Told) -> None:
+        try:
+            told.ref.tell(told.message)
+        except Exception as error:  # noqa: BLE001  # of any actor's reference, whatever it is
+            self._undelivered += 1
+            if self._undelivered & (self._undelivered - 1) == 0:
+                self.actor_loop.lines.warning(
+                    "%s could not tell %s a message (%d by now): %s",
+                    self,
+                    told.ref,
+                    self._undelivered,
+                    brief(error),
+                )
 
     def _warn(self, state: Any, type_: Any, cell: Never) -> None:
         self.actor_loop.lines.warning(
             "%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because
         )
+
+    # ---- its start and its end
+
+    def _start_actor_loop(self) -> None:
+        if self._home is not None:
+            try:
+                self._home.enter(self)
+            except BaseException as error:
+                self._leave()
+                self._publish_end(error, [])
+                raise
+        super()._start_actor_loop()
+
+    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+        try:
+            self._let_go(reason)
+        except BaseException:  # noqa: BLE001  # logged; its end is told all the same
+            self.actor_loop.lines.exception("%s could not let all go that it had", self)
+        super()._publish_end(reason, stops)
+
+    def _let_go(self, reason: BaseException | None) -> None:
+        if reason is None and self.has_ready:
+            self._hand_out(self.ready())  # of `on_stop`
+        self._tick_alarm.cancel()
+        self.peer_links.close()
+        self._asks.fail(self._cut_off(reason))
+        if self._home is not None:
+            self._home.leave(self)
+
+    def _cut_off(self, reason: BaseException | None) -> Exception:
+        if reason is None:
+            return pykka.ActorDeadError(f"{self.actor_ref} stopped before it had answered")
+        return self._crashed(reason, "before it had answered")
+
+
+def _home_of(host: Any) -> Home:
+    home = getattr(host, "table_actors", None)
+    if not isinstance(home, Home):
+        raise ConfigError("host", brief(host), "must be a NodeHost, or None")
+    return home

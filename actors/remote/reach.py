@@ -10,6 +10,8 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.services import NodeServices
+from drakkar.handlers.table_node import TableNode
 
 __all__ = ["kind_at", "reach_of"]
 
@@ -22,7 +24,11 @@ _OF_ALL: Final = {
     pykka.Actor: frozenset[str](),
     pykka.ThreadingActor: frozenset[str](),
     TrioActor: frozenset[str](),
-    TableActor: frozenset({"tally"}),
+    TableActor: frozenset(
+        {"tally", "name", "peers", "peer_links", "tick_count", "effects", "message_timers"}
+    ),
+    TableNode: frozenset[str](),
+    NodeServices: frozenset[str](),
 }
 """The classes of which actors are made, each with what only its instances show. What they define is not reached: other hosts neither
 stop an actor nor call its hooks, nor put another inbox in its place."""

@@ -20,6 +20,7 @@ from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
+from drakkar.actors.remote.peer_letters import stamped
 from drakkar.actors.remote.published import Published, PublishedActor
 from drakkar.actors.remote.reach import kind_at
 from drakkar.actors.remote.records import (
@@ -153,7 +154,7 @@ class Serving:
         client = self._client(link)
         try:
             actor = self._actor(link, record.target)
-            self._deliver(client, actor, self._message(actor, record), _size(record), None)
+            self._deliver(client, actor, self._message(link, actor, record), _size(record), None)
         except _UNDELIVERED as error:
             self._replies.dropped(link.address, error)
             return not _is_fault_of_sender(error)
@@ -168,7 +169,7 @@ class Serving:
             if not record.milliseconds:
                 raise AnswerTimeout("the time of the question was over before it reached the actor")
             actor = self._actor(link, record.target)
-            message = self._message(actor, record)
+            message = self._message(link, actor, record)
             deadline = time.monotonic() + record.milliseconds / 1000
             pending = Pending(client, record.question, actor, deadline, self._replies.answer)
             client.open(pending)
@@ -201,11 +202,11 @@ class Serving:
     def _is_allowed(self, link: Link, actor: PublishedActor) -> bool:
         return actor.acl is None or self._home.is_certified_as(link.address, actor.acl)
 
-    def _message(self, actor: PublishedActor, record: Tell | _Asking) -> Any:
+    def _message(self, link: Link, actor: PublishedActor, record: Tell | _Asking) -> Any:
         """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
         match record:
             case Tell() | Ask():
-                return self._unpack(record.message)
+                return stamped(self._unpack(record.message), link.address)
             case Call():
                 _check_reach(actor, record.path, callable_=True)
                 args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")

@@ -28,7 +28,7 @@ from drakkar.handlers.extension import (
     name_of_extension,
     wrapper_of,
 )
-from drakkar.handlers.messages import MessageType
+from drakkar.handlers.messages import MessageType, is_own
 from drakkar.handlers.signature import fault_in, where
 from drakkar.handlers.table_text import describe, name_of
 from drakkar.handlers.tally import Tally
@@ -47,7 +47,10 @@ _HANDLER: Final = "handler(node, message)"
 _WRAPPER: Final = "wrapper(node, message, inner)"
 _GUARD: Final = "guard(node, message)"
 
+_NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
 _UNKNOWN: Final = Ignore("a message type that this table does not know")
+_OF_PEERS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
+"""Built-in types without a handler of ours: those of an application may fail as with its own types."""
 _UNDECLARED: Final = Undeclared()
 
 
@@ -111,6 +114,8 @@ class HandlerTable:
         self._checked_guards: list[Guard] = []
         self.extensions: tuple[type[Extension], ...] = ()
         """The classes that were registered with `use`, in order."""
+        self.kinds: frozenset[EntryKind] = frozenset()
+        """The kinds of records that an extension takes: those of one's own, without those of Raft."""
         self.deliveries: dict[int, tuple[Handler, ...]] = {}
         """The methods of extensions that take committed entries, by their kinds: functions of the node and the entry."""
         for type_, *cells in rows:
@@ -165,13 +170,9 @@ class HandlerTable:
         return None
 
     def is_fatal(self, state: Any, type_: MessageType | IntEnum) -> bool:
-        """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for built-in types."""
-        return type_ < MessageType.FIRST_FREE or (state, type_) in self._fatal
-
-    @property
-    def kinds(self) -> frozenset[EntryKind]:
-        """The kinds of records that an extension takes: those of one's own, without those of Raft."""
-        return frozenset(EntryKind(kind) for kind in self.deliveries if kind >= EntryKind.FIRST_FREE)
+        """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for Raft's own types."""
+        rafts = isinstance(type_, MessageType) and type_ < MessageType.FIRST_FREE and type_ not in _OF_PEERS
+        return rafts or (state, type_) in self._fatal
 
     @property
     def types(self) -> tuple[MessageType, ...]:
@@ -196,7 +197,7 @@ class HandlerTable:
         twin._rows = _Rows((state, _Row(row)) for state, row in self._rows.items())
         twin._sealed = dict(self._sealed)
         twin._fatal = set(self._fatal)
-        twin.extensions, twin.deliveries = self.extensions, dict(self.deliveries)
+        twin.extensions, twin.kinds, twin.deliveries = self.extensions, self.kinds, dict(self.deliveries)
         return twin
 
     def on(
@@ -211,9 +212,9 @@ class HandlerTable:
         Declare the cells of the other states too, with another handler, `ignore` or `impossible`. `check` refuses a row
         that is filled only in part, and a handler in a cell that was declared impossible.
 
-        In a replica, an exception of a handler of a type of your own (from number 1000 up) goes to who asked, is logged, and
-        counted in `Tally.failed`, and the replica goes on; what the handler did before stands. With `fatal=True` it ends
-        the replica, as one of a guard or of a handler of a built-in type does. Any other `TableActor` treats both alike.
+        An exception of a handler of a type of your own (from number 1000 up, or of an `IntEnum`) goes to who asked, or else is
+        logged; it is counted in `Tally.failed`, and the node goes on; what the handler did before stands. With `fatal=True` it
+        ends the node, as one of a guard or of a handler of Raft's types does.
         """
         chosen = self._choose(type_, states)
         if not states:
@@ -258,7 +259,7 @@ class HandlerTable:
             twin._use(class_)
         # Only now, so that a mistake changes nothing.
         self._rows, self._types, self._fatal = twin._rows, twin._types, twin._fatal
-        self.extensions, self.deliveries = twin.extensions, twin.deliveries
+        self.extensions, self.kinds, self.deliveries = twin.extensions, twin.kinds, twin.deliveries
 
     def guard(self, guard: Guard) -> Guard:
         """Add a check that runs before dispatch in every state. It may return `SWALLOW` to drop the message.
@@ -401,6 +402,7 @@ class HandlerTable:
                     f"delivers({kind}): {name_of(takers[0])} takes this kind already: define another kind"
                 )
             self.deliveries[kind] = (*takers, deliver)
+        self.kinds |= {kind for kind in mark.kinds if kind >= EntryKind.FIRST_FREE}
 
     def _choose(self, type_: Any, states: tuple[Any, ...]) -> list[Any]:
         """Check a type and states. Returns the states, or all states of the table if none is given."""

@@ -31,6 +31,10 @@ HOLE = MessageType.define("table.hole", 1942)
 UNKNOWN = MessageType.define("table.unknown", 1943)
 
 
+class Small(IntEnum):
+    NUMBER = 7
+
+
 class Light(IntEnum):
     RED = 0
     GREEN = 1
@@ -97,7 +101,9 @@ class TestDispatch:
             pytest.param(PRESS, False, ValueError(), False, id="of a type of one's own"),
             pytest.param(PRESS, True, ValueError(), True, id="where the table says so"),
             pytest.param(PRESS, False, SystemExit(), True, id="what is no Exception"),
-            pytest.param(MessageType.PING, False, ValueError(), True, id="of a built-in type"),
+            pytest.param(MessageType.PING, False, ValueError(), True, id="of a type of Raft"),
+            pytest.param(MessageType.PEER_DOWN, False, ValueError(), False, id="of the death of a peer"),
+            pytest.param(Small.NUMBER, False, ValueError(), False, id="of an enum of one's own"),
         ],
     )
     def test_an_exception_comes_through_and_is_noted(self, type_, fatal, error, ends):

@@ -1,12 +1,13 @@
 """What handlers ask their node to do beyond messages to other nodes: data, until the host executes it after the batch."""
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Final
 
 from drakkar.handlers.errors import ConfigError, SystemBusy
 from drakkar.handlers.messages import Message
 
-__all__ = ["MAX_EFFECTS", "Answer", "Effects", "Failure", "Told"]
+__all__ = ["MAX_EFFECTS", "Answer", "Effects", "Failure", "Told", "not_a_type"]
 
 MAX_EFFECTS: Final = 10_000
 """Effects of each sort that may wait until the host takes them."""
@@ -34,6 +35,15 @@ class Failure:
 
     message: Message
     error: Exception
+
+
+def not_a_type(message: Message, answer: Any) -> ConfigError:
+    """Return the error for a value in answer to another node, which cannot be asked and is sent messages."""
+    return ConfigError(
+        "reply",
+        reprlib.repr(answer),
+        f"{message.type} came from node {message.sender}, so the answer is a MessageType, with the fields of the message",
+    )
 
 
 class Effects:

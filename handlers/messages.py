@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import Any, ClassVar, Final, TypeAlias
 
 from drakkar.handlers.checks import is_whole
@@ -9,7 +10,7 @@ from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.numbered import Numbered, clash
 from drakkar.handlers.traits import Term, Traits
 
-__all__ = ["Message", "MessageType", "NodeId"]
+__all__ = ["Message", "MessageType", "NodeId", "is_own"]
 
 NodeId: TypeAlias = Any
 """How nodes are told apart: the id of a replica, or the name of a node without Raft."""
@@ -157,6 +158,11 @@ class MessageType(Numbered):
                 f"message type {name!r} = {number} clashes with {taken!r}: choose another name and number"
             )
         return cls._add(name, number, traits)
+
+
+def is_own(type_: MessageType | IntEnum) -> bool:
+    """Return whether a type is a user's own: from number 1000 up, or of an enum of theirs."""
+    return not isinstance(type_, MessageType) or type_ >= MessageType.FIRST_FREE
 
 
 def _difference(known: Traits, other: Traits) -> str:

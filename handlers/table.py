@@ -49,7 +49,6 @@ _GUARD: Final = "guard(node, message)"
 
 _NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
 _UNKNOWN: Final = Ignore("a message type that this table does not know")
-_OF_PEERS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
 """Built-in types without a handler of ours: those of an application may fail as with its own types."""
 _UNDECLARED: Final = Undeclared()
 
@@ -170,9 +169,11 @@ class HandlerTable:
         return None
 
     def is_fatal(self, state: Any, type_: MessageType | IntEnum) -> bool:
-        """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for Raft's own types."""
-        rafts = isinstance(type_, MessageType) and type_ < MessageType.FIRST_FREE and type_ not in _OF_PEERS
-        return rafts or (state, type_) in self._fatal
+        """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for built-in types.
+
+        News of peers, PEER_UP and PEER_DOWN, has no handlers but those of users.
+        """
+        return not (is_own(type_) or type_ in _NEWS) or (state, type_) in self._fatal
 
     @property
     def types(self) -> tuple[MessageType, ...]:

@@ -3,12 +3,13 @@
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from enum import IntEnum
+from typing import Any, cast
 
-from drakkar.handlers.effects import Answer, Effects, Failure, Told
+from drakkar.handlers.effects import Answer, Effects, Failure, Told, not_a_type
 from drakkar.handlers.errors import ConfigError, HandlerTableError
 from drakkar.handlers.extension import Extension
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message, MessageType, is_own
 from drakkar.handlers.payloads import check_message
 from drakkar.handlers.services import NodeServices
 from drakkar.handlers.table import HandlerTable, Tally
@@ -72,7 +73,7 @@ class TableNode(NodeServices):
             raise ConfigError(
                 "to", message.to, f"must be the name of a peer: {', '.join(self.peers) or 'there is none'}"
             )
-        if message.type < MessageType.FIRST_FREE:
+        if not is_own(message.type):
             raise ConfigError("message", message.type, "nodes send types of your own: see MessageType.define")
         check_message(message)
         message.sender = self.name
@@ -85,8 +86,10 @@ class TableNode(NodeServices):
         """
         if message.sender in {0, self.name}:
             self.effects.answer(message, answer, fields)
-        else:
-            self.send(Message(answer, to=message.sender, **fields))
+            return
+        if not isinstance(answer, MessageType | IntEnum):
+            raise not_a_type(message, answer)
+        self.send(Message(cast("MessageType", answer), to=message.sender, **fields))
 
     @property
     def has_ready(self) -> bool:

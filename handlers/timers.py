@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import ConfigError, SystemBusy
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message, is_own
 
 __all__ = ["MAX_TICKS", "MAX_TIMERS", "Timer", "Timers"]
 
@@ -68,7 +68,7 @@ class Timers:
 
     def _add(self, ticks: int, message: Message, period: int) -> Timer:
         check_whole("ticks", ticks, 1, MAX_TICKS)
-        if message.type < MessageType.FIRST_FREE:
+        if not is_own(message.type):
             raise ConfigError(
                 "message",
                 message.type,

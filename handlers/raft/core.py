@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Final
 
 from drakkar.handlers.compiling import mypyc_attr
-from drakkar.handlers.effects import Effects
+from drakkar.handlers.effects import Effects, not_a_type
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.payloads import check_payload
@@ -174,8 +174,10 @@ class RaftCore:
         """
         if message.sender in (0, self.id):
             self.effects.answer(message, answer, fields)
-        else:
-            self.send(Message(answer, to=message.sender, **fields))
+            return
+        if type(answer) is not MessageType:
+            raise not_a_type(message, answer)
+        self.send(Message(answer, to=message.sender, **fields))
 
     def refuse(self, asker: int, refused: Dropped) -> None:
         """Report that a request has no effect: to this host (`asker` 0 or this replica), or to the replica that forwarded it."""

@@ -55,7 +55,7 @@ _BYTES: Final = 2
 _LIST: Final = 4
 """The types of CBOR items of which a run consists."""
 
-_KINDS: Final[tuple[EntryKind, ...]] = tuple(EntryKind)
+_KINDS: Final = tuple(kind for kind in EntryKind if kind < EntryKind.FIRST_FREE)
 _LEGAL: Final = bytes([*_KINDS, *range(EntryKind.FIRST_FREE, 256)])
 """The bytes that may stand for a kind: those of Raft, and those that are free for users, though not all are defined here."""
 _COMMAND: Final = int(EntryKind.COMMAND)

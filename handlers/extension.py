@@ -201,7 +201,9 @@ def marks_of(class_: type[Extension]) -> Iterator[tuple[str, Handles | Delivers]
     names = dict.fromkeys(name for base in reversed(class_.__mro__) for name in vars(base))
     for name in names:
         for base in class_.__mro__:
-            marks = getattr(vars(base).get(name), _MARKS, None)
+            member = vars(base).get(name)
+            # A static or a class method is none that fits, and is refused for that, not passed over.
+            marks = getattr(getattr(member, "__func__", member), _MARKS, None)
             if isinstance(marks, tuple):
                 yield from ((name, mark) for mark in marks)
                 break

@@ -1,5 +1,6 @@
 """`NodeServices`: what a node offers to handlers and extensions, whatever its protocol is."""
 
+import reprlib
 from typing import Any, TypeVar
 
 from drakkar.handlers.effects import Effects
@@ -31,9 +32,9 @@ class NodeServices:
         try:
             found: _Extension = self._extensions[class_]
         except KeyError:
+            what = where(class_) if callable(class_) else reprlib.repr(class_)
             raise HandlerTableError(
-                f"{where(class_) if callable(class_) else class_!r} is no extension of this node: call "
-                "table.use(...) before the node starts"
+                f"{what} is no extension of this node: call table.use(...) before the node starts"
             ) from None
         return found
 

@@ -48,8 +48,8 @@ _WRAPPER: Final = "wrapper(node, message, inner)"
 _GUARD: Final = "guard(node, message)"
 
 _NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
-_UNKNOWN: Final = Ignore("a message type that this table does not know")
 """Built-in types without a handler of ours: those of an application may fail as with its own types."""
+_UNKNOWN: Final = Ignore("a message type that this table does not know")
 _UNDECLARED: Final = Undeclared()
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.messages import MessageType
 
 
 @pytest.fixture
 def types_of_one_test() -> Iterator[None]:
-    """Message types are process-wide: those that this test defines, by any number, are forgotten after it."""
-    known = dict(MessageType.known)
+    """Message types and entry kinds are process-wide: those that this test defines, by any number, are forgotten after it."""
+    known = [(numbered.known, dict(numbered.known)) for numbered in (MessageType, EntryKind)]
     yield
-    MessageType.known.clear()
-    MessageType.known.update(known)
+    for now, before in known:
+        now.clear()
+        now.update(before)

@@ -36,18 +36,18 @@ class EffectRunner:
     def run(self, ready: Ready) -> None:
         """Do, once, what handlers have asked for."""
         if ready.tells:
-            tells, ready.tells = ready.tells, []
+            tells, ready.tells = ready.tells, ()
             for told in tells:
                 self._tell(told)
         if ready.events:
-            events, ready.events = ready.events, []
+            events, ready.events = ready.events, ()
             for event in events:
                 self._announce(ExtensionEvent(self._raft.config.shard_id, self._raft.id, event))
         if ready.answers:
-            answers, ready.answers = ready.answers, []
+            answers, ready.answers = ready.answers, ()
             self._asks.answered(answers)
         if ready.failures:
-            failures, ready.failures = ready.failures, []
+            failures, ready.failures = ready.failures, ()
             for failure in failures:
                 self._failed(failure.message.type, failure.error)
 

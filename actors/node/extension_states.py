@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.handlers.errors import RequestDropped
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.state import Snapshot
 
@@ -45,9 +46,12 @@ class ExtensionStates:
             save()
         return future
 
-    def _saved(self, future: ActorFuture[bytes], state: bytes) -> None:
+    def _saved(self, future: ActorFuture[bytes], state: bytes | None) -> None:
         self._open.pop(future, None)
-        future.try_set(state)
+        if state is None:
+            future.try_fail(RequestDropped("a leader's snapshot has taken the place of this state"))
+        else:
+            future.try_set(state)
 
     def begin(self) -> None:
         """The replica's own snapshot is to be loaded."""

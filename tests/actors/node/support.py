@@ -1,5 +1,6 @@
 """A node by itself, between a host, a store and peers that a test plays."""
 
+import threading
 from collections import Counter
 from contextlib import suppress
 
@@ -189,3 +190,17 @@ class Node:
 
     def reason(self):
         return self.died.get(timeout=TIMEOUT_S).reason
+
+
+class Held:
+    """Holds the loop up until told to go on, so that a test can fill lanes at leisure."""
+
+    def __init__(self, one):
+        self.one, self.entered, self.leave = one, threading.Event(), threading.Event()
+
+    def __enter__(self):
+        self.one.loop.run_soon(lambda: (self.entered.set(), self.leave.wait(TIMEOUT_S)))
+        assert self.entered.wait(TIMEOUT_S)
+
+    def __exit__(self, *trouble):
+        self.leave.set()

@@ -56,7 +56,7 @@ from drakkar.handlers.raft.ready import ReadReady, Ready
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.transport.shard_frames import ShardHello
 
-from tests.actors.node.support import ALONE, CHANGE, ORIGIN, THREE, M, T
+from tests.actors.node.support import ALONE, CHANGE, ORIGIN, THREE, Held, M, T
 from tests.actors.support import (
     TIMEOUT_S,
     Failing,
@@ -1193,20 +1193,6 @@ def test_every_future_resolves_when_threads_ask_while_the_node_stops(node):
 
 
 # -- The inbox
-
-
-class Held:
-    """Holds the loop up until told to go on, so that a test can fill lanes at leisure."""
-
-    def __init__(self, one):
-        self.one, self.entered, self.leave = one, threading.Event(), threading.Event()
-
-    def __enter__(self):
-        self.one.loop.run_soon(lambda: (self.entered.set(), self.leave.wait(TIMEOUT_S)))
-        assert self.entered.wait(TIMEOUT_S)
-
-    def __exit__(self, *trouble):
-        self.leave.set()
 
 
 def traced(one):

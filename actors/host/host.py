@@ -286,6 +286,7 @@ class NodeHost:
                 self._background,
                 self._traffic,
                 self._calls,
+                self._table_actors,
             )
         )
         self._member_addresses = MemberAddresses(self._transport.members, self._transport.moved)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drakkar.actors.host.snapshot_traffic import SnapshotTraffic
+from drakkar.actors.host.table_actors import NodeFigures, TableActors
 from drakkar.actors.log.store import LogStore, StoreStatus
 from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.node.cells import CellCounts, figures_of
@@ -22,6 +23,8 @@ from drakkar.actors.remote.calls import CallFigures, Calls
 from drakkar.actors.remote.replies import DROPPED_ANSWERS, DROPPED_MESSAGES, REFUSED
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.loop import TrioLoop
+from drakkar.actors.runtime.peers import LOST, RECEIVED, SENT, STRANGE, Phase
+from drakkar.actors.runtime.table_actor import TELLS_DROPPED, UNASKED
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.handlers.raft.log_memory import LogMemory
 from drakkar.transport.liveness import HostState
@@ -45,12 +48,13 @@ class Sources:
     background: WorkerPool
     traffic: SnapshotTraffic
     calls: Calls
+    tables: TableActors
 
 
 class _Moment:
     """What several figures are read from, taken once."""
 
-    __slots__ = ("calls", "host", "log", "now", "peers", "replicas", "states")
+    __slots__ = ("calls", "host", "log", "now", "peers", "replicas", "states", "tables")
 
     def __init__(self, host: Sources, replicas: int) -> None:
         self.host, self.replicas = host, replicas
@@ -58,6 +62,7 @@ class _Moment:
         self.peers: list[PeerStatus] = list(host.transport.peers().values())
         self.states: Counter[HostState] = host.transport.host_states()
         self.calls: CallFigures = host.calls.figures
+        self.tables: NodeFigures = host.tables.figures()
         self.now = time.monotonic()
 
 
@@ -74,6 +79,14 @@ def _transport(field: str) -> Read:
 
 def _peers(field: str) -> Read:
     return lambda at: sum(getattr(peer, field) for peer in at.peers)
+
+
+def _table_peers(phase: Phase) -> Read:
+    return lambda at: at.tables.phases[phase]
+
+
+def _table_counts(*names: str) -> Read:
+    return lambda at: sum(at.tables.counts[name] for name in names)
 
 
 def _hosts(state: HostState) -> Read:
@@ -132,6 +145,16 @@ HOST_METRICS: Final[Mapping[str, Read]] = {
     "remote_questions_refused_total": _counted(REFUSED),
     "remote_answers_dropped_total": _counted(DROPPED_ANSWERS),
     "remote_answers_late_total": _counted(LATE_ANSWERS),
+    "table_actors": lambda at: at.tables.actors,
+    "table_peers_sought": _table_peers(Phase.SOUGHT),
+    "table_peers_up": _table_peers(Phase.UP),
+    "table_peers_down": _table_peers(Phase.DOWN),
+    "table_messages_sent_total": _table_counts(SENT),
+    "table_messages_received_total": _table_counts(RECEIVED),
+    "table_messages_lost_total": _table_counts(*LOST),
+    "table_messages_refused_total": _table_counts(*STRANGE),
+    "table_tells_dropped_total": _table_counts(TELLS_DROPPED),
+    "table_answers_unasked_total": _table_counts(UNASKED),
     "hosts_unknown": _hosts(HostState.UNKNOWN),
     "hosts_alive": _hosts(HostState.ALIVE),
     "hosts_suspect": _hosts(HostState.SUSPECT),
@@ -220,6 +243,7 @@ class Metrics:
         with self._lock:
             nodes, ended = list(self._nodes.values()), dict(self._ended)
             cells = self._ended_cells.copy()
+        cells.add_all(self._host.tables.cells())
         at = _Moment(self._host, len(nodes))
         figures = {name: _number(read(at)) for name, read in HOST_METRICS.items()}
         for name, read in REPLICA_METRICS.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import pykka
+from drakkar.actors.node.cells import CellCounts
 from drakkar.actors.remote.calls import Calls
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.runtime.forks import on_fork
@@ -18,14 +19,11 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.peers import Phase
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import LoopError
-from drakkar.handlers.tally import Tally
 
 __all__ = ["NodeEvent", "NodeFigures", "TableActors"]
 
 FIND_TIMEOUT_S: Final = 5.0
 """How long the search for a peer waits for the host that is asked."""
-OUTCOMES: Final = ("handled", "failed", "ignored", "impossible", "swallowed")
-"""The counters of a `Tally` that count by cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,8 @@ class NodeFigures(NamedTuple):
     """Those that run."""
     phases: Counter[Phase]
     """Their peers, by how they stand."""
-    sent: int
-    received: int
-    dropped: Counter[str]
-    """By the reason: see `peers.DROPPED`."""
+    counts: Counter[str]
+    """See `TableActor.counts`."""
 
 
 class TableActors:
@@ -68,10 +64,10 @@ class TableActors:
         self._lock = threading.Lock()
         self._actors: dict[str, TableActor] = {}
         """Those that run, by their urns."""
-        self._sent = self._received = 0
-        """Of those that have ended, as the following."""
-        self._dropped: Counter[str] = Counter()
-        self._cells: Counter[tuple[str, str, str]] = Counter()
+        self._counts: Counter[str] = Counter()
+        """Of those that have ended."""
+        self._cells = CellCounts()
+        """Likewise."""
         on_fork(self)
 
     # ---- what actors call: see `peers.Home`
@@ -86,10 +82,8 @@ class TableActors:
         """See `Home`. Its name is free as soon as it has ended, as that of each published actor."""
         with self._lock:
             if self._actors.pop(actor.actor_urn, None) is not None:
-                self._sent += actor.peer_links.sent
-                self._received += actor.peer_links.received
-                self._dropped.update(actor.dropped)
-                self._cells.update(_cells_of(actor.tally))
+                self._counts.update(actor.counts)
+                self._cells.add(actor.tally)
 
     def find(self, address: str, name: str) -> ActorFuture[pykka.ActorRef[Any]]:
         """See `Home`."""
@@ -126,41 +120,25 @@ class TableActors:
     def figures(self) -> NodeFigures:
         """Return what they come to now."""
         with self._lock:
-            actors = list(self._actors.values())
-            sent, received, dropped = self._sent, self._received, Counter(self._dropped)
+            actors, counts = list(self._actors.values()), Counter(self._counts)
         phases: Counter[Phase] = Counter()
         for actor in actors:
             phases.update(actor.peer_links.phases())
-            dropped.update(actor.dropped)
-            sent += actor.peer_links.sent
-            received += actor.peer_links.received
-        return NodeFigures(len(actors), phases, sent, received, dropped)
+            counts.update(actor.counts)
+        return NodeFigures(len(actors), phases, counts)
 
-    def cells(self) -> Counter[tuple[str, str, str]]:
-        """Return what became of messages: counts by (outcome, state, message type), of all since the host's start.
-
-        An outcome is one of `OUTCOMES`. One actor's own counts are in its `tally`.
-        """
+    def cells(self) -> CellCounts:
+        """Return what became of messages, cell by cell, since the start of the host. One actor's own are in its `tally`."""
         with self._lock:
-            actors, cells = list(self._actors.values()), Counter(self._cells)
+            actors, cells = list(self._actors.values()), self._cells.copy()
         for actor in actors:
-            cells.update(_cells_of(actor.tally))
+            cells.add(actor.tally)
         return cells
 
     def _let_go_in_child(self) -> None:
         """A forked child has none of them; and a thread that is gone may hold the lock."""
         self._lock = threading.Lock()
         self._actors.clear()
-
-
-def _cells_of(tally: Tally) -> Counter[tuple[str, str, str]]:
-    return Counter(
-        {
-            (outcome, state.name, str(type_)): count
-            for outcome in OUTCOMES
-            for (state, type_), count in dict(getattr(tally, outcome)).items()
-        }
-    )
 
 
 def _has_ended(end: pykka.Future[Any], deadline: float) -> bool:

@@ -20,15 +20,20 @@ _OTHERS: Final = re.compile(r"[^a-z0-9]+")
 
 
 class CellCounts:
-    """The counts of several replicas, added up cell by cell. A cell that nothing has met has none."""
+    """The counts of several nodes, added up cell by cell. A cell that nothing has met has none."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[tuple[Any, Any]]] = {outcome: Counter() for outcome in OUTCOMES}
 
     def add(self, tally: Tally) -> None:
-        """Add what one replica has counted. From any thread, while it counts on."""
+        """Add what one node has counted. From any thread, while it counts on."""
         for outcome, counts in self._counts.items():
             counts.update(dict(getattr(tally, outcome)))  # `dict` copies in one step
+
+    def add_all(self, others: "CellCounts") -> None:
+        """Add what others have added up."""
+        for outcome, counts in self._counts.items():
+            counts.update(others._counts[outcome])
 
     def copy(self) -> "CellCounts":
         """Return a copy, to which others can be added."""

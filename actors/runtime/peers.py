@@ -30,7 +30,7 @@ from drakkar.transport.addresses import parse_address, same_host
 from drakkar.transport.backoff import Backoff
 from pykka._envelope import Envelope
 
-__all__ = ["DROPPED", "MAX_WAITING", "MAX_WAITING_BYTES", "Home", "Peers", "Phase", "Place"]
+__all__ = ["LOST", "RECEIVED", "SENT", "STRANGE", "Home", "Peers", "Phase", "Place"]
 
 MAX_WAITING: Final = 1_000
 """Messages that wait for a peer that was never found yet."""
@@ -44,13 +44,17 @@ PATIENCE_S: Final = 10.0
 MAX_REASON: Final = 500
 """Characters of the reason in a PEER_DOWN."""
 
-OUT_OF_REACH: Final = "out of reach"
-NOT_TAKEN: Final = "not taken"
-NO_PEER: Final = "of no peer"
-UNKNOWN: Final = "of an unknown type"
-FAULTY: Final = "faulty"
-DROPPED: Final = (OUT_OF_REACH, NOT_TAKEN, NO_PEER, UNKNOWN, FAULTY)
-"""Why messages are dropped: two to peers, and three from others."""
+SENT: Final = "sent"
+RECEIVED: Final = "received"
+OUT_OF_REACH: Final = "dropped, out of reach"
+NOT_TAKEN: Final = "dropped, not taken"
+LOST: Final = (OUT_OF_REACH, NOT_TAKEN)
+"""Messages to peers that were dropped: the peer is not there, or too much waits for it."""
+NO_PEER: Final = "refused, of no peer"
+UNKNOWN: Final = "refused, of an unknown type"
+FAULTY: Final = "refused, faulty"
+STRANGE: Final = (NO_PEER, UNKNOWN, FAULTY)
+"""Messages that came and were dropped."""
 
 Place: TypeAlias = "str | pykka.ActorRef[Any]"
 """Where a peer is: the address of the host that publishes it, or, in this process, its reference."""
@@ -146,12 +150,8 @@ class Peers:
         self._lines, self._now = lines, now
         self._peers: dict[str, Peer] = {}
         self._begun = False
-        self.dropped: Counter[str] = Counter()
-        """Messages to and from peers that were dropped, by the reason: see `DROPPED`."""
-        self.sent = 0
-        """Messages that have left for a peer."""
-        self.received = 0
-        """Messages of peers that were taken in."""
+        self.counts: Counter[str] = Counter()
+        """Messages that were sent and received, and those that were dropped: see `LOST` and `STRANGE`."""
 
     def phases(self) -> Counter[Phase]:
         """How many peers stand how. From any thread."""
@@ -265,7 +265,7 @@ class Peers:
 
     def _bury(self, peer: Peer, why: str) -> Message:
         peer.phase = Phase.DOWN
-        self.dropped[OUT_OF_REACH] += len(peer.take_waiting())
+        self.counts[OUT_OF_REACH] += len(peer.take_waiting())
         self._seek_later(peer)
         return self._tell_node(MessageType.PEER_DOWN, peer, why[:MAX_REASON])
 
@@ -287,12 +287,12 @@ class Peers:
         try:
             message = letter.open(self._node)
         except UnknownType:
-            self.dropped[UNKNOWN] += 1
+            self.counts[UNKNOWN] += 1
             return None
         except ValueError:
             self._refuse(heard, FAULTY)
             return None
-        self.received += 1
+        self.counts[RECEIVED] += 1
         if peer.ref is None:
             self._seek_soon(peer)
         return message
@@ -305,7 +305,7 @@ class Peers:
 
     def _refuse_stranger(self, heard: Heard, peer: Peer | None) -> None:
         self._refuse(heard, NO_PEER)
-        strangers = self.dropped[NO_PEER]
+        strangers = self.counts[NO_PEER]
         if (
             strangers & (strangers - 1) == 0
         ):  # the first one, and then ever more seldom: it may go on for ever
@@ -320,7 +320,7 @@ class Peers:
             )
 
     def _refuse(self, heard: Heard, why: str) -> None:
-        self.dropped[why] += 1
+        self.counts[why] += 1
         if heard.address and self._home is not None:
             self._home.charge(heard.address)
 
@@ -342,7 +342,7 @@ class Peers:
             peer.waiting.append(letter)
             peer.bytes += letter.size
         else:
-            self.dropped[OUT_OF_REACH] += 1
+            self.counts[OUT_OF_REACH] += 1
 
     def _deliver(self, peer: Peer, ref: pykka.ActorRef[Any], letter: Letter) -> None:
         try:
@@ -351,9 +351,9 @@ class Peers:
             else:
                 self._home.deliver(ref, letter)
         except (DrakkarError, pykka.ActorDeadError):  # that it has ended is on its way here
-            self.dropped[NOT_TAKEN] += 1
+            self.counts[NOT_TAKEN] += 1
         else:
-            self.sent += 1
+            self.counts[SENT] += 1
 
     # ---- the end
 
@@ -361,7 +361,7 @@ class Peers:
         """Look for nobody any more: the node has ended."""
         for peer in self._peers.values():
             peer.alarm.cancel()
-            self.dropped[OUT_OF_REACH] += len(peer.take_waiting())
+            self.counts[OUT_OF_REACH] += len(peer.take_waiting())
             if peer.ref is not None:
                 with suppress(DrakkarError):
                     unwatch(peer.ref, peer.watcher)

@@ -23,9 +23,11 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import HandlerTable, Never
 from drakkar.handlers.table_node import NodeReady, TableNode
 
-__all__ = ["TableActor"]
+__all__ = ["TELLS_DROPPED", "UNASKED", "TableActor"]
 
 DEFAULT_TICK_S: Final = 0.1
+TELLS_DROPPED: Final = "tells dropped"
+UNASKED: Final = "answers that nobody waited for"
 _TICK: Final = object()
 """A tick is over, of which a timer may be due."""
 
@@ -131,9 +133,11 @@ class TableActor(TrioActor, TableNode):
         return table
 
     @property
-    def dropped(self) -> Counter[str]:
-        """Messages that were dropped on the way to peers and from them, by reason; a copy. From any thread."""
-        return Counter(dict(self.peer_links.dropped))
+    def counts(self) -> Counter[str]:
+        """What it has sent, received and dropped beside what `tally` counts, by name; a copy. From any thread."""
+        counts = Counter(dict(self.peer_links.counts))
+        counts[TELLS_DROPPED], counts[UNASKED] = self._undelivered, self._asks.unasked
+        return counts
 
     def add_peer(self, name: str, place: Place) -> None:
         """Have one more peer: the address of its host, or its reference. In a handler, or by the actor's own proxy.

@@ -14,7 +14,20 @@ from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.letters import Heard, Letter, PeerNews
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.monitor import Termination
-from drakkar.actors.runtime.peers import FIRST_WAIT_S, LAST_WAIT_S, PATIENCE_S, Peers, Phase
+from drakkar.actors.runtime.peers import (
+    FAULTY,
+    FIRST_WAIT_S,
+    LAST_WAIT_S,
+    NO_PEER,
+    NOT_TAKEN,
+    OUT_OF_REACH,
+    PATIENCE_S,
+    RECEIVED,
+    SENT,
+    UNKNOWN,
+    Peers,
+    Phase,
+)
 from drakkar.handlers.errors import ConfigError, DrakkarError, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
 
@@ -143,7 +156,7 @@ class Node:
         return phase
 
     def lost(self):
-        return self.peers.dropped["out of reach"]
+        return self.peers.counts[OUT_OF_REACH]
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +198,7 @@ def test_what_was_sent_before_it_is_found_arrives_first_and_in_order(node, ref):
     up(node, ref)
     node.send(4)
     assert ref.numbers == [1, 2, 3, 4]
-    assert (node.peers.sent, node.lost()) == (4, 0)
+    assert (node.peers.counts[SENT], node.lost()) == (4, 0)
 
 
 def test_it_is_sought_again_ever_more_seldom(node):
@@ -284,7 +297,7 @@ def test_what_is_sent_before_the_end_is_heard_of_is_counted(node, ref):
     node.send(1)
     ref.error = SystemBusy("full")
     node.send(2)
-    assert (node.peers.dropped["not taken"], node.peers.sent) == (2, 0)
+    assert (node.peers.counts[NOT_TAKEN], node.peers.counts[SENT]) == (2, 0)
 
 
 def test_one_that_ended_between_search_and_find_was_never_up(node, ref):
@@ -341,7 +354,7 @@ def letter(sender="b", **fields):
 def test_a_message_of_a_peer_from_its_host_is_taken_in(node):
     message = node.peers.open(Heard(letter(hint=3), THERE))
     assert (message.type, message.to, message.sender, message.hint) == (PING, "a", "b", 3)
-    assert node.peers.received == 1
+    assert node.peers.counts[RECEIVED] == 1
 
 
 @pytest.mark.parametrize(
@@ -359,7 +372,7 @@ def test_only_the_host_of_a_peer_speaks_for_it(node, sender, address, caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
             assert node.peers.open(Heard(letter(sender), address)) is None
-    assert (node.peers.dropped["of no peer"], node.peers.received) == (4, 0)
+    assert (node.peers.counts[NO_PEER], node.peers.counts[RECEIVED]) == (4, 0)
     assert node.home.charged == ({address: 4} if address else {})
     assert len(caplog.records) == 3, "the first, the second and the fourth"
 
@@ -376,13 +389,13 @@ def test_addresses_may_be_spelt_in_any_way():
 
 def test_a_message_of_an_unknown_type_is_dropped_without_a_charge(node):
     assert node.peers.open(Heard(letter(type=64_998), THERE)) is None
-    assert node.peers.dropped == {"of an unknown type": 1}
+    assert node.peers.counts == {UNKNOWN: 1}
     assert not node.home.charged
 
 
 def test_a_message_that_no_peer_sends_is_charged(node):
     assert node.peers.open(Heard(letter(type=int(MessageType.PEER_DOWN)), THERE)) is None
-    assert node.peers.dropped == {"faulty": 1}
+    assert node.peers.counts == {FAULTY: 1}
     assert node.home.charged == {THERE: 1}
 
 

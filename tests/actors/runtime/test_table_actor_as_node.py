@@ -8,8 +8,8 @@ import pykka
 import pytest
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed, watch
-from drakkar.actors.runtime.peers import Phase
-from drakkar.actors.runtime.table_actor import TableActor
+from drakkar.actors.runtime.peers import NO_PEER, OUT_OF_REACH, Phase
+from drakkar.actors.runtime.table_actor import TELLS_DROPPED, TableActor
 from drakkar.handlers.errors import ConfigError, HandlerTableError, SystemBusy
 from drakkar.handlers.extension import LATER, Extension, handles
 from drakkar.handlers.messages import Message, MessageType
@@ -301,7 +301,7 @@ def test_one_that_has_ended_is_told_nothing_and_ends_nobody(loop, node, caplog):
     recorder = Recorder.start([], loop=loop)
     recorder.stop()
     run(node, lambda node: node.tell(recorder, 1))
-    assert run(node, lambda node: node._undelivered) == 1
+    assert node.proxy().counts.get(timeout=TIMEOUT_S)[TELLS_DROPPED] == 1
     assert "could not tell" in caplog.text
 
 
@@ -413,7 +413,7 @@ def test_what_is_sent_to_one_that_has_ended_is_counted(loop):
     two.stop()
     notes(one, 2)
     run(one, lambda node: node.send(Message(PING, to="two")))
-    assert one.proxy().dropped.get(timeout=TIMEOUT_S) == {"out of reach": 1}
+    assert one.proxy().counts.get(timeout=TIMEOUT_S)[OUT_OF_REACH] == 1
     assert run(one, lambda node: node.peer_links.phases()) == {Phase.DOWN: 1}
 
 
@@ -481,5 +481,5 @@ def test_names_are_of_one_node_each(loop):
 def test_nobody_takes_letters_of_strangers(loop, node):
     stranger = Node.start(name="stranger", peers={"Node": node}, loop=loop)
     run(stranger, lambda node: node.send(Message(RING, to="Node")))
-    wait_until(lambda: node.proxy().dropped.get(timeout=TIMEOUT_S) == {"of no peer": 1})
+    wait_until(lambda: node.proxy().counts.get(timeout=TIMEOUT_S)[NO_PEER] == 1)
     assert notes(node, 0) == []

@@ -271,7 +271,18 @@ def test_nothing_is_reached_that_makes_it_an_actor(kind, more):
     if kind is not Threaded:
         vars(actor)["actor_loop"] = 1
     if kind is Table:
-        vars(actor).update(handlers=1, state=1, tally=1)
+        for name in (
+            "handlers",
+            "state",
+            "tally",
+            "name",
+            "peers",
+            "peer_links",
+            "tick_count",
+            "effects",
+            "message_timers",
+        ):
+            vars(actor)[name] = 1
     assert reach_of(Fake(actor=actor), proxy=True) == {"method": True, "mine": False, **more}
     for name in ("actor_inbox", "stop", "on_stop", "actor_ref"):
         with pytest.raises(ConfigError, match="no public method"):

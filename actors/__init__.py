@@ -8,6 +8,7 @@ from drakkar.actors.host.options import IN_MEMORY, InMemory
 from drakkar.actors.host.replica import Replica
 from drakkar.actors.host.session import Session
 from drakkar.actors.host.specs import ReplicaSpec
+from drakkar.actors.host.table_actors import NodeEvent
 from drakkar.actors.log.store import StoreStatus
 from drakkar.actors.machine.applier import Hang
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
@@ -118,6 +119,7 @@ __all__ = [
     "MembershipRejected",
     "NameTaken",
     "NodeActor",
+    "NodeEvent",
     "NodeHost",
     "NotAllowed",
     "NotLeader",

@@ -18,6 +18,8 @@ from drakkar.actors.remote import (
     serving,
     values,
 )
+from drakkar.actors.runtime import open_asks
+from drakkar.actors.runtime import peers as node_peers
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 
@@ -62,6 +64,8 @@ def test_the_bounds_are_those_of_the_code():
         "attributes of one actor": f"{reach.MAX_ATTRIBUTES:,}",
         "names in one answer": f"{records.MAX_NAMES:,}",
         "the length of a name": f"{records.MAX_NAME} characters",
+        "messages of a table actor": f"{node_peers.MAX_WAITING:,} of {node_peers.MAX_WAITING_BYTES // mib} MiB, for {node_peers.PATIENCE_S:.0f} s",
+        "questions that a table actor": f"{open_asks.MAX_ASKS:,}",
     }
     assert f", {values.MAX_DEPTH} inside each other" in bound("one message")
     assert {words: bound(words)[: len(text)] for words, text in expected.items()} == expected

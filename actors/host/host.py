@@ -698,12 +698,6 @@ class NodeHost:
         self._process.check(self)
         return self._calls.remote_names(address, block=block, timeout=timeout)
 
-    @property
-    def table_actors(self) -> TableActors:
-        """The table actors that were started with `host=` this one, and what they have counted. From any thread."""
-        self._process.check(self)
-        return self._table_actors
-
     def start_directory(
         self,
         *,
@@ -1025,7 +1019,7 @@ class NodeHost:
         """Tell `subscriber` of this host's events.
 
         They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved` and
-        `HostStateChanged`.
+        `HostStateChanged`; and what handlers publish: `ExtensionEvent` of a replica, `NodeEvent` of a table actor.
 
         An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
         no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never

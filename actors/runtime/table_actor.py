@@ -309,7 +309,7 @@ class TableActor(TrioActor, TableNode):
 
 
 def _home_of(host: Any) -> Home:
-    home = getattr(host, "table_actors", None)
+    home = getattr(host, "_table_actors", None)  # nothing for users
     if not isinstance(home, Home):
         raise ConfigError("host", brief(host), "must be a NodeHost, or None")
     return home

@@ -18,7 +18,7 @@ from drakkar.handlers.raft.ready import Dropped
 from drakkar.handlers.raft.runs import Entry, Run
 from drakkar.handlers.raft.state import State
 
-__all__ = ["MAX_RECORD_BYTES", "deliver", "lacking", "propose"]
+__all__ = ["MAX_RECORD_BYTES", "deliver", "deliver_run", "lacking", "propose"]
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """Maximum bytes of a record's payload."""
@@ -89,10 +89,11 @@ def lacking(raft: RaftCore, kind: int) -> tuple[int, ...] | None:
 def deliver(raft: RaftCore, index: int) -> None:
     """Deliver all entries up to `index` that wait, in log order. An exception ends the replica: half-done state diverges."""
     for run in raft.undelivered.take(index):
-        _deliver_run(raft, run)
+        deliver_run(raft, run)
 
 
-def _deliver_run(raft: RaftCore, run: Run) -> None:
+def deliver_run(raft: RaftCore, run: Run) -> None:
+    """Deliver these entries, which follow those that were delivered before."""
     deliveries = raft.handlers.deliveries
     if not run.kinds and _COMMAND not in deliveries:
         return

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -11,6 +12,8 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 from drakkar.handlers import (
     SWALLOW,
+    EntryKind,
+    Extension,
     HandlerTable,
     HandlerTableError,
     Ignore,
@@ -18,6 +21,7 @@ from drakkar.handlers import (
     MessageType,
     Never,
     State,
+    delivers,
     raft_handlers,
 )
 from drakkar.handlers.raft.matrix import GUARDS
@@ -29,6 +33,7 @@ PRESS = MessageType.define("table.press", 1940)
 WAIT = MessageType.define("table.wait", 1941)
 HOLE = MessageType.define("table.hole", 1942)
 UNKNOWN = MessageType.define("table.unknown", 1943)
+MARK = EntryKind.define("table.mark", 194)
 
 
 class Small(IntEnum):
@@ -304,6 +309,52 @@ class TestCells:
         assert [line.strip() for line in lines[5:7]] == ["x1 the button is unlit", "-2 waiting is free"]
         assert lines[-1] == "before dispatch: test_table.press"
         assert repr(table.describe()) == str(table.describe())
+
+
+class TestWhatBecameOfMessages:
+    def test_each_cell_shows_what_is_not_0(self):
+        table, lamp = light_table(), Lamp()
+
+        @table.on(HOLE)
+        def fail(lamp, message):
+            raise KeyError
+
+        @table.guard
+        def swallow(lamp, message):
+            return SWALLOW if message.hint else None
+
+        for type_, times in ((PRESS, 3), (WAIT, 2)):
+            for _ in range(times):
+                table.dispatch(lamp, Message(type_))
+        lamp.state = Light.DARK
+        for message in (Message(PRESS), Message(PRESS, hint=1), Message(UNKNOWN), Message(HOLE)):
+            with suppress(KeyError):
+                table.dispatch(lamp, message)
+        lines = table.describe(lamp.tally).splitlines()
+        cells = [re.split("  +", line) for line in lines[1:4]]
+        assert cells == [
+            ["table.press", "test_table.press 1", "test_table.press 2", "x1 1 impossible, 1 swallowed"],
+            ["table.wait", "-2", "-2 2 ignored", "-2"],
+            ["table.hole", *["test_table.fail"] * 2, "test_table.fail 1, 1 failed"],
+        ]
+        assert "without a row: table.unknown 1" in lines
+        assert "1 ignored" not in table.describe()
+
+    def test_it_counts_nothing_by_being_asked(self):
+        table, lamp = light_table(), Lamp()
+        table.describe(lamp.tally)
+        assert counted(lamp) == ({}, {}, {}, {})
+
+    def test_deliveries_are_summed_over_the_states(self):
+        class Marks(Extension):
+            @delivers(MARK)
+            def mark(self, entry):
+                pass
+
+        table, tally = light_table(), Tally()
+        table.use(Marks)
+        tally.delivered.update({(Light.RED, MARK): 2, (Light.GREEN, MARK): 3, (Light.GREEN, 0): 7})
+        assert "committed table.mark: test_table.Marks.mark 5" in table.describe(tally).splitlines()
 
 
 class Machine:

@@ -29,9 +29,10 @@ def config(replica, **options):
 class Host:
     """One replica of the shard: its disk, and its core while it is up."""
 
-    def __init__(self, replica, home, log, **options):
+    def __init__(self, replica, home, log, *, handlers=None, **options):
         self.log, self.home = log, home
-        self.raft = Raft(config(replica, **options), log, random=Random(replica), home=home)
+        options = config(replica, **options)
+        self.raft = Raft(options, log, handlers=handlers, random=Random(replica), home=home)
 
 
 class Shard:
@@ -61,7 +62,7 @@ class Shard:
         self.homes += 1
         log = self.first_log(standing) if log is None else log
         self.hosts[replica] = Host(
-            replica, home or 100 * replica + self.homes, log, **self.options, **options
+            replica, home or 100 * replica + self.homes, log, **{**self.options, **options}
         )
         return self.raft(replica)
 

@@ -95,9 +95,9 @@ class TestTimers:
         shard = cluster(3, handlers=handlers, quiesce=True)
         shard.elect(1)
         shard[1].every(1, Message(WAKE))
-        shard.tick(150)
+        shard.tick(250)
         assert shard[1].quiesce.quiesced
-        assert seen == [WAKE] * 150
+        assert seen == [WAKE] * 250
         shard[1].after(1, Message(ASK))
         shard.tick()
         assert seen[-1] is ASK

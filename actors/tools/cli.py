@@ -22,6 +22,7 @@ from drakkar.handlers.checks import MAX_SIGNED
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.handlers.raft.confchange import describe
 from drakkar.handlers.raft.state import Membership
+from drakkar.handlers.table import HandlerTable
 from drakkar.transport.addresses import canonical, parse_address
 
 __all__ = ["main"]
@@ -123,6 +124,10 @@ def _show_more(replica: ReplicaReport) -> None:
     print(f"    members {describe(members)}: {addresses or 'no address is known'}{removed}")
     if not replica.problem:
         print(f"    founding {replica.founding or 'not told'}, {replica.standing.lower()}")
+    if replica.kinds:
+        print(f"    records of the kinds {_listed(replica.kinds)} in the log, which are extensions' own")
+    if replica.snapshot is not None and replica.snapshot.extensions:
+        print(f"    extensions in the snapshot: {', '.join(map(_shown, replica.snapshot.extensions))}")
     if replica.problem:
         print(f"    the log is damaged: {replica.problem}")
     if replica.snapshot is not None and replica.snapshot.problem:
@@ -197,6 +202,7 @@ def _export(options: argparse.Namespace) -> int:
         committed_only=options.committed_only,
         ordered_config_change=options.ordered_config_change,
         compression="zlib" if options.compress else "none",
+        handlers=_handlers(options.handlers) if options.handlers else None,
     )
     print(f"{done.path}: {done.size} bytes")
     print(
@@ -278,10 +284,23 @@ def _certificates(options: argparse.Namespace) -> int:
 
 
 def _state_machine(name: str) -> Callable[[], StateMachine]:
-    """Import a state machine. Modules in the current directory are found, as with `python -m`."""
+    machine: Callable[[], StateMachine] = _imported(
+        "--state-machine", name, "write MODULE:CLASS, such as examples.kv:KeyValue"
+    )
+    return machine
+
+
+def _handlers(name: str) -> HandlerTable:
+    found: Any = _imported("--handlers", name, "write MODULE:TABLE, such as examples.audit:table")
+    table: HandlerTable = found() if callable(found) else found
+    return table
+
+
+def _imported(option: str, name: str, form: str) -> Any:
+    """Import what an option names. Modules in the current directory are found, as with `python -m`."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ConfigError("--state-machine", name, "write MODULE:CLASS, such as examples.kv:KeyValue")
+        raise ConfigError(option, name, form)
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -289,9 +308,8 @@ def _state_machine(name: str) -> Callable[[], StateMachine]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:
-        raise ConfigError("--state-machine", name, f"cannot be imported: {brief(error)}") from error
-    machine: Callable[[], StateMachine] = found
-    return machine
+        raise ConfigError(option, name, f"cannot be imported: {brief(error)}") from error
+    return found
 
 
 def _shown(address: str) -> str:
@@ -345,6 +363,11 @@ def _add_export(commands: Any) -> None:
         required=True,
         metavar="MODULE:CLASS",
         help="a StateMachine class, or a function that makes one, such as examples.kv:KeyValue",
+    )
+    add(
+        "--handlers",
+        metavar="MODULE:TABLE",
+        help="a HandlerTable, or a function that makes one, if it uses extensions that take entries of the log",
     )
     add("--to", type=_path, required=True, metavar="FILE", help="the file to write, which must not exist")
     add(

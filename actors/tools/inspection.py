@@ -13,8 +13,10 @@ from drakkar.actors.log.data_dir import LOG, SNAPSHOTS, DataDir
 from drakkar.actors.log.files import DiskFiles
 from drakkar.actors.log.records import ReplicaKey, replica_key
 from drakkar.actors.log.store import LogStore, StoredLog
+from drakkar.actors.machine.content import Facts
 from drakkar.actors.snapshots.files import DiskFiles as SnapshotFolder
 from drakkar.actors.snapshots.store import Snapshots
+from drakkar.actors.tools.extension_replay import own_kinds
 from drakkar.handlers.errors import ConfigError, CorruptData, StorageFailed
 from drakkar.handlers.raft.confchange import decide_all
 from drakkar.handlers.raft.config import RaftConfig
@@ -38,6 +40,8 @@ class SnapshotReport:
     """Bytes of its file when it was recorded; 0 for a witness, which has no file."""
     problem: str
     """What is wrong with the file; "" if it matches its checksums."""
+    extensions: tuple[str, ...] = ()
+    """The names of the extensions whose state is part of it: an export, and a start, need a table that uses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class ReplicaReport:
     """How its shard was founded, in hexadecimal: equal at all its replicas; "" where it was not told, or not recorded yet."""
     standing: str = ""
     """What it may claim to remember: the name of a `Standing`, such as "SETTLED"."""
+    kinds: tuple[int, ...] = ()
+    """The kinds of records in its log, which are extensions' own."""
 
     @property
     def witness(self) -> bool:
@@ -189,7 +195,7 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
         last_term = log.term(log.last_index)
     except CorruptData as error:
         return ReplicaReport(shard, replica, problem=str(error))
-    membership, problem = _members(log, key)
+    membership, kinds, problem = _read_log(log, key)
     known = log.recorded_commit
     if known > log.last_index:
         problem = (
@@ -212,20 +218,24 @@ def _report(host: StoppedHost, key: ReplicaKey) -> ReplicaReport:
         problem,
         log.lives.founding.hex(),
         log.lives.standing.name,
+        kinds,
     )
 
 
-def _members(log: StoredLog, key: ReplicaKey) -> tuple[Membership, str]:
-    """Read the whole log; return the membership at its end, or up to the damage, and what is wrong there."""
+def _read_log(log: StoredLog, key: ReplicaKey) -> tuple[Membership, tuple[int, ...], str]:
+    """Read the whole log; return the membership at its end, or up to the damage, the kinds of records, and what is wrong there."""
     membership, behind = log.membership, log.snapshot.index
+    kinds: set[int] = set()
+    problem = ""
     try:
         config = RaftConfig(replica_id=key[1], shard_id=key[0])
         for runs in pages(log.runs, log.first_index, log.last_index + 1, PAGE_BYTES):
             news = [run.slice(behind + 1, run.last + 1) for run in runs if run.last > behind]
             membership = decide_all(membership, changes(news), config)
+            kinds.update(*map(own_kinds, runs))
     except CorruptData as error:
-        return membership, str(error)
-    return membership, ""
+        problem = str(error)
+    return membership, tuple(sorted(kinds)), problem
 
 
 def _snapshot(host: StoppedHost, key: ReplicaKey, log: StoredLog) -> SnapshotReport | None:
@@ -233,13 +243,15 @@ def _snapshot(host: StoppedHost, key: ReplicaKey, log: StoredLog) -> SnapshotRep
     if not snapshot:
         return None
     problem = ""
+    extensions: tuple[str, ...] = ()
     if not snapshot.witness:
         try:
             with host.snapshots(key).open(snapshot.payload.decode(errors="replace")) as reader:
+                extensions = Facts.decode(reader.facts).extensions
                 reader.verify()
         except (CorruptData, StorageFailed) as error:
             problem = str(error)
-    return SnapshotReport(snapshot.index, snapshot.term, snapshot.size, problem)
+    return SnapshotReport(snapshot.index, snapshot.term, snapshot.size, problem, extensions)
 
 
 def _listed(ids: list[int]) -> str:

@@ -26,11 +26,12 @@ from drakkar.actors.log.data_dir import LOG, SNAPSHOTS, DataDir
 from drakkar.actors.log.records import Bootstrap, ReplicaKey, replica_key
 from drakkar.actors.log.store import LogStore, StoredLog, at_once, log_on_disk
 from drakkar.actors.machine.applied import AppliedState, ApplyFailed
-from drakkar.actors.machine.content import Facts
+from drakkar.actors.machine.content import Facts, names_in
 from drakkar.actors.machine.state_machine import StateMachine, make_machine, type_name
 from drakkar.actors.runtime.futures import brief
 from drakkar.actors.snapshots.format import SnapshotReader
 from drakkar.actors.snapshots.store import SnapshotFiles, Snapshots, create_file, read_file
+from drakkar.actors.tools.extension_replay import ExtensionReplay
 from drakkar.actors.tools.inspection import (
     PAGE_BYTES,
     HostReport,
@@ -46,6 +47,7 @@ from drakkar.handlers.raft.config import Compression, RaftConfig
 from drakkar.handlers.raft.ends import NEAR_END
 from drakkar.handlers.raft.entries import EntryKind, Run, changes, pages
 from drakkar.handlers.raft.state import HardState, Membership, Snapshot
+from drakkar.handlers.table import HandlerTable
 from drakkar.transport.addresses import canonical, parse_address
 
 __all__ = [
@@ -151,6 +153,7 @@ def export(
     committed_only: bool = False,
     ordered_config_change: bool = False,
     compression: Compression = "none",
+    handlers: HandlerTable | None = None,
 ) -> Exported:
     """Write the state of a shard, as the replica in this data directory has it, to the file `path`, durably.
 
@@ -162,13 +165,16 @@ def export(
     index) holds every acknowledged command that any of them holds.
     `ordered_config_change`: as in the shard's `RaftConfig`.
     `compression`: "zlib" makes the file smaller.
+    `handlers`: as for `start_replica`. Needed if its table uses extensions that take entries of the log: their state is part of the
+    file.
 
     The directory is not changed. But a `DiskStateMachine` has its state elsewhere, and applies the missing entries to
     that: unless `committed_only`, do not start its host with that state again, except after an import.
 
     Raises `ConfigError` if the directory is in use, holds no such replica or a witness, if the type of the state machine
-    is another, or if `path` exists; `CorruptData` for a damaged log or snapshot; `ActorFailed` if the state machine
-    fails; `StorageFailed` if the file cannot be written. No file is left then.
+    is another, if `path` exists, or if `handlers` is needed and missing; `CorruptData` for a damaged log or snapshot;
+    `ActorFailed` if the state machine fails, `ExtensionFailed` if an extension does, `MissingExtension` if the table lacks one;
+    `StorageFailed` if the file cannot be written. No file is left then.
     """
     machine = make_machine(state_machine)
     with StoppedHost(data_dir) as host:
@@ -178,17 +184,19 @@ def export(
         config = RaftConfig(replica_id=key[1], shard_id=key[0], ordered_config_change=ordered_config_change)
         with (
             create_file(Path(path).absolute(), compression=compression) as file,
-            closing(_Replay(machine, key[0], host.snapshots(key))) as replay,
+            closing(
+                _Replay(machine, ExtensionReplay(log, config, handlers), key[0], host.snapshots(key))
+            ) as replay,
         ):
             replay.load(log.snapshot)
             index = _last_to_apply(log, key, replay, committed_only=committed_only)
             membership, replayed = _apply_log(log, replay, index, config)
             if membership.is_witness(key[1]):
                 raise _witness(key)
-            replay.write(file)
+            facts = replay.write(file)
             origin = _origin(host, log, key, index)
             point = Snapshot(index, log.term(index), membership)
-            written = file.finish(point, {**replay.state.facts().encode(), _EXPORT: asdict(origin)})
+            written = file.finish(point, {**facts.encode(), _EXPORT: asdict(origin)})
     return Exported(
         Path(path).absolute(),
         *key,
@@ -261,27 +269,33 @@ def _apply_log(log: StoredLog, replay: "_Replay", index: int, config: RaftConfig
 
 
 class _Replay:
-    """A state machine to which a log is applied. Its exceptions are raised as `ActorFailed`."""
+    """A state machine to which a log is applied, beside extensions. Its exceptions are raised as `ActorFailed`."""
 
-    def __init__(self, machine: StateMachine, shard_id: int, snapshots: Snapshots) -> None:
+    def __init__(
+        self, machine: StateMachine, extensions: ExtensionReplay, shard_id: int, snapshots: Snapshots
+    ) -> None:
         self.state = AppliedState(machine, shard_id)
-        self._snapshots = snapshots
+        self._extensions, self._snapshots = extensions, snapshots
 
     def load(self, snapshot: Snapshot) -> None:
         """Load a snapshot, or only open the state machine if the snapshot has index 0."""
         with _naming(f"loading the snapshot at {snapshot.index}" if snapshot else "opening its state"):
-            self.state.load(snapshot, self._snapshots)
+            extensions = self.state.load(snapshot, self._snapshots)
+        self._extensions.load(extensions, snapshot.index)
 
     def apply(self, runs: list[Run]) -> None:
         """Apply the next entries."""
-        with _naming(f"applying entries {runs[0].first} to {runs[-1].last}"):
-            for run in runs:
+        for run in runs:
+            with _naming(f"applying entries {run.first} to {run.last}"):
                 self.state.apply(run)
+            self._extensions.deliver(run)
 
-    def write(self, sink: BinaryIO) -> None:
-        """Write the whole state, as the content of a snapshot."""
+    def write(self, sink: BinaryIO) -> Facts:
+        """Write the whole state, as the content of a snapshot. Return what is to be known of it."""
+        extensions = self._extensions.save()
         with _naming("writing its state"):
-            self.state.writer()(sink, b"")
+            self.state.writer()(sink, extensions)
+        return dataclasses.replace(self.state.facts(), extensions=names_in(extensions))
 
     def close(self) -> None:
         """Let a state machine on disk close its files."""

@@ -85,6 +85,10 @@ def compressed():
     return Run(0, 1, list(payloads), kinds)
 
 
+def record(kind, payload):
+    return Run(0, 1, [payload], bytes([kind]))
+
+
 def session(series, text=b""):
     request = encode_request(CLIENT, series, 0 if series == REGISTER else series - 1, text)
     return Run(0, 1, [request], bytes([EntryKind.SESSION]))
@@ -142,6 +146,7 @@ class Directory:
         shard=1,
         term=3,
         joins=False,
+        handlers=None,
     ):
         with DataDir.open(self.path, deployment_id=self.deployment, address=self.address) as directory:
             store = log_on_disk(directory.part("log"), directory.host_id, create=directory.new)
@@ -153,7 +158,7 @@ class Directory:
             hard = HardState(term, 2, commit)
             at_once(lambda done: store.save(AppendRequest(shard, replica, hard, runs, done=done)))
             if snapshot:
-                self._take(store, directory, shard, replica, snapshot, log)
+                self._take(store, directory, shard, replica, snapshot, log, handlers)
             if compacted:
                 store.open(shard, replica)
                 store.compact(shard, replica, compacted)
@@ -176,11 +181,11 @@ class Directory:
             at_once(lambda done: store.save(AppendRequest(shard, replica, hard, done=done)))
             store.close()
 
-    def _take(self, store, directory, shard, replica, index, log):
+    def _take(self, store, directory, shard, replica, index, log, handlers):
         """Have the snapshot made by an export of a log that ends there, as a host would have made it."""
         aside = self.path.with_name(f"{self.path.name}-{index}")
         whole = Directory(aside).fill(log[:index], shard=shard, replica=replica, commit=index)
-        export(whole.path, shard, Book, aside.with_suffix(".file"))
+        export(whole.path, shard, Book, aside.with_suffix(".file"), handlers=handlers)
         with (
             read_file(aside.with_suffix(".file")) as source,
             SnapshotFiles(directory.part("snapshots")).of(shard, replica).create() as sink,

@@ -203,6 +203,7 @@ def test_addresses_that_others_have_logged_send_nothing_to_the_terminal(capsys):
             founding="",
             standing="SETTLED",
             snapshot=None,
+            kinds=(),
         )
     )
     assert "1=a:1, 2='b:2\\n\\x1b[2J'" in capsys.readouterr().out

@@ -448,7 +448,10 @@ class RaftLog:
         except EntriesNotLoaded:
             self._awaits_load = True
             return []
-        runs = self._before_missing(runs)
+        for run in runs:
+            if run.kinds:  # most have commands alone
+                runs = self._before_missing(runs)
+                break
         self._note_changes(runs)
         self.applying = runs[-1].last
         size = sum(run.size for run in runs)

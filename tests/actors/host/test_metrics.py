@@ -33,15 +33,20 @@ def documented(section=""):
     return dict(rows)
 
 
+def listed(figures):
+    """The names that the page lists one by one: all but those of the cells of tables, of which it tells the form."""
+    return {name for name in figures if not name.startswith("cell_")}
+
+
 def test_the_page_lists_the_figures_of_a_host_and_no_other(hosts):
     hosts.run(numbers=[1])
-    assert set(hosts.hosts[1].metrics()) == set(documented())
+    assert listed(hosts.hosts[1].metrics()) == set(documented())
 
 
 def test_the_page_lists_the_figures_of_a_replica_and_no_other(hosts):
     hosts.run(numbers=[1])
     host = hosts.hosts[1]
-    of_replica = set(host.metrics(1)) - set(host.metrics())
+    of_replica = listed(host.metrics(1)) - set(host.metrics())
     assert of_replica == set(documented(ONE_REPLICA))
     assert "messages_handled_total" in host.metrics(1)
     assert "log_segments" not in host.metrics(1)
@@ -129,3 +134,21 @@ def test_figures_may_be_read_on_the_loop_too(hosts):
     hosts.run(numbers=[1])
     host = hosts.hosts[1]
     assert host.loop.call(host.metrics, timeout=TIMEOUT_S)["replicas"] == 1
+
+
+def test_each_cell_of_the_tables_has_a_figure_once_something_has_met_it(hosts):
+    hosts.run(numbers=[1], shard_id=1)
+    hosts.run(numbers=[1], shard_id=2)
+    host = hosts.hosts[1]
+    ticks = "cell_handled_local_tick_in_follower_total"
+    until(lambda: host.metrics().get(ticks, 0) > 3)
+    alone = [host.metrics(shard)[ticks] for shard in (1, 2)]
+    both = host.metrics()
+    assert all(alone)
+    assert both[ticks] >= sum(alone)
+    assert "cell_handled_propose_in_follower_total" not in both
+    assert "`cell_OUTCOME_TYPE_in_STATE_total`" in PAGE.read_text(encoding="utf-8")
+    until(lambda: host.metrics()["messages_handled_total"] > both["messages_handled_total"])
+    before = host.metrics()[ticks]
+    hosts[1].stop()
+    assert host.metrics()[ticks] >= before

@@ -157,6 +157,11 @@ class Notices(pykka.ThreadingActor):
         return found[0]
 
 
+def kept(ref):
+    """The `Notices` behind a ref, whose methods the test may call."""
+    return ref._actor_weakref()
+
+
 class Hosts:
     """Hosts on loopback that know of each other; a context manager that stops them."""
 

@@ -63,6 +63,7 @@ from tests.actors.support import (
     commit,
     contents,
     hand_over,
+    kept,
     settled,
     until,
 )
@@ -95,11 +96,6 @@ def notices():
     ref = Notices.start()
     yield ref
     ref.stop()
-
-
-def kept(ref):
-    """The `Notices` behind a ref, whose methods the test may call."""
-    return ref._actor_weakref()
 
 
 # -- The example of the design, and what every client does

@@ -23,7 +23,7 @@ from drakkar.handlers.raft.matrix import raft_handlers
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 
 from tests.actors.node.support import THREE, Held, M, T
-from tests.actors.support import TIMEOUT_S, Notices, settled, until
+from tests.actors.support import TIMEOUT_S, Notices, kept, settled, until
 
 COUNT = M.define("test_asks.count", 40_101)
 ASK = M.define("test_asks.ask", 40_102)
@@ -389,7 +389,7 @@ def test_a_message_to_another_actor_is_told_after_the_batch(one):
     notices = Notices.start()
     try:
         assert one.replica.ask(Message(TELL, payload=(notices, "hello"))) == "told"
-        notices.proxy().wait_for(lambda told: told == "hello").get()
+        kept(notices).wait_for(lambda told: told == "hello")
     finally:
         notices.stop()
 

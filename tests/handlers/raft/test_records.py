@@ -1,4 +1,4 @@
-"""Records: entries of kinds of one's own, which handlers propose and extensions take, in log order, on all that keep commands."""
+"""Rules of records: handlers propose them, and extensions take them, in log order, on all that keep commands."""
 
 import pytest
 from drakkar.handlers import (

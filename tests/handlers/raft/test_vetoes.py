@@ -1,4 +1,4 @@
-"""Vetoes: a wrapper of one's own refuses a proposal, a read or a transfer with a text, which its proposer gets."""
+"""Rules of vetoes: a wrapper of one's own refuses a proposal, a read or a transfer with a text, which its proposer gets."""
 
 import pytest
 from drakkar.handlers import (

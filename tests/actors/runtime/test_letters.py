@@ -42,7 +42,7 @@ def test_what_cannot_travel_is_the_senders_mistake():
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"type": 1}, id="a type of Raft"),
+        pytest.param({"type": int(MessageType.REPLICATE)}, id="a type of Raft"),
         pytest.param({"type": int(MessageType.PEER_DOWN)}, id="the death of a peer"),
         pytest.param({"type": int(LOCAL)}, id="a local type"),
         pytest.param({"term": -1}, id="a negative number"),

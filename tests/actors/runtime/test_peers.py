@@ -407,6 +407,10 @@ def test_one_that_is_heard_of_is_sought_soon(node, ref):
     assert node.bell.at > node.now + 1
     node.peers.open(Heard(letter(), THERE))
     assert node.bell.at == node.now + FIRST_WAIT_S
+    node.now += FIRST_WAIT_S / 2
+    soon = node.bell.at
+    node.peers.open(Heard(letter(), THERE))
+    assert node.bell.at == soon, "no message puts the search off"
     node.bell.go()
     node.peers.open(Heard(letter(), THERE))
     assert node.bell.at == math.inf, "it is being sought already"

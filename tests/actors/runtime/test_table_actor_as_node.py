@@ -194,6 +194,7 @@ def test_or_in_the_same_turn_or_from_a_timer(loop):
 
 def test_a_told_message_that_is_answered_later_keeps_nothing(loop):
     node = Node.start(handlers=table(ask=lambda node, message: LATER), loop=loop)
+    assert run(node, lambda node: 1) == 1
     node.tell(Message(ASK))
     assert run(node, lambda node: len(node._asks)) == 0
 
@@ -233,6 +234,14 @@ def test_a_told_message_whose_handler_fails_ends_nobody(loop, caplog):
     assert run(node, lambda node: node.tally.failed[State.ONLY, ASK]) == 4
     lines = [record for record in caplog.records if "goes on, though" in record.getMessage()]
     assert len(lines) == 3, "the first, the second and the fourth"
+
+
+def test_one_that_was_asked_is_told_and_not_the_log(loop, caplog):
+    node = Node.start(handlers=table(ask=failing(ZeroDivisionError("oh"))), loop=loop)
+    with pytest.raises(ZeroDivisionError):
+        node.ask(Message(ASK), timeout=TIMEOUT_S)
+    assert run(node, lambda node: node.tally.failed[State.ONLY, ASK]) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_where_the_handler_is_fatal_it_ends_the_node(loop):

@@ -139,6 +139,10 @@ class TableActor(TrioActor, TableNode):
         counts[TELLS_DROPPED], counts[UNASKED] = self._undelivered, self._asks.unasked
         return counts
 
+    def table(self) -> str:
+        """Return the table as text, with what became of the messages in each cell. By the actor's own proxy: `proxy().table()`."""
+        return self.handlers.describe(self.tally)
+
     def add_peer(self, name: str, place: Place) -> None:
         """Have one more peer: the address of its host, or its reference. In a handler, or by the actor's own proxy.
 

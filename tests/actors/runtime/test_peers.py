@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pykka
 import pytest
@@ -30,6 +30,8 @@ from drakkar.actors.runtime.peers import (
 )
 from drakkar.handlers.errors import ConfigError, DrakkarError, SystemBusy
 from drakkar.handlers.messages import Message, MessageType
+from hypothesis import given
+from hypothesis import strategies as st
 
 PING = MessageType.define("test.peers.ping", 1295)
 THERE, ELSEWHERE = "10.0.0.2:7000", "10.0.0.3:7000"
@@ -415,6 +417,28 @@ def test_one_that_is_heard_of_is_sought_soon(node, ref):
     node.peers.open(Heard(letter(), THERE))
     assert node.bell.at == math.inf, "it is being sought already"
     up(node, ref)
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=9)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.fixed_dictionaries({}, optional={field.name: ANYTHING for field in fields(Letter)}), st.booleans())
+def test_whatever_is_in_a_letter_it_is_a_message_or_is_counted(odd, known):
+    node = Node()
+    sent = Letter(
+        **{"type": int(PING), **odd, **({"sender": "b"} if known else {"sender": odd.get("sender")})}
+    )
+    message = node.peers.open(Heard(sent, THERE))
+    assert sum(node.peers.counts.values()) == 1
+    assert (message is not None) is (node.peers.counts[RECEIVED] == 1)
 
 
 # ---- peers of this process

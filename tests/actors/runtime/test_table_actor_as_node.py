@@ -1,6 +1,7 @@
 """A `TableActor` as a node: timers, answers that come later, extensions, what it does for handlers, and peers of this process."""
 
 import logging
+import re
 import threading
 from enum import IntEnum
 
@@ -139,8 +140,8 @@ def test_a_timer_whose_handler_fails_ends_nobody_and_is_logged(loop, caplog):
     node = Node.start(handlers=table(ask=fail), loop=loop)
     with caplog.at_level(logging.ERROR):
         run(node, lambda node: node.after(1, Message(ASK)))
-        wait_until(lambda: run(node, lambda node: node.tally.failed[State.ONLY, ASK]))
-    assert "goes on, though its handler of test.node.ask has failed" in caplog.text
+        wait_until(lambda: "goes on, though its handler of test.node.ask has failed" in caplog.text)
+    assert run(node, lambda node: node.tally.failed[State.ONLY, ASK]) == 1
     assert node.is_alive()
 
 
@@ -310,7 +311,7 @@ def test_one_that_has_ended_is_told_nothing_and_ends_nobody(loop, node, caplog):
     recorder = Recorder.start([], loop=loop)
     recorder.stop()
     run(node, lambda node: node.tell(recorder, 1))
-    assert node.proxy().counts.get(timeout=TIMEOUT_S)[TELLS_DROPPED] == 1
+    wait_until(lambda: node.proxy().counts.get(timeout=TIMEOUT_S)[TELLS_DROPPED] == 1)
     assert "could not tell" in caplog.text
 
 
@@ -337,6 +338,12 @@ def test_a_class_with_work_in_bulk_need_not_know_of_it(loop):
 
     Bulk.start(loop=loop).tell(Message(RING))
     wait_until(lambda: seen)
+
+
+def test_it_shows_its_table_with_what_became_of_messages(node):
+    run(node, lambda node: 1)
+    node.tell(Message(RING))
+    assert re.search(r"test\.node\.ring .*note 1", node.proxy().table().get(timeout=TIMEOUT_S))
 
 
 # ---- extensions
@@ -422,7 +429,7 @@ def test_what_is_sent_to_one_that_has_ended_is_counted(loop):
     two.stop()
     notes(one, 2)
     run(one, lambda node: node.send(Message(PING, to="two")))
-    assert one.proxy().counts.get(timeout=TIMEOUT_S)[OUT_OF_REACH] == 1
+    wait_until(lambda: one.proxy().counts.get(timeout=TIMEOUT_S)[OUT_OF_REACH] == 1)
     assert run(one, lambda node: node.peer_links.phases()) == {Phase.DOWN: 1}
 
 

@@ -59,7 +59,7 @@ class TestTimers:
     def test_what_its_own_host_asks_passes_as_well_and_what_a_stranger_says_does_not(self):
         table = raft_handlers()
         table.on(QUIET)(lambda raft, message: "heard")
-        raft = replica(handlers=table)
+        raft = replica(handlers=table, term=1, leader=2)
         assert [raft.step(Message(QUIET, sender=sender)) for sender in (0, 1, 2, 9)] == ["heard"] * 3 + [None]
 
     def test_a_mistake_is_reported_and_ends_nobody(self):

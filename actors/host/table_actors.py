@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import pykka
 from drakkar.actors.node.cells import CellCounts
 from drakkar.actors.remote.calls import Calls
+from drakkar.actors.remote.records import check_name
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture
@@ -71,6 +72,11 @@ class TableActors:
         on_fork(self)
 
     # ---- what actors call: see `peers.Home`
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """See `Home`."""
+        check_name("name", name)
 
     def enter(self, actor: TableActor) -> None:
         """See `Home`."""

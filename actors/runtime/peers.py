@@ -72,6 +72,9 @@ class Phase(enum.Enum):
 class Home(Protocol):
     """What a node uses of its host. In the thread of the node's loop, but for `enter`."""
 
+    def check_name(self, name: str) -> None:
+        """Raise `ConfigError` unless an actor may be published under this name."""
+
     def enter(self, actor: Any) -> None:
         """Publish an actor under its name, in the thread that starts it. Raises as `NodeHost.publish`."""
 
@@ -158,7 +161,7 @@ class Peers:
         return Counter(peer.phase for peer in list(self._peers.values()))
 
     def add(self, name: str, place: Place) -> None:
-        """Have one more. Raises `ConfigError` for a place that is none."""
+        """Have one more. Raises `ConfigError` for a place that is none, and a name under which no actor is published."""
         self._check_place(name, place)
         peer = Peer(name, place, self._alarm(lambda: self._seek(peer)), partial(self._on_ended, name))
         self._peers[name] = peer
@@ -184,6 +187,7 @@ class Peers:
                 place,
                 "is at a host, and this actor has none: start it with host=…, or name a reference",
             )
+        self._home.check_name(name)
         try:
             parse_address(place)
         except TransportError as error:

@@ -107,9 +107,10 @@ class TableActor(TrioActor, TableNode):
         self._outlived: BaseException | None = None
         """The last exception of a handler that does not end it."""
         self._undelivered = 0
-        interval = tick_interval or (DEFAULT_TICK_S if host is None else host.tick_interval)
-        check_number("tick_interval", interval, 0.001, 60.0)
-        self._ticks = Ticks(interval)
+        if tick_interval is None:
+            tick_interval = DEFAULT_TICK_S if host is None else host.tick_interval
+        check_number("tick_interval", tick_interval, 0.001, 60.0)
+        self._ticks = Ticks(tick_interval)
         self._tick_alarm = Alarm(self.actor_loop, self._ring)
         places = dict(peers or {})
         named = type(self).__name__ if name is None else name
@@ -185,7 +186,7 @@ class TableActor(TrioActor, TableNode):
             raise
 
     def _note_failure(self, message: Any, error: Exception) -> None:
-        if self.tally.broken is not None:
+        if self.tally.broken is not None or not self.handlers.has_state(self.state):
             return
         self._outlived = error
         if not self._is_asked:

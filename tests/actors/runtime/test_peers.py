@@ -87,6 +87,10 @@ class Home:
         self.charged = Counter()
         self.error = None
 
+    def check_name(self, name):
+        if len(name) > 200:
+            raise ConfigError("name", name, "is too long")
+
     def enter(self, actor): ...
 
     def leave(self, actor): ...
@@ -490,6 +494,11 @@ def test_what_is_no_place_is_named(place, home, said):
     with pytest.raises(ConfigError, match=said) as caught:
         Node(place=place, home=home)
     assert "peers['b']" in str(caught.value)
+
+
+def test_a_name_that_no_actor_can_have_is_named_at_once(node):
+    with pytest.raises(ConfigError, match="too long"):
+        node.peers.add("x" * 201, THERE)
 
 
 def test_a_reference_to_another_host_is_no_place(ref):

@@ -145,7 +145,7 @@ def test_a_timer_whose_handler_fails_ends_nobody_and_is_logged(loop, caplog):
     assert node.is_alive()
 
 
-@pytest.mark.parametrize("interval", [0.0001, 61, "soon"])
+@pytest.mark.parametrize("interval", [0, 0.0001, 61, "soon"])
 def test_a_tick_has_its_bounds(loop, interval):
     with pytest.raises(ConfigError, match="tick_interval"):
         Node.start(loop=loop, tick_interval=interval)
@@ -266,6 +266,13 @@ def test_even_where_an_asker_is_told(loop):
         node.ask(Message(ASK), timeout=TIMEOUT_S)
     assert ended.wait(TIMEOUT_S)
     assert isinstance(died[0].reason.__cause__, ZeroDivisionError)
+
+
+def test_one_in_a_state_that_its_table_does_not_have_ends(loop):
+    node = Node.start(loop=loop)
+    run(node, lambda node: setattr(node, "state", "dark"))
+    node.tell(Message(RING))
+    wait_until(lambda: not node.is_alive())
 
 
 def test_a_guard_that_fails_ends_the_node(loop):

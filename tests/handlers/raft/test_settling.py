@@ -828,12 +828,7 @@ def test_of_one_that_was_removed_no_home_is_kept():
 
 
 def life_of(shard, replica, **changes):
-    life = shard.raft(replica).life
-    return Life(
-        changes.get("founding", life.founding),
-        changes.get("home", life.home),
-        changes.get("standing", life.standing),
-    )
+    return replace(shard.raft(replica).life, **changes)
 
 
 def test_replicas_of_another_founding_refuse_each_other_whatever_they_say():

@@ -451,11 +451,8 @@ class NodeActor(TrioActor):
     def _check_unbroken(self) -> None:
         """Hand nothing out of a batch in which a handler has failed that had to do all or nothing."""
         broken = self._broken or self.tally.broken  # a wrapper may have caught what its inner handler raised
-        if broken is None:
-            return
-        if isinstance(broken, ExtensionFailed):
-            raise broken  # it says itself what failed
-        raise ActorFailed(f"{self} stops, since a handler failed: {in_full(broken)}") from broken
+        if broken is not None:
+            raise ActorFailed(f"{self} stops, since a handler failed: {in_full(broken)}") from broken
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -488,6 +485,7 @@ class NodeActor(TrioActor):
         """
         stalled = self.persistence.stalled
         if stalled is not None and not self._do(stalled):
+            self.effects.run_waiting()
             return
         portions = 0
         while self.raft.has_ready and portions < MAX_PORTIONS:

@@ -51,6 +51,13 @@ class EffectRunner:
             for failure in failures:
                 self._failed(failure.message.type, failure.error)
 
+    def run_waiting(self) -> None:
+        """Do the same with what no `Ready` hands out now, as the log store is full: none of it is to be saved."""
+        if self._raft.effects.waiting:
+            ready = Ready()
+            self._raft.effects.hand_out(ready)
+            self.run(ready)
+
     def _tell(self, told: Told) -> None:
         try:
             told.ref.tell(told.message)

@@ -1,5 +1,7 @@
 """Extensions in a node: records through the log, their part of snapshots, vetoes, and mistakes that end the replica."""
 
+import threading
+
 import cbor2
 import pytest
 from drakkar.actors.node.extension_states import ExtensionStates
@@ -394,6 +396,45 @@ def test_an_export_has_them_too(node, tmp_path):
     ask(one, NOTE, b"mark")
     assert settled(one.replica.snapshot(export_to=tmp_path / "file"))
     assert b"mark" in (tmp_path / "file").read_bytes()
+
+
+class SlowBook(Book):
+    """Waits at a gate where it is told to load."""
+
+    def __init__(self):
+        super().__init__()
+        self.arrived, self.gate = threading.Event(), threading.Event()
+
+    def load(self, source):
+        self.arrived.set()
+        assert self.gate.wait(TIMEOUT_S)
+        super().load(source)
+
+
+def test_what_is_exported_before_the_first_snapshot_is_loaded_has_its_state(node, tmp_path):
+    files = MemorySnapshots().of(1, 1)
+    one = node(Book(), handlers=a_table(), snapshots=files).lead()
+    ask(one, NOTE, b"mark")
+    assert settled(one.replica.snapshot())
+    machine = SlowBook()
+    two = restarted(node, one, lambda: machine, files=files)
+    assert machine.arrived.wait(TIMEOUT_S)
+    exported = two.replica.snapshot(export_to=tmp_path / "file")
+    until(lambda: two.actor.extension_states._open)
+    machine.gate.set()
+    assert settled(exported)
+    assert b"mark" in (tmp_path / "file").read_bytes()
+
+
+def test_a_worker_that_waits_for_the_loop_is_let_go_when_the_node_ends(node):
+    one = node(Book(), handlers=a_table()).lead()
+    settled(one.replica.propose(b"command"))
+    one.actor.raft.save_extensions = lambda _index, _done: None
+    snapshot = one.replica.snapshot()
+    until(lambda: one.actor.extension_states._open)
+    one.ref.stop()
+    assert type(settled(snapshot)) is ReplicaStopped
+    settled(one.actor.over)
 
 
 class FakeRaft:

@@ -91,6 +91,8 @@ class HandlerTable:
         table.ignore(PRESS, Light.GREEN, because="it is green already")
         table.check()
 
+    Handlers that have state of their own are methods of an `Extension`: register its class with `use`.
+
     Message types come from `MessageType`, or from an `IntEnum` of yours if messages stay in this process. A cell is
     declared once: pass `replace=True` to `on`, `ignore` or `impossible` to replace it, also in a built-in table.
 

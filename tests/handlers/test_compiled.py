@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from drakkar.handlers import (
     SWALLOW,
+    EntryKind,
+    Extension,
     HandlerTable,
     Message,
     MessageType,
     Raft,
     RaftConfig,
     State,
+    delivers,
+    handles,
     raft_handlers,
 )
 from drakkar.handlers.raft.log import RaftLog
@@ -32,6 +36,7 @@ INTERPRETED = {Path(path) for path in SETTINGS["interpreted"]}
 
 NUDGE = MessageType.define("test_compiled.nudge", 62001, from_members=True)
 ANSWER = MessageType.define("test_compiled.answer", 62002, from_members=True)
+MARK = EntryKind.define("test_compiled.mark", 254)
 
 
 def is_compiled(path):
@@ -116,6 +121,54 @@ def test_a_guard_of_ones_own_comes_before_the_core():
     cluster.elect(1)
     cluster.propose(1, b"x")
     assert [cluster.applied(id_) for id_ in (1, 2, 3)] == [[b"x"], [b"x"], []]
+
+
+def test_an_extension_keeps_records_wraps_handlers_of_the_core_and_refuses():
+    class Marks(Extension):
+        def __init__(self, node):
+            self.node, self.marks, self.appends = node, [], 0
+            node.every(2, Message(NUDGE))
+
+        @handles(NUDGE, State.LEADER, elsewhere="only a leader proposes")
+        def nudge(self, message):
+            self.node.propose(MARK, b"%d" % self.appends)
+
+        @handles(MessageType.REPLICATE, State.FOLLOWER, wrap=True)
+        def count(self, message, inner):
+            self.appends += 1
+            inner(message)
+
+        @handles(MessageType.PROPOSE, State.LEADER, wrap=True)
+        def check_it(self, message, inner):
+            rest = self.node.veto(message, "no", lambda entry: entry.payload == b"bad")
+            if rest is not None:
+                inner(rest)
+
+        @delivers(MARK)
+        def mark(self, entry):
+            self.marks.append(entry.index)
+
+        def save(self):
+            return bytes(self.marks)
+
+        def load(self, data):
+            self.marks = list(data)
+
+    table = raft_handlers()
+    table.use(Marks)
+    cluster = Cluster(3, handlers=table, seed=1)
+    cluster.elect(1)
+    cluster.propose(2, b"bad", b"good")
+    cluster.tick(3)
+    raft = cluster.nodes[2].raft
+    marks, saved = raft.extension(Marks), []
+    raft.save_extensions(raft.log.applied, saved.append)
+    fresh = cluster.add(4).raft
+    fresh.load_extensions(saved[0], 9)
+    assert cluster.applied(3) == [b"good"]
+    assert [(dropped.text, dropped.count) for dropped in cluster.nodes[2].dropped] == [("no", 1)]
+    assert marks.appends
+    assert marks.marks == fresh.extension(Marks).marks == [3]
 
 
 def test_a_table_for_another_protocol_stands_beside():

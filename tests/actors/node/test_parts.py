@@ -405,3 +405,16 @@ def test_each_refusal_has_an_error_whose_class_says_whether_it_may_be_repeated(b
     error = error_for(raft(), because)
     assert type(error) is expected.get(because.name, RequestDropped)
     assert error.outcome_known is (because is not Refusal.TRANSFER_TIMED_OUT)
+
+
+def test_a_client_is_told_what_a_handler_says_that_refused_it_and_nothing_else():
+    assert str(error_for(raft(), Refusal.VETOED, text="no swearing")) == "no swearing"
+    assert str(error_for(raft(), Refusal.VETOED)) == "a handler refused it"
+
+
+def test_a_client_is_told_which_replicas_lack_a_kind():
+    error = str(error_for(raft(), Refusal.KIND_MISSING, (2, 3)))
+    assert error.startswith(
+        "not all replicas that keep commands have said that they take records of this kind; replicas 2, 3"
+    )
+    assert "start all replicas with a table that uses the extension" in error

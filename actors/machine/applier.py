@@ -50,7 +50,8 @@ class SaveRequest:
     """Write the content for a state machine on disk, too. By default its snapshot only says that the log may be deleted."""
     extensions: ActorFuture[bytes] | None = None
     """Will have the encoded state of the extensions at that index, as soon as the loop has delivered all up to it; it fails, and
-    with it this snapshot, where the node ends. None: no extension has any."""
+    with it this snapshot, where the node ends. Until then nothing else is done with the state machine, and no thread waits. None:
+    no extension has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,12 @@ class Applier:
         """Do one piece of work, then go to the back of the pool's queue, since other replicas wait there too."""
         with self._lock:
             work = self._waiting.popleft() if self._waiting else None
+        if isinstance(work, SaveRequest) and work.extensions is not None and not work.extensions.done:
+            work.extensions.add_done_callback(lambda _: self._pool.submit(lambda: self._begin(work)))
+        else:
+            self._begin(work)
+
+    def _begin(self, work: Work | None) -> None:
         if work is not None and self._takes_long(work):
             self._background.submit(lambda: self._turn(work))
         else:
@@ -361,9 +368,7 @@ class Applier:
 
     def _write(self, request: SaveRequest, sink: SnapshotWriter, facts: Facts, write: WriteContent) -> None:
         with sink:
-            extensions = (
-                b"" if request.extensions is None else request.extensions.get(timeout=SNAPSHOT_HANG_S)
-            )
+            extensions = b"" if request.extensions is None else request.extensions.get(timeout=0)
             write(sink, extensions)
             facts = replace(facts, extensions=names_in(extensions))
             written = sink.finish(request.point, facts.encode())

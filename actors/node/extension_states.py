@@ -3,8 +3,8 @@
     snapshot, export, copy for a peer ─► at(index) ─► the core has delivered all up to it ─► save() ─► a worker writes it
     a worker has read a snapshot ─► loaded(…) ─► load()
 
-The core saves on the loop, in the moment in which exactly the entries up to the index are delivered. The worker that writes
-the snapshot waits for that.
+The core saves on the loop, in the moment in which exactly the entries up to the index are delivered. The state machine rests
+until then, and no thread waits.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class ExtensionStates:
     def __init__(self, raft: Raft) -> None:
         self._raft = raft
         self._open: dict[ActorFuture[bytes], None] = {}
-        """Those that a worker waits for, or will."""
+        """Those that are waited for."""
         self._loading = False
         """The replica's own snapshot, with which it starts, is not loaded yet: its extensions have not their state."""
         self._later: list[Callable[[], None]] = []
@@ -70,6 +70,6 @@ class ExtensionStates:
             save()
 
     def stop(self, error: Exception) -> None:
-        """Let no worker wait any more, as the node ends."""
+        """Let no snapshot wait any more, as the node ends."""
         while self._open:
             self._open.popitem()[0].try_fail(error)

@@ -149,8 +149,14 @@ def taken(machine, files, *, extensions=SAVED, whole=False):
     applier.apply(entries(b"a", b"b"))
     request = SaveRequest(Snapshot(2, 1, Membership({1})), outcomes.append, whole=whole, extensions=part)
     applier.save(request)
+    applier.apply(entries(b"c", first=3))
+    run_all(pool)
+    assert (applier._reached, outcomes) == (2, []), (
+        "it stays at the index until the extensions are saved there"
+    )
     part.set(extensions)
     run_all(pool)
+    assert applier._reached == 3
     return outcomes[0]
 
 

@@ -17,7 +17,10 @@ _Extension = TypeVar("_Extension", bound=Extension)
 
 
 class NodeServices:
-    """What a node offers to its handlers and extensions. Mixed into `Raft` and `TableNode`. Not thread-safe: for the loop."""
+    """What a node offers to its handlers and extensions, beside `send` and `reply`. Mixed into `Raft` and `TableNode`.
+
+    Not thread-safe: for the thread of the node's loop.
+    """
 
     __slots__ = ()
 

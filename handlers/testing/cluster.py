@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from drakkar.handlers.effects import Answer, Failure, Told
+from drakkar.handlers.errors import ReplicaStopped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import ConfigChange
 from drakkar.handlers.raft.config import RaftConfig
@@ -16,6 +17,8 @@ from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.testing.effects import SeenEffects, check_own
+from drakkar.handlers.testing.extension_checks import check_extensions
 from drakkar.handlers.testing.plan import draw_plan
 from drakkar.handlers.testing.storm import run_storm
 
@@ -47,6 +50,8 @@ def drain(raft: Raft) -> Drained:
     Attributes of the result have the rest: `drain(raft).committed`, `.reads`, `.dropped`, `.changes`, `.log_query`, and what
     handlers asked for: `.tells`, `.events`, `.answers`, `.failures`. If
     the replica was started from a `MemoryLog`, that log is written too, so you can restart from it.
+
+    Of a leader's snapshot the payload is taken for what extensions have saved, if the replica has any.
     """
     out = Drained()
     while raft.has_ready:
@@ -57,6 +62,7 @@ def drain(raft: Raft) -> Drained:
         raft.persisted(ready)
         out += ready.messages_after_save
         if ready.snapshot is not None:
+            _load_extensions(raft, ready.snapshot)
             raft.applied(ready.snapshot.index)
         if ready.committed:
             out.committed += ready.committed
@@ -72,31 +78,71 @@ def drain(raft: Raft) -> Drained:
     return out
 
 
-class Node:
-    """One replica of a `Cluster`: its core, its disk, and the entries that its state machine has applied."""
+def _saved(raft: Raft, index: int) -> bytes:
+    """Return what the extensions save as of an index: no bytes if none saves anything."""
+    if not any(hasattr(class_, "save") for class_ in raft.handlers.extensions):
+        return b""
+    applied = raft.log.applied
+    assert index == applied, (
+        f"the extensions have their state as of {applied}: take the snapshot there, as by `compact(replica)`"
+    )
+    saved: list[bytes | None] = []
+    raft.save_extensions(index, saved.append)
+    return saved[0] or b""
+
+
+def _load_extensions(raft: Raft, snapshot: Snapshot) -> None:
+    if snapshot.payload and not snapshot.witness and raft.handlers.extensions:
+        raft.load_extensions(snapshot.payload, snapshot.index)
+
+
+class Node(SeenEffects):
+    """One replica of a `Cluster`: its core, its disk, and what it has handed out.
+
+    `applied` are the entries that its state machine has applied; `tells`, `events` and `answers` what its handlers have asked for.
+    """
 
     def __init__(self, log: MemoryLog, make: Callable[[MemoryLog], Raft]) -> None:
+        super().__init__()
         self.log = log
         self.make = make
-        self.raft = make(log)
+        self.raft = self._start()
         self.up = True
         self.applied: list[Entry] = []
         self.reads: list[ReadReady] = []
         self.dropped: list[Dropped] = []
         self.changes: list[Changed] = []
 
+    def _start(self) -> Raft:
+        raft = self.make(self.log)
+        _load_extensions(raft, self.log.snapshot)
+        return raft
+
+    def step(self, message: Message) -> Any:
+        """Let the core answer a message, and check its extensions."""
+        answer = self.raft.step(message)
+        check_extensions(self.raft)
+        return answer
+
+    def tick(self) -> None:
+        """Let a tick pass, and check the extensions."""
+        self.raft.tick()
+        check_extensions(self.raft)
+
     def drain(self) -> list[Message]:
-        """Persist and apply what the core hands out, record it, and return the messages."""
+        """Persist and apply what the core hands out, record it, and return the messages. Check the extensions."""
         out = drain(self.raft)
         self.applied += out.committed
         self.reads += out.reads
         self.dropped += out.dropped
         self.changes += out.changes
+        self.note(out)
+        check_extensions(self.raft)
         return out
 
     def restart(self) -> None:
-        """Start again from the disk. The state machine replays the log."""
-        self.raft = self.make(self.log)
+        """Start again from the disk, with extensions that are made anew. The state machine and they replay the log."""
+        self.raft = self._start()
         self.applied.clear()
         self.up = True
 
@@ -106,7 +152,10 @@ class Cluster:
 
     `deliver` delivers messages until the network is quiet. `elect`, `propose`, `tick` and similar methods deliver too,
     unless the cluster was made with `auto_deliver=False`. `faults(...)` lets the network lose, duplicate and reorder
-    messages. `check` asserts basic invariants, and is called after each delivery.
+    messages. `check` asserts basic invariants, and is called after each delivery; `Extension.check` after each step.
+
+    What handlers ask their host to do is kept, and not done: see `nodes[replica].tells`, `.events` and `.answers`. The error of a
+    handler is raised at once, also of one to which a timer has sent its message.
 
     Not thread-safe.
     """
@@ -170,9 +219,9 @@ class Cluster:
         leaders = [node.raft for node in self.nodes.values() if node.up and node.raft.state is State.LEADER]
         return max(leaders, key=lambda raft: raft.term, default=None)
 
-    def applied(self, replica: int) -> list[bytes]:
-        """Return the commands that a replica's state machine has applied, in order."""
-        return [entry.payload for entry in self.nodes[replica].applied if entry.kind == EntryKind.COMMAND]
+    def applied(self, replica: int, kind: EntryKind = EntryKind.COMMAND) -> list[bytes]:
+        """Return the commands that a replica's state machine has applied, or the committed records of a kind, in order."""
+        return [entry.payload for entry in self.nodes[replica].applied if entry.kind == kind]
 
     def terms(self, replica: int) -> list[int]:
         """Return the terms of the entries in a replica's log, such as `[1, 1, 2]`."""
@@ -184,8 +233,29 @@ class Cluster:
     def step(self, replica: int, message: Message) -> None:
         """Pass a message to a replica, as its host would."""
         if self.nodes[replica].up:
-            self.nodes[replica].raft.step(message)
+            self.nodes[replica].step(message)
         self._settle()
+
+    def tell(self, replica: int, message: Message) -> None:
+        """Tell a replica a message of your own type, as `Replica.tell`. An error of its handler is raised."""
+        check_own(message)
+        self._running(replica).step(message)
+        self._settle()
+
+    def ask(self, replica: int, message: Message) -> Any:
+        """Ask a replica a message of your own type, as `Replica.ask`; return the answer, or raise the error of its handler.
+
+        Returns `LATER` if there is no answer when all messages are delivered; it appears in `nodes[replica].answers`. Raises
+        `RequestDropped` if no handler takes the message, and `ReplicaStopped` if the replica is down.
+        """
+        node = self._running(replica)
+        return node.ask(node.raft, message, self._settle)
+
+    def _running(self, replica: int) -> Node:
+        node = self.nodes[replica]
+        if not node.up:
+            raise ReplicaStopped(f"replica {replica} is down: restart it")
+        return node
 
     def elect(self, replica: int) -> None:
         """Let a replica campaign now, after the leases of all replicas have expired."""
@@ -217,7 +287,7 @@ class Cluster:
         for _ in range(count):
             for replica in replicas or tuple(self.nodes):
                 if self.nodes[replica].up:
-                    self.nodes[replica].raft.tick()
+                    self.nodes[replica].tick()
             self._settle()
 
     def tell_commits(self) -> None:
@@ -242,18 +312,19 @@ class Cluster:
                 self.nodes[other].raft.step(Message(MessageType.LEADER_GONE, sender=replica))
         self._settle()
 
-    def compact(self, replica: int, index: int) -> None:
-        """Let a replica take a snapshot at `index` and delete its log up to there.
+    def compact(self, replica: int, index: int = 0) -> None:
+        """Let a replica take a snapshot at `index` and delete its log up to there; 0: at the last applied entry.
 
         Raises `AssertionError` if a later membership change is applied already, since the snapshot needs the membership
-        at `index`.
+        at `index`; and if later entries are, and an extension has a part in snapshots, which it can only save as it is now.
         """
         raft, log = self[replica], self.nodes[replica].log
+        index = index or raft.log.applied
         later = [change.index for change in changes(raft.log.runs(index + 1, raft.log.applied + 1))]
         assert not later, (
             f"membership changes are applied at {later}: take the snapshot at {later[-1]} or later"
         )
-        snapshot = Snapshot(index, raft.log.term(index), raft.membership)
+        snapshot = Snapshot(index, raft.log.term(index), raft.membership, _saved(raft, index))
         raft.snapshot_taken(snapshot)
         raft.compact(index)
         log.compact(index)
@@ -261,7 +332,7 @@ class Cluster:
         log.membership = snapshot.membership
 
     def crash(self, replica: int) -> None:
-        """Stop a replica. It loses what is not durable, and messages to it are lost."""
+        """Stop a replica. It loses what is not durable and the state of its extensions, and messages to it are lost."""
         self.nodes[replica].up = False
 
     def restart(self, replica: int) -> None:
@@ -333,7 +404,7 @@ class Cluster:
             self._report(message, reject=True)
             return False
         self.seen.append(message)
-        node.raft.step(replace(message))
+        node.step(replace(message))
         self._report(message, reject=False)
         self.network.extend(node.drain())
         return True

@@ -67,7 +67,8 @@ class Extension:
                 return {"seen": self.seen}
 
     Each node makes an instance of its own when it starts, by `Audit(node)`: a `Raft`, or a node without Raft. `__init__` may set
-    timers (`node.after`, `node.every`); it must not send. `node.extension(Audit)` finds the instance.
+    timers (`node.after`, `node.every`); it must not send. A class without one finds its node as `self.node`.
+    `node.extension(Audit)` finds the instance.
 
     What a method returns answers an ask. None means: not answered yet; call `node.reply(message, answer)` later, before the
     ask's deadline.
@@ -86,7 +87,8 @@ class Extension:
     name of the class."""
 
     def __init__(self, node: Any) -> None:
-        """Make the state of one node."""
+        """Make the state of one node, which is `self.node` from here on."""
+        self.node = node
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,19 @@ class TestItsState:
         assert (raft.extension(Seen).seen, raft.extension(Seen).leader_at_start) == (["x"], 0)
         assert raft.tally.handled[State.FOLLOWER, PRESS] == 1
 
+    def test_one_without_an_init_of_its_own_knows_its_node(self):
+        class Plain(Extension):
+            pressed = 0
+
+            @handles(PRESS, Light.RED, Light.GREEN, elsewhere="it is dark")
+            def press(self, message):
+                self.pressed += 1
+                return self.node.name, self.pressed
+
+        node = node_of(Plain)
+        assert [node.step(Message(PRESS)) for _ in range(2)] == [("a", 1), ("a", 2)]
+        assert node.extension(Plain).node is node
+
     def test_they_are_made_in_the_order_of_their_registration(self):
         made = []
 

@@ -1,8 +1,10 @@
 """What is no state machine is refused at the start, and the error says what one looks like."""
 
 import functools
+import io
 
 import pytest
+from drakkar.actors.machine.no_commands import NoCommands
 from drakkar.actors.machine.state_machine import (
     MAX_REFUSAL_CHARS,
     ConcurrentStateMachine,
@@ -126,3 +128,17 @@ def test_of_a_refusal_the_text_is_kept(error, text):
     assert type(kept) is Refused
     assert str(kept) == text
     assert kept.__traceback__ is None
+
+
+def test_a_shard_without_commands_refuses_them_and_has_empty_snapshots():
+    machine = make_machine(NoCommands)
+    with pytest.raises(
+        Refused, match=r"asked by `replica\.ask`: it takes no command, such as one of 7 bytes"
+    ):
+        machine.apply(b"command")
+    with pytest.raises(Refused, match="it takes no query, such as 'what'"):
+        machine.query("what")
+    sink = io.BytesIO()
+    machine.save(sink)
+    assert sink.getvalue() == b""
+    machine.load(sink)

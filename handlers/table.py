@@ -249,13 +249,14 @@ class HandlerTable:
 
         return fill
 
-    def use(self, *classes: type[Extension]) -> None:
+    def use(self, *classes: type[Extension]) -> Self:
         """Register extensions: their `@handles` methods fill and wrap cells, their `@delivers` methods take committed entries.
 
-            table.use(Audit)
+            table = raft_handlers().use(Audit)
 
-        A node that gets this table makes an instance of each class, in this order. Raises `HandlerTableError`, with class and
-        method, for any mistake in a class that can be seen before a node starts.
+        A node that gets this table makes an instance of each class, in this order. Returns this table.
+
+        Raises `HandlerTableError`, with class and method, for any mistake in a class that can be seen before a node starts.
         """
         twin = self.copy()
         for class_ in classes:
@@ -263,6 +264,7 @@ class HandlerTable:
         # Only now, so that a mistake changes nothing.
         self._rows, self._types, self._fatal = twin._rows, twin._types, twin._fatal
         self.extensions, self.kinds, self.deliveries = twin.extensions, twin.kinds, twin.deliveries
+        return self
 
     def guard(self, guard: Guard) -> Guard:
         """Add a check that runs before dispatch in every state. It may return `SWALLOW` to drop the message.

@@ -55,9 +55,7 @@ class Count(Extension):
 
 
 def table_of(*classes):
-    table = HandlerTable(Light)
-    table.use(*classes)
-    return table
+    return HandlerTable(Light).use(*classes)
 
 
 def node_of(*classes, state=Light.RED):

@@ -14,13 +14,13 @@ from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import Entry, EntryKind, changes
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
-from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady
+from drakkar.handlers.raft.ready import Changed, Dropped, LogQueryResult, ReadReady, Ready
 from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.effects import SeenEffects, check_own
 from drakkar.handlers.testing.extension_checks import check_extensions
 from drakkar.handlers.testing.plan import draw_plan
-from drakkar.handlers.testing.storm import run_storm
+from drakkar.handlers.testing.storm import Storm, run_storm
 
 __all__ = ["Cluster", "Drained", "Node", "drain"]
 
@@ -437,6 +437,8 @@ class Cluster:
         *,
         traffic: Callable[[Raft, Random], None] | None = None,
         check: Callable[[dict[int, Raft]], None] | None = None,
+        settled: Callable[[dict[int, Raft]], None] | None = None,
+        effects: Callable[[Raft, Ready], None] | None = None,
         membership: bool = True,
     ) -> Counter[str]:
         """Run shards like this one under random faults, a schedule for each seed, and check them after every step.
@@ -446,12 +448,15 @@ class Cluster:
         change unless `membership` is False. The shards have this cluster's size, handlers and options; each seed draws the options that it leaves open.
 
         `traffic(raft, random)` is called at random times with the core of a replica, to step or send your messages.
-        `check(rafts)` is called after every step with the running cores by replica id; it raises `AssertionError` if your
-        invariant is broken. Returns how often each rare event happened.
+        `check(rafts)` is called after every step with the running cores by replica id, and `settled(rafts)` once, with those of
+        the members, when the faults are over and the shard has converged. `effects(raft, ready)` is called with what a replica has handed out for other actors,
+        subscribers and who asked: `ready.tells`, `.events` and `.answers`. Each raises `AssertionError` if your invariant is broken,
+        as `Extension.check` does. Returns how often each rare event happened.
 
         Raises `Violation` for the first schedule that breaks one of Raft's invariants or yours. Its text has the
         smallest schedule found that still fails, and what happened. This cluster itself does not change.
         """
+        storm = Storm(self.handlers, traffic, check, settled, effects)
         happened: Counter[str] = Counter()
         for seed in seeds:
             plan = draw_plan(
@@ -463,7 +468,7 @@ class Cluster:
                 membership=membership,
                 homes=False,
             )
-            happened += run_storm(plan, self.handlers, traffic, check)
+            happened += run_storm(plan, storm)
         return happened
 
     # -- invariants ---------------------------------------------------------------------------------------------

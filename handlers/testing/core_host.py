@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Protocol
 
-from drakkar.handlers.errors import RequestDropped
+from drakkar.handlers.errors import MissingExtension, RequestDropped
+from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.config import RaftConfig
@@ -79,10 +80,13 @@ class CoreHost(SimulatedHost):
         config: RaftConfig | None = None,
         handlers: HandlerTable | None = None,
         machine: Callable[[], Machine] = CommandList,
+        effects: Callable[[Raft, Ready], None] | None = None,
     ) -> None:
+        """`effects` is called with each `Ready` that has something for other actors, subscribers or who asked."""
         super().__init__(simulation, replica)
         self.config = config or config_of(simulation, replica, role)
         self.handlers = handlers
+        self._effects = effects
         self._make_machine = machine
         self.machine = machine()
         self._joins = role is not None
@@ -95,6 +99,8 @@ class CoreHost(SimulatedHost):
         self._origin = self._number = 0
         self._waiting: dict[int, Answer] = {}
         self._reads: dict[int, tuple[Any, Answer, int | None]] = {}
+        self._asked: dict[int, Message] = {}
+        """What handlers have taken and not answered yet, by the number of the request."""
         self._successors: dict[int, tuple[int, int]] = {}
         """The target of each open transfer, by the number of the request, and the term in which it was requested."""
 
@@ -138,20 +144,35 @@ class CoreHost(SimulatedHost):
         self._room = RoomWatch(self.raft, self.disk.room)
         self._notices = NoticeTimer(simulation, self, self._tell_of_commits)
         self._origin = simulation.random.getrandbits(62) | 1
-        self.machine = self._make_machine()
-        if self.log.snapshot and not self.log.snapshot.witness:
-            self.machine.load(self.log.snapshot.payload)
         self._unsaved.clear()
         self._to_apply.clear()
         self._applying = False
         self._state_due = None
         self._snapshot_due = 0
+        self.machine = self._make_machine()
+        if self.log.snapshot:
+            self._load(self.log.snapshot)
+
+    def _load(self, snapshot: Snapshot) -> bool:
+        """Load a snapshot. False: the replica stops, since it has what an extension must take that there is not."""
+        if snapshot.witness:
+            return True
+        extensions, state = _parts(snapshot.payload)
+        self.machine.load(state)
+        try:
+            self.raft.load_extensions(extensions, snapshot.index)
+        except MissingExtension as missing:
+            # Its start is not over yet, perhaps.
+            self.simulation.later(self, 0, self.simulation.lacks, self, missing)
+            return False
+        return True
 
     def stop(self) -> None:
         """Crash. Open requests are answered with "unknown"."""
         waiting = [*self._waiting.values(), *(answer for _, answer, _ in self._reads.values())]
         self._waiting.clear()
         self._reads.clear()
+        self._asked.clear()
         self._successors.clear()
         for answer in waiting:
             answer("unknown", "the host crashed")
@@ -179,7 +200,7 @@ class CoreHost(SimulatedHost):
                 self.raft.step(message, life)
             life = None
         self._hand_out()
-        if is_dispensable(self.raft):
+        if self.up and is_dispensable(self.raft):
             self.simulation.end_removed(self)
 
     def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
@@ -189,17 +210,33 @@ class CoreHost(SimulatedHost):
             return
         self._number += 1
         number = self._number
-        if kind == "read":
+        self.simulation.after(round(seconds * UNITS_PER_SECOND), self._expire, number)
+        if kind == "ask":
+            self._waiting[number] = answer
+            self._ask(number, content)
+            self.receive([])
+        elif kind == "read":
             self._reads[number] = (content, answer, None)
-            ask = Message(MessageType.READ_INDEX, sender=self.id, hint=number, hint_high=self._origin)
+            read = Message(MessageType.READ_INDEX, sender=self.id, hint=number, hint_high=self._origin)
+            self.receive([read])
         else:
             self._waiting[number] = answer
             what = EntryKind.CONFIG_CHANGE if kind == "change" else EntryKind.COMMAND
             entry = Entry(kind=what, payload=content, origin=self._origin, key=number)
-            ask = Message(MessageType.PROPOSE, sender=self.id, entries=(entry,))
-        self.simulation.after(round(seconds * UNITS_PER_SECOND), self._expire, number)
-        self.receive([ask])
+            self.receive([Message(MessageType.PROPOSE, sender=self.id, entries=(entry,))])
         self.simulation.turned(self)
+
+    def _ask(self, number: int, message: Message) -> None:
+        value = self.raft.step(message)
+        if value is LATER:
+            self._asked[number] = message
+        else:
+            self._answer(number, "done", value)
+
+    def _answered(self, message: Message, value: Any) -> None:
+        for number, asked in list(self._asked.items()):
+            if asked is message:
+                self._answer(number, "done", value)
 
     def _expire(self, number: int) -> None:
         if number in self._reads:
@@ -208,6 +245,7 @@ class CoreHost(SimulatedHost):
 
     def _answer(self, number: int, outcome: str, value: Any) -> None:
         answer = self._waiting.pop(number, None)
+        self._asked.pop(number, None)
         self._successors.pop(number, None)
         if answer is not None:
             answer(outcome, value)
@@ -244,8 +282,13 @@ class CoreHost(SimulatedHost):
 
     def _hand_out(self) -> None:
         raft = self.raft
-        while raft.has_ready:
-            ready = raft.ready()
+        while self.up and raft.has_ready:
+            try:
+                ready = raft.ready()
+            except MissingExtension as missing:
+                self.simulation.lacks(self, missing)
+                return
+            self._execute(ready)
             for message in ready.recalled:
                 self._recall(message)
             self._save(ready)
@@ -262,6 +305,8 @@ class CoreHost(SimulatedHost):
                 if change.origin == self._origin:
                     outcome = "refused" if change.rejected else "done"
                     self._answer(change.key, outcome, change.rejected or change.membership)
+        if not self.up:
+            return
         self._room.saved()
         self._notices.set(untold=raft.commit_untold)
         self._apply_next()
@@ -269,6 +314,15 @@ class CoreHost(SimulatedHost):
         self._answer_transfers()
         if raft.snapshot_wanted:
             self.snapshot(self.config.compaction_overhead)
+
+    def _execute(self, ready: Ready) -> None:
+        """Do what handlers have asked for."""
+        for failure in ready.failures:
+            raise failure.error
+        for answer in ready.answers:
+            self._answered(answer.message, answer.value)
+        if self._effects is not None and (ready.tells or ready.events or ready.answers):
+            self._effects(self.raft, ready)
 
     def _tell_of_commits(self) -> None:
         self.receive([Message(MessageType.COMMIT_DUE, sender=self.id)])
@@ -317,8 +371,8 @@ class CoreHost(SimulatedHost):
         self._applying = False
         work = self._to_apply.popleft()
         if isinstance(work, Snapshot):
-            if not work.witness:
-                self.machine.load(work.payload)
+            if not self._load(work):
+                return
             self.raft.applied(work.index)
             self.raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=self.id, snapshot=work))
             self._refuse_reads_if_removed()
@@ -328,7 +382,10 @@ class CoreHost(SimulatedHost):
             self.raft.applied(work[-1].last)
         self._hand_out()
         self.simulation.turned(self)
-        if 0 < self.config.snapshot_entries <= self.raft.log.applied - self.raft.log.snapshot.index:
+        if (
+            self.up
+            and 0 < self.config.snapshot_entries <= self.raft.log.applied - self.raft.log.snapshot.index
+        ):
             self.snapshot(self.config.compaction_overhead)
 
     def _refuse_reads_if_removed(self) -> None:
@@ -389,8 +446,8 @@ class CoreHost(SimulatedHost):
             return
         self._snapshot_due = index
         witness = raft.base_state is State.WITNESS
-        state = b"" if witness else self.machine.save()
-        snapshot = Snapshot(index, raft.log.term(index), raft.membership, state, witness=witness)
+        content = b"" if witness else self._content(index)
+        snapshot = Snapshot(index, raft.log.term(index), raft.membership, content, witness=witness)
 
         def keep() -> None:
             if snapshot.index > self.log.snapshot.index:
@@ -402,6 +459,13 @@ class CoreHost(SimulatedHost):
 
         self.disk.write(keep, done)
 
+    def _content(self, index: int) -> bytes:
+        """Return the state of the extensions and of the state machine, which are both as of the last applied index."""
+        saved: list[bytes | None] = []
+        self.raft.save_extensions(index, saved.append)
+        extensions = saved[0] or b""
+        return len(extensions).to_bytes(8, "big") + extensions + self.machine.save()
+
     def _compact(self, snapshot: Snapshot, overhead: int) -> None:
         self.raft.snapshot_taken(snapshot)
         index = snapshot.index - overhead
@@ -410,6 +474,12 @@ class CoreHost(SimulatedHost):
             self.log.compact(index)
         self._hand_out()
         self.simulation.turned(self)
+
+
+def _parts(content: bytes) -> tuple[bytes, bytes]:
+    """Return the state of the extensions and that of the state machine in the content of a snapshot."""
+    end = 8 + int.from_bytes(content[:8], "big")
+    return content[8:end], content[end:]
 
 
 _configs: dict[tuple[Any, ...], RaftConfig] = {}

@@ -121,7 +121,8 @@ class Directories:
             directory = host.directory
             certified = self._shard.plan.certified
             where = self._places.get(host.id) or address(host.id)
-            life = Life(lives.founding, directory.home, lives.standing, where, certified)
+            kinds = raft.handlers.kinds
+            life = Life(lives.founding, directory.home, lives.standing, where, certified, kinds)
             self._own[host.id] = known = raft, lives, Introduction(life, directory.runs, directory.copied)
         return known[2]
 

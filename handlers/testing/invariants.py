@@ -16,6 +16,7 @@ from drakkar.handlers.raft.ready import Dropped, Ready
 from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.table import Never
 from drakkar.handlers.testing.election_checks import check_campaign, check_transition, check_vote
+from drakkar.handlers.testing.extension_checks import check_steps
 from drakkar.handlers.testing.failover_checks import FailoverChecks
 from drakkar.handlers.testing.history import History, LastSeen, Observed, Violation, is_quorum
 from drakkar.handlers.testing.identity_checks import IdentityChecks
@@ -34,6 +35,7 @@ from drakkar.handlers.testing.lost_quorum import LostQuorum
 from drakkar.handlers.testing.membership_checks import check_membership, check_reach, is_same
 from drakkar.handlers.testing.message_checks import check_durable
 from drakkar.handlers.testing.notice_checks import NoticeChecks
+from drakkar.handlers.testing.record_checks import RecordChecks
 from drakkar.handlers.testing.slow_reads import reading
 from drakkar.handlers.traits import Term
 
@@ -61,6 +63,7 @@ class Invariants(History):
         self.notices = NoticeChecks(self)
         self.identity = IdentityChecks(self)
         self.failover = FailoverChecks(self)
+        self.records = RecordChecks(self)
         self.lost: LostQuorum | None = None
         """What is checked instead once a quorum of the disks was emptied; None before."""
 
@@ -70,6 +73,8 @@ class Invariants(History):
         self.seen[replica.id] = seen = LastSeen(raft)
         self.identity.started(replica)
         self.failover.started(replica.id)
+        self.records.started(raft)
+        check_steps(raft)
         if self.lost is not None:
             self._watch_lost(replica, self.lost)
             return
@@ -110,6 +115,7 @@ class Invariants(History):
     def lose_quorum(self) -> None:
         """So many disks were emptied that what is committed may be forgotten: from now on other promises hold."""
         self.lost = LostQuorum(self, self.identity.emptied)
+        self.records.lose_quorum()
         for replica in self.replicas.values():
             if replica.up:
                 for name in _WATCHED:
@@ -208,6 +214,7 @@ class Invariants(History):
         # It has done nothing yet. A log of another class, since the methods of a compiled object cannot be replaced.
         def show(run: Run) -> None:
             check_room(self, replica, run)
+            self.records.appends(raft, run)
             if self.lost is None:  # else it is not noted any more who is heard
                 check_reach(self, raft, self.seen[replica.id], run)
 

@@ -16,7 +16,7 @@ from itertools import count
 from random import Random
 from typing import Any, Final
 
-from drakkar.handlers.errors import ProtocolViolation
+from drakkar.handlers.errors import MissingExtension, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import ChangeType
 from drakkar.handlers.raft.lives import Life, Meeting
@@ -24,6 +24,7 @@ from drakkar.handlers.raft.state import Membership, State
 from drakkar.handlers.testing.answers import Answers
 from drakkar.handlers.testing.directories import Directories, Introduction
 from drakkar.handlers.testing.evidence import Evidence
+from drakkar.handlers.testing.extension_checks import check_extensions
 from drakkar.handlers.testing.history import Violation, halves
 from drakkar.handlers.testing.invariants import Invariants
 from drakkar.handlers.testing.links import Link
@@ -267,9 +268,15 @@ class SimulatedShard:
         self.invariants.happened["a removed replica stopped"] += 1
         self._stop(host, 1.0)
 
+    def lacks(self, host: SimulatedHost, missing: MissingExtension) -> None:
+        """A replica stops, since its log or a snapshot has what its table cannot take. Here all have the same table."""
+        self.note("#", f"{host.id} stops: {missing}")
+        raise missing
+
     def turned(self, host: SimulatedHost) -> None:
-        """A host has taken a turn: check the invariants."""
+        """A host has taken a turn: check the invariants, and those of extensions."""
         if host.up:
+            check_extensions(host.raft)
             self.invariants.turned(host)
 
     def leader(self) -> SimulatedHost | None:

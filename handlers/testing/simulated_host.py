@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
 
+from drakkar.handlers.errors import MissingExtension
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.lanes import Lanes
 from drakkar.handlers.raft.lives import Life, Lives, Meeting, Standing, founding_id
@@ -59,6 +60,9 @@ class Environment(Protocol):
 
     def end_removed(self, host: "SimulatedHost") -> None:
         """A replica stops that was removed, and that no other needs any more."""
+
+    def lacks(self, host: "SimulatedHost", missing: MissingExtension) -> None:
+        """A replica stops, since its log or a snapshot has what its table cannot take."""
 
     def crash_for(self, host: "SimulatedHost", kept: float, time: int) -> None:
         """Stop a host, and start it again `time` units later. See `SimulatedDisk.crash` for `kept`."""
@@ -327,7 +331,7 @@ class SimulatedHost(ABC):
 
     @abstractmethod
     def submit(self, kind: str, content: Any, seconds: float, answer: Answer) -> None:
-        """Send a request: "propose" a command, "change" the membership, or "read". It times out after `seconds`.
+        """Send a request: "propose" a command, "change" the membership, "read", or "ask" a message. It times out after `seconds`.
 
         `answer` is called once; see `Answer`.
         """

@@ -104,7 +104,8 @@ class Simulation(Strangers):
         self._await("V13 a removed replica stops", self._have_removed_stopped)
         self._check_idle()
         self._check_states()
-        if any(host.raft.quiesce.on for host in self.hosts.values()):
+        sleeps = any(host.raft.quiesce.on for host in self.hosts.values())
+        if sleeps and not any(_keeps_awake(host) for host in self.hosts.values()):
             self._check_quiesce()
 
     def _start_all(self, replicas: Iterable[int]) -> None:
@@ -351,7 +352,9 @@ class Simulation(Strangers):
         return leader
 
     def _check_states(self) -> None:
-        """All state machines hold the same state."""
+        """All state machines hold the same state, and so do extensions."""
+        for host in self._members():
+            self.invariants.records.agree(host.raft)
         states = {host.id: host.state() for host in self._members()}
         known = [state for state in states.values() if state is not None]
         if any(state != known[0] for state in known):
@@ -446,6 +449,12 @@ def _end(host: SimulatedHost) -> tuple[int, int]:
     """Return the term and index of the last entry on a disk."""
     storage = host.storage
     return storage.term(storage.last_index), storage.last_index
+
+
+def _keeps_awake(host: SimulatedHost) -> bool:
+    """Return whether a timer of a handler goes on waking the replica."""
+    waiting = host.raft.message_timers.waiting
+    return any(timer.active and timer._message.type.traits.wakes for _, _, timer in waiting)
 
 
 def _probe(leader: SimulatedHost, answer: Answer) -> None:

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import TypeAlias
+from typing import Any
 
 from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Ready
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.core_host import CoreHost
 from drakkar.handlers.testing.history import Violation
@@ -15,27 +16,39 @@ from drakkar.handlers.testing.plan import TICK, Event, Plan, shrink
 from drakkar.handlers.testing.simulated_host import SimulatedHost
 from drakkar.handlers.testing.simulation import Simulation
 
-__all__ = ["run_storm"]
-
-Traffic: TypeAlias = Callable[[Raft, Random], None]
-Check: TypeAlias = Callable[[dict[int, Raft]], None]
+__all__ = ["Storm", "run_storm"]
 
 
-class _Storm(Simulation):
-    """A simulation with the user's traffic and the user's invariant."""
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What a user brings to a storm. See `Cluster.storm`."""
 
-    def __init__(
-        self, plan: Plan, handlers: HandlerTable | None, traffic: Traffic | None, check: Check | None
-    ) -> None:
-        super().__init__(plan, partial(CoreHost, handlers=handlers))
-        self._traffic = traffic
-        self._check = check
+    handlers: HandlerTable | None = None
+    traffic: Callable[[Raft, Random], None] | None = None
+    check: Callable[[dict[int, Raft]], None] | None = None
+    settled: Callable[[dict[int, Raft]], None] | None = None
+    effects: Callable[[Raft, Ready], None] | None = None
+
+
+class _Run(Simulation):
+    """A simulation with the user's traffic and the user's invariants."""
+
+    def __init__(self, plan: Plan, storm: Storm) -> None:
+        super().__init__(plan, partial(CoreHost, handlers=storm.handlers, effects=self._seen))
+        self._storm = storm
+
+    def run(self) -> None:
+        """Run the plan, and check what the user says of the end."""
+        super().run()
+        if self._storm.settled is not None:
+            members = {host.id: host.raft for host in self._members()}
+            self._check("your check of the end", self._storm.settled, members)
 
     def traffic(self, replica: int) -> None:
         """Call the user's `traffic` with the core of a replica; 0 is the leader."""
         host = self._host(replica)
-        if self._traffic is not None and host is not None and self.is_awake(host):
-            self._traffic(host.raft, self.random)
+        if self._storm.traffic is not None and host is not None and self.is_awake(host):
+            self._storm.traffic(host.raft, self.random)
             host.receive([])
             self.turned(host)
 
@@ -48,33 +61,38 @@ class _Storm(Simulation):
     def turned(self, host: SimulatedHost) -> None:
         """Check the user's invariant as well."""
         super().turned(host)
-        if self._check is None:
-            return
+        if self._storm.check is not None:
+            rafts = {id_: host.raft for id_, host in self.hosts.items() if host.up}
+            self._check("your own check", self._storm.check, rafts)
+
+    def _seen(self, raft: Raft, ready: Ready) -> None:
+        if self._storm.effects is not None:
+            self._check("your check of effects", self._storm.effects, raft, ready)
+
+    def _check(self, name: str, check: Callable[..., None], *args: Any) -> None:
         try:
-            self._check({id_: other.raft for id_, other in self.hosts.items() if other.up})
+            check(*args)
         except Violation:
             raise
         except AssertionError as broken:
-            raise Violation("your own check", str(broken)) from broken
+            raise Violation(name, str(broken)) from broken
 
 
-def run_storm(
-    plan: Plan, handlers: HandlerTable | None, traffic: Traffic | None, check: Check | None
-) -> Counter[str]:
+def run_storm(plan: Plan, storm: Storm) -> Counter[str]:
     """Run a plan with traffic added; return how often each rare event happened. See `Cluster.storm`."""
     plan = _with_traffic(plan)
 
-    def run(tried: Plan) -> _Storm:
-        storm = _Storm(tried, handlers, traffic, check)
-        storm.run()
-        return storm
+    def run(tried: Plan) -> _Run:
+        tried_run = _Run(tried, storm)
+        tried_run.run()
+        return tried_run
 
     try:
         return run(plan).invariants.happened
     except Exception as error:
         name = _name(error)
         small = shrink(plan, lambda smaller: _failure_of(run, smaller) == name)
-        replay = _Storm(small, handlers, traffic, check)
+        replay = _Run(small, storm)
         try:
             replay.run()
         except Exception as again:  # the same error in the smaller schedule

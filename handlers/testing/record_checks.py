@@ -1,0 +1,225 @@
+"""Invariants of records: delivered once and in log order, saved as of their index, and logged only where all can take them."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, Final, TypeAlias
+
+import cbor2
+from drakkar.handlers.cells import Handler
+from drakkar.handlers.entry_kinds import EntryKind
+from drakkar.handlers.extension import name_of_extension
+from drakkar.handlers.raft import extension_states
+from drakkar.handlers.raft.entries import Entry, Run
+from drakkar.handlers.raft.lives import Life, Meeting
+from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.state import State
+from drakkar.handlers.raft.undelivered import Done
+from drakkar.handlers.testing.history import History, Violation
+from drakkar.handlers.testing.slow_reads import reading
+
+__all__ = ["LOGGED", "RecordChecks"]
+
+_DELIVERED: Final = "INV59 all is delivered once, in log order"
+_SAVED: Final = "INV60 extensions are saved and loaded as of the index of the snapshot"
+LOGGED: Final = "INV61 a record is logged only where all have said that they take it"
+_TAKEN: Final = "INV62 no replica goes past what it cannot take"
+
+_Due: TypeAlias = tuple[int, int, bytes, int]
+"""Index, kind and payload of an entry, and the number of the method among those that take its kind."""
+
+
+class _Known:
+    """What is known of one replica since its start."""
+
+    __slots__ = ("base", "begun", "due", "last", "said")
+
+    def __init__(self, raft: Raft) -> None:
+        log = raft.log
+        self.base = log.snapshot.index, log.term(log.snapshot.index)
+        """Index and term of the snapshot with which it began."""
+        self.begun = False
+        """Something was delivered or saved, so what it began with is loaded."""
+        self.due: deque[_Due] = deque()
+        """What is to be delivered by the end of a report of what is applied."""
+        self.last = 0
+        """The index of the last entry that was delivered."""
+        self.said: dict[int, frozenset[int] | None] = {}
+        """The kinds that others take, by what they said last."""
+
+
+class RecordChecks:
+    """The checks of all records of one simulated shard, and of the states of extensions. Its methods raise `Violation`."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._known: dict[int, _Known] = {}
+        self._parts: dict[tuple[int, int, str], bytes] = {}
+        """What was saved, by index, term of the entry there, and name of the extension."""
+        self._founded_once = True
+
+    def lose_quorum(self) -> None:
+        """The shard may be founded a second time: index and term do not name a state any more."""
+        self._founded_once = False
+
+    def started(self, raft: Raft) -> None:
+        """A replica has started: observe what it delivers, saves, loads and hears from now on."""
+        known = self._known[raft.id] = _Known(raft)
+        self._watch_deliveries(raft, known)
+        self._watch_applied(raft, known)
+        self._watch_saved(raft, known)
+        self._watch_loaded(raft)
+        self._watch_meetings(raft, known)
+
+    # -- what is delivered ------------------------------------------------------------------------------------------
+
+    def _watch_deliveries(self, raft: Raft, known: _Known) -> None:
+        def watched(number: int, taker: Handler) -> Handler:
+            @wraps(taker)
+            def deliver(node: Any, entry: Entry) -> None:
+                self._check_delivered(raft, known, entry, number)
+                taker(node, entry)
+
+            return deliver
+
+        raft.handlers.deliveries = {
+            kind: tuple(watched(number, taker) for number, taker in enumerate(takers))
+            for kind, takers in raft.handlers.deliveries.items()
+        }
+
+    def _check_delivered(self, raft: Raft, known: _Known, entry: Entry, number: int) -> None:
+        if raft.base_state is State.WITNESS:
+            raise Violation("INV59 a witness is delivered nothing", f"{raft!r} delivers {entry}")
+        self._check_begun(raft, known)
+        due = known.due.popleft() if known.due else None
+        if due != (entry.index, int(entry.kind), entry.payload, number):
+            raise Violation(_DELIVERED, f"{raft!r} delivers {entry} to method {number}; {due} is due")
+        known.last = entry.index
+        self._history.happened["a record was delivered"] += entry.kind >= EntryKind.FIRST_FREE
+
+    def _watch_applied(self, raft: Raft, known: _Known) -> None:
+        applied = raft.applied
+
+        def watched_applied(index: int) -> None:
+            pending = raft.log.pending_snapshot
+            loads = pending is not None and pending.index <= index
+            loaded = (pending.index, pending.term) if pending is not None and loads else (0, 0)
+            known.due.extend(self._due(raft, max(raft.log.applied, loaded[0]) + 1, index))
+            applied(index)
+            if known.due:
+                raise Violation(_DELIVERED, f"{raft!r} has not delivered {known.due[0]}")
+            if loads:
+                known.last, known.begun = 0, True
+                self._compare(raft, *loaded, extension_states.encode(raft))
+
+        raft.applied = watched_applied  # type: ignore[method-assign]
+
+    def _due(self, raft: Raft, first: int, last: int) -> Iterator[_Due]:
+        """What is to be delivered of the entries `first` to `last`, which the log holds. A witness delivers nothing."""
+        if raft.base_state is State.WITNESS:
+            return
+        deliveries = raft.handlers.deliveries
+        with reading(raft.log):
+            runs = raft.log.runs(first, last + 1)
+        for run in runs:
+            if not run.kinds and not deliveries:
+                continue
+            for place, kind in enumerate(run.kinds or bytes(len(run))):
+                takers = deliveries.get(kind, ())
+                if kind >= EntryKind.FIRST_FREE and not takers:
+                    raise Violation(_TAKEN, f"{raft!r} applies kind {kind} at {run.first + place}")
+                for number in range(len(takers)):
+                    yield run.first + place, kind, run.payloads[place], number
+
+    # -- what is saved and loaded -------------------------------------------------------------------------------------
+
+    def _watch_saved(self, raft: Raft, known: _Known) -> None:
+        save = raft.save_extensions
+
+        def watched_save(index: int, done: Done) -> None:
+            def watched_done(state: bytes | None) -> None:
+                if state is not None:
+                    self._check_begun(raft, known)
+                    self._check_index(raft, known, index)
+                    self._compare(raft, index, raft.log.term(index), state)
+                    self._history.happened["extensions were saved"] += bool(state)
+                done(state)
+
+            save(index, watched_done)
+
+        raft.save_extensions = watched_save  # type: ignore[method-assign]
+
+    def _check_index(self, raft: Raft, known: _Known, index: int) -> None:
+        if known.last > index or (known.due and known.due[0][0] <= index):
+            due = known.due[0] if known.due else "nothing"
+            raise Violation(_SAVED, f"{raft!r} saves as of {index}, behind {known.last}; {due} is due")
+
+    def _check_begun(self, raft: Raft, known: _Known) -> None:
+        """The first of all that is delivered or saved rests on what the snapshot has, with which the replica has started."""
+        if not known.begun:
+            known.begun = True
+            self._compare(raft, *known.base, extension_states.encode(raft))
+
+    def _compare(self, raft: Raft, index: int, term: int, state: bytes) -> None:
+        """What is saved as of an index is the same at all replicas, also where it was loaded."""
+        if not self._founded_once or not state:
+            return
+        for name, part in cbor2.loads(state).items():
+            known = self._parts.setdefault((index, term, name), part)
+            if part != known:
+                raise Violation(
+                    _SAVED,
+                    f"{raft!r}: the state of {name} as of {index} is {part!r}, and elsewhere {known!r}",
+                )
+
+    def _watch_loaded(self, raft: Raft) -> None:
+        load = raft.load_extensions
+
+        def watched_load(data: bytes, index: int) -> None:
+            load(data, index)
+            taken = {
+                name_of_extension(class_) for class_ in raft.handlers.extensions if hasattr(class_, "load")
+            }
+            lacking = cbor2.loads(data).keys() - taken if data else None
+            if lacking:
+                raise Violation(_TAKEN, f"{raft!r} loads a snapshot with parts of {lacking}")
+            self._history.happened["extensions were loaded"] += bool(data)
+
+        raft.load_extensions = watched_load  # type: ignore[method-assign]
+
+    def agree(self, raft: Raft) -> None:
+        """A shard has converged: its replicas have the same states of extensions."""
+        if raft.base_state is not State.WITNESS:
+            raft.save_extensions(raft.log.applied, lambda _state: None)
+
+    # -- what is logged -------------------------------------------------------------------------------------------
+
+    def _watch_meetings(self, raft: Raft, known: _Known) -> None:
+        meet: Callable[[int, Life, int], Meeting] = raft.meet
+
+        def watched_meet(replica: int, life: Life, term: int = 0) -> Meeting:
+            meeting = meet(replica, life, term)
+            if meeting is Meeting.WELCOME:
+                known.said[replica] = life.kinds
+            return meeting
+
+        raft.meet = watched_meet  # type: ignore[method-assign]
+
+    def appends(self, raft: Raft, run: Run) -> None:
+        """A replica is about to append a run: what a leader logs all must be able to take."""
+        if raft.state is not State.LEADER or not run.kinds:
+            return
+        for kind in sorted(set(run.kinds)):
+            if kind >= EntryKind.FIRST_FREE:
+                self._check_logged(raft, kind)
+
+    def _check_logged(self, raft: Raft, kind: int) -> None:
+        if kind not in raft.handlers.deliveries:
+            raise Violation(LOGGED, f"{raft!r} logs kind {kind}, which it does not take")
+        if not raft.lives.home:
+            return  # replicas do not introduce themselves
+        said = self._known[raft.id].said
+        keepers = raft.membership.everybody - {raft.id, *raft.membership.witnesses}
+        lacking = {replica for replica in keepers if kind not in (said.get(replica) or ())}
+        if lacking:
+            raise Violation(LOGGED, f"{raft!r} logs kind {kind}, which {lacking} have not said to take")

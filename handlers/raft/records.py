@@ -32,6 +32,8 @@ def propose(raft: RaftCore, kind: EntryKind, payload: bytes) -> str:
     if raft.state is State.WITNESS:
         return "a witness keeps no records"
     entry = Entry(kind=kind, payload=payload)
+    if raft.room.judge is not None:
+        raft.room.judge((entry,))
     dropped, unseen = raft.outbox.dropped, raft.tally.dropped
     before = len(dropped)
     raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=(entry,)))

@@ -1,6 +1,9 @@
 """Whether this replica's disk has room for entries."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from drakkar.handlers.raft.runs import Entry
 
 __all__ = ["Room"]
 
@@ -15,3 +18,6 @@ class Room:
     """Entries of a leader that were dropped before they reached the log; a leader sends them again."""
     refused: int = 0
     """Proposals that this replica, as the leader, refused."""
+    judge: Callable[[Sequence[Entry]], None] | None = None
+    """Asks the host whether there is room, before entries are taken in that no message of the host has: `RoomWatch.judge`.
+    None: it is not asked."""

@@ -31,6 +31,7 @@ class RoomWatch:
         """Bytes of the largest message since the last tick for which there was no room."""
         self._wanted = 0
         """The same, of the last tick with such a message."""
+        raft.room.judge = self.judge  # for what handlers propose
 
     def judge(self, entries: Sequence[Entry]) -> None:
         """Tell the core that the disk is full, if these entries of the next message do not fit.

@@ -22,6 +22,7 @@ from drakkar.handlers import (
     raft_handlers,
 )
 from drakkar.handlers.raft.records import MAX_RECORD_BYTES
+from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.testing import drain
 
 from tests.handlers.raft.lives_support import Shard
@@ -291,6 +292,20 @@ class TestProposing:
         table.guard(lambda raft, message: SWALLOW if message.type is MessageType.PROPOSE else None)
         raft = replica(state=State.LEADER, terms=(1,), handlers=table)
         assert raft.propose(MARK, b"a") == "no handler took it"
+
+    def test_a_leader_asks_its_host_for_room_first(self):
+        """Rules of full disks: no message of the host has brought the record, so none was judged."""
+        raft = leader(Marks)
+        room = RoomWatch(raft, lambda size: size < 100)
+        assert raft.propose(MARK, b"small") == ""
+        last = raft.log.last_index
+        assert raft.propose(MARK, b"x" * 100) == Refusal.DISK_FULL.value
+        assert (raft.log.last_index, raft.room.full) == (last, True)
+        room.saved()
+        for _ in range(2):
+            room.tick()
+        # There must be room for what was refused.
+        assert raft.propose(MARK, b"small") == Refusal.DISK_FULL.value
 
     def test_the_text_of_a_veto_is_returned(self):
         class Strict(Marks):

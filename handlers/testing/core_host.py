@@ -22,6 +22,7 @@ from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.raft.state import HardState, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.answers import Answer
+from drakkar.handlers.testing.effects import times_handled
 from drakkar.handlers.testing.plan import UNITS_PER_SECOND
 from drakkar.handlers.testing.simulated_host import Environment, NoticeTimer, SimulatedHost
 
@@ -227,8 +228,11 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
 
     def _ask(self, number: int, message: Message) -> None:
+        handled = times_handled(self.raft, message)
         value = self.raft.step(message)
-        if value is LATER:
+        if times_handled(self.raft, message) == handled:
+            self._answer(number, "refused", f"no handler takes {message.type}")
+        elif value is LATER:
             self._asked[number] = message
         else:
             self._answer(number, "done", value)

@@ -9,7 +9,7 @@ from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, is_own
 from drakkar.handlers.table import HandlerTable, Tally
 
-__all__ = ["HandedOut", "SeenEffects", "check_own"]
+__all__ = ["HandedOut", "SeenEffects", "check_own", "times_handled"]
 
 
 class HandedOut(Protocol):
@@ -36,7 +36,7 @@ class HandedOut(Protocol):
         ...
 
 
-class Node(Protocol):
+class Asked(Protocol):
     """A node that can be asked."""
 
     handlers: HandlerTable
@@ -63,15 +63,15 @@ class SeenEffects:
         for failure in handed_out.failures:
             raise failure.error
 
-    def ask(self, node: Node, message: Message, settle: Callable[[], object]) -> Any:
+    def ask(self, node: Asked, message: Message, settle: Callable[[], object]) -> Any:
         """Step a message, let happen what follows by `settle`, and return the answer; `LATER` if there is none by then.
 
         Raises `RequestDropped`, which says why, if no handler takes it.
         """
         check_own(message)
-        state, handled, answered = node.state, _handled(node, message), len(self.answers)
+        state, handled, answered = node.state, times_handled(node, message), len(self.answers)
         answer = node.step(message)
-        if _handled(node, message) == handled:
+        if times_handled(node, message) == handled:
             because = getattr(node.handlers[state][message.type], "because", "a guard swallowed it")
             raise RequestDropped(f"no handler took {message.type} in {state.name}: {because}")
         settle()
@@ -91,5 +91,6 @@ def check_own(message: Message) -> None:
         )
 
 
-def _handled(node: Node, message: Message) -> int:
+def times_handled(node: Asked, message: Message) -> int:
+    """Return how many messages of this type the handlers of a node have taken: it tells whether they take this one."""
     return sum(node.tally.handled[state, message.type] for state in node.handlers.states)

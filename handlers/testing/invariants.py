@@ -373,6 +373,7 @@ class _WatchedLog(RaftLog):
 
     def __init__(self, log: RaftLog, show: Callable[[Run], object]) -> None:
         super().__init__(log.storage, memory=log.memory)
+        self._taken_kinds = log._taken_kinds
         self._show = show
 
     def append(self, run: Run) -> None:

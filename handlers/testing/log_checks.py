@@ -58,7 +58,8 @@ def check_room(history: History, replica: Observed, run: Run) -> None:
     raft = replica.raft
     if replica.has_room(run.size):
         return
-    own = raft.state is State.LEADER and not run.origin
+    records = any(kind >= EntryKind.FIRST_FREE for kind in run.kinds)
+    own = raft.state is State.LEADER and not run.origin and not records
     begins_term = run.term > raft.log.last_term and len(run) == 1 and not run.payloads[0]
     if not own and not begins_term:
         raise Violation("V16 entries need room", f"{raft!r} appends {run} of {run.size} bytes")

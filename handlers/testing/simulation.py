@@ -17,7 +17,10 @@ from drakkar.handlers.testing.shard import PROBE, SimulatedShard, ignore
 from drakkar.handlers.testing.simulated_host import SimulatedHost
 from drakkar.handlers.testing.strangers import Strangers
 
-__all__ = ["Simulation"]
+__all__ = ["STUCK", "Simulation"]
+
+STUCK: Final = "a shard that lost disks could not recover"
+"""What happened if nothing is promised of the end of a run."""
 
 _SETTLING_ELECTIONS: Final = 60
 """Election timeouts within which the shard must recover when the faults are over."""
@@ -59,7 +62,7 @@ class Simulation(Strangers):
         try:
             self._settle()
         except _Stuck:
-            self.invariants.happened["a shard that lost disks could not recover"] += 1
+            self.invariants.happened[STUCK] += 1
 
     def _await_first_leader(self) -> None:
         """Without this, half of all schedules would end before the first leader is elected."""

@@ -5,11 +5,11 @@ from random import Random
 
 from drakkar.handlers import State
 from drakkar.handlers.testing.plan import TICK, Event
-from drakkar.handlers.testing.simulation import Simulation
 
 from tests.simulation.linearizability import Operation, check
 from tests.simulation.node_host import NodeHost
 from tests.simulation.once import SessionClient
+from tests.simulation.records import RecordSimulation
 from tests.simulation.store import command
 
 KEYS = ("a", "b", "c")
@@ -53,7 +53,7 @@ def draw_requests(random, plan):
     return tuple(requests)
 
 
-class ShardSimulation(Simulation):
+class ShardSimulation(RecordSimulation):
     """A simulation with clients. Their history must be linearizable."""
 
     def __init__(self, plan, make_host):

@@ -13,14 +13,22 @@ from drakkar.actors.log.records import Bootstrap
 from drakkar.actors.log.store import AppendRequest, at_once, log_in_memory
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
 from drakkar.actors.node.actor import NodeActor
+from drakkar.actors.node.events import ExtensionEvent
 from drakkar.actors.node.introductions import Introduced
 from drakkar.actors.node.proposals import Proposal
-from drakkar.actors.node.requests import ReadRequest, SnapshotRequest, TransferRequest
+from drakkar.actors.node.requests import OwnMessage, ReadRequest, SnapshotRequest, TransferRequest
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.snapshots.files import MemoryFiles
 from drakkar.actors.snapshots.store import MemorySnapshots
-from drakkar.handlers.errors import ActorFailed, CorruptData, DrakkarError, RequestDropped, SystemBusy
+from drakkar.handlers.errors import (
+    ActorFailed,
+    CorruptData,
+    DrakkarError,
+    MissingExtension,
+    RequestDropped,
+    SystemBusy,
+)
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.confchange import initial_log
 from drakkar.handlers.raft.entries import Entries, EntryKind
@@ -108,7 +116,7 @@ class NodeHost(SimulatedHost):
 
     def __init__(self, simulation, replica, role=None, *, handlers=None):
         super().__init__(simulation, replica)
-        self._handlers = handlers
+        self.handlers = handlers
         self._config = config_of(simulation, replica, role)
         self._memory = TearableFiles()
         # Of its own, so that schedules that were kept go on as they did.
@@ -212,7 +220,7 @@ class NodeHost(SimulatedHost):
             max_waiting_commands=MAX_WAITING,
             max_waiting_bytes=1 << 20,
             max_waiting_reads=MAX_WAITING,
-            handlers=self._handlers.copy() if self._handlers is not None else None,
+            handlers=self.handlers.copy() if self.handlers is not None else None,
             log_memory=self.log_memory(),
             home=self.directory.home,
             now=self.now,
@@ -257,6 +265,10 @@ class NodeHost(SimulatedHost):
             "stalled work": int(node.persistence.stalled is not None),
             "log queries": len(node.clients.log_queries),
             "waits for an index": len(node.clients._applied_requests),
+            "messages of its own": len(node.actor_inbox.own),
+            "asks": len(node.asks),
+            "states to be saved": len(node.extension_states._open) + len(node.raft.undelivered.saves),
+            "entries to be delivered": len(node.raft.undelivered.runs),
             "inbox": len(node.actor_inbox),
             "outstanding completions": node.actor_inbox.outstanding,
             "snapshots": node.snapshots._taking + len(node.snapshots._requests),
@@ -283,7 +295,8 @@ class NodeHost(SimulatedHost):
 
     def meet(self, replica, life, term):
         """Tell the node, in order with the messages: it judges each of them by itself."""
-        hello = ShardHello(SHARD, replica, life.founding, life.standing)
+        kinds = {int(kind): EntryKind(kind).name for kind in life.kinds or ()}
+        hello = ShardHello(SHARD, replica, life.founding, life.standing, kinds=kinds)
         self._tell(Introduced(hello, life.home, life.address, life.certified))
         return Meeting.WELCOME
 
@@ -388,6 +401,12 @@ class NodeHost(SimulatedHost):
                 self.simulation.end_removed(self)
                 return
             reason = self.node.actor_inbox.termination.end.get()
+            missing = next(
+                (each for each in (reason, reason.__cause__) if isinstance(each, MissingExtension)), None
+            )
+            if missing is not None:
+                self.simulation.lacks(self, missing)
+                return
             if isinstance(reason, ActorFailed) and "keeps its data" in str(reason):
                 self.simulation.end(self, str(reason))
                 return
@@ -432,7 +451,9 @@ class NodeHost(SimulatedHost):
         return next((replica for replica in addresses if addresses[replica] == address), replica_at(address))
 
     def announce(self, event):
-        pass
+        self.simulation.invariants.happened["a handler published an event"] += isinstance(
+            event, ExtensionEvent
+        )
 
     def commit_untold(self, _shard, *, untold):
         self._notices.set(untold=untold)
@@ -519,6 +540,8 @@ class NodeHost(SimulatedHost):
         future, deadline = self._expect(seconds, answer)
         if kind == "read":
             self.node.actor_inbox.requests.put(ReadRequest(content, future, deadline))
+        elif kind == "ask":
+            self.node.actor_inbox.own.put(OwnMessage(content, future, deadline))
         else:
             kinds = bytes([KINDS[kind]]) if kind in KINDS else b""
             self.node.actor_inbox.proposals.put(

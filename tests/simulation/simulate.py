@@ -13,6 +13,7 @@ from drakkar.handlers.testing.plan import draw_plan, shrink
 
 from tests.simulation.clients import ShardSimulation, with_requests
 from tests.simulation.node_host import NodeHost
+from tests.simulation.records import with_records
 from tests.simulation.store import InBytes
 
 HOSTS = {"core": functools.partial(CoreHost, machine=InBytes), "node": NodeHost}
@@ -38,7 +39,7 @@ class Outcome:
 
 def plan_of(seed, **given):
     """Return the plan of a seed, with clients. `given` are arguments of `draw_plan`."""
-    return with_requests(draw_plan(seed, **given))
+    return with_records(with_requests(draw_plan(seed, **given)))
 
 
 def host_of(seed):

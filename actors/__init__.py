@@ -11,6 +11,7 @@ from drakkar.actors.host.specs import ReplicaSpec
 from drakkar.actors.host.table_actors import NodeEvent
 from drakkar.actors.log.store import StoreStatus
 from drakkar.actors.machine.applier import Hang
+from drakkar.actors.machine.decoding import command_of
 from drakkar.actors.machine.no_commands import NoCommands
 from drakkar.actors.machine.state_machine import ConcurrentStateMachine, DiskStateMachine, StateMachine
 from drakkar.actors.names.directory import Directory, NotRegistered
@@ -173,6 +174,7 @@ __all__ = [
     "TrioLoop",
     "UnknownName",
     "ValueRefused",
+    "command_of",
     "failure",
     "message",
     "unwatch",

@@ -15,7 +15,7 @@ from typing import Final
 from drakkar.handlers.errors import CorruptData
 from drakkar.handlers.raft.entries import EntryKind
 
-__all__ = ["HEADER_BYTES", "MAX_BYTES", "announced", "check", "decode", "encode"]
+__all__ = ["HEADER_BYTES", "MAX_BYTES", "announced", "beginning", "check", "decode", "encode"]
 
 MAX_BYTES: Final = 256 << 20
 """The longest command that is decoded. Hosts take far shorter ones from clients."""
@@ -81,6 +81,15 @@ def announced(payload: bytes) -> int:
     if how != _ZLIB:
         raise CorruptData(f"a command has encoding {how}, which this version does not know")
     return int(size)
+
+
+def beginning(payload: bytes, limit: int) -> bytes:
+    """Return the first `limit` bytes of the command of a payload, and make no more. Raises `CorruptData` if these cannot be decoded."""
+    announced(payload)
+    try:
+        return zlib.decompressobj().decompress(memoryview(payload)[_HEADER.size :], limit)
+    except zlib.error as error:
+        raise CorruptData(f"an encoded command cannot be decoded: {error}") from error
 
 
 def check(payload: bytes) -> None:

@@ -7,13 +7,15 @@ for longer than a few milliseconds is left to a worker.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from drakkar.actors.machine.compression import announced
-from drakkar.actors.machine.sessions import request_size
+from drakkar.actors.machine.compression import announced, beginning
+from drakkar.actors.machine.sessions import request_size, requested
+from drakkar.handlers.checks import check_whole
 from drakkar.handlers.errors import CorruptData
-from drakkar.handlers.raft.entries import EntryKind, Run
+from drakkar.handlers.raft.entries import Entry, EntryKind, Run
 
-__all__ = ["CODED", "coded_entries", "command_size", "decoding_work"]
+__all__ = ["CODED", "coded_entries", "command_of", "command_size", "decoding_work"]
 
+_COMMAND: Final = int(EntryKind.COMMAND)
 _ENCODED: Final = int(EntryKind.ENCODED)
 _SESSION: Final = int(EntryKind.SESSION)
 CODED: Final = (_ENCODED, _SESSION)
@@ -32,6 +34,27 @@ def command_size(kind: int, payload: bytes) -> int:
     except CorruptData:
         pass  # decoding will tell, and takes no time
     return len(payload)
+
+
+def command_of(entry: Entry, *, limit: int = 1 << 16) -> bytes | None:
+    """Return the command in an entry as it was proposed, also of a session's or a compressed one: its first `limit` bytes.
+
+    For handlers of yours, which are given entries as they are logged. No more than `limit` bytes are decoded, on the loop. None for an
+    entry without a command, such as a record or the opening of a session, and for one that cannot be decoded.
+    """
+    check_whole("limit", limit, 1, 1 << 30)
+    try:
+        if entry.kind == _ENCODED:
+            return beginning(entry.payload, limit)
+        if entry.kind == _SESSION:
+            request = requested(entry.payload)
+            if request is None:
+                return None
+            command, encoded = request
+            return beginning(command, limit) if encoded else command[:limit]
+    except CorruptData:
+        return None
+    return entry.payload[:limit] if entry.kind == _COMMAND else None
 
 
 def coded_entries(runs: Iterable[Run]) -> Iterator[tuple[int, bytes]]:

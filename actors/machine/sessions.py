@@ -38,6 +38,7 @@ __all__ = [
     "check_request",
     "encode_request",
     "request_size",
+    "requested",
 ]
 
 REGISTER: Final = (1 << 64) - 2
@@ -110,6 +111,15 @@ def request_size(payload: bytes) -> int:
     """Return how many bytes the command of this payload has, as the payload says. Raises `CorruptData` if it does not say."""
     at = _HEADER.size
     return announced(payload[at : at + COMMAND_HEADER]) if payload[:1] == b"\1" else max(len(payload) - at, 0)
+
+
+def requested(payload: bytes) -> tuple[bytes, bool] | None:
+    """Return the command of a SESSION entry, and whether it is compressed. None for a request that has none.
+
+    Raises `CorruptData` for a payload that is no request.
+    """
+    request = _decode_request(payload)
+    return None if request.series >= REGISTER else (request.command, request.encoded)
 
 
 def _problem(request: _Request) -> str:

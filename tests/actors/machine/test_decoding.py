@@ -8,11 +8,11 @@ from unittest.mock import patch
 import pytest
 from drakkar.actors.machine import compression
 from drakkar.actors.machine.applier import MAX_WORK_ON_LOOP, Applier
-from drakkar.actors.machine.decoding import ENTRY_WORK, command_size, decoding_work
-from drakkar.actors.machine.sessions import encode_request
+from drakkar.actors.machine.decoding import ENTRY_WORK, command_of, command_size, decoding_work
+from drakkar.actors.machine.sessions import FENCE, REGISTER, encode_request
 from drakkar.actors.snapshots.store import MemorySnapshots
-from drakkar.handlers.errors import CorruptData
-from drakkar.handlers.raft.entries import Entries, EntryKind, Run
+from drakkar.handlers.errors import ConfigError, CorruptData
+from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,3 +134,38 @@ def test_a_state_machine_that_never_blocks_leaves_to_a_worker_what_takes_long_to
     many = MAX_WORK_ON_LOOP // ENTRY_WORK
     applier.apply(commands(count=many, size=1))
     assert len(pool.jobs) == 1, "each entry takes its time, however small"
+
+
+# -- what a handler sees of a command
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "command"),
+    [
+        pytest.param(EntryKind.COMMAND, TEXT, TEXT, id="as it is"),
+        pytest.param(EntryKind.ENCODED, packed(TEXT), TEXT, id="compressed"),
+        pytest.param(EntryKind.SESSION, encode_request(1, 1, 0, TEXT), TEXT, id="of a session"),
+        pytest.param(EntryKind.SESSION, encode_request(1, 1, 0, packed(TEXT), encoded=True), TEXT, id="both"),
+        pytest.param(EntryKind.SESSION, encode_request(1, REGISTER, 0, b""), None, id="a session opens"),
+        pytest.param(EntryKind.SESSION, FENCE, None, id="a fence"),
+        pytest.param(EntryKind.NO_OP, b"", None, id="Raft's own"),
+        pytest.param(EntryKind.of_log(244), b"a record", None, id="a record"),
+        pytest.param(EntryKind.ENCODED, b"\2", None, id="damaged"),
+        pytest.param(EntryKind.ENCODED, packed(TEXT)[:6] + b"?" * 9, None, id="damaged further on"),
+        pytest.param(EntryKind.SESSION, b"short", None, id="a damaged request"),
+    ],
+)
+def test_a_handler_sees_the_command_as_it_was_proposed(kind, payload, command):
+    entry = Entry(kind=kind, payload=payload)
+    assert command_of(entry) == command
+    assert command_of(entry, limit=5) == (None if command is None else command[:5])
+
+
+def test_no_more_of_a_bomb_is_decoded_than_was_asked_for():
+    bomb = packed(bytes(50 << 20))
+    with patch.object(compression.zlib, "decompressobj") as made:
+        made.return_value.decompress.return_value = b"x"
+        assert command_of(Entry(kind=EntryKind.ENCODED, payload=bomb), limit=7) == b"x"
+    assert made.return_value.decompress.call_args[0][1] == 7
+    with pytest.raises(ConfigError, match="limit"):
+        command_of(Entry(kind=EntryKind.ENCODED, payload=bomb), limit=0)

@@ -439,24 +439,29 @@ class Cluster:
         check: Callable[[dict[int, Raft]], None] | None = None,
         settled: Callable[[dict[int, Raft]], None] | None = None,
         effects: Callable[[Raft, Ready], None] | None = None,
+        user: Callable[[], Any] | None = None,
         membership: bool = True,
     ) -> Counter[str]:
         """Run shards like this one under random faults, a schedule for each seed, and check them after every step.
 
         Messages are lost, duplicated, delayed and reordered. Links and hosts fail and recover. Disks are full for a
         while. Disks, state machines and clocks run slowly. Leadership is transferred, and snapshots are taken. Members
-        change unless `membership` is False. The shards have this cluster's size, handlers and options; each seed draws the options that it leaves open.
+        change unless `membership` is False. The shards have this cluster's size, handlers and options; each seed draws the
+        options that it leaves open.
 
         `traffic(raft, random)` is called at random times with the core of a replica, to step or send your messages.
         `check(rafts)` is called after every step with the running cores by replica id, and `settled(rafts)` once, with those of
-        the members, when the faults are over and the shard has converged. `effects(raft, ready)` is called with what a replica has handed out for other actors,
-        subscribers and who asked: `ready.tells`, `.events` and `.answers`. Each raises `AssertionError` if your invariant is broken,
-        as `Extension.check` does. Returns how often each rare event happened.
+        the members, when the faults are over and the shard has converged. `effects(raft, ready)` is called with what a replica
+        has handed out for other actors, subscribers and who asked: `ready.tells`, `.events` and `.answers`. Each raises
+        `AssertionError` if your invariant is broken, as `Extension.check` does. Where they are to remember what has happened in a
+        schedule, they are the methods of a class: each run makes a `user` of its own.
+
+        Returns how often each rare event happened.
 
         Raises `Violation` for the first schedule that breaks one of Raft's invariants or yours. Its text has the
         smallest schedule found that still fails, and what happened. This cluster itself does not change.
         """
-        storm = Storm(self.handlers, traffic, check, settled, effects)
+        storm = Storm(self.handlers, traffic, check, settled, effects, user)
         happened: Counter[str] = Counter()
         for seed in seeds:
             plan = draw_plan(

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Final
 
+from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready
 from drakkar.handlers.table import HandlerTable
@@ -18,6 +19,9 @@ from drakkar.handlers.testing.simulation import Simulation
 
 __all__ = ["Storm", "run_storm"]
 
+PARTS: Final = ("traffic", "check", "settled", "effects")
+"""What a user may bring, as functions, or as methods of a class."""
+
 
 @dataclass(frozen=True, slots=True)
 class Storm:
@@ -28,6 +32,23 @@ class Storm:
     check: Callable[[dict[int, Raft]], None] | None = None
     settled: Callable[[dict[int, Raft]], None] | None = None
     effects: Callable[[Raft, Ready], None] | None = None
+    user: Callable[[], Any] | None = None
+    """Makes an object that has some of these four as methods. Each run has one of its own, so it may remember."""
+
+    def begin(self) -> "Storm":
+        """Return what one run has: the functions, or the methods of an object that is made for it. Raises `ConfigError`."""
+        if self.user is None:
+            return self
+        user = self.user()
+        methods = {name: getattr(user, name) for name in PARTS if hasattr(user, name)}
+        if not methods:
+            raise ConfigError("user", type(user).__name__, f"must have a method: one of {', '.join(PARTS)}")
+        twice = [name for name in methods if getattr(self, name) is not None]
+        if twice:
+            raise ConfigError(
+                "user", type(user).__name__, f"has {twice[0]}, and so has this call: give one of the two"
+            )
+        return replace(self, **methods)
 
 
 class _Run(Simulation):
@@ -35,7 +56,7 @@ class _Run(Simulation):
 
     def __init__(self, plan: Plan, storm: Storm) -> None:
         super().__init__(plan, partial(CoreHost, handlers=storm.handlers, effects=self._seen))
-        self._storm = storm
+        self._storm = storm.begin()
 
     def run(self) -> None:
         """Run the plan, and check what the user says of the end."""

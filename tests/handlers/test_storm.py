@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from drakkar.handlers import (
+    ConfigError,
     Message,
     MessageType,
     State,
@@ -81,6 +82,46 @@ def test_an_invariant_of_ones_own_is_checked_after_every_step():
 def test_a_storm_leaves_members_alone_where_it_is_told_to():
     happened = Cluster(3).storm(range(10), membership=False)
     assert not happened["a joint membership was entered"]
+
+
+def test_each_run_has_a_user_of_its_own_that_remembers():
+    class Terms:
+        """The greatest term that was seen, which no run may take from another."""
+
+        made = 0
+
+        def __init__(self):
+            Terms.made += 1
+            self.greatest, self.traffic_came = 0, False
+
+        def traffic(self, raft, random):
+            self.traffic_came = True
+
+        def check(self, rafts):
+            greatest = max((raft.term for raft in rafts.values()), default=0)
+            assert self.greatest or greatest <= 1, "a run has begun in the term of another"
+            self.greatest = max(self.greatest, greatest)
+
+        def settled(self, rafts):
+            assert self.traffic_came
+            assert self.greatest >= max(raft.term for raft in rafts.values())
+
+    Cluster(3).storm(range(3), user=Terms)
+    assert Terms.made == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "given", "text"),
+    [
+        pytest.param(
+            {"checks": print}, {}, "must have a method: one of traffic, check", id="none of its methods"
+        ),
+        pytest.param({"check": print}, {"check": print}, "has check, and so has this call", id="one twice"),
+    ],
+)
+def test_a_user_that_cannot_be_meant_is_refused(members, given, text):
+    with pytest.raises(ConfigError, match=text):
+        Cluster(3).storm(range(1), user=type("User", (), members), **given)
 
 
 @pytest.mark.usefixtures("types_of_one_test")

@@ -420,7 +420,7 @@ class CoreHost(SimulatedHost):
             answer("done", self.machine.query(query))
 
     def _drop(self, dropped: Dropped) -> None:
-        because = dropped.because.value
+        because = dropped.text or dropped.because.value
         if dropped.type is MessageType.READ_INDEX:
             found = self._reads.pop(dropped.origin, None) if dropped.key == self._origin else None
             if found is not None:

@@ -115,12 +115,12 @@ class Invariants(History):
     def lose_quorum(self) -> None:
         """So many disks were emptied that what is committed may be forgotten: from now on other promises hold."""
         self.lost = LostQuorum(self, self.identity.emptied)
-        self.records.lose_quorum()
         for replica in self.replicas.values():
             if replica.up:
                 for name in _WATCHED:
                     vars(replica.raft).pop(name, None)
                 self._watch_lost(replica, self.lost)
+        self.records.lose_quorum()
 
     def _watch_lost(self, replica: Observed, lost: LostQuorum) -> None:
         raft = replica.raft

@@ -13,10 +13,10 @@ from drakkar.handlers.raft import extension_states
 from drakkar.handlers.raft.entries import Entry, Run
 from drakkar.handlers.raft.lives import Life, Meeting
 from drakkar.handlers.raft.raft import Raft
+from drakkar.handlers.raft.ready import Ready
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.raft.undelivered import Done
 from drakkar.handlers.testing.history import History, Violation
-from drakkar.handlers.testing.slow_reads import reading
 
 __all__ = ["LOGGED", "RecordChecks"]
 
@@ -32,7 +32,7 @@ _Due: TypeAlias = tuple[int, int, bytes, int]
 class _Known:
     """What is known of one replica since its start."""
 
-    __slots__ = ("base", "begun", "due", "last", "said")
+    __slots__ = ("base", "begun", "due", "handed", "last", "said")
 
     def __init__(self, raft: Raft) -> None:
         log = raft.log
@@ -40,12 +40,23 @@ class _Known:
         """Index and term of the snapshot with which it began."""
         self.begun = False
         """Something was delivered or saved, so what it began with is loaded."""
+        self.handed: deque[Run] = deque()
+        """What was handed out to be applied, and is not reported back. Its log may be gone by then, for a leader's snapshot."""
         self.due: deque[_Due] = deque()
         """What is to be delivered by the end of a report of what is applied."""
         self.last = 0
         """The index of the last entry that was delivered."""
         self.said: dict[int, frozenset[int] | None] = {}
         """The kinds that others take, by what they said last."""
+
+
+def _taken(runs: deque[Run], index: int) -> Iterator[Run]:
+    """Take all entries up to an index out of runs."""
+    while runs and runs[0].first <= index:
+        run = runs.popleft()
+        if run.last > index:
+            runs.appendleft(run.slice(index + 1, run.last + 1))
+        yield run.slice(run.first, min(run.last, index) + 1)
 
 
 class RecordChecks:
@@ -59,12 +70,19 @@ class RecordChecks:
         self._founded_once = True
 
     def lose_quorum(self) -> None:
-        """The shard may be founded a second time: index and term do not name a state any more."""
+        """The shard may be founded a second time: index and term do not name a state any more.
+
+        To be called when what observes the cores was taken off.
+        """
         self._founded_once = False
+        for replica in self._history.replicas.values():
+            if replica.up:
+                self._watch_ready(replica.raft, self._known[replica.id])
 
     def started(self, raft: Raft) -> None:
         """A replica has started: observe what it delivers, saves, loads and hears from now on."""
         known = self._known[raft.id] = _Known(raft)
+        self._watch_ready(raft, known)
         self._watch_deliveries(raft, known)
         self._watch_applied(raft, known)
         self._watch_saved(raft, known)
@@ -72,6 +90,16 @@ class RecordChecks:
         self._watch_meetings(raft, known)
 
     # -- what is delivered ------------------------------------------------------------------------------------------
+
+    def _watch_ready(self, raft: Raft, known: _Known) -> None:
+        ready = raft.ready
+
+        def watched_ready() -> Ready:
+            handed_out = ready()
+            known.handed.extend(handed_out.committed.runs)
+            return handed_out
+
+        raft.ready = watched_ready  # type: ignore[method-assign]
 
     def _watch_deliveries(self, raft: Raft, known: _Known) -> None:
         def watched(number: int, taker: Handler) -> Handler:
@@ -104,7 +132,8 @@ class RecordChecks:
             pending = raft.log.pending_snapshot
             loads = pending is not None and pending.index <= index
             loaded = (pending.index, pending.term) if pending is not None and loads else (0, 0)
-            known.due.extend(self._due(raft, max(raft.log.applied, loaded[0]) + 1, index))
+            for run in _taken(known.handed, index):
+                known.due.extend(self._due(raft, run, loaded[0]))
             applied(index)
             if known.due:
                 raise Violation(_DELIVERED, f"{raft!r} has not delivered {known.due[0]}")
@@ -114,22 +143,18 @@ class RecordChecks:
 
         raft.applied = watched_applied  # type: ignore[method-assign]
 
-    def _due(self, raft: Raft, first: int, last: int) -> Iterator[_Due]:
-        """What is to be delivered of the entries `first` to `last`, which the log holds. A witness delivers nothing."""
-        if raft.base_state is State.WITNESS:
-            return
+    def _due(self, raft: Raft, run: Run, loaded: int) -> Iterator[_Due]:
+        """What of a run that is applied is to be delivered: all behind the snapshot that is loaded, but for a witness."""
         deliveries = raft.handlers.deliveries
-        with reading(raft.log):
-            runs = raft.log.runs(first, last + 1)
-        for run in runs:
-            if not run.kinds and not deliveries:
-                continue
-            for place, kind in enumerate(run.kinds or bytes(len(run))):
-                takers = deliveries.get(kind, ())
-                if kind >= EntryKind.FIRST_FREE and not takers:
-                    raise Violation(_TAKEN, f"{raft!r} applies kind {kind} at {run.first + place}")
+        if raft.base_state is State.WITNESS or not (run.kinds or deliveries):
+            return
+        for place, kind in enumerate(run.kinds or bytes(len(run))):
+            index, takers = run.first + place, deliveries.get(kind, ())
+            if kind >= EntryKind.FIRST_FREE and not takers:
+                raise Violation(_TAKEN, f"{raft!r} applies kind {kind} at {index}")
+            if index > loaded:
                 for number in range(len(takers)):
-                    yield run.first + place, kind, run.payloads[place], number
+                    yield index, kind, run.payloads[place], number
 
     # -- what is saved and loaded -------------------------------------------------------------------------------------
 
@@ -150,7 +175,8 @@ class RecordChecks:
         raft.save_extensions = watched_save  # type: ignore[method-assign]
 
     def _check_index(self, raft: Raft, known: _Known, index: int) -> None:
-        if known.last > index or (known.due and known.due[0][0] <= index):
+        """All up to the index is applied and delivered, and nothing beyond."""
+        if raft.log.applied != index or known.last > index or (known.due and known.due[0][0] <= index):
             due = known.due[0] if known.due else "nothing"
             raise Violation(_SAVED, f"{raft!r} saves as of {index}, behind {known.last}; {due} is due")
 

@@ -1,5 +1,6 @@
 """Simulated clients: each sends one request at a time, to any host, and records the answers."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from random import Random
 
@@ -14,6 +15,8 @@ from tests.simulation.store import command
 
 KEYS = ("a", "b", "c")
 KINDS = ("put", "get", "get", "add", "cas")
+FIRST_TOGETHER = 50
+"""Clients from this number on send their commands together."""
 FIRST_WITH_SESSION = 100
 """Clients with this number or a higher one have sessions."""
 
@@ -83,6 +86,7 @@ class ShardSimulation(RecordSimulation):
             self._busy.discard(client)
             self.trace.append((self.now, "?", f"client {client}: {outcome} {value}"))
             if outcome == "refused":
+                self.check_refusal(content, value)
                 self.refused += 1
                 self.history.remove(operation)
             elif outcome == "done":
@@ -91,6 +95,15 @@ class ShardSimulation(RecordSimulation):
 
         content = key if kind == "get" else command(key, kind, argument)
         host.submit("read" if kind == "get" else "propose", content, seconds, answer)
+
+    def together(self, replica, count, seconds):
+        """Several clients send commands to a replica at once; 0 is the leader. At a node they travel in one message."""
+        host = self._host(replica)
+        if host is None or not self.is_awake(host):
+            return
+        with host.at_once() if isinstance(host, NodeHost) else nullcontext():
+            for client in range(FIRST_TOGETHER, FIRST_TOGETHER + count):
+                self.request(client, replica, KEYS[client % len(KEYS)], "add", seconds)
 
     def once(self, client, replica, key, seconds):
         """A client with a session appends to a register, unless it still waits for an answer; 0 is the leader."""

@@ -1,7 +1,7 @@
 """A simulated host with the real node: its actor, inbox, applier and log store. Time, disk and threads are simulated."""
 
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -131,6 +131,7 @@ class NodeHost(SimulatedHost):
             self._machine = partial(OnDisk, self.own_disk)
         self._waiting = {}
         self._numbers = count()
+        self._gathers = False
         self._append_ticks = deque()
         """For each unfinished write, the tick in which it was ordered."""
         self._written = self._written_at = 0
@@ -392,7 +393,18 @@ class NodeHost(SimulatedHost):
 
         self._pool.submit(keep)
 
+    @contextmanager
+    def at_once(self):
+        """Let requests that are sent meanwhile come in one turn of the node."""
+        self._gathers = True
+        yield
+        self._gathers = False
+        self._run()
+        self.simulation.turned(self)
+
     def _run(self):
+        if self._gathers:
+            return
         self._loop.run()
         if self.up and self.raft.commit_untold and not (self._notices.runs or self.node.actor_inbox.closed):
             raise Violation("V17 a node asks for the notices that it owes", repr(self.raft))

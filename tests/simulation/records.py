@@ -38,7 +38,7 @@ class Journal(Extension):
     def __init__(self, node):
         self.node = node
         self.digest = b""
-        self.ticks = self.beats = 0
+        self.ticks = self.beats = self.unwanted = 0
         node.every(BEATS, Message(BEAT))
 
     @handles(MessageType.LOCAL_TICK, wrap=True)
@@ -58,10 +58,7 @@ class Journal(Extension):
 
     @delivers(EntryKind.COMMAND, EntryKind.SESSION, EntryKind.ENCODED)
     def take(self, entry):
-        if is_unwanted(entry):
-            raise Violation(
-                "INV22 a proposal has one outcome", f"{self.node!r} applies {entry}, which leaders veto"
-            )
+        self.unwanted += is_unwanted(entry)
         self.digest = sha256(self.digest + bytes([entry.kind]) + entry.payload).digest()
 
     def save(self):
@@ -71,13 +68,17 @@ class Journal(Extension):
         self.digest = data
 
     def check(self):
+        assert not self.unwanted, "a command was applied that its leader had vetoed"
         assert 0 <= self.ticks - BEATS * self.beats <= BEATS, f"{self.beats} beats in {self.ticks} ticks"
 
 
 def is_unwanted(entry):
     """Whether leaders veto an entry: one in eight of the clients' commands and records."""
-    plain = entry.kind in (EntryKind.COMMAND, RECORD)
-    return plain and entry.payload != PROBE and not crc32(entry.payload) % 8
+    return entry.kind in (EntryKind.COMMAND, RECORD) and unwanted(entry.payload)
+
+
+def unwanted(payload):
+    return payload != PROBE and not crc32(payload) % 8
 
 
 class Ledger(Extension):
@@ -86,6 +87,8 @@ class Ledger(Extension):
     def __init__(self, node):
         self.node = node
         self.records = []
+        self.delivered = {}
+        """The tick at which each record was delivered here."""
         self.waiting = {}
 
     @handles(WRITE)
@@ -97,6 +100,7 @@ class Ledger(Extension):
     @delivers(RECORD)
     def take(self, entry):
         self.records.append(entry.payload)
+        self.delivered[entry.payload] = self.node.timers.ticks
         self.node.publish_event(entry.index)
         asked = self.waiting.pop(entry.payload, None)
         if asked is not None:
@@ -120,6 +124,10 @@ def with_records(plan):
     events = [
         Event(time_in(random, plan), "write", (any_replica(random, plan), random.choice((0.3, 1.0, 3.0))))
         for _ in range(plan.ticks // random.choice((1, 2, 5)))
+    ]
+    events += [
+        Event(time_in(random, plan), "together", (any_replica(random, plan), random.choice((2, 5)), 1.0))
+        for _ in range(plan.ticks // random.choice((5, 10, 20)))
     ]
     # Where replicas have no homes they do not introduce themselves, and a leader takes for granted that all have its table.
     if plan.homes and not plan.loses_quorum and random.random() < 0.5:
@@ -173,14 +181,35 @@ class RecordSimulation(Simulation):
             return
         record = b"%d" % len(self._written)
         self._written[record] = ""
+        life = host.life
 
         def answer(outcome, value):
+            if outcome == "unknown" and host.life == life:
+                self._check_unanswered(host, record)
             refused = outcome == "done" and isinstance(value, str)
             self._written[record] = "refused" if refused else outcome
             self.trace.append((self.now, "?", f"record {record}: {outcome} {value}"))
             self.invariants.happened[f"the writer of a record had the answer {self._written[record]}"] += 1
 
         host.submit("ask", Message(WRITE, payload=record), seconds, answer)
+
+    def _check_unanswered(self, host, record):
+        """It was not delivered at the replica that was asked, or only now."""
+        raft = host.raft
+        if not self._records or raft.handlers.extensions[-1] is not Ledger:
+            return
+        delivered = raft.extension(Ledger).delivered.get(record, raft.timers.ticks)
+        if delivered < raft.timers.ticks - 1:
+            self._found("V11 an ask is answered when its handler replies", f"{raft!r} delivered {record}")
+
+    def check_refusal(self, content, why):
+        """A veto falls on single commands, whatever else travelled in the same message."""
+        if OBJECTION in str(why) and not (isinstance(content, bytes) and unwanted(content)):
+            self._found("V11 a veto falls on single proposals", f"{content} was refused: {why}")
+
+    def _found(self, check, what):
+        """Raise a violation outside the callback of an answer, which would swallow it."""
+        self.after(0, fail, Violation(check, what))
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
@@ -202,8 +231,11 @@ class RecordSimulation(Simulation):
             self.after(time, self._restart, host, host.life)
 
     def lacks(self, host, missing):
-        """It is right only if the replica had said before that it takes records. It starts again with a table that does."""
-        if host.id not in self._downgraded:
+        """A replica stops at a record only if it had said before that it takes it. It starts again with a table that does.
+
+        It also stops at a snapshot with a part of an extension that it does not have, though there is no record yet.
+        """
+        if missing.what.startswith("an entry") and host.id not in self._downgraded:
             raise Violation(LOGGED, f"{host.raft!r} has never said that it takes records: {missing}")
         self.note("#", f"{host.id} stops: {missing}")
         self.invariants.happened["a replica stopped at what it could not take"] += 1
@@ -248,3 +280,7 @@ def tables_of(handlers):
     newer = older.copy()
     newer.use(Ledger)
     return {"older": older, "newer": newer}
+
+
+def fail(violation):
+    raise violation

@@ -31,15 +31,27 @@ class NodeServices:
     _extensions: dict[type[Extension], Any]
 
     def extension(self, class_: type[_Extension]) -> _Extension:
-        """Return this node's instance of an extension. Raises `HandlerTableError` if its table did not use it at the start."""
+        """Return this node's instance of an extension, or of the one that extends it.
+
+        Raises `HandlerTableError` if its table used none at the start, or several that extend it.
+        """
         try:
             found: _Extension = self._extensions[class_]
         except KeyError:
-            what = where(class_) if callable(class_) else reprlib.repr(class_)
+            return self._extending(class_)
+        return found
+
+    def _extending(self, class_: Any) -> Any:
+        what = where(class_) if callable(class_) else reprlib.repr(class_)
+        found = [used for used in self._extensions if isinstance(class_, type) and issubclass(used, class_)]
+        if not found:
             raise HandlerTableError(
                 f"{what} is no extension of this node: call table.use(...) before the node starts"
-            ) from None
-        return found
+            )
+        if len(found) > 1:
+            names = ", ".join(map(where, found))
+            raise HandlerTableError(f"{what} is extended by several that this node has: name one of {names}")
+        return self._extensions[found[0]]
 
     def after(self, ticks: int, message: Message) -> Timer:
         """Step `message` to this node in `ticks` ticks, unless the returned timer is cancelled. See `Timers.after`."""

@@ -128,6 +128,27 @@ class TestItsState:
         ):
             TableNode("a", table_of_plain(), Light.RED).extension(Count)
 
+    def test_one_that_is_extended_is_found_by_its_own_class_too(self):
+        class Hurried(Count):
+            name = "hurried"
+
+        node = node_of(Hurried)
+        assert node.extension(Count) is node.extension(Hurried)
+
+    def test_which_of_several_is_meant_must_be_said(self):
+        class First(Count):
+            name = "first"
+
+        class Second(Extension):
+            @handles(HOLE)
+            def hole(self, message):
+                pass
+
+        with pytest.raises(
+            HandlerTableError, match=r"Extension .* is extended by several .*: name one of .*First.*Second"
+        ):
+            node_of(First, Second).extension(Extension)
+
     def test_what_cannot_be_made_is_named_with_the_cause(self):
         class Fails(Count):
             def __init__(self, node):

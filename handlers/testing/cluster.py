@@ -20,7 +20,8 @@ from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.effects import SeenEffects, check_own
 from drakkar.handlers.testing.extension_checks import check_extensions
 from drakkar.handlers.testing.plan import draw_plan
-from drakkar.handlers.testing.storm import Storm, run_storm
+from drakkar.handlers.testing.storm import run_storm
+from drakkar.handlers.testing.storm_parts import Parts
 
 __all__ = ["Cluster", "Drained", "Node", "drain"]
 
@@ -461,7 +462,7 @@ class Cluster:
         Raises `Violation` for the first schedule that breaks one of Raft's invariants or yours. Its text has the
         smallest schedule found that still fails, and what happened. This cluster itself does not change.
         """
-        storm = Storm(self.handlers, traffic, check, settled, effects, user)
+        parts = Parts(traffic, check, settled, effects, user)
         happened: Counter[str] = Counter()
         for seed in seeds:
             plan = draw_plan(
@@ -473,7 +474,7 @@ class Cluster:
                 membership=membership,
                 homes=False,
             )
-            happened += run_storm(plan, storm)
+            happened += run_storm(plan, self.handlers, parts)
         return happened
 
     # -- invariants ---------------------------------------------------------------------------------------------

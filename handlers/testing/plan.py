@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 __all__ = [
     "CALM",
@@ -14,10 +14,12 @@ __all__ = [
     "WHERE_IT_CRASHES",
     "Event",
     "Plan",
+    "Schedule",
     "Weather",
     "draw_faults",
     "draw_plan",
     "shrink",
+    "simpler_plans",
 ]
 
 TICK: Final = 10
@@ -541,15 +543,35 @@ _DRAW: Final[Mapping[str, Callable[[Random, Plan], tuple[Any, ...]]]] = {
 # -- shrinking -----------------------------------------------------------------------------------------------------
 
 
-def shrink(plan: Plan, fails: Callable[[Plan], bool], *, max_runs: int = 400) -> Plan:
-    """Return the smallest plan found that still fails: fewer events, less time, fewer faults, default options.
+class Schedule(Protocol):
+    """A dataclass with events."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happens, in order."""
+        ...
+
+
+_Schedule = TypeVar("_Schedule", bound=Schedule)
+
+
+def shrink(
+    plan: _Schedule,
+    fails: Callable[[_Schedule], bool],
+    simpler: Callable[[_Schedule], Iterable[Callable[[_Schedule], _Schedule]]],
+    *,
+    max_runs: int = 400,
+) -> _Schedule:
+    """Return the smallest plan found that still fails: fewer events, and simpler in each of these ways: less time, fewer faults.
 
     `fails` runs a plan and returns whether it fails in the same way; it is called at most `max_runs` times. Events are
     removed by delta debugging (Zeller and Hildebrandt).
     """
     runs = 0
 
-    def tried(smaller: Plan) -> bool:
+    def tried(smaller: _Schedule) -> bool:
         nonlocal runs
         runs += 1
         return runs <= max_runs and fails(smaller)
@@ -558,14 +580,14 @@ def shrink(plan: Plan, fails: Callable[[Plan], bool], *, max_runs: int = 400) ->
     while plan != before and runs < max_runs:
         before = plan
         plan = _fewer_events(plan, tried)
-        for smaller in _simpler(plan):
-            candidate = smaller(plan)
+        for way in simpler(plan):
+            candidate = way(plan)
             if candidate != plan and tried(candidate):
                 plan = candidate
     return plan
 
 
-def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
+def _fewer_events(plan: _Schedule, fails: Callable[[_Schedule], bool]) -> _Schedule:
     size = max(len(plan.events) // 2, 1)
     while size:
         at = 0
@@ -579,7 +601,8 @@ def _fewer_events(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
     return plan
 
 
-def _simpler(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
+def simpler_plans(plan: Plan) -> Iterable[Callable[[Plan], Plan]]:
+    """Yield functions that take a part of the faults and options out of a plan."""
     last = plan.events[-1].time // TICK + 1 if plan.events else 1
     yield lambda plan: replace(plan, ticks=min(plan.ticks, last))
     for name in asdict(CALM):

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from drakkar.handlers.testing.core_host import CoreHost
-from drakkar.handlers.testing.plan import draw_plan, shrink
+from drakkar.handlers.testing.plan import draw_plan, shrink, simpler_plans
 
 from tests.simulation.clients import ShardSimulation, with_requests
 from tests.simulation.node_host import NodeHost
@@ -70,7 +70,7 @@ def run(plan, hosts, handlers=None):
 
 def shrunk(plan, hosts, check, handlers=None):
     """Return a smaller plan that fails the same check."""
-    return shrink(plan, lambda smaller: run(smaller, hosts, handlers).check == check)
+    return shrink(plan, lambda smaller: run(smaller, hosts, handlers).check == check, simpler_plans)
 
 
 def report(plan, hosts, outcome):

@@ -38,7 +38,7 @@ class NodeServices:
         try:
             found: _Extension = self._extensions[class_]
         except KeyError:
-            return self._extending(class_)
+            found = self._extending(class_)
         return found
 
     def _extending(self, class_: Any) -> Any:

@@ -23,11 +23,14 @@ every step:
             raft.send(Message(AUDIT_PING, to=random.choice(raft.peers)))
         Cluster(3, handlers=table).storm(range(5), traffic=audit)
 
+`TableCluster` does the same for nodes without Raft: scenarios, in which peers come and go, and storms.
+
 Everything is deterministic: the same calls with the same seed give the same messages in the same order. `storm` is built
 on `simulation`, which runs a shard in simulated time as a `plan` says, and on `invariants`, which checks every step.
 """
 
 from drakkar.handlers.testing.cluster import Cluster, Drained, Node, drain
 from drakkar.handlers.testing.history import Violation
+from drakkar.handlers.testing.table_cluster import TableCluster
 
-__all__ = ["Cluster", "Drained", "Node", "Violation", "drain"]
+__all__ = ["Cluster", "Drained", "Node", "TableCluster", "Violation", "drain"]

@@ -3,8 +3,8 @@
     python -m examples.audit
 
 It wraps two of Raft's handlers. A deletion without a ticket is refused, wherever it was proposed, and its proposer is told why.
-For that, and for each order to take over the leadership, there is a mark: a record in the log, which reaches all replicas in the
-same order and is part of their snapshots. A mark is proposed until it comes back, and kept once.
+For that, and for each order to take over the leadership, there is a mark. Marks travel in records of the log, so they come to
+all replicas in the same order, and are part of their snapshots. They are proposed until they come back, and kept once.
 """
 
 import time
@@ -18,7 +18,7 @@ from drakkar.handlers import EntryKind, Extension, Message, MessageType, deliver
 MARK = EntryKind.define("audit.mark", 200)
 FLUSH = MessageType.define("audit.flush", 2020, wakes=False)  # it does not keep a shard awake
 TRAIL = MessageType.define("audit.trail", 2021)
-KEPT, WAITING = 1_000, 100  # marks that are kept, and that may wait to be logged
+AGAIN, KEPT, WAITING = 10, 1_000, 100  # ticks between proposals; marks that are kept; that may wait
 
 
 class Audit(Extension):
@@ -28,7 +28,7 @@ class Audit(Extension):
         super().__init__(node)
         self.trail: dict[str, str] = {}
         self.waiting: dict[str, str] = {}
-        node.every(5, Message(FLUSH))
+        node.every(AGAIN, Message(FLUSH))
 
     @handles(MessageType.PROPOSE, State.LEADER, wrap=True)
     def refuse(self, message: Message, inner: Any) -> None:
@@ -59,16 +59,16 @@ class Audit(Extension):
     @handles(FLUSH)
     def flush(self, _: Message) -> None:
         """Propose all marks that have not come back: there may have been no leader, or one that lost them."""
-        for tag, text in self.waiting.items():
-            self.node.propose(MARK, f"{tag} {text}".encode())
+        if self.waiting:
+            self.node.propose(MARK, cbor2.dumps(self.waiting))
 
     @delivers(MARK)
     def keep(self, entry: Any) -> None:
-        """Keep a mark, unless it came before."""
-        tag, _, text = entry.payload.decode().partition(" ")
-        self.waiting.pop(tag, None)
-        self.trail.setdefault(tag, text)
-        if len(self.trail) > KEPT:
+        """Keep the marks that have not come before."""
+        for tag, text in cbor2.loads(entry.payload).items():
+            self.waiting.pop(tag, None)
+            self.trail.setdefault(tag, text)
+        while len(self.trail) > KEPT:
             del self.trail[next(iter(self.trail))]
 
     def save(self) -> bytes:

@@ -3,7 +3,7 @@
     python -m examples.leader_placement
 
 What is proposed at another replica goes to the leader and back. So the leader counts where proposals come from, and hands the
-leadership over when a period of its term has shown that more come from one other voter than from all the rest.
+leadership over when more have come from one other voter, in a period, than from all the rest.
 """
 
 from collections import Counter
@@ -24,7 +24,6 @@ class Placement(Extension):
     def __init__(self, node: Any) -> None:
         super().__init__(node)
         self.proposals: Counter[int] = Counter()
-        self.term = 0
         node.every(PERIOD, Message(JUDGE))
 
     @handles(MessageType.PROPOSE, State.LEADER, wrap=True)
@@ -35,16 +34,23 @@ class Placement(Extension):
 
     @handles(JUDGE)
     def judge(self, _: Message) -> None:
-        """Begin a new period. Hand over, if the past one was this leader's, and shows to whom."""
-        proposals, term = self.proposals, self.term
-        self.proposals, self.term = Counter(), self.node.term
-        total = proposals.total()
-        if self.node.state is not State.LEADER or term != self.node.term or total < ENOUGH:
-            return
-        [(busiest, count)] = proposals.most_common(1)
-        if 2 * count > total and busiest != self.node.id and busiest in self.node.voters:
-            self.node.publish_event(f"replica {busiest} is to lead: {count} of {total} proposals are its own")
-            self.node.step(Message(MessageType.LEADER_TRANSFER, sender=self.node.id, hint=busiest))
+        """Begin a new period, and hand the leadership over as the past one shows."""
+        proposals, self.proposals = self.proposals, Counter()
+        replica = self.place_for(proposals)
+        if self.node.state is State.LEADER and replica != self.node.id:
+            share = f"{proposals[replica]} of {proposals.total()}"
+            self.node.publish_event(f"replica {replica} is to lead, which made {share} proposals")
+            self.node.step(Message(MessageType.LEADER_TRANSFER, sender=self.node.id, hint=replica))
+
+    def place_for(self, proposals: Counter[int]) -> int:
+        """Return the voter that made more than half of these proposals; this replica, if there is none."""
+        for replica in self.node.voters:
+            if proposals.total() >= ENOUGH and 2 * proposals[replica] > proposals.total():
+                return int(replica)
+        return int(self.node.id)
+
+
+table = raft_handlers().use(Placement)
 
 
 class Echo(StateMachine):
@@ -57,7 +63,7 @@ class Echo(StateMachine):
 
 def main() -> None:
     """Propose at each of three replicas, until it leads."""
-    table, replicas = raft_handlers().use(Placement), {}
+    replicas = {}
     with ExitStack() as stack:
         hosts = {number: stack.enter_context(NodeHost("127.0.0.1:0", IN_MEMORY)) for number in (1, 2, 3)}
         members = {number: host.address for number, host in hosts.items()}

@@ -250,7 +250,12 @@ class Cluster:
         `RequestDropped` if no handler takes the message, and `ReplicaStopped` if the replica is down.
         """
         node = self._running(replica)
-        return node.ask(node.raft, message, self._settle)
+
+        def settle() -> None:
+            check_extensions(node.raft)
+            self._settle()
+
+        return node.ask(node.raft, message, settle)
 
     def _running(self, replica: int) -> Node:
         node = self.nodes[replica]

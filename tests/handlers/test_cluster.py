@@ -1,7 +1,15 @@
 """`Cluster`, as used with extensions: asks, effects, timers, records, snapshots, restarts, invariants of one's own."""
 
 import pytest
-from drakkar.handlers import LATER, ConfigError, Membership, Message, MessageType, RequestDropped
+from drakkar.handlers import (
+    LATER,
+    ConfigError,
+    Membership,
+    Message,
+    MessageType,
+    RequestDropped,
+    raft_handlers,
+)
 from drakkar.handlers.errors import ReplicaStopped
 from drakkar.handlers.raft.ready import Refusal
 from drakkar.handlers.testing import Cluster, Violation
@@ -40,6 +48,14 @@ class TestAsking:
         assert [(each.message, each.value) for each in cluster.nodes[1].answers] == [
             (asked, cluster[1].log.applied)
         ]
+
+    def test_an_earlier_answer_to_the_same_message_is_none(self):
+        cluster = cluster_of()
+        asked = Message(WRITE, payload=b"m")
+        assert cluster.ask(1, asked) == cluster[1].log.applied
+        cluster.isolate(1)
+        asked.payload = b"n"
+        assert cluster.ask(1, asked) is LATER
 
     def test_it_is_dropped_where_no_handler_takes_it(self):
         cluster = cluster_of(Membership((1, 2, 3), observers=(4,)))
@@ -146,14 +162,37 @@ class TestRecords:
             cluster.compact(1, cluster[1].log.applied - 1)
 
 
+class Impatient(Marks):
+    def check(self):
+        assert not self.waiting, "it waits"
+
+
 class TestInvariantsOfOnesOwn:
     def test_they_are_checked_after_each_step(self):
         cluster = cluster_of()
         with pytest.raises(Violation, match=r"Marks.check: broken by a hammer"):
             cluster.tell(2, Message(BREAK, payload="a hammer"))
 
+    @pytest.mark.parametrize("how", ["ask", "tell", "step"])
+    def test_they_are_checked_before_anything_comes_of_the_step(self, how):
+        cluster = Cluster(1, seed=1, handlers=raft_handlers().use(Impatient))
+        cluster.elect(1)
+        with pytest.raises(Violation, match=r"Impatient.check: it waits"):
+            getattr(cluster, how)(1, Message(WRITE, payload=b"m"))
+
+    def test_they_are_checked_after_a_tick(self):
+        class Quick(Marks):
+            def check(self):
+                assert not self.beats
+
+        cluster = Cluster(1, seed=1, handlers=raft_handlers().use(Quick), auto_deliver=False)
+        for _ in range(BEATS - 1):
+            cluster.nodes[1].tick()
+        with pytest.raises(Violation, match=r"Quick\.check"):
+            cluster.nodes[1].tick()
+
     def test_they_are_checked_after_each_delivery_of_a_record(self):
-        cluster = cluster_of()
+        cluster = cluster_of(1)
         cluster.propose(1, b"a", kind=MARK)
         with pytest.raises(Violation, match=r"Marks.check: a mark came twice"):
             cluster.propose(1, b"a", kind=MARK)

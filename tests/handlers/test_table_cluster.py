@@ -151,6 +151,13 @@ class TestMessages:
             orders.add(tuple(sender for sender, _ in heard))
         assert len(orders) > 5
 
+    def test_all_arrive_in_the_order_of_sending_where_nothing_is_overtaken(self):
+        cluster = cluster_of(auto_deliver=False)
+        for name in "abba":
+            cluster.tell(name, Message(SAY, payload="hi"))
+        cluster.deliver()
+        assert [name for name, _ in gossip(cluster, "c").heard] == ["a", "b", "b", "a"]
+
     def test_some_are_lost(self):
         cluster = cluster_of("a", "b", seed=3, auto_deliver=False)
         cluster.faults(loss=0.5)
@@ -193,6 +200,7 @@ class TestPeers:
         assert [cluster[name].state for name in "ab"] == [Mood.CALM, Mood.CROSS]
         cluster.tell("a", Message(SAY))
         assert cluster["b"].tally.ignored[Mood.CROSS, SAY] == 1
+        assert cluster["a"].handlers is not tables["a"]  # each may change its own
 
     def test_one_that_crashes_is_down_some_ticks_later_and_what_is_sent_there_is_lost(self):
         cluster = cluster_of("a", "b", down_after=2)
@@ -202,6 +210,8 @@ class TestPeers:
         assert news(cluster, "a") == []
         cluster.tick()
         assert gossip(cluster, "a").news[-1] == (DOWN, "b", "it was stopped")
+        cluster.tick(5)
+        assert news(cluster, "a") == [(DOWN, "b")]
         cluster.tell("a", Message(SAY, payload=2))
         assert [message.payload for message in cluster.lost] == [1, 2]
 
@@ -217,6 +227,18 @@ class TestPeers:
         cluster.tell("a", Message(SAY, payload=3))
         assert gossip(cluster, "b").heard == [("a", 3)]
         assert [message.payload for message in cluster.lost] == [2]
+
+    def test_what_an_earlier_life_has_sent_comes_to_no_later_life_of_the_receiver(self):
+        cluster = cluster_of("a", "b", auto_deliver=False)
+        cluster["a"].send(Message(SAY, to="b", payload=1))
+        assert len(cluster.network) == 0
+        cluster.tick(1, "a")
+        for name in "ab":
+            cluster.restart(name)
+        cluster.tick()
+        cluster["a"].send(Message(SAY, to="b", payload=2))
+        cluster.deliver()
+        assert gossip(cluster, "b").heard == [("a", 2)]
 
     def test_what_a_node_sends_before_it_has_found_a_peer_waits_and_is_lost_if_it_crashes_again(self):
         cluster = cluster_of("a", "b")

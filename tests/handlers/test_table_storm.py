@@ -168,6 +168,32 @@ def test_the_length_can_be_given():
     assert draw_table_plan(3, NAMES, ticks=12, calm=4).calm == 4
 
 
+def run(plan, **parts):
+    return run_table_storm(plan, (NAMES, HandlerTable(Hands).use(Token), Hands.EMPTY, None), Parts(**parts))
+
+
+def test_messages_are_lost_by_chance_until_the_calm():
+    begin = Event(0, "traffic", ("a",))
+    happened = run(TablePlan(ticks=100, loss=1.0, events=(begin,)), user=User)
+    assert happened["a message was lost"] == 1
+    assert not run(TablePlan(ticks=100, events=(begin,)), user=User)["a message was lost"]
+
+
+def test_faults_end_by_themselves():
+    def others_are_up(node, random):
+        assert node.extension(Token).up == set(NAMES) - {node.name}
+
+    for kind, args in (("isolate", ("a",)), ("crash", ("a",)), ("pause", ("a",)), ("partition", (3,))):
+        seen = [Event(time, "traffic", (name,)) for time in (20, 21) for name in NAMES]
+        run(TablePlan(ticks=22, calm=0, events=(Event(1, kind, (*args, 8)), *seen)), traffic=others_are_up)
+
+
+def test_in_the_calm_news_is_quick():
+    for seed in range(10):
+        crash, cut = Event(1, "crash", ("a", 50)), Event(2, "cut", ("b", "c", True, 50))
+        run(TablePlan(seed, ticks=20, calm=4, news=40, events=(crash, cut)), settled=all_are_up)
+
+
 class TestWhatIsFound:
     def test_a_token_that_is_kept_until_it_surely_arrived(self):
         class Keeps(Token):

@@ -111,6 +111,7 @@ def main() -> None:
     with NodeHost(peers.pop(name := f"n{options.number}")) as host:
         host.subscribe(lambda told: isinstance(told, NodeEvent) and print(told.name, told.event, flush=True))
         TableActor.start(handlers=table, state=State.ANSWERED, host=host, name=name, peers=peers)
+        print(name, "is here", flush=True)
         sys.stdin.read()
 
 

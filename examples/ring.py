@@ -30,7 +30,7 @@ class Ring(Extension):
     def __init__(self, node: Any) -> None:
         super().__init__(node)
         self.others = sorted(node.peers, key=lambda peer: (peer < node.name, peer))
-        self.patience = PATIENCE + 6 * sum(peer < node.name for peer in node.peers)
+        self.patience = PATIENCE + PATIENCE * sum(peer < node.name for peer in node.peers) // 5
         self.token, self.voted, self.votes, self.down = (0, 0), 0, set[str](), set[str]()
         self.timer = node.after(1, Message(LOST))
 

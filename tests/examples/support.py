@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.actors.support import TIMEOUT_S
+from tests.ports import free_addresses
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +101,20 @@ class Program:
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):  # what was typed last was not read
                 pipe.close()
+
+
+class Five:
+    """The programs of an example that runs on five hosts, each of which is called by its number."""
+
+    def __init__(self, run, module):
+        self._run, self._module, self._hosts = run, module, free_addresses(5)
+        self.programs = {}
+        for number in range(1, 6):
+            self.start(number)
+
+    def __getitem__(self, number):
+        return self.programs[number]
+
+    def start(self, number):
+        self.programs[number] = self._run(self._module, number, "--hosts", *self._hosts)
+        return self.programs[number]

@@ -1,8 +1,8 @@
 """The peers of a node without Raft: who is where, what waits for whom, and which letters are theirs.
 
-    SOUGHT   it was never found: what is sent to it waits, within bounds
+    SOUGHT   it was never found, or was lost and has spoken since: what is sent to it waits, within bounds
     UP       it was found, and is watched: what is sent leaves at once
-    DOWN     it has ended, or is out of reach: what is sent is dropped, until it is found again
+    DOWN     it has ended, or is out of reach: what is sent is dropped, until it speaks, or is found again
 
 A peer is sought under its name where it is said to be, and again while it is not there, ever more seldom. The node is told when it
 is found, by PEER_UP, and when it is lost, by PEER_DOWN: once for each change, behind the messages that came before.
@@ -33,7 +33,7 @@ from pykka._envelope import Envelope
 __all__ = ["LOST", "RECEIVED", "SENT", "STRANGE", "Home", "Peers", "Phase", "Place"]
 
 MAX_WAITING: Final = 1_000
-"""Messages that wait for a peer that was never found yet."""
+"""Messages that wait for a peer that is not found yet."""
 MAX_WAITING_BYTES: Final = 1 << 20
 """Bytes of their payloads."""
 FIRST_WAIT_S: Final = 0.1
@@ -103,6 +103,7 @@ class Peer:
         "backoff",
         "bytes",
         "found_at",
+        "missed",
         "name",
         "phase",
         "place",
@@ -116,6 +117,8 @@ class Peer:
         """`alarm` rings when it is to be sought again."""
         self.name, self.place, self.alarm, self.watcher = name, place, alarm, watcher
         self.phase = Phase.SOUGHT
+        self.missed = False
+        """The node was told that it is down, and not yet that it is back."""
         self.ref: pykka.ActorRef[Any] | None = None
         """Who it is, while it is up."""
         self.waiting: deque[Letter] = deque()
@@ -248,12 +251,12 @@ class Peers:
         return self._greet(peer, news.ref)
 
     def _greet(self, peer: Peer, ref: pykka.ActorRef[Any]) -> Message:
-        peer.ref, peer.phase, peer.found_at = ref, Phase.UP, self._now()
+        peer.ref, peer.phase, peer.found_at, peer.missed = ref, Phase.UP, self._now(), False
         for letter in peer.take_waiting():
             self._deliver(peer, ref, letter)
         return self._tell_node(MessageType.PEER_UP, peer, f"found {_shown(peer.place)}")
 
-    def _lose(self, peer: Peer, reason: BaseException | None) -> Message:
+    def _lose(self, peer: Peer, reason: BaseException | None) -> Message | None:
         if self._now() - peer.found_at > LAST_WAIT_S:
             peer.backoff.reset()  # else one that comes and goes would be sought without a break
         peer.ref = None
@@ -267,10 +270,13 @@ class Peers:
         self._seek_later(peer)
         return None
 
-    def _bury(self, peer: Peer, why: str) -> Message:
+    def _bury(self, peer: Peer, why: str) -> Message | None:
         peer.phase = Phase.DOWN
         self.counts[OUT_OF_REACH] += len(peer.take_waiting())
         self._seek_later(peer)
+        if peer.missed:
+            return None  # it has only spoken in between
+        peer.missed = True
         return self._tell_node(MessageType.PEER_DOWN, peer, why[:MAX_REASON])
 
     def _seek_later(self, peer: Peer) -> None:
@@ -298,7 +304,7 @@ class Peers:
             return None
         self.counts[RECEIVED] += 1
         if peer.ref is None:
-            self._seek_soon(peer)
+            self._expect(peer)
         return message
 
     def _is_of(self, peer: Peer, address: str) -> bool:
@@ -328,8 +334,10 @@ class Peers:
         if heard.address and self._home is not None:
             self._home.charge(heard.address)
 
-    def _seek_soon(self, peer: Peer) -> None:
-        """It lives: do not wait long until it is sought again."""
+    def _expect(self, peer: Peer) -> None:
+        """It lives: do not wait long until it is sought again, and keep for it what is sent meanwhile, such as an answer."""
+        if peer.phase is Phase.DOWN and isinstance(peer.place, str):
+            peer.phase, peer.until = Phase.SOUGHT, self._now() + PATIENCE_S
         soon = self._now() + FIRST_WAIT_S
         if soon < peer.alarm.at < math.inf:
             peer.alarm.set(soon)

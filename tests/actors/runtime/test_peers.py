@@ -297,6 +297,41 @@ def test_what_is_sent_to_one_that_is_down_is_dropped_until_another_is_found(node
     assert (ref.told, other.numbers, node.lost()) == ([], [3], 2)
 
 
+def speaks(node):
+    """The peer sends a message."""
+    letter = Letter.of(Message(PING, to="a", sender="b"))
+    assert node.peers.open(Heard(letter, THERE)) is not None
+
+
+def test_what_is_sent_to_one_that_speaks_again_waits_until_it_is_found(node, ref):
+    up(node, ref)
+    ref.end()
+    node.hear()
+    node.send(1)
+    speaks(node)
+    node.send(2)
+    assert (node.phase, node.bell.at) == (Phase.SOUGHT, node.now + FIRST_WAIT_S)
+    node.bell.go()
+    other = up(node, Ref())
+    assert (other.numbers, node.lost()) == ([2], 1)
+
+
+def test_one_that_has_only_spoken_counts_as_down_again_and_is_told_once(node, ref):
+    up(node, ref)
+    ref.end()
+    assert [type_ for type_, _ in node.hear()] == [MessageType.PEER_DOWN]
+    speaks(node)
+    node.send(1)
+    node.now += PATIENCE_S
+    node.bell.go()
+    assert node.missed() == [], "it is down, as before"
+    assert (node.phase, node.lost()) == (Phase.DOWN, 1)
+    node.bell.go()
+    again = up(node, Ref())
+    again.end()
+    assert [type_ for type_, _ in node.hear()] == [MessageType.PEER_DOWN]
+
+
 def test_what_is_sent_before_the_end_is_heard_of_is_counted(node, ref):
     up(node, ref)
     ref.error = pykka.ActorDeadError("ended")

@@ -69,7 +69,7 @@ def error_for(raft: Raft, because: Refusal, replicas: Sequence[int] = (), text: 
 
 def _kind_missing(replicas: Sequence[int]) -> str:
     """Return what a record lacks, and the remedy."""
-    lacking = f"; replicas {', '.join(map(str, replicas))} have not" if replicas else ""
+    lacking = f"; those that have not: {', '.join(map(str, replicas))}" if replicas else ""
     return f"{Refusal.KIND_MISSING.value}{lacking}: start all replicas with a table that uses the extension, and repeat it"
 
 

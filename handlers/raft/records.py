@@ -41,8 +41,14 @@ def propose(raft: RaftCore, kind: EntryKind, payload: bytes) -> str:
     if refused:
         # No proposer waits for it but the caller, who is told here.
         dropped.remove(refused[0])
-        return refused[0].text or refused[0].because.value
+        return _why(refused[0])
     return "" if raft.tally.dropped == unseen else "no handler took it"
+
+
+def _why(refused: Dropped) -> str:
+    if not refused.replicas:
+        return refused.text or refused.because.value
+    return f"{refused.because.value}; those that have not: {', '.join(map(str, refused.replicas))}"
 
 
 def _check(raft: RaftCore, kind: Any, payload: Any) -> None:

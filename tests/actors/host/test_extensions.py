@@ -138,7 +138,8 @@ def test_a_kind_is_logged_only_once_all_hosts_have_the_extension(hosts):
         hosts[3].transfer_leadership(1).get(timeout=20)
         leader = hosts.leader()
     commit(hosts[leader], b"x")
-    assert hosts[leader].ask(Message(NOTE, payload=b"early")) == Refusal.KIND_MISSING.value
+    refusal = hosts[leader].ask(Message(NOTE, payload=b"early"))
+    assert refusal == f"{Refusal.KIND_MISSING.value}; those that have not: 3"
     hosts[3].stop()
     hosts.run(Book, config=CALM, handlers=table(), numbers=[3])
     note(hosts, hosts.leader(), b"mark")

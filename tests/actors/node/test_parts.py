@@ -414,7 +414,5 @@ def test_a_client_is_told_what_a_handler_says_that_refused_it_and_nothing_else()
 
 def test_a_client_is_told_which_replicas_lack_a_kind():
     error = str(error_for(raft(), Refusal.KIND_MISSING, (2, 3)))
-    assert error.startswith(
-        "not all replicas that keep commands have said that they take records of this kind; replicas 2, 3"
-    )
+    assert error.startswith(f"{Refusal.KIND_MISSING.value}; those that have not: 2, 3: start all replicas")
     assert "start all replicas with a table that uses the extension" in error

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-membership demo-actors cluster test check attacks wheel check-compiled sim lint rewrite-scenarios bench fuzz format clean
+.PHONY: demo demo-membership demo-actors demo-handlers cluster test check attacks wheel check-compiled sim lint rewrite-scenarios bench fuzz format clean
 
 # The virtual environment, made anew when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -27,6 +27,10 @@ demo-membership: $(VENV)/ready
 
 demo-actors: $(VENV)/ready
 	$(BIN)/python -m examples.actors_demo
+
+# As root it makes network namespaces, and elsewhere relays take their place.
+demo-handlers: $(VENV)/ready
+	$(BIN)/python -m examples.handlers_demo
 
 cluster: $(VENV)/ready
 	$(BIN)/python -m examples.kv_demo --keep-running

@@ -138,7 +138,7 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", ["actors.md", "tutorial.md"])
+@pytest.mark.parametrize("page", ["actors.md", "tutorial.md", "handlers.md", "protocol_tutorial.md"])
 def test_all_links_lead_somewhere(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

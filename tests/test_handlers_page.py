@@ -1,0 +1,95 @@
+"""What docs/handlers.md says is what there is: its examples run, its bounds and names are those of the code, its links lead somewhere."""
+
+import builtins
+import enum
+import re
+from pathlib import Path
+
+import pykka
+import pytest
+from drakkar import actors, handlers
+from drakkar.actors.node import asks, inbox
+from drakkar.handlers import EntryKind, MessageType, effects, extension, payloads, testing, timers
+from drakkar.handlers.raft import extension_states, ready, records
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "handlers.md").read_text(encoding="utf-8")
+EXAMPLES = (
+    "custom_handler",
+    "audit",
+    "leader_placement",
+    "two_phase_commit",
+    "ring",
+    "failure_detector",
+)
+
+
+def section(title):
+    """A part of the page, from its heading to the next."""
+    return re.search(rf"\n## {re.escape(title)}\n(.*?)(?=\n## |\Z)", PAGE, re.DOTALL)[1]
+
+
+def rows(text):
+    """The rows of the first table in a text, as lists of cells."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.usefixtures("types_of_one_test")
+def test_its_examples_run_from_top_to_bottom(capsys):
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(example, names)  # it is what the test is about
+    assert "light.ring" in capsys.readouterr().out
+
+
+def test_its_bounds_are_those_of_the_code():
+    kib, mib = 1 << 10, 1 << 20
+    expected = {
+        "the payload of a message": f"{payloads.PAYLOAD_LIMIT // kib} KiB, {payloads._MAX_DEPTH} lists and dicts",
+        "a record": f"{records.MAX_RECORD_BYTES // mib} MiB",
+        "what all extensions": f"{extension_states.MAX_SAVED_BYTES // mib} MiB",
+        "active timers": f"{timers.MAX_TIMERS:,}",
+        "the time of a timer": f"{timers.MAX_TICKS:,} ticks",
+        "effects of each sort": f"{effects.MAX_EFFECTS:,}",
+        "messages told and asked": f"{inbox.MAX_OWN_MESSAGES:,}",
+        "asks that a handler has taken": f"{asks.MAX_OPEN:,}",
+        "the text of a veto": f"{ready.MAX_TEXT} characters",
+        "the name of an extension": f"{extension.MAX_NAME} characters",
+        "the kinds of one's own": f"{0x100 - EntryKind.FIRST_FREE}",
+    }
+    found = rows(section("Bounds"))
+    assert [row[0].startswith(words) for row, words in zip(found, expected, strict=True)] == [True] * len(
+        found
+    )
+    assert [row[1][: len(text)] for row, text in zip(found, expected.values(), strict=True)] == list(
+        expected.values()
+    )
+    assert f"from {MessageType.FIRST_FREE} to 65535" in PAGE
+    assert f"a number from {EntryKind.FIRST_FREE} to 255" in PAGE
+
+
+def test_its_traits_are_those_that_a_type_can_have():
+    told = {row[0].strip("`").partition("=")[0] for row in rows(section("States, types, cells"))}
+    assert told == set(MessageType.define.__kwdefaults__)
+
+
+def test_each_class_and_call_that_it_names_is_there():
+    owners = (actors, handlers, testing, pykka, enum, builtins)
+    for name in re.findall(r"`(?:pykka\.)?([A-Z][a-z]+(?:[A-Z][a-z]+)+)", PAGE):
+        assert any(hasattr(owner, name) for owner in owners), name
+    for call in re.findall(r"`node\.(\w+)", PAGE):
+        assert hasattr(handlers.Raft, call) or hasattr(actors.TableActor, call) or call == "peers", call
+    for call in re.findall(r"`replica\.(\w+)", PAGE):
+        assert hasattr(actors.Replica, call), call
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_is_one_short_file_that_the_page_shows(name):
+    text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    assert "from examples" not in text, "it reads from top to bottom, in one file"
+    [row] = [row for row in rows(PAGE) if f"(../examples/{name}.py)" in row[0]]
+    [command] = re.findall(r"`(python -m [^`]+)`", row[2])
+    assert command in text, "its docstring says the same"
+    assert (ROOT / "tests" / "examples" / f"test_{name}.py").exists()

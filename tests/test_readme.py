@@ -9,6 +9,7 @@ from drakkar.actors import NodeHost
 from drakkar.actors.remote import message_classes
 from drakkar.actors.remote.registry import Registry
 from drakkar.handlers import State
+from drakkar.handlers.testing import Cluster
 
 from tests import readme
 from tests.ports import free_ports
@@ -83,10 +84,10 @@ def test_the_examples_of_sessions_and_members_work(tmp_path):
         assert set(scope["counter"].status().voters) == {2, 3, 4}
 
 
-def test_the_example_of_an_extended_table_runs():
-    text = readme.snippets()[-1]
+def test_the_example_of_an_extended_table_counts_what_is_proposed():
     scope: dict = {}
-    exec(text, scope)
-    table = scope["table"]
-    assert table[State.FOLLOWER][scope["AUDIT_PING"]] is scope["answer"]
-    assert not table[State.FOLLOWER][scope["AUDIT_PONG"]]
+    exec(readme.snippets()[-1], scope)
+    cluster = Cluster(3, handlers=scope["table"])
+    cluster.elect(1)
+    cluster.propose(2, b"a", b"b")
+    assert [cluster.ask(replica, scope["question"]) for replica in (1, 2)] == [{"seen": 2}, {"seen": 0}]

@@ -155,7 +155,7 @@ class Process:
         """Raise `DemoError` if it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
             lines = self._log.read_text(errors="replace").splitlines()
-            raise DemoError(f"a host has ended, {' '.join(self._command[-4:])}: " + "\n".join(lines[-5:]))
+            raise DemoError(f"a host has ended, {' '.join(self._command)}: " + "\n".join(lines[-5:]))
 
     def kill(self) -> None:
         """Kill it at once, without a chance to clean up."""
@@ -192,6 +192,7 @@ class Hosts:
 
     def start(self, number: int, command: Sequence[str]) -> Process:
         """Start a process; its log is in a file of its number."""
+        command = [*command, "--data-dir", str(self._data)]  # so that `ps` tells whose it is
         process = Process(number, command, self._data / f"host-{number}.log", self.said)
         self.processes[number] = process
         process.start()
@@ -425,6 +426,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="cut the ring by relays, also where network namespaces are allowed",
     )
     add("--run", help=argparse.SUPPRESS)
+    add("--data-dir", help=argparse.SUPPRESS)
     add("options", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def demo(directory, *options):
-    """The demo, in a process whose hosts are known by their directory."""
+def demo_of(module, directory, *options):
+    """A demo, in a process whose hosts are known by their directory."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "examples.actors_demo", *options],
+        [sys.executable, "-m", f"examples.{module}", *options],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(directory)},
         stdout=subprocess.PIPE,
@@ -38,6 +39,9 @@ def demo(directory, *options):
             if running.poll() is None:
                 running.terminate()
                 running.wait(20)
+
+
+demo = partial(demo_of, "actors_demo")
 
 
 def ended(running, directory, timeout=80):

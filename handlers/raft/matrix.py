@@ -50,8 +50,8 @@ GUARDS: Final = (
     reject_misdelivered,
     reject_removed_replicas,
     reject_non_members,
+    track_activity,  # before the terms: one that wakes up protects its leader as if it had just heard it
     reconcile_terms,
-    track_activity,
 )
 
 HOST: Final = Ignore("between hosts, not for the core")

@@ -485,6 +485,17 @@ def test_one_that_alone_was_told_is_elected_when_the_others_have_waited_out_the_
     assert group.leader is group[3]
 
 
+def test_one_that_is_told_wrongly_in_a_sleeping_shard_wakes_it_and_deposes_nobody():
+    group = cluster(3, **BOTH, quiesce=True)
+    group.elect(1)
+    group.tick(21 * T)
+    assert all(group[each].quiesce.quiesced for each in (1, 2, 3))
+    group.report_gone(1, 3)
+    group.tick(2 * T)
+    assert {node.raft.term for node in group.nodes.values()} == {1}
+    assert [group[each].leader_id for each in (1, 2, 3)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("pre_vote", [True, False])
 def test_one_that_is_told_wrongly_deposes_nobody(pre_vote):
     group = cluster(3, check_quorum=True, pre_vote=pre_vote)

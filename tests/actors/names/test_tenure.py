@@ -412,7 +412,7 @@ def test_the_bound_covers_two_election_timeouts_and_clocks_that_differ_by_a_tent
 
 
 class Hosts:
-    """Hosts that win and lose offices as the rules of Raft allow, each with a tenure of its own."""
+    """Hosts that win and lose offices as Raft allows, each with a tenure of its own."""
 
     def __init__(self, seed):
         self.random = Random(seed)

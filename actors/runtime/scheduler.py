@@ -46,7 +46,7 @@ class Resident(Protocol):
         """Set when it has ended."""
         ...
 
-    def _take_turn(self, until: float) -> None:
+    def _actor_take_turn(self, until: float) -> None:
         """Handle what waits, until that time of `time.perf_counter`. Raises nothing."""
 
     def _fail(self, error: BaseException) -> None:
@@ -175,7 +175,7 @@ class Scheduler:
             began = now
             actor = self.busy_with = ready.popleft()
             self.turns += 1
-            actor._take_turn(until)
+            actor._actor_take_turn(until)
             now = time.perf_counter()
             if now - began > _SLOW_TURN_S:
                 self.slow_turn = SlowTurn(str(actor), now - began, time.monotonic())

@@ -206,13 +206,13 @@ class Supervisor(TrioActor):
         if self.actor_inbox.closed:  # it has failed meanwhile
             return
         if self._family.failure is not None:
-            self._fail(self._family.failure)
+            self._actor_fail(self._family.failure)
         else:
             super()._stop()
 
-    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+    def _actor_publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         asked, self._asked_to_stop = self._asked_to_stop, []
-        super()._publish_end(reason, [*stops, *asked])
+        super()._actor_publish_end(reason, [*stops, *asked])
 
     def on_stop(self) -> None:
         """Leave nothing behind that would wake it."""

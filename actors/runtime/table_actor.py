@@ -52,11 +52,11 @@ class TableActor(TrioActor):
             self.handlers = handlers
         if state is not None:
             self.state = state
-        self.tally = Tally(self._warn)
+        self.tally = Tally(self._actor_warn)
         """What became of the messages that have a type, by state and type."""
-        self._check_table()
+        self._actor_check_table()
 
-    def _check_table(self) -> None:
+    def _actor_check_table(self) -> None:
         name = type(self).__name__
         table = getattr(self, "handlers", None)
         if not isinstance(table, HandlerTable):
@@ -76,7 +76,7 @@ class TableActor(TrioActor):
             return super().on_receive(message)
         return self.handlers.dispatch(self, message)
 
-    def _warn(self, state: Any, type_: Any, cell: Never) -> None:
+    def _actor_warn(self, state: Any, type_: Any, cell: Never) -> None:
         self.actor_loop.lines.warning(
             "%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because
         )

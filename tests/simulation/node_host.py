@@ -66,7 +66,7 @@ class SimulatedLoop(TrioLoop):
 
     def run(self):
         while self._scheduler.ready:
-            self._scheduler.ready.popleft()._take_turn(FOREVER)
+            self._scheduler.ready.popleft()._actor_take_turn(FOREVER)
 
 
 class SimulatedPool:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import failover, reads, sending
+from drakkar.handlers.raft.quiesce import track_activity
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.testing.plan import TICK, Event
 from drakkar.handlers.testing.shard import SimulatedShard
@@ -11,6 +12,7 @@ from drakkar.handlers.testing.shard import SimulatedShard
 from tests.simulation.mutants import (
     CHECK_QUORUM_ON,
     CLEAR,
+    FIVE,
     LEADER,
     LEASES,
     THREE,
@@ -90,6 +92,16 @@ def _(change):
     def sleep_on(raft, event, inner):
         if not raft.quiesce.quiesced:
             inner(raft, event)
+
+
+@mutant(
+    "a replica that sleeps judges a request for its vote before it wakes up",
+    "INV20 a lease",
+    **APART | {"given": FIVE | {"config": ASKING | {"quiesce": True}, "evidence": 60}},
+)
+def _(change):
+    change.handlers.guards.remove(track_activity)
+    change.handlers.guards.append(track_activity)
 
 
 @mutant(

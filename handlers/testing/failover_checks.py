@@ -24,18 +24,18 @@ class _Known:
     __slots__ = ("evidence", "lease_until", "may_forget", "message", "standing", "told")
 
     def __init__(self) -> None:
-        self.standing = (
-            0,
-            0,
-            False,
-        )  # its leader, its term, and whether it neither led nor campaigned, at last
-        self.evidence: Counter[int] = (
-            Counter()
-        )  # how often its host had evidence, not told yet, that one is gone
-        self.told = False  # whether its leader is gone, and it has followed none since
-        self.may_forget = False  # whether it may forget its leader now
-        self.lease_until = 0  # the tick of its own until which it has promised to elect no other
-        self.message = Message(M.LOCAL_TICK)  # what it takes in now, or took in last
+        self.standing = (0, 0, False)
+        """Its leader, its term, and whether it neither led nor campaigned, when it was looked at last."""
+        self.evidence: Counter[int] = Counter()
+        """How often its host had evidence that one is gone which it was not told yet, by replica."""
+        self.told = False
+        """It was told that its leader is gone, and has followed none since."""
+        self.may_forget = False
+        """It may forget its leader now."""
+        self.lease_until = 0
+        """The tick of its own until which it has promised to elect no other."""
+        self.message = Message(M.LOCAL_TICK)
+        """What it takes in now, or took in last."""
 
 
 class FailoverChecks:
@@ -96,6 +96,7 @@ class FailoverChecks:
 
     def campaigns(self, raft: Raft, elapsed: int, *, asks: bool) -> None:
         """A replica begins to ask for pre-votes, or else a term, when so many ticks have passed without a leader."""
+        self.look(raft)  # it may have forgotten its leader in this very step
         known = self._known[raft.id]
         if (raft.id, raft.term) in self._history.asked_to_lead:
             return

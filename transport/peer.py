@@ -9,6 +9,7 @@ wait a little. Nothing is sent twice: the protocol above repeats what was lost.
 """
 
 import logging
+import math
 import os
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -176,8 +177,10 @@ class Peer:
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
         self._error = ""
-        self.away = ""
+        self._away = ""
         """Why it could not be reached, until the next attempt is due; empty at all other times."""
+        self._news_until = 0.0
+        """When that is no news any more."""
 
     # ---- what the transport calls
 
@@ -258,6 +261,8 @@ class Peer:
         count = len(records) if admitted else room.take(sizes)
         self._calls.put(records[:count])
         self._used_at = trio.current_time()
+        if self._away and not self.away:
+            self.redial()
         if self._at_once:
             self.push()
         return len(records) - count
@@ -331,6 +336,15 @@ class Peer:
         if records:
             self._counters.calls_handed_back += len(records)
             self._calls_handed_back(self.address, records, why)
+
+    @property
+    def away(self) -> str:
+        """Why it could not be reached, while that is news; empty at all other times: calls will tell.
+
+        A refusal costs next to nothing, and is over once the process of the host is started again. So it is news for the shortest wait
+        alone. Whoever has calls for the host after that need not wait for the next attempt: they have it dialed at once.
+        """
+        return self._away if trio.current_time() < self._news_until else ""
 
     @property
     def reachable(self) -> bool:
@@ -699,12 +713,14 @@ class Peer:
         )
         self._revived = trio.Event()
         # One that is full may have a place at any moment, and a lost connection may soon be another one.
-        self.away = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
+        self._away = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
+        fresh = self._options.backoff_first if isinstance(error, NobodyListens) else math.inf
+        self._news_until = trio.current_time() + fresh
         if matters:
             self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
-        self.away = ""
+        self._away = ""
 
     def _wait_after(self, error: TransportError, *, lost: bool = False) -> float:
         """Return the seconds until the next attempt. `lost`: there was a connection."""

@@ -321,7 +321,8 @@ class TcpTransport:
     def away(self, address: str) -> str:
         """Return why the host at `address` could not be reached, until the next attempt is due; "" at all other times.
 
-        Records that are sent meanwhile wait for that attempt.
+        Where the connection was refused, that is said for `backoff_first` alone: records that are sent after that have the host
+        dialed at once. All others that are sent meanwhile wait for the next attempt.
         """
         peer = self._peers.get(peer_name(address))
         return "" if peer is None else peer.away

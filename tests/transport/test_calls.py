@@ -949,6 +949,24 @@ async def test_why_a_host_cannot_be_reached_is_known_until_the_next_attempt_is_d
 
 
 @on_loop
+async def test_a_refusal_is_no_news_for_long_and_calls_that_come_later_have_the_host_dialed_at_once() -> None:
+    """A host that was started again is found by the next call, and not when the wait is over that has grown while it was away."""
+    a = CallingHost(options=Options(backoff_first=0.02, backoff_last=1000))
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    async with running(a) as nursery:
+        for failures in range(1, 20):
+            a.call(nowhere, record(failures))
+            await until(lambda failures=failures: len(a.lost) == failures)
+            await until(lambda: not a.transport.away(nowhere))
+        assert a.transport.peers()[nowhere].failures == 19, "the wait is minutes now"
+        b = CallingHost(nowhere)
+        await nursery.start(b.run)
+        a.call(nowhere, record(20))
+        await until(lambda: b.numbers)
+        assert b.numbers == [20]
+
+
+@on_loop
 async def test_calls_are_written_at_once_where_the_caller_has_joined_those_of_its_round() -> None:
     rounds: list[Callable[[], object]] = []
     a, b = CallingHost(at_round_end=rounds.append), CallingHost()

@@ -240,7 +240,7 @@ class NodeHost(SimulatedHost):
         """Crash as by SIGKILL: the node reports nothing, and its futures are never set."""
         self.node.actor_inbox.completions.clear()
         self.node.actor_inbox.queue.clear()
-        self.node._leave()
+        self.node._actor_leave()
         self._loop._scheduler.ready.clear()
         self._loop._actors.clear()
         waiting, self._waiting = self._waiting, {}

@@ -61,6 +61,8 @@ AT_ONCE = {"given": THREE | {"config": ASKING, "evidence": 1}, "weather": CLEAR,
 """All are told at nearly the same time."""
 APART = {"given": THREE | {"config": ASKING, "evidence": 20}, "weather": CLEAR, "rig": killed_leaders}
 """Some are told ticks after the others."""
+SLOW = AT_ONCE | {"weather": CLEAR | {"delay": 1.0}}
+"""An election takes longer than a step."""
 LEASED = {
     "given": THREE | {"ticks": 60, "config": LEASES | {"election_ticks": 10}, "evidence": 5},
     "weather": CLEAR,
@@ -102,6 +104,11 @@ def _(change):
 def _(change):
     change.handlers.guards.remove(track_activity)
     change.handlers.guards.append(track_activity)
+
+
+@mutant("a voter that has granted a pre-vote asks for some itself as soon as it is its turn", "INV55", **SLOW)
+def _(change):
+    change.patch(failover, "postpone", lambda raft: None)
 
 
 @mutant(

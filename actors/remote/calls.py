@@ -73,6 +73,10 @@ class Transport(Wire, Protocol):
         """Return whether a host that is watched is alive."""
         ...
 
+    def reachable(self, address: str) -> bool:
+        """Return whether a host is connected, or was not tried yet."""
+        ...
+
     def watch_host(self, address: str) -> HostState:
         """Exchange heartbeats with a host, and keep the connection to it."""
         ...
@@ -318,7 +322,7 @@ class Calls:
         self._serving.tick()
         self._links.let_go()
         for link in self._links.all():
-            if link.waits and self._transport.host_state(link.address) is HostState.DEAD:
+            if link.waits and self._hangs(link.address):
                 link.lost(f"{link.address}, which answers no heartbeats, was taken for dead", hangs=True)
             if link.waits or self._serving.waits(link.address):
                 self._attend(link.address)
@@ -326,6 +330,14 @@ class Calls:
             if self._ticks - last > LINGER_TICKS:
                 del self._attended[address]
                 self._transport.unwatch_host(address)
+
+    def _hangs(self, address: str) -> bool:
+        """Return whether a host is connected and does not answer.
+
+        What is for one without a connection has not left, and the next attempt to connect will tell what becomes of it. That may succeed,
+        as the host may have been started again.
+        """
+        return self._transport.host_state(address) is HostState.DEAD and self._transport.reachable(address)
 
     def _attend(self, address: str) -> None:
         if address not in self._attended:

@@ -88,6 +88,7 @@ class Wire:
         """By address, the names in the certificate of a host."""
         self.charged = Counter()
         self.states = {}
+        self.unreachable = set()
         self.attended = []
 
     def call_room(self, address):
@@ -125,6 +126,9 @@ class Wire:
 
     def host_state(self, address):
         return self.states.get(address, HostState.UNKNOWN)
+
+    def reachable(self, address):
+        return address not in self.unreachable
 
     def watch_host(self, address):
         self.attended.append(address)

@@ -267,6 +267,18 @@ def test_what_a_dead_host_was_asked_ends_also_what_it_is_asked_then(host):
     assert not alive.done
 
 
+def test_what_is_for_a_dead_host_without_a_connection_waits_for_the_next_attempt_to_connect(host):
+    """It has not left, and the host may have been started again: only the transport knows what comes of it."""
+    host.wire.states[THERE] = HostState.DEAD
+    host.wire.unreachable.add(THERE)
+    asked, died = host.ask(), []
+    watch(host.ref(), died.append)
+    host.thread.run()
+    host.tick(3)
+    assert not asked.done
+    assert not died
+
+
 @pytest.mark.parametrize("state", [HostState.SUSPECT, HostState.UNKNOWN, HostState.ALIVE])
 def test_no_other_state_of_a_host_ends_anything(host, state):
     host.wire.states[THERE] = state

@@ -192,6 +192,9 @@ class Orders:
     def peak(self):
         return memory_mib("VmHWM")
 
+    def connected(self, address):
+        return self._host.peers()[address].connected
+
     def states(self):
         return {address: peer.state.value for address, peer in self._host.peers().items()}
 

@@ -187,6 +187,7 @@ def test_only_those_fail_whose_records_were_handed_back(host):
     host.link.handed_back([question.record for question in asked[2:]], NOT_SENT)
     assert [question.future.done for question in asked] == [False, False, True, True]
     assert host.link.questions == 2
+    assert not host.link.forgive(), "the host does not know of them, so it owes no answer to them"
 
 
 def test_a_lost_connection_ends_no_question_that_was_not_sent_yet(host):

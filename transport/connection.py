@@ -333,6 +333,22 @@ class Connection:
                     raise self._fault(error) from error
             self._counters.sent_bytes += len(part)
 
+    def write_now(self, data: bytes) -> bytes | memoryview:
+        """Write what the kernel takes at once; return the rest, which is to be written next. With TLS that is all of it.
+
+        It costs a fifth of `write`, and is no checkpoint. Raises `TransportError` where the connection is lost.
+        """
+        if self.fd < 0:
+            return data
+        try:
+            written = os.write(self.fd, data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise self._fault(error) from error
+        self._counters.sent_bytes += written
+        return memoryview(data)[written:]
+
     def end(self, why: str) -> None:
         """Let it end soon, as lost for this reason. What reads or writes raises `TransportError` with it."""
         self._why = why

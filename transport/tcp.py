@@ -20,7 +20,7 @@ from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical, parse_address, peer_name
 from drakkar.transport.admission import Admission
-from drakkar.transport.budgets import Work
+from drakkar.transport.budgets import LoopTime, Work
 from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FIRST_FREE_KIND, FrameError, encode_frame
 from drakkar.transport.hello import (
@@ -53,6 +53,12 @@ T = TypeVar("T")
 
 MAX_OTHER_PEERS: Final = 128
 """Hosts that are no members, and are dialed: each costs a connection and a task until `idle_timeout`."""
+HEARTBEAT_S: Final = 100e-6
+"""Seconds of loop time that a host costs in a tick: a heartbeat to it and one from it, and their answers."""
+HEARTBEATS_SHARE: Final = 0.2
+"""The share of the loop's time that heartbeats may take for long: two thousand a second."""
+HEARTBEATS_SAVED_S: Final = 0.2
+"""Seconds of it that are saved up at most."""
 
 
 class TcpTransport:
@@ -154,6 +160,7 @@ class TcpTransport:
         self._known.on_replaced = self._liveness.replaced
         self._on_change, self._on_gone = host_changed or _nothing, gone or _nothing
         self._work = Work()
+        self._heartbeats = LoopTime(HEARTBEATS_SHARE, HEARTBEATS_SAVED_S, self._work.clock())
         encode_hello(self._identity.hello(address))  # raises now, and not at the first connection
         self._listen_address = listen_address or address
         self._log = log or logging.getLogger("drakkar.transport")
@@ -617,13 +624,21 @@ class TcpTransport:
         """A tick has passed: send a heartbeat to all hosts that are members or watched, and look who has not answered.
 
         So one whose loop is stalled sends none, and takes none of the others for dead for what it did not hear meanwhile.
+        Where hosts are so many, and ticks so short, that heartbeats would take too much of the loop, some ticks do not count.
         """
-        if self._nursery is None or self._liveness.silent:
+        if self._nursery is None or self._liveness.silent or not self._has_time_for_heartbeats():
             return
         heartbeat = encode_alive(self._liveness.tick())
         for name in self._liveness.tracked:
             if self._is_tracked(name):
                 self._write_soon(self._peer(name)).beat(heartbeat)
+
+    def _has_time_for_heartbeats(self) -> bool:
+        now = self._work.clock()
+        if self._heartbeats.wait(now):
+            return False
+        self._heartbeats.spend(len(self._liveness.tracked) * HEARTBEAT_S, now)
+        return True
 
     def silence(self, silent: bool) -> None:
         """Send and answer no heartbeats while `silent`, since this host is as good as dead: its disk hangs, say.

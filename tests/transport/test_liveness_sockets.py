@@ -15,6 +15,7 @@ import trustme
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import parse_address
+from drakkar.transport.budgets import Work
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.hello import (
     ALIVE_FEATURE,
@@ -847,6 +848,28 @@ async def test_strangers_that_send_heartbeats_without_end_are_read_more_slowly()
         nursery.start_soon(caller.closed)
         await until(lambda: a.counters.pauses > 2)
         nursery.cancel_scope.cancel()
+
+
+@on_loop
+async def test_heartbeats_take_no_more_than_their_share_of_the_loop_however_short_ticks_are() -> None:
+    a, b = Watching(), Watching()
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drakkar.transport.tcp.Work", partial(Work, lambda: now))
+        a = Watching()
+    async with running(a, b):
+        a.meet(b)
+        await until(lambda: a.state(b) is ALIVE)
+        number = a.transport._liveness.number
+        a.tick(10_000)
+        saved = a.transport._liveness.number - number
+        assert 1000 < saved <= 2001, "saved up for a burst"
+        for _ in range(10_000):
+            now += 0.0001
+            a.tick()
+            await trio.lowlevel.checkpoint()
+        assert 1990 <= a.transport._liveness.number - number - saved <= 2010, "in that second"
+        await until(lambda: a.state(b) is ALIVE)
 
 
 @on_loop

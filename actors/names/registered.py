@@ -22,7 +22,7 @@ from drakkar.actors.names.directory import (
 )
 from drakkar.actors.names.directory_server import DirectoryServer, server_name
 from drakkar.actors.names.shards import Calls, Shard
-from drakkar.actors.remote.errors import NameTaken
+from drakkar.actors.remote.errors import NameTaken, UnknownName
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
 from drakkar.actors.runtime.log_lines import Lines
@@ -47,6 +47,7 @@ MAX_REGISTERED: Final = 10_000
 """Names that one host has registered at a time."""
 MAX_GIVEN_BACK: Final = 100
 """Names that a host gives back at a time."""
+_NO_SERVER: Final = "no replica serves the directory there: start one by start_directory(), or name another host by `at`"
 _TAKEN: Final = "unregister it there, or, if that host is gone for good, register with replace=True"
 GIVE_BACK_TIMEOUT_S: Final = 5.0
 FIRST_WAIT_S: Final = 0.1
@@ -89,6 +90,8 @@ class Names:
         self._at: dict[int, str] = {}
         """By shard, the host that was named last to reach a directory of which there is no replica here."""
         self._entries: dict[tuple[int, str], _Entry] = {}
+        self._leaving: set[_Entry] = set()
+        """Their actors have ended, and their names are not given back yet."""
         self._giving_back = trio.CapacityLimiter(MAX_GIVEN_BACK)
         on_fork(self)
 
@@ -100,7 +103,9 @@ class Names:
         server = DirectoryServer.start(shard, loop=self._loop)
         with self._lock:
             self._servers[shard.shard_id] = server
-        self._calls.publish(server_name(shard.shard_id), server)
+        name = server_name(shard.shard_id)
+        self._calls.unpublish(name)  # the server of a replica before this one may be about to end
+        self._calls.publish(name, server)
         self._do_in_the_end(shard.shard_id, ["announce", *self._owner()], "announce this run of the host")
 
     # -- what users call ----------------------------------------------------------------------------------------
@@ -256,10 +261,13 @@ class Names:
 
     def _check_room(self, entry: _Entry) -> None:
         with self._lock:
-            full = len(self._entries) >= MAX_REGISTERED and (entry.shard_id, entry.name) not in self._entries
+            # A name that is not given back yet takes room too: while the shard has no leader, there would be no end to them.
+            full = len(self._entries) + len(self._leaving) >= MAX_REGISTERED
+            full = full and (entry.shard_id, entry.name) not in self._entries
         if full:
             raise SystemBusy(
-                f"this host has registered {MAX_REGISTERED} names: unregister some, or let other hosts have some"
+                f"this host has registered {MAX_REGISTERED} names, or not given them back yet: unregister some, or let other "
+                "hosts have some"
             )
 
     def _on_registered(self, entry: _Entry, result: Result) -> None:
@@ -267,18 +275,21 @@ class Names:
         try:
             _check(result, entry.name)
         except OutcomeUnknown:
+            # Perhaps the actor before it has the name still: then its end gives it back, as before.
             self._keep(entry)
             raise
-        self._keep(entry)
+        before = self._keep(entry)
+        if before is not None and before.watcher is not None:
+            unwatch(before.ref, before.watcher)
 
-    def _keep(self, entry: _Entry) -> None:
+    def _keep(self, entry: _Entry) -> _Entry | None:
+        """Watch the actor; return what had the name before."""
         entry.watcher = partial(self._on_died, entry)
         with self._lock:
             before = self._entries.get((entry.shard_id, entry.name))
             self._entries[entry.shard_id, entry.name] = entry
-        if before is not None and before.watcher is not None:
-            unwatch(before.ref, before.watcher)
         watch(entry.ref, entry.watcher)
+        return before
 
     def _on_unregistered(self, key: tuple[int, str], result: Result) -> bool:
         _check(result, key[1])
@@ -293,15 +304,24 @@ class Names:
             key = entry.shard_id, entry.name
             if self._entries.get(key) is entry:
                 del self._entries[key]
+            self._leaving.add(entry)
         operation = ["unregister", entry.name, *self._owner(), entry.number]
-        self._do_in_the_end(entry.shard_id, operation, f"give back the name {entry.name!r}")
+        done = self._do_in_the_end(entry.shard_id, operation, f"give back the name {entry.name!r}")
+        done.add_done_callback(partial(self._on_given_back, entry))
 
-    def _do_in_the_end(self, shard_id: int, operation: list[Any], what: str) -> None:
-        """Do it as soon as that is possible, for as long as this host runs. Never waits."""
+    def _on_given_back(self, entry: _Entry, _: ActorFuture[None]) -> None:
+        with self._lock:
+            self._leaving.discard(entry)
+
+    def _do_in_the_end(self, shard_id: int, operation: list[Any], what: str) -> ActorFuture[None]:
+        """Do it as soon as that is possible, for as long as this host runs. Never waits; the future is set when it is over."""
         try:
-            self._loop.spawn(self._repeat, shard_id, operation, what, name=what)
+            return self._loop.spawn(self._repeat, shard_id, operation, what, name=what).finished
         except LoopError:  # the host stops: its next run announces itself
             self._lines.debug("the host stops before it could %s", what)
+            over: ActorFuture[None] = ActorFuture()
+            over.set(None)
+            return over
 
     async def _repeat(self, shard_id: int, operation: list[Any], what: str) -> None:
         backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
@@ -324,6 +344,7 @@ class Names:
         """A forked child has none of the parent's names; a thread that is gone may hold the lock."""
         self._lock = threading.Lock()
         self._entries.clear()
+        self._leaving.clear()
 
     # -- what was found -----------------------------------------------------------------------------------------
 
@@ -379,6 +400,9 @@ def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:
 
 def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: ActorFuture[Any]) -> None:
     result, error = asked.outcome()
+    if isinstance(error, pykka.ActorDeadError | UnknownName) and getattr(error, "outcome_known", True):
+        done.try_fail(RequestDropped(f"{in_full(error)}: {_NO_SERVER}"))
+        return
     if error is not None and getattr(error, "outcome_known", True):
         done.try_fail(error)  # it says itself what is wrong
         return

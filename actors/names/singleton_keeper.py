@@ -36,7 +36,7 @@ KEEPER_NAME: Final = "drakkar:singletons"
 """Under which the keeper of each host is published."""
 FENCE_TIMEOUT_S: Final = 5.0
 MAX_ASKERS: Final = 1_000
-"""Questions of other hosts that wait for an end."""
+"""Who wait for an end: other hosts, and threads of this one."""
 
 
 def takeover_ticks(election_ticks: int) -> int:
@@ -82,7 +82,10 @@ class Declare:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Run no more of these singletons on this host; None: of none. The answer comes when they have ended."""
+    """Run no more of these singletons on this host; None: of none. The answer is True when they have ended.
+
+    It is False, at once, where a thousand wait for an end already.
+    """
 
     name: str | None = None
 
@@ -175,16 +178,20 @@ class SingletonKeeper(TrioActor):
         self._shards[spec.shard_id] = self._clock()
         self._look_at_office(spec.shard_id)
 
-    def _leave_singletons(self, name: str | None) -> AnswerLater[bool]:
-        answer: AnswerLater[bool] = AnswerLater()
+    def _leave_singletons(self, name: str | None) -> AnswerLater[bool] | bool:
         kept = None if name is None else self._kept.get(name)
         if name is not None and kept is None:
-            answer.set(True)
-            return answer
+            return True
         for each in [kept] if kept is not None else list(self._kept.values()):
             each.tenure.close()
-        self._askers.append(_Asker(kept, math.inf, answer))
-        return answer
+        return self._when_ended(kept, math.inf)
+
+    def _when_ended(self, kept: _Kept | None, term: float) -> AnswerLater[bool] | bool:
+        if len(self._askers) >= MAX_ASKERS:
+            return False
+        asker = _Asker(kept, term, AnswerLater())
+        self._askers.append(asker)
+        return asker.answer
 
     def _on_question(self, message: Any) -> Any:
         if type(message) is not list or len(message) != 4 or message[0] != "ended":
@@ -197,13 +204,7 @@ class SingletonKeeper(TrioActor):
             return True  # a start takes a fence of its term, which could not be committed any more
         now = self._clock()
         kept.tenure.bar(term, now + 2 * self._bound(shard_id))
-        if kept.tenure.ended_before(term):
-            return True
-        if len(self._askers) >= MAX_ASKERS:
-            return False
-        answer: AnswerLater[bool] = AnswerLater()
-        self._askers.append(_Asker(kept, term, answer))
-        return answer
+        return True if kept.tenure.ended_before(term) else self._when_ended(kept, term)
 
     # -- who leads ----------------------------------------------------------------------------------------------
 
@@ -295,6 +296,8 @@ class SingletonKeeper(TrioActor):
             if all(kept.tenure.ended_before(asker.term) for kept in self._kept.values() if asker.is_of(kept)):
                 asker.answer.try_set(True)
         self._askers = [asker for asker in self._askers if not asker.answer.done]
+        for kept in [each for each in self._kept.values() if each.tenure.over]:
+            del self._kept[kept.spec.name]
 
     # -- its turns ----------------------------------------------------------------------------------------------
 

@@ -142,8 +142,8 @@ class Singleton:
     def stop(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> bool:
         """Run it on this host no more; return whether it has ended here within `timeout` seconds.
 
-        As long as this host leads the shard, no other host runs it: transfer the leadership first, if one is to. May be
-        declared anew after that. Raises `DeadlockError` in a loop.
+        As long as this host leads the shard, no other host runs it: transfer the leadership first, if one is to. Once it has
+        ended, it may be declared anew; until then call this again. Raises `DeadlockError` in a loop.
         """
         return self._owner.leave(self.name, timeout=timeout)
 
@@ -257,7 +257,7 @@ class Singletons:
         ended = True
         if keeper is not None:
             ended = self._ask_to_leave(keeper, name, timeout)
-        if name is not None:
+        if name is not None and ended:
             with self._lock:
                 self._known.pop(name, None)
         return ended

@@ -174,6 +174,11 @@ class Tenure:
         )
         return not runs and all(left.over for left in self._left)
 
+    @property
+    def over(self) -> bool:
+        """Whether it is to run here no more, and none runs, or may still come up."""
+        return self._closed and self.ended_before(math.inf)
+
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
         """An actor that is watched has ended."""
         # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.

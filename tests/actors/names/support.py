@@ -7,12 +7,9 @@ import cbor2
 import pykka
 from drakkar.actors.names.directory import Owner
 from drakkar.actors.names.registered import Names
+from drakkar.actors.remote.errors import NameTaken, UnknownName
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ConfigError, TransportError
-
-
-class UnknownNameError(Exception):
-    pass
 
 
 class Network:
@@ -36,7 +33,13 @@ class Calls:
         self.network, self.address = network, address
 
     def publish(self, name, ref, *, proxy=False, acl=None):
+        before = self.network.published.get((self.address, name))
+        if before is not None and before.is_alive():
+            raise NameTaken(name, str(before), "unpublish it first")
         self.network.published[self.address, name] = ref
+
+    def unpublish(self, name):
+        return self.network.published.pop((self.address, name), None) is not None
 
     def remote(self, address, name, *, timeout, block):
         assert not block
@@ -45,7 +48,7 @@ class Calls:
         if {address, self.address} & self.network.cut_off and address != self.address:
             found.fail(TransportError(f"{address} is gone"))
         elif ref is None or not ref.is_alive():
-            found.fail(UnknownNameError(name))
+            found.fail(UnknownName(name))
         else:
             found.set(ref)
         return found

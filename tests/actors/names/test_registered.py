@@ -8,6 +8,7 @@ from drakkar.actors import ConfigError, DeadlockError, DrakkarError, State, Syst
 from drakkar.actors.names import registered
 from drakkar.actors.names.directory import Directory, NotRegistered
 from drakkar.actors.remote.errors import NameTaken
+from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, TransportError
 
 from tests.actors.names.support import Echo, Network, names_of
@@ -139,7 +140,7 @@ def test_of_two_hosts_that_race_for_one_name_exactly_one_has_it_and_the_other_is
         [winner] = [number for number, outcome in outcomes.items() if outcome is None]
         losers = [outcome for outcome in outcomes.values() if outcome is not None]
         assert {type(outcome) for outcome in losers} == {NameTaken}
-        assert {outcome.address for outcome in losers} == {office.hosts.addresses[winner - 1]}
+        assert {outcome.holder for outcome in losers} == {f"an actor on {office.hosts.addresses[winner - 1]}"}
         assert office[1].find(name, timeout=TIMEOUT_S) is refs[winner]
 
 
@@ -257,10 +258,56 @@ def test_a_replica_that_ends_ends_its_server_and_all_who_wait_are_told(office):
     server = office.network.published[office.hosts.addresses[0], f"drakkar:directory:{SHARD}"]
     office.replicas[1].stop()
     until(lambda: not server.is_alive())
-    assert isinstance(settled(office[1].register("ledger", ref, block=False)), Exception)
+    with pytest.raises(RequestDropped, match=r"start_directory\(\)"):
+        office[1].register("ledger", ref)
     again = office.hosts.run(Directory, shard_id=SHARD, numbers=[1])[1]
     office[1].serve(again)
     office[1].register("ledger", ref, timeout=TIMEOUT_S)
+
+
+def test_a_replica_that_is_started_again_at_once_serves_though_the_server_before_it_has_not_ended_yet(office):
+    office[1].serve(office.replicas[1])
+    office[1].register("ledger", Echo.start(), timeout=TIMEOUT_S)
+
+
+def test_a_host_that_serves_no_directory_is_told_as_such(office):
+    with pytest.raises(RequestDropped, match=r"start_directory\(\)"):
+        office[1].find("ledger", shard_id=SHARD + 1, at=office.hosts.addresses[1])
+
+
+def test_a_name_whose_move_to_another_actor_is_unknown_is_given_back_with_either(office, monkeypatch):
+    first, second = Echo.start(), Echo.start()
+    office[1].register("ledger", first, timeout=TIMEOUT_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(office[1], "_do", lambda *_: settled_now(["failed", False, "nobody knows"]))
+        with pytest.raises(OutcomeUnknown, match="nobody knows"):
+            office[1].register("ledger", second, timeout=TIMEOUT_S)
+    assert find(office[2], "ledger") is first
+    first.stop()
+    until(lambda: isinstance(find(office[2], "ledger"), NotRegistered))
+
+
+def settled_now(result):
+    future = ActorFuture()
+    future.set(result)
+    return future
+
+
+def test_names_that_cannot_be_given_back_yet_take_room_until_they_are(office, monkeypatch):
+    monkeypatch.setattr(registered, "MAX_REGISTERED", 2)
+    refs = [Echo.start() for _ in range(2)]
+    for number, ref in enumerate(refs):
+        office[1].register(f"name {number}", ref, timeout=TIMEOUT_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(registered, "FIRST_WAIT_S", 0.01)
+        patch.setattr(office[1], "_do", lambda *_: settled_now(["failed", True, "no leader"]))
+        for ref in refs:
+            ref.stop()
+        until(lambda: office[1]._entries == {})
+        with pytest.raises(SystemBusy, match="not given them back"):
+            office[1].register("other", Echo.start())
+    until(lambda: not office[1]._leaving)
+    office[1].register("other", Echo.start(), timeout=TIMEOUT_S)
 
 
 def test_the_loop_is_never_blocked(office):

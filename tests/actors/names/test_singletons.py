@@ -1,11 +1,17 @@
-"""Singletons on three hosts: one runs, where the shard's leader is, and takes over when the one before has ended."""
+"""Singletons on three hosts: one runs, where the shard's leader is, and takes over when the one before has ended.
 
+How long a takeover may take at most is counted in ticks, and docs/names.md says why. So what is measured here is that it comes
+no sooner where it must not. That it comes at once where it may is shown with a bound that lies beyond the test's end.
+"""
+
+import math
 import threading
 import time
 
 import pykka
 import pytest
 from drakkar.actors import ConfigError, DeadlockError, DrakkarError, SystemBusy, TrioActor
+from drakkar.actors.names import singleton_keeper
 from drakkar.actors.names import singletons as singletons_module
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.singleton_keeper import KEEPER_NAME, takeover_ticks
@@ -17,7 +23,8 @@ from tests.actors.names.support import Home, Network
 from tests.actors.support import TICK, TIMEOUT_S, Hosts, InlineLedger, contents, hand_over, settled, until
 
 SHARD = 1
-CONFIG = {"election_ticks": 20}
+CONFIG = {"election_ticks": 40}
+ELECTION_S = CONFIG["election_ticks"] * TICK
 BOUND_S = takeover_ticks(CONFIG["election_ticks"]) * TICK
 
 
@@ -89,6 +96,12 @@ class Office:
 
         return until(runs)
 
+    def calm(self):
+        """Have all keepers believe that the membership has not changed for long."""
+        for number, singletons in self.singletons.items():
+            shards = singletons._keeper._shards
+            self.hosts.hosts[number].loop.call(shards.__setitem__, SHARD, -math.inf)
+
     def fences(self):
         return [event.fence for _, event in self.events if isinstance(event, SingletonStarted)]
 
@@ -159,14 +172,25 @@ def test_it_moves_with_the_office_and_its_numbers_rise(hosts):
     assert_one_at_a_time(office.events)
 
 
-def test_after_a_transfer_the_next_one_starts_as_soon_as_the_one_before_has_ended(hosts):
+@pytest.fixture
+def only_by_proof(monkeypatch):
+    """From now on a host that wins the office starts its own only if it can tell that the one before has ended."""
+
+    def begin(office):
+        monkeypatch.setattr(singleton_keeper, "takeover_ticks", lambda _: 10_000)
+        office.calm()
+
+    return begin
+
+
+def test_after_a_transfer_the_next_one_starts_as_soon_as_the_one_before_has_ended(hosts, only_by_proof):
     office = Office(hosts)
     office.up()
-    until(lambda: time.monotonic() - hosts_age(office) > BOUND_S)
-    office.move()
-    began = time.monotonic()
-    office.up()
-    assert time.monotonic() - began < BOUND_S / 2
+    only_by_proof(office)
+    for _ in range(3):
+        _, after = office.move()
+        assert office.up() == after
+    assert_one_at_a_time(office.events)
 
 
 def assert_one_at_a_time(events):
@@ -179,16 +203,11 @@ def assert_one_at_a_time(events):
             running.remove(number)
 
 
-def hosts_age(office):
-    """When the membership changed last, as far as the keepers know."""
-    return max(singletons._keeper._shards[SHARD] for singletons in office.singletons.values())
-
-
 def test_while_the_one_before_does_not_stop_the_next_one_waits_for_its_time(hosts):
     gate = threading.Event()
     office = Office(hosts, stop_timeout=0.05)
     leader = office.up()
-    until(lambda: time.monotonic() - hosts_age(office) > BOUND_S)
+    office.calm()
     office[leader].ref().tell(gate)
     try:
         began = time.monotonic()
@@ -200,30 +219,39 @@ def test_while_the_one_before_does_not_stop_the_next_one_waits_for_its_time(host
         gate.set()
 
 
-def test_a_killed_host_is_proof_enough_where_it_is_known_to_be_gone(hosts):
+def test_a_killed_host_is_proof_enough_where_it_is_known_to_be_gone(hosts, only_by_proof):
     office = Office(hosts)
     leader = office.up()
-    until(lambda: time.monotonic() - hosts_age(office) > BOUND_S)
+    only_by_proof(office)
     address = hosts.addresses[leader - 1]
     office.network.cut_off.add(address)
     office.gone.add(address)
     del office.handles[leader]
     hosts.stop(leader)
-    after = hosts.leader()
-    began = time.monotonic()
-    assert office.up() == after
-    assert time.monotonic() - began < BOUND_S / 2
+    assert office.up() != leader
 
 
 def test_where_the_one_before_cannot_be_asked_the_next_one_waits_for_its_time(hosts):
     office = Office(hosts)
     leader = office.up()
-    until(lambda: time.monotonic() - hosts_age(office) > BOUND_S)
+    office.calm()
     office.network.cut_off.add(hosts.addresses[leader - 1])
     del office.handles[leader]
     began = time.monotonic()
     hosts.stop(leader)
     office.up()
+    assert time.monotonic() - began >= BOUND_S
+
+
+def test_where_the_membership_has_just_changed_the_next_one_waits_for_its_time(hosts):
+    """A voter that was removed just now is not asked, and might run one still."""
+    office = Office(hosts)
+    leader = office.up()
+    began = time.monotonic()
+    for number, singletons in office.singletons.items():
+        hosts.hosts[number].loop.call(singletons._keeper._shards.__setitem__, SHARD, began)
+    office.move()
+    assert office.up() != leader
     assert time.monotonic() - began >= BOUND_S
 
 
@@ -292,8 +320,9 @@ def test_a_host_that_stood_still_begins_with_a_new_number_though_it_leads_on(cap
     with Hosts(1) as hosts:
         office = Office(hosts, numbers=(1,))
         office.up()
-        hosts.hosts[1].loop.run_soon(time.sleep, 1.5 * CONFIG["election_ticks"] * TICK)
-        until(lambda: len(office.fences()) == 2)
+        before = len(office.fences())
+        hosts.hosts[1].loop.run_soon(time.sleep, 1.5 * ELECTION_S)
+        until(lambda: len(office.fences()) > before)
         assert "stood still" in caplog.text
         assert office.fences() == sorted(set(office.fences()))
         assert_one_at_a_time(office.events)
@@ -340,10 +369,46 @@ def test_one_that_is_stopped_by_its_handle_runs_here_no_more_and_may_be_declared
     leader = office.up()
     assert office[leader].stop(timeout=TIMEOUT_S) is True
     assert office[leader].status.phase is SingletonPhase.IDLE
+    assert office.singletons[leader]._keeper._kept == {}, "what has ended is not kept"
     office.handles[leader] = office.singletons[leader].declare(
         "scheduler", Scheduler, shard_id=SHARD, args=(leader,)
     )
     assert office.up() == leader
+
+
+def test_one_that_does_not_end_may_not_be_declared_again_beside_itself():
+    gate = threading.Event()
+    with Hosts(1) as hosts:
+        office = Office(hosts, numbers=(1,), stop_timeout=0.05)
+        office.up()
+        office[1].ref().tell(gate)
+        try:
+            assert office[1].stop(timeout=0.5) is False
+            with pytest.raises(ConfigError, match="already"):
+                office.singletons[1].declare("scheduler", Scheduler, shard_id=SHARD, args=(1,))
+        finally:
+            gate.set()
+        assert office[1].stop(timeout=TIMEOUT_S) is True
+        office.handles[1] = office.singletons[1].declare("scheduler", Scheduler, shard_id=SHARD, args=(1,))
+        assert office.up() == 1
+
+
+def test_those_who_wait_for_an_end_are_bounded(monkeypatch):
+    monkeypatch.setattr(singleton_keeper, "MAX_ASKERS", 1)
+    gate = threading.Event()
+    with Hosts(1) as hosts:
+        office = Office(hosts, numbers=(1,), stop_timeout=0.05)
+        office.up()
+        office[1].ref().tell(gate)
+        try:
+            keeper = office.network.published[hosts.addresses[0], KEEPER_NAME]
+            first = keeper.ask(["ended", SHARD, "scheduler", 1 << 40], block=False)
+            assert keeper.ask(["ended", SHARD, "scheduler", 1 << 40], timeout=TIMEOUT_S) is False
+            assert office[1].stop(timeout=TIMEOUT_S) is False
+            assert not first.done
+        finally:
+            gate.set()
+        assert first.get(timeout=TIMEOUT_S) is True
 
 
 def test_it_ends_with_its_host(hosts):

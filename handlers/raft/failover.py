@@ -102,5 +102,4 @@ def postpone(raft: RaftCore) -> None:
     """A pre-vote was granted to another: leave it time to be elected. The election timer, which runs on, bounds that."""
     plan = raft.failover
     if plan.attempts:
-        wait = raft.config.election_ticks // 2 + _wait(raft, plan.place)
-        plan.due = max(plan.due, raft.timers.ticks + wait)
+        plan.due = raft.timers.ticks + raft.config.election_ticks // 2 + _wait(raft, plan.place)

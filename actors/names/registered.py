@@ -44,10 +44,12 @@ __all__ = ["Names", "ask_at"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_REGISTERED: Final = 10_000
-"""Names that one host has registered at a time."""
+"""Names that one host has registered, or not given back yet, at a time."""
 MAX_GIVEN_BACK: Final = 100
 """Names that a host gives back at a time."""
-_NO_SERVER: Final = "no replica serves the directory there: start one by start_directory(), or name another host by `at`"
+_NO_SERVER: Final = (
+    "no replica serves the directory there: start one by start_directory(), or name another host by `at`"
+)
 _TAKEN: Final = "unregister it there, or, if that host is gone for good, register with replace=True"
 GIVE_BACK_TIMEOUT_S: Final = 5.0
 FIRST_WAIT_S: Final = 0.1

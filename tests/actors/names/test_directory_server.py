@@ -129,7 +129,7 @@ def test_an_operation_is_repeated_as_long_as_that_is_safe(loop, outcomes, comman
 
 @pytest.mark.parametrize("error", [SessionExpired("forgotten"), ResultLost("too large")])
 def test_where_it_may_have_been_applied_and_nobody_can_tell_the_asker_is_told_so(loop, error):
-    server, shard = serve(loop, error)
+    server, _ = serve(loop, error)
     assert do(server, register("ledger", A))[:2] == ["failed", False]
     assert do(server, register("ledger", A)) == ["ok"], "it goes on"
 

@@ -313,7 +313,7 @@ def test_one_whose_constructor_hangs_blocks_no_loop_and_is_tried_again(hosts):
     assert sum(handle.status.abandoned for handle in office.handles.values()) == 1
     assert hosts.hosts[leader].loop.worst_lateness < 1
     gate.set()
-    until(lambda: hung[0].actor_stopped.is_set())
+    until(hung[0].actor_stopped.is_set)
 
 
 def test_a_host_that_stood_still_begins_with_a_new_number_though_it_leads_on(caplog):

@@ -409,7 +409,9 @@ def test_every_future_resolves_when_eight_threads_ask_while_the_actor_stops(loop
 def test_no_private_part_has_a_name_that_an_application_may_choose(loop, kind):
     """`self._answer = 42` must not replace what answers askers: what is private is pykka's, or says so."""
     private = {
-        name for name in vars(kind) if name.startswith("_") and not name.startswith(("__", "_actor_", "_abc_"))
+        name
+        for name in vars(kind)
+        if name.startswith("_") and not name.startswith(("__", "_actor_", "_abc_"))
     }
     assert private <= set(dir(pykka.Actor)) | {f"_{kind.__name__}__init__"}
     kept = {name for name in vars(TrioActor(loop=loop)) if name.startswith("_")}

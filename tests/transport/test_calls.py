@@ -1280,7 +1280,7 @@ async def test_calls_of_very_many_values_leave_the_loop_turns_for_others() -> No
             patch.setattr(CallWindow, "fits", lambda *_: True)
             await inbound.frames.handle(link, [frame] * count)
         assert a.numbers == [7] * count
-        assert turns >= count
+        assert turns >= count - 1, "one between two of them"
         nursery.cancel_scope.cancel()
 
 

@@ -784,3 +784,17 @@ async def test_the_end_of_the_last_connection_of_a_host_is_told() -> None:
         await last.stream.aclose()
         await until(lambda: len(told) == 5)
     assert told == [f"+{one}", f"+{one}", f"+{other}", f"-{one}", f"-{other}"]
+
+
+@on_loop
+async def test_what_several_tasks_write_to_a_caller_arrives_whole_where_the_kernel_takes_it_in_part() -> None:
+    a = Host()
+    async with running(a) as nursery:
+        caller = await FakePeer.introduced(a)
+        await until(lambda: a.transport._inbound._callers)
+        (link,) = a.transport._inbound._callers.values()
+        for number in range(3):
+            nursery.start_soon(link.write, encode_frame(200, bytes([number]) * (8 << 20)))
+        await trio.testing.wait_all_tasks_blocked()
+        came = [bytes((await caller.next_frame()).body) for _ in range(3)]
+    assert sorted(came) == [bytes([number]) * (8 << 20) for number in range(3)]

@@ -992,8 +992,8 @@ class NodeHost:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Tell `subscriber` of this host's events.
 
-        They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved` and
-        `HostStateChanged`.
+        They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved`, `HostStateChanged`,
+        `SingletonStarted` and `SingletonEnded`.
 
         An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
         no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never

@@ -48,8 +48,8 @@ from tests.actors.remote.gate import Gate
 from tests.actors.support import TIMEOUT_S, until
 from tests.ports import free_addresses
 
-TICK = 0.1
-"""A host is taken for dead after ten of these: no busy machine is to bring that about."""
+TICK = 0.4
+"""A host is taken for dead after ten of these: no busy machine is to bring that about, where a test does not want it."""
 
 
 @message("tests.calls.deposit")
@@ -446,6 +446,13 @@ def test_a_host_is_known_by_the_address_that_it_says(hosts, ledger):
         other.remote(f"localhost:{port}", "ledger")
 
 
+@pytest.fixture
+def swept_each_tick(monkeypatch):
+    """Places of questions whose time is over are given back soon."""
+    monkeypatch.setattr("drakkar.actors.remote.serving.SWEEP_TICKS", 1)
+
+
+@pytest.mark.usefixtures("swept_each_tick")
 def test_a_deadline_ends_a_question_and_gives_its_place_back_on_both_hosts(hosts, ledger):
     home, other = hosts
     never = ledger.ask("never", block=False, timeout=1.0)
@@ -463,6 +470,7 @@ def test_a_deadline_ends_a_question_and_gives_its_place_back_on_both_hosts(hosts
     assert ledger.ask("who", timeout=TIMEOUT_S)
 
 
+@pytest.mark.usefixtures("swept_each_tick")
 def test_an_actor_with_too_many_questions_is_busy_and_others_are_not(hosts, things, monkeypatch):
     monkeypatch.setattr("drakkar.actors.remote.clients.MAX_QUESTIONS_TO_ONE", 5)
     home, other = hosts
@@ -654,14 +662,10 @@ def gate():
         yield gate
 
 
-@pytest.fixture
-def behind(gate, things):
+def hosts_behind(gate, things, tick=TICK):
     """A host behind the gate, and one that reaches it through that."""
-    quick = Options(backoff_first=0.01, backoff_last=0.05)
-    things += [
-        host_at(gate.address, listen_address=gate.behind, transport_options=quick),
-        host_at(transport_options=quick),
-    ]
+    options = {"tick_interval": tick, "transport_options": Options(backoff_first=0.01, backoff_last=0.05)}
+    things += [host_at(gate.address, listen_address=gate.behind, **options), host_at(**options)]
     return things[-2:]
 
 
@@ -676,8 +680,8 @@ def asked_and_watched(home, other, things):
     return ledger, notices, never
 
 
-def test_a_cut_ends_what_waits_and_the_same_reference_is_of_use_again(gate, behind, things):
-    home, other = behind
+def test_a_cut_ends_what_waits_and_the_same_reference_is_of_use_again(gate, things):
+    home, other = hosts_behind(gate, things)
     ledger, notices, never = asked_and_watched(home, other, things)
     gate.cut()
     assert type(error_of(never)) is OutcomeUnknown
@@ -699,8 +703,8 @@ def answers(ref):
         return None
 
 
-def test_a_host_that_falls_silent_ends_what_waits_long_before_the_deadline(gate, behind, things):
-    home, other = behind
+def test_a_host_that_falls_silent_ends_what_waits_long_before_the_deadline(gate, things):
+    home, other = hosts_behind(gate, things, tick=0.2)
     ledger, notices, never = asked_and_watched(home, other, things)
     until(lambda: other.peers()[home.address].state is HostState.ALIVE)
     gate.hold()

@@ -24,12 +24,13 @@ from drakkar.actors.remote.records import (
     encode,
 )
 from drakkar.actors.remote.refs import Place, RemoteRef
+from drakkar.actors.remote.serving import MANY_ITEMS
 from drakkar.actors.remote.values import pack
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.handlers.errors import ConfigError, DrakkarError, OutcomeUnknown, TransportError
 from drakkar.transport.frames import FrameError
 from drakkar.transport.liveness import HostState
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.actors.remote.fakes import HERE, NOT_SENT, OTHER_RUN, RUN, THERE, Fake, Thread, Wire
@@ -115,7 +116,16 @@ def test_what_a_newer_version_adds_does_no_harm(host):
     assert host.wire.charged == {THERE: 1}
 
 
-@settings(deadline=None)
+def test_a_message_of_very_many_values_is_charged_with_all_that_came_with_it_though_it_is_of_use(host):
+    """Those that came with it would hide what it costs, as the time of each is known as a part of all."""
+    ref, target = host.publish()
+    host.hear(Tell(target, packed([0] * (MANY_ITEMS - 1))), Tell(target, packed(b"x" * 100_000)))
+    assert host.wire.charged == {}
+    host.hear(Tell(target, packed("a")), Tell(target, packed([0] * MANY_ITEMS)), Tell(target, packed("b")))
+    assert host.wire.charged == {THERE: 3}
+    assert [ref.take().message for _ in range(5)][2:] == ["a", [0] * MANY_ITEMS, "b"]
+
+
 @given(
     st.lists(
         st.one_of(RECORDS.map(encode).map(cbor2.loads), st.lists(PLAIN, min_size=1, max_size=6)), max_size=5

@@ -23,7 +23,7 @@ from drakkar.actors.remote.questions import Asked, settled
 from drakkar.actors.remote.records import check_name, decode
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.replies import Replies
-from drakkar.actors.remote.serving import Serving
+from drakkar.actors.remote.serving import Serving, takes_long
 from drakkar.actors.runtime.futures import brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
@@ -275,16 +275,17 @@ class Calls:
         """Records of another host have come. Raises `FrameError` for one that no host sends, after the ones before it."""
         link = self._links.of(address)
         link.heard = link.incoming = True
-        useless = 0
+        useless, slow = 0, False
         try:
             for row in rows:
                 record = decode(row)
+                slow = slow or takes_long(record)
                 handler = self._handlers.get(type(record))
                 if handler is None or not handler(link, record):
                     useless += 1
         finally:
-            if useless:
-                self._transport.charge(address, useless)
+            if useless or slow:
+                self._transport.charge(address, len(rows) if slow else useless)
 
     def handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         """Records have not left this host."""

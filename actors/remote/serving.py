@@ -33,6 +33,7 @@ from drakkar.actors.remote.records import (
     Get,
     Lookup,
     Names,
+    Record,
     Set,
     Target,
     Tell,
@@ -44,13 +45,16 @@ from drakkar.actors.remote.records import (
 )
 from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.values import Refs, ValueRefused, unpack
+from drakkar.handlers.cbor import has_more_items
 from drakkar.handlers.errors import DrakkarError, SystemBusy
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
-__all__ = ["Home", "Serving"]
+__all__ = ["MANY_ITEMS", "Home", "Serving", "takes_long"]
 
 MAX_INBOX: Final = 10_000
 """Messages that may wait for an actor whose own inbox has no bound, as that of a pykka `ThreadingActor`."""
+MANY_ITEMS: Final = 2048
+"""Items of a value that are decoded within a turn of the loop, of a millisecond. Of more, the time is charged: see `takes_long`."""
 SWEEP_TICKS: Final = 10
 """In so many ticks each question is looked at, whether its time is over."""
 
@@ -295,6 +299,14 @@ class Serving:
             return self._is_allowed(link, self._published.by_name(name))
         except UnknownName:
             return False
+
+
+def takes_long(record: Record | None) -> bool:
+    """Return whether a message brings values that hold up the loop, useful or not: the host that sends many of them has to wait."""
+    return isinstance(record, Tell | Ask | Call | Set) and any(
+        type(field) is bytes and len(field) > MANY_ITEMS and has_more_items(field, MANY_ITEMS)
+        for field in record
+    )
 
 
 def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:

@@ -74,11 +74,13 @@ def flood(target, name, who="", **link):
     """Measure a flood by one host."""
     say = Say(actors_of(target))
     flooding = CallFlood(target.members[1], lambda: FLOODS[name](say), **link)
+    pauses = target.counter(1, "transport: pauses")
     with target.attack(f"{name}{who}", calls=True) as seen:
         with Attackers(flooding):
             seen.watch(1.5)
         seen.note(f"{flooding.records:,} records were sent")
-    assert flooding.records > 50, "the flood did not come: the attack was none"
+    held_up = target.counter(1, "transport: pauses") > pauses
+    assert flooding.records > 50 or held_up, "the flood did not come: the attack was none"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def leader_gone(raft: RaftCore, event: Message) -> None:
     if not _forget(raft, event.sender) or not raft.promotable:
         return
     place = _place(raft, event.sender)
-    begin = max(raft.timers.ticks, raft.timers.no_votes_before)
+    begin = max(raft.timers.ticks, raft.timers.no_votes_before)  # a lease that was confirmed is kept
     raft.failover = Failover(ATTEMPTS, begin + _wait(raft, place), place)
     ask_if_due(raft)
 
@@ -88,9 +88,9 @@ def _lags(raft: RaftCore) -> bool:
 
 
 def ask_if_due(raft: RaftCore) -> bool:
-    """Ask for pre-votes if it is time, and return whether it was. Not in the lease of a leader, nor without room."""
+    """Ask for pre-votes if it is time, and return whether it was. Not without room."""
     plan, timers = raft.failover, raft.timers
-    if not plan.attempts or timers.ticks < plan.due or timers.lease_lasts or raft.room.full:
+    if not plan.attempts or timers.ticks < plan.due or raft.room.full:
         return False
     plan.attempts -= 1
     plan.due = timers.ticks + _step(raft)

@@ -375,6 +375,17 @@ def test_a_lease_outlives_the_term(request_):
     assert [answer.reject for answer in hear(raft, request_(3, 6, 1, 1))] == [False]
 
 
+def test_a_leader_without_leases_does_not_end_that_of_the_one_before():
+    raft = leased()
+    hear(raft, heartbeat(3, 2))
+    assert (raft.term, raft.leader_id) == (2, 3)
+    gone(raft, 3)
+    tick(raft, T - 1)
+    assert hear(raft, pre_vote_request(3, 3, 1, 1)) == []
+    tick(raft)
+    assert [answer.reject for answer in hear(raft, pre_vote_request(3, 3, 1, 1))] == [False]
+
+
 @pytest.mark.parametrize("term", [5, 6], ids=["its term", "the next term"])
 def test_a_leader_that_asks_for_an_election_has_no_lease(term):
     raft = leased()

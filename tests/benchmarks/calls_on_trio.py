@@ -76,7 +76,8 @@ class Echo:
     @staticmethod
     async def _answer(stream: trio.SocketStream) -> None:
         """The first bytes say how long a question and an answer are; then each question is answered."""
-        with suppress(trio.BrokenResourceError):  # its time is over, and answers were still on their way to it
+        # A client whose time is over ends with answers on their way to it.
+        with suppress(trio.BrokenResourceError):
             head = b""
             while len(head) < _HEAD and (data := await stream.receive_some(_HEAD - len(head))):
                 head += data

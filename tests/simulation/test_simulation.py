@@ -140,9 +140,9 @@ def test_every_handler_was_called(total):
         ("a transfer began", 300),
         ("a transfer was given up", 15),
         ("a vote was refused within the lease", 60),
-        ("a follower was told that its leader is gone", 500),
-        ("a voter asked early, since its leader is gone", 500),
-        ("a leader that was killed was replaced", 500),
+        ("a follower was told that its leader is gone", 4000),
+        ("a voter asked early, since its leader is gone", 3500),
+        ("a leader that was killed was replaced", 900),
         ("an election was not won", 400),
         ("control overtook bulk", 3000),
         ("an entry was written from the reserve", 300),
@@ -166,7 +166,11 @@ def test_rare_events_happened_often_enough(total, what, minimum):
 
 @pytest.mark.slow
 def test_a_leader_that_is_killed_is_mostly_replaced_within_an_election_timeout(total):
-    """Rules of quick failover: it is soon for nearly all, since they ask in turns."""
+    """Rules of quick failover: it is soon for nearly all, since they ask in turns.
+
+    97 % of some 1,700 in a thousand other schedules were. In the others one voter was told steps after another, so that
+    both asked at once, and split the votes.
+    """
     happened = total.happened
     at_once = happened["a leader that was killed was replaced at once"]
     assert at_once > 0.95 * happened["a leader that was killed was replaced"]

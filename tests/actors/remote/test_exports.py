@@ -79,6 +79,16 @@ def test_one_of_an_earlier_run_of_this_host_has_ended(other):
     assert there.is_alive(), "as far as others know"
 
 
+def test_a_number_of_another_run_is_no_actor_of_this_one(home, other):
+    """Numbers are drawn anew in each run, so one of an earlier run, or one that is forged, may be that of an actor here."""
+    ref = Fake()
+    there = home.send(ref, other)
+    exported = other.exports.export(there)
+    assert home.exports.import_(exported) is ref
+    exported[1] = OTHER_RUN
+    assert not home.exports.import_(exported).is_alive()
+
+
 def test_a_proxy_travels_as_its_reference(home, other):
     ref = Fake(actor=Account())
     home.published.publish("ledger", ref, proxy=True)

@@ -70,8 +70,16 @@ def member(target, number=3):
     }
 
 
+def rest(target):
+    """Wait until what strangers did before is paid for: until then the host under attack reads nothing of other ones."""
+    with forge.introduced(target.members[1], f"{STRANGER}:9", tls=target.outsider) as link:
+        link.send(encode_frame(FrameKind.PING))
+        assert link.next().kind == FrameKind.PONG
+
+
 def flood(target, name, who="", **link):
     """Measure a flood by one host."""
+    rest(target)
     say = Say(actors_of(target))
     flooding = CallFlood(target.members[1], lambda: FLOODS[name](say), **link)
     pauses = target.counter(1, "transport: pauses")

@@ -575,6 +575,21 @@ async def test_what_comes_of_a_run_that_is_gone_is_dropped_until_it_has_answered
 
 
 @on_loop
+async def test_a_stream_of_a_run_that_is_gone_is_put_off_until_that_run_has_shown_that_it_lives() -> None:
+    a = Watching()
+    async with running(a):
+        async with listening(welcome_and_say_nothing) as b:
+            a.meet(b)
+            await until(lambda: a.connected(b))
+        await until(lambda: a.gone)
+        caller = await FakePeer.dial(a)
+        await caller.send(encode_hello(hello(a.address, address=b, stream=True)))
+        kind, why = await caller.told()
+        assert kind == FrameKind.FULL
+        assert f"{b} is taken for gone" in why
+
+
+@on_loop
 async def test_a_host_whose_next_run_answers_already_is_gone_in_the_last_one() -> None:
     """It has started again so fast that nothing was refused."""
     async with gates(1) as [gate]:

@@ -752,6 +752,32 @@ async def test_what_is_on_its_way_to_a_peer_that_reads_nothing_is_bounded_in_byt
         await until(lambda: len(callee.calls) == 500)
 
 
+@on_loop
+async def test_control_leaves_before_calls_that_waited_longer() -> None:
+    a, callee = CallingHost(), Callee()
+    callee.read.set()
+    async with listening(callee.answer) as address, running(a):
+        a.call(address, *(record(number, KIB) for number in range(100)))
+        a.send(address, VOTE)
+        await until(lambda: len(callee.calls) == 100)
+    assert callee.log[0] == ("REQUEST_VOTE", 0)
+
+
+@on_loop
+async def test_calls_and_bulk_leave_in_turn_by_their_bytes() -> None:
+    a, callee = CallingHost(), Callee()
+    callee.read.set()
+    turn = 64 * KIB + 10 * KIB
+    async with listening(callee.answer) as address, running(a):
+        a.call(address, *(record(number, 6 * KIB) for number in range(40)))
+        a.send(address, *(replicate(1, number, 6 * KIB) for number in range(1, 41)))
+        await until(lambda: len(callee.calls) == 40 and len(callee.messages) == 40)
+    came = {"call": 0, "REPLICATE": 0}
+    for kind, other_bytes in callee.log:
+        assert abs(other_bytes - came[kind]) <= turn
+        came[kind] += 6 * KIB
+
+
 @pytest.mark.parametrize(
     "credit",
     [

@@ -353,6 +353,7 @@ def test_the_host_of_an_actor_is_paused(hosts):
     name = hosts.publish("trio")
     hosts.do(OTHER, "watch", name=name)
     hosts.until_held(HOME, watches=1)
+    until(lambda: hosts.do(OTHER, "states")[hosts.address(HOME)] == "alive")
     began = time.monotonic()
     hosts.hosts[HOME].pause()
     try:

@@ -250,13 +250,24 @@ def test_where_the_one_before_cannot_be_asked_the_next_one_waits_for_its_time(ho
     assert time.monotonic() - began >= BOUND_S
 
 
-def test_where_the_membership_has_just_changed_the_next_one_waits_for_its_time(hosts):
+@pytest.mark.parametrize("when", ["before it wins the office", "before it knows all members"])
+def test_where_the_membership_has_just_changed_the_next_one_waits_for_its_time(hosts, when):
     """A voter that was removed just now is not asked, and might run one still."""
     office = Office(hosts)
     leader = office.up()
+    office.calm()
     began = time.monotonic()
     for number, singletons in office.singletons.items():
-        hosts.hosts[number].loop.call(singletons._keeper._shards.__setitem__, SHARD, began)
+        keeper = singletons._keeper
+
+        def fence(shard_id, keeper=keeper, commit=keeper._fence):
+            keeper._shards[SHARD] = time.monotonic()
+            return commit(shard_id)
+
+        if when == "before it wins the office":
+            hosts.hosts[number].loop.call(keeper._shards.__setitem__, SHARD, began)
+        else:
+            keeper._fence = fence
     office.move()
     assert office.up() != leader
     assert time.monotonic() - began >= BOUND_S

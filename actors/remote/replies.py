@@ -61,9 +61,9 @@ class Replies:
         self.fail(client, question, error, FailKind.DEAD if ended else FailKind.RAISED)
 
     def refuse(self, client: Client, question: int, error: Exception, kind: FailKind) -> None:
-        """Say why a question does not reach its actor."""
+        """Say why a question does not reach its actor. Where in this host that was found out is no concern of the asker's."""
         self.count(REFUSED)
-        self.fail(client, question, error, kind)
+        self.send(client, question, Failed(question, kind, encode_failure(error, self._refs, traced=False)))
 
     def fail(self, client: Client, question: int, error: BaseException, kind: FailKind) -> None:
         """Answer a question with an exception."""

@@ -203,6 +203,7 @@ def test_an_actor_that_has_ended_is_said_to_be_and_its_asker_is_not_charged(side
     failed = only(side.wire.take())
     assert failed.kind is FailKind.DEAD
     assert isinstance(error(failed), pykka.ActorDeadError)
+    assert failed.failure.traceback == "", "it would be of this host's own code, and dear to make"
     assert side.hear(Tell(target, packed("hello")))
     assert side.counters[replies.DROPPED_MESSAGES] == 1
     assert keeper.idle

@@ -213,6 +213,43 @@ def test_one_that_grants_a_pre_vote_waits_for_half_an_election_timeout():
     assert ticks_until_campaign(raft) == T // 2 + 2
 
 
+@pytest.mark.parametrize(
+    ("place", "state"), [(FIRST, CANDIDATE), (SECOND, FOLLOWER)], ids=["it is first", "the other is"]
+)
+def test_of_two_that_ask_at_once_the_second_in_place_stops(place, state):
+    """Both would win their pre-votes, and none the votes."""
+    raft = follower(**place, **FIXED)
+    gone(raft)
+    tick(raft, 2)
+    assert raft.state is PRE_CANDIDATE
+    assert [answer.reject for answer in hear(raft, pre_vote_request(3, 2, 1, 1))] == [False]
+    hear(raft, pre_vote(3, 2))
+    assert raft.state is state
+
+
+def test_one_that_stops_asks_again_later_and_its_election_timer_runs_on():
+    raft = follower(**SECOND)
+    gone(raft)
+    tick(raft, 2)
+    hear(raft, pre_vote_request(3, 2, 1, 1))
+    assert ticks_until_campaign(raft) == T // 2 + 2
+    raft = follower(**SECOND, **FIXED)
+    gone(raft)
+    tick(raft, 2)
+    for _ in range(T - 1):
+        hear(raft, pre_vote_request(3, 2, 1, 1))
+        assert of_type(tick(raft), M.REQUEST_PRE_VOTE) == []
+    assert ticks_until_campaign(raft) == 1
+
+
+def test_one_that_is_no_voter_here_stops_no_voter():
+    raft = follower(**SECOND)
+    gone(raft)
+    tick(raft, 2)
+    hear(raft, pre_vote_request(9, 2, 1, 1))
+    assert raft.state is PRE_CANDIDATE
+
+
 def test_one_that_refuses_a_pre_vote_does_not_wait():
     raft = follower(**SECOND)
     gone(raft)

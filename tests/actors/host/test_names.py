@@ -15,6 +15,8 @@ from drakkar.actors import (
     State,
     TrioActor,
 )
+from drakkar.actors.host import host as host_module
+from drakkar.actors.host.handover import hand_over as hand_over_all
 from drakkar.actors.names import singleton_keeper
 from drakkar.actors.names.singletons import SingletonPhase
 
@@ -245,7 +247,14 @@ def test_when_a_host_stops_its_singleton_ends_first_so_the_next_one_need_not_wai
         shards = host._singletons._keeper._shards
         host.loop.call(shards.__setitem__, SHARD, -math.inf)
     ref = office.handles.pop(leader).ref(timeout=TIMEOUT_S)
+    alive = []
+
+    def note(loop, nodes):
+        alive.append(ref.is_alive())
+        return hand_over_all(loop, nodes)
+
+    monkeypatch.setattr(host_module, "hand_over", note)
     office.hosts.stop(leader)
-    assert not ref.is_alive()
+    assert alive == [False], "it has ended when another may win the office"
     after = office.up()
     assert asked(office.handles[after])[0] == after

@@ -233,13 +233,24 @@ def test_one_that_stops_asks_again_later_and_its_election_timer_runs_on():
     tick(raft, 2)
     hear(raft, pre_vote_request(3, 2, 1, 1))
     assert ticks_until_campaign(raft) == T // 2 + 2
-    raft = follower(**SECOND, **FIXED)
+    raft = follower(**SECOND, election_ticks=30, min_election_ticks=30, max_election_ticks=31)
     gone(raft)
+    tick(raft, 4)
+    assert raft.state is PRE_CANDIDATE
     tick(raft, 2)
-    for _ in range(T - 1):
+    for _ in range(30 - 2 - 1):
         hear(raft, pre_vote_request(3, 2, 1, 1))
         assert of_type(tick(raft), M.REQUEST_PRE_VOTE) == []
     assert ticks_until_campaign(raft) == 1
+
+
+def test_one_that_asks_since_its_time_is_over_does_not_stop():
+    raft = follower(**SECOND, **FIXED)
+    gone(raft)
+    hear(raft, heartbeat(2, 1))
+    assert ticks_until_campaign(raft) == T
+    hear(raft, pre_vote_request(3, 2, 1, 1))
+    assert raft.state is PRE_CANDIDATE
 
 
 def test_one_that_is_no_voter_here_stops_no_voter():

@@ -181,13 +181,16 @@ class Serving:
         try:
             self._deliver(client, actor, message, _size(record), pending)
         except _UNDELIVERED as error:
-            if client.close(pending):
-                self._refuse(client, record.question, error)
+            return not client.close(pending) or self._refuse(client, record.question, error)
         return True
 
     def _refuse(self, client: Client, question: int, error: Exception) -> bool:
+        """Refuse a question. That is charged, whoever is at fault: it costs as much as an answer, and no actor limits how often.
+
+        An honest host has credit for some thousands, as after the end of an actor, or where one is busy.
+        """
         self._replies.refuse(client, question, error, _kind(error))
-        return not _is_fault_of_sender(error)
+        return False
 
     def _actor(self, link: Link, target: Target) -> PublishedActor:
         """Return the actor that a message is for. Raises `pykka.ActorDeadError` and `NotAllowed`."""
@@ -349,5 +352,5 @@ def _kind(error: Exception) -> FailKind:
 
 
 def _is_fault_of_sender(error: Exception) -> bool:
-    """Return whether the host that sends such messages is to be charged. Not for those to an actor that has ended: it is not told."""
+    """Return whether a host that tells such messages is to be charged. Not for those to an actor that has ended: it is not told."""
     return isinstance(error, NotAllowed | ValueRefused | UnknownName)

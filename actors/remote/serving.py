@@ -265,11 +265,11 @@ class Serving:
     def _watch(self, link: Link, record: Watch) -> bool:
         client = self._client(link)
         try:
-            client.watch(record.watch, self._actor(link, record.target).number)
+            new = client.watch(record.watch, self._actor(link, record.target).number)
         except _UNDELIVERED as error:
             return self._refuse(client, record.watch, error)
         self._replies.send(client, record.watch, Answer(record.watch, _NOTHING))
-        return True
+        return new
 
     def _unwatch(self, link: Link, record: Unwatch) -> bool:
         self._client(link).unwatch(record.watch)

@@ -529,10 +529,12 @@ def test_what_cannot_be_watched_is_refused_with_the_reason(side, keeper, target,
     ]
 
 
-def test_a_watch_number_that_comes_twice_is_one_watch(side, keeper, target):
+def test_a_watch_number_that_comes_twice_is_one_watch_and_is_charged(side, keeper, target):
     other = Fake()
-    side.hear(Watch(1, target))
-    side.hear(Watch(1, publish(side, other, "other")))
+    assert side.hear(Watch(1, target))
+    assert not side.hear(Watch(1, publish(side, other, "other"))), (
+        "no host gives a number twice, so it is charged"
+    )
     assert side.serving.watches == 1
     side.wire.take()
     for ref in (keeper, other):

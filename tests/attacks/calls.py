@@ -232,7 +232,7 @@ class CallFlood:
         self._address, self._make, self._as, self._first, self._link = address, make, as_address, first, link
         self._open = None
         self._window = CallWindow()
-        self.records = 0
+        self.records = self.bytes = 0
 
     def __call__(self):
         try:
@@ -246,6 +246,7 @@ class CallFlood:
                 self._open.socket.sendall(frame)
             self._window.add(len(records), len(body))
             self.records += len(records)
+            self.bytes += len(body)
         except TimeoutError:
             self.close()  # it is not read now
         except (OSError, ssl.SSLError):

@@ -168,12 +168,11 @@ def test_rare_events_happened_often_enough(total, what, minimum):
 def test_a_leader_that_is_killed_is_mostly_replaced_within_an_election_timeout(total):
     """Rules of quick failover: it is soon for nearly all, since they ask in turns.
 
-    97 % of some 1,700 in a thousand other schedules were. In the others one voter was told steps after another, so that
-    both asked at once, and split the votes.
+    99.5 % of some 800 in 500 other schedules were, and 97 % when of two that ask at once neither gave way.
     """
     happened = total.happened
     at_once = happened["a leader that was killed was replaced at once"]
-    assert at_once > 0.95 * happened["a leader that was killed was replaced"]
+    assert at_once > 0.98 * happened["a leader that was killed was replaced"]
 
 
 def test_the_same_plan_gives_the_same_run():

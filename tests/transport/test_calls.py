@@ -1001,7 +1001,8 @@ async def test_calls_are_written_at_once_where_the_caller_has_joined_those_of_it
         while rounds:
             rounds.pop(0)()
         await until(lambda: b.numbers == [1])
-        await trio.testing.wait_all_tasks_blocked(0.01)  # else the writer of the first takes the next one along
+        # Else the writer of the first takes the next one along.
+        await trio.testing.wait_all_tasks_blocked(0.01)
         a.call(b, record(2))
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert b.numbers == [1], "it waits for the end of the round"

@@ -237,7 +237,8 @@ class Asking:
             return self._is_late(link)
         if record.kind is FailKind.DEAD and question.stopped is not None:
             question.stopped()
-        question.future.try_fail(decode_failure(record.failure, self._refs))
+        handled = record.kind is FailKind.RAISED
+        question.future.try_fail(decode_failure(record.failure, self._refs, handled=handled))
         return True
 
     def _is_late(self, link: Link) -> bool:

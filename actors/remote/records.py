@@ -74,7 +74,7 @@ class FailKind(StrEnum):
     """What failed, where a question is answered by a failure."""
 
     RAISED = "raised"
-    """The actor answered with an exception."""
+    """The actor answered with an exception, or with what cannot be sent: it has handled the question."""
     DEAD = "dead"
     """The actor has ended, or ended before it answered."""
     UNKNOWN = "unknown"

@@ -183,6 +183,20 @@ def test_a_failure_is_raised_as_what_it_was(side, ref):
     assert ref.is_alive()
 
 
+@pytest.mark.parametrize(
+    "error", [HostGone("of a third"), SystemBusy("another"), ValueRefused("answer", "a", "b")]
+)
+def test_what_an_actor_was_told_of_something_else_says_nothing_of_its_own_message(side, ref, error):
+    """It has done a part of its work perhaps, before it raised what it got from a third host."""
+    raised, refused = (ref.ask("pay", block=False) for _ in range(2))
+    first, second = side.wire.take()
+    side.hear(failed(first.question, error))
+    side.hear(failed(second.question, error, FailKind.BUSY))
+    assert type(outcome(raised)[1]) is type(outcome(refused)[1]) is type(error)
+    assert not outcome(raised)[1].outcome_known
+    assert outcome(refused)[1].outcome_known, "the actor did not see it"
+
+
 def test_an_answer_that_cannot_be_decoded_fails_its_question_alone(side, ref):
     bad, good = (ref.ask("who", block=False) for _ in range(2))
     first, second = side.wire.take()

@@ -93,7 +93,8 @@ class TcpTransport:
     once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
     `deliver` and `called` are called inside it.
     `greeted` is called with address and host id of a host whose connection for messages was accepted, and `parted`
-    with its address when that has ended, unless another one has taken its place. `introduced` is
+    with its address when that has ended, unless another one has taken its place where the host spells its address likewise;
+    and with whether the host is not connected any more, under whatever spelling. `introduced` is
     called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
     again when that has changed. `introduction` returns what this host says of its own, as `encode_shard` does; None for a
     shard that needs none.
@@ -128,7 +129,7 @@ class TcpTransport:
         listen_address: str | None = None,
         tls: TlsConfig | None = None,
         greeted: Callable[[str, str], None] | None = None,
-        parted: Callable[[str], None] | None = None,
+        parted: Callable[[str, bool], None] | None = None,
         introduced: Callable[[str, ShardHello], None] | None = None,
         introduction: Callable[[int], bytes | None] | None = None,
         host_changed: Callable[[HostStateChanged], None] | None = None,

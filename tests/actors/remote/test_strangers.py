@@ -1,0 +1,73 @@
+"""Hosts that no one knows, over real sockets: what they are owed, and what they may cost."""
+
+import socket
+
+import pykka
+import pytest
+from drakkar.actors import NodeHost
+from drakkar.actors.remote.records import Target, Watch, encode
+from drakkar.transport.call_frames import calls_body
+from drakkar.transport.frames import FrameKind, encode_frame
+from drakkar.transport.options import Options
+
+from tests.actors.support import until
+from tests.attacks import forge
+from tests.ports import free_addresses
+
+LOCAL = "127.0.0.1"
+
+
+@pytest.fixture
+def host():
+    [address] = free_addresses(1)
+    with NodeHost(address, tick_interval=0.05, transport_options=Options(connect_timeout=100)) as host:
+        yield host
+
+
+@pytest.fixture
+def silent():
+    """A port where connections are taken and nothing is said: whoever dials it waits."""
+    with socket.create_server((LOCAL, 0), backlog=100) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def watching(host):
+    """A function that connects as the host at an address, and watches an actor."""
+    actor = pykka.ThreadingActor.start()
+    host.publish("keeper", actor)
+    target = Target(host._transport.run, host._calls._published.by_name("keeper").number)
+    links = []
+
+    def connect(address):
+        link = forge.introduced(host.address, address, source=LOCAL)
+        links.append(link)
+        link.send(encode_frame(FrameKind.CALLS, calls_body([encode(Watch(7, target))])))
+        return link
+
+    yield connect
+    for link in links:
+        link.close()
+    actor.stop()
+
+
+def watchers(host):
+    return host.metrics()["remote_watchers"]
+
+
+def test_the_end_of_an_older_connection_takes_nothing_from_the_newer_one(host, watching, silent):
+    """Also where the host spells its address in another way on that."""
+    old = watching(f"localhost:{silent}")
+    until(lambda: watchers(host) == 1)
+    parted, told = [], host._calls.parted
+    host._calls.parted = lambda address: (parted.append(address), told(address))
+    forgotten, forget = [], host._inputs.forget
+    host._inputs.forget = lambda address: (forgotten.append(address), forget(address))
+    new = watching(f"LOCALHOST:{silent}")
+    assert old.closed()
+    until(lambda: f"localhost:{silent}" in forgotten)
+    assert parted == []
+    until(lambda: watchers(host) == 1)
+    new.close()
+    until(lambda: watchers(host) == 0)
+    assert parted == [f"LOCALHOST:{silent}"]

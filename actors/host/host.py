@@ -383,10 +383,9 @@ class NodeHost:
         self._inputs.greet(address, host_id)
         self._calls.greeted(address)
 
-    def _on_parted(self, address: str, last: bool) -> None:
+    def _on_parted(self, address: str) -> None:
         self._inputs.forget(address)
-        if last:  # else the host has another connection by now, under another spelling of its address
-            self._calls.parted(address)
+        self._calls.parted(address)
 
     def _on_called(self, address: str, records: list[list[Any]]) -> None:
         self._calls.called(address, records)
@@ -622,7 +621,7 @@ class NodeHost:
         *,
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> None:
+    ) -> Callable[[], bool]:
         """Let actors of other hosts reach an actor of this process under a name, until it ends. From any thread.
 
         `ref`: of any pykka actor: a `ThreadingActor`, a `TrioActor`, a `TableActor`.
@@ -634,12 +633,13 @@ class NodeHost:
         The same actor may have several names. Under a name that it has already it stays reachable, by `proxy` and `acl` as they
         are given now. Another actor takes a name over when the one before has ended.
 
+        Returns a function that takes the name away again, if it is this actor's still: see `unpublish`.
         Raises `NameTaken` where another actor has the name and lives, `ConfigError` for a name that is not 1 to 200
         printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, and `HostGone` when this host
         has stopped.
         """
         self._process.check(self)
-        self._calls.publish(name, ref, proxy=proxy, acl=acl)
+        return self._calls.publish(name, ref, proxy=proxy, acl=acl)
 
     def unpublish(self, name: str) -> bool:
         """Take a name away; return whether it was there. References to the actor by that name are of no use then. From any thread."""

@@ -92,8 +92,8 @@ class Calls(Protocol):
     def publish(self, name: str, ref: pykka.ActorRef[Any], *, proxy: Any = False, acl: Any = None) -> Any:
         """Let other hosts reach an actor by a name, in place of one that has ended. It goes with the actor."""
 
-    def unpublish(self, name: str) -> bool:
-        """Take a name away; return whether it was there."""
+    def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> bool:
+        """Take a name away, with `ref` only where that actor has it; return whether it was there."""
         ...
 
     def remote(self, address: str, name: str, *, timeout: float, block: bool) -> Any:

@@ -389,11 +389,15 @@ class _Hands:
                 loop=self._keeper.actor_loop,
                 timeout=spec.start_timeout,
                 then=publish,
+                undo=self.leave,
             )
         )
 
     def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        abandon(started)
+        abandon(started, self.leave)
+
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        self._keeper._calls.unpublish(self._spec.published, ref)
 
     def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
         return self._keeper._waking(ask_to_stop(ref, first=True))

@@ -62,6 +62,9 @@ class Hands(Protocol):
         """Ask it to stop before it handles more of what waits; the future is set when it has."""
         ...
 
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
+
     def watch(self, ref: pykka.ActorRef[Any]) -> None:
         """Have `Tenure.on_died` called when it has ended."""
 
@@ -294,6 +297,8 @@ class Tenure:
     def _leave(self, left: _Left) -> None:
         self.abandoned += 1
         self._left.append(left)
+        if left.ref is not None:
+            self._hands.leave(left.ref)
         if len(self._left) == MAX_LEFT:
             self._hands.tell(
                 logging.ERROR,

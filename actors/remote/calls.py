@@ -10,6 +10,7 @@ Messages and answers are packed in the thread of whoever sends them; all that co
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import pykka
@@ -165,7 +166,7 @@ class Calls:
         *,
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> None:
+    ) -> Callable[[], bool]:
         """See `NodeHost.publish`."""
         if isinstance(ref, pykka.ActorProxy):
             ref = ref.actor_ref
@@ -179,10 +180,11 @@ class Calls:
             )
         self._check_open()
         self._published.publish(name, ref, proxy, acl)
+        return partial(self.unpublish, name, ref)
 
-    def unpublish(self, name: str) -> bool:
-        """See `NodeHost.unpublish`."""
-        there = self._published.unpublish(name)
+    def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> bool:
+        """See `NodeHost.unpublish`. With `ref`: only where that actor has the name."""
+        there = self._published.unpublish(name, ref)
         if there is not None:
             self._run_soon(
                 self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more")

@@ -87,12 +87,17 @@ class Published:
                 number = self._new_number()  # one that has ended keeps its own until `forget`
             self._put(PublishedActor(number, ref, name, attributes, allowed))
 
-    def unpublish(self, name: str) -> PublishedActor | None:
-        """Take a name away; return what had it. References that other hosts have to it are of no use from now on."""
+    def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> PublishedActor | None:
+        """Take a name away, with `ref` only where that actor has it; return what had it.
+
+        References that other hosts have to it are of no use from now on.
+        """
         with self._lock:
-            there = self._names.pop(name, None)
-            if there is not None:
-                self._drop(there)
+            there = self._names.get(name)
+            if there is None or (ref is not None and there.ref.actor_urn != ref.actor_urn):
+                return None
+            del self._names[name]
+            self._drop(there)
         return there
 
     def export(self, ref: pykka.ActorRef[Any]) -> PublishedActor:

@@ -38,8 +38,12 @@ class Calls:
             raise NameTaken(name, str(before), "unpublish it first")
         self.network.published[self.address, name] = ref
 
-    def unpublish(self, name):
-        return self.network.published.pop((self.address, name), None) is not None
+    def unpublish(self, name, ref=None):
+        there = self.network.published.get((self.address, name))
+        if there is None or (ref is not None and there.actor_urn != ref.actor_urn):
+            return False
+        del self.network.published[self.address, name]
+        return True
 
     def remote(self, address, name, *, timeout, block):
         assert not block

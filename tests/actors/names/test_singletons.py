@@ -10,7 +10,7 @@ import time
 
 import pykka
 import pytest
-from drakkar.actors import ConfigError, DeadlockError, DrakkarError, SystemBusy, TrioActor
+from drakkar.actors import ConfigError, DeadlockError, DrakkarError, NodeHost, SystemBusy, TrioActor
 from drakkar.actors.names import singleton_keeper
 from drakkar.actors.names import singletons as singletons_module
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
@@ -22,6 +22,7 @@ from drakkar.handlers.errors import RequestDropped
 from tests.actors.names.support import Home, Network
 from tests.actors.runtime.support import Gate
 from tests.actors.support import TICK, TIMEOUT_S, Hosts, InlineLedger, contents, hand_over, settled, until
+from tests.ports import free_addresses
 
 SHARD = 1
 CONFIG = {"election_ticks": 40}
@@ -344,6 +345,25 @@ def test_a_host_that_stood_still_begins_with_a_new_number_though_it_leads_on(cap
         assert "stood still" in caplog.text
         assert office.fences() == sorted(set(office.fences()))
         assert_one_at_a_time(office.events)
+
+
+def test_one_that_hangs_leaves_its_published_name_to_the_next_on_the_same_host():
+    gate = Gate()
+    [address] = free_addresses(1)
+    with NodeHost(address, tick_interval=TICK) as host:
+        host.start_directory(shard_id=SHARD, replica_id=1, members={1: address})
+        scheduler = host.singleton("scheduler", Scheduler, shard_id=SHARD, args=(1,), stop_timeout=0.05)
+        old = scheduler.ref(timeout=TIMEOUT_S)
+        hold(old, gate)
+        try:
+            keeper = host._singletons._keeper
+            host.loop.run_soon(keeper._doubt, keeper._kept["scheduler"], 1.0)
+            new = until(lambda: (ref := scheduler.ref(timeout=TIMEOUT_S)) is not old and ref)
+            assert old.is_alive()
+            assert host.published["singleton:scheduler"] is new
+            assert scheduler.status.starts == 2
+        finally:
+            gate.opened.set()
 
 
 # -- the replica, the host and the handle

@@ -383,9 +383,10 @@ class NodeHost:
         self._inputs.greet(address, host_id)
         self._calls.greeted(address)
 
-    def _on_parted(self, address: str) -> None:
+    def _on_parted(self, address: str, last: bool) -> None:
         self._inputs.forget(address)
-        self._calls.parted(address)
+        if last:  # else the host has another connection by now, under another spelling of its address
+            self._calls.parted(address)
 
     def _on_called(self, address: str, records: list[list[Any]]) -> None:
         self._calls.called(address, records)

@@ -234,11 +234,22 @@ class Asking:
     def _hear_failure(self, link: Link, record: Failed) -> bool:
         question = link.answered(record.question)
         if question is None:
-            return self._is_late(link)
+            return self._hear_watch_refused(link, record)
         if record.kind is FailKind.DEAD and question.stopped is not None:
             question.stopped()
         handled = record.kind is FailKind.RAISED
         question.future.try_fail(decode_failure(record.failure, self._refs, handled=handled))
+        return True
+
+    def _hear_watch_refused(self, link: Link, record: Failed) -> bool:
+        """A watch that stood does not any more, as the actor is published for others now."""
+        end = link.watches.pop(record.question, None)
+        if end is None:
+            return self._is_late(link)
+        error = decode_failure(record.failure, self._refs)
+        end.lost(
+            record.question, error if isinstance(error, DrakkarError) else HostGone(f"not watched: {error}")
+        )
         return True
 
     def _is_late(self, link: Link) -> bool:

@@ -98,7 +98,7 @@ class CallFigures(NamedTuple):
     watchers: int
     """Actors here that others watch, counted for each of them."""
     published: int
-    """Actors here that others can reach: for each name, and for one that was named in a message."""
+    """Actors here that others can reach: by a name, or since they were named in a message."""
 
 
 class Calls:
@@ -179,16 +179,16 @@ class Calls:
                 "acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out"
             )
         self._check_open()
-        self._published.publish(name, ref, proxy, acl)
+        actor = self._published.publish(name, ref, proxy, acl)
+        if acl is not None:
+            self._run_soon(self._serving.regranted, actor)
         return partial(self.unpublish, name, ref)
 
     def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> bool:
         """See `NodeHost.unpublish`. With `ref`: only where that actor has the name."""
         there = self._published.unpublish(name, ref)
         if there is not None:
-            self._run_soon(
-                self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more")
-            )
+            self._run_soon(self._serving.regranted, there)
         return there is not None
 
     @property
@@ -251,7 +251,8 @@ class Calls:
         self._run_soon(self._end, died)
 
     def _end(self, died: ActorDied) -> None:
-        for actor in self._published.forget(died.ref.actor_urn):
+        actor = self._published.forget(died.ref.actor_urn)
+        if actor is not None:
             self._serving.end_of(actor, died.reason)
 
     def _run_soon(self, fn: Callable[..., object], *args: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import Load
 from drakkar.actors.remote.published import PublishedActor
-from drakkar.actors.remote.records import Died
+from drakkar.actors.remote.records import Died, Failed
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import SystemBusy
 
@@ -32,8 +32,8 @@ class Client:
 
     def __init__(self, link: Link, load: Load) -> None:
         self.link, self.load = link, load
-        self.unsaid: list[Died] = []
-        """Ends of actors that it was not told of yet, since too much waits for it."""
+        self.unsaid: list[Died | Failed] = []
+        """Ends of watches that it was not told of yet, since too much waits for it."""
         self._lock = threading.Lock()
         self._open: dict[int, set[Pending]] = {}
         """Its questions, by the numbers of the actors."""

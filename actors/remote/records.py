@@ -157,7 +157,7 @@ class Answer(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A question that has no answer, and why."""
+    """A question that has no answer, or a watch that does not stand any more, and why."""
 
     question: int
     kind: FailKind

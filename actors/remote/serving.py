@@ -12,6 +12,7 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -20,7 +21,7 @@ from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
-from drakkar.actors.remote.published import Published, PublishedActor
+from drakkar.actors.remote.published import Grant, Published, PublishedActor
 from drakkar.actors.remote.reach import kind_at
 from drakkar.actors.remote.records import (
     MAX_NAMES,
@@ -28,6 +29,7 @@ from drakkar.actors.remote.records import (
     Ask,
     Call,
     Died,
+    Failed,
     FailKind,
     Found,
     Get,
@@ -157,7 +159,7 @@ class Serving:
         client = self._client(link)
         try:
             actor = self._actor(link, record.target)
-            self._deliver(client, actor, self._message(actor, record), _size(record), None)
+            self._deliver(client, actor, self._message(link, actor, record), _size(record), None)
         except _UNDELIVERED as error:
             self._replies.dropped(link.address, error)
             return not _is_fault_of_sender(error)
@@ -172,7 +174,7 @@ class Serving:
             if not record.milliseconds:
                 raise AnswerTimeout("the time of the question was over before it reached the actor")
             actor = self._actor(link, record.target)
-            message = self._message(actor, record)
+            message = self._message(link, actor, record)
             deadline = time.monotonic() + record.milliseconds / 1000
             pending = Pending(client, record.question, actor, deadline, self._replies.answer)
             client.open(pending)
@@ -198,33 +200,38 @@ class Serving:
         if actor is None or not actor.ref.is_alive():
             earlier = ", in an earlier run of its host" if target.run != self._run else ""
             raise pykka.ActorDeadError(f"the actor has ended, or is not published any more{earlier}")
-        self._check_allowed(link, actor)
+        if not self._granted(link, actor):
+            raise _kept_out(link, actor)
         return actor
 
-    def _check_allowed(self, link: Link, actor: PublishedActor) -> None:
-        if not self._is_allowed(link, actor):
-            raise NotAllowed(f"{actor} is published for other hosts than {link.address}: its acl names those")
+    def _granted(self, link: Link, actor: PublishedActor) -> list[Grant]:
+        return actor.granted_to(partial(self._home.is_certified_as, link.address))
 
-    def _is_allowed(self, link: Link, actor: PublishedActor) -> bool:
-        return actor.acl is None or self._home.is_certified_as(link.address, actor.acl)
-
-    def _message(self, actor: PublishedActor, record: Tell | _Asking) -> Any:
+    def _message(self, link: Link, actor: PublishedActor, record: Tell | _Asking) -> Any:
         """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
         match record:
             case Tell() | Ask():
                 return self._unpack(record.message)
             case Call():
-                _check_reach(actor, record.path, callable_=True)
+                self._check_reach(link, actor, record.path, callable_=True)
                 args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")
                 if type(args) is not list or type(kwargs) is not dict:
                     raise ValueRefused("args", "are no list and dict", "call the method of a proxy")
                 return ProxyCall(record.path, tuple(args), kwargs)
             case Get():
-                _check_reach(actor, record.path, callable_=False)
+                self._check_reach(link, actor, record.path, callable_=False)
                 return ProxyGetAttr(record.path)
             case Set():
-                _check_reach(actor, record.path, callable_=False)
+                self._check_reach(link, actor, record.path, callable_=False)
                 return ProxySetAttr(record.path, self._unpack(record.value, "value"))
+
+    def _check_reach(
+        self, link: Link, actor: PublishedActor, path: tuple[str, ...], *, callable_: bool
+    ) -> None:
+        """Raise `NotAllowed` unless a proxy of this host reaches a method, or an attribute, at a path."""
+        if all(kind_at(grant.attributes, path) is not callable_ for grant in self._granted(link, actor)):
+            what = "a method" if callable_ else "an attribute"
+            raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
 
     def _unpack(self, data: bytes, what: str = "message") -> Any:
         return unpack(data, self._refs, what=what, dropped=self._unknown_fields)
@@ -251,16 +258,27 @@ class Serving:
         for client in list(self._clients.values()):
             for pending in client.opened_to(actor.number):
                 self._replies.answer(pending, None, error)
-        self.withdrawn(actor, reason)
+        self._end_watches(actor, reason)
 
-    def withdrawn(self, actor: PublishedActor, reason: BaseException | None) -> None:
-        """An actor is not reached any more: tell those who watch it."""
+    def _end_watches(self, actor: PublishedActor, reason: BaseException | None) -> None:
         for client in list(self._clients.values()):
             watches = client.take_watches(actor.number)
             if watches:
                 failure = self._replies.failure(reason)
                 for watch in watches:
                     self._replies.insist(client, Died(watch, failure))
+
+    def regranted(self, actor: PublishedActor) -> None:
+        """The names of an actor are others than they were: tell those hosts that watch it, and do not reach it any more."""
+        now = self._published.by_number(actor.number)
+        if now is None:
+            self._end_watches(actor, pykka.ActorDeadError(f"{actor} is not published any more"))
+            return
+        for client in list(self._clients.values()):
+            if not self._granted(client.link, now):
+                failure = self._replies.failure_of(_kept_out(client.link, now))
+                for watch in client.take_watches(now.number):
+                    self._replies.insist(client, Failed(watch, FailKind.REFUSED, failure))
 
     def _watch(self, link: Link, record: Watch) -> bool:
         client = self._client(link)
@@ -281,11 +299,13 @@ class Serving:
         client = self._client(link)
         try:
             actor = self._published.by_name(record.name)
-            self._check_allowed(link, actor)
+            grant = actor.grants[record.name]
+            if not self._is_for(link, grant):
+                raise _kept_out(link, actor)
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
         found = Found(
-            Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes
+            Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), grant.attributes
         )
         self._replies.send(client, record.question, Answer(record.question, encode_found(found)))
         return True
@@ -299,9 +319,12 @@ class Serving:
 
     def _may_see(self, link: Link, name: str) -> bool:
         try:
-            return self._is_allowed(link, self._published.by_name(name))
+            return self._is_for(link, self._published.by_name(name).grants[name])
         except UnknownName:
             return False
+
+    def _is_for(self, link: Link, grant: Grant) -> bool:
+        return grant.acl is None or self._home.is_certified_as(link.address, grant.acl)
 
 
 def takes_long(record: Record | None) -> bool:
@@ -312,11 +335,8 @@ def takes_long(record: Record | None) -> bool:
     )
 
 
-def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:
-    """Raise `NotAllowed` unless a proxy reaches a method, or an attribute, at a path."""
-    if kind_at(actor.attributes, path) is not callable_:
-        what = "a method" if callable_ else "an attribute"
-        raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
+def _kept_out(link: Link, actor: PublishedActor) -> NotAllowed:
+    return NotAllowed(f"{actor} is published for other hosts than {link.address}: its acl names those")
 
 
 def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:

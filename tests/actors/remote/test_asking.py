@@ -6,7 +6,7 @@ from drakkar.actors import unwatch, watch
 from drakkar.actors.remote import questions
 from drakkar.actors.remote.asking import LATE_ANSWERS
 from drakkar.actors.remote.deadlines import SLOT_S
-from drakkar.actors.remote.errors import AnswerTimeout, HostGone, UnknownName
+from drakkar.actors.remote.errors import AnswerTimeout, HostGone, NotAllowed, UnknownName
 from drakkar.actors.remote.failures import encode_failure
 from drakkar.actors.remote.records import (
     Answer,
@@ -343,6 +343,21 @@ def test_a_watch_that_is_refused_says_nothing_of_the_actors_end(side, ref, kind)
     assert [type(notice.reason) for notice in died] == [SystemBusy]
     assert ref.is_alive()
     assert side.link.watches == {}
+    watch(ref, died.append)
+    assert isinstance(sent(side), Watch)
+
+
+def test_a_watch_that_stood_and_is_refused_now_is_over_and_says_nothing_of_the_actors_end(side, ref):
+    died = []
+    watch(ref, died.append)
+    asked = sent(side)
+    side.hear(Answer(asked.watch, packed(None)))
+    refused = failed(asked.watch, NotAllowed("it is for others"), FailKind.REFUSED)
+    assert side.hear(refused)
+    assert [type(each.reason) for each in died] == [NotAllowed]
+    assert ref.is_alive()
+    assert side.link.watches == {}
+    assert not side.hear(refused), "nothing is watched any more"
     watch(ref, died.append)
     assert isinstance(sent(side), Watch)
 

@@ -386,6 +386,16 @@ def test_a_reference_to_an_actor_elsewhere_is_not_published_here(host):
         host.calls.publish("keeper", host.ref())
 
 
+def test_an_acl_ends_the_watches_of_those_whom_it_keeps_out(host):
+    host.wire.certified = True
+    ref, target = host.publish()
+    host.hear(Watch(1, target))
+    host.calls.publish("keeper", ref)
+    assert [type(record) for record in host.wire.take()] == [Answer]
+    host.calls.publish("keeper", ref, acl=["teller.example"])
+    assert [type(record) for record in host.wire.take()] == [Failed]
+
+
 def test_an_acl_needs_certificates(host):
     with pytest.raises(ConfigError, match="give the hosts tls"):
         host.calls.publish("keeper", Fake(), acl=["teller.example"])

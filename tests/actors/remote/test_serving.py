@@ -260,7 +260,59 @@ def test_an_acl_lets_in_only_hosts_with_such_a_certificate(side, keeper):
     assert decode_names(only(side.wire.take()).value) == ["keeper"]
 
 
+def test_an_acl_holds_for_references_that_were_given_out_before_and_under_other_names(side, keeper):
+    target = Target(RUN, side.published.export(keeper).number)
+    assert ask(side, target)
+    assert keeper.take()
+    assert publish(side, keeper, acl=["teller.example"]) == target
+    assert not ask(side, target, 2)
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    publish(side, keeper, "for all")
+    assert ask(side, target, 3), "it may look that name up, and has the same actor"
+    assert not side.hear(Lookup(4, "keeper"))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+
+
+def test_who_is_kept_out_from_now_on_is_told_that_its_watch_is_over(side, keeper):
+    target = Target(RUN, side.published.export(keeper).number)
+    teller = side.links.of("10.0.0.3:7000")
+    side.wire.certificates[teller.address] = {"teller.example"}
+    for link in (side.link, teller):
+        assert side.hear(Watch(1, target), link)
+    side.wire.take()
+    side.serving.regranted(side.published.publish("keeper", keeper, acl=["teller.example"]))
+    [(address, failed)] = side.wire.take_all()
+    assert (address, failed.question, failed.kind) == (THERE, 1, FailKind.REFUSED)
+    assert isinstance(error(failed), NotAllowed)
+    assert side.serving.watches == 1
+    side.serving.regranted(side.published.unpublish("keeper"))
+    assert side.wire.take() == [], "the references that were given out before are of use to it"
+    side.serving.end_of(side.published.forget(keeper.actor_urn), None)
+    assert side.wire.take_all() == [(teller.address, Died(1, None))]
+
+
+def test_watchers_of_what_is_not_reached_any_more_are_told_so(side, keeper, target):
+    side.hear(Watch(1, target))
+    side.wire.take()
+    side.serving.regranted(side.published.unpublish("keeper"))
+    died = only(side.wire.take())
+    assert isinstance(died, Died)
+    assert "not published any more" in died.reason.text
+
+
 # ---- proxies
+
+
+def test_a_proxy_reaches_what_the_names_grant_that_its_host_may_use(side, account):
+    target = publish(side, account, "teller", proxy=["deposit"])
+    publish(side, account, "manager", proxy=["balance"], acl=["manager.example"])
+    call = Call(1, target, LONG, ("deposit",), packed([]), packed({}))
+    assert side.hear(call)
+    assert not side.hear(Get(2, target, LONG, ("balance",)))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    side.wire.certificates[THERE] = {"manager.example"}
+    assert side.hear(Get(3, target, LONG, ("balance",)))
+    assert side.hear(call._replace(question=4))
 
 
 class Account:
@@ -469,7 +521,7 @@ def test_an_actor_that_ends_leaves_no_question_without_an_answer(side, keeper, t
     asked(side, target, keeper, 1).set(later)
     pending = asked(side, target, keeper, 2)
     keeper.actor_stopped.set()
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     ended = side.wire.take()
     assert sorted((failed.question, failed.kind) for failed in ended) == [
@@ -492,7 +544,7 @@ def test_watchers_are_told_once_and_why(side, keeper, target):
     assert side.hear(Watch(1, target), other)
     side.wire.take()
     assert side.serving.watches == 2
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, ValueError("crashed"))
     died = side.wire.take_all()
     assert {address for address, _ in died} == {THERE, other.address}
@@ -510,7 +562,7 @@ def test_a_lost_host_is_told_of_no_end(side, keeper, target):
     assert side.serving.waits(THERE)
     side.lose()
     assert not side.serving.waits(THERE)
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     assert side.wire.take() == []
 
@@ -538,7 +590,7 @@ def test_a_watch_number_that_comes_twice_is_one_watch_and_is_charged(side, keepe
     assert side.serving.watches == 1
     side.wire.take()
     for ref in (keeper, other):
-        [actor] = side.published.forget(ref.actor_urn)
+        actor = side.published.forget(ref.actor_urn)
         side.serving.end_of(actor, None)
     assert side.wire.take() == [Died(1, None)]
 
@@ -550,7 +602,7 @@ def test_the_notice_of_an_end_waits_for_room():
     side.wire.take()
     for _ in range(2):
         side.link.put(Tell(target, b""))
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     assert Died(1, None) not in side.wire.take()
     assert side.serving.waits(THERE)

@@ -631,19 +631,24 @@ class NodeHost:
         `acl`: names in certificates; only a host that has shown one with such a name reaches the actor. Without it each host
         that can connect does.
 
-        The same actor may have several names. Under a name that it has already it stays reachable, by `proxy` and `acl` as they
-        are given now. Another actor takes a name over when the one before has ended.
+        The same actor may have up to 100 names; a host may do what those allow together whose `acl` lets it in, however it got its
+        reference. Under a name that it has already the actor is reached by `proxy` and `acl` as they are given now. Another actor
+        takes a name over when the one before has ended.
 
         Returns a function that takes the name away again, if it is this actor's still: see `unpublish`.
         Raises `NameTaken` where another actor has the name and lives, `ConfigError` for a name that is not 1 to 200
-        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, and `HostGone` when this host
-        has stopped.
+        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, `SystemBusy` where there are
+        too many names, and `HostGone` when this host has stopped.
         """
         self._process.check(self)
         return self._calls.publish(name, ref, proxy=proxy, acl=acl)
 
     def unpublish(self, name: str) -> bool:
-        """Take a name away; return whether it was there. References to the actor by that name are of no use then. From any thread."""
+        """Take a name away; return whether it was there. From any thread.
+
+        With the last name all references to the actor are of no use any more, but for those in messages, and in directories, that were
+        given out when it had no name.
+        """
         self._process.check(self)
         return self._calls.unpublish(name)
 

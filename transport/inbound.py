@@ -95,6 +95,10 @@ class Inbound:
         )
         await entrance.run(listeners)
 
+    def has(self, name: str) -> bool:
+        """Return whether the host at a canonical address has a connection for messages to this one."""
+        return name in self._callers
+
     def is_at_home(self, address: str) -> bool:
         """See `TcpTransport`."""
         caller = self._callers.get(canonical(address))

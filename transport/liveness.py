@@ -21,7 +21,7 @@ Plain data without clock and sockets, for the thread of the loop; `life` and `st
 """
 
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -177,7 +177,10 @@ class Liveness:
         """No heartbeats are sent, and none answered: this host is as good as dead. It counts no ticks then."""
         self.tracked: frozenset[str] = frozenset()
         """The canonical addresses of hosts that are sent heartbeats. Replaced, never changed."""
-        self._members: frozenset[str] = frozenset()
+        self.members: frozenset[str] = frozenset()
+        """Of these, those of members."""
+        self._rounds: deque[int] = deque(maxlen=DEAD_TICKS + 1)
+        """The newest heartbeats that were sent to those, too, that are no members."""
         self._watched: Counter[str] = Counter()
         self._hosts: dict[str, _Host] = {}
         """Those that are tracked or have a connection with this host, in either direction."""
@@ -187,7 +190,16 @@ class Liveness:
 
     def set_members(self, names: Iterable[str]) -> None:
         """Track the hosts at these canonical addresses, instead of those that were members before."""
-        self._members = frozenset(names)
+        members = frozenset(names)
+        missed = {
+            host.name: self._missed(host)
+            for host in self._hosts.values()
+            if host.name in members - self.members
+        }
+        self.members = members
+        for name, count in missed.items():
+            if (host := self._hosts[name]).answered is not None:
+                host.answered = self.number - 1 - count  # of all heartbeats, which it is sent from now on
         self._track()
 
     def watch(self, name: str) -> None:
@@ -205,7 +217,7 @@ class Liveness:
         return True
 
     def _track(self) -> None:
-        before, self.tracked = self.tracked, self._members | self._watched.keys()
+        before, self.tracked = self.tracked, self.members | self._watched.keys()
         for name in before - self.tracked:
             if (host := self._hosts.get(name)) is not None:
                 host.state, host.answered = HostState.UNKNOWN, None
@@ -213,13 +225,19 @@ class Liveness:
 
     # ---- heartbeats
 
-    def tick(self) -> int:
-        """A tick has passed; return the number of the heartbeat that is due now."""
+    def tick(self, due: frozenset[str] | None = None) -> int:
+        """A tick has passed; return the number of the heartbeat that is to be sent to the hosts that are `due`.
+
+        These are all that are tracked, by default, or the members alone.
+        """
         self.number += 1
-        for name in self.tracked:
+        due = self.tracked if due is None else due
+        if due is not self.members:
+            self._rounds.append(self.number)
+        for name in due:
             host = self._hosts.get(name)
             if host is not None and host.answered is not None:
-                self._judge(host, host.answered)
+                self._judge(host)
         return self.number
 
     def answered(self, name: str, run: RunId, number: int) -> bool:
@@ -236,11 +254,18 @@ class Liveness:
             return False
         host.answered = number
         if host.state is not HostState.ALIVE:
-            self._judge(host, number)
+            self._judge(host)
         return True
 
-    def _judge(self, host: _Host, answered: int) -> None:
-        missed = self.number - 1 - answered  # the newest one has only just left
+    def _missed(self, host: _Host) -> int:
+        """Return how many heartbeats in a row it has not answered. The newest one has only just left."""
+        answered = host.answered or 0
+        if host.name in self.members:
+            return self.number - 1 - answered
+        return max(0, sum(number > answered for number in self._rounds) - 1)
+
+    def _judge(self, host: _Host) -> None:
+        missed = self._missed(host)
         if missed < SUSPECT_TICKS:
             self._become(host, HostState.ALIVE, "it answers")
         elif missed < DEAD_TICKS:

@@ -106,6 +106,11 @@ class PeerStatus:
 class Peer:
     """Another host, as this one reaches it: a `Link` while it is connected. For the trio loop's thread only."""
 
+    wanted = False
+    """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are, or it will be answered."""
+    called = False
+    """This host has called it of its own accord, and not only answered."""
+
     def __init__(
         self,
         address: str,
@@ -137,8 +142,6 @@ class Peer:
         self._identity, self._options, self._counters, self._log = identity, options, counters, log
         self._unreachable, self._tls, self._known, self._work = unreachable, tls, known, work
         self._liveness = liveness
-        self.wanted = False
-        """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are."""
         self._heartbeat_waits = False
         self._run = RunId("", 0, 0)
         """Which run of the host was reached last."""
@@ -326,9 +329,10 @@ class Peer:
         return self._used_at
 
     def end(self) -> None:
-        """Drop what waits, and close the connection soon: it will not be used any more."""
+        """Drop what waits, report that, and close the connection soon: it will not be used any more."""
         self._clear(TransportError(f"{self.address} had to make room for other hosts that are dialed"))
         self.life.cancel()
+        self._unreachable(self.address)
 
     def hand_back_calls(self, why: TransportError) -> None:
         """Give the calls back that have not left: they surely have no effect."""

@@ -85,6 +85,9 @@ class Transport(Wire, Protocol):
     def unwatch_host(self, address: str) -> None:
         """End that."""
 
+    def keep(self, addresses: Iterable[str]) -> None:
+        """Keep the connections to these hosts, which wait for something, and to no others."""
+
 
 class CallFigures(NamedTuple):
     """What the calls of a host come to now."""
@@ -132,6 +135,9 @@ class Calls:
         """By address: of the hosts that have a connection to this one. It holds their links."""
         self._attended: dict[str, int] = {}
         """The hosts that heartbeats are exchanged with for this room, and the tick in which something was waited for last."""
+        self._kept: frozenset[str] = frozenset()
+        """The hosts to which connections are kept, since they wait for this one. No heartbeats are exchanged for that: it is theirs to
+        see whether this host lives, and strangers in any number are to cost no more than their connections."""
         self._ticks = 0
         self._closed = ""
         loop.spawn(self._deadlines.run, name="deadlines of calls")
@@ -325,15 +331,22 @@ class Calls:
         self._ticks += 1
         self._serving.tick()
         self._links.let_go()
-        for link in self._links.all():
+        links = self._links.all()
+        for link in links:
             if link.waits and self._hangs(link.address):
                 link.lost(f"{link.address}, which answers no heartbeats, was taken for dead", hangs=True)
-            if link.waits or self._serving.waits(link.address):
+            if link.waits:
                 self._attend(link.address)
+        self._keep(frozenset(link.address for link in links if self._serving.waits(link.address)))
         for address, last in list(self._attended.items()):
             if self._ticks - last > LINGER_TICKS:
                 del self._attended[address]
                 self._transport.unwatch_host(address)
+
+    def _keep(self, addresses: frozenset[str]) -> None:
+        if addresses != self._kept:
+            self._kept = addresses
+            self._transport.keep(addresses)
 
     def _hangs(self, address: str) -> bool:
         """Return whether a host is connected and does not answer.

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from drakkar.actors.remote.deadlines import Deadlines
 from drakkar.actors.remote.errors import HostGone
 from drakkar.actors.remote.questions import Question
-from drakkar.actors.remote.records import Record, Unwatch, encode
+from drakkar.actors.remote.records import Answer, Died, Failed, Record, Unwatch, encode
 from drakkar.handlers.errors import DrakkarError, LoopError, SystemBusy, TransportError
 from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.call_rooms import CallRoom
@@ -21,6 +21,8 @@ __all__ = ["MAX_QUESTIONS", "Link", "Links", "LoopThread", "Wire"]
 
 MAX_QUESTIONS: Final = 10_000
 """Questions to one host that have no answer yet."""
+_ANSWERS: Final = (Answer, Failed, Died)
+"""What a host is sent that waits for it."""
 
 
 class Wire(Protocol):
@@ -31,9 +33,15 @@ class Wire(Protocol):
         ...
 
     def send_calls(
-        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+        self,
+        address: str,
+        records: Sequence[bytes],
+        *,
+        admitted: bool = False,
+        now: bool = False,
+        answers: bool = False,
     ) -> int:
-        """Send records; return how many found no room: the last ones."""
+        """Send records; return how many found no room: the last ones. `answers`: they are nothing else."""
         ...
 
     def away(self, address: str) -> str:
@@ -76,7 +84,7 @@ class Link:
         self.address: Final = address
         self._wire, self._loop, self._deadlines = wire, loop, deadlines
         self._room = wire.call_room(address)
-        self._outbox: deque[tuple[bytes, Question | None]] = deque()
+        self._outbox: deque[tuple[bytes, Question | None, bool]] = deque()
         """What has been put, until the loop comes to it."""
         self._scheduled = False
         self._numbers = count(randbits(62) + 1)
@@ -127,7 +135,7 @@ class Link:
         if question is not None:
             question.record = data
             self._questions[question.number] = question
-        self._outbox.append((data, question))
+        self._outbox.append((data, question, isinstance(record, _ANSWERS)))
         if not self._scheduled:
             self._schedule()
         if (
@@ -150,20 +158,22 @@ class Link:
         """Hand over to the transport what has been put. In the loop's thread."""
         self._scheduled = False  # before the outbox is emptied, so that what comes meanwhile is seen
         away = self._wire.away(self.address)
-        records = [
-            data for data, question in self._taken() if question is None or self._is_to_leave(question, away)
-        ]
+        records, answers = [], True
+        for data, question, is_answer in self._taken():
+            if question is None or self._is_to_leave(question, away):
+                records.append(data)
+                answers = answers and is_answer
         if not records:
             return
         try:
-            refused = self._wire.send_calls(self.address, records, admitted=True, now=True)
+            refused = self._wire.send_calls(self.address, records, admitted=True, now=True, answers=answers)
         except TransportError as error:
             self.handed_back(records, error)
         else:
             if refused:
                 self.handed_back(records[-refused:], TransportError("this host stops"))
 
-    def _taken(self) -> Iterable[tuple[bytes, Question | None]]:
+    def _taken(self) -> Iterable[tuple[bytes, Question | None, bool]]:
         outbox = self._outbox
         while outbox:
             yield outbox.popleft()

@@ -993,6 +993,63 @@ async def test_a_refusal_is_no_news_for_long_and_calls_that_come_later_have_the_
 
 
 @on_loop
+async def test_hosts_that_are_called_need_not_give_way_to_those_that_are_answered() -> None:
+    a = CallingHost(options=replace(ONE_TRY, max_incoming=3))
+    called, answered = ([f"127.0.0.1:{port}" for port in range(first, first + 20)] for first in (1, 101))
+    async with running(a):
+        a.transport.members([])
+        for address, other in zip(called, answered, strict=True):
+            a.call(address, record(1))
+            a.transport.send_calls(other, [record(2)], answers=True)
+        a.call(answered[-1], record(3))
+        a.transport.send_calls("127.0.0.1:200", [record(2)], answers=True)
+        assert a.transport.peers().keys() == {*called, *answered[-3:], "127.0.0.1:200"}
+        assert numbers([each for _, records, _ in a.returned for each in records]) == [2] * 17
+        assert a.lost == answered[:17], "what was sent to them will not be answered"
+
+
+@on_loop
+async def test_hosts_that_are_connected_are_answered_before_those_that_have_gone() -> None:
+    a = CallingHost(options=replace(ONE_TRY, max_incoming=3))
+    async with running(a):
+        a.transport.members([])
+        here = [f"127.0.0.1:{port}" for port in range(1, 3)]
+        for address in here:
+            await FakePeer.introduced(a, address=address)
+        await until(lambda: len(a.transport._inbound._callers) == 2)
+        for address in [*here, *(f"127.0.0.1:{port}" for port in range(101, 120))]:
+            a.transport.send_calls(address, [record(1)], answers=True)
+        assert a.transport.peers().keys() == {*here, "127.0.0.1:119"}
+
+
+@on_loop
+async def test_of_very_many_hosts_that_are_called_the_last_ones_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drakkar.transport.tcp.MAX_CALLED_HOSTS", 5)
+    a, member = CallingHost(options=ONE_TRY), "127.0.0.1:50"
+    async with running(a):
+        a.transport.members([member])
+        a.call(member, record(1))
+        hosts = [f"127.0.0.1:{port}" for port in range(1, 8)]
+        for address in hosts:
+            a.call(address, record(1))
+        assert a.transport.peers().keys() == {*hosts[2:], member}
+        assert a.lost == hosts[:2]
+        for address in hosts[2:]:
+            a.transport.watch_host(address)
+        room = a.transport.call_room(hosts[0])
+        room.admit(record(2))
+        with pytest.raises(TransportError, match="waited for from 5 hosts"):
+            a.transport.send_calls(hosts[0], [record(2)], admitted=True)
+        assert (room.records, room.bytes) == (0, 0)
+        a.transport.send_calls(hosts[0], [record(3)], answers=True)
+        a.call(hosts[-1], record(4))
+        a.call(member, record(4))
+        assert len(a.lost) == 2
+
+
+@on_loop
 async def test_calls_are_written_at_once_where_the_caller_has_joined_those_of_its_round() -> None:
     rounds: list[Callable[[], object]] = []
     a, b = CallingHost(at_round_end=rounds.append), CallingHost()

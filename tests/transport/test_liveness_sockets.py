@@ -443,6 +443,24 @@ async def test_heartbeats_keep_a_connection_that_nothing_else_uses_until_no_one_
 
 
 @on_loop
+async def test_a_host_that_waits_is_dialed_and_its_connection_kept_without_heartbeats() -> None:
+    brief = Options(idle_timeout=0.05, keepalive=0.02, backoff_first=0.01, backoff_last=0.01)
+    a, b = Watching(options=brief), Watching()
+    async with running(a, b):
+        a.transport.members([])
+        a.transport.keep([b.address, a.address])
+        await until(lambda: a.connected(b))
+        a.tick()
+        with trio.move_on_after(10 * brief.idle_timeout):
+            await until(lambda: not a.connected(b))
+        assert a.connected(b)
+        assert a.transport.host_states() == {}
+        assert a.state(b) is UNKNOWN
+        a.transport.keep([])
+        await until(lambda: a.transport.peers() == {})
+
+
+@on_loop
 async def test_a_host_does_not_watch_itself() -> None:
     a = Watching()
     async with running(a):
@@ -454,11 +472,8 @@ async def test_a_host_does_not_watch_itself() -> None:
 
 
 @on_loop
-async def test_a_host_that_is_watched_keeps_its_place_among_those_that_are_no_members(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("drakkar.transport.tcp.MAX_OTHER_PEERS", 2)
-    a, b = Watching(), Watching()
+async def test_a_host_that_is_watched_keeps_its_place_among_those_that_are_no_members() -> None:
+    a, b = Watching(options=Options(max_incoming=2)), Watching()
     async with running(a, b):
         a.transport.members([])
         a.transport.watch_host(b.address)
@@ -885,6 +900,37 @@ async def test_heartbeats_take_no_more_than_their_share_of_the_loop_however_shor
             await trio.lowlevel.checkpoint()
         assert 1990 <= a.transport._liveness.number - number - saved <= 2010, "in that second"
         await until(lambda: a.state(b) is ALIVE)
+
+
+@on_loop
+async def test_members_have_their_heartbeats_first_however_many_others_are_watched() -> None:
+    member, other = Watching(), Watching()
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drakkar.transport.tcp.Work", partial(Work, lambda: now))
+        a = Watching(options=SLOW)
+    async with running(a, member, other):
+        a.meet(member)
+        a.transport.watch_host(other.address)
+        for port in range(1, 500):
+            a.transport.watch_host(f"127.0.0.1:{port}")
+        await until(lambda: a.state(member) is a.state(other) is ALIVE)
+        lives, beaten = a.transport._liveness, 0
+        number = lives.number
+        for _ in range(200):
+            now += 0.05
+            a.tick()
+            due = [member]
+            if lives._rounds[-1] == lives.number:
+                beaten += 1
+                due.append(other)
+            await until(
+                lambda due=due: all(lives._hosts[each.address].answered == lives.number for each in due)
+            )
+        assert lives.number == number + 200, "each of them is for the member"
+        assert 30 <= beaten <= 45, "500 hosts, 2,000 heartbeats a second, 10 s"
+        await until(lambda: a.state(member) is a.state(other) is ALIVE)
+    assert [event for event in a.changes if event.state in {SUSPECT, DEAD}] == []
 
 
 @on_loop

@@ -90,11 +90,13 @@ class Wire:
         self.states = {}
         self.unreachable = set()
         self.attended = []
+        self.kept = frozenset()
+        self.sent_as_answers = []
 
     def call_room(self, address):
         return self.rooms.of(address)
 
-    def send_calls(self, address, records, *, admitted=False, now=False):
+    def send_calls(self, address, records, *, admitted=False, now=False, answers=False):
         assert admitted, "all have their places"
         assert now, "those of a round are sent together, at its end"
         assert canonical(address) == address
@@ -104,6 +106,7 @@ class Wire:
         if self.ended:
             return len(records)
         self.rows += [(address, record) for record in records]
+        self.sent_as_answers.append(answers)
         return 0
 
     def away(self, address):
@@ -136,6 +139,9 @@ class Wire:
 
     def unwatch_host(self, address):
         self.attended.remove(address)
+
+    def keep(self, addresses):
+        self.kept = addresses
 
 
 class Fake(pykka.ActorRef):

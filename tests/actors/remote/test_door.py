@@ -242,12 +242,16 @@ def test_heartbeats_are_exchanged_while_something_is_waited_for_and_some_time_af
     assert host.wire.attended == []
 
 
-def test_heartbeats_are_exchanged_with_a_host_that_waits_for_this_one(host):
-    """It keeps the connection on which the answer goes back."""
+def test_the_connection_to_a_host_that_waits_for_this_one_is_kept_until_it_has_gone(host):
+    """On that the answer goes back. No heartbeats are exchanged, which strangers in any number could ask for."""
     _, target = host.publish()
     host.hear(Ask(1, target, LONG, packed("a")))
     host.tick()
-    assert host.wire.attended == [THERE]
+    assert host.wire.kept == {THERE}
+    assert host.wire.attended == []
+    host.calls.parted(THERE)
+    host.tick()
+    assert host.wire.kept == set()
 
 
 def test_what_a_dead_host_was_asked_ends_also_what_it_is_asked_then(host):

@@ -12,7 +12,7 @@ from drakkar.actors.remote.deadlines import SLOT_S, Deadlines
 from drakkar.actors.remote.errors import AnswerTimeout, HostGone
 from drakkar.actors.remote.links import Links
 from drakkar.actors.remote.questions import Question
-from drakkar.actors.remote.records import Ask, Names, Target, Tell, Unwatch, Watch
+from drakkar.actors.remote.records import Answer, Ask, Died, Names, Target, Tell, Unwatch, Watch
 from drakkar.handlers.errors import OutcomeUnknown, SystemBusy, TransportError
 from drakkar.transport.options import Options
 
@@ -113,6 +113,18 @@ def test_what_threads_put_leaves_once_and_in_the_order_of_each(host):
     for name in range(4):
         sent = [each[1] + 250 * each[2] for each in came if each[0] == name]
         assert sent == list(range(500))
+
+
+def test_the_transport_is_told_where_nothing_but_answers_leaves(host):
+    host.link.put(Answer(1, b""))
+    host.link.put(Died(2, None))
+    host.wire.take()
+    host.link.put(Answer(3, b""))
+    host.tell()
+    host.wire.take()
+    host.ask()
+    host.wire.take()
+    assert host.wire.sent_as_answers == [True, False, False]
 
 
 def test_numbers_begin_at_random_and_no_two_questions_share_one(clock):

@@ -27,7 +27,7 @@ def host():
 @pytest.fixture
 def silent():
     """A port where connections are taken and nothing is said: whoever dials it waits."""
-    with socket.create_server((LOCAL, 0), backlog=100) as listener:
+    with socket.create_server(("0.0.0.0", 0), backlog=1000) as listener:
         yield listener.getsockname()[1]
 
 
@@ -71,3 +71,23 @@ def test_the_end_of_an_older_connection_takes_nothing_from_the_newer_one(host, w
     new.close()
     until(lambda: watchers(host) == 0)
     assert parted == [f"LOCALHOST:{silent}"]
+
+
+def test_hundreds_of_hosts_are_asked_at_once(host, silent):
+    asked = [
+        host.remote(f"127.1.{number % 3}.{number}:{silent}", "keeper", block=False, timeout=100)
+        for number in range(1, 251)
+    ]
+    until(lambda: len(host.peers()) == len(asked))
+    ticks = host._transport._liveness.number
+    until(lambda: host._transport._liveness.number > ticks + 2)
+    assert not any(future.done for future in asked)
+
+
+def test_a_host_that_watched_and_went_costs_nothing_more(host, watching, silent):
+    for number in range(1, 20):
+        with watching(f"127.1.0.{number}:{silent}"):
+            until(lambda: watchers(host) == 1)
+        until(lambda: watchers(host) == 0)
+    until(lambda: host._transport._kept == frozenset())
+    assert host._transport._liveness.tracked == frozenset()

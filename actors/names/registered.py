@@ -6,6 +6,7 @@ this host has registered is watched: when an actor ends, its name is given back,
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,7 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_REGISTERED: Final = 10_000
 """Names that one host has registered, or not given back yet, at a time."""
 MAX_GIVEN_BACK: Final = 100
-"""Names that a host gives back at a time."""
+"""Names that a host gives back to one directory at a time."""
 _NO_SERVER: Final = (
     "no replica serves the directory there: start one by start_directory(), or name another host by `at`"
 )
@@ -94,7 +95,10 @@ class Names:
         self._entries: dict[tuple[int, str], _Entry] = {}
         self._leaving: set[_Entry] = set()
         """Their actors have ended, and their names are not given back yet."""
-        self._giving_back = trio.CapacityLimiter(MAX_GIVEN_BACK)
+        self._turns: defaultdict[int, trio.CapacityLimiter] = defaultdict(
+            lambda: trio.CapacityLimiter(MAX_GIVEN_BACK)
+        )
+        """By shard, for what is done in the end. In the loop's thread: one directory that is away holds up no other."""
         on_fork(self)
 
     def serve(self, shard: Shard) -> None:
@@ -261,6 +265,19 @@ class Names:
 
     # -- what this host has registered --------------------------------------------------------------------------
 
+    @property
+    def _why_over(self) -> str:
+        """Why a directory takes this run of the host for an earlier one."""
+        if self._owner().host != self._address():
+            return (
+                "a newer run of this host is known to the directory: is there a copy of its data directory?"
+            )
+        return (
+            "the directory knows a run of the host at this address that started later. A host without a data directory has its "
+            "runs told apart by the time of its clock, which may have gone back: set the clock right, and start the host again, or "
+            "give it a data directory"
+        )
+
     def _check_room(self, entry: _Entry) -> None:
         with self._lock:
             # A name that is not given back yet takes room too: while the shard has no leader, there would be no end to them.
@@ -274,6 +291,8 @@ class Names:
 
     def _on_registered(self, entry: _Entry, result: Result) -> None:
         """It has the name now, or perhaps; from now on its end gives the name back."""
+        if result[0] == "over":
+            raise RequestDropped(self._why_over)
         try:
             _check(result, entry.name)
         except OutcomeUnknown:
@@ -327,14 +346,16 @@ class Names:
 
     async def _repeat(self, shard_id: int, operation: list[Any], what: str) -> None:
         backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
-        async with self._giving_back:
-            while True:
+        while True:
+            async with self._turns[shard_id]:
                 result = await self._try(shard_id, operation)
-                if result[0] != "failed":
-                    return
-                if backoff.failures == 0:
-                    self._lines.info("cannot %s yet, and tries again: %s", what, result[-1])
-                await trio.sleep(backoff.next())
+            if result[0] == "over":
+                self._lines.warning("cannot %s: %s", what, self._why_over)
+            if result[0] != "failed":
+                return
+            if backoff.failures == 0:
+                self._lines.info("cannot %s yet, and tries again: %s", what, result[-1])
+            await trio.sleep(backoff.next())
 
     async def _try(self, shard_id: int, operation: list[Any]) -> Result:
         try:
@@ -428,10 +449,6 @@ def _check(result: Result, name: str) -> None:
         raise NameTaken(name, f"an actor on {result[1]}", _TAKEN)
     if result[0] == "full":
         raise SystemBusy(str(result[1]))
-    if result[0] == "over":
-        raise RequestDropped(
-            "a newer run of this host is known to the directory: is there a copy of its data directory?"
-        )
     known, text = result[1], str(result[2])
     raise (RequestDropped if known is True else OutcomeUnknown)(text)
 

@@ -205,7 +205,7 @@ def test_the_names_of_a_host_are_free_when_its_next_run_serves_a_directory(offic
     again = names_of(office.hosts.hosts[1], office.network, count=2)
     again.serve(office.replicas[1])
     until(lambda: isinstance(find(office[2], "ledger"), NotRegistered))
-    with pytest.raises(RequestDropped, match="newer run of this host"):
+    with pytest.raises(RequestDropped, match="started later"):
         office[1].register("ledger", ref, timeout=TIMEOUT_S)
 
 
@@ -230,6 +230,53 @@ def test_a_name_that_cannot_be_given_back_now_is_given_back_later(tmp_path):
         assert isinstance(settled(office[1].find("ledger", block=False, timeout=0.5)), DrakkarError)
         hosts.run(Directory, shard_id=SHARD, numbers=[2])
         until(lambda: isinstance(find(office[1], "ledger"), NotRegistered))
+
+
+@pytest.mark.parametrize("away", ["silent", "cut_off"])
+def test_a_directory_that_is_away_holds_up_no_name_of_another(office, monkeypatch, away):
+    monkeypatch.setattr(registered, "MAX_GIVEN_BACK", 1)
+    names, elsewhere = office[1], "127.0.0.1:9"
+    names._turns.clear()
+    getattr(office.network, away).add(elsewhere)
+    names._directory(SHARD + 1, elsewhere)
+    for _ in range(3):
+        names._do_in_the_end(SHARD + 1, ["unregister", "other", *names._owner(), None], "give back a name")
+    ref = Echo.start()
+    names.register("ledger", ref, shard_id=SHARD, timeout=TIMEOUT_S)
+    ref.stop()
+    until(lambda: names.registered_names(shard_id=SHARD, timeout=TIMEOUT_S) == [])
+
+
+def test_what_waits_to_be_tried_again_holds_up_nothing_of_its_own_directory(office, monkeypatch):
+    monkeypatch.setattr(registered, "MAX_GIVEN_BACK", 1)
+    names, tried = office[1], set()
+    names._turns.clear()
+
+    async def refuse(_, operation):
+        tried.update(operation)
+        return ["failed", True, "not now"]
+
+    monkeypatch.setattr(names, "_try", refuse)
+    for name in "abc":
+        names._do_in_the_end(SHARD, [name], "give back a name")
+    until(lambda: tried >= set("abc"))  # beside what announces the host, perhaps
+
+
+@pytest.mark.parametrize(
+    ("host_id", "words"), [(None, "set the clock right"), ("an id", "copy of its data directory")]
+)
+def test_an_earlier_run_is_told_why_it_may_be_taken_for_one(office, caplog, host_id, words):
+    host = office.hosts.hosts[1]
+    late = names_of(host, office.network, count=2, host_id=host_id)
+    late.serve(office.replicas[1])
+    late.register("ledger", Echo.start(), timeout=TIMEOUT_S)
+    early = names_of(host, office.network, count=1, host_id=host_id)
+    early.serve(office.replicas[1])
+    with pytest.raises(RequestDropped, match=words):
+        early.register("other", Echo.start(), timeout=TIMEOUT_S)
+    until(lambda: "cannot announce this run of the host: " in caplog.text)
+    assert words in caplog.text
+    assert early.registered_names(timeout=TIMEOUT_S) == ["ledger"]
 
 
 def test_many_names_at_once_become_few_commands(office):

@@ -23,7 +23,9 @@ from uuid import uuid4
 import pykka
 from drakkar import actors
 
-LOST = (actors.HostGone, actors.UnknownName, actors.OutcomeUnknown, pykka.ActorDeadError, pykka.Timeout)
+DEAD_OR_LATE = (pykka.ActorDeadError, pykka.Timeout)
+PATIENCE_S = 30
+LOST = (actors.HostGone, actors.UnknownName, actors.SystemBusy, actors.OutcomeUnknown, *DEAD_OR_LATE)
 
 
 @actors.message("bank.order")
@@ -69,14 +71,14 @@ class Teller(pykka.ThreadingActor):
 
     def order(self, account: str, amount: int) -> int:
         """Have an order done once, and return what the account has. While the ledger is away, try again and again."""
-        order, until = Order(uuid4().hex, account, amount), time.monotonic() + 30
+        order, until = Order(uuid4().hex, account, amount), time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with suppress(*LOST):  # it may be done, or not
                 self._ledger = self._ledger or self._find_ledger()
                 return int(self._ledger.ask(order, timeout=3))
             self._ledger = None
             time.sleep(0.05)
-        raise pykka.Timeout("the ledger is away, and the order may be done, or not")
+        raise actors.OutcomeUnknown("the ledger is away: see later what the account has")
 
 
 def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: Callable[[], pykka.ActorRef[Ledger]]) -> str:
@@ -87,7 +89,9 @@ def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: Callable[[], py
             return "the ledger was told something that it cannot handle"
         account, amount = line.split()
         return f"{account} has {teller.order(account, int(amount)).get()}"
-    except (Overdrawn, ValueError, actors.DrakkarError, *LOST) as error:
+    except (actors.DrakkarError, *DEAD_OR_LATE) as error:
+        return f"{'not' if getattr(error, 'outcome_known', False) else 'perhaps'} done: {error}"
+    except (Overdrawn, ValueError) as error:
         return f"not done: {error}"
 
 

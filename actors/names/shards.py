@@ -100,14 +100,17 @@ class Calls(Protocol):
         """Return, with `block=False`, an `ActorFuture` of the ref of the actor that has this name on that host."""
 
     def place_of(self, ref: pykka.ActorRef[Any]) -> tuple[int, bytes]:
-        """Return the number of an actor of this host in this run of it, and how others reach it, as bytes.
+        """Return the number of an actor of this host in this run of it, and how others reach it until it ends, as bytes.
 
         Raises `ConfigError` for an actor of another host, and one that has ended.
         """
         ...
 
-    def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
-        """Return the ref for what `place_of` returned, on whichever host. Raises `ValueError` where it is none."""
+    def ref_of(self, place: bytes, timeout: float) -> ActorFuture[Any]:
+        """Return a future of the ref for what `place_of` returned, on any host. It is set within `timeout` seconds.
+
+        Raises `ValueError` for what is no place.
+        """
         ...
 
 

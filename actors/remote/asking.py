@@ -19,9 +19,11 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
+    Found,
     Get,
     Lookup,
     Names,
@@ -161,6 +163,31 @@ class Asking:
         question = Question(link, link.number(), seconds_of(timeout), f"{name!r} at {address}", read)
         link.put(Lookup(question.number, name), question)
         return question
+
+    def describe(self, ref: RemoteRef, timeout: float) -> ActorFuture[Any]:
+        """Ask the host of an actor what a proxy reaches of it now; the future is set to the reference, whatever comes of that.
+
+        Raises `ConfigError` for a timeout that is no time.
+        """
+        described: ActorFuture[Any] = ActorFuture()
+
+        def on_answered(answer: ActorFuture[Any]) -> None:
+            found, error = answer.outcome()
+            if isinstance(found, Found):
+                ref.attributes = found.attributes
+            else:
+                ref.undescribed = error
+            described.try_set(ref)
+
+        link: Link = ref.link
+        number, stopped = link.number(), ref.actor_stopped.set
+        question = Question(link, number, seconds_of(timeout), ref, decode_found, stopped)
+        try:
+            link.put(Describe(number, ref.target), question)
+        except DrakkarError as error:
+            question.future.try_fail(error)
+        question.future.add_done_callback(on_answered)
+        return described
 
     def list_names(self, address: str, timeout: float | None) -> Question:
         """Ask a host for the names that it publishes."""

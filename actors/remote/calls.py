@@ -25,7 +25,7 @@ from drakkar.actors.remote.records import check_name, decode
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.serving import Serving, takes_long
-from drakkar.actors.runtime.futures import brief, forbid_waiting
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
@@ -36,6 +36,8 @@ from drakkar.transport.options import Options
 
 __all__ = ["CallFigures", "Calls", "Transport"]
 
+MAX_DESCRIBE_S: Final = 1.0
+"""How long to wait for what a proxy reaches of an actor that was found: one that is only told and asked is of use without."""
 LINGER_TICKS: Final = 100
 """Ticks for which heartbeats go on to a host of which nothing is waited for any more: else each question would begin and end them."""
 _OVERHEAD: Final = 64
@@ -239,9 +241,15 @@ class Calls:
         """See `Exports`."""
         return self._exports.place_of(ref)
 
-    def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
-        """See `Exports`."""
-        return self._exports.ref_of(place)
+    def ref_of(self, place: bytes, timeout: float) -> ActorFuture[Any]:
+        """Return a future of the reference for what `place_of` returned, on any host, with what a proxy reaches now.
+
+        It is set within `timeout` seconds, and within `MAX_DESCRIBE_S`. Raises `ValueError` for what is no place.
+        """
+        ref = self._exports.ref_of(place)
+        if isinstance(ref, RemoteRef) and ref.is_alive():
+            return self._asking.describe(ref, min(timeout, MAX_DESCRIBE_S))
+        return settled(ref).future
 
     # ---- the ends of actors that others reach
 

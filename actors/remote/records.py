@@ -28,6 +28,7 @@ __all__ = [
     "Ask",
     "Attributes",
     "Call",
+    "Describe",
     "Died",
     "FailKind",
     "Failed",
@@ -199,13 +200,20 @@ class Died(NamedTuple):
     """The exception with which it failed; None if it was stopped."""
 
 
+class Describe(NamedTuple):
+    """What is this actor, and what may a proxy of mine reach of it? The answer's value is a `Found`."""
+
+    question: int
+    target: Target
+
+
 Record: TypeAlias = (
-    Tell | Ask | Call | Get | Set | Answer | Failed | Lookup | Names | Watch | Unwatch | Died
+    Tell | Ask | Call | Get | Set | Answer | Failed | Lookup | Names | Watch | Unwatch | Died | Describe
 )  # fmt: skip
 
 
 class Found(NamedTuple):
-    """What an asker learns of an actor by its name."""
+    """What an asker learns of an actor, by its name or its number."""
 
     target: Target
     cls: str
@@ -231,7 +239,7 @@ def _plain(field: Any) -> Any:
 
 
 def encode_found(found: Found) -> bytes:
-    """Return the value of the answer to a `Lookup`."""
+    """Return the value of the answer to a `Lookup`, or a `Describe`."""
     return cbor2.dumps([list(found.target), class_name(found.cls), plain_attributes(found.attributes)])
 
 
@@ -295,7 +303,7 @@ def decode(row: Any) -> Record | None:
 
 
 def decode_found(value: bytes) -> Found:
-    """Return what the answer to a `Lookup` says. Raises `FrameError` unless a host sends such an answer."""
+    """Return what the answer to a `Lookup`, or a `Describe`, says. Raises `FrameError` unless a host sends such an answer."""
     row = loads_strict(value, 2, max_items=MAX_NAMES + 10)
     if type(row) is not list or len(row) < 3:
         raise FrameError("what is known of an actor is no list of three fields")
@@ -415,6 +423,7 @@ _FORMS: Final[dict[int, tuple[type[Any], tuple[Callable[[Any], Any], ...]]]] = {
     10: (Watch, (_number, _target)),
     11: (Unwatch, (_number,)),
     12: (Died, (_number, _reason)),
+    13: (Describe, (_number, _target)),
 }
 _KINDS: Final = {cls: number for number, (cls, _) in _FORMS.items()}
 _AS_IT_IS: Final[frozenset[type[Any]]] = frozenset({int, str, bytes})

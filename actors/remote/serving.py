@@ -27,7 +27,9 @@ from drakkar.actors.remote.records import (
     MAX_NAMES,
     Answer,
     Ask,
+    Attributes,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -102,6 +104,7 @@ class Serving:
             Get: self._ask,
             Set: self._ask,
             Lookup: self._look_up,
+            Describe: self._describe,
             Names: self._list_names,
             Watch: self._watch,
             Unwatch: self._unwatch,
@@ -304,11 +307,25 @@ class Serving:
                 raise _kept_out(link, actor)
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
-        found = Found(
-            Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), grant.attributes
-        )
-        self._replies.send(client, record.question, Answer(record.question, encode_found(found)))
+        self._found(client, record.question, actor, grant.attributes)
         return True
+
+    def _describe(self, link: Link, record: Describe) -> bool:
+        """Tell all that a proxy of the host reaches, by whichever name."""
+        client = self._client(link)
+        try:
+            actor = self._actor(link, record.target)
+        except _UNDELIVERED as error:
+            return self._refuse(client, record.question, error)
+        attributes: dict[str, Any] = {}
+        for grant in self._granted(link, actor):
+            attributes |= grant.attributes
+        self._found(client, record.question, actor, attributes)
+        return True
+
+    def _found(self, client: Client, question: int, actor: PublishedActor, attributes: Attributes) -> None:
+        found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), attributes)
+        self._replies.send(client, question, Answer(question, encode_found(found)))
 
     def _list_names(self, link: Link, record: Names) -> bool:
         """Tell which names the host may look up. That takes long where there are many, so it is charged."""

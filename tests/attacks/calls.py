@@ -13,6 +13,7 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -113,6 +114,9 @@ class Say:
     def lookups_of_nobody(self):
         return self._new(lambda n: Lookup(n, f"nobody {n}"))
 
+    def descriptions(self):
+        return self._new(lambda n: Describe(n, self._actors["open"]))
+
     def names(self):
         return self._new(Names)
 
@@ -170,6 +174,7 @@ FLOODS: dict[str, Callable[[Say], list[bytes]]] = {
     "calls of private methods": Say.private_methods,
     "private attributes": Say.private_attributes,
     "lookups": Say.lookups,
+    "descriptions of an actor": Say.descriptions,
     "lookups of names that do not exist": Say.lookups_of_nobody,
     "questions for all names": Say.names,
     "watches": Say.watches,

@@ -100,12 +100,34 @@ def test_an_actor_is_found_by_its_name_on_all_hosts_and_answers(hosts):
         three.find("ledger", timeout=TIMEOUT_S)
 
 
-def test_the_proxy_of_an_actor_that_is_found_reaches_what_it_was_published_with(hosts):
+METHODS = [f"method_{number}_of_a_ledger_with_many_methods" for number in range(100)]
+
+
+class Large(Ledger):
+    """An actor with many public methods."""
+
+
+for number, name in enumerate(METHODS):
+    setattr(Large, name, lambda self, number=number: number)
+
+
+def test_the_proxy_of_an_actor_that_is_found_reaches_what_it_is_published_with_by_then(hosts):
     one, two, _ = hosts.hosts.values()
-    ref = Scheduler.start("here", fence=7)
-    one.publish("scheduler", ref, proxy=["fence"])
-    one.register("main scheduler", ref, timeout=TIMEOUT_S)
-    assert two.find("main scheduler", timeout=TIMEOUT_S).proxy().fence.get(timeout=TIMEOUT_S) == 7
+    ref = Large.start(loop=one.loop)
+    one.register("main ledger", ref, timeout=TIMEOUT_S)
+    with pytest.raises(TypeError, match="was not published for proxies"):
+        two.find("main ledger", timeout=TIMEOUT_S).proxy()
+    one.publish("ledger", ref, proxy=True)
+    early = two.find("main ledger", timeout=TIMEOUT_S)
+    assert early == two.remote(one.address, "ledger")
+    assert getattr(early.proxy(), METHODS[60])().get(timeout=TIMEOUT_S) == 60
+    one.unpublish("ledger")
+    one.publish("ledger", ref, proxy=METHODS[:7])
+    late = settled(two.find("main ledger", block=False, timeout=TIMEOUT_S))
+    assert late == early, "it was found by another name too, so it is the same actor still"
+    assert getattr(late.proxy(), METHODS[6])().get(timeout=TIMEOUT_S) == 6
+    with pytest.raises(AttributeError):
+        getattr(late.proxy(), METHODS[7])
 
 
 def test_a_host_without_a_replica_registers_and_finds_through_one_that_has_one():
@@ -131,6 +153,8 @@ def test_the_names_of_a_host_that_ends_stay_until_it_has_started_again_and_are_f
         one.register(name, Ledger.start(loop=one.loop), timeout=TIMEOUT_S)
     hosts.stop(1)
     ledger = found(two, "ledger")
+    with pytest.raises(HostGone, match="what a proxy reaches"):
+        ledger.proxy()
     until(lambda: isinstance(settled(ledger.ask("hello", block=False, timeout=2.0)), HostGone))
     with pytest.raises(NameTaken, match="replace=True"):
         two.register("ledger", Ledger.start(loop=two.loop), timeout=TIMEOUT_S)

@@ -12,6 +12,7 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -297,6 +298,56 @@ def test_an_answer_that_no_host_sends_fails_the_look_up(side, value, by_name):
     assert side.hear(Answer(question.number, value))
     with pytest.raises(TransportError):
         question.wait()
+
+
+def test_a_reference_learns_what_a_proxy_reaches_of_its_actor(side):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    asked = sent(side)
+    assert (type(asked), asked.target) == (Describe, TARGET)
+    assert not described.done
+    found = Found(TARGET, "Account", {"balance": False})
+    assert side.hear(Answer(asked.question, encode_found(found)))
+    assert described.get(timeout=0) is ref
+    assert dir(ref.proxy())[-1] == "balance"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (NotAllowed("it is for others"), NotAllowed),
+        (SystemBusy("too many questions"), HostGone),
+        (TransportError("unreadable"), HostGone),
+    ],
+)
+def test_one_of_which_that_cannot_be_learnt_can_be_told_and_says_why_it_has_no_proxy(side, error, raised):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    side.hear(failed(sent(side).question, error, FailKind.REFUSED))
+    assert described.get(timeout=0) is ref
+    with pytest.raises(raised, match=rf"{error}.*[Ff]ind it again"):
+        ref.proxy()
+    ref.tell("hello")
+    assert isinstance(sent(side), Tell)
+
+
+def test_one_that_is_said_to_have_ended_when_its_reach_is_asked_for_has(side):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    side.hear(failed(sent(side).question, pykka.ActorDeadError("it has ended"), FailKind.DEAD))
+    assert described.get(timeout=0) is ref
+    assert not ref.is_alive()
+    with pytest.raises(pykka.ActorDeadError):
+        ref.proxy()
+
+
+def test_where_too_much_waits_a_reference_is_of_use_all_the_same():
+    side = Side(Options(call_records=1))
+    ref = at(side)
+    ref.tell("fills the lane")
+    assert side.asking.describe(ref, 1.0).get(timeout=0) is ref
+    with pytest.raises(HostGone, match="SystemBusy"):
+        ref.proxy()
 
 
 def test_names_are_listed_in_order(side):

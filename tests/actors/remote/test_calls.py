@@ -38,7 +38,8 @@ from drakkar.actors import (
     unwatch,
     watch,
 )
-from drakkar.actors.remote import replies
+from drakkar.actors.remote import calls, replies
+from drakkar.actors.remote.records import Describe
 from drakkar.actors.remote.refs import Place
 from drakkar.handlers.table import HandlerTable
 from drakkar.transport.options import Options
@@ -766,6 +767,24 @@ def test_an_actor_under_two_names_is_one_for_others_and_a_proxy_reaches_what_its
     until(lambda: home.metrics()["remote_watchers"] == 1)
     actor.stop()
     assert [notice.only().reason for notice in notices] == [None, None]
+
+
+def test_who_finds_an_actor_does_not_wait_long_for_a_host_that_does_not_say_what_a_proxy_reaches(
+    hosts, actor, monkeypatch
+):
+    monkeypatch.setattr(calls, "MAX_DESCRIBE_S", 0.05)
+    home, other = hosts
+    home.publish("ledger", actor, proxy=True)
+    _, place = home._calls.place_of(actor)
+    handlers = home._calls._handlers
+    monkeypatch.setattr(home._calls, "_handlers", {**handlers, Describe: lambda *_: True})
+    found = other._calls.ref_of(place, 1000.0).get(timeout=TIMEOUT_S)
+    with pytest.raises(HostGone, match="no answer"):
+        found.proxy()
+    assert found.ask("who", timeout=TIMEOUT_S)
+    monkeypatch.setattr(home._calls, "_handlers", handlers)
+    monkeypatch.setattr(calls, "MAX_DESCRIBE_S", TIMEOUT_S)
+    assert other._calls.ref_of(place, TIMEOUT_S).get(timeout=TIMEOUT_S).proxy()
 
 
 def test_one_that_was_restarted_is_another_one(hosts, kind, things):

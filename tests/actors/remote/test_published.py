@@ -376,9 +376,13 @@ def test_a_proxy_reaches_into_what_is_traversable_as_deep_as_others_follow():
     assert kind_at(reach, ("deep", *["again"] * 4)) is None
 
 
-def test_an_object_with_too_many_attributes_is_refused():
+def test_of_too_many_attributes_those_are_reached_that_are_listed():
     actor = Account()
     for number in range(MAX_ATTRIBUTES):
         setattr(actor, f"at_{number}", number)
-    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached"):
+    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached: list those"):
         reach_of(Fake(actor=actor), proxy=True)
+    listed = [f"at_{number}" for number in range(MAX_ATTRIBUTES)]
+    assert len(reach_of(Fake(actor=actor), listed)) == MAX_ATTRIBUTES
+    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached"):
+        reach_of(Fake(actor=actor), [*listed, "balance"])

@@ -11,6 +11,7 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -621,6 +622,28 @@ def test_a_name_is_looked_up_with_what_a_proxy_reaches(side, account):
     found = decode_found(only(side.wire.take()).value)
     assert (found.target, found.cls) == (target, "Account")
     assert found.attributes == {"balance": False, "deposit": True}
+
+
+def test_an_actor_is_described_with_all_that_its_names_let_a_proxy_of_the_asker_reach(side, account):
+    target = publish(side, account, "teller", proxy=["deposit"])
+    publish(side, account, "manager", proxy=["balance"], acl=["manager.example"])
+
+    def described():
+        assert side.hear(Describe(1, target))
+        found = decode_found(only(side.wire.take()).value)
+        assert (found.target, found.cls) == (target, "Account")
+        return found.attributes
+
+    assert described() == {"deposit": True}
+    side.wire.certificates[THERE] = {"manager.example"}
+    assert described() == {"deposit": True, "balance": False}
+    side.wire.certificates.clear()
+    side.published.unpublish("teller")
+    assert not side.hear(Describe(2, target))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    account.actor_stopped.set()
+    assert not side.hear(Describe(3, target))
+    assert only(side.wire.take()).kind is FailKind.DEAD
 
 
 def test_an_unknown_name_is_said_to_be_and_charged(side):

@@ -2,7 +2,8 @@
 
 It hears from its own host who leads which shard, and asks the keepers of other hosts whether theirs have ended. A question is
 ["ended", shard, name, term], of plain values, as other hosts send it: the asker leads the shard in that term. The answer is True
-once no incarnation of an older term runs there, nor will; False if that is not told.
+once no incarnation of an older term runs there, nor will; False if that is not told. Only the host of a member of the shard is believed,
+as in Raft itself: else any host that may connect could end a singleton, and keep it down.
 """
 
 import math
@@ -20,6 +21,7 @@ from drakkar.actors.names.registered import ask_at
 from drakkar.actors.names.shards import Calls, Home
 from drakkar.actors.names.tenure import SingletonPhase, Tenure
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded
+from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
@@ -29,6 +31,7 @@ from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
 from drakkar.actors.runtime.tasks import Task
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError
+from drakkar.transport.addresses import same_host
 
 __all__ = ["KEEPER_NAME", "Declare", "Leave", "SingletonKeeper", "SingletonSpec", "takeover_ticks"]
 
@@ -120,6 +123,7 @@ class SingletonKeeper(TrioActor):
     """Keeps the singletons of one host; on the host's loop."""
 
     inbox_capacity: ClassVar[int] = 10_000
+    told_of_hosts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,7 +174,9 @@ class SingletonKeeper(TrioActor):
             return None
         if isinstance(message, Leave):
             return self._leave_singletons(message.name)
-        return self._on_question(message)
+        if isinstance(message, FromHost):
+            return self._on_question(message.address, message.message)
+        return super().on_receive(message)
 
     def _declare(self, message: Declare) -> None:
         spec = message.spec
@@ -193,7 +199,7 @@ class SingletonKeeper(TrioActor):
         self._askers.append(asker)
         return asker.answer
 
-    def _on_question(self, message: Any) -> Any:
+    def _on_question(self, address: str, message: Any) -> Any:
         if type(message) is not list or len(message) != 4 or message[0] != "ended":
             return False
         _, shard_id, name, term = message
@@ -202,8 +208,13 @@ class SingletonKeeper(TrioActor):
         kept = self._kept.get(name)
         if kept is None or kept.spec.shard_id != shard_id:
             return True  # a start takes a fence of its term, which could not be committed any more
-        now = self._clock()
-        kept.tenure.bar(term, now + 2 * self._bound(shard_id))
+        try:
+            members = self._home.replica(shard_id).status().addresses.values()
+        except ConfigError:  # its replica has ended, so none is started here
+            return kept.tenure.term == 0 and kept.tenure.ended_before(term)
+        if not any(same_host(address, member) for member in members):
+            return False
+        kept.tenure.bar(term, self._clock() + 2 * self._bound(shard_id))
         return True if kept.tenure.ended_before(term) else self._when_ended(kept, term)
 
     # -- who leads ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import pykka
 from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
+from drakkar.actors.remote.from_host import FromHost, is_told_of_hosts
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
 from drakkar.actors.remote.published import Grant, Published, PublishedActor
@@ -214,7 +215,8 @@ class Serving:
         """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
         match record:
             case Tell() | Ask():
-                return self._unpack(record.message)
+                message = self._unpack(record.message)
+                return FromHost(link.address, message) if is_told_of_hosts(actor.ref) else message
             case Call():
                 self._check_reach(link, actor, record.path, callable_=True)
                 args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")

@@ -8,6 +8,7 @@ import pykka
 from drakkar.actors.names.directory import Owner
 from drakkar.actors.names.registered import Names
 from drakkar.actors.remote.errors import NameTaken, UnknownName
+from drakkar.actors.remote.from_host import FromHost, is_told_of_hosts
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ConfigError, TransportError
 
@@ -24,6 +25,16 @@ class Network:
 
     def of(self, address):
         return Calls(self, address)
+
+
+class FromRef:
+    """An actor as another host asks it."""
+
+    def __init__(self, ref, address):
+        self.ref, self.address = ref, address
+
+    def ask(self, message, **options):
+        return self.ref.ask(FromHost(self.address, message), **options)
 
 
 class Calls:
@@ -56,7 +67,7 @@ class Calls:
         elif ref is None or not ref.is_alive():
             found.fail(UnknownName(name))
         else:
-            found.set(ref)
+            found.set(FromRef(ref, self.address) if is_told_of_hosts(ref) else ref)
         return found
 
     def place_of(self, ref):

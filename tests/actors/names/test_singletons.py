@@ -7,6 +7,7 @@ no sooner where it must not. That it comes at once where it may is shown with a 
 import math
 import threading
 import time
+from contextlib import ExitStack
 
 import pykka
 import pytest
@@ -17,6 +18,7 @@ from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.singleton_keeper import KEEPER_NAME, takeover_ticks
 from drakkar.actors.names.singletons import Singletons
 from drakkar.actors.names.tenure import SingletonPhase
+from drakkar.actors.remote.from_host import FromHost
 from drakkar.handlers.errors import RequestDropped
 
 from tests.actors.names.support import Home, Network
@@ -440,8 +442,9 @@ def test_those_who_wait_for_an_end_are_bounded(monkeypatch):
         hold(office[1].ref(), gate)
         try:
             keeper = office.network.published[hosts.addresses[0], KEEPER_NAME]
-            first = keeper.ask(["ended", SHARD, "scheduler", 1 << 40], block=False)
-            assert keeper.ask(["ended", SHARD, "scheduler", 1 << 40], timeout=TIMEOUT_S) is False
+            question = FromHost(hosts.addresses[0], ["ended", SHARD, "scheduler", 1 << 40])
+            first = keeper.ask(question, block=False)
+            assert keeper.ask(question, timeout=TIMEOUT_S) is False
             assert office[1].stop(timeout=TIMEOUT_S) is False
             assert not first.done
         finally:
@@ -502,7 +505,8 @@ def test_a_question_is_answered_and_what_is_none_is_answered_with_false(hosts, m
     office = Office(hosts)
     leader = office.up()
     keeper = office.network.published[hosts.addresses[leader - 1], KEEPER_NAME]
-    assert keeper.ask(message, timeout=TIMEOUT_S) is answer
+    member = hosts.addresses[hosts.others(leader)[0] - 1]
+    assert keeper.ask(FromHost(member, message), timeout=TIMEOUT_S) is answer
     assert office[leader].status.phase is SingletonPhase.UP
 
 
@@ -511,10 +515,61 @@ def test_one_that_is_asked_for_by_a_later_leader_ends_though_this_host_has_not_h
     leader = office.up()
     keeper = office.network.published[hosts.addresses[leader - 1], KEEPER_NAME]
     term = hosts[leader].status().term
-    assert keeper.ask(["ended", SHARD, "scheduler", term + 1], timeout=TIMEOUT_S) is True
+    member = hosts.addresses[hosts.others(leader)[0] - 1]
+    question = FromHost(member, ["ended", SHARD, "scheduler", term + 1])
+    assert keeper.ask(question, timeout=TIMEOUT_S) is True
     assert office[leader].status.phase is SingletonPhase.IDLE
     # It was not true, so that it runs again soon.
     until(lambda: any(handle.status.phase is SingletonPhase.UP for handle in office.handles.values()))
+
+
+def test_a_host_of_no_member_ends_none_and_keeps_none_down():
+    [member, elsewhere] = free_addresses(2)
+    with NodeHost(member, tick_interval=TICK) as host, NodeHost(elsewhere, tick_interval=TICK) as stranger:
+        host.start_directory(shard_id=SHARD, replica_id=1, members={1: member})
+        scheduler = host.singleton("scheduler", Scheduler, shard_id=SHARD, args=(1,))
+        ref = scheduler.ref(timeout=TIMEOUT_S)
+        keeper = stranger.remote(member, KEEPER_NAME)
+        for term in (1, 10**9):
+            assert keeper.ask(["ended", SHARD, "scheduler", term], timeout=TIMEOUT_S) is False
+        ref.tell("die")
+        until(lambda: scheduler.ref(timeout=TIMEOUT_S) is not ref)  # nothing bars it
+        [tenure] = [kept.tenure for kept in host._singletons._keeper._kept.values()]
+        assert tenure._barred == 0
+
+
+def test_hosts_of_members_are_believed_over_real_connections(monkeypatch):
+    addresses = free_addresses(2)
+    options = {"shard_id": SHARD, "members": dict(enumerate(addresses, 1))}
+    with ExitStack() as stack:
+        hosts = [stack.enter_context(NodeHost(address, tick_interval=TICK)) for address in addresses]
+        replicas = [
+            host.start_directory(replica_id=number, **options) for number, host in enumerate(hosts, 1)
+        ]
+        handles = [host.singleton("scheduler", Scheduler, shard_id=SHARD, args=(0,)) for host in hosts]
+
+        def up():
+            return next((at for at in (0, 1) if handles[at].status.phase is SingletonPhase.UP), None)
+
+        until(lambda: up() is not None)
+        first = up()
+        monkeypatch.setattr(
+            singleton_keeper, "takeover_ticks", lambda _: 10_000
+        )  # by proof alone, from now on
+        for host in hosts:
+            host.loop.call(host._singletons._keeper._shards.__setitem__, SHARD, -math.inf)
+        hand_over(replicas[first], 2 - first)
+        until(lambda: up() == 1 - first)
+
+
+def test_where_its_replica_has_ended_it_is_told_whether_one_runs(hosts):
+    office = Office(hosts)
+    leader = office.up()
+    keeper = office.network.published[hosts.addresses[leader - 1], KEEPER_NAME]
+    hosts[leader].stop()
+    until(lambda: office[leader].status.phase is SingletonPhase.IDLE)
+    question = FromHost(hosts.addresses[0], ["ended", SHARD, "scheduler", 1 << 40])
+    assert keeper.ask(question, timeout=TIMEOUT_S) is True
 
 
 # -- options

@@ -7,6 +7,7 @@ import pytest
 from drakkar.actors.remote import clients, loads, replies, serving
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
 from drakkar.actors.remote.failures import RemoteError, decode_failure
+from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.remote.records import (
     Answer,
     Ask,
@@ -102,6 +103,23 @@ def test_a_question_reaches_the_inbox_and_its_answer_the_asker(side, keeper, tar
     [(address, answer)] = side.wire.take_all()
     assert (address, answer.question, value(answer)) == (THERE, 5, {"ann": 3})
     assert side.serving.questions == 0
+
+
+class Suspicious:
+    """An actor that must know which host it is told and asked by."""
+
+    told_of_hosts = True
+
+
+def test_an_actor_that_must_know_is_given_each_message_with_its_host(side):
+    suspicious = Fake(actor=Suspicious())
+    target = publish(side, suspicious, "suspicious")
+    assert ask(side, target, 5, ["who"])
+    assert side.hear(Tell(target, packed("hello")))
+    assert [suspicious.take().message for _ in range(2)] == [
+        FromHost(THERE, ["who"]),
+        FromHost(THERE, "hello"),
+    ]
 
 
 def test_a_told_message_reaches_the_inbox_and_nothing_comes_back(side, keeper, target):

@@ -725,7 +725,8 @@ class NodeHost:
         `replace=True`, for a host that is gone for good; its actor is not told.
 
         With `block=False` it returns a future. Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was
-        registered, `OutcomeUnknown`, and `DeadlockError` where it would block the thread of a loop.
+        registered (`SystemBusy` among them: this host has 10,000 names), `OutcomeUnknown`, and `DeadlockError` where it would
+        block the thread of a loop.
         """
         self._process.check(self)
         return self._names.register(
@@ -754,7 +755,7 @@ class NodeHost:
         timeout: float = 5.0,
         block: bool = True,
     ) -> Any:
-        """Return a reference to the actor that has a name in a directory, wherever it lives now. As `register`.
+        """Return a reference to the actor that has a name in a directory, wherever it lives now. Linearizable. As `register`.
 
         The host of that actor may be gone: its names stay until a newer run of it is known, or another host replaces them.
         Raises `NotRegistered` where nobody has the name.
@@ -773,7 +774,10 @@ class NodeHost:
         timeout: float = 5.0,
         block: bool = True,
     ) -> Any:
-        """Return the names in a directory that begin with `prefix`, sorted, `limit` at most; go on `after` the last. As `find`."""
+        """Return the names in a directory that begin with `prefix`, sorted; linearizable. As `find`.
+
+        `limit` of them at most, 1,000 at most; for the next ones, name the last as `after`.
+        """
         self._process.check(self)
         return self._names.registered_names(
             prefix, after=after, limit=limit, shard_id=shard_id, at=at, timeout=timeout, block=block

@@ -127,15 +127,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Let hosts find an actor of this host by a name, until it ends, or its host's run does.
-
-        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has
-        a replica of it, where this one has none; it is remembered. A name that this host has registered for another actor is moved to
-        this one. One of another host is taken only if a newer run of that host is known to the directory, or with
-        `replace=True`, for a host that is gone for good; its actor is not told.
-
-        Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was registered, and `OutcomeUnknown`.
-        """
+        """See `NodeHost.register`."""
         _check_block("register()", block)
         check_name(name)
         check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
@@ -158,7 +150,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Give back a name that this host has registered; return whether it had it. Raises as `register`."""
+        """See `NodeHost.unregister`."""
         _check_block("unregister()", block)
         check_name(name)
         shard_id = self._directory(shard_id, at)
@@ -179,11 +171,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Return the ref of the actor that has a name, wherever it lives. Linearizable.
-
-        The host of that actor may be gone: its names stay until a newer run of it is known, or another replaces them. Raises
-        `NotRegistered`, `ConfigError` and `RequestDropped`.
-        """
+        """See `NodeHost.find`."""
         _check_block("find()", block)
         check_name(name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
@@ -200,10 +188,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Return the names that begin with `prefix`, sorted, `limit` of them at most. Linearizable.
-
-        For the next ones, name the last as `after`. Raises `ConfigError` and `RequestDropped`.
-        """
+        """See `NodeHost.registered_names`."""
         _check_block("registered_names()", block)
         check_type("prefix", prefix, str, "a text")
         check_type("after", after, str, "a text")

@@ -185,21 +185,7 @@ class Singletons:
         start_timeout: float = 5.0,
         stop_timeout: float = 5.0,
     ) -> Singleton:
-        """Run an actor on this host whenever it leads the shard; declare it on each host that may. Never waits.
-
-        `start`: an actor's class, or a function that starts an actor and returns its ref. It is called with `args`, `kwargs` and
-        `fence`, the number of this incarnation, in a thread of its own. The actor is published as "singleton:" and its name, with
-        `proxy` and `acl` as `NodeHost.publish` takes them. If it fails, it is started again after a while, with a new number.
-
-        When this host loses office, at the latest when it finds that no quorum has answered it for an election timeout, the
-        actor is asked to stop before it handles more messages. The next leader starts its own at once if it can tell that this one
-        has ended, and else after two election timeouts and some. Only the number is a guarantee: where a process stands
-        still, or an actor does not stop within `stop_timeout` seconds, two may be at work, of which the one with the greater number is
-        the right one. See docs/names.md.
-
-        Raises `ConfigError` for a wrong argument, a name that is taken, and a shard that has no replica here, sleeps
-        (`quiesce`) or has no `check_quorum`; and `SystemBusy` where there are a thousand.
-        """
+        """See `NodeHost.singleton`."""
         spec = SingletonSpec(
             name, shard_id, start, args, kwargs or {}, proxy, acl, start_timeout, stop_timeout
         )

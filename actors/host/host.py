@@ -758,6 +758,7 @@ class NodeHost:
         """Return a reference to the actor that has a name in a directory, wherever it lives now. Linearizable. As `register`.
 
         The host of that actor may be gone: its names stay until a newer run of it is known, or another host replaces them.
+        That host is asked what a proxy reaches, for a second at most.
         Raises `NotRegistered` where nobody has the name.
         """
         self._process.check(self)

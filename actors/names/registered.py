@@ -175,7 +175,8 @@ class Names:
         _check_block("find()", block)
         check_name(name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
-        return self._answer(asked, partial(self._on_found, name), timeout, block)
+        until = time.monotonic() + timeout
+        return self._answer(asked, partial(self._on_found, name, until), timeout, block)
 
     def registered_names(
         self,
@@ -243,7 +244,7 @@ class Names:
         timeout: float,
         block: bool,
     ) -> Any:
-        """Return what the answer means, or with `block=False` a future of it."""
+        """Return what the answer means, or with `block=False` a future of it. `conclude` may return a future of that."""
         done: ActorFuture[Any] = ActorFuture()
         asked.add_done_callback(partial(_conclude, done, conclude))
         return done.get(timeout=timeout + GRACE_S) if block else done
@@ -356,12 +357,12 @@ class Names:
 
     # -- what was found -----------------------------------------------------------------------------------------
 
-    def _on_found(self, name: str, result: Result) -> pykka.ActorRef[Any]:
+    def _on_found(self, name: str, until: float, result: Result) -> ActorFuture[Any]:
         _check(result, name)
         if result[1] is None:
             raise NotRegistered(name)
         try:
-            return self._calls.ref_of(result[3])
+            return self._calls.ref_of(result[3], max(0.0, until - time.monotonic()))
         except (IndexError, TypeError, ValueError) as error:
             raise RequestDropped(f"what the directory has as {name!r} leads to no actor: {error}") from error
 
@@ -419,7 +420,11 @@ def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: 
     elif type(result) is not list or not result:
         result = ["failed", False, f"the directory's host answered with {brief(result)}"]
     try:
-        done.try_set(conclude(result))
+        concluded = conclude(result)
+        if isinstance(concluded, ActorFuture):
+            concluded.add_done_callback(partial(_settle, done))
+        else:
+            done.try_set(concluded)
     except (IndexError, TypeError):
         done.try_fail(OutcomeUnknown(f"the directory's host gave an answer that is none: {result!r:.100}"))
     except Exception as failure:  # noqa: BLE001  # it is the outcome

@@ -80,8 +80,11 @@ class Calls:
             raise ConfigError("ref", str(ref), "is an actor of another host: register it there")
         return number, cbor2.dumps([self.address, number])
 
-    def ref_of(self, place):
-        return self.network.places[cbor2.loads(place)[1]]
+    def ref_of(self, place, timeout):
+        assert 0 < timeout <= 60
+        found = ActorFuture()
+        found.set(self.network.places[cbor2.loads(place)[1]])
+        return found
 
 
 def names_of(host, network, *, count=1, nonce=7, host_id=None):

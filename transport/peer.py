@@ -110,6 +110,10 @@ class Peer:
     """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are, or it will be answered."""
     called = False
     """This host has called it of its own accord, and not only answered."""
+    unreached = ""
+    """Why the last attempt to reach it failed, or it takes no calls; empty where none has, and once one succeeds. From any thread."""
+    _knocked = False
+    """An attempt to reach it is to be made, though nothing waits."""
 
     def __init__(
         self,
@@ -180,10 +184,8 @@ class Peer:
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
         self._error = ""
-        self._away = ""
-        """Why it could not be reached, until the next attempt is due; empty at all other times."""
         self._news_until = 0.0
-        """When that is no news any more."""
+        """When `unreached` is no news any more; 0 while no attempt is waited for."""
 
     # ---- what the transport calls
 
@@ -264,7 +266,7 @@ class Peer:
         count = len(records) if admitted else room.take(sizes)
         self._calls.put(records[:count])
         self._used_at = trio.current_time()
-        if self._away and not self.away:
+        if self.unreached and not self.away:
             self.redial()
         if self._at_once:
             self.push()
@@ -312,6 +314,14 @@ class Peer:
         """Make the next attempt now, and not after the wait that is under way."""
         self._revived.set()
 
+    def knock(self) -> None:
+        """See whether it can be reached now, though there is nothing to send."""
+        self._knocked = True
+        self._used_at = trio.current_time()
+        self._wake.set()
+        if not self.away:
+            self.redial()
+
     def revive(self) -> None:
         """Forget past failures and dial without further waiting: the peer has just shown that it is alive."""
         self._backoff.reset()
@@ -348,7 +358,7 @@ class Peer:
         A refusal costs next to nothing, and is over once the process of the host is started again. So it is news for the shortest wait
         alone. Whoever has calls for the host after that need not wait for the next attempt: they have it dialed at once.
         """
-        return self._away if trio.current_time() < self._news_until else ""
+        return self.unreached if trio.current_time() < self._news_until else ""
 
     @property
     def reachable(self) -> bool:
@@ -601,6 +611,7 @@ class Peer:
         Return once nothing was sent to the peer for `idle_timeout` seconds, and it is not `wanted`.
         """
         while await self._wait_for_work():
+            self._knocked = False
             try:
                 connection, callee = await self._connect()
             except TransportError as error:
@@ -630,7 +641,7 @@ class Peer:
 
     @property
     def _has_work(self) -> bool:
-        return self.wanted or self._waits
+        return self.wanted or self._waits or self._knocked
 
     @property
     def _waits(self) -> bool:
@@ -661,7 +672,9 @@ class Peer:
         self._times_full = 0
         since = trio.current_time()
         self._log.info("connected to %s", self.address)
+        self.unreached = ""
         if CALLS_FEATURE not in self._features:
+            self.unreached = str(self._takes_no_calls())
             self.hand_back_calls(self._takes_no_calls())
         self._liveness.introduced(self._name, callee)
         if self.wanted and not self._liveness.silent:
@@ -717,14 +730,14 @@ class Peer:
         )
         self._revived = trio.Event()
         # One that is full may have a place at any moment, and a lost connection may soon be another one.
-        self._away = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
+        self.unreached = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
         fresh = self._options.backoff_first if isinstance(error, NobodyListens) else math.inf
         self._news_until = trio.current_time() + fresh
         if matters:
             self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
-        self._away = ""
+        self._news_until = 0.0
 
     def _wait_after(self, error: TransportError, *, lost: bool = False) -> float:
         """Return the seconds until the next attempt. `lost`: there was a connection."""

@@ -355,6 +355,20 @@ class TcpTransport:
         peer = self._peers.get(peer_name(address))
         return "" if peer is None else peer.away
 
+    def unreached(self, address: str) -> str:
+        """Return why the last attempt to reach the host at `address` failed, or that it takes no calls; "" where neither is known.
+
+        For a caller that would not be told of what is handed back. From any thread.
+        """
+        peer = self._peers.get(peer_name(address))
+        return "" if peer is None else peer.unreached
+
+    def knock(self, address: str) -> None:
+        """See soon whether a host that is `unreached` can be reached now, though there is nothing to send."""
+        peer = self._peers.get(peer_name(address))
+        if peer is not None:
+            peer.knock()
+
     def call_room(self, address: str) -> CallRoom:
         """Return the room for calls to the host at `address`, where a thread learns at once whether there is any.
 

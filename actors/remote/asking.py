@@ -105,6 +105,7 @@ class Asking:
         if ref.actor_stopped.is_set():
             raise pykka.ActorDeadError(f"{ref} has ended")
         link: Link = ref.link
+        link.check_reached(ref)
         if type(message) is ProxyCall:
             link.put(self._call(0, ref.target, 0, message))
         else:

@@ -26,7 +26,7 @@ _ANSWERS: Final = (Answer, Failed, Died)
 
 
 class Wire(Protocol):
-    """What carries records: see `TcpTransport`. For the thread of the loop, but for `call_room`."""
+    """What carries records: see `TcpTransport`. For the thread of the loop, but for `call_room` and `unreached`."""
 
     def call_room(self, address: str) -> CallRoom:
         """Return how much room there is on the way to a host. From any thread."""
@@ -47,6 +47,13 @@ class Wire(Protocol):
     def away(self, address: str) -> str:
         """Return why a host could not be reached, until the next attempt is due; else ""."""
         ...
+
+    def unreached(self, address: str) -> str:
+        """Return why the last attempt to reach a host failed; else "". From any thread."""
+        ...
+
+    def knock(self, address: str) -> None:
+        """See soon whether it can be reached now."""
 
 
 class LoopThread(Protocol):
@@ -86,7 +93,7 @@ class Link:
         self._room = wire.call_room(address)
         self._outbox: deque[tuple[bytes, Question | None, bool]] = deque()
         """What has been put, until the loop comes to it."""
-        self._scheduled = False
+        self._scheduled = self._knocks = False
         self._numbers = count(randbits(62) + 1)
         self._questions: dict[int, Question] = {}
         self._closed = ""
@@ -142,6 +149,24 @@ class Link:
             self._closed and question is not None
         ):  # it was closed meanwhile, and may not have seen the question
             self.end(question, question.cut_off(self._closed))
+
+    def check_reached(self, what: object) -> None:
+        """Raise `HostGone` where the last attempt to reach the host failed: for a message of which nothing else is ever told.
+
+        Then another attempt is made soon, so that the next message is sent where the host is back.
+        """
+        why = self._wire.unreached(self.address)
+        if not why:
+            return
+        if not self._knocks:
+            self._knocks = True
+            with suppress(LoopError):
+                self._loop.run_soon(self._knock)
+        raise HostGone(f"{what} was not reached: {why}")
+
+    def _knock(self) -> None:
+        self._knocks = False
+        self._wire.knock(self.address)
 
     def _schedule(self) -> None:
         self._scheduled = True

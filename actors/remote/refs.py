@@ -130,8 +130,8 @@ class RemoteRef(pykka.ActorRef[Any]):
         """Send a message that has no answer, at most once. Never blocks.
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, `SystemBusy` if too much waits for its host,
-        `ValueRefused` for a message that cannot be sent, and `HostGone` if the host of this process has stopped. What is lost on the
-        way is not told: `watch` the actor, or ask.
+        `ValueRefused` for a message that cannot be sent, and `HostGone` if the last attempt to reach its host failed, or the host of
+        this process has stopped: the message has not left then. What is lost on the way is not told: `watch` the actor, or ask.
         """
         self._caller.tell(self, message)
 

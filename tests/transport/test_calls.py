@@ -975,6 +975,44 @@ async def test_why_a_host_cannot_be_reached_is_known_until_the_next_attempt_is_d
 
 
 @on_loop
+async def test_a_host_that_could_not_be_reached_is_known_as_that_until_it_is_found_to_be_back() -> None:
+    a = CallingHost(options=Options(backoff_first=0.01, backoff_last=1000))
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    async with running(a) as nursery:
+        a.transport.knock(nowhere)
+        assert a.transport.unreached(nowhere) == ""
+        a.call(nowhere, record(1))
+        assert a.transport.unreached(nowhere) == "", "nothing has failed yet"
+        for attempts in range(1, 8):
+            await until(lambda attempts=attempts: a.counters.connect_failures == attempts)
+            await until(lambda: not a.transport.away(nowhere))
+            assert f"cannot reach {nowhere}" in a.transport.unreached(nowhere)
+            a.transport.knock(nowhere)
+        assert a.lost == [nowhere], "of a knock nothing was lost"
+        await until(lambda: a.counters.connect_failures == 8 and not a.transport.away(nowhere))
+        b = CallingHost(nowhere)
+        await nursery.start(b.run)
+        a.transport.knock(nowhere)
+        await until(lambda: a.connected(b))
+        assert a.transport.unreached(nowhere) == ""
+        b.scope.cancel()
+        await until(lambda: len(a.lost) > 1)
+        assert a.transport.unreached(nowhere) == "", "a connection that was lost may soon be another one"
+
+
+@on_loop
+async def test_a_host_that_was_not_used_for_long_is_forgotten_though_it_was_knocked_at() -> None:
+    a = CallingHost(options=Options(backoff_first=0.01, backoff_last=0.01, idle_timeout=0.05))
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    async with running(a):
+        a.call(nowhere, record(1))
+        await until(lambda: a.transport.unreached(nowhere))
+        a.transport.knock(nowhere)
+        await until(lambda: a.transport.peers() == {})
+        assert a.transport.unreached(nowhere) == ""
+
+
+@on_loop
 async def test_a_refusal_is_no_news_for_long_and_calls_that_come_later_have_the_host_dialed_at_once() -> None:
     """A host that was started again is found by the next call, and not when the wait is over that has grown while it was away."""
     a = CallingHost(options=Options(backoff_first=0.02, backoff_last=1000))
@@ -1119,6 +1157,7 @@ async def test_a_host_that_takes_no_calls_is_sent_none_and_its_callers_are_told_
         ((where, unsent, why),) = a.returned
         assert (where, numbers(unsent)) == (b.address, [1])
         assert "takes no remote calls: upgrade it" in why
+        assert "takes no remote calls" in a.transport.unreached(b.address)
         with pytest.raises(TransportError, match=f"{b.address} takes no remote calls"):
             a.call(b, record(2))
         room = a.transport.call_room(b.address)

@@ -82,7 +82,8 @@ class Wire:
         """What has left: the address and the record, as bytes."""
         self.ended = False
         self.error = None
-        self.why_away = ""
+        self.why_away = self.why_unreached = ""
+        self.knocks = 0
         self.address, self.run, self.certified = HERE, RUN, False
         self.certificates = {}
         """By address, the names in the certificate of a host."""
@@ -111,6 +112,12 @@ class Wire:
 
     def away(self, address):
         return self.why_away
+
+    def unreached(self, address):
+        return self.why_unreached
+
+    def knock(self, address):
+        self.knocks += 1
 
     def take(self):
         """Run the thread, and return the records that have left since, with their hosts left out."""

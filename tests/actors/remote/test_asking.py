@@ -137,6 +137,30 @@ def test_a_message_may_be_as_long_as_a_record_of_it_may():
     assert len(side.wire.take()) == 1, "the option, and not what is usual, is the bound"
 
 
+def test_what_is_told_to_a_host_that_could_not_be_reached_is_refused_at_once_and_the_host_tried_again(
+    side, ref
+):
+    """No one would be told that it was lost. A question is told, and so it may wait for the attempt."""
+    side.wire.why_unreached = "cannot reach it: refused"
+    ref = at(side, attributes={"deposit": True})
+    for call in (ref.tell, ref.tell, ref.proxy().deposit.defer):
+        with pytest.raises(
+            HostGone, match=f"Actor at {THERE} was not reached: cannot reach it: refused"
+        ) as caught:
+            call("pay")
+        assert caught.value.outcome_known
+    ref.ask("pay", block=False)
+    assert [type(record) for record in side.wire.take()] == [Ask]
+    assert side.wire.knocks == 1
+    with pytest.raises(HostGone):
+        ref.tell("pay")
+    side.thread.run()
+    assert side.wire.knocks == 2
+    side.wire.why_unreached = ""
+    ref.tell("pay")
+    assert len(side.wire.take()) == 1
+
+
 def test_a_full_lane_is_busy_at_once():
     side = Side(Options(call_records=1))
     ref = at(side)

@@ -4,7 +4,7 @@ import socket
 
 import pykka
 import pytest
-from drakkar.actors import NodeHost
+from drakkar.actors import HostGone, NodeHost
 from drakkar.actors.remote.records import Target, Watch, encode
 from drakkar.transport.call_frames import calls_body
 from drakkar.transport.frames import FrameKind, encode_frame
@@ -91,3 +91,24 @@ def test_a_host_that_watched_and_went_costs_nothing_more(host, watching, silent)
         until(lambda: watchers(host) == 0)
     until(lambda: host._transport._kept == frozenset())
     assert host._transport._liveness.tracked == frozenset()
+
+
+def test_what_is_told_to_a_host_that_has_gone_fails_at_once_until_it_is_back(host):
+    [address] = free_addresses(1)
+    keeper = pykka.ThreadingActor.start()
+    with NodeHost(address) as other:
+        other.publish("keeper", keeper)
+        ref = host.remote(address, "keeper")
+
+    def fails():
+        try:
+            ref.tell("hello")
+        except HostGone as error:
+            return error.outcome_known
+        return False
+
+    until(fails)
+    assert fails()
+    with NodeHost(address):
+        until(lambda: not fails())
+    keeper.stop()

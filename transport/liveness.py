@@ -1,9 +1,9 @@
 """What a host knows of the life of others: by heartbeats, which make a guess, and by evidence that a process has ended.
 
-*Heartbeats.* In each tick a host sends one to every host that it tracks: the members of its shards, and those that somebody
+*Heartbeats.* In each tick a host sends one to every host that it tracks: the members of its shards, and those that an actor
 watches. It has the number of the tick, and is answered with the same number. An answer shows that the other host was alive when that
 number was sent, or later; when the answer comes does not matter. So one that is late, or overtaken by a newer one, makes no host
-younger. Time is this host's ticks: one that stalls, or whose clock jumps, counts none meanwhile, and takes nobody for dead.
+younger. Time is this host's ticks: one that stalls, or whose clock jumps, counts none meanwhile, and takes no host for dead.
 
 That is a guess. A host that is cut off, or that is slow, or whose disk hangs, looks as one that is dead.
 
@@ -50,7 +50,7 @@ DEAD_TICKS: Final = 10
 EVIDENCE_TICKS: Final = 3
 """Ticks after the end of the last connection in which a refusal is evidence. The first attempt follows at once. But a process that is
 killed closes its connections one by one, its listener perhaps after them, so that attempt may come too early. What is refused much
-later says nothing of the process that was lost: by then somebody may have moved its address."""
+later says nothing of the process that was lost: by then its address may have been moved."""
 
 _NUMBER: Final = struct.Struct(">Q")
 

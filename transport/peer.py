@@ -356,7 +356,7 @@ class Peer:
         """Why it could not be reached, while that is news; empty at all other times: calls will tell.
 
         A refusal costs next to nothing, and is over once the process of the host is started again. So it is news for the shortest wait
-        alone. Whoever has calls for the host after that need not wait for the next attempt: they have it dialed at once.
+        alone. Calls for the host after that need not wait for the next attempt: they have it dialed at once.
         """
         return self.unreached if trio.current_time() < self._news_until else ""
 

@@ -96,7 +96,7 @@ class TcpTransport:
     `deliver` and `called` are called inside it.
     `greeted` is called with address and host id of a host whose connection for messages was accepted, and `parted`
     with its address when that has ended, unless another one has taken its place where the host spells its address likewise;
-    and with whether the host is not connected any more, under whatever spelling. `introduced` is
+    and with whether the host is not connected any more, under any spelling. `introduced` is
     called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
     again when that has changed. `introduction` returns what this host says of its own, as `encode_shard` does; None for a
     shard that needs none.

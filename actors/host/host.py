@@ -759,7 +759,7 @@ class NodeHost:
 
         The host of that actor may be gone: its names stay until a newer run of it is known, or another host replaces them.
         That host is asked what a proxy reaches, for a second at most.
-        Raises `NotRegistered` where nobody has the name.
+        Raises `NotRegistered` where no actor has the name.
         """
         self._process.check(self)
         return self._names.find(name, shard_id=shard_id, at=at, timeout=timeout, block=block)

@@ -1,7 +1,7 @@
 """`Singletons`: actors of which one runs at a time, on the host that leads a shard.
 
 The host that wins the shard's office starts one, and ends it when it loses office. What it does elsewhere carries its fencing
-number, the index of a committed entry: the greater number is the later one, whatever clocks and processes do.
+number, the index of a committed entry: the greater number is the later one, even where clocks are wrong and processes stand still.
 """
 
 import threading

@@ -1,6 +1,6 @@
 """What this host asks of the actors of others: messages, questions and watches go out, and their answers come back.
 
-Messages are packed in the thread of whoever sends them; answers are unpacked in the thread of the loop.
+Messages are packed in the thread that sends them; answers are unpacked in the thread of the loop.
 """
 
 import threading
@@ -166,7 +166,7 @@ class Asking:
         return question
 
     def describe(self, ref: RemoteRef, timeout: float) -> ActorFuture[Any]:
-        """Ask the host of an actor what a proxy reaches of it now; the future is set to the reference, whatever comes of that.
+        """Ask the host of an actor what a proxy reaches of it now; the future is set to the reference, also where that fails.
 
         Raises `ConfigError` for a timeout that is no time.
         """
@@ -182,7 +182,7 @@ class Asking:
 
         link: Link = ref.link
         number, stopped = link.number(), ref.actor_stopped.set
-        question = Question(link, number, seconds_of(timeout), ref, decode_found, stopped)
+        question = Question(link, number, seconds_of(timeout), ref, decode_found)
         try:
             link.put(Describe(number, ref.target), question)
         except DrakkarError as error:
@@ -253,7 +253,7 @@ class Asking:
             return self._is_late(link)
         try:
             value = question.read(record.value)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the question has to end
+        except Exception as error:  # noqa: BLE001  # the question has to end in any case
             question.future.try_fail(error)
         else:
             question.future.try_set(value)

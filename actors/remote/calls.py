@@ -4,7 +4,7 @@
     serving     the transport ──► serving ──► the actor's inbox ──► its answer ──► links ──► the transport
     answers     the transport ──► asking ──► the future of the question
 
-Messages and answers are packed in the thread of whoever sends them; all that comes in is unpacked in the thread of the host's loop.
+Messages and answers are packed in the thread that sends them; all that comes in is unpacked in the thread of the host's loop.
 """
 
 from collections import Counter
@@ -270,7 +270,7 @@ class Calls:
             self._serving.end_of(actor, died.reason)
 
     def _run_soon(self, fn: Callable[..., object], *args: Any) -> None:
-        """Call a function in the loop's thread; nobody needs it where the loop has ended."""
+        """Call a function in the loop's thread; it is not needed where the loop has ended."""
         with suppress(LoopError):
             self._loop.run_soon(fn, *args)
 

@@ -114,7 +114,7 @@ def failure(name: str) -> Callable[[E], E]:
 
 
 def encode_failure(error: BaseException, refs: Refs, *, traced: bool = True) -> Failure:
-    """Return an exception as it travels. Never raises, whatever the exception does. From any thread.
+    """Return an exception as it travels. Never raises, even where the exception's own methods do. From any thread.
 
     `traced`: with the text of its traceback, which takes some 0.1 ms to make.
     """

@@ -260,7 +260,7 @@ class Link:
                 self._end_watch(watch, HostGone(f"{why}: whether the actor lives is not known"), tell=hangs)
 
     def unwatch(self, watch: int) -> None:
-        """End a watch that nobody needs any more."""
+        """End a watch that is not needed any more."""
         if self.watches.pop(watch, None) is not None:
             self.owed += 1
             self._tell_unwatched(watch)

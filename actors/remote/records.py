@@ -118,7 +118,7 @@ class Ask(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The call of a method, through a proxy. With 0 as its question nobody waits for the result."""
+    """The call of a method, through a proxy. With 0 as its question its result is not waited for."""
 
     question: int
     target: Target

@@ -44,7 +44,7 @@ class Replies:
         self._lines.debug("dropped a message from %s: %s", address, error)
 
     def answer(self, pending: Pending, value: Any, error: BaseException | None) -> None:
-        """Send what an actor has answered, unless nobody waits for it any more."""
+        """Send what an actor has answered, unless it is not waited for any more."""
         client, question = pending.client, pending.number
         if not client.close(pending):
             self.count(DROPPED_ANSWERS)

@@ -159,7 +159,7 @@ class Serving:
     # ---- messages
 
     def _tell(self, link: Link, record: Tell | Call) -> bool:
-        """Deliver what nobody waits for an answer to."""
+        """Deliver what needs no answer."""
         client = self._client(link)
         try:
             actor = self._actor(link, record.target)
@@ -191,7 +191,7 @@ class Serving:
         return True
 
     def _refuse(self, client: Client, question: int, error: Exception) -> bool:
-        """Refuse a question. That is charged, whoever is at fault: it costs as much as an answer, and no actor limits how often.
+        """Refuse a question. That is charged, also where the asker is not at fault: it costs as much as an answer, and no actor limits how often.
 
         An honest host has credit for some thousands, as after the end of an actor, or where one is busy.
         """

@@ -52,7 +52,7 @@ class Supervisor(TrioActor):
     and fails with `TooManyRestarts`; a supervisor above it restarts it then. A start that raises, or takes too long, is a
     failure like any other.
 
-    It never blocks its loop, whatever a child does. A start that hangs and an actor that does not stop are left behind after
+    It never blocks its loop, even where a child hangs. A start that hangs and an actor that does not stop are left behind after
     their time, logged and counted in `abandoned`; beside more than 16 of them it fails itself. A start that comes too
     late is undone.
 
@@ -153,7 +153,7 @@ class Supervisor(TrioActor):
     def stop_child(self, name: str) -> AnswerLater[None]:
         """Stop a child for good, and forget it; return when it has ended, or was left behind.
 
-        The others go on, whatever the strategy. Raises `ConfigError` for an unknown name.
+        The others go on with any strategy. Raises `ConfigError` for an unknown name.
         """
         stopper: AnswerLater[None] = AnswerLater()
         self._family.remove(name, stopper)

@@ -1,6 +1,6 @@
 """What no call between two processes that run trio can be faster than: its bytes go there, and those of its answer come back.
 
-Nothing is encoded or decoded, and nobody looks at the bytes. Questions that are on their way together travel in as few writes as
+Nothing is encoded or decoded, and the bytes are not looked at. Questions that are on their way together travel in as few writes as
 there were answers in a read.
 """
 

@@ -110,7 +110,7 @@ def test_an_actor_whose_number_is_guessed_is_not_reached(hosts):
 
 
 def _astray(hosts, *numbers):
-    """Answers that nobody takes any more: dropped where the actor lives, given back by the transport, or come too late."""
+    """Answers that are not taken any more: dropped where the actor lives, given back by the transport, or come too late."""
     counters = [hosts.do(number, "counters") for number in numbers or (HOME, OTHER)]
     names = ("remote answers dropped", "transport: calls handed back", "remote answers that came too late")
     return sum(each.get(name, 0) for each in counters for name in names)

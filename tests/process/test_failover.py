@@ -118,4 +118,4 @@ def test_a_paused_leader_is_no_dead_one(tmp_path):
             shards.hosts[victim].pause()
             taken = shards.do(client, "recover", shards=[1], since=began)
             shards.hosts[victim].resume()
-            assert taken[0] > 0.8 * ELECTION_TIMEOUT_S, "somebody campaigned against a leader that may live"
+            assert taken[0] > 0.8 * ELECTION_TIMEOUT_S, "a voter campaigned against a leader that may live"

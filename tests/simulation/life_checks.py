@@ -90,7 +90,7 @@ class LifeChecks:
         """It takes the run that it has met last for gone, which it may have reported before."""
         seen = self.of(host)
         if seen.run not in seen.reported:
-            raise Violation(GONE, f"nobody is told that {host} is gone: {seen}")
+            raise Violation(GONE, f"no replica is told that {host} is gone: {seen}")
         seen.gone, seen.newest = True, None
 
     # -- what it knows ------------------------------------------------------------------------------------------------

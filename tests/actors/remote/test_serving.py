@@ -1,4 +1,4 @@
-"""Serving: what other hosts ask reaches actors, is answered once, and takes no more than its bounds, whatever actors and askers do."""
+"""Serving: what other hosts ask reaches actors, is answered once, and takes no more than its bounds, even where actors hang and askers flood."""
 
 import queue
 

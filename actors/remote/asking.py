@@ -182,7 +182,7 @@ class Asking:
 
         link: Link = ref.link
         number, stopped = link.number(), ref.actor_stopped.set
-        question = Question(link, number, seconds_of(timeout), ref, decode_found)
+        question = Question(link, number, seconds_of(timeout), ref, decode_found, stopped)
         try:
             link.put(Describe(number, ref.target), question)
         except DrakkarError as error:

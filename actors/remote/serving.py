@@ -60,6 +60,8 @@ MAX_INBOX: Final = 10_000
 """Messages that may wait for an actor whose own inbox has no bound, as that of a pykka `ThreadingActor`."""
 MANY_ITEMS: Final = 2048
 """Items of a value that are decoded within a turn of the loop, of a millisecond. Of more, the time is charged: see `takes_long`."""
+MANY_BYTES: Final = 4096
+"""Of what is told of an actor, as that takes a part of a millisecond."""
 SWEEP_TICKS: Final = 10
 """In so many ticks each question is looked at, whether its time is over."""
 
@@ -309,8 +311,7 @@ class Serving:
                 raise _kept_out(link, actor)
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
-        self._found(client, record.question, actor, grant.attributes)
-        return True
+        return self._found(client, record.question, actor, grant.attributes)
 
     def _describe(self, link: Link, record: Describe) -> bool:
         """Tell all that a proxy of the host reaches, by whichever name."""
@@ -322,12 +323,14 @@ class Serving:
         attributes: dict[str, Any] = {}
         for grant in self._granted(link, actor):
             attributes |= grant.attributes
-        self._found(client, record.question, actor, attributes)
-        return True
+        return self._found(client, record.question, actor, attributes)
 
-    def _found(self, client: Client, question: int, actor: PublishedActor, attributes: Attributes) -> None:
+    def _found(self, client: Client, question: int, actor: PublishedActor, attributes: Attributes) -> bool:
+        """Tell what an actor is. That takes long where a proxy reaches much, so it is charged then."""
         found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), attributes)
-        self._replies.send(client, question, Answer(question, encode_found(found)))
+        value = encode_found(found)
+        self._replies.send(client, question, Answer(question, value))
+        return len(value) <= MANY_BYTES
 
     def _list_names(self, link: Link, record: Names) -> bool:
         """Tell which names the host may look up. That takes long where there are many, so it is charged."""

@@ -664,6 +664,18 @@ def test_an_actor_is_described_with_all_that_its_names_let_a_proxy_of_the_asker_
     assert only(side.wire.take()).kind is FailKind.DEAD
 
 
+def test_what_is_told_of_an_actor_is_charged_where_it_is_much(side, account):
+    for number in range(500):
+        setattr(account._actor, f"attribute_{number}", number)
+    target = publish(side, account, proxy=True)
+    for question in (Lookup(1, "keeper"), Describe(2, target)):
+        assert not side.hear(question)
+        assert len(decode_found(only(side.wire.take()).value).attributes) == 502
+    publish(side, account, proxy=["balance"])
+    assert side.hear(Lookup(3, "keeper"))
+    assert side.hear(Describe(4, target))
+
+
 def test_an_unknown_name_is_said_to_be_and_charged(side):
     assert not side.hear(Lookup(1, "nobody"))
     failed = only(side.wire.take())

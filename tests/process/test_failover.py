@@ -100,7 +100,7 @@ def test_a_shard_is_written_again_before_anybody_could_have_waited_for_a_timeout
 def test_so_are_300_shards_that_one_host_led(tmp_path):
     with Shards(tmp_path, 300) as shards:
         shards.start_shards(*HOSTS)
-        middle, last = kill_in_turn(shards, 6)
+        middle, last = kill_in_turn(shards, len(HOSTS))
     told("the middle one of 300", middle)
     told("the last of 300", last)
     assert median(middle) < 0.8 * ELECTION_TIMEOUT_S

@@ -190,8 +190,9 @@ class Shards:
 
     def status(self):
         return {
-            shard: {name: getattr(replica.status(), name) for name in TOLD}
+            shard: {"standing": status.standing.name, **{name: getattr(status, name) for name in TOLD}}
             for shard, replica in self._replicas.items()
+            if (status := replica.status())
         }
 
     def read(self, shard):

@@ -51,6 +51,8 @@ leave such a link idle."""
 MAX_PROVED: Final = 64
 """Addresses of which a connection remembers whether the other side may speak as the host there."""
 
+_LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What reading and writing raise where the connection is lost; the last one where this host has ended it: see `Connection.end`."""
 _CALLER_IS_PLAIN: Final = (
     "the host that dialed speaks no TLS, and the one that it dialed only TLS: give tls to both, or to neither"
 )
@@ -154,7 +156,7 @@ class Connection:
         Closing a socket with unread bytes resets it, and the peer may then lose the last frame that was sent to it.
         """
         self._pending = []
-        with suppress(OSError, trio.BrokenResourceError, FrameError):
+        with suppress(*_LOST, FrameError):
             while await self._read_bytes():
                 pass
 
@@ -172,7 +174,7 @@ class Connection:
     async def _read_some(self) -> bytes:
         try:
             data = await self._read_bytes()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except _LOST as error:
             raise self._fault(error) from error
         if not data:
             raise TransportError(self._why or "the other side closed the connection")
@@ -209,7 +211,7 @@ class Connection:
         try:
             await self._check_first_byte(self.stream)
             await self._shake_hands(self.stream)
-        except (OSError, trio.BrokenResourceError) as error:
+        except _LOST as error:
             if not self.stream.server_side and _is_end(error):
                 # It judges this host's certificate only after that, so this is no refusal.
                 raise TransportError(
@@ -309,7 +311,7 @@ class Connection:
             with _deadline(stall_timeout, f"the other side took nothing for {stall_timeout:g} s"):
                 try:
                     await self.stream.send_all(part)
-                except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                except _LOST as error:
                     raise self._fault(error) from error
             self._counters.sent_bytes += len(part)
 

@@ -1,6 +1,7 @@
 """Mutual TLS: a host without a certificate of the authority is refused."""
 
 import logging
+import socket
 import ssl
 from contextlib import suppress
 from functools import partial
@@ -10,15 +11,18 @@ import pytest
 import trio
 import trio.lowlevel
 import trustme
-from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.addresses import parse_address
+from drakkar.transport.connection import Connection
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.hello import PROTOCOL_VERSION, Hello, encode_hello
-from drakkar.transport.options import Options
+from drakkar.transport.options import Counters, Options
 from drakkar.transport.tcp import TcpTransport
 from drakkar.transport.tls import TlsConfig
+
+from tests.transport.support import on_loop
 
 
 class Files:
@@ -410,3 +414,16 @@ def test_a_transport_with_bad_files_is_not_made(ours: Files, tmp_path: Path) -> 
 def test_a_frame_is_no_client_hello() -> None:
     """What `test_a_host_without_tls_is_refused` relies on: neither protocol is taken for the other."""
     assert encode_frame(FrameKind.PING)[:1] != b"\x16"
+
+
+@on_loop
+async def test_a_connection_that_is_ended_in_its_handshake_is_lost_for_the_reason_given() -> None:
+    here, there = socket.socketpair()
+    with there:
+        plain = trio.SocketStream(trio.socket.from_stdlib_socket(here))
+        secure = trio.SSLStream(plain, ssl.create_default_context(), server_hostname="127.0.0.1")
+        connection = Connection(secure, Counters(), 1 << 20)
+        connection.end("it trusts others now")
+        with pytest.raises(TransportError, match="it trusts others now"):
+            await connection.secure()
+        await connection.close()

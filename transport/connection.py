@@ -53,6 +53,7 @@ MAX_PROVED: Final = 64
 
 _LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What reading and writing raise where the connection is lost; the last one where this host has ended it: see `Connection.end`."""
+
 _CALLER_IS_PLAIN: Final = (
     "the host that dialed speaks no TLS, and the one that it dialed only TLS: give tls to both, or to neither"
 )

@@ -416,14 +416,31 @@ def test_a_frame_is_no_client_hello() -> None:
     assert encode_frame(FrameKind.PING)[:1] != b"\x16"
 
 
+@pytest.mark.parametrize("server_side", [False, True], ids=["that dialed", "that was dialed"])
 @on_loop
-async def test_a_connection_that_is_ended_in_its_handshake_is_lost_for_the_reason_given() -> None:
+async def test_a_host_that_ends_a_connection_before_it_speaks_in_the_handshake_has_lost_it_for_its_own_reason(
+    ours: Files, server_side: bool
+) -> None:
     here, there = socket.socketpair()
-    with there:
-        plain = trio.SocketStream(trio.socket.from_stdlib_socket(here))
-        secure = trio.SSLStream(plain, ssl.create_default_context(), server_hostname="127.0.0.1")
+    with here, there:
+        context = ssl.create_default_context()
+        if server_side:
+            there.sendall(client_hello(context))
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            ours.authority.issue_cert("127.0.0.1").configure_cert(context)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(here))
+        name = None if server_side else "127.0.0.1"
+        secure = trio.SSLStream(stream, context, server_hostname=name, server_side=server_side)
         connection = Connection(secure, Counters(), 1 << 20)
         connection.end("it trusts others now")
         with pytest.raises(TransportError, match="it trusts others now"):
             await connection.secure()
-        await connection.close()
+
+
+def client_hello(context: ssl.SSLContext) -> bytes:
+    """What a host that dials says first."""
+    said = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return said.read()

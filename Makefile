@@ -47,9 +47,12 @@ JOBS ?= 3
 test: lint
 	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadgroup
 
-# What takes longer: long chaos, the demos, benchmarks, more schedules, all mutants. One at a time, since some tests measure.
+# What takes longer: more schedules and all mutants, a process on each core; then, one at a time, since some of them measure,
+# long chaos, the demos and benchmarks.
+COMPUTING := tests/simulation tests/handlers
 check: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow --ignore tests/attacks
+	$(BIN)/python -m pytest -m slow -n auto --dist loadgroup $(COMPUTING)
+	$(BIN)/python -m pytest -m slow $(addprefix --ignore ,tests/attacks $(COMPUTING))
 	$(MAKE) attacks
 	$(MAKE) check-compiled
 

@@ -4,17 +4,14 @@
     python -m examples.bank tellers    # or on two machines, with --ledger and --tellers
 
 Type orders into the second: `ann 5`, `ann -3`, `ann -9`. After `crash` the ledger fails, and is started again. Kill its
-process with `kill -9`, type an order, and start the process again: the order is done, once. Ctrl-D ends either.
-
-A message to another host is handled at most once. So a teller repeats an order until it has an answer, and the ledger
-knows by their numbers which it has done. Both are actors as pykka has them, and work within one process just the same.
+process with `kill -9`, type an order, and start the process again: the order is done, once, since a teller repeats it
+until it has an answer, and the ledger knows by their numbers which it has done. Ctrl-D ends either.
 """
 
 import argparse
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -23,7 +20,9 @@ from uuid import uuid4
 import pykka
 from drakkar import actors
 
-LOST = (actors.HostGone, actors.UnknownName, actors.OutcomeUnknown, pykka.ActorDeadError, pykka.Timeout)
+DEAD_OR_LATE = (pykka.ActorDeadError, pykka.Timeout)
+PATIENCE_S = 30
+LOST = (actors.HostGone, actors.UnknownName, actors.SystemBusy, actors.OutcomeUnknown, *DEAD_OR_LATE)
 
 
 @actors.message("bank.order")
@@ -63,23 +62,23 @@ class Ledger(pykka.ThreadingActor):
 class Teller(pykka.ThreadingActor):
     """Takes orders to the ledger, wherever that is."""
 
-    def __init__(self, find_ledger: Callable[[], pykka.ActorRef[Ledger]]) -> None:
+    def __init__(self, find_ledger: partial[pykka.ActorRef[Ledger]]) -> None:
         super().__init__()
         self._find_ledger, self._ledger = find_ledger, None
 
     def order(self, account: str, amount: int) -> int:
         """Have an order done once, and return what the account has. While the ledger is away, try again and again."""
-        order, until = Order(uuid4().hex, account, amount), time.monotonic() + 30
+        order, until = Order(uuid4().hex, account, amount), time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with suppress(*LOST):  # it may be done, or not
                 self._ledger = self._ledger or self._find_ledger()
                 return int(self._ledger.ask(order, timeout=3))
             self._ledger = None
             time.sleep(0.05)
-        raise pykka.Timeout("the ledger is away, and the order may be done, or not")
+        raise actors.OutcomeUnknown("the ledger is away: see later what the account has")
 
 
-def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: Callable[[], pykka.ActorRef[Ledger]]) -> str:
+def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: partial[pykka.ActorRef[Ledger]]) -> str:
     """Do what a line says, and return what came of it."""
     try:
         if line.strip() == "crash":
@@ -87,8 +86,9 @@ def do(line: str, teller: pykka.ActorProxy[Teller], find_ledger: Callable[[], py
             return "the ledger was told something that it cannot handle"
         account, amount = line.split()
         return f"{account} has {teller.order(account, int(amount)).get()}"
-    except (Overdrawn, ValueError, actors.DrakkarError, *LOST) as error:
-        return f"not done: {error}"
+    except (Overdrawn, ValueError, actors.DrakkarError, *DEAD_OR_LATE) as error:
+        unsure = isinstance(error, DEAD_OR_LATE) or not getattr(error, "outcome_known", True)
+        return f"{'perhaps' if unsure else 'not'} done: {error}"
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def main() -> None:
     local = [f"127.0.0.1:720{number}" for number in (1, 2, 3)]
     parser = argparse.ArgumentParser(prog="chat")
     parser.add_argument("number", type=int, choices=(1, 2, 3), help="which of the three hosts this is")
-    parser.add_argument("name", help="your name, which nobody else has")
+    parser.add_argument("name", help="your name, which no other user has")
     parser.add_argument("--hosts", nargs=3, default=local, metavar="HOST:PORT", help="all three, in order")
     parser.add_argument("--data", required=True, metavar="DIR", help="where this host keeps its log")
     options = parser.parse_args()

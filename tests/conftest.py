@@ -5,6 +5,11 @@ from collections.abc import Iterator
 import pytest
 from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.messages import MessageType
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is. A test that is stuck has a timeout.
+settings.register_profile("drakkar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("drakkar")
 
 
 @pytest.fixture

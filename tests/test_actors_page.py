@@ -23,10 +23,11 @@ from drakkar.actors.runtime import peers as node_peers
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 
+from tests.examples import shown
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "actors.md").read_text(encoding="utf-8")
-EXAMPLES = ("bank", "singleton", "chat")
 
 
 def section(title):
@@ -115,7 +116,7 @@ def test_the_counters_of_the_page_are_those_of_the_code():
         assert f'"{name}"' in source
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", shown.EXAMPLES)
 def test_each_example_is_one_short_file_that_the_page_shows(name):
     text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
@@ -126,6 +127,7 @@ def test_each_example_is_one_short_file_that_the_page_shows(name):
     assert commands
     for command in commands:
         assert command in text, "its docstring says the same"
+    assert shown.shown(name, PAGE) == shown.written(name), "run `python -m tests.examples.shown`"
 
 
 def rows_of_examples():

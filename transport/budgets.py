@@ -102,6 +102,10 @@ class LoopTime:
         """Return in how many seconds it is in credit again; 0.0 where it is."""
         return max(0.0, -self._credit / self._share - (now - self._at))
 
+    def has(self, seconds: float, now: float) -> bool:
+        """Return whether so many are saved up."""
+        return min(self._credit + (now - self._at) * self._share, self._saved) >= seconds
+
 
 class Pace:
     """How many messages of one host came for each shard in this `PACE_S`."""

@@ -90,9 +90,11 @@ class Caller:
         return self.proved and not self.scope.cancel_called
 
     async def write(self, frame: bytes) -> None:
-        """Write a frame. Two tasks may do so."""
-        async with self._writing:
-            await self.connection.write(frame, self._timeout)
+        """Write a frame. Two tasks may do so. No checkpoint where the kernel takes it at once."""
+        rest = frame if self._writing.locked() else self.connection.write_now(frame)
+        if rest:
+            async with self._writing:
+                await self.connection.write(rest, self._timeout)
 
     async def answers(self, within: float) -> bool:
         """See `Link`."""

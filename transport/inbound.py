@@ -57,7 +57,7 @@ class Inbound:
         connected: Callable[[str], None],
         redial: Callable[[str], None],
         greeted: Callable[[str, str], None],
-        parted: Callable[[str], None],
+        parted: Callable[[str, bool], None],
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
         called: Callable[[str, list[list[Any]]], None] | None,
@@ -94,6 +94,10 @@ class Inbound:
             tls=self._tls is not None,
         )
         await entrance.run(listeners)
+
+    def has(self, name: str) -> bool:
+        """Return whether the host at a canonical address has a connection for messages to this one."""
+        return name in self._callers
 
     def is_at_home(self, address: str) -> bool:
         """See `TcpTransport`."""
@@ -224,7 +228,7 @@ class Inbound:
                 del self._callers[name]
             # A host may spell its address in several ways, and what is told of it goes by that.
             if newest is caller or newest is None or newest.hello.address != hello.address:
-                self._parted(hello.address)
+                self._parted(hello.address, newest is caller or newest is None)
 
     @contextmanager
     def _noted(self, link: object, hello: Hello, *, at_home: bool) -> Iterator[None]:

@@ -1,9 +1,9 @@
 """What a host knows of the life of others: by heartbeats, which make a guess, and by evidence that a process has ended.
 
-*Heartbeats.* In each tick a host sends one to every host that it tracks: the members of its shards, and those that somebody
+*Heartbeats.* In each tick a host sends one to every host that it tracks: the members of its shards, and those that an actor
 watches. It has the number of the tick, and is answered with the same number. An answer shows that the other host was alive when that
 number was sent, or later; when the answer comes does not matter. So one that is late, or overtaken by a newer one, makes no host
-younger. Time is this host's ticks: one that stalls, or whose clock jumps, counts none meanwhile, and takes nobody for dead.
+younger. Time is this host's ticks: one that stalls, or whose clock jumps, counts none meanwhile, and takes no host for dead.
 
 That is a guess. A host that is cut off, or that is slow, or whose disk hangs, looks as one that is dead.
 
@@ -21,7 +21,7 @@ Plain data without clock and sockets, for the thread of the loop; `life` and `st
 """
 
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -50,7 +50,7 @@ DEAD_TICKS: Final = 10
 EVIDENCE_TICKS: Final = 3
 """Ticks after the end of the last connection in which a refusal is evidence. The first attempt follows at once. But a process that is
 killed closes its connections one by one, its listener perhaps after them, so that attempt may come too early. What is refused much
-later says nothing of the process that was lost: by then somebody may have moved its address."""
+later says nothing of the process that was lost: by then its address may have been moved."""
 
 _NUMBER: Final = struct.Struct(">Q")
 
@@ -177,7 +177,10 @@ class Liveness:
         """No heartbeats are sent, and none answered: this host is as good as dead. It counts no ticks then."""
         self.tracked: frozenset[str] = frozenset()
         """The canonical addresses of hosts that are sent heartbeats. Replaced, never changed."""
-        self._members: frozenset[str] = frozenset()
+        self.members: frozenset[str] = frozenset()
+        """Of these, those of members."""
+        self._rounds: deque[int] = deque(maxlen=DEAD_TICKS + 1)
+        """The newest heartbeats that were sent to those, too, that are no members."""
         self._watched: Counter[str] = Counter()
         self._hosts: dict[str, _Host] = {}
         """Those that are tracked or have a connection with this host, in either direction."""
@@ -187,7 +190,16 @@ class Liveness:
 
     def set_members(self, names: Iterable[str]) -> None:
         """Track the hosts at these canonical addresses, instead of those that were members before."""
-        self._members = frozenset(names)
+        members = frozenset(names)
+        missed = {
+            host.name: self._missed(host)
+            for host in self._hosts.values()
+            if host.name in members - self.members
+        }
+        self.members = members
+        for name, count in missed.items():
+            if (host := self._hosts[name]).answered is not None:
+                host.answered = self.number - 1 - count  # of all heartbeats, which it is sent from now on
         self._track()
 
     def watch(self, name: str) -> None:
@@ -205,7 +217,7 @@ class Liveness:
         return True
 
     def _track(self) -> None:
-        before, self.tracked = self.tracked, self._members | self._watched.keys()
+        before, self.tracked = self.tracked, self.members | self._watched.keys()
         for name in before - self.tracked:
             if (host := self._hosts.get(name)) is not None:
                 host.state, host.answered = HostState.UNKNOWN, None
@@ -213,13 +225,19 @@ class Liveness:
 
     # ---- heartbeats
 
-    def tick(self) -> int:
-        """A tick has passed; return the number of the heartbeat that is due now."""
+    def tick(self, due: frozenset[str] | None = None) -> int:
+        """A tick has passed; return the number of the heartbeat that is to be sent to the hosts that are `due`.
+
+        These are all that are tracked, by default, or the members alone.
+        """
         self.number += 1
-        for name in self.tracked:
+        due = self.tracked if due is None else due
+        if due is not self.members:
+            self._rounds.append(self.number)
+        for name in due:
             host = self._hosts.get(name)
             if host is not None and host.answered is not None:
-                self._judge(host, host.answered)
+                self._judge(host)
         return self.number
 
     def answered(self, name: str, run: RunId, number: int) -> bool:
@@ -236,11 +254,18 @@ class Liveness:
             return False
         host.answered = number
         if host.state is not HostState.ALIVE:
-            self._judge(host, number)
+            self._judge(host)
         return True
 
-    def _judge(self, host: _Host, answered: int) -> None:
-        missed = self.number - 1 - answered  # the newest one has only just left
+    def _missed(self, host: _Host) -> int:
+        """Return how many heartbeats in a row it has not answered. The newest one has only just left."""
+        answered = host.answered or 0
+        if host.name in self.members:
+            return self.number - 1 - answered
+        return max(0, sum(number > answered for number in self._rounds) - 1)
+
+    def _judge(self, host: _Host) -> None:
+        missed = self._missed(host)
         if missed < SUSPECT_TICKS:
             self._become(host, HostState.ALIVE, "it answers")
         elif missed < DEAD_TICKS:

@@ -9,6 +9,7 @@ wait a little. Nothing is sent twice: the protocol above repeats what was lost.
 """
 
 import logging
+import math
 import os
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -105,6 +106,15 @@ class PeerStatus:
 class Peer:
     """Another host, as this one reaches it: a `Link` while it is connected. For the trio loop's thread only."""
 
+    wanted = False
+    """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are, or it will be answered."""
+    called = False
+    """This host has called it of its own accord, and not only answered."""
+    unreached = ""
+    """Why the last attempt to reach it failed, or it takes no calls; empty where none has, and once one succeeds. From any thread."""
+    _knocked = False
+    """An attempt to reach it is to be made, though nothing waits."""
+
     def __init__(
         self,
         address: str,
@@ -136,8 +146,6 @@ class Peer:
         self._identity, self._options, self._counters, self._log = identity, options, counters, log
         self._unreachable, self._tls, self._known, self._work = unreachable, tls, known, work
         self._liveness = liveness
-        self.wanted = False
-        """It is dialed though nothing waits, and its connection is kept though nothing is sent: heartbeats are."""
         self._heartbeat_waits = False
         self._run = RunId("", 0, 0)
         """Which run of the host was reached last."""
@@ -176,8 +184,8 @@ class Peer:
         self._rtt: float | None = None
         self._features: frozenset[str] = frozenset()
         self._error = ""
-        self.away = ""
-        """Why it could not be reached, until the next attempt is due; empty at all other times."""
+        self._news_until = 0.0
+        """When `unreached` is no news any more; 0 while no attempt is waited for."""
 
     # ---- what the transport calls
 
@@ -258,6 +266,8 @@ class Peer:
         count = len(records) if admitted else room.take(sizes)
         self._calls.put(records[:count])
         self._used_at = trio.current_time()
+        if self.unreached and not self.away:
+            self.redial()
         if self._at_once:
             self.push()
         return len(records) - count
@@ -304,6 +314,14 @@ class Peer:
         """Make the next attempt now, and not after the wait that is under way."""
         self._revived.set()
 
+    def knock(self) -> None:
+        """See whether it can be reached now, though there is nothing to send."""
+        self._knocked = True
+        self._used_at = trio.current_time()
+        self._wake.set()
+        if not self.away:
+            self.redial()
+
     def revive(self) -> None:
         """Forget past failures and dial without further waiting: the peer has just shown that it is alive."""
         self._backoff.reset()
@@ -321,9 +339,10 @@ class Peer:
         return self._used_at
 
     def end(self) -> None:
-        """Drop what waits, and close the connection soon: it will not be used any more."""
+        """Drop what waits, report that, and close the connection soon: it will not be used any more."""
         self._clear(TransportError(f"{self.address} had to make room for other hosts that are dialed"))
         self.life.cancel()
+        self._unreachable(self.address)
 
     def hand_back_calls(self, why: TransportError) -> None:
         """Give the calls back that have not left: they surely have no effect."""
@@ -331,6 +350,15 @@ class Peer:
         if records:
             self._counters.calls_handed_back += len(records)
             self._calls_handed_back(self.address, records, why)
+
+    @property
+    def away(self) -> str:
+        """Why it could not be reached, while that is news; empty at all other times: calls will tell.
+
+        A refusal costs next to nothing, and is over once the process of the host is started again. So it is news for the shortest wait
+        alone. Calls for the host after that need not wait for the next attempt: they have it dialed at once.
+        """
+        return self.unreached if trio.current_time() < self._news_until else ""
 
     @property
     def reachable(self) -> bool:
@@ -583,6 +611,7 @@ class Peer:
         Return once nothing was sent to the peer for `idle_timeout` seconds, and it is not `wanted`.
         """
         while await self._wait_for_work():
+            self._knocked = False
             try:
                 connection, callee = await self._connect()
             except TransportError as error:
@@ -612,7 +641,7 @@ class Peer:
 
     @property
     def _has_work(self) -> bool:
-        return self.wanted or self._waits
+        return self.wanted or self._waits or self._knocked
 
     @property
     def _waits(self) -> bool:
@@ -643,7 +672,9 @@ class Peer:
         self._times_full = 0
         since = trio.current_time()
         self._log.info("connected to %s", self.address)
+        self.unreached = ""
         if CALLS_FEATURE not in self._features:
+            self.unreached = str(self._takes_no_calls())
             self.hand_back_calls(self._takes_no_calls())
         self._liveness.introduced(self._name, callee)
         if self.wanted and not self._liveness.silent:
@@ -699,12 +730,14 @@ class Peer:
         )
         self._revived = trio.Event()
         # One that is full may have a place at any moment, and a lost connection may soon be another one.
-        self.away = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
+        self.unreached = "" if lost or isinstance(error, FullError) else f"{what} {self.address}: {error}"
+        fresh = self._options.backoff_first if isinstance(error, NobodyListens) else math.inf
+        self._news_until = trio.current_time() + fresh
         if matters:
             self._unreachable(self.address)
         with trio.move_on_after(wait):
             await self._revived.wait()
-        self.away = ""
+        self._news_until = 0.0
 
     def _wait_after(self, error: TransportError, *, lost: bool = False) -> float:
         """Return the seconds until the next attempt. `lost`: there was a connection."""

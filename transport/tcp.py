@@ -20,7 +20,7 @@ from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import canonical, parse_address, peer_name
 from drakkar.transport.admission import Admission
-from drakkar.transport.budgets import Work
+from drakkar.transport.budgets import LoopTime, Work
 from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.frames import FIRST_FREE_KIND, FrameError, encode_frame
 from drakkar.transport.hello import (
@@ -51,8 +51,16 @@ __all__ = ["TcpTransport"]
 
 T = TypeVar("T")
 
-MAX_OTHER_PEERS: Final = 128
-"""Hosts that are no members, and are dialed: each costs a connection and a task until `idle_timeout`."""
+MAX_CALLED_HOSTS: Final = 1024
+"""Hosts that are no members, and that actors of this host call: each costs a connection and a task until `idle_timeout`."""
+HEARTBEAT_S: Final = 100e-6
+"""Seconds of loop time that a host costs in a tick: a heartbeat to it and one from it, and their answers."""
+HEARTBEATS_SHARE: Final = 0.2
+"""The share of the loop's time that heartbeats may take for long: two thousand a second."""
+HEARTBEATS_SAVED_S: Final = 0.2
+"""Seconds of it that are saved up at most."""
+HEARTBEATS_OF_MEMBERS_S: Final = HEARTBEATS_SAVED_S / 2
+"""Seconds of it that others leave to members: these come first, however many others are watched."""
 
 
 class TcpTransport:
@@ -87,7 +95,8 @@ class TcpTransport:
     once a round. Without it `send` writes at once. `run_now` calls a function, and does what it caused at once;
     `deliver` and `called` are called inside it.
     `greeted` is called with address and host id of a host whose connection for messages was accepted, and `parted`
-    with its address when that has ended, unless another one has taken its place. `introduced` is
+    with its address when that has ended, unless another one has taken its place where the host spells its address likewise;
+    and with whether the host is not connected any more, under any spelling. `introduced` is
     called with a host's address and what it says of its replica of a shard: before the first of the replica's messages, and
     again when that has changed. `introduction` returns what this host says of its own, as `encode_shard` does; None for a
     shard that needs none.
@@ -122,7 +131,7 @@ class TcpTransport:
         listen_address: str | None = None,
         tls: TlsConfig | None = None,
         greeted: Callable[[str, str], None] | None = None,
-        parted: Callable[[str], None] | None = None,
+        parted: Callable[[str, bool], None] | None = None,
         introduced: Callable[[str, ShardHello], None] | None = None,
         introduction: Callable[[int], bytes | None] | None = None,
         host_changed: Callable[[HostStateChanged], None] | None = None,
@@ -154,6 +163,7 @@ class TcpTransport:
         self._known.on_replaced = self._liveness.replaced
         self._on_change, self._on_gone = host_changed or _nothing, gone or _nothing
         self._work = Work()
+        self._heartbeats = LoopTime(HEARTBEATS_SHARE, HEARTBEATS_SAVED_S, self._work.clock())
         encode_hello(self._identity.hello(address))  # raises now, and not at the first connection
         self._listen_address = listen_address or address
         self._log = log or logging.getLogger("drakkar.transport")
@@ -202,6 +212,8 @@ class TcpTransport:
         )
         self._peers: dict[str, Peer] = {}
         """By canonical address: two connections to one host would take each other's place there, again and again."""
+        self._kept: frozenset[str] = frozenset()
+        """See `keep`."""
         self._members: frozenset[str] | None = None
         """The canonical addresses of members; None where that was not said."""
         self._lookups: Lookups | None = None
@@ -290,18 +302,27 @@ class TcpTransport:
         return self._write_soon(self._peer(address)).offer(messages)
 
     def send_calls(
-        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+        self,
+        address: str,
+        records: Sequence[bytes],
+        *,
+        admitted: bool = False,
+        now: bool = False,
+        answers: bool = False,
     ) -> int:
         """Queue records of remote calls for the host at `address`, in order. Return how many found no room: the last ones.
 
         Never blocks. A record is an encoded CBOR list that begins with the number of its kind. `admitted`: each was
         admitted by `call_room` before, in this thread or another, and finds room; its place is given back in any case.
         `now`: they are written at once, and not at the end of the round: for a caller that has joined those of the round itself.
+        `answers`: they are nothing but answers. Hosts that are sent no more than those are dialed for their own sake, and give way to
+        each other where they are many; those that are called give way to each other alone.
         What was queued leaves this host, or is given back to `calls_handed_back`. Before `serve` has started, records
         wait; after it has ended, none has room.
 
-        Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, and for a record
-        that is no list, has more than `Options.call_limit` bytes, or more than 8,192 values.
+        Raises `TransportError`, and queues nothing, where the host is connected and takes no calls, for a record
+        that is no list, has more than `Options.call_limit` bytes, or more than 8,192 values, and where this host waits for
+        so many others that no further one can be called.
         """
         if not records:
             return 0
@@ -310,6 +331,13 @@ class TcpTransport:
             if admitted:
                 self.call_room(address).give_back(len(records), sum(map(len, records)))
             return len(records)
+        if not answers:
+            try:
+                self._call(address)
+            except TransportError:
+                if admitted:
+                    self.call_room(address).give_back(len(records), sum(map(len, records)))
+                raise
         peer = self._peer(address)
         refused = peer.offer_calls(records, admitted=admitted)
         if now:
@@ -321,10 +349,25 @@ class TcpTransport:
     def away(self, address: str) -> str:
         """Return why the host at `address` could not be reached, until the next attempt is due; "" at all other times.
 
-        Records that are sent meanwhile wait for that attempt.
+        Where the connection was refused, that is said for `backoff_first` alone: records that are sent after that have the host
+        dialed at once. All others that are sent meanwhile wait for the next attempt.
         """
         peer = self._peers.get(peer_name(address))
         return "" if peer is None else peer.away
+
+    def unreached(self, address: str) -> str:
+        """Return why the last attempt to reach the host at `address` failed, or that it takes no calls; "" where neither is known.
+
+        For a caller that would not be told of what is handed back. From any thread.
+        """
+        peer = self._peers.get(peer_name(address))
+        return "" if peer is None else peer.unreached
+
+    def knock(self, address: str) -> None:
+        """See soon whether a host that is `unreached` can be reached now, though there is nothing to send."""
+        peer = self._peers.get(peer_name(address))
+        if peer is not None:
+            peer.knock()
 
     def call_room(self, address: str) -> CallRoom:
         """Return the room for calls to the host at `address`, where a thread learns at once whether there is any.
@@ -506,23 +549,50 @@ class TcpTransport:
                 random=self._random,
                 reminders=self._shared_reminders,
             )
-            peer.wanted = self._is_tracked(peer.name)
+            peer.wanted = self._is_wanted(peer.name)
             self._peers[peer.name] = peer
             if self._nursery is not None:
                 self._nursery.start_soon(self._run_peer, peer)
         return peer
 
     def _make_room(self) -> None:
-        """Where many hosts are dialed that are no members, end the peer that was used longest ago.
+        """Where many hosts are dialed for their own sake, end the peer of one that has gone, or that was used longest ago.
 
-        A host that asks is answered at the address that it says, and it may say another one each time.
+        A host that asks is answered at the address that it says, and it may say another one each time. As many are dialed as may be
+        connected: so those that are, and wait for answers, need not give way to each other.
         """
-        if len(self._peers) >= MAX_OTHER_PEERS:
-            others = [peer for peer in self._peers.values() if self._is_other(peer.name)]
-            if len(others) >= MAX_OTHER_PEERS:
-                oldest = min(others, key=lambda peer: peer.used_at)
-                del self._peers[oldest.name]
-                oldest.end()
+        most = self.options.max_incoming
+        if len(self._peers) >= most:
+            others = [peer for peer in self._peers.values() if self._is_other(peer.name) and not peer.called]
+            if len(others) >= most:
+                self._end_peer(min(others, key=lambda peer: (self._inbound.has(peer.name), peer.used_at)))
+
+    def _call(self, address: str) -> None:
+        """Note that this host calls another one. Where it calls many, end the peer of the one that was used longest ago.
+
+        Raises `TransportError` where something is waited for from each of them.
+        """
+        name = peer_name(address)
+        peer = self._peers.get(name)
+        if peer is not None and peer.called:
+            return
+        if self._members is not None and name not in self._members and len(self._peers) >= MAX_CALLED_HOSTS:
+            called = [peer for peer in self._peers.values() if peer.called and peer.name not in self._members]
+            if len(called) >= MAX_CALLED_HOSTS:
+                self._end_one_of(called)
+        self._peer(address).called = True
+
+    def _end_one_of(self, called: list[Peer]) -> None:
+        free = [peer for peer in called if not self._is_tracked(peer.name)]
+        if not free:
+            raise TransportError(
+                f"something is waited for from {len(called)} hosts, and no more can be called: unwatch actors of some"
+            )
+        self._end_peer(min(free, key=lambda peer: peer.used_at))
+
+    def _end_peer(self, peer: Peer) -> None:
+        del self._peers[peer.name]
+        peer.end()
 
     def _is_other(self, name: str) -> bool:
         """Return whether no member lives at a canonical address, and no one watches the host there."""
@@ -612,15 +682,40 @@ class TcpTransport:
             raise ConfigError("address", address, "is not watched: call watch_host before each unwatch_host")
         self._want_tracked()
 
+    def keep(self, addresses: Iterable[str]) -> None:
+        """Say which hosts wait for something of this one, instead of what was said before.
+
+        They are dialed, and the connections to them are kept, for what they will be sent. No heartbeats are exchanged with them for
+        that: who waits for nothing but bytes is noticed to be away when its connections are. Raises `TransportError` for an invalid
+        address.
+        """
+        names = {canonical(address): address for address in addresses}
+        self._kept = frozenset(names)
+        self._want_tracked()
+        if self._nursery is not None:
+            for name in self._kept - self._peers.keys():
+                self._peer(names[name])
+
     def tick(self) -> None:
         """A tick has passed: send a heartbeat to all hosts that are members or watched, and look who has not answered.
 
         So one whose loop is stalled sends none, and takes none of the others for dead for what it did not hear meanwhile.
+        Where hosts are so many, and ticks so short, that heartbeats would take too much of the loop, some ticks do not count: first
+        for those that are watched only, and for members where these alone are too many.
         """
         if self._nursery is None or self._liveness.silent:
             return
-        heartbeat = encode_alive(self._liveness.tick())
-        for name in self._liveness.tracked:
+        now = self._work.clock()
+        if self._heartbeats.wait(now):
+            return
+        members, all_ = self._liveness.members, self._liveness.tracked
+        self._heartbeats.spend(len(members) * HEARTBEAT_S, now)
+        due = members
+        if len(all_) > len(members) and self._heartbeats.has(HEARTBEATS_OF_MEMBERS_S, now):
+            self._heartbeats.spend((len(all_) - len(members)) * HEARTBEAT_S, now)
+            due = all_
+        heartbeat = encode_alive(self._liveness.tick(due))
+        for name in due:
             if self._is_tracked(name):
                 self._write_soon(self._peer(name)).beat(heartbeat)
 
@@ -651,9 +746,12 @@ class TcpTransport:
     def _is_tracked(self, name: str) -> bool:
         return name in self._liveness.tracked and name != peer_name(self.address)
 
+    def _is_wanted(self, name: str) -> bool:
+        return self._is_tracked(name) or (name in self._kept and name != peer_name(self.address))
+
     def _want_tracked(self) -> None:
         for peer in self._peers.values():
-            peer.wanted = self._is_tracked(peer.name)
+            peer.wanted = self._is_wanted(peer.name)
 
     def _report_change(self, event: HostStateChanged) -> None:
         self.counters.state_changes += 1

@@ -399,9 +399,10 @@ class NodeHost:
         self._inputs.greet(address, host_id)
         self._calls.greeted(address)
 
-    def _on_parted(self, address: str) -> None:
+    def _on_parted(self, address: str, last: bool) -> None:
         self._inputs.forget(address)
-        self._calls.parted(address)
+        if last:  # else the host has another connection by now, under another spelling of its address
+            self._calls.parted(address)
 
     def _on_called(self, address: str, records: list[list[Any]]) -> None:
         self._calls.called(address, records)
@@ -647,7 +648,7 @@ class NodeHost:
         *,
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> None:
+    ) -> Callable[[], bool]:
         """Let actors of other hosts reach an actor of this process under a name, until it ends. From any thread.
 
         `ref`: of any pykka actor: a `ThreadingActor`, a `TrioActor`, a `TableActor`.
@@ -656,18 +657,24 @@ class NodeHost:
         `acl`: names in certificates; only a host that has shown one with such a name reaches the actor. Without it each host
         that can connect does.
 
-        The same actor may have several names. Under a name that it has already it stays reachable, by `proxy` and `acl` as they
-        are given now. Another actor takes a name over when the one before has ended.
+        The same actor may have up to 100 names; a host may do what those allow together whose `acl` lets it in, however it got its
+        reference. Under a name that it has already the actor is reached by `proxy` and `acl` as they are given now. Another actor
+        takes a name over when the one before has ended.
 
+        Returns a function that takes the name away again, if it is this actor's still: see `unpublish`.
         Raises `NameTaken` where another actor has the name and lives, `ConfigError` for a name that is not 1 to 200
-        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, and `HostGone` when this host
-        has stopped.
+        printable characters, for an actor that has ended, and for an `acl` where the host has no TLS, `SystemBusy` where there are
+        too many names, and `HostGone` when this host has stopped.
         """
         self._process.check(self)
-        self._calls.publish(name, ref, proxy=proxy, acl=acl)
+        return self._calls.publish(name, ref, proxy=proxy, acl=acl)
 
     def unpublish(self, name: str) -> bool:
-        """Take a name away; return whether it was there. References to the actor by that name are of no use then. From any thread."""
+        """Take a name away; return whether it was there. From any thread.
+
+        With the last name all references to the actor are of no use any more, but for those in messages, and in directories, that were
+        given out when it had no name.
+        """
         self._process.check(self)
         return self._calls.unpublish(name)
 
@@ -744,7 +751,8 @@ class NodeHost:
         `replace=True`, for a host that is gone for good; its actor is not told.
 
         With `block=False` it returns a future. Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was
-        registered, `OutcomeUnknown`, and `DeadlockError` where it would block the thread of a loop.
+        registered (`SystemBusy` among them: this host has 10,000 names), `OutcomeUnknown`, and `DeadlockError` where it would
+        block the thread of a loop.
         """
         self._process.check(self)
         return self._names.register(
@@ -773,10 +781,11 @@ class NodeHost:
         timeout: float = 5.0,
         block: bool = True,
     ) -> Any:
-        """Return a reference to the actor that has a name in a directory, wherever it lives now. As `register`.
+        """Return a reference to the actor that has a name in a directory, wherever it lives now. Linearizable. As `register`.
 
         The host of that actor may be gone: its names stay until a newer run of it is known, or another host replaces them.
-        Raises `NotRegistered` where nobody has the name.
+        That host is asked what a proxy reaches, for a second at most.
+        Raises `NotRegistered` where no actor has the name.
         """
         self._process.check(self)
         return self._names.find(name, shard_id=shard_id, at=at, timeout=timeout, block=block)
@@ -792,7 +801,10 @@ class NodeHost:
         timeout: float = 5.0,
         block: bool = True,
     ) -> Any:
-        """Return the names in a directory that begin with `prefix`, sorted, `limit` at most; go on `after` the last. As `find`."""
+        """Return the names in a directory that begin with `prefix`, sorted; linearizable. As `find`.
+
+        `limit` of them at most, 1,000 at most; for the next ones, name the last as `after`.
+        """
         self._process.check(self)
         return self._names.registered_names(
             prefix, after=after, limit=limit, shard_id=shard_id, at=at, timeout=timeout, block=block
@@ -1018,8 +1030,8 @@ class NodeHost:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Tell `subscriber` of this host's events.
 
-        They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved` and
-        `HostStateChanged`; and what handlers publish: `ExtensionEvent` of a replica, `NodeEvent` of a table actor.
+        They are `LeaderChanged`, `MembershipChanged`, `AddressChanged`, `ReplicaEnded`, `ReplicaRemoved`, `HostStateChanged`,
+        `SingletonStarted` and `SingletonEnded`; and what handlers publish: `ExtensionEvent` of a replica, `NodeEvent` of a table actor.
 
         An actor, named by its ref or its proxy, is told by a message. One that has ended, or whose inbox is full, is told
         no more. A function is called with the event, in the thread of the host's loop: it must return at once, and never

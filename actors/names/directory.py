@@ -42,7 +42,8 @@ MAX_OWNERS: Final = 10_000
 """Hosts that are remembered, with their last run. Of more, one that has no name is forgotten, the first to come first."""
 MAX_OWNER_CHARS: Final = 200
 MAX_ADDRESS_CHARS: Final = 300
-MAX_PLACE_BYTES: Final = 1_024
+MAX_PLACE_BYTES: Final = 3_072
+"""An address, two numbers, and two names of 200 characters, of up to four bytes each."""
 MAX_LISTED: Final = 1_000
 """Names in one answer."""
 MAX_OPERATIONS: Final = 1_000

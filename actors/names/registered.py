@@ -6,6 +6,7 @@ this host has registered is watched: when an actor ends, its name is given back,
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from drakkar.actors.names.directory import (
 )
 from drakkar.actors.names.directory_server import DirectoryServer, server_name
 from drakkar.actors.names.shards import Calls, Shard
-from drakkar.actors.remote.errors import NameTaken
+from drakkar.actors.remote.errors import NameTaken, UnknownName
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
 from drakkar.actors.runtime.log_lines import Lines
@@ -44,9 +45,12 @@ __all__ = ["Names", "ask_at"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_REGISTERED: Final = 10_000
-"""Names that one host has registered at a time."""
+"""Names that one host has registered, or not given back yet, at a time."""
 MAX_GIVEN_BACK: Final = 100
-"""Names that a host gives back at a time."""
+"""Names that a host gives back to one directory at a time."""
+_NO_SERVER: Final = (
+    "no replica serves the directory there: start one by start_directory(), or name another host by `at`"
+)
 _TAKEN: Final = "unregister it there, or, if that host is gone for good, register with replace=True"
 GIVE_BACK_TIMEOUT_S: Final = 5.0
 FIRST_WAIT_S: Final = 0.1
@@ -89,7 +93,12 @@ class Names:
         self._at: dict[int, str] = {}
         """By shard, the host that was named last to reach a directory of which there is no replica here."""
         self._entries: dict[tuple[int, str], _Entry] = {}
-        self._giving_back = trio.CapacityLimiter(MAX_GIVEN_BACK)
+        self._leaving: set[_Entry] = set()
+        """Their actors have ended, and their names are not given back yet."""
+        self._turns: defaultdict[int, trio.CapacityLimiter] = defaultdict(
+            lambda: trio.CapacityLimiter(MAX_GIVEN_BACK)
+        )
+        """By shard, for what is done in the end. In the loop's thread: one directory that is away holds up no other."""
         on_fork(self)
 
     def serve(self, shard: Shard) -> None:
@@ -100,7 +109,9 @@ class Names:
         server = DirectoryServer.start(shard, loop=self._loop)
         with self._lock:
             self._servers[shard.shard_id] = server
-        self._calls.publish(server_name(shard.shard_id), server)
+        name = server_name(shard.shard_id)
+        self._calls.unpublish(name)  # the server of a replica before this one may be about to end
+        self._calls.publish(name, server)
         self._do_in_the_end(shard.shard_id, ["announce", *self._owner()], "announce this run of the host")
 
     # -- what users call ----------------------------------------------------------------------------------------
@@ -116,15 +127,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Let hosts find an actor of this host by a name, until it ends, or its host's run does.
-
-        `shard_id` names the directory; it may be left out where this host knows only one. `at`: the address of a host that has
-        a replica of it, where this one has none; it is remembered. A name that this host has registered for another actor is moved to
-        this one. One of another host is taken only if a newer run of that host is known to the directory, or with
-        `replace=True`, for a host that is gone for good; its actor is not told.
-
-        Raises `NameTaken`, `ConfigError`, `RequestDropped` where surely nothing was registered, and `OutcomeUnknown`.
-        """
+        """See `NodeHost.register`."""
         _check_block("register()", block)
         check_name(name)
         check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
@@ -147,7 +150,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Give back a name that this host has registered; return whether it had it. Raises as `register`."""
+        """See `NodeHost.unregister`."""
         _check_block("unregister()", block)
         check_name(name)
         shard_id = self._directory(shard_id, at)
@@ -168,15 +171,12 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Return the ref of the actor that has a name, wherever it lives. Linearizable.
-
-        The host of that actor may be gone: its names stay until a newer run of it is known, or another replaces them. Raises
-        `NotRegistered`, `ConfigError` and `RequestDropped`.
-        """
+        """See `NodeHost.find`."""
         _check_block("find()", block)
         check_name(name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
-        return self._answer(asked, partial(self._on_found, name), timeout, block)
+        until = time.monotonic() + timeout
+        return self._answer(asked, partial(self._on_found, name, until), timeout, block)
 
     def registered_names(
         self,
@@ -189,10 +189,7 @@ class Names:
         timeout: float = DEFAULT_TIMEOUT_S,
         block: bool = True,
     ) -> Any:
-        """Return the names that begin with `prefix`, sorted, `limit` of them at most. Linearizable.
-
-        For the next ones, name the last as `after`. Raises `ConfigError` and `RequestDropped`.
-        """
+        """See `NodeHost.registered_names`."""
         _check_block("registered_names()", block)
         check_type("prefix", prefix, str, "a text")
         check_type("after", after, str, "a text")
@@ -247,38 +244,59 @@ class Names:
         timeout: float,
         block: bool,
     ) -> Any:
-        """Return what the answer means, or with `block=False` a future of it."""
+        """Return what the answer means, or with `block=False` a future of it. `conclude` may return a future of that."""
         done: ActorFuture[Any] = ActorFuture()
         asked.add_done_callback(partial(_conclude, done, conclude))
         return done.get(timeout=timeout + GRACE_S) if block else done
 
     # -- what this host has registered --------------------------------------------------------------------------
 
+    @property
+    def _why_over(self) -> str:
+        """Why a directory takes this run of the host for an earlier one."""
+        if self._owner().host != self._address():
+            return (
+                "a newer run of this host is known to the directory: is there a copy of its data directory?"
+            )
+        return (
+            "the directory knows a run of the host at this address that started later. A host without a data directory has its "
+            "runs told apart by the time of its clock, which may have gone back: set the clock right, and start the host again, or "
+            "give it a data directory"
+        )
+
     def _check_room(self, entry: _Entry) -> None:
         with self._lock:
-            full = len(self._entries) >= MAX_REGISTERED and (entry.shard_id, entry.name) not in self._entries
+            # A name that is not given back yet takes room too: while the shard has no leader, there would be no end to them.
+            full = len(self._entries) + len(self._leaving) >= MAX_REGISTERED
+            full = full and (entry.shard_id, entry.name) not in self._entries
         if full:
             raise SystemBusy(
-                f"this host has registered {MAX_REGISTERED} names: unregister some, or let other hosts have some"
+                f"this host has registered {MAX_REGISTERED} names, or not given them back yet: unregister some, or let other "
+                "hosts have some"
             )
 
     def _on_registered(self, entry: _Entry, result: Result) -> None:
         """It has the name now, or perhaps; from now on its end gives the name back."""
+        if result[0] == "over":
+            raise RequestDropped(self._why_over)
         try:
             _check(result, entry.name)
         except OutcomeUnknown:
+            # Perhaps the actor before it has the name still: then its end gives it back, as before.
             self._keep(entry)
             raise
-        self._keep(entry)
+        before = self._keep(entry)
+        if before is not None and before.watcher is not None:
+            unwatch(before.ref, before.watcher)
 
-    def _keep(self, entry: _Entry) -> None:
+    def _keep(self, entry: _Entry) -> _Entry | None:
+        """Watch the actor; return what had the name before."""
         entry.watcher = partial(self._on_died, entry)
         with self._lock:
             before = self._entries.get((entry.shard_id, entry.name))
             self._entries[entry.shard_id, entry.name] = entry
-        if before is not None and before.watcher is not None:
-            unwatch(before.ref, before.watcher)
         watch(entry.ref, entry.watcher)
+        return before
 
     def _on_unregistered(self, key: tuple[int, str], result: Result) -> bool:
         _check(result, key[1])
@@ -293,26 +311,37 @@ class Names:
             key = entry.shard_id, entry.name
             if self._entries.get(key) is entry:
                 del self._entries[key]
+            self._leaving.add(entry)
         operation = ["unregister", entry.name, *self._owner(), entry.number]
-        self._do_in_the_end(entry.shard_id, operation, f"give back the name {entry.name!r}")
+        done = self._do_in_the_end(entry.shard_id, operation, f"give back the name {entry.name!r}")
+        done.add_done_callback(partial(self._on_given_back, entry))
 
-    def _do_in_the_end(self, shard_id: int, operation: list[Any], what: str) -> None:
-        """Do it as soon as that is possible, for as long as this host runs. Never waits."""
+    def _on_given_back(self, entry: _Entry, _: ActorFuture[None]) -> None:
+        with self._lock:
+            self._leaving.discard(entry)
+
+    def _do_in_the_end(self, shard_id: int, operation: list[Any], what: str) -> ActorFuture[None]:
+        """Do it as soon as that is possible, for as long as this host runs. Never waits; the future is set when it is over."""
         try:
-            self._loop.spawn(self._repeat, shard_id, operation, what, name=what)
+            return self._loop.spawn(self._repeat, shard_id, operation, what, name=what).finished
         except LoopError:  # the host stops: its next run announces itself
             self._lines.debug("the host stops before it could %s", what)
+            over: ActorFuture[None] = ActorFuture()
+            over.set(None)
+            return over
 
     async def _repeat(self, shard_id: int, operation: list[Any], what: str) -> None:
         backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
-        async with self._giving_back:
-            while True:
+        while True:
+            async with self._turns[shard_id]:
                 result = await self._try(shard_id, operation)
-                if result[0] != "failed":
-                    return
-                if backoff.failures == 0:
-                    self._lines.info("cannot %s yet, and tries again: %s", what, result[-1])
-                await trio.sleep(backoff.next())
+            if result[0] == "over":
+                self._lines.warning("cannot %s: %s", what, self._why_over)
+            if result[0] != "failed":
+                return
+            if backoff.failures == 0:
+                self._lines.info("cannot %s yet, and tries again: %s", what, result[-1])
+            await trio.sleep(backoff.next())
 
     async def _try(self, shard_id: int, operation: list[Any]) -> Result:
         try:
@@ -324,15 +353,16 @@ class Names:
         """A forked child has none of the parent's names; a thread that is gone may hold the lock."""
         self._lock = threading.Lock()
         self._entries.clear()
+        self._leaving.clear()
 
     # -- what was found -----------------------------------------------------------------------------------------
 
-    def _on_found(self, name: str, result: Result) -> pykka.ActorRef[Any]:
+    def _on_found(self, name: str, until: float, result: Result) -> ActorFuture[Any]:
         _check(result, name)
         if result[1] is None:
             raise NotRegistered(name)
         try:
-            return self._calls.ref_of(result[3])
+            return self._calls.ref_of(result[3], max(0.0, until - time.monotonic()))
         except (IndexError, TypeError, ValueError) as error:
             raise RequestDropped(f"what the directory has as {name!r} leads to no actor: {error}") from error
 
@@ -379,6 +409,9 @@ def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:
 
 def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: ActorFuture[Any]) -> None:
     result, error = asked.outcome()
+    if isinstance(error, pykka.ActorDeadError | UnknownName) and getattr(error, "outcome_known", True):
+        done.try_fail(RequestDropped(f"{in_full(error)}: {_NO_SERVER}"))
+        return
     if error is not None and getattr(error, "outcome_known", True):
         done.try_fail(error)  # it says itself what is wrong
         return
@@ -387,7 +420,11 @@ def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: 
     elif type(result) is not list or not result:
         result = ["failed", False, f"the directory's host answered with {brief(result)}"]
     try:
-        done.try_set(conclude(result))
+        concluded = conclude(result)
+        if isinstance(concluded, ActorFuture):
+            concluded.add_done_callback(partial(_settle, done))
+        else:
+            done.try_set(concluded)
     except (IndexError, TypeError):
         done.try_fail(OutcomeUnknown(f"the directory's host gave an answer that is none: {result!r:.100}"))
     except Exception as failure:  # noqa: BLE001  # it is the outcome
@@ -402,10 +439,6 @@ def _check(result: Result, name: str) -> None:
         raise NameTaken(name, f"an actor on {result[1]}", _TAKEN)
     if result[0] == "full":
         raise SystemBusy(str(result[1]))
-    if result[0] == "over":
-        raise RequestDropped(
-            "a newer run of this host is known to the directory: is there a copy of its data directory?"
-        )
     known, text = result[1], str(result[2])
     raise (RequestDropped if known is True else OutcomeUnknown)(text)
 

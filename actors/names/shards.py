@@ -92,18 +92,25 @@ class Calls(Protocol):
     def publish(self, name: str, ref: pykka.ActorRef[Any], *, proxy: Any = False, acl: Any = None) -> Any:
         """Let other hosts reach an actor by a name, in place of one that has ended. It goes with the actor."""
 
+    def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> bool:
+        """Take a name away, with `ref` only where that actor has it; return whether it was there."""
+        ...
+
     def remote(self, address: str, name: str, *, timeout: float, block: bool) -> Any:
         """Return, with `block=False`, an `ActorFuture` of the ref of the actor that has this name on that host."""
 
     def place_of(self, ref: pykka.ActorRef[Any]) -> tuple[int, bytes]:
-        """Return the number of an actor of this host in this run of it, and how others reach it, as bytes.
+        """Return the number of an actor of this host in this run of it, and how others reach it until it ends, as bytes.
 
         Raises `ConfigError` for an actor of another host, and one that has ended.
         """
         ...
 
-    def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
-        """Return the ref for what `place_of` returned, on whichever host. Raises `ValueError` where it is none."""
+    def ref_of(self, place: bytes, timeout: float) -> ActorFuture[Any]:
+        """Return a future of the ref for what `place_of` returned, on any host. It is set within `timeout` seconds.
+
+        Raises `ValueError` for what is no place.
+        """
         ...
 
 

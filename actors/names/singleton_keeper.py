@@ -2,7 +2,8 @@
 
 It hears from its own host who leads which shard, and asks the keepers of other hosts whether theirs have ended. A question is
 ["ended", shard, name, term], of plain values, as other hosts send it: the asker leads the shard in that term. The answer is True
-once no incarnation of an older term runs there, nor will; False if that is not told.
+once no incarnation of an older term runs there, nor will; False if that is not told. Only the host of a member of the shard is believed,
+as in Raft itself: else any host that may connect could end a singleton, and keep it down.
 """
 
 import math
@@ -20,6 +21,7 @@ from drakkar.actors.names.registered import ask_at
 from drakkar.actors.names.shards import Calls, Home
 from drakkar.actors.names.tenure import SingletonPhase, Tenure
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded
+from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
@@ -29,6 +31,7 @@ from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
 from drakkar.actors.runtime.tasks import Task
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError
+from drakkar.transport.addresses import same_host
 
 __all__ = ["KEEPER_NAME", "Declare", "Leave", "SingletonKeeper", "SingletonSpec", "takeover_ticks"]
 
@@ -36,7 +39,7 @@ KEEPER_NAME: Final = "drakkar:singletons"
 """Under which the keeper of each host is published."""
 FENCE_TIMEOUT_S: Final = 5.0
 MAX_ASKERS: Final = 1_000
-"""Questions of other hosts that wait for an end."""
+"""Who wait for an end: other hosts, and threads of this one."""
 
 
 def takeover_ticks(election_ticks: int) -> int:
@@ -82,7 +85,10 @@ class Declare:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Run no more of these singletons on this host; None: of none. The answer comes when they have ended."""
+    """Run no more of these singletons on this host; None: of none. The answer is True when they have ended.
+
+    It is False, at once, where a thousand wait for an end already.
+    """
 
     name: str | None = None
 
@@ -117,6 +123,7 @@ class SingletonKeeper(TrioActor):
     """Keeps the singletons of one host; on the host's loop."""
 
     inbox_capacity: ClassVar[int] = 10_000
+    told_of_hosts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -167,7 +174,9 @@ class SingletonKeeper(TrioActor):
             return None
         if isinstance(message, Leave):
             return self._leave_singletons(message.name)
-        return self._on_question(message)
+        if isinstance(message, FromHost):
+            return self._on_question(message.address, message.message)
+        return super().on_receive(message)
 
     def _declare(self, message: Declare) -> None:
         spec = message.spec
@@ -175,18 +184,22 @@ class SingletonKeeper(TrioActor):
         self._shards[spec.shard_id] = self._clock()
         self._look_at_office(spec.shard_id)
 
-    def _leave_singletons(self, name: str | None) -> AnswerLater[bool]:
-        answer: AnswerLater[bool] = AnswerLater()
+    def _leave_singletons(self, name: str | None) -> AnswerLater[bool] | bool:
         kept = None if name is None else self._kept.get(name)
         if name is not None and kept is None:
-            answer.set(True)
-            return answer
+            return True
         for each in [kept] if kept is not None else list(self._kept.values()):
             each.tenure.close()
-        self._askers.append(_Asker(kept, math.inf, answer))
-        return answer
+        return self._when_ended(kept, math.inf)
 
-    def _on_question(self, message: Any) -> Any:
+    def _when_ended(self, kept: _Kept | None, term: float) -> AnswerLater[bool] | bool:
+        if len(self._askers) >= MAX_ASKERS:
+            return False
+        asker = _Asker(kept, term, AnswerLater())
+        self._askers.append(asker)
+        return asker.answer
+
+    def _on_question(self, address: str, message: Any) -> Any:
         if type(message) is not list or len(message) != 4 or message[0] != "ended":
             return False
         _, shard_id, name, term = message
@@ -195,15 +208,14 @@ class SingletonKeeper(TrioActor):
         kept = self._kept.get(name)
         if kept is None or kept.spec.shard_id != shard_id:
             return True  # a start takes a fence of its term, which could not be committed any more
-        now = self._clock()
-        kept.tenure.bar(term, now + 2 * self._bound(shard_id))
-        if kept.tenure.ended_before(term):
-            return True
-        if len(self._askers) >= MAX_ASKERS:
+        try:
+            members = self._home.replica(shard_id).status().addresses.values()
+        except ConfigError:  # its replica has ended, so none is started here
+            return kept.tenure.term == 0 and kept.tenure.ended_before(term)
+        if not any(same_host(address, member) for member in members):
             return False
-        answer: AnswerLater[bool] = AnswerLater()
-        self._askers.append(_Asker(kept, term, answer))
-        return answer
+        kept.tenure.bar(term, self._clock() + 2 * self._bound(shard_id))
+        return True if kept.tenure.ended_before(term) else self._when_ended(kept, term)
 
     # -- who leads ----------------------------------------------------------------------------------------------
 
@@ -295,6 +307,8 @@ class SingletonKeeper(TrioActor):
             if all(kept.tenure.ended_before(asker.term) for kept in self._kept.values() if asker.is_of(kept)):
                 asker.answer.try_set(True)
         self._askers = [asker for asker in self._askers if not asker.answer.done]
+        for kept in [each for each in self._kept.values() if each.tenure.over]:
+            del self._kept[kept.spec.name]
 
     # -- its turns ----------------------------------------------------------------------------------------------
 
@@ -386,11 +400,15 @@ class _Hands:
                 loop=self._keeper.actor_loop,
                 timeout=spec.start_timeout,
                 then=publish,
+                undo=self.leave,
             )
         )
 
     def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        abandon(started)
+        abandon(started, self.leave)
+
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        self._keeper._calls.unpublish(self._spec.published, ref)
 
     def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
         return self._keeper._waking(ask_to_stop(ref, first=True))

@@ -1,7 +1,7 @@
 """`Singletons`: actors of which one runs at a time, on the host that leads a shard.
 
 The host that wins the shard's office starts one, and ends it when it loses office. What it does elsewhere carries its fencing
-number, the index of a committed entry: the greater number is the later one, whatever clocks and processes do.
+number, the index of a committed entry: the greater number is the later one, even where clocks are wrong and processes stand still.
 """
 
 import threading
@@ -142,8 +142,8 @@ class Singleton:
     def stop(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> bool:
         """Run it on this host no more; return whether it has ended here within `timeout` seconds.
 
-        As long as this host leads the shard, no other host runs it: transfer the leadership first, if one is to. May be
-        declared anew after that. Raises `DeadlockError` in a loop.
+        As long as this host leads the shard, no other host runs it: transfer the leadership first, if one is to. Once it has
+        ended, it may be declared anew; until then call this again. Raises `DeadlockError` in a loop.
         """
         return self._owner.leave(self.name, timeout=timeout)
 
@@ -185,21 +185,7 @@ class Singletons:
         start_timeout: float = 5.0,
         stop_timeout: float = 5.0,
     ) -> Singleton:
-        """Run an actor on this host whenever it leads the shard; declare it on each host that may. Never waits.
-
-        `start`: an actor's class, or a function that starts an actor and returns its ref. It is called with `args`, `kwargs` and
-        `fence`, the number of this incarnation, in a thread of its own. The actor is published as "singleton:" and its name, with
-        `proxy` and `acl` as `NodeHost.publish` takes them. If it fails, it is started again after a while, with a new number.
-
-        When this host loses office, at the latest when it finds that no quorum has answered it for an election timeout, the
-        actor is asked to stop before it handles more messages. The next leader starts its own at once if it can tell that this one
-        has ended, and else after two election timeouts and some. Only the number is a guarantee: where a process stands
-        still, or an actor does not stop within `stop_timeout` seconds, two may be at work, of which the one with the greater number is
-        the right one. See docs/names.md.
-
-        Raises `ConfigError` for a wrong argument, a name that is taken, and a shard that has no replica here, sleeps
-        (`quiesce`) or has no `check_quorum`; and `SystemBusy` where there are a thousand.
-        """
+        """See `NodeHost.singleton`."""
         spec = SingletonSpec(
             name, shard_id, start, args, kwargs or {}, proxy, acl, start_timeout, stop_timeout
         )
@@ -257,7 +243,7 @@ class Singletons:
         ended = True
         if keeper is not None:
             ended = self._ask_to_leave(keeper, name, timeout)
-        if name is not None:
+        if name is not None and ended:
             with self._lock:
                 self._known.pop(name, None)
         return ended

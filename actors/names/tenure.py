@@ -62,6 +62,9 @@ class Hands(Protocol):
         """Ask it to stop before it handles more of what waits; the future is set when it has."""
         ...
 
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
+
     def watch(self, ref: pykka.ActorRef[Any]) -> None:
         """Have `Tenure.on_died` called when it has ended."""
 
@@ -173,6 +176,11 @@ class Tenure:
             and self.running_term < term
         )
         return not runs and all(left.over for left in self._left)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is to run here no more, and none runs, or may still come up."""
+        return self._closed and self.ended_before(math.inf)
 
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
         """An actor that is watched has ended."""
@@ -289,6 +297,8 @@ class Tenure:
     def _leave(self, left: _Left) -> None:
         self.abandoned += 1
         self._left.append(left)
+        if left.ref is not None:
+            self._hands.leave(left.ref)
         if len(self._left) == MAX_LEFT:
             self._hands.tell(
                 logging.ERROR,

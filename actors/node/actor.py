@@ -336,13 +336,13 @@ class NodeActor(TrioActor):
         handle = LOCAL_HANDLERS.get(type(message))
         return handle(self, message) if handle is not None else TrioActor.on_receive(self, message)
 
-    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+    def _actor_answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
         """Let a message of the application's own type that was asked by pykka's `ask` be answered later, as by `Replica.ask`."""
         if type(message) is Message and message.type >= MessageType.FIRST_FREE:
             future = cast("ActorFuture[Any]", reply_to)
             self.asks.handle(OwnMessage(message, future, self._now() + DEFAULT_TIMEOUT_S), bare=True)
         else:
-            super()._answer(message, reply_to)
+            super()._actor_answer(message, reply_to)
 
     def _step(self, message: Message) -> Any:
         if message.type is MessageType.LOCAL_TICK:

@@ -1,6 +1,6 @@
 """What this host asks of the actors of others: messages, questions and watches go out, and their answers come back.
 
-Messages are packed in the thread of whoever sends them; answers are unpacked in the thread of the loop.
+Messages are packed in the thread that sends them; answers are unpacked in the thread of the loop.
 """
 
 import threading
@@ -19,9 +19,11 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
+    Found,
     Get,
     Lookup,
     Names,
@@ -103,6 +105,7 @@ class Asking:
         if ref.actor_stopped.is_set():
             raise pykka.ActorDeadError(f"{ref} has ended")
         link: Link = ref.link
+        link.check_reached(ref)
         if type(message) is ProxyCall:
             link.put(self._call(0, ref.target, 0, message))
         else:
@@ -161,6 +164,31 @@ class Asking:
         question = Question(link, link.number(), seconds_of(timeout), f"{name!r} at {address}", read)
         link.put(Lookup(question.number, name), question)
         return question
+
+    def describe(self, ref: RemoteRef, timeout: float) -> ActorFuture[Any]:
+        """Ask the host of an actor what a proxy reaches of it now; the future is set to the reference, also where that fails.
+
+        Raises `ConfigError` for a timeout that is no time.
+        """
+        described: ActorFuture[Any] = ActorFuture()
+
+        def on_answered(answer: ActorFuture[Any]) -> None:
+            found, error = answer.outcome()
+            if isinstance(found, Found):
+                ref.attributes = found.attributes
+            else:
+                ref.undescribed = error
+            described.try_set(ref)
+
+        link: Link = ref.link
+        number, stopped = link.number(), ref.actor_stopped.set
+        question = Question(link, number, seconds_of(timeout), ref, decode_found, stopped)
+        try:
+            link.put(Describe(number, ref.target), question)
+        except DrakkarError as error:
+            question.future.try_fail(error)
+        question.future.add_done_callback(on_answered)
+        return described
 
     def list_names(self, address: str, timeout: float | None) -> Question:
         """Ask a host for the names that it publishes."""
@@ -225,7 +253,7 @@ class Asking:
             return self._is_late(link)
         try:
             value = question.read(record.value)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the question has to end
+        except Exception as error:  # noqa: BLE001  # the question has to end in any case
             question.future.try_fail(error)
         else:
             question.future.try_set(value)
@@ -234,10 +262,22 @@ class Asking:
     def _hear_failure(self, link: Link, record: Failed) -> bool:
         question = link.answered(record.question)
         if question is None:
-            return self._is_late(link)
+            return self._hear_watch_refused(link, record)
         if record.kind is FailKind.DEAD and question.stopped is not None:
             question.stopped()
-        question.future.try_fail(decode_failure(record.failure, self._refs))
+        handled = record.kind is FailKind.RAISED
+        question.future.try_fail(decode_failure(record.failure, self._refs, handled=handled))
+        return True
+
+    def _hear_watch_refused(self, link: Link, record: Failed) -> bool:
+        """A watch that stood does not any more, as the actor is published for others now."""
+        end = link.watches.pop(record.question, None)
+        if end is None:
+            return self._is_late(link)
+        error = decode_failure(record.failure, self._refs)
+        end.lost(
+            record.question, error if isinstance(error, DrakkarError) else HostGone(f"not watched: {error}")
+        )
         return True
 
     def _is_late(self, link: Link) -> bool:

@@ -4,12 +4,13 @@
     serving     the transport ──► serving ──► the actor's inbox ──► its answer ──► links ──► the transport
     answers     the transport ──► asking ──► the future of the question
 
-Messages and answers are packed in the thread of whoever sends them; all that comes in is unpacked in the thread of the host's loop.
+Messages and answers are packed in the thread that sends them; all that comes in is unpacked in the thread of the host's loop.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import pykka
@@ -23,8 +24,8 @@ from drakkar.actors.remote.questions import Asked, settled
 from drakkar.actors.remote.records import check_name, decode
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.replies import Replies
-from drakkar.actors.remote.serving import Serving
-from drakkar.actors.runtime.futures import brief, forbid_waiting
+from drakkar.actors.remote.serving import Serving, takes_long
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
@@ -35,6 +36,8 @@ from drakkar.transport.options import Options
 
 __all__ = ["CallFigures", "Calls", "Transport"]
 
+MAX_DESCRIBE_S: Final = 1.0
+"""How long to wait for what a proxy reaches of an actor that was found: one that is only told and asked is of use without."""
 LINGER_TICKS: Final = 100
 """Ticks for which heartbeats go on to a host of which nothing is waited for any more: else each question would begin and end them."""
 _OVERHEAD: Final = 64
@@ -73,12 +76,19 @@ class Transport(Wire, Protocol):
         """Return whether a host that is watched is alive."""
         ...
 
+    def reachable(self, address: str) -> bool:
+        """Return whether a host is connected, or was not tried yet."""
+        ...
+
     def watch_host(self, address: str) -> HostState:
         """Exchange heartbeats with a host, and keep the connection to it."""
         ...
 
     def unwatch_host(self, address: str) -> None:
         """End that."""
+
+    def keep(self, addresses: Iterable[str]) -> None:
+        """Keep the connections to these hosts, which wait for something, and to no others."""
 
 
 class CallFigures(NamedTuple):
@@ -93,7 +103,7 @@ class CallFigures(NamedTuple):
     watchers: int
     """Actors here that others watch, counted for each of them."""
     published: int
-    """Actors here that others can reach: for each name, and for one that was named in a message."""
+    """Actors here that others can reach: by a name, or since they were named in a message."""
 
 
 class Calls:
@@ -127,6 +137,9 @@ class Calls:
         """By address: of the hosts that have a connection to this one. It holds their links."""
         self._attended: dict[str, int] = {}
         """The hosts that heartbeats are exchanged with for this room, and the tick in which something was waited for last."""
+        self._kept: frozenset[str] = frozenset()
+        """The hosts to which connections are kept, since they wait for this one. No heartbeats are exchanged for that: it is theirs to
+        see whether this host lives, and strangers in any number are to cost no more than their connections."""
         self._ticks = 0
         self._closed = ""
         loop.spawn(self._deadlines.run, name="deadlines of calls")
@@ -161,7 +174,7 @@ class Calls:
         *,
         proxy: bool | Iterable[str] = False,
         acl: Iterable[str] | None = None,
-    ) -> None:
+    ) -> Callable[[], bool]:
         """See `NodeHost.publish`."""
         if isinstance(ref, pykka.ActorProxy):
             ref = ref.actor_ref
@@ -174,15 +187,16 @@ class Calls:
                 "acl", acl, "only certificates tell hosts apart: give the hosts tls, or leave acl out"
             )
         self._check_open()
-        self._published.publish(name, ref, proxy, acl)
+        actor = self._published.publish(name, ref, proxy, acl)
+        if acl is not None:
+            self._run_soon(self._serving.regranted, actor)
+        return partial(self.unpublish, name, ref)
 
-    def unpublish(self, name: str) -> bool:
-        """See `NodeHost.unpublish`."""
-        there = self._published.unpublish(name)
+    def unpublish(self, name: str, ref: pykka.ActorRef[Any] | None = None) -> bool:
+        """See `NodeHost.unpublish`. With `ref`: only where that actor has the name."""
+        there = self._published.unpublish(name, ref)
         if there is not None:
-            self._run_soon(
-                self._serving.withdrawn, there, pykka.ActorDeadError(f"{there} is not published any more")
-            )
+            self._run_soon(self._serving.regranted, there)
         return there is not None
 
     @property
@@ -227,9 +241,15 @@ class Calls:
         """See `Exports`."""
         return self._exports.place_of(ref)
 
-    def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
-        """See `Exports`."""
-        return self._exports.ref_of(place)
+    def ref_of(self, place: bytes, timeout: float) -> ActorFuture[Any]:
+        """Return a future of the reference for what `place_of` returned, on any host, with what a proxy reaches now.
+
+        It is set within `timeout` seconds, and within `MAX_DESCRIBE_S`. Raises `ValueError` for what is no place.
+        """
+        ref = self._exports.ref_of(place)
+        if isinstance(ref, RemoteRef) and ref.is_alive():
+            return self._asking.describe(ref, min(timeout, MAX_DESCRIBE_S))
+        return settled(ref).future
 
     # ---- the ends of actors that others reach
 
@@ -245,11 +265,12 @@ class Calls:
         self._run_soon(self._end, died)
 
     def _end(self, died: ActorDied) -> None:
-        for actor in self._published.forget(died.ref.actor_urn):
+        actor = self._published.forget(died.ref.actor_urn)
+        if actor is not None:
             self._serving.end_of(actor, died.reason)
 
     def _run_soon(self, fn: Callable[..., object], *args: Any) -> None:
-        """Call a function in the loop's thread; nobody needs it where the loop has ended."""
+        """Call a function in the loop's thread; it is not needed where the loop has ended."""
         with suppress(LoopError):
             self._loop.run_soon(fn, *args)
 
@@ -271,16 +292,17 @@ class Calls:
         """Records of another host have come. Raises `FrameError` for one that no host sends, after the ones before it."""
         link = self._links.of(address)
         link.heard = link.incoming = True
-        useless = 0
+        useless, slow = 0, False
         try:
             for row in rows:
                 record = decode(row)
+                slow = slow or takes_long(record)
                 handler = self._handlers.get(type(record))
                 if handler is None or not handler(link, record):
                     useless += 1
         finally:
-            if useless:
-                self._transport.charge(address, useless)
+            if useless or slow:
+                self._transport.charge(address, len(rows) if slow else useless)
 
     def handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         """Records have not left this host."""
@@ -317,15 +339,30 @@ class Calls:
         self._ticks += 1
         self._serving.tick()
         self._links.let_go()
-        for link in self._links.all():
-            if link.waits and self._transport.host_state(link.address) is HostState.DEAD:
+        links = self._links.all()
+        for link in links:
+            if link.waits and self._hangs(link.address):
                 link.lost(f"{link.address}, which answers no heartbeats, was taken for dead", hangs=True)
-            if link.waits or self._serving.waits(link.address):
+            if link.waits:
                 self._attend(link.address)
+        self._keep(frozenset(link.address for link in links if self._serving.waits(link.address)))
         for address, last in list(self._attended.items()):
             if self._ticks - last > LINGER_TICKS:
                 del self._attended[address]
                 self._transport.unwatch_host(address)
+
+    def _keep(self, addresses: frozenset[str]) -> None:
+        if addresses != self._kept:
+            self._kept = addresses
+            self._transport.keep(addresses)
+
+    def _hangs(self, address: str) -> bool:
+        """Return whether a host is connected and does not answer.
+
+        What is for one without a connection has not left, and the next attempt to connect will tell what becomes of it. That may succeed,
+        as the host may have been started again.
+        """
+        return self._transport.host_state(address) is HostState.DEAD and self._transport.reachable(address)
 
     def _attend(self, address: str) -> None:
         if address not in self._attended:

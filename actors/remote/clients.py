@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import Load
 from drakkar.actors.remote.published import PublishedActor
-from drakkar.actors.remote.records import Died
+from drakkar.actors.remote.records import Died, Failed
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import SystemBusy
 
@@ -32,8 +32,8 @@ class Client:
 
     def __init__(self, link: Link, load: Load) -> None:
         self.link, self.load = link, load
-        self.unsaid: list[Died] = []
-        """Ends of actors that it was not told of yet, since too much waits for it."""
+        self.unsaid: list[Died | Failed] = []
+        """Ends of watches that it was not told of yet, since too much waits for it."""
         self._lock = threading.Lock()
         self._open: dict[int, set[Pending]] = {}
         """Its questions, by the numbers of the actors."""
@@ -104,9 +104,9 @@ class Client:
 
     # ---- watches
 
-    def watch(self, watch: int, number: int) -> None:
-        """Note the watch of an actor. Raises `SystemBusy` where there are too many."""
-        self.unwatch(watch)  # one that is not given anew, as it should be
+    def watch(self, watch: int, number: int) -> bool:
+        """Note the watch of an actor; return whether its number is new, as it should be. Raises `SystemBusy` where there are too many."""
+        new = not self.unwatch(watch)
         of_this = len(self._watchers.get(number, ()))
         if len(self._watches) >= MAX_WATCHES or of_this >= MAX_WATCHES_OF_ONE:
             raise SystemBusy(
@@ -115,15 +115,18 @@ class Client:
             )
         self._watches[watch] = number
         self._watchers.setdefault(number, set()).add(watch)
+        return new
 
-    def unwatch(self, watch: int) -> None:
-        """Forget one."""
+    def unwatch(self, watch: int) -> bool:
+        """Forget one; return whether there was one."""
         number = self._watches.pop(watch, None)
-        if number is not None:
-            watchers = self._watchers[number]
-            watchers.discard(watch)
-            if not watchers:
-                del self._watchers[number]
+        if number is None:
+            return False
+        watchers = self._watchers[number]
+        watchers.discard(watch)
+        if not watchers:
+            del self._watchers[number]
+        return True
 
     def take_watches(self, number: int) -> Iterable[int]:
         """Forget the watches of an actor, and return them."""

@@ -9,7 +9,7 @@ import trio
 __all__ = ["SLOT_S", "Deadlines", "slot_of"]
 
 SLOT_S: Final = 0.05
-"""How much later than its deadline a question may end whose future nobody waits for in a thread. A timer for each question
+"""How much later than its deadline a question may end whose future no thread waits for. A timer for each question
 would cost more than the question."""
 
 

@@ -27,7 +27,11 @@ class NotAllowed(DrakkarError):
 
 
 class HostGone(TransportError):
-    """The other host cannot be reached, or the connection was lost. The message surely had no effect: it had not left."""
+    """The other host cannot be reached.
+
+    Raised for a message, it says that this surely had no effect: it had not left this host. As the reason of an `ActorDied` it says that
+    the actor is out of reach, since the connection was lost or the host hangs or has ended: the actor may be alive.
+    """
 
 
 class AnswerTimeout(OutcomeUnknown, pykka.Timeout):

@@ -84,24 +84,27 @@ class Exports:
     # ---- for directories of names
 
     def place_of(self, ref: pykka.ActorRef[Any]) -> tuple[int, bytes]:
-        """Return the number of an actor of this host in this run of it, and how others reach it, as bytes.
+        """Return the number of an actor of this host in this run of it, and how others reach it until it ends, as bytes.
 
-        Raises `ConfigError` for an actor of another host, and for one that has ended.
+        It has a bound, since it does not tell what a proxy reaches, which may change too. Raises `ConfigError` for an actor of another host, and for one that has ended.
         """
         if not isinstance(ref, pykka.ActorRef) or isinstance(ref, RemoteRef) or not ref.is_alive():
             raise ConfigError(
                 "ref", brief(ref), "must be the reference of an actor of this process that lives"
             )
-        exported = self.export(ref)
-        assert exported is not None, "it is a reference"
-        return exported[2], cbor2.dumps(exported)
+        actor = self._published.export(ref, lasting=True)
+        name, cls = actor.name, class_name(ref.actor_class.__name__)
+        return actor.number, cbor2.dumps([self._home.address, self._home.run, actor.number, name, cls])
 
     def ref_of(self, place: bytes) -> pykka.ActorRef[Any]:
-        """Return the reference for what `place_of` has returned, on any host. Raises `ValueError` for what it has not."""
+        """Return the reference for what `place_of` has returned, on any host. Raises `ValueError` for what it has not.
+
+        For an actor of another host it does not tell what a proxy reaches: see `Asking.describe`.
+        """
         exported = cbor.loads(place, _DEPTH)
         if type(exported) is not list:
             raise ValueError("the place of an actor is no list")
         try:
-            return self.import_(exported)
+            return self.import_([*exported, []])
         except DrakkarError as error:
             raise ValueError(f"the place of an actor cannot be used: {error}") from error

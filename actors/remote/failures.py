@@ -113,25 +113,32 @@ def failure(name: str) -> Callable[[E], E]:
     return register
 
 
-def encode_failure(error: BaseException, refs: Refs) -> Failure:
-    """Return an exception as it travels. Never raises, whatever the exception does. From any thread."""
+def encode_failure(error: BaseException, refs: Refs, *, traced: bool = True) -> Failure:
+    """Return an exception as it travels. Never raises, even where the exception's own methods do. From any thread.
+
+    `traced`: with the text of its traceback, which takes some 0.1 ms to make.
+    """
     cls = type(error)
     registered = _FAILURES.by_class.get(cls)
     return Failure(
         _sendable(registered.name if registered else place_of(cls))[:MAX_TYPE],
         _sendable(_text(error))[:MAX_TEXT],
-        _sendable(_traceback(error))[-MAX_TRACEBACK:],
+        _sendable(_traceback(error))[-MAX_TRACEBACK:] if traced else "",
         _args(error, refs) if registered else None,
     )
 
 
-def decode_failure(failed: Failure, refs: Refs) -> Exception:
-    """Return the exception, to be raised here. It may come from a hostile host; nothing that it holds makes this raise."""
+def decode_failure(failed: Failure, refs: Refs, *, handled: bool = False) -> Exception:
+    """Return the exception, to be raised here. It may come from a hostile host; nothing that it holds makes this raise.
+
+    `handled`: an actor has handled the message that it answers. So its `outcome_known` is False: what the actor did before is
+    unknown, also where it was told of something else that this had surely no effect.
+    """
     remote = RemoteError(failed.type, failed.text, failed.traceback)
     registered = _FAILURES.by_name.get(failed.type)
     if registered is not None and failed.args is not None:
         try:
-            return _noted(_made(registered.cls, failed.args, refs), failed)
+            return _noted(_made(registered.cls, failed.args, refs, handled=handled), failed)
         except (Exception, SystemExit) as fault:  # noqa: BLE001 - of a constructor of users
             remote.add_note(
                 f"It is no {place_of(registered.cls)}, since that cannot be made here: {in_full(fault):.{_MAX_SAID}}"
@@ -139,13 +146,15 @@ def decode_failure(failed: Failure, refs: Refs) -> Exception:
     return _noted(remote, failed)
 
 
-def _made(cls: type[Exception], args: bytes, refs: Refs) -> Exception:
+def _made(cls: type[Exception], args: bytes, refs: Refs, *, handled: bool) -> Exception:
     values = unpack(args, refs, what="args")
     if type(values) is not list:
         raise ValueRefused("args", "is no list", "send the arguments of the exception")
     error = cls(*values)
     if not isinstance(error, cls):  # a `__new__` may return anything
         raise TypeError(f"its class made a {place_of(type(error))}")
+    if handled and isinstance(error, DrakkarError):
+        error.outcome_known = False
     return error
 
 

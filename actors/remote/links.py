@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from drakkar.actors.remote.deadlines import Deadlines
 from drakkar.actors.remote.errors import HostGone
 from drakkar.actors.remote.questions import Question
-from drakkar.actors.remote.records import Record, Unwatch, encode
+from drakkar.actors.remote.records import Answer, Died, Failed, Record, Unwatch, encode
 from drakkar.handlers.errors import DrakkarError, LoopError, SystemBusy, TransportError
 from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.call_rooms import CallRoom
@@ -21,24 +21,39 @@ __all__ = ["MAX_QUESTIONS", "Link", "Links", "LoopThread", "Wire"]
 
 MAX_QUESTIONS: Final = 10_000
 """Questions to one host that have no answer yet."""
+_ANSWERS: Final = (Answer, Failed, Died)
+"""What a host is sent that waits for it."""
 
 
 class Wire(Protocol):
-    """What carries records: see `TcpTransport`. For the thread of the loop, but for `call_room`."""
+    """What carries records: see `TcpTransport`. For the thread of the loop, but for `call_room` and `unreached`."""
 
     def call_room(self, address: str) -> CallRoom:
         """Return how much room there is on the way to a host. From any thread."""
         ...
 
     def send_calls(
-        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+        self,
+        address: str,
+        records: Sequence[bytes],
+        *,
+        admitted: bool = False,
+        now: bool = False,
+        answers: bool = False,
     ) -> int:
-        """Send records; return how many found no room: the last ones."""
+        """Send records; return how many found no room: the last ones. `answers`: they are nothing else."""
         ...
 
     def away(self, address: str) -> str:
         """Return why a host could not be reached, until the next attempt is due; else ""."""
         ...
+
+    def unreached(self, address: str) -> str:
+        """Return why the last attempt to reach a host failed; else "". From any thread."""
+        ...
+
+    def knock(self, address: str) -> None:
+        """See soon whether it can be reached now."""
 
 
 class LoopThread(Protocol):
@@ -76,9 +91,9 @@ class Link:
         self.address: Final = address
         self._wire, self._loop, self._deadlines = wire, loop, deadlines
         self._room = wire.call_room(address)
-        self._outbox: deque[tuple[bytes, Question | None]] = deque()
+        self._outbox: deque[tuple[bytes, Question | None, bool]] = deque()
         """What has been put, until the loop comes to it."""
-        self._scheduled = False
+        self._scheduled = self._knocks = False
         self._numbers = count(randbits(62) + 1)
         self._questions: dict[int, Question] = {}
         self._closed = ""
@@ -127,13 +142,31 @@ class Link:
         if question is not None:
             question.record = data
             self._questions[question.number] = question
-        self._outbox.append((data, question))
+        self._outbox.append((data, question, isinstance(record, _ANSWERS)))
         if not self._scheduled:
             self._schedule()
         if (
             self._closed and question is not None
         ):  # it was closed meanwhile, and may not have seen the question
             self.end(question, question.cut_off(self._closed))
+
+    def check_reached(self, what: object) -> None:
+        """Raise `HostGone` where the last attempt to reach the host failed: for a message of which nothing else is ever told.
+
+        Then another attempt is made soon, so that the next message is sent where the host is back.
+        """
+        why = self._wire.unreached(self.address)
+        if not why:
+            return
+        if not self._knocks:
+            self._knocks = True
+            with suppress(LoopError):
+                self._loop.run_soon(self._knock)
+        raise HostGone(f"{what} was not reached: {why}")
+
+    def _knock(self) -> None:
+        self._knocks = False
+        self._wire.knock(self.address)
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -150,20 +183,22 @@ class Link:
         """Hand over to the transport what has been put. In the loop's thread."""
         self._scheduled = False  # before the outbox is emptied, so that what comes meanwhile is seen
         away = self._wire.away(self.address)
-        records = [
-            data for data, question in self._taken() if question is None or self._is_to_leave(question, away)
-        ]
+        records, answers = [], True
+        for data, question, is_answer in self._taken():
+            if question is None or self._is_to_leave(question, away):
+                records.append(data)
+                answers = answers and is_answer
         if not records:
             return
         try:
-            refused = self._wire.send_calls(self.address, records, admitted=True, now=True)
+            refused = self._wire.send_calls(self.address, records, admitted=True, now=True, answers=answers)
         except TransportError as error:
             self.handed_back(records, error)
         else:
             if refused:
                 self.handed_back(records[-refused:], TransportError("this host stops"))
 
-    def _taken(self) -> Iterable[tuple[bytes, Question | None]]:
+    def _taken(self) -> Iterable[tuple[bytes, Question | None, bool]]:
         outbox = self._outbox
         while outbox:
             yield outbox.popleft()
@@ -225,7 +260,7 @@ class Link:
                 self._end_watch(watch, HostGone(f"{why}: whether the actor lives is not known"), tell=hangs)
 
     def unwatch(self, watch: int) -> None:
-        """End a watch that nobody needs any more."""
+        """End a watch that is not needed any more."""
         if self.watches.pop(watch, None) is not None:
             self.owed += 1
             self._tell_unwatched(watch)

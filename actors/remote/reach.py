@@ -55,21 +55,21 @@ def reach_of(ref: pykka.ActorRef[Any], proxy: bool | Iterable[str]) -> Attribute
     actor = ref._actor_weakref()
     if actor is None:
         raise ConfigError("ref", str(ref), "has ended: publish an actor that lives")
-    there = _public(actor, _of_all(type(actor)), _DEPTH)
-    return there if isinstance(proxy, bool) else _listed(there, proxy, type(actor).__name__)
+    public = _public(actor, _of_all(type(actor)))
+    names = public if isinstance(proxy, bool) else _listed(proxy, public, type(actor).__name__)
+    return _reached(actor, names, _DEPTH)
 
 
-def _listed(there: Attributes, names: Iterable[Any], cls: str) -> Attributes:
-    listed: dict[str, bool | Attributes] = {}
-    for name in names:
-        if not isinstance(name, str) or name not in there:
+def _listed(names: Iterable[Any], public: set[str], cls: str) -> set[str]:
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str) or name not in public:
             raise ConfigError(
                 "proxy",
                 brief(name),
                 f"{cls} has no public method or attribute of that name, beside what each actor has",
             )
-        listed[name] = there[name]
-    return listed
+    return set(listed)
 
 
 def _of_all(cls: type[Any]) -> frozenset[str]:
@@ -81,14 +81,16 @@ def _of_all(cls: type[Any]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _public(owner: Any, beside: frozenset[str], depth: int) -> dict[str, bool | Attributes]:
-    names = [name for name in _names_of(owner) if not name.startswith("_") and name not in beside]
+def _public(owner: Any, beside: frozenset[str] = frozenset()) -> set[str]:
+    return {name for name in _names_of(owner) if not name.startswith("_") and name not in beside}
+
+
+def _reached(owner: Any, names: set[str], depth: int) -> dict[str, bool | Attributes]:
     if len(names) > MAX_ATTRIBUTES:
         raise ConfigError(
             "proxy",
-            True,
-            f"{type(owner).__name__} has {len(names)} attributes, and {MAX_ATTRIBUTES} can be reached: give it fewer, or tell "
-            "it what to do",
+            f"of {len(names)} attributes of {type(owner).__name__:.200}",
+            f"{MAX_ATTRIBUTES} can be reached: list those that are needed",
         )
     return {name: _kind(owner, name, depth) for name in sorted(names)}
 
@@ -108,7 +110,7 @@ def _kind(owner: Any, name: str, depth: int) -> bool | Attributes:
         return True
     marked = (getattr(value, mark, False) is True for mark in ("_pykka_traversable", "pykka_traversable"))
     if any(marked) and not isinstance(value, type):
-        return _public(value, frozenset(), depth - 1) if depth else False
+        return _reached(value, _public(value), depth - 1) if depth else False
     return callable(value)
 
 

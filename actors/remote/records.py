@@ -28,6 +28,7 @@ __all__ = [
     "Ask",
     "Attributes",
     "Call",
+    "Describe",
     "Died",
     "FailKind",
     "Failed",
@@ -74,7 +75,7 @@ class FailKind(StrEnum):
     """What failed, where a question is answered by a failure."""
 
     RAISED = "raised"
-    """The actor answered with an exception."""
+    """The actor answered with an exception, or with what cannot be sent: it has handled the question."""
     DEAD = "dead"
     """The actor has ended, or ended before it answered."""
     UNKNOWN = "unknown"
@@ -117,7 +118,7 @@ class Ask(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The call of a method, through a proxy. With 0 as its question nobody waits for the result."""
+    """The call of a method, through a proxy. With 0 as its question its result is not waited for."""
 
     question: int
     target: Target
@@ -157,7 +158,7 @@ class Answer(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A question that has no answer, and why."""
+    """A question that has no answer, or a watch that does not stand any more, and why."""
 
     question: int
     kind: FailKind
@@ -199,13 +200,20 @@ class Died(NamedTuple):
     """The exception with which it failed; None if it was stopped."""
 
 
+class Describe(NamedTuple):
+    """What is this actor, and what may a proxy of mine reach of it? The answer's value is a `Found`."""
+
+    question: int
+    target: Target
+
+
 Record: TypeAlias = (
-    Tell | Ask | Call | Get | Set | Answer | Failed | Lookup | Names | Watch | Unwatch | Died
+    Tell | Ask | Call | Get | Set | Answer | Failed | Lookup | Names | Watch | Unwatch | Died | Describe
 )  # fmt: skip
 
 
 class Found(NamedTuple):
-    """What an asker learns of an actor by its name."""
+    """What an asker learns of an actor, by its name or its number."""
 
     target: Target
     cls: str
@@ -219,21 +227,19 @@ class Found(NamedTuple):
 
 def encode(record: Record) -> bytes:
     """Return the bytes of a record. Its fields must be within the bounds that `decode` checks."""
-    return cbor2.dumps([_KINDS[type(record)], *map(_plain, record)])
+    row = [field if type(field) in _AS_IT_IS else _plain(field) for field in record]
+    return cbor2.dumps([_KINDS[type(record)], *row])
 
 
 def _plain(field: Any) -> Any:
-    """Return what CBOR encodes for a field."""
-    kind = type(field)
-    if kind is int or kind is bytes:
-        return field
-    if kind is FailKind:
-        return field.value
-    return list(field) if isinstance(field, tuple) else field
+    """Return what CBOR encodes for a field. It takes named tuples too, but longer."""
+    if isinstance(field, tuple):
+        return list(field)
+    return field.value if isinstance(field, FailKind) else field
 
 
 def encode_found(found: Found) -> bytes:
-    """Return the value of the answer to a `Lookup`."""
+    """Return the value of the answer to a `Lookup`, or a `Describe`."""
     return cbor2.dumps([list(found.target), class_name(found.cls), plain_attributes(found.attributes)])
 
 
@@ -292,12 +298,12 @@ def decode(row: Any) -> Record | None:
     cls, readers = form
     if len(row) <= len(readers):
         raise FrameError(f"a {cls.__name__} has {len(row) - 1} of {len(readers)} fields")
-    record: Record = cls(*(read(field) for read, field in zip(readers, row[1:], strict=False)))
+    record: Record = cls(*[read(field) for read, field in zip(readers, row[1:], strict=False)])
     return record
 
 
 def decode_found(value: bytes) -> Found:
-    """Return what the answer to a `Lookup` says. Raises `FrameError` unless a host sends such an answer."""
+    """Return what the answer to a `Lookup`, or a `Describe`, says. Raises `FrameError` unless a host sends such an answer."""
     row = loads_strict(value, 2, max_items=MAX_NAMES + 10)
     if type(row) is not list or len(row) < 3:
         raise FrameError("what is known of an actor is no list of three fields")
@@ -417,5 +423,8 @@ _FORMS: Final[dict[int, tuple[type[Any], tuple[Callable[[Any], Any], ...]]]] = {
     10: (Watch, (_number, _target)),
     11: (Unwatch, (_number,)),
     12: (Died, (_number, _reason)),
+    13: (Describe, (_number, _target)),
 }
 _KINDS: Final = {cls: number for number, (cls, _) in _FORMS.items()}
+_AS_IT_IS: Final[frozenset[type[Any]]] = frozenset({int, str, bytes})
+"""Types of fields that CBOR encodes as they are."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 import pykka
+from drakkar.actors.remote.errors import HostGone, NotAllowed
 from drakkar.actors.remote.proxies import RemoteProxy
 from drakkar.actors.remote.questions import Asked
 from drakkar.actors.remote.records import Attributes, Target
 from drakkar.actors.runtime.forks import here
-from drakkar.actors.runtime.futures import forbid_waiting, this_thread
+from drakkar.actors.runtime.futures import forbid_waiting, in_full, this_thread
 from drakkar.actors.runtime.monitor import Termination, Watcher
 
 __all__ = ["DEFAULT_ASK_S", "Caller", "Place", "RemoteRef", "RemoteTermination"]
@@ -86,7 +87,9 @@ class RemoteRef(pykka.ActorRef[Any]):
         self.class_name = class_name or "Actor"
         """The name of its class."""
         self.attributes: Attributes = attributes or {}
-        """What a proxy reaches."""
+        """What a proxy reaches: what there was when the reference was got."""
+        self.undescribed: BaseException | None = None
+        """Why it is not known what a proxy reaches."""
         self.target = Target(place.run, place.number)
         self.link = caller.link_to(place.address)
         self.termination = caller.termination_of(place)
@@ -127,8 +130,8 @@ class RemoteRef(pykka.ActorRef[Any]):
         """Send a message that has no answer, at most once. Never blocks.
 
         Raises `pykka.ActorDeadError` if the actor is known to have ended, `SystemBusy` if too much waits for its host,
-        `ValueRefused` for a message that cannot be sent, and `HostGone` if the host of this process has stopped. What is lost on the
-        way is not told: `watch` the actor, or ask.
+        `ValueRefused` for a message that cannot be sent, and `HostGone` if the last attempt to reach its host failed, or the host of
+        this process has stopped: the message has not left then. What is lost on the way is not told: `watch` the actor, or ask.
         """
         self._caller.tell(self, message)
 
@@ -159,11 +162,17 @@ class RemoteRef(pykka.ActorRef[Any]):
     def proxy(self) -> RemoteProxy:  # type: ignore[override]
         """Return a proxy: `proxy.deposit("ann", 5).get()`. It reaches what was published with `proxy=…`, and nothing else.
 
-        Raises `pykka.ActorDeadError` if the actor is known to have ended, and `TypeError` where nothing was published for proxies.
+        Raises `pykka.ActorDeadError` if the actor is known to have ended, and `TypeError` where nothing was published for proxies. A
+        reference of a directory may have been found while the actor's host did not answer, or kept this one out: `HostGone`, `NotAllowed`.
         """
         self.termination.process.check(self)
         if not self.is_alive():
             raise pykka.ActorDeadError(f"{self} has ended")
+        if self.undescribed is not None:
+            kind = NotAllowed if isinstance(self.undescribed, NotAllowed) else HostGone
+            raise kind(
+                f"{self} was found, but not what a proxy reaches of it: {in_full(self.undescribed)}. Find it again"
+            ) from self.undescribed
         if not self.attributes:
             raise TypeError(
                 f"{self} was not published for proxies: publish(…, proxy=True) lets others use its public methods"

@@ -44,7 +44,7 @@ class Replies:
         self._lines.debug("dropped a message from %s: %s", address, error)
 
     def answer(self, pending: Pending, value: Any, error: BaseException | None) -> None:
-        """Send what an actor has answered, unless nobody waits for it any more."""
+        """Send what an actor has answered, unless it is not waited for any more."""
         client, question = pending.client, pending.number
         if not client.close(pending):
             self.count(DROPPED_ANSWERS)
@@ -61,9 +61,9 @@ class Replies:
         self.fail(client, question, error, FailKind.DEAD if ended else FailKind.RAISED)
 
     def refuse(self, client: Client, question: int, error: Exception, kind: FailKind) -> None:
-        """Say why a question does not reach its actor."""
+        """Say why a question does not reach its actor. Where in this host that was found out is no concern of the asker's."""
         self.count(REFUSED)
-        self.fail(client, question, error, kind)
+        self.send(client, question, Failed(question, kind, encode_failure(error, self._refs, traced=False)))
 
     def fail(self, client: Client, question: int, error: BaseException, kind: FailKind) -> None:
         """Answer a question with an exception."""
@@ -80,17 +80,21 @@ class Replies:
             self.count(DROPPED_ANSWERS)
             self._lines.debug("dropped an answer to %s: %s", client.link.address, error)
 
-    def insist(self, client: Client, record: Died) -> None:
+    def insist(self, client: Client, record: Died | Failed) -> None:
         """Send what the host would wait for in vain: where there is no room, later. In the thread of the loop."""
         error = _put(client, record)
-        if type(error) is TransportError and record.reason is not None:
+        if type(error) is TransportError and isinstance(record, Died) and record.reason is not None:
             error = _put(client, record._replace(reason=_shortened(record.reason)))
         if isinstance(error, SystemBusy):
             client.unsaid.append(record)
 
     def failure(self, error: BaseException | None) -> Failure | None:
         """Return an exception as it travels, if there is one."""
-        return None if error is None else encode_failure(error, self._refs)
+        return None if error is None else self.failure_of(error)
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Return an exception as it travels."""
+        return encode_failure(error, self._refs)
 
 
 def _put(client: Client, record: Record) -> DrakkarError | None:

@@ -12,28 +12,34 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 import pykka
 from drakkar.actors.remote.clients import Client, Pending
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
+from drakkar.actors.remote.from_host import FromHost, is_told_of_hosts
 from drakkar.actors.remote.links import Link
 from drakkar.actors.remote.loads import MAX_BYTES, MAX_BYTES_OF_ONE, Delivered, Load
 from drakkar.actors.remote.peer_letters import stamped
-from drakkar.actors.remote.published import Published, PublishedActor
+from drakkar.actors.remote.published import Grant, Published, PublishedActor
 from drakkar.actors.remote.reach import kind_at
 from drakkar.actors.remote.records import (
     MAX_NAMES,
     Answer,
     Ask,
+    Attributes,
     Call,
+    Describe,
     Died,
+    Failed,
     FailKind,
     Found,
     Get,
     Lookup,
     Names,
+    Record,
     Set,
     Target,
     Tell,
@@ -45,13 +51,18 @@ from drakkar.actors.remote.records import (
 )
 from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.values import Refs, ValueRefused, unpack
+from drakkar.handlers.cbor import has_more_items
 from drakkar.handlers.errors import DrakkarError, SystemBusy
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 
-__all__ = ["Home", "Serving"]
+__all__ = ["MANY_ITEMS", "Home", "Serving", "takes_long"]
 
 MAX_INBOX: Final = 10_000
 """Messages that may wait for an actor whose own inbox has no bound, as that of a pykka `ThreadingActor`."""
+MANY_ITEMS: Final = 2048
+"""Items of a value that are decoded within a turn of the loop, of a millisecond. Of more, the time is charged: see `takes_long`."""
+MANY_BYTES: Final = 4096
+"""Of what is told of an actor, as that takes a part of a millisecond."""
 SWEEP_TICKS: Final = 10
 """In so many ticks each question is looked at, whether its time is over."""
 
@@ -97,6 +108,7 @@ class Serving:
             Get: self._ask,
             Set: self._ask,
             Lookup: self._look_up,
+            Describe: self._describe,
             Names: self._list_names,
             Watch: self._watch,
             Unwatch: self._unwatch,
@@ -150,7 +162,7 @@ class Serving:
     # ---- messages
 
     def _tell(self, link: Link, record: Tell | Call) -> bool:
-        """Deliver what nobody waits for an answer to."""
+        """Deliver what needs no answer."""
         client = self._client(link)
         try:
             actor = self._actor(link, record.target)
@@ -178,13 +190,16 @@ class Serving:
         try:
             self._deliver(client, actor, message, _size(record), pending)
         except _UNDELIVERED as error:
-            if client.close(pending):
-                self._refuse(client, record.question, error)
+            return not client.close(pending) or self._refuse(client, record.question, error)
         return True
 
     def _refuse(self, client: Client, question: int, error: Exception) -> bool:
+        """Refuse a question. That is charged, also where the asker is not at fault: it costs as much as an answer, and no actor limits how often.
+
+        An honest host has credit for some thousands, as after the end of an actor, or where one is busy.
+        """
         self._replies.refuse(client, question, error, _kind(error))
-        return not _is_fault_of_sender(error)
+        return False
 
     def _actor(self, link: Link, target: Target) -> PublishedActor:
         """Return the actor that a message is for. Raises `pykka.ActorDeadError` and `NotAllowed`."""
@@ -192,33 +207,39 @@ class Serving:
         if actor is None or not actor.ref.is_alive():
             earlier = ", in an earlier run of its host" if target.run != self._run else ""
             raise pykka.ActorDeadError(f"the actor has ended, or is not published any more{earlier}")
-        self._check_allowed(link, actor)
+        if not self._granted(link, actor):
+            raise _kept_out(link, actor)
         return actor
 
-    def _check_allowed(self, link: Link, actor: PublishedActor) -> None:
-        if not self._is_allowed(link, actor):
-            raise NotAllowed(f"{actor} is published for other hosts than {link.address}: its acl names those")
-
-    def _is_allowed(self, link: Link, actor: PublishedActor) -> bool:
-        return actor.acl is None or self._home.is_certified_as(link.address, actor.acl)
+    def _granted(self, link: Link, actor: PublishedActor) -> list[Grant]:
+        return actor.granted_to(partial(self._home.is_certified_as, link.address))
 
     def _message(self, link: Link, actor: PublishedActor, record: Tell | _Asking) -> Any:
         """Return what the actor is to be given. Raises `ValueRefused` for what cannot be decoded, and `NotAllowed`."""
         match record:
             case Tell() | Ask():
-                return stamped(self._unpack(record.message), link.address)
+                message = stamped(self._unpack(record.message), link.address)
+                return FromHost(link.address, message) if is_told_of_hosts(actor.ref) else message
             case Call():
-                _check_reach(actor, record.path, callable_=True)
+                self._check_reach(link, actor, record.path, callable_=True)
                 args, kwargs = self._unpack(record.args, "args"), self._unpack(record.kwargs, "kwargs")
                 if type(args) is not list or type(kwargs) is not dict:
                     raise ValueRefused("args", "are no list and dict", "call the method of a proxy")
                 return ProxyCall(record.path, tuple(args), kwargs)
             case Get():
-                _check_reach(actor, record.path, callable_=False)
+                self._check_reach(link, actor, record.path, callable_=False)
                 return ProxyGetAttr(record.path)
             case Set():
-                _check_reach(actor, record.path, callable_=False)
+                self._check_reach(link, actor, record.path, callable_=False)
                 return ProxySetAttr(record.path, self._unpack(record.value, "value"))
+
+    def _check_reach(
+        self, link: Link, actor: PublishedActor, path: tuple[str, ...], *, callable_: bool
+    ) -> None:
+        """Raise `NotAllowed` unless a proxy of this host reaches a method, or an attribute, at a path."""
+        if all(kind_at(grant.attributes, path) is not callable_ for grant in self._granted(link, actor)):
+            what = "a method" if callable_ else "an attribute"
+            raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
 
     def _unpack(self, data: bytes, what: str = "message") -> Any:
         return unpack(data, self._refs, what=what, dropped=self._unknown_fields)
@@ -245,10 +266,9 @@ class Serving:
         for client in list(self._clients.values()):
             for pending in client.opened_to(actor.number):
                 self._replies.answer(pending, None, error)
-        self.withdrawn(actor, reason)
+        self._end_watches(actor, reason)
 
-    def withdrawn(self, actor: PublishedActor, reason: BaseException | None) -> None:
-        """An actor is not reached any more: tell those who watch it."""
+    def _end_watches(self, actor: PublishedActor, reason: BaseException | None) -> None:
         for client in list(self._clients.values()):
             watches = client.take_watches(actor.number)
             if watches:
@@ -256,14 +276,26 @@ class Serving:
                 for watch in watches:
                     self._replies.insist(client, Died(watch, failure))
 
+    def regranted(self, actor: PublishedActor) -> None:
+        """The names of an actor are others than they were: tell those hosts that watch it, and do not reach it any more."""
+        now = self._published.by_number(actor.number)
+        if now is None:
+            self._end_watches(actor, pykka.ActorDeadError(f"{actor} is not published any more"))
+            return
+        for client in list(self._clients.values()):
+            if not self._granted(client.link, now):
+                failure = self._replies.failure_of(_kept_out(client.link, now))
+                for watch in client.take_watches(now.number):
+                    self._replies.insist(client, Failed(watch, FailKind.REFUSED, failure))
+
     def _watch(self, link: Link, record: Watch) -> bool:
         client = self._client(link)
         try:
-            client.watch(record.watch, self._actor(link, record.target).number)
+            new = client.watch(record.watch, self._actor(link, record.target).number)
         except _UNDELIVERED as error:
             return self._refuse(client, record.watch, error)
         self._replies.send(client, record.watch, Answer(record.watch, _NOTHING))
-        return True
+        return new
 
     def _unwatch(self, link: Link, record: Unwatch) -> bool:
         self._client(link).unwatch(record.watch)
@@ -275,14 +307,31 @@ class Serving:
         client = self._client(link)
         try:
             actor = self._published.by_name(record.name)
-            self._check_allowed(link, actor)
+            grant = actor.grants[record.name]
+            if not self._is_for(link, grant):
+                raise _kept_out(link, actor)
         except DrakkarError as error:
             return self._refuse(client, record.question, error)
-        found = Found(
-            Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), actor.attributes
-        )
-        self._replies.send(client, record.question, Answer(record.question, encode_found(found)))
-        return True
+        return self._found(client, record.question, actor, grant.attributes)
+
+    def _describe(self, link: Link, record: Describe) -> bool:
+        """Tell all that a proxy of the host reaches, by whichever name."""
+        client = self._client(link)
+        try:
+            actor = self._actor(link, record.target)
+        except _UNDELIVERED as error:
+            return self._refuse(client, record.question, error)
+        attributes: dict[str, Any] = {}
+        for grant in self._granted(link, actor):
+            attributes |= grant.attributes
+        return self._found(client, record.question, actor, attributes)
+
+    def _found(self, client: Client, question: int, actor: PublishedActor, attributes: Attributes) -> bool:
+        """Tell what an actor is. That takes long where a proxy reaches much, so it is charged then."""
+        found = Found(Target(self._run, actor.number), class_name(actor.ref.actor_class.__name__), attributes)
+        value = encode_found(found)
+        self._replies.send(client, question, Answer(question, value))
+        return len(value) <= MANY_BYTES
 
     def _list_names(self, link: Link, record: Names) -> bool:
         """Tell which names the host may look up. That takes long where there are many, so it is charged."""
@@ -293,16 +342,24 @@ class Serving:
 
     def _may_see(self, link: Link, name: str) -> bool:
         try:
-            return self._is_allowed(link, self._published.by_name(name))
+            return self._is_for(link, self._published.by_name(name).grants[name])
         except UnknownName:
             return False
 
+    def _is_for(self, link: Link, grant: Grant) -> bool:
+        return grant.acl is None or self._home.is_certified_as(link.address, grant.acl)
 
-def _check_reach(actor: PublishedActor, path: tuple[str, ...], *, callable_: bool) -> None:
-    """Raise `NotAllowed` unless a proxy reaches a method, or an attribute, at a path."""
-    if kind_at(actor.attributes, path) is not callable_:
-        what = "a method" if callable_ else "an attribute"
-        raise NotAllowed(f"{'.'.join(path):.200} of {actor} was not published for proxies as {what}")
+
+def takes_long(record: Record | None) -> bool:
+    """Return whether a message brings values that hold up the loop, useful or not: the host that sends many of them has to wait."""
+    return isinstance(record, Tell | Ask | Call | Set) and any(
+        type(field) is bytes and len(field) > MANY_ITEMS and has_more_items(field, MANY_ITEMS)
+        for field in record
+    )
+
+
+def _kept_out(link: Link, actor: PublishedActor) -> NotAllowed:
+    return NotAllowed(f"{actor} is published for other hosts than {link.address}: its acl names those")
 
 
 def _put(inbox: "queue.Queue[Any]", envelope: Delivered) -> bool:
@@ -338,5 +395,5 @@ def _kind(error: Exception) -> FailKind:
 
 
 def _is_fault_of_sender(error: Exception) -> bool:
-    """Return whether the host that sends such messages is to be charged. Not for those to an actor that has ended: it is not told."""
+    """Return whether a host that tells such messages is to be charged. Not for those to an actor that has ended: it is not told."""
     return isinstance(error, NotAllowed | ValueRefused | UnknownName)

@@ -5,7 +5,8 @@ thread of its own, its inbox is bounded, its futures can be awaited, and its end
 leaves an asker without an answer when a handler raises `SystemExit` (and then stops every actor of the process), does not
 call `on_failure` when `on_start` fails, and loses a question that races with the stop.
 
-Only this file, `inbox` and `monitor` use private parts of pykka; `_check_pykka` names them.
+Only this file, `inbox` and `monitor` use private parts of pykka; `_check_pykka` names them. What is private here is named
+`_actor_…`: applications name methods and attributes of their actors as they like, and `self._answer = 42` must not replace a part of it.
 """
 
 import logging
@@ -199,14 +200,14 @@ class TrioActor(pykka.Actor):
         try:
             self.actor_loop._admit(self)
         except LoopError as error:
-            self._leave()
-            self._publish_end(error, [])
+            self._actor_leave()
+            self._actor_publish_end(error, [])
             raise
         self.actor_inbox.open(str(self), partial(self.actor_loop._scheduler.schedule, self))
 
     # Its turns
 
-    def _take_turn(self, until: float) -> None:
+    def _actor_take_turn(self, until: float) -> None:
         """Handle what waits: at most a batch of messages, and until the time `until`. In the loop's thread."""
         inbox = self.actor_inbox
         if inbox.closed:
@@ -216,34 +217,34 @@ class TrioActor(pykka.Actor):
                 inbox.begun = inbox.woken = True
                 self.on_start()
             if inbox.completions or inbox.queue:
-                self._handle_waiting(inbox, until)
+                self._actor_handle_waiting(inbox, until)
             elif inbox.woken:
-                self._end_batch()
+                self._actor_end_batch()
         except BaseException as error:  # noqa: BLE001  # it ends this actor, and no other
-            self._fail(error)
+            self._actor_fail(error)
         if not inbox.closed:
             inbox.rest()
 
-    def _handle_waiting(self, inbox: Inbox, until: float) -> None:
+    def _actor_handle_waiting(self, inbox: Inbox, until: float) -> None:
         now = time.perf_counter
         completions, waiting = inbox.completions, inbox.queue
         for _ in range(self.batch):
             if completions:
                 self.on_receive(inbox.take_completion())
             else:
-                self._handle_next(waiting)
+                self._actor_handle_next(waiting)
                 if inbox.closed:
                     return
             if not (completions or waiting) or now() >= until:
                 break
-        self._end_batch()
+        self._actor_end_batch()
 
-    def _handle_next(self, waiting: deque[Envelope[Any]]) -> None:
+    def _actor_handle_next(self, waiting: deque[Envelope[Any]]) -> None:
         envelope = waiting.popleft()
         message = envelope.message
         if type(message) is _ActorStop:
             waiting.appendleft(envelope)  # so that it is answered even if the hook fails
-            self._end_batch()
+            self._actor_end_batch()
             waiting.remove(envelope)  # another thread may have put a message before it
             self._stop(envelope.reply_to)
         elif envelope.reply_to is None:
@@ -253,10 +254,10 @@ class TrioActor(pykka.Actor):
                 if not self.outlives(error):
                     raise
         else:
-            self._answer(message, envelope.reply_to)
-        del envelope, message  # the traceback in `_answer` may hold this frame too
+            self._actor_answer(message, envelope.reply_to)
+        del envelope, message  # the traceback in `_actor_answer` may hold this frame too
 
-    def _end_batch(self) -> None:
+    def _actor_end_batch(self) -> None:
         # Before the lanes are looked at, so that what comes meanwhile wakes the actor again.
         self.actor_inbox.woken = False
         self.after_batch()
@@ -267,7 +268,7 @@ class TrioActor(pykka.Actor):
             return super()._handle_receive(message)
         return self.on_receive(message)
 
-    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+    def _actor_answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
         try:
             answer = self._handle_receive(message)
         except Exception as error:  # noqa: BLE001  # it goes to the asker
@@ -277,7 +278,7 @@ class TrioActor(pykka.Actor):
             # error that is never read when it is thrown away.
             del reply_to
         except BaseException as error:
-            reply_error(reply_to, self._crashed(error, "while it handled the message"))
+            reply_error(reply_to, self._actor_crashed(error, "while it handled the message"))
             del reply_to
             raise
         else:
@@ -287,32 +288,32 @@ class TrioActor(pykka.Actor):
 
     def _stop(self, reply_to: pykka.Future[Any] | None = None) -> None:
         """Stop now, since it was asked to."""
-        self._leave()
+        self._actor_leave()
         reason: BaseException | None = None
         try:
             self.on_stop()
         except BaseException as error:  # noqa: BLE001  # as above
             reason = error
-            self._report(error)
-        self._publish_end(reason, [] if reply_to is None else [reply_to])
+            self._actor_report(error)
+        self._actor_publish_end(reason, [] if reply_to is None else [reply_to])
 
-    def _fail(self, error: BaseException) -> None:
+    def _actor_fail(self, error: BaseException) -> None:
         """End, since `error` was raised."""
-        self._leave()
-        stops = self._refuse_waiting(error)
-        self._report(error)
-        self._publish_end(error, stops)
+        self._actor_leave()
+        stops = self._actor_refuse_waiting(error)
+        self._actor_report(error)
+        self._actor_publish_end(error, stops)
 
     @property
-    def _end(self) -> ActorFuture[BaseException | None]:
+    def _actor_end(self) -> ActorFuture[BaseException | None]:
         return self.actor_inbox.termination.end
 
-    def _leave(self) -> None:
+    def _actor_leave(self) -> None:
         pykka.ActorRegistry.unregister(self.actor_ref)
         self.actor_stopped.set()
         self.actor_inbox.close()
 
-    def _report(self, error: BaseException) -> None:
+    def _actor_report(self, error: BaseException) -> None:
         self.actor_loop.failures += 1
         description = type(error), error, error.__traceback__
         try:
@@ -331,14 +332,14 @@ class TrioActor(pykka.Actor):
         del exception_type, traceback
         self.actor_loop.lines.error("%s failed: %s", self, brief(exception_value), exc_info=exception_value)
 
-    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
-        stops += self._refuse_waiting(reason)
+    def _actor_publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+        stops += self._actor_refuse_waiting(reason)
         self.actor_loop._forget(self)
         self.actor_inbox.termination.publish(reason)
         for stopped in stops:
             reply(stopped, None)
 
-    def _refuse_waiting(self, reason: BaseException | None) -> list[pykka.Future[Any]]:
+    def _actor_refuse_waiting(self, reason: BaseException | None) -> list[pykka.Future[Any]]:
         """Empty the closed inbox, and answer all askers in it. Return the futures of those who asked for the stop."""
         waiting = self.actor_inbox.queue
         stops: list[pykka.Future[Any]] = []
@@ -354,7 +355,7 @@ class TrioActor(pykka.Actor):
             elif type(envelope.message) is _ActorStop:
                 stops.append(envelope.reply_to)
             else:
-                reply_error(envelope.reply_to, self._unanswered(reason))
+                reply_error(envelope.reply_to, self._actor_unanswered(reason))
         if lost:
             self.actor_loop.dead_letters += lost
             self.actor_loop.lines.log(
@@ -362,14 +363,14 @@ class TrioActor(pykka.Actor):
             )
         return stops
 
-    def _unanswered(self, reason: BaseException | None) -> Exception:
+    def _actor_unanswered(self, reason: BaseException | None) -> Exception:
         if reason is None:
             return pykka.ActorDeadError(f"{self.actor_ref} stopped before handling the message")
-        error = self._crashed(reason, "before it handled the message")
+        error = self._actor_crashed(reason, "before it handled the message")
         error.outcome_known = True  # surely no effect
         return error
 
-    def _crashed(self, cause: BaseException, when: str) -> ActorCrashed:
+    def _actor_crashed(self, cause: BaseException, when: str) -> ActorCrashed:
         error = ActorCrashed(f"{self.actor_ref} failed {when}: {in_full(cause)}")
         error.__cause__ = cause
         return error

@@ -81,6 +81,9 @@ class Hands(Protocol):
         """Ask a child to stop; the future is set when it has, also where that failed."""
         ...
 
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
+
     def watch(self, ref: pykka.ActorRef[Any]) -> None:
         """Have `Family.on_died` called when this actor has ended."""
 
@@ -266,6 +269,7 @@ class Family:
                 self._hands.abandon(child.work)
             elif child.ref is not None:
                 self._hands.stop(child.ref)
+                self._hands.leave(child.ref)
             for stopper in child.stoppers:
                 stopper.try_fail(error)
 
@@ -414,6 +418,8 @@ class Family:
     def _leave(self, left: _Left) -> None:
         self.abandoned += 1
         self._left.append(left)
+        if left.ref is not None:
+            self._hands.leave(left.ref)
         if len(self._left) > MAX_LEFT:
             self._fail(f"{len(self._left)} of its starts and actors hang at a time", None)
 

@@ -8,6 +8,7 @@ start that is not waited for any more is stopped.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import pykka
@@ -39,12 +40,14 @@ def launch_in_thread(
     loop: TrioLoop,
     timeout: float,
     then: Callable[[pykka.ActorRef[Any]], object] | None = None,
+    undo: Callable[[pykka.ActorRef[Any]], object] | None = None,
 ) -> ActorFuture[pykka.ActorRef[Any]]:
     """Start an actor by `make()`, and call `then(ref)` when it runs; the future has its ref once both are done. Never waits.
 
     `make` and `then` run in a thread of their own, so they may block. TrioActors that they start, and that name no loop,
-    run on `loop`. If the actor fails, ends or takes longer than `timeout` seconds, the future fails, and the actor is
-    asked to stop. Where `make` itself hangs, the future is set when it returns: so have a deadline too, and call `abandon`.
+    run on `loop`. If the actor fails, ends or takes longer than `timeout` seconds, the future fails, the actor is
+    asked to stop, and `undo(ref)` takes back what `then` did, in part perhaps. Where `make` itself hangs, the future is set
+    when it returns: so have a deadline too, and call `abandon`.
     """
     started: ActorFuture[pykka.ActorRef[Any]] = ActorFuture()
     until = time.monotonic() + timeout
@@ -52,7 +55,7 @@ def launch_in_thread(
     def run() -> None:
         this_thread.starts_on = loop
         try:
-            started.try_set(_bring_up(make, name, until, timeout, then))
+            started.try_set(_bring_up(make, name, until, timeout, then, undo))
         except BaseException as error:  # noqa: BLE001  # it goes to the one who started it
             started.try_fail(error)
         finally:
@@ -65,15 +68,21 @@ def launch_in_thread(
     return started
 
 
-def abandon(started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-    """Let the actor that comes of a start stop, whenever that is."""
-    started.add_done_callback(_stop_unwanted)
+def abandon(
+    started: ActorFuture[pykka.ActorRef[Any]], undo: Callable[[pykka.ActorRef[Any]], object] | None = None
+) -> None:
+    """Let the actor that comes of a start stop, whenever that is, and take back by `undo(ref)` what was done for it."""
+    started.add_done_callback(partial(_stop_unwanted, undo))
 
 
-def _stop_unwanted(started: ActorFuture[pykka.ActorRef[Any]]) -> None:
+def _stop_unwanted(
+    undo: Callable[[pykka.ActorRef[Any]], object] | None, started: ActorFuture[pykka.ActorRef[Any]]
+) -> None:
     ref, _ = started.outcome()
     if ref is not None:
         ask_to_stop(ref)
+        if undo is not None:
+            undo(ref)
 
 
 def _bring_up(
@@ -82,6 +91,7 @@ def _bring_up(
     until: float,
     timeout: float,
     then: Callable[[pykka.ActorRef[Any]], object] | None,
+    undo: Callable[[pykka.ActorRef[Any]], object] | None,
 ) -> pykka.ActorRef[Any]:
     ref = make()
     if not isinstance(ref, pykka.ActorRef):
@@ -95,6 +105,8 @@ def _bring_up(
         if isinstance(error, StartTimedOut):
             error.ref = ref
         ask_to_stop(ref)
+        if undo is not None:
+            undo(ref)
         raise
     return ref
 

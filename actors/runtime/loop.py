@@ -250,7 +250,7 @@ class TrioLoop:
             with contextlib.suppress(pykka.ActorDeadError):
                 actor.stop()
         for actor in actors:
-            await actor._end
+            await actor._actor_end
 
     async def _cancel_tasks(self) -> None:
         with self._admission:
@@ -269,7 +269,7 @@ class TrioLoop:
         error = LoopError(f"{self} crashed")
         error.__cause__ = self._trouble
         for actor in reversed(list(self._actors.values())):
-            actor._fail(error)
+            actor._actor_fail(error)
         for task in list(self._tasks):
             task._fail(error)
         this_thread.loop = None

@@ -42,14 +42,14 @@ class Resident(Protocol):
         """Ask it to stop. Raises `pykka.ActorDeadError` if it has ended."""
 
     @property
-    def _end(self) -> ActorFuture[BaseException | None]:
+    def _actor_end(self) -> ActorFuture[BaseException | None]:
         """Set when it has ended."""
         ...
 
-    def _take_turn(self, until: float) -> None:
+    def _actor_take_turn(self, until: float) -> None:
         """Handle what waits, until that time of `time.perf_counter`. Raises nothing."""
 
-    def _fail(self, error: BaseException) -> None:
+    def _actor_fail(self, error: BaseException) -> None:
         """End now, because the loop ends."""
 
 
@@ -175,7 +175,7 @@ class Scheduler:
             began = now
             actor = self.busy_with = ready.popleft()
             self.turns += 1
-            actor._take_turn(until)
+            actor._actor_take_turn(until)
             now = time.perf_counter()
             if now - began > _SLOW_TURN_S:
                 self.slow_turn = SlowTurn(str(actor), now - began, time.monotonic())

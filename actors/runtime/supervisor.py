@@ -25,7 +25,9 @@ from drakkar.handlers.errors import ConfigError, DrakkarError
 __all__ = ["ChildPhase", "ChildSpec", "ChildStatus", "Publish", "Supervisor", "TooManyRestarts"]
 
 Publish = Callable[[str, pykka.ActorRef[Any]], object]
-"""Makes an actor known under a name; it may block, and is called again with each new incarnation."""
+"""Makes an actor known under a name; it may block, and is called again with each new incarnation.
+
+It may return a function that takes this back, in any thread and without waiting: called where an incarnation is left behind."""
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 
@@ -50,7 +52,7 @@ class Supervisor(TrioActor):
     and fails with `TooManyRestarts`; a supervisor above it restarts it then. A start that raises, or takes too long, is a
     failure like any other.
 
-    It never blocks its loop, whatever a child does. A start that hangs and an actor that does not stop are left behind after
+    It never blocks its loop, even where a child hangs. A start that hangs and an actor that does not stop are left behind after
     their time, logged and counted in `abandoned`; beside more than 16 of them it fails itself. A start that comes too
     late is undone.
 
@@ -76,6 +78,7 @@ class Supervisor(TrioActor):
     ) -> None:
         """`publish(name, ref)` makes a child known that has a `publish` name, each time it has started: `host.publish`, say.
 
+        Where it returns a function, as that does, an incarnation that is left behind loses its name by it, to the next one.
         The other options are explained above. Raises `ConfigError`.
         """
         super().__init__(**kwargs)
@@ -150,7 +153,7 @@ class Supervisor(TrioActor):
     def stop_child(self, name: str) -> AnswerLater[None]:
         """Stop a child for good, and forget it; return when it has ended, or was left behind.
 
-        The others go on, whatever the strategy. Raises `ConfigError` for an unknown name.
+        The others go on with any strategy. Raises `ConfigError` for an unknown name.
         """
         stopper: AnswerLater[None] = AnswerLater()
         self._family.remove(name, stopper)
@@ -206,13 +209,13 @@ class Supervisor(TrioActor):
         if self.actor_inbox.closed:  # it has failed meanwhile
             return
         if self._family.failure is not None:
-            self._fail(self._family.failure)
+            self._actor_fail(self._family.failure)
         else:
             super()._stop()
 
-    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+    def _actor_publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         asked, self._asked_to_stop = self._asked_to_stop, []
-        super()._publish_end(reason, [*stops, *asked])
+        super()._actor_publish_end(reason, [*stops, *asked])
 
     def on_stop(self) -> None:
         """Leave nothing behind that would wake it."""
@@ -234,10 +237,11 @@ class _Hands:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._take_back: dict[str, Callable[[], object]] = {}
+        """By the urns of children that are published."""
 
     def start(self, spec: ChildSpec) -> ActorFuture[pykka.ActorRef[Any]]:
-        publish = self._supervisor._publish
-        then = partial(publish, spec.publish) if publish is not None and spec.publish is not None else None
+        then = partial(self._publish, spec.publish) if spec.publish is not None else None
         return self._waking(
             launch_in_thread(
                 spec.make,
@@ -245,11 +249,30 @@ class _Hands:
                 loop=self._supervisor.actor_loop,
                 timeout=spec.start_timeout,
                 then=then,
+                undo=self.leave,
             )
         )
 
+    def _publish(self, name: str, ref: pykka.ActorRef[Any]) -> None:
+        """In the thread of a start."""
+        publish = self._supervisor._publish
+        assert publish is not None, "it was checked when the child was added"
+        take_back = publish(name, ref)
+        if callable(take_back):
+            self._take_back[ref.actor_urn] = take_back
+
     def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        abandon(started)
+        abandon(started, self.leave)
+
+    def leave(self, ref: pykka.ActorRef[Any]) -> None:
+        """In any thread."""
+        take_back = self._take_back.pop(ref.actor_urn, None)
+        if take_back is None:
+            return
+        try:
+            take_back()
+        except Exception:  # noqa: BLE001  # its user's
+            self._supervisor.actor_loop.lines.exception("the name of %s could not be taken back", ref)
 
     def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
         return self._waking(ask_to_stop(ref))
@@ -259,6 +282,7 @@ class _Hands:
 
     def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
         unwatch(ref, self._supervisor.actor_ref)
+        self._take_back.pop(ref.actor_urn, None)
 
     def tell(self, level: int, text: str, *args: object) -> None:
         self._supervisor.actor_loop.lines.log(level, text, *args)

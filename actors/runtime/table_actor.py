@@ -100,18 +100,18 @@ class TableActor(TrioActor, TableNode):
         home = None if host is None else _home_of(host)
         super().__init__(*args, loop=loop or (None if host is None else host.loop), **kwargs)
         state = getattr(self, "state", None) if state is None else state
-        table = self._checked_table(handlers or getattr(self, "handlers", None), state)
-        self._home = home
-        self._asks = OpenAsks()
-        self._is_asked = False
-        self._outlived: BaseException | None = None
+        table = self._actor_checked_table(handlers or getattr(self, "handlers", None), state)
+        self._actor_home = home
+        self._actor_asks = OpenAsks()
+        self._actor_is_asked = False
+        self._actor_outlived: BaseException | None = None
         """The last exception of a handler that does not end it."""
-        self._undelivered = 0
+        self._actor_undelivered = 0
         if tick_interval is None:
             tick_interval = DEFAULT_TICK_S if host is None else host.tick_interval
         check_number("tick_interval", tick_interval, 0.001, 60.0)
-        self._ticks = Ticks(tick_interval)
-        self._tick_alarm = Alarm(self.actor_loop, self._ring)
+        self._actor_ticks = Ticks(tick_interval)
+        self._actor_tick_alarm = Alarm(self.actor_loop, self._actor_ring)
         places = dict(peers or {})
         named = type(self).__name__ if name is None else name
         alarm = functools.partial(Alarm, self.actor_loop)
@@ -120,9 +120,9 @@ class TableActor(TrioActor, TableNode):
         for peer, place in places.items():
             self.peer_links.add(peer, place)
         TableNode.__init__(self, named, table, state, places)
-        self.tally.on_impossible = self._warn
+        self.tally.on_impossible = self._actor_warn
 
-    def _checked_table(self, table: Any, state: Any) -> HandlerTable:
+    def _actor_checked_table(self, table: Any, state: Any) -> HandlerTable:
         name = type(self).__name__
         if not isinstance(table, HandlerTable):
             raise ConfigError(
@@ -137,7 +137,7 @@ class TableActor(TrioActor, TableNode):
     def counts(self) -> Counter[str]:
         """What it has sent, received and dropped beside what `tally` counts, by name; a copy. From any thread."""
         counts = Counter(dict(self.peer_links.counts))
-        counts[TELLS_DROPPED], counts[UNASKED] = self._undelivered, self._asks.unasked
+        counts[TELLS_DROPPED], counts[UNASKED] = self._actor_undelivered, self._actor_asks.unasked
         return counts
 
     def table(self) -> str:
@@ -161,38 +161,38 @@ class TableActor(TrioActor, TableNode):
     def on_receive(self, message: Any) -> Any:
         """Run the guards, then the cell. A message without a type is logged as unexpected."""
         if type(message) is Heard:
-            return self._hear(self.peer_links.open(message))
+            return self._actor_hear(self.peer_links.open(message))
         if type(message) is PeerNews:
-            return self._hear(self.peer_links.take(message))
+            return self._actor_hear(self.peer_links.take(message))
         if message is _TICK:
-            return self._tick()
+            return self._actor_tick()
         if not isinstance(getattr(message, "type", None), MessageType | IntEnum):
             return super().on_receive(message)
-        answer = self._run(message)
+        answer = self._actor_run(message)
         if answer is not LATER:
             return answer
-        return self._asks.open(message) if self._is_asked else None
+        return self._actor_asks.open(message) if self._actor_is_asked else None
 
-    def _hear(self, message: Message | None) -> None:
+    def _actor_hear(self, message: Message | None) -> None:
         """A peer has sent a message, or there is news of one."""
         if message is not None:
-            self._run(message)
+            self._actor_run(message)
 
-    def _run(self, message: Any) -> Any:
+    def _actor_run(self, message: Any) -> Any:
         try:
             return self.step(message)
         except Exception as error:
-            self._note_failure(message, error)
+            self._actor_note_failure(message, error)
             raise
 
-    def _note_failure(self, message: Any, error: Exception) -> None:
+    def _actor_note_failure(self, message: Any, error: Exception) -> None:
         if self.tally.broken is not None or not self.handlers.has_state(self.state):
             return
-        self._outlived = error
-        if not self._is_asked:
-            self._log_failure(message.type, error)
+        self._actor_outlived = error
+        if not self._actor_is_asked:
+            self._actor_log_failure(message.type, error)
 
-    def _log_failure(self, type_: Any, error: Exception) -> None:
+    def _actor_log_failure(self, type_: Any, error: Exception) -> None:
         failures = sum(count for (_, failed), count in self.tally.failed.items() if failed == type_)
         # The first one, and then ever more seldom: a peer may go on for ever.
         if failures & (failures - 1) == 0:
@@ -206,75 +206,75 @@ class TableActor(TrioActor, TableNode):
 
     def outlives(self, error: Exception) -> bool:
         """Tell whether only a handler of the application's own has failed."""
-        outlived, self._outlived = self._outlived, None
+        outlived, self._actor_outlived = self._actor_outlived, None
         return outlived is error
 
-    def _answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
-        self._is_asked = True
+    def _actor_answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
+        self._actor_is_asked = True
         try:
-            super()._answer(message, reply_to)
+            super()._actor_answer(message, reply_to)
         finally:
-            self._is_asked = False
-            self._outlived = None
+            self._actor_is_asked = False
+            self._actor_outlived = None
 
     # ---- time
 
-    def _take_turn(self, until: float) -> None:
+    def _actor_take_turn(self, until: float) -> None:
         if not self.actor_inbox.begun:
             self.peer_links.begin()
         if not self.message_timers:
-            self.tick_count += self._ticks.idle()
-        super()._take_turn(until)
+            self.tick_count += self._actor_ticks.idle()
+        super()._actor_take_turn(until)
 
-    def _ring(self) -> None:
+    def _actor_ring(self) -> None:
         self.actor_inbox.reserve()
         self.actor_inbox.complete(_TICK)
 
-    def _tick(self) -> None:
-        for _ in range(self._ticks.passed()):
+    def _actor_tick(self) -> None:
+        for _ in range(self._actor_ticks.passed()):
             self.tick()
 
     # ---- what goes
 
-    def _end_batch(self) -> None:
-        super()._end_batch()
+    def _actor_end_batch(self) -> None:
+        super()._actor_end_batch()
         broken = self.tally.broken
         if broken is not None:
             raise ActorFailed(f"{self} ends, since a handler failed: {in_full(broken)}") from broken
         if self.has_ready:
-            self._hand_out(self.ready())
+            self._actor_hand_out(self.ready())
         if self.message_timers:
-            self._tick_alarm.set(self._ticks.next)
+            self._actor_tick_alarm.set(self._actor_ticks.next)
 
-    def _hand_out(self, ready: NodeReady) -> None:
+    def _actor_hand_out(self, ready: NodeReady) -> None:
         """Do what handlers have asked for."""
         for message in ready.messages:
             self.peer_links.send(message)
         for told in ready.tells:
-            self._deliver(told)
-        if self._home is not None:
+            self._actor_deliver(told)
+        if self._actor_home is not None:
             for event in ready.events:
-                self._home.announce(self, event)
+                self._actor_home.announce(self, event)
         for answer in ready.answers:
-            self._asks.answer(answer)
+            self._actor_asks.answer(answer)
         for failure in ready.failures:
-            self._log_failure(failure.message.type, failure.error)
+            self._actor_log_failure(failure.message.type, failure.error)
 
-    def _deliver(self, told: Told) -> None:
+    def _actor_deliver(self, told: Told) -> None:
         try:
             told.ref.tell(told.message)
         except Exception as error:  # noqa: BLE001  # of any actor's reference, whatever it is
-            self._undelivered += 1
-            if self._undelivered & (self._undelivered - 1) == 0:
+            self._actor_undelivered += 1
+            if self._actor_undelivered & (self._actor_undelivered - 1) == 0:
                 self.actor_loop.lines.warning(
                     "%s could not tell %s a message (%d by now): %s",
                     self,
                     told.ref,
-                    self._undelivered,
+                    self._actor_undelivered,
                     brief(error),
                 )
 
-    def _warn(self, state: Any, type_: Any, cell: Never) -> None:
+    def _actor_warn(self, state: Any, type_: Any, cell: Never) -> None:
         self.actor_loop.lines.warning(
             "%s got %s in %s, which cannot be: %s", self, type_, state.name, cell.because
         )
@@ -282,35 +282,35 @@ class TableActor(TrioActor, TableNode):
     # ---- its start and its end
 
     def _start_actor_loop(self) -> None:
-        if self._home is not None:
+        if self._actor_home is not None:
             try:
-                self._home.enter(self)
+                self._actor_home.enter(self)
             except BaseException as error:
-                self._leave()
-                self._publish_end(error, [])
+                self._actor_leave()
+                self._actor_publish_end(error, [])
                 raise
         super()._start_actor_loop()
 
-    def _publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
+    def _actor_publish_end(self, reason: BaseException | None, stops: list[pykka.Future[Any]]) -> None:
         try:
-            self._let_go(reason)
+            self._actor_let_go(reason)
         except BaseException:  # noqa: BLE001  # logged; its end is told all the same
             self.actor_loop.lines.exception("%s could not let all go that it had", self)
-        super()._publish_end(reason, stops)
+        super()._actor_publish_end(reason, stops)
 
-    def _let_go(self, reason: BaseException | None) -> None:
+    def _actor_let_go(self, reason: BaseException | None) -> None:
         if reason is None and self.has_ready:
-            self._hand_out(self.ready())  # of `on_stop`
-        self._tick_alarm.cancel()
+            self._actor_hand_out(self.ready())  # of `on_stop`
+        self._actor_tick_alarm.cancel()
         self.peer_links.close()
-        self._asks.fail(self._cut_off(reason))
-        if self._home is not None:
-            self._home.leave(self)
+        self._actor_asks.fail(self._actor_cut_off(reason))
+        if self._actor_home is not None:
+            self._actor_home.leave(self)
 
-    def _cut_off(self, reason: BaseException | None) -> Exception:
+    def _actor_cut_off(self, reason: BaseException | None) -> Exception:
         if reason is None:
             return pykka.ActorDeadError(f"{self.actor_ref} stopped before it had answered")
-        return self._crashed(reason, "before it had answered")
+        return self._actor_crashed(reason, "before it had answered")
 
 
 def _home_of(host: Any) -> Home:

@@ -15,6 +15,7 @@ __all__ = [
     "count_vote",
     "forget_leader",
     "grant_pre_vote",
+    "grant_pre_vote_and_give_way",
     "grant_vote",
     "step_down",
 ]
@@ -123,7 +124,18 @@ def grant_vote(raft: RaftCore, ask: Message) -> None:
 
 
 def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
-    """Say whether the vote would be granted. Promises nothing, and changes no term, vote or election timer (thesis §9.6).
+    """Say whether the vote would be granted. Promises nothing, and changes no term, vote or election timer (thesis §9.6)."""
+    _grant_pre_vote(raft, ask)
+
+
+def grant_pre_vote_and_give_way(raft: RaftCore, ask: Message) -> None:
+    """A pre-candidate whose leader is gone does not compete with one whose turn was before its own."""
+    if _grant_pre_vote(raft, ask):
+        failover.give_way(raft, ask.sender)
+
+
+def _grant_pre_vote(raft: RaftCore, ask: Message) -> bool:
+    """Return whether it was granted.
 
     One that may not vote speaks in the term of the asker, which would take no answer of an older one: it counts that it is
     there.
@@ -134,6 +146,7 @@ def grant_pre_vote(raft: RaftCore, ask: Message) -> None:
     if granted:
         failover.postpone(raft)
     _answer(raft, ask, MessageType.REQUEST_PRE_VOTE_RESP, granted=granted, term=term)
+    return granted
 
 
 def _deserves(raft: RaftCore, ask: Message) -> bool:

@@ -3,7 +3,7 @@
     LEADER_GONE ─► the leader is forgotten, so this replica grants votes again
                └─► a voter asks for pre-votes: the first in place at once, each other one a step after the one before
                      no answer ─► again, a step later: others were not told yet, and protect their leader
-                     it grants another's pre-vote ─► it waits for longer than an election takes
+                     it grants another's pre-vote ─► it waits for longer than an election takes; of two that ask, one stops
                      it grants a vote, campaigns, or hears a leader ─► over: the election timer counts again
 
 The host has evidence: its connection was lost and the next one refused, or the leader's host has begun another run.
@@ -18,7 +18,7 @@ from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.failover_state import Failover
 
-__all__ = ["ATTEMPTS", "ask_if_due", "forget_leader", "leader_gone", "postpone"]
+__all__ = ["ATTEMPTS", "ask_if_due", "forget_leader", "give_way", "leader_gone", "postpone"]
 
 ATTEMPTS: Final = 15
 """How often a voter asks, a step apart. That takes longer than an election timeout, after which a voter that was never
@@ -35,8 +35,8 @@ def leader_gone(raft: RaftCore, event: Message) -> None:
     if not _forget(raft, event.sender) or not raft.promotable:
         return
     place = _place(raft, event.sender)
-    begin = max(raft.timers.ticks, raft.timers.no_votes_before)
-    raft.failover = Failover(ATTEMPTS, begin + _wait(raft, place), place)
+    begin = max(raft.timers.ticks, raft.timers.no_votes_before)  # a lease that was confirmed is kept
+    raft.failover = Failover(ATTEMPTS, begin + _wait(raft, place), place, event.sender)
     ask_if_due(raft)
 
 
@@ -67,15 +67,24 @@ def _wait(raft: RaftCore, place: int) -> int:
 
 
 def _place(raft: RaftCore, gone: int) -> int:
-    """How many voters ask before this one: each has a place of its own, which all compute alike from the membership.
+    """How many voters ask before this one.
 
-    The shard's number says who is first, so that the shards that one host led are spread over the others. How far the
-    logs of others reach is not known here; but a voter that knows that its own log lags would be refused, and asks
-    behind all others.
+    How far the logs of others reach is not known here; but a voter that knows that its own log lags would be refused, and
+    asks behind all others.
+    """
+    order = _order(raft, gone)
+    place = order.index(raft.id)
+    return place + len(order) if _lags(raft) else place
+
+
+def _order(raft: RaftCore, gone: int) -> list[int]:
+    """The voters in the order in which they ask, which all compute alike from the membership.
+
+    The shard's number says who is first, so that the shards that one host led are spread over the others.
     """
     voters = [voter for voter in raft.voters if voter != gone and raft.membership.is_voter(voter)]
-    place = (voters.index(raft.id) - raft.config.shard_id) % len(voters)
-    return place + len(voters) if _lags(raft) else place
+    first = raft.config.shard_id % len(voters)
+    return voters[first:] + voters[:first]
 
 
 def _lags(raft: RaftCore) -> bool:
@@ -88,9 +97,9 @@ def _lags(raft: RaftCore) -> bool:
 
 
 def ask_if_due(raft: RaftCore) -> bool:
-    """Ask for pre-votes if it is time, and return whether it was. Not in the lease of a leader, nor without room."""
+    """Ask for pre-votes if it is time, and return whether it was. Not without room."""
     plan, timers = raft.failover, raft.timers
-    if not plan.attempts or timers.ticks < plan.due or timers.lease_lasts or raft.room.full:
+    if not plan.attempts or timers.ticks < plan.due or raft.room.full:
         return False
     plan.attempts -= 1
     plan.due = timers.ticks + _step(raft)
@@ -102,5 +111,11 @@ def postpone(raft: RaftCore) -> None:
     """A pre-vote was granted to another: leave it time to be elected. The election timer, which runs on, bounds that."""
     plan = raft.failover
     if plan.attempts:
-        wait = raft.config.election_ticks // 2 + _wait(raft, plan.place)
-        plan.due = max(plan.due, raft.timers.ticks + wait)
+        plan.due = raft.timers.ticks + raft.config.election_ticks // 2 + _wait(raft, plan.place)
+
+
+def give_way(raft: RaftCore, other: int) -> None:
+    """Another asks too, and its turn is before this one's: stop, since two that win their pre-votes split the votes."""
+    plan = raft.failover
+    if plan.attempts and other in _order(raft, plan.gone)[: plan.place]:
+        raft.become_follower(raft.term, 0, keep_timer=True)

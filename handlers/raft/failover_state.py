@@ -15,6 +15,8 @@ class Failover:
     """The value of `Timers.ticks` from which on it asks."""
     place: int = 0
     """How many other voters ask before it."""
+    gone: int = 0
+    """The leader whose process is gone."""
 
     def end(self) -> None:
         """There is a leader again, or an election that is won or lost by the ordinary rules."""

@@ -50,8 +50,8 @@ GUARDS: Final = (
     reject_misdelivered,
     reject_removed_replicas,
     reject_non_members,
+    track_activity,  # before the terms: one that wakes up protects its leader as if it had just heard it
     reconcile_terms,
-    track_activity,
 )
 
 HOST: Final = Ignore("between hosts, not for the core")
@@ -106,7 +106,7 @@ RAFT: Final = (
     (M.LEADER_TRANSFER,        transfer.forward,             transfer.refuse,                        transfer.refuse,                        transfer.begin,                         NO_VOTER,                     NO_VOTER),
     (M.TIMEOUT_NOW,            transfer.time_out_now,        BUSY,                                   BUSY,                                   LEADING,                                NO_CANDIDATE,                 NO_CANDIDATE),
     (M.RATE_LIMIT,             LEADERS,                      LEADERS,                                LEADERS,                                limits.note_follower_size,              LEADERS,                      LEADERS),
-    (M.REQUEST_PRE_VOTE,       election.grant_pre_vote,      election.grant_pre_vote,                election.grant_pre_vote,                election.grant_pre_vote,                election.grant_pre_vote,      election.grant_pre_vote),
+    (M.REQUEST_PRE_VOTE,       election.grant_pre_vote,      election.grant_pre_vote_and_give_way,   election.grant_pre_vote,                election.grant_pre_vote,                election.grant_pre_vote,      election.grant_pre_vote),
     (M.REQUEST_PRE_VOTE_RESP,  NO_BALLOT,                    election.count_pre_vote,                NO_BALLOT,                              NO_BALLOT,                              NO_BALLOT,                    NO_BALLOT),
     (M.LOG_QUERY,              query.answer_query,           query.answer_query,                     query.answer_query,                     query.answer_query,                     query.answer_query,           NO_DATA),
     (M.PROPOSE_REFUSED,        refusals.report_refusal,      refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,                refusals.report_refusal,      NO_DATA),

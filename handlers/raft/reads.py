@@ -161,7 +161,7 @@ silence its shard for long."""
 
 
 def keep_lease(raft: RaftCore, heartbeat: Message) -> None:
-    """Neither vote nor campaign while the leader may read by this heartbeat, whatever the options of this replica are.
+    """Neither vote nor campaign while the leader may read by this heartbeat, with any options of this replica.
 
     The leader counts from when it left, and this replica from when it came, so the lease is surely over by then. The
     promise outlives the term, and the news that the leader's process is gone, which may be wrong.

@@ -21,21 +21,23 @@ _LEASE: Final = "INV57 a lease that was confirmed is kept"
 class _Known:
     """What is known of one replica since its start."""
 
-    __slots__ = ("evidence", "lease_until", "may_forget", "message", "standing", "told")
+    __slots__ = ("evidence", "lease_until", "may_forget", "message", "standing", "told", "yields_until")
 
     def __init__(self) -> None:
-        self.standing = (
-            0,
-            0,
-            False,
-        )  # its leader, its term, and whether it neither led nor campaigned, at last
-        self.evidence: Counter[int] = (
-            Counter()
-        )  # how often its host had evidence, not told yet, that one is gone
-        self.told = False  # whether its leader is gone, and it has followed none since
-        self.may_forget = False  # whether it may forget its leader now
-        self.lease_until = 0  # the tick of its own until which it has promised to elect no other
-        self.message = Message(M.LOCAL_TICK)  # what it takes in now, or took in last
+        self.standing = (0, 0, False)
+        """Its leader, its term, and whether it neither led nor campaigned, when it was looked at last."""
+        self.evidence: Counter[int] = Counter()
+        """How often its host had evidence that one is gone which it was not told yet, by replica."""
+        self.told = False
+        """It was told that its leader is gone, and has followed none since."""
+        self.may_forget = False
+        """It may forget its leader now."""
+        self.yields_until = 0
+        """The tick of its own until which it leaves it to another to be elected."""
+        self.lease_until = 0
+        """The tick of its own until which it has promised to elect no other."""
+        self.message = Message(M.LOCAL_TICK)
+        """What it takes in now, or took in last."""
 
 
 class FailoverChecks:
@@ -89,13 +91,14 @@ class FailoverChecks:
         if leader and rested and standing == (0, term, True) and not known.may_forget:
             raise Violation(_FORGETS, f"{raft!r} has forgotten {leader}")
         if raft.leader_id:
-            known.told = False
+            known.told, known.yields_until = False, 0
         known.standing, known.may_forget = standing, False
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
     def campaigns(self, raft: Raft, elapsed: int, *, asks: bool) -> None:
         """A replica begins to ask for pre-votes, or else a term, when so many ticks have passed without a leader."""
+        self.look(raft)  # it may have forgotten its leader in this very step
         known = self._known[raft.id]
         if (raft.id, raft.term) in self._history.asked_to_lead:
             return
@@ -103,14 +106,19 @@ class FailoverChecks:
             raise Violation(_LEASE, f"{raft!r} campaigns at {raft.timers.ticks}, before {known.lease_until}")
         if elapsed >= raft.config.election_ticks:
             return
-        if not (known.told if asks else raft.state is State.PRE_CANDIDATE):
+        may_ask = known.told and raft.timers.ticks >= known.yields_until
+        if not (may_ask if asks else raft.state is State.PRE_CANDIDATE):
             raise Violation(_EARLY, f"{raft!r}, after {elapsed} ticks")
         self._history.happened["a voter asked early, since its leader is gone"] += asks
 
     def answers(self, raft: Raft, message: Message) -> None:
         """A replica answers a request for its vote or pre-vote."""
         known, ask = self._known[raft.id], self._known[raft.id].message
-        if message.reject or raft.timers.ticks >= known.lease_until:
+        if message.reject:
+            return
+        if known.told and message.type is M.REQUEST_PRE_VOTE_RESP:
+            known.yields_until = raft.timers.ticks + raft.config.election_ticks // 2
+        if raft.timers.ticks >= known.lease_until:
             return
         by_leader = ask.type is M.REQUEST_VOTE and ask.hint == ask.sender != 0
         seen = self._history.seen[raft.id]

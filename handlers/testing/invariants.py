@@ -143,8 +143,14 @@ class Invariants(History):
 
     def _watch(self, replica: Observed) -> None:
         """Observe every message that the core takes in, and everything that it hands out, with any kind of host."""
-        raft = replica.raft
-        step, ready, send, refuse = raft.step, raft.ready, raft.send, raft.refuse
+        self._watch_steps(replica)
+        self._watch_messages_out(replica)
+        self._watch_ready(replica)
+        self._watch_appends(replica)
+        self._watch_campaigns(replica.raft)
+
+    def _watch_steps(self, replica: Observed) -> None:
+        raft, step = replica.raft, replica.raft.step
         depth = 0  # a handler may step another message
 
         def watched_step(message: Message, life: Life | None = None) -> Any:
@@ -173,6 +179,12 @@ class Invariants(History):
                 self.turned(replica)  # a turn may take several messages and apply several changes
             return answer
 
+        raft.step = watched_step  # type: ignore[method-assign]
+
+    def _watch_messages_out(self, replica: Observed) -> None:
+        raft = replica.raft
+        send, refuse = raft.send, raft.refuse
+
         def watched_send(message: Message) -> None:
             if message.type is M.TIMEOUT_NOW and message.to != raft.transfer.target:
                 raise Violation(
@@ -193,6 +205,12 @@ class Invariants(History):
                 check_refusal(raft, refused.because)
             refuse(asker, refused)
 
+        raft.send = watched_send  # type: ignore[method-assign]
+        raft.refuse = watched_refuse  # type: ignore[method-assign]
+
+    def _watch_ready(self, replica: Observed) -> None:
+        raft, ready = replica.raft, replica.raft.ready
+
         def watched_ready() -> Ready:
             handed_out = ready()
             self.turned(replica)
@@ -200,12 +218,7 @@ class Invariants(History):
             self.identity.handed_out(raft, self.seen[replica.id], handed_out)
             return handed_out
 
-        raft.step = watched_step  # type: ignore[method-assign]
         raft.ready = watched_ready  # type: ignore[method-assign]
-        raft.send = watched_send  # type: ignore[method-assign]
-        raft.refuse = watched_refuse  # type: ignore[method-assign]
-        self._watch_appends(replica)
-        self._watch_campaigns(raft)
 
     def _watch_appends(self, replica: Observed) -> None:
         """Check each append when it happens, since there may be room, or none, at the end of the turn."""

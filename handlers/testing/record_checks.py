@@ -20,10 +20,10 @@ from drakkar.handlers.testing.history import History, Violation
 
 __all__ = ["LOGGED", "RecordChecks"]
 
-_DELIVERED: Final = "INV59 all is delivered once, in log order"
-_SAVED: Final = "INV60 extensions are saved and loaded as of the index of the snapshot"
-LOGGED: Final = "INV61 a record is logged only where all have said that they take it"
-_TAKEN: Final = "INV62 no replica goes past what it cannot take"
+_DELIVERED: Final = "INV63 all is delivered once, in log order"
+_SAVED: Final = "INV64 extensions are saved and loaded as of the index of the snapshot"
+LOGGED: Final = "INV65 a record is logged only where all have said that they take it"
+_TAKEN: Final = "INV66 no replica goes past what it cannot take"
 
 _Due: TypeAlias = tuple[int, int, bytes, int]
 """Index, kind and payload of an entry, and the number of the method among those that take its kind."""
@@ -117,7 +117,7 @@ class RecordChecks:
 
     def _check_delivered(self, raft: Raft, known: _Known, entry: Entry, number: int) -> None:
         if raft.base_state is State.WITNESS:
-            raise Violation("INV59 a witness is delivered nothing", f"{raft!r} delivers {entry}")
+            raise Violation("INV63 a witness is delivered nothing", f"{raft!r} delivers {entry}")
         self._check_begun(raft, known)
         due = known.due.popleft() if known.due else None
         if due != (entry.index, int(entry.kind), entry.payload, number):

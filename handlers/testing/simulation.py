@@ -29,7 +29,7 @@ _FAILS_OVER: Final = "INV58 a shard whose leader is gone has another one soon"
 _KILLS: Final = 3
 """How many leaders are killed one after the other when the faults are over."""
 _FAILOVER_ELECTIONS: Final = 10
-"""Election timeouts within which there is another leader, however late the others are told, and whoever campaigns first."""
+"""Election timeouts within which there is another leader, however late the others are told, and with any of them first to campaign."""
 _ALL: Final = 1 << 62
 
 

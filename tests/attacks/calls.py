@@ -13,6 +13,7 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -113,6 +114,9 @@ class Say:
     def lookups_of_nobody(self):
         return self._new(lambda n: Lookup(n, f"nobody {n}"))
 
+    def descriptions(self):
+        return self._new(lambda n: Describe(n, self._actors["open"]))
+
     def names(self):
         return self._new(Names)
 
@@ -170,6 +174,7 @@ FLOODS: dict[str, Callable[[Say], list[bytes]]] = {
     "calls of private methods": Say.private_methods,
     "private attributes": Say.private_attributes,
     "lookups": Say.lookups,
+    "descriptions of an actor": Say.descriptions,
     "lookups of names that do not exist": Say.lookups_of_nobody,
     "questions for all names": Say.names,
     "watches": Say.watches,
@@ -232,7 +237,7 @@ class CallFlood:
         self._address, self._make, self._as, self._first, self._link = address, make, as_address, first, link
         self._open = None
         self._window = CallWindow()
-        self.records = 0
+        self.records = self.bytes = 0
 
     def __call__(self):
         try:
@@ -246,6 +251,7 @@ class CallFlood:
                 self._open.socket.sendall(frame)
             self._window.add(len(records), len(body))
             self.records += len(records)
+            self.bytes += len(body)
         except TimeoutError:
             self.close()  # it is not read now
         except (OSError, ssl.SSLError):

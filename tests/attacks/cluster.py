@@ -40,7 +40,7 @@ class Pace(NamedTuple):
     gap: float
     """The longest time without a commit, in seconds."""
     calls: float
-    """Questions that were answered; 0 where nobody asks."""
+    """Questions that were answered; 0 where none are asked."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Figures:
     during: float = 0.0
     after: float = 0.0
     calls_before: float = 0.0
-    """Questions a second; 0 where nobody asks."""
+    """Questions a second; 0 where none are asked."""
     calls_during: float = 0.0
     calls_after: float = 0.0
     cpu: float = 0.0

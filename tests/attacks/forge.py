@@ -23,6 +23,8 @@ from drakkar.transport.hello import PROTOCOL_VERSION, Hello, Run, decode_hello, 
 from drakkar.transport.message_frames import encode_messages
 from drakkar.transport.shard_frames import ShardHello, encode_shard
 
+from tests.actors.support import until
+
 STRANGER = "127.0.9.9"
 """Where strangers come from: an address of this machine that no member has."""
 UNKNOWN_KIND = 200
@@ -179,6 +181,23 @@ def introduced(address, as_address=f"{STRANGER}:1", *, tls=None, source=STRANGER
         why = "it closed the connection" if answer is None else decode_reason(answer.body)
         raise PermissionError(f"{address} does not take {as_address}: {why}")
     return link
+
+
+def say_until(connect, frames, happened):
+    """Send frames in the place of a member until `happened()`.
+
+    The member's host comes back to its place, and ends the connection of the one that took it, perhaps before that was heard.
+    """
+
+    def said():
+        with connect() as link:
+            link.send(frames)
+            while not link.closed(within=0.1):
+                if happened():
+                    return True
+        return happened()
+
+    until(said)
 
 
 # ---- attacks that go on for a while

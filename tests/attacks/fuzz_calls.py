@@ -7,7 +7,7 @@ that a fuzzer comes as far as a host that was told them.
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -130,7 +130,13 @@ class Wire:
         return self._rooms.of(address)
 
     def send_calls(
-        self, address: str, records: Sequence[bytes], *, admitted: bool = False, now: bool = False
+        self,
+        address: str,
+        records: Sequence[bytes],
+        *,
+        admitted: bool = False,
+        now: bool = False,
+        answers: bool = False,
     ) -> int:
         assert admitted
         self.call_room(address).give_back(len(records), sum(map(len, records)))
@@ -152,6 +158,18 @@ class Wire:
 
     def host_state(self, address: str) -> HostState:
         return HostState.ALIVE
+
+    def unreached(self, address: str) -> str:
+        return ""
+
+    def knock(self, address: str) -> None:
+        raise AssertionError("no host is out of reach")
+
+    def reachable(self, address: str) -> bool:
+        return True
+
+    def keep(self, addresses: Iterable[str]) -> None:
+        assert set(addresses) <= {PEER, INNOCENT}
 
     def watch_host(self, address: str) -> HostState:
         self.watched[address] += 1

@@ -72,6 +72,7 @@ _RECORDS: list[calls.Record] = [
     calls.Watch(9, _HERE),
     calls.Died(9, None),
     calls.Died(9, _LOST),
+    calls.Describe(9, _HERE),
 ]
 
 

@@ -83,9 +83,8 @@ def test_proposals(target):
                 link.send(forge.messages(*[forge.propose(replica, 1, b"forged", ALONE)] * 10))
                 seen.watch(0.5)
         assert _count(target) == before
-    with _member(target) as link:
-        link.send(forge.messages(forge.propose(2, 1, b"legal", ALONE)))
-        until(lambda: _count(target) == before + 1)
+    legal = forge.messages(forge.propose(2, 1, b"legal", ALONE))
+    forge.say_until(lambda: _member(target), legal, lambda: _count(target) > before)
 
 
 def test_what_follows_an_introduction_that_was_forgotten(either):
@@ -108,9 +107,8 @@ def test_what_follows_an_introduction_that_was_forgotten(either):
             until(forgotten)
             seen.watch(0.3)
         assert _count(target) == before
-    with _member(target) as link:
-        link.send(forge.messages(forge.propose(2, 1, b"legal", ALONE)))
-        until(lambda: _count(target) == before + 1)
+    legal = forge.messages(forge.propose(2, 1, b"legal", ALONE))
+    forge.say_until(lambda: _member(target), legal, lambda: _count(target) > before)
 
 
 @pytest.mark.slow

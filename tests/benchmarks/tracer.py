@@ -17,7 +17,7 @@ Moments = list[tuple[int, str]]
 PLACES: Final = {
     "propose": "tests.benchmarks.on_drakkar:DrakkarTarget.propose_and_wait",
     "put": "drakkar.actors.host.replica:Replica.propose",
-    "turn": "drakkar.actors.node.actor:NodeActor._take_turn",
+    "turn": "drakkar.actors.node.actor:NodeActor._actor_take_turn",
     "step": "drakkar.handlers.raft.raft:Raft.step",
     "ready": "drakkar.handlers.raft.raft:Raft.ready",
     "order": "drakkar.actors.log.store:LogStore.save",

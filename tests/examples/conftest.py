@@ -1,8 +1,14 @@
 """What the tests of the examples share."""
 
+import signal
+
 import pytest
 
 from tests.examples.support import Program
+
+# A shell that runs the tests in the background has them ignore Ctrl-C. What they start would inherit that, and has to end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

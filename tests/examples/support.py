@@ -93,7 +93,7 @@ class Program:
         return status, self.complaints
 
     def clean_up(self):
-        """Leave nothing behind, whatever a test has done to it."""
+        """Leave nothing behind, also where a test has killed or paused it."""
         if self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGCONT)
             self.kill()

@@ -90,7 +90,7 @@ def test_a_host_is_killed_and_no_order_is_lost_or_done_twice(tmp_path):
 
 
 def test_ctrl_c_ends_the_demo_with_all_its_hosts(tmp_path):
-    with demo(tmp_path) as running:
+    with demo(tmp_path, "--seconds", "10") as running:
         read_to(running, "customers order")
         assert len(processes_of(tmp_path)) == 3
         running.send_signal(signal.SIGINT)

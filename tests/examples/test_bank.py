@@ -2,7 +2,7 @@
 
 import pykka
 import pytest
-from drakkar.actors import HostGone, OutcomeUnknown
+from drakkar.actors import HostGone, NotAllowed, OutcomeUnknown, RemoteError, SystemBusy
 
 from examples import bank
 from tests.ports import free_addresses
@@ -126,6 +126,7 @@ class Unreliable:
         pytest.param(OutcomeUnknown("lost"), False, id="the answer was lost, the order was done"),
         pytest.param(OutcomeUnknown("lost"), True, id="the answer was lost, the order too"),
         pytest.param(HostGone("gone"), True, id="the host is gone"),
+        pytest.param(SystemBusy("busy"), True, id="the ledger is busy"),
         pytest.param(pykka.ActorDeadError("dead"), False, id="the ledger failed when it had done it"),
     ],
 )
@@ -135,3 +136,18 @@ def test_a_teller_repeats_the_same_order_until_there_is_an_answer(ledger, error,
     assert teller.order("ann", 5).get(timeout=10) == 5
     assert len(reference.asked) == 3
     assert len(set(reference.asked)) == 1, "another number would be another order"
+
+
+@pytest.mark.parametrize(
+    ("error", "patience", "said"),
+    [
+        pytest.param(HostGone("gone"), 0.2, "perhaps done: ", id="one of many that were lost may be done"),
+        pytest.param(RemoteError("sqlite3.OperationalError", "locked"), 30, "perhaps done: ", id="it failed"),
+        pytest.param(NotAllowed("its acl"), 30, "not done: ", id="surely not"),
+    ],
+)
+def test_not_done_is_said_only_of_what_is_surely_not(ledger, monkeypatch, error, patience, said):
+    monkeypatch.setattr(bank, "PATIENCE_S", patience)
+    reference = Unreliable(ledger, *[error] * 100, before=True)
+    teller = bank.Teller.start(lambda: reference).proxy()
+    assert bank.do("ann 5", teller, lambda: reference).startswith(said)

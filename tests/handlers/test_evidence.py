@@ -1,6 +1,6 @@
 """Simulated hosts are told that a process is gone behind all that it has sent, and before all that its next run says."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
@@ -12,8 +12,21 @@ from drakkar.handlers.testing.simulation import Simulation
 LEADER, EVERYBODY = 0, 0xFF
 
 
-def trace_of(seed, evidence, *events, **weather):
-    """Run a plan with these events; returns all that happened."""
+class Noting(Simulation):
+    """Notes which run of its sender has sent each message."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.trace = deque()
+        self.sent = {}
+
+    def transmit(self, host, message):
+        self.sent[id(message)] = message, host.directory.runs
+        super().transmit(host, message)
+
+
+def run(seed, evidence, *events, **weather):
+    """Run a plan with these events."""
     plan = Plan(
         seed,
         voters=3,
@@ -23,11 +36,15 @@ def trace_of(seed, evidence, *events, **weather):
         events=events,
         begins_led=True,
     )
-    simulation = Simulation(plan, CoreHost)
-    simulation.trace = deque()
+    simulation = Noting(plan, CoreHost)
     simulation.run()
     simulation.close()
-    return simulation.trace
+    return simulation
+
+
+def trace_of(*args, **weather):
+    """Run a plan; returns all that happened."""
+    return run(*args, **weather).trace
 
 
 def kills(down):
@@ -55,6 +72,19 @@ def test_the_news_of_an_end_stands_between_two_runs(seed, evidence, down):
         elif mark == ">":
             assert (what.sender, what.to) not in told, f"{what} comes late"
     assert count >= 6
+
+
+@pytest.mark.parametrize("down", [1, 2 * TICK], ids=["at once", "soon"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_run_has_sent_is_lost_when_the_next_one_has_started(seed, down):
+    simulation = run(seed, 30, *kills(down), delay=0.5, reordering=True)
+    runs = Counter()
+    for _, mark, what in simulation.trace:
+        if mark == "^":
+            runs[what] += 1
+        elif mark == ">" and id(what) in simulation.sent:
+            assert simulation.sent[id(what)][1] == runs[what.sender], what
+    assert max(runs.values()) > 1
 
 
 def test_nobody_is_told_without_evidence():

@@ -102,7 +102,7 @@ class TestWhatIsFound:
             def save(self):
                 return b"%d;" % self.commands + b",".join(self.marks[1:])
 
-        assert found(Forgets) == "INV60 extensions are saved and loaded as of the index of the snapshot"
+        assert found(Forgets) == "INV64 extensions are saved and loaded as of the index of the snapshot"
 
     def test_a_load_that_adds_to_what_was_there(self):
         class Adds(Marks):
@@ -114,7 +114,7 @@ class TestWhatIsFound:
             def check(self):
                 """It is not what this test is about."""
 
-        assert found(Adds, members=3).startswith("INV60")
+        assert found(Adds, members=3).startswith("INV64")
 
     def test_a_state_that_does_not_follow_from_the_log_alone(self):
         class Local(Marks):
@@ -133,7 +133,7 @@ class TestWhatIsFound:
 
         with pytest.raises(Violation, match="the state of Quiet as of") as caught:
             Cluster(3, handlers=table_of(Quiet)).storm(range(10), traffic=look)
-        assert caught.value.check.startswith("INV60")
+        assert caught.value.check.startswith("INV64")
 
     def test_a_delivery_that_fails(self):
         class Stumbles(Marks):

@@ -16,6 +16,8 @@ LONG_S = 120.0
 """Seconds after which an order is stuck."""
 SOON_S = 4.0
 """Seconds for what happens at once, on a machine that does other things too. Attempts to connect are two seconds apart at most."""
+TICK_S = 0.2
+"""A host is dead that has not answered for ten of these: so long none is kept waiting by what else the machine does."""
 SILENT_S = 20.0
 """Seconds within which a connection is given up on which nothing comes: twice as many as that takes."""
 _numbers = itertools.count(1)
@@ -86,7 +88,7 @@ class Actors(Cluster):
         return self.do(caller, "notices")
 
 
-def three_hosts(directory, *, within=lambda _: (), members=None, **settings):
+def three_hosts(directory, *, within=lambda _: (), members=None, tick=TICK_S, **settings):
     directory.mkdir(exist_ok=True)
     members = members or dict(zip(HOSTS, free_addresses(3), strict=True))
     return Actors(
@@ -97,6 +99,7 @@ def three_hosts(directory, *, within=lambda _: (), members=None, **settings):
             within=within(number),
             program="tests.process.actors_host",
             environment=ONE_HEAP,
+            tick=tick,
             **settings,
         )
         for number in HOSTS
@@ -119,6 +122,7 @@ def behind_proxies(directory, seed=1):
                 program="tests.process.actors_host",
                 environment=ONE_HEAP,
                 listen=backs[number],
+                tick=TICK_S,
             )
             for number in HOSTS
         )

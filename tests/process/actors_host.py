@@ -1,7 +1,7 @@
 """One host with published actors in a process of its own, which takes orders as `host` does.
 
     {"id": 1, "do": "publish", "name": "ledger", "kind": "trio"}           ->  {"id": 1, "value": null}
-    {"id": 2, "do": "find", "address": "…", "name": "ledger"}              ->  {"id": 2, "value": {"run": 7, "number": 9}}
+    {"id": 2, "do": "find", "address": "…", "name": "ledger"}              ->  {"id": 2, "value": {"run": 7, "actor": 9}}
     {"id": 3, "do": "ask", "name": "ledger", "method": "echo", "arguments": [1]}
                                                                            ->  {"id": 3, "value": 1}
     {"id": 4, "do": "held"}                                                ->  {"id": 4, "value": {"questions": 0, …}}
@@ -159,7 +159,7 @@ class Orders:
     def place(self, name):
         """Where others would find an actor of this host."""
         actor = self._host._calls._published.by_name(name)
-        return {"run": self._host._transport.run, "number": actor.number}
+        return {"run": self._host._transport.run, "actor": actor.number}
 
     def seen(self, name):
         """What an actor was told, by sender."""
@@ -192,6 +192,9 @@ class Orders:
     def peak(self):
         return memory_mib("VmHWM")
 
+    def connected(self, address):
+        return self._host.peers()[address].connected
+
     def states(self):
         return {address: peer.state.value for address, peer in self._host.peers().items()}
 
@@ -199,15 +202,15 @@ class Orders:
 
     def find(self, address, name, within=5.0, key=None):
         ref = self._refs[key or name] = self._host.remote(address, name, timeout=within)
-        return {"run": ref.place.run, "number": ref.place.number, "class": ref.class_name}
+        return {"run": ref.place.run, "actor": ref.place.number, "class": ref.class_name}
 
     def names(self, address, within=5.0):
         return self._host.remote_names(address, timeout=within)
 
-    def guess(self, address, run, number, key):
+    def guess(self, address, run, actor, key):
         """Make a reference to an actor that this host was not told of."""
         self._refs[key] = RemoteRef(
-            self._host._calls._asking, Place(address, run, number), attributes={"echo": True}
+            self._host._calls._asking, Place(address, run, actor), attributes={"echo": True}
         )
 
     def alive(self, name):

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import trio
-from drakkar.actors import NodeHost, StateMachine, SystemBusy
+from drakkar.actors import DrakkarError, NodeHost, StateMachine, SystemBusy
 from drakkar.handlers import State
 from drakkar.transport.tls import TlsConfig
 
-from tests.actors.support import hand_over, settled, until
+from tests.actors.support import settled, until
 from tests.benchmarks.recovery import recover_all
 from tests.process.host import Answers, obey, slow_down
 
@@ -156,8 +156,17 @@ class Shards:
             )
 
     def lead(self, shards):
-        for shard in shards:
-            hand_over(self._replicas[shard], self._number)
+        """All at once: hundreds of transfers, one after the other, take minutes on a busy machine."""
+        until(lambda: self._leads(shards), LONG)
+
+    def _leads(self, shards):
+        """Return whether it leads all; have the others handed over to it."""
+        replicas = [self._replicas[shard] for shard in shards]
+        others = [each for each in replicas if each.status().state is not State.LEADER]
+        asked = [each.transfer_leadership(self._number, timeout=2.0) for each in others]
+        for transfer in asked:  # another one may be elected, or be in the middle of a transfer
+            assert isinstance(settled(transfer), (int, DrakkarError))
+        return not others
 
     def recover(self, shards, since):
         """See `tests.benchmarks.recovery`."""
@@ -181,8 +190,9 @@ class Shards:
 
     def status(self):
         return {
-            shard: {name: getattr(replica.status(), name) for name in TOLD}
+            shard: {"standing": status.standing.name, **{name: getattr(status, name) for name in TOLD}}
             for shard, replica in self._replicas.items()
+            if (status := replica.status())
         }
 
     def read(self, shard):

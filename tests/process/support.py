@@ -18,6 +18,8 @@ from tests.actors.support import TIMEOUT_S, until
 from tests.ports import free_addresses
 
 ROOT = Path(__file__).parents[2]
+START_S = 60.0
+"""Seconds within which a process has started: some of work, and much where others use the cores."""
 TICK = 0.05
 """Seconds a tick: an election takes 0.5 to 1 s then."""
 
@@ -83,14 +85,14 @@ class HostProcess:
         self._write(json.dumps(who))
 
     def wait_started(self):
-        answer = self._started.get(timeout=TIMEOUT_S)
+        answer = self._started.get(timeout=START_S)
         assert answer == {"id": 0, "value": "started"}, f"{answer}\n{self.log()}"
         self.alive = True
 
     def fail_to_start(self):
         """Start it, wait until it has given up, and return the end of its log."""
         self.launch()
-        answer = self._started.get(timeout=TIMEOUT_S)
+        answer = self._started.get(timeout=START_S)
         assert answer.get("error") == "Gone", answer
         self._end()
         return self.log()

@@ -100,8 +100,8 @@ def test_an_unknown_name_and_an_unknown_host_are_clear_errors_at_once(hosts):
 def test_an_actor_whose_number_is_guessed_is_not_reached(hosts):
     name = hosts.publish()
     where = hosts.do(OTHER, "find", address=hosts.address(HOME), name=name)
-    for run, number in ((where["run"], where["number"] ^ 1), (where["run"] ^ 1, where["number"])):
-        hosts.do(OTHER, "guess", address=hosts.address(HOME), run=run, number=number, key="guess")
+    for run, actor in ((where["run"], where["actor"] ^ 1), (where["run"] ^ 1, where["actor"])):
+        hosts.do(OTHER, "guess", address=hosts.address(HOME), run=run, actor=actor, key="guess")
         assert hosts.ask_fails(OTHER, "guess", "echo", 1)[0] == "ActorDeadError"
         assert not hosts.do(OTHER, "alive", name="guess")
 
@@ -110,7 +110,7 @@ def test_an_actor_whose_number_is_guessed_is_not_reached(hosts):
 
 
 def _astray(hosts, *numbers):
-    """Answers that nobody takes any more: dropped where the actor lives, given back by the transport, or come too late."""
+    """Answers that are not taken any more: dropped where the actor lives, given back by the transport, or come too late."""
     counters = [hosts.do(number, "counters") for number in numbers or (HOME, OTHER)]
     names = ("remote answers dropped", "transport: calls handed back", "remote answers that came too late")
     return sum(each.get(name, 0) for each in counters for name in names)
@@ -187,7 +187,7 @@ def test_an_actor_that_hangs_has_so_many_questions_of_one_host_and_others_are_as
     until(lambda: hosts.outcomes(OTHER) == {"open": 1000, "busy": 500})
     assert hosts.ask(OTHER, beside, "echo", 1) == 1
     hosts.hang(THIRD, name, 5)
-    assert hosts.held(HOME, "questions") == 1005
+    hosts.until_held(HOME, questions=1005)
     hosts.do(HOME, "let_go", name=name)
     until(lambda: hosts.outcomes(OTHER) == {"answered": 1000, "busy": 500})
     hosts.until_held(HOME, questions=0)
@@ -259,7 +259,7 @@ def test_an_actor_under_the_same_name_is_another_one(hosts, kind):
     assert hosts.ask_fails(OTHER, "old", "echo", 1)[0] == "ActorDeadError"
     new = hosts.do(OTHER, "find", address=hosts.address(HOME), name=name)
     assert new["run"] == old["run"]
-    assert new["number"] != old["number"]
+    assert new["actor"] != old["actor"]
     assert hosts.ask(OTHER, name, "echo", 1) == 1
     assert hosts.seen(HOME, name) == {}, "what was for the other one is not for it"
 
@@ -353,6 +353,7 @@ def test_the_host_of_an_actor_is_paused(hosts):
     name = hosts.publish("trio")
     hosts.do(OTHER, "watch", name=name)
     hosts.until_held(HOME, watches=1)
+    until(lambda: hosts.do(OTHER, "states")[hosts.address(HOME)] == "alive")
     began = time.monotonic()
     hosts.hosts[HOME].pause()
     try:

@@ -8,6 +8,7 @@ from drakkar.handlers import State
 from drakkar.handlers.testing.plan import TICK, Event
 
 from tests.simulation.linearizability import Operation, check
+from tests.simulation.lives import Lives
 from tests.simulation.node_host import NodeHost
 from tests.simulation.once import SessionClient
 from tests.simulation.records import RecordSimulation
@@ -15,6 +16,7 @@ from tests.simulation.store import command
 
 KEYS = ("a", "b", "c")
 KINDS = ("put", "get", "get", "add", "cas")
+CONVERGES = "INV26 without faults a shard converges"
 FIRST_TOGETHER = 50
 """Clients from this number on send their commands together."""
 FIRST_WITH_SESSION = 100
@@ -70,6 +72,7 @@ class ShardSimulation(RecordSimulation):
         self._last = {}
         self._reads_all = False
         self.end_only_when(self._has_read_all)
+        self.lives = Lives(self, super().tell_gone)
 
     def request(self, client, replica, key, kind, seconds):
         """A client sends a request to a replica, unless it still waits for an answer; 0 is the leader."""
@@ -127,6 +130,35 @@ class ShardSimulation(RecordSimulation):
         if kind == "cas":
             return [self._last.get(key), value]
         return None if kind == "get" else value
+
+    # -- the lives of hosts ----------------------------------------------------------------------------------------
+
+    def _start(self, host):
+        self.lives.starts(host)
+        super()._start(host)
+        self.lives.started(host)
+
+    def _stop(self, host, kept):
+        if host.up:
+            self.lives.stopped(host)
+        super()._stop(host, kept)
+
+    def _tick(self, host):
+        self.lives.ticked(host)
+        super()._tick(host)
+
+    def tell_gone(self, host, gone):
+        """There is evidence of the end of a process. Whether its replicas are told is up to the host's `Liveness`."""
+        self.lives.evidence(host, gone)
+
+    def _check_failover(self):
+        """A host tells of the end of a run once. So those that were taken for gone by mistake start again before."""
+        for replica in self.lives.mistaken() if self.plan.weather.evidence else ():
+            if self.hosts[replica] in self._members():
+                self._stop(self.hosts[replica], 1.0)
+                self._start(self.hosts[replica])
+                self._await(CONVERGES, self._has_converged)
+        super()._check_failover()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft import failover, reads, sending
+from drakkar.handlers.raft.quiesce import track_activity
 from drakkar.handlers.raft.state import State
 from drakkar.handlers.testing.plan import TICK, Event
 from drakkar.handlers.testing.shard import SimulatedShard
@@ -11,6 +12,7 @@ from drakkar.handlers.testing.shard import SimulatedShard
 from tests.simulation.mutants import (
     CHECK_QUORUM_ON,
     CLEAR,
+    FIVE,
     LEADER,
     LEASES,
     THREE,
@@ -59,6 +61,8 @@ AT_ONCE = {"given": THREE | {"config": ASKING, "evidence": 1}, "weather": CLEAR,
 """All are told at nearly the same time."""
 APART = {"given": THREE | {"config": ASKING, "evidence": 20}, "weather": CLEAR, "rig": killed_leaders}
 """Some are told ticks after the others."""
+SLOW = AT_ONCE | {"weather": CLEAR | {"delay": 1.0}}
+"""An election takes longer than a step."""
 LEASED = {
     "given": THREE | {"ticks": 60, "config": LEASES | {"election_ticks": 10}, "evidence": 5},
     "weather": CLEAR,
@@ -90,6 +94,21 @@ def _(change):
     def sleep_on(raft, event, inner):
         if not raft.quiesce.quiesced:
             inner(raft, event)
+
+
+@mutant(
+    "a replica that sleeps judges a request for its vote before it wakes up",
+    "INV20 a lease",
+    **APART | {"given": FIVE | {"config": ASKING | {"quiesce": True}, "evidence": 60}},
+)
+def _(change):
+    change.handlers.guards.remove(track_activity)
+    change.handlers.guards.append(track_activity)
+
+
+@mutant("a voter that has granted a pre-vote asks for some itself as soon as it is its turn", "INV55", **SLOW)
+def _(change):
+    change.patch(failover, "postpone", lambda raft: None)
 
 
 @mutant(

@@ -74,7 +74,7 @@ class SimulatedLoop(TrioLoop):
 
     def run(self):
         while self._scheduler.ready:
-            self._scheduler.ready.popleft()._take_turn(FOREVER)
+            self._scheduler.ready.popleft()._actor_take_turn(FOREVER)
 
 
 class SimulatedPool:
@@ -249,7 +249,7 @@ class NodeHost(SimulatedHost):
         """Crash as by SIGKILL: the node reports nothing, and its futures are never set."""
         self.node.actor_inbox.completions.clear()
         self.node.actor_inbox.queue.clear()
-        self.node._leave()
+        self.node._actor_leave()
         self._loop._scheduler.ready.clear()
         self._loop._actors.clear()
         waiting, self._waiting = self._waiting, {}

@@ -75,7 +75,7 @@ OLDER = {"given": HOMES, "weather": CLEAR, "rig": older_tables}
 # -- what is delivered ---------------------------------------------------------------------------------------------
 
 
-@mutant("of what is applied together the last is delivered first", "INV59", **WRITTEN)
+@mutant("of what is applied together the last is delivered first", "INV63", **WRITTEN)
 def _(change):
     def deliver(raft, index):
         for run in raft.undelivered.take(index):
@@ -85,7 +85,7 @@ def _(change):
     change.patch(records, "deliver", deliver)
 
 
-@mutant("what was delivered is delivered again with what comes next", "INV59", **WRITTEN)
+@mutant("what was delivered is delivered again with what comes next", "INV63", **WRITTEN)
 def _(change):
     def take(waiting, index):
         return [run for run in waiting.runs if run.last <= index]
@@ -93,14 +93,14 @@ def _(change):
     change.patch(Undelivered, "take", take)
 
 
-@mutant("what is applied is delivered with the next entry alone", "INV59", **WRITTEN)
+@mutant("what is applied is delivered with the next entry alone", "INV63", **WRITTEN)
 def _(change):
     @change.around(records, "deliver")
     def delay(inner, raft, index):
         inner(raft, index - 1)
 
 
-@mutant("records are not delivered where this replica leads, which has logged them", "INV59", **WRITTEN)
+@mutant("records are not delivered where this replica leads, which has logged them", "INV63", **WRITTEN)
 def _(change):
     @change.around(records, "deliver_run")
     def pass_over(inner, raft, run):
@@ -110,7 +110,7 @@ def _(change):
 
 @mutant(
     "a witness is delivered what it keeps no content of",
-    "INV59",
+    "INV63",
     given=WITH_WITNESS | {"config": FAST},
     weather=CLEAR,
     rig=written,
@@ -127,19 +127,19 @@ def _(change):
 
 @mutant(
     "extensions are saved when a snapshot is ordered, though not all up to it is delivered",
-    "INV60",
+    "INV64",
     **WRITTEN | {"rig": slow_machines, "hosts": "node"},
 )
 def _(change):
     change.patch(extension_states, "save", lambda raft, index, done: done(extension_states.encode(raft)))
 
 
-@mutant("extensions are not told of the snapshot that is loaded", "INV60", **LAGGING)
+@mutant("extensions are not told of the snapshot that is loaded", "INV64", **LAGGING)
 def _(change):
     change.patch(Raft, "load_extensions", lambda raft, data, index: None)
 
 
-@mutant("a snapshot has the state of extensions that the one before it had", "INV60", **WRITTEN)
+@mutant("a snapshot has the state of extensions that the one before it had", "INV64", **WRITTEN)
 def _(change):
     last = {}
 
@@ -153,7 +153,7 @@ def _(change):
 
 @mutant(
     "a leader logs records that not all members take",
-    "INV61",
+    "INV65",
     given=HOMES,
     weather=CLEAR,
     rig=old_tables,
@@ -164,7 +164,7 @@ def _(change):
 
 @mutant(
     "an observer need not take the records that are logged",
-    "INV61",
+    "INV65",
     given=HOMES | WITH_OBSERVER,
     weather=CLEAR,
     rig=old_tables,
@@ -176,7 +176,7 @@ def _(change):
         return tuple(each for each in lacking or () if each in raft.voters) or None
 
 
-@mutant("what a replica took in an earlier life it is thought to take for ever", "INV61", **OLDER)
+@mutant("what a replica took in an earlier life it is thought to take for ever", "INV65", **OLDER)
 def _(change):
     @change.around(settling, "meet")
     def remember(inner, raft, replica, life, term):
@@ -190,7 +190,7 @@ def _(change):
 
 @mutant(
     "a record that not all take is refused, and logged all the same",
-    "INV61",
+    "INV65",
     given=HOMES,
     weather=CLEAR,
     rig=old_tables,
@@ -202,14 +202,14 @@ def _(change):
         return run
 
 
-@mutant("a replica passes over records that it does not take", "INV62", **OLDER)
+@mutant("a replica passes over records that it does not take", "INV66", **OLDER)
 def _(change):
     change.patch(RaftLog, "_before_missing", lambda log, runs: runs)
 
 
 @mutant(
     "a replica leaves out what of a snapshot none of its extensions takes",
-    "INV62",
+    "INV66",
     **OLDER | {"hosts": "node", "given": HOMES | {"config": FAST | COMPACT}},
 )
 def _(change):

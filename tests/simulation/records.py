@@ -264,7 +264,7 @@ class RecordSimulation(Simulation):
             records = set(host.raft.extension(Ledger).records)
             if host.raft.base_state is State.WITNESS:
                 if records:
-                    raise Violation("INV59 a witness is delivered nothing", f"{host.raft!r} has {records}")
+                    raise Violation("INV63 a witness is delivered nothing", f"{host.raft!r} has {records}")
                 continue
             for record, outcome in self._written.items():
                 if outcome == "done" and record not in records:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulation import failover_mutants, identity_mutants, record_mutants  # noqa: F401  # they add their own
+from tests.simulation import failover_mutants, identity_mutants, life_mutants, record_mutants  # noqa: F401  # they add their own
 from tests.simulation.mutants import MUTANTS
 
 OFTEN = 3

@@ -146,9 +146,12 @@ def test_every_handler_was_called(total):
         ("extensions were loaded", 300),
         ("extensions were saved", 1500),
         ("the writer of a record had the answer done", 400),
-        ("a follower was told that its leader is gone", 500),
-        ("a voter asked early, since its leader is gone", 500),
-        ("a leader that was killed was replaced", 500),
+        ("a follower was told that its leader is gone", 4000),
+        ("a voter asked early, since its leader is gone", 3500),
+        ("a leader that was killed was replaced", 900),
+        ("a host was told to be suspect", 30_000),
+        ("a host was told to be dead", 20_000),
+        ("a host that was taken for gone was heard again", 3000),
         ("an election was not won", 400),
         ("control overtook bulk", 3000),
         ("an entry was written from the reserve", 300),
@@ -172,10 +175,13 @@ def test_rare_events_happened_often_enough(total, what, minimum):
 
 @pytest.mark.slow
 def test_a_leader_that_is_killed_is_mostly_replaced_within_an_election_timeout(total):
-    """Rules of quick failover: it is soon for nearly all, since they ask in turns."""
+    """Rules of quick failover: it is soon for nearly all, since they ask in turns.
+
+    99.5 % of some 800 in 500 other schedules were, and 97 % when of two that ask at once neither gave way.
+    """
     happened = total.happened
     at_once = happened["a leader that was killed was replaced at once"]
-    assert at_once > 0.95 * happened["a leader that was killed was replaced"]
+    assert at_once > 0.98 * happened["a leader that was killed was replaced"]
 
 
 def test_the_same_plan_gives_the_same_run():

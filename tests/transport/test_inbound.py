@@ -76,7 +76,10 @@ async def test_the_number_of_connections_is_bounded() -> None:
 @on_loop
 async def test_the_end_of_a_connection_is_told_but_not_where_another_has_taken_its_place() -> None:
     told: list[str] = []
-    a = Host(greeted=lambda address, _: told.append(f"greeted {address}"), parted=told.append)
+    a = Host(
+        greeted=lambda address, _: told.append(f"greeted {address}"),
+        parted=lambda address, _: told.append(address),
+    )
     async with running(a):
         old = await FakePeer.introduced(a, address="10.0.0.1:1")
         new = await FakePeer.introduced(a, address="10.0.0.1:1")
@@ -765,11 +768,11 @@ async def test_a_host_that_fails_to_hear_of_an_unreachable_peer_is_logged_and_go
 
 @on_loop
 async def test_the_end_of_the_last_connection_of_a_host_is_told() -> None:
-    """Also where the host has spelt its address in several ways: what was told of each must be forgotten."""
+    """Also where the host has spelt its address in several ways: what was told of each must be forgotten, and the host only at last."""
     told: list[str] = []
     a = Host(
         greeted=lambda address, _: told.append(f"+{address}"),
-        parted=lambda address: told.append(f"-{address}"),
+        parted=lambda address, last: told.append(f"-{address}{' at last' if last else ''}"),
     )
     one, other = "[::5]:1", "[0::5]:1"
     async with running(a):
@@ -783,4 +786,18 @@ async def test_the_end_of_the_last_connection_of_a_host_is_told() -> None:
         await until(lambda: len(told) == 4)
         await last.stream.aclose()
         await until(lambda: len(told) == 5)
-    assert told == [f"+{one}", f"+{one}", f"+{other}", f"-{one}", f"-{other}"]
+    assert told == [f"+{one}", f"+{one}", f"+{other}", f"-{one}", f"-{other} at last"]
+
+
+@on_loop
+async def test_what_several_tasks_write_to_a_caller_arrives_whole_where_the_kernel_takes_it_in_part() -> None:
+    a = Host()
+    async with running(a) as nursery:
+        caller = await FakePeer.introduced(a)
+        await until(lambda: a.transport._inbound._callers)
+        (link,) = a.transport._inbound._callers.values()
+        for number in range(3):
+            nursery.start_soon(link.write, encode_frame(200, bytes([number]) * (8 << 20)))
+        await trio.testing.wait_all_tasks_blocked()
+        came = [bytes((await caller.next_frame()).body) for _ in range(3)]
+    assert sorted(came) == [bytes([number]) * (8 << 20) for number in range(3)]

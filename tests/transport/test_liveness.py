@@ -95,6 +95,40 @@ def test_a_state_follows_from_the_newest_heartbeat_that_is_answered(answers: str
     assert seen == states
 
 
+def test_a_host_that_is_watched_only_is_judged_by_the_heartbeats_that_were_for_it() -> None:
+    b = Observer("10.0.0.3:1")
+    b.lives.watch(B)
+    b.lives.introduced(B, says())
+    seen = ""
+    for _ in range(12):
+        b.lives.tick()
+        if not seen:
+            b.answered(1)
+        for _ in range(20):
+            b.lives.tick(b.lives.members)
+        seen += LETTERS[b.state]
+    assert seen == "AAAAsssssssD"
+
+
+@pytest.mark.parametrize("missed", [0, 2, 3])
+def test_one_that_was_watched_and_becomes_a_member_has_missed_no_more_than_before(missed: int) -> None:
+    b = Observer("10.0.0.3:1")
+    b.lives.watch(B)
+    b.lives.introduced(B, says())
+    b.lives.tick()
+    b.answered(1)
+    for _ in range(missed):
+        b.lives.tick()
+        for _ in range(20):
+            b.lives.tick(b.lives.members)
+    b.lives.set_members([B])
+    for _ in range(SUSPECT_TICKS - missed):
+        assert b.state is ALIVE
+        b.lives.tick()
+    b.lives.tick()
+    assert b.state is SUSPECT
+
+
 def test_the_thresholds_are_those_of_the_page() -> None:
     """docs/transport.md, docs/operations.md and docs/metrics.md name them."""
     assert (SUSPECT_TICKS, DEAD_TICKS, EVIDENCE_TICKS) == (3, 10, 3)

@@ -15,6 +15,7 @@ import trustme
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import parse_address
+from drakkar.transport.budgets import Work
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.hello import (
     ALIVE_FEATURE,
@@ -442,6 +443,24 @@ async def test_heartbeats_keep_a_connection_that_nothing_else_uses_until_no_one_
 
 
 @on_loop
+async def test_a_host_that_waits_is_dialed_and_its_connection_kept_without_heartbeats() -> None:
+    brief = Options(idle_timeout=0.05, keepalive=0.02, backoff_first=0.01, backoff_last=0.01)
+    a, b = Watching(options=brief), Watching()
+    async with running(a, b):
+        a.transport.members([])
+        a.transport.keep([b.address, a.address])
+        await until(lambda: a.connected(b))
+        a.tick()
+        with trio.move_on_after(10 * brief.idle_timeout):
+            await until(lambda: not a.connected(b))
+        assert a.connected(b)
+        assert a.transport.host_states() == {}
+        assert a.state(b) is UNKNOWN
+        a.transport.keep([])
+        await until(lambda: a.transport.peers() == {})
+
+
+@on_loop
 async def test_a_host_does_not_watch_itself() -> None:
     a = Watching()
     async with running(a):
@@ -453,11 +472,8 @@ async def test_a_host_does_not_watch_itself() -> None:
 
 
 @on_loop
-async def test_a_host_that_is_watched_keeps_its_place_among_those_that_are_no_members(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("drakkar.transport.tcp.MAX_OTHER_PEERS", 2)
-    a, b = Watching(), Watching()
+async def test_a_host_that_is_watched_keeps_its_place_among_those_that_are_no_members() -> None:
+    a, b = Watching(options=Options(max_incoming=2)), Watching()
     async with running(a, b):
         a.transport.members([])
         a.transport.watch_host(b.address)
@@ -571,6 +587,21 @@ async def test_what_comes_of_a_run_that_is_gone_is_dropped_until_it_has_answered
         await until(lambda: a.received == [heartbeat(3)])
         assert a.state(b) is UNKNOWN, "it was wrongly taken for gone; heartbeats it does not know"
     assert a.order == ["run 1 is gone", "3"]
+
+
+@on_loop
+async def test_a_stream_of_a_run_that_is_gone_is_put_off_until_that_run_has_shown_that_it_lives() -> None:
+    a = Watching()
+    async with running(a):
+        async with listening(welcome_and_say_nothing) as b:
+            a.meet(b)
+            await until(lambda: a.connected(b))
+        await until(lambda: a.gone)
+        caller = await FakePeer.dial(a)
+        await caller.send(encode_hello(hello(a.address, address=b, stream=True)))
+        kind, why = await caller.told()
+        assert kind == FrameKind.FULL
+        assert f"{b} is taken for gone" in why
 
 
 @on_loop
@@ -847,6 +878,59 @@ async def test_strangers_that_send_heartbeats_without_end_are_read_more_slowly()
         nursery.start_soon(caller.closed)
         await until(lambda: a.counters.pauses > 2)
         nursery.cancel_scope.cancel()
+
+
+@on_loop
+async def test_heartbeats_take_no_more_than_their_share_of_the_loop_however_short_ticks_are() -> None:
+    a, b = Watching(), Watching()
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drakkar.transport.tcp.Work", partial(Work, lambda: now))
+        a = Watching()
+    async with running(a, b):
+        a.meet(b)
+        await until(lambda: a.state(b) is ALIVE)
+        number = a.transport._liveness.number
+        a.tick(10_000)
+        saved = a.transport._liveness.number - number
+        assert 1000 < saved <= 2001, "saved up for a burst"
+        for _ in range(10_000):
+            now += 0.0001
+            a.tick()
+            await trio.lowlevel.checkpoint()
+        assert 1990 <= a.transport._liveness.number - number - saved <= 2010, "in that second"
+        await until(lambda: a.state(b) is ALIVE)
+
+
+@on_loop
+async def test_members_have_their_heartbeats_first_however_many_others_are_watched() -> None:
+    member, other = Watching(), Watching()
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drakkar.transport.tcp.Work", partial(Work, lambda: now))
+        a = Watching(options=SLOW)
+    async with running(a, member, other):
+        a.meet(member)
+        a.transport.watch_host(other.address)
+        for port in range(1, 500):
+            a.transport.watch_host(f"127.0.0.1:{port}")
+        await until(lambda: a.state(member) is a.state(other) is ALIVE)
+        lives, beaten = a.transport._liveness, 0
+        number = lives.number
+        for _ in range(200):
+            now += 0.05
+            a.tick()
+            due = [member]
+            if lives._rounds[-1] == lives.number:
+                beaten += 1
+                due.append(other)
+            await until(
+                lambda due=due: all(lives._hosts[each.address].answered == lives.number for each in due)
+            )
+        assert lives.number == number + 200, "each of them is for the member"
+        assert 30 <= beaten <= 45, "500 hosts, 2,000 heartbeats a second, 10 s"
+        await until(lambda: a.state(member) is a.state(other) is ALIVE)
+    assert [event for event in a.changes if event.state in {SUSPECT, DEAD}] == []
 
 
 @on_loop

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ import trio
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.hello import FullError, encode_reason
 from drakkar.transport.options import Options
-from drakkar.transport.tcp import MAX_OTHER_PEERS
 
 from tests.ports import free_ports
 from tests.transport.support import (
@@ -131,21 +131,23 @@ async def test_hundreds_of_peers_that_are_away_do_not_delay_one_that_answers() -
 
 @on_loop
 async def test_of_hosts_that_are_no_members_only_so_many_are_dialed(caplog: pytest.LogCaptureFixture) -> None:
-    a, b, asks = Host(), Host(), Host()
+    """As many as may be connected."""
+    most = 100
+    a, b, asks = Host(options=replace(QUICK, max_incoming=most)), Host(), Host()
     async with running(a, b, asks):
         a.transport.members([b.address, "127.0.0.1:1"])
         a.send("127.0.0.1:1")
         a.send(b)
         await until(lambda: b.received)
-        for port in range(2, 2 + 2 * MAX_OTHER_PEERS):
+        for port in range(2, 2 + 2 * most):
             a.send(asks)  # it is one that is used
             a.send(f"127.0.0.1:{port}")
             await trio.lowlevel.checkpoint()
         peers = a.transport.peers()
-        assert len(peers) == MAX_OTHER_PEERS + 2
+        assert len(peers) == most + 2
         assert {b.address, asks.address, "127.0.0.1:1", f"127.0.0.1:{port}"} <= peers.keys()
         assert "127.0.0.1:2" not in peers
-        await until(lambda: asks.received and a.counters.dropped >= MAX_OTHER_PEERS)
+        await until(lambda: asks.received and a.counters.dropped >= most)
     told = [text for text in warnings(caplog) if "cannot reach" in text and "127.0.0.1:1:" not in text]
     assert len(told) == 1
 

@@ -1,6 +1,7 @@
 """Mutual TLS: a host without a certificate of the authority is refused."""
 
 import logging
+import socket
 import ssl
 from contextlib import suppress
 from functools import partial
@@ -10,15 +11,18 @@ import pytest
 import trio
 import trio.lowlevel
 import trustme
-from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.errors import ConfigError, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entry
 from drakkar.transport.addresses import parse_address
+from drakkar.transport.connection import Connection
 from drakkar.transport.frames import FrameKind, encode_frame
 from drakkar.transport.hello import PROTOCOL_VERSION, Hello, encode_hello
-from drakkar.transport.options import Options
+from drakkar.transport.options import Counters, Options
 from drakkar.transport.tcp import TcpTransport
 from drakkar.transport.tls import TlsConfig
+
+from tests.transport.support import on_loop
 
 
 class Files:
@@ -410,3 +414,33 @@ def test_a_transport_with_bad_files_is_not_made(ours: Files, tmp_path: Path) -> 
 def test_a_frame_is_no_client_hello() -> None:
     """What `test_a_host_without_tls_is_refused` relies on: neither protocol is taken for the other."""
     assert encode_frame(FrameKind.PING)[:1] != b"\x16"
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["that dialed", "that was dialed"])
+@on_loop
+async def test_a_host_that_ends_a_connection_before_it_speaks_in_the_handshake_has_lost_it_for_its_own_reason(
+    ours: Files, server_side: bool
+) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        context = ssl.create_default_context()
+        if server_side:
+            there.sendall(client_hello(context))
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            ours.authority.issue_cert("127.0.0.1").configure_cert(context)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(here))
+        name = None if server_side else "127.0.0.1"
+        secure = trio.SSLStream(stream, context, server_hostname=name, server_side=server_side)
+        connection = Connection(secure, Counters(), 1 << 20)
+        connection.end("it trusts others now")
+        with pytest.raises(TransportError, match="it trusts others now"):
+            await connection.secure()
+
+
+def client_hello(context: ssl.SSLContext) -> bytes:
+    """What a host that dials says first."""
+    said = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return said.read()

@@ -145,9 +145,8 @@ def test_a_follower_that_ends_knows_no_leader_and_one_without_a_leader_tells_of_
     with Hosts(2) as hosts:
         hosts.run(numbers=[1], config={"election_ticks": 1000})
         until(lambda: hosts[1].status().term)
-        hosts.hosts[1].loop.call(
-            lambda: None
-        )  # at the end of that turn it has told of the term, as one without a leader
+        # It tells of the term at the end of that turn, as one without a leader.
+        hosts.hosts[1].loop.call(lambda: None)
         hosts.hosts[1].subscribe(events.append)
         hosts[1].stop()
         until(lambda: events and isinstance(events[-1], ReplicaEnded))

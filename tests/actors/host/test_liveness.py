@@ -17,7 +17,9 @@ ALIVE, SUSPECT, DEAD = HostState.ALIVE, HostState.SUSPECT, HostState.DEAD
 
 @pytest.fixture
 def hosts(tmp_path):
-    with Hosts(data=tmp_path) as hosts:
+    # Evidence of an end must come within three ticks, and an attempt to connect that comes too early is repeated after 50 to
+    # 100 ms. So these ticks are as long as those of a host by default.
+    with Hosts(data=tmp_path, tick_interval=0.1) as hosts:
         hosts.run()
         hosts.leader()
         yield hosts

@@ -23,19 +23,25 @@ EXPORTED = {*drakkar.actors.__all__, *drakkar.handlers.__all__}
 
 HOST = {
     "address",
+    "config",
     "counters",
     "deployment_id",
+    "find",
     "log_memory",
     "loop",
     "metrics",
     "peers",
     "publish",
     "published",
+    "register",
+    "registered_names",
     "reload_tls",
     "remote",
     "remote_names",
     "remove_data",
     "replica",
+    "singleton",
+    "start_directory",
     "start_replica",
     "start_replicas",
     "stop",
@@ -43,6 +49,7 @@ HOST = {
     "subscribe",
     "tick_interval",
     "unpublish",
+    "unregister",
     "unsubscribe",
 }
 REPLICA = {

@@ -394,7 +394,7 @@ def test_a_node_lives_on_the_loop_of_its_host_and_ticks_with_it(hosts):
     home, other = hosts
     a = node_at(home, "a", b=other)
     assert run(a, lambda node: node.actor_loop) is home.loop
-    assert run(a, lambda node: node._ticks._interval) == TICK
+    assert run(a, lambda node: node._actor_ticks._interval) == TICK
 
 
 def test_an_actor_of_another_host_may_be_answered_later(hosts, pair):

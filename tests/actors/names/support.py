@@ -7,12 +7,10 @@ import cbor2
 import pykka
 from drakkar.actors.names.directory import Owner
 from drakkar.actors.names.registered import Names
+from drakkar.actors.remote.errors import NameTaken, UnknownName
+from drakkar.actors.remote.from_host import FromHost, is_told_of_hosts
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import ConfigError, TransportError
-
-
-class UnknownNameError(Exception):
-    pass
 
 
 class Network:
@@ -21,12 +19,22 @@ class Network:
     def __init__(self):
         self.published = {}
         self.places = {}
-        self.cut_off = set()
+        self.cut_off, self.silent = set(), set()
         self.numbers = itertools.count(1)
         self.lock = threading.Lock()
 
     def of(self, address):
         return Calls(self, address)
+
+
+class FromRef:
+    """An actor as another host asks it."""
+
+    def __init__(self, ref, address):
+        self.ref, self.address = ref, address
+
+    def ask(self, message, **options):
+        return self.ref.ask(FromHost(self.address, message), **options)
 
 
 class Calls:
@@ -36,18 +44,30 @@ class Calls:
         self.network, self.address = network, address
 
     def publish(self, name, ref, *, proxy=False, acl=None):
+        before = self.network.published.get((self.address, name))
+        if before is not None and before.is_alive():
+            raise NameTaken(name, str(before), "unpublish it first")
         self.network.published[self.address, name] = ref
+
+    def unpublish(self, name, ref=None):
+        there = self.network.published.get((self.address, name))
+        if there is None or (ref is not None and there.actor_urn != ref.actor_urn):
+            return False
+        del self.network.published[self.address, name]
+        return True
 
     def remote(self, address, name, *, timeout, block):
         assert not block
         found = ActorFuture()
         ref = self.network.published.get((address, name))
-        if {address, self.address} & self.network.cut_off and address != self.address:
+        if address in self.network.silent:
+            pass  # it never answers
+        elif {address, self.address} & self.network.cut_off and address != self.address:
             found.fail(TransportError(f"{address} is gone"))
         elif ref is None or not ref.is_alive():
-            found.fail(UnknownNameError(name))
+            found.fail(UnknownName(name))
         else:
-            found.set(ref)
+            found.set(FromRef(ref, self.address) if is_told_of_hosts(ref) else ref)
         return found
 
     def place_of(self, ref):
@@ -60,15 +80,18 @@ class Calls:
             raise ConfigError("ref", str(ref), "is an actor of another host: register it there")
         return number, cbor2.dumps([self.address, number])
 
-    def ref_of(self, place):
-        return self.network.places[cbor2.loads(place)[1]]
+    def ref_of(self, place, timeout):
+        assert 0 < timeout <= 60
+        found = ActorFuture()
+        found.set(self.network.places[cbor2.loads(place)[1]])
+        return found
 
 
-def names_of(host, network, *, count=1, nonce=7):
-    """The names of a host of the tests, as the run `count` of it."""
+def names_of(host, network, *, count=1, nonce=7, host_id=None):
+    """The names of a host of the tests, as the run `count` of it. Without an id it has no data directory."""
     return Names(
         address=lambda: host.address,
-        owner=lambda: Owner(host.address, count, nonce),
+        owner=lambda: Owner(host_id or host.address, count, nonce),
         calls=network.of(host.address),
         loop=host.loop,
         lines=host.loop.lines,

@@ -6,6 +6,7 @@ import cbor2
 import pytest
 from drakkar.actors.names import directory
 from drakkar.actors.names.directory import (
+    MAX_PLACE_BYTES,
     Directory,
     Registration,
     check_name,
@@ -175,7 +176,7 @@ GOOD = register("ledger", A)
         (4, None),
         (5, "7"),
         (6, "x" * 301),
-        (7, b"x" * 1025),
+        (7, b"x" * (MAX_PLACE_BYTES + 1)),
         (7, "place"),
         (8, 1),
     ],

@@ -26,7 +26,7 @@ from tests.actors.support import TIMEOUT_S, until
 
 
 class FakeShard:
-    """Its commands have the outcomes that the test gives, one after the other; None is what a directory says."""
+    """Its commands have the outcomes that the test gives, one after the other, or futures of them; None is what a directory says."""
 
     shard_id = 9
 
@@ -80,6 +80,8 @@ class FakeSession:
             future.set(self.shard.directory.apply(command))
         elif outcome == "never":
             pass
+        elif isinstance(outcome, ActorFuture):
+            return outcome
         else:
             if not isinstance(outcome, OutcomeUnknown):
                 self.command = None
@@ -100,6 +102,17 @@ def serve(loop, *outcomes, opening=()):
 
 def do(server, operation, milliseconds=TIMEOUT_S * 1000):
     return server.ask(["do", int(milliseconds), operation], timeout=TIMEOUT_S)
+
+
+def propose(server, shard, operation):
+    """Ask for an operation whose deadline is soon, until it is proposed before that; return the future of its answer."""
+
+    def proposed():
+        answer = server.ask(["do", 100, operation], block=False)
+        until(lambda: shard.commands or answer.done)
+        return answer if shard.commands else None
+
+    return until(proposed)
 
 
 def lost():
@@ -129,7 +142,7 @@ def test_an_operation_is_repeated_as_long_as_that_is_safe(loop, outcomes, comman
 
 @pytest.mark.parametrize("error", [SessionExpired("forgotten"), ResultLost("too large")])
 def test_where_it_may_have_been_applied_and_nobody_can_tell_the_asker_is_told_so(loop, error):
-    server, shard = serve(loop, error)
+    server, _ = serve(loop, error)
     assert do(server, register("ledger", A))[:2] == ["failed", False]
     assert do(server, register("ledger", A)) == ["ok"], "it goes on"
 
@@ -155,8 +168,7 @@ def test_what_waits_together_becomes_one_command_in_order(loop):
 
 def test_what_is_not_proposed_by_its_deadline_has_surely_no_effect(loop):
     server, shard = serve(loop, "never")
-    stuck = server.ask(["do", 100, register("a", A)], block=False)
-    until(lambda: shard.commands)
+    stuck = propose(server, shard, register("a", A))
     waiting = server.ask(["do", 100, register("b", A)], block=False)
     assert stuck.get(timeout=TIMEOUT_S)[:2] == ["failed", False]
     assert waiting.get(timeout=TIMEOUT_S)[:2] == ["failed", True]
@@ -164,8 +176,10 @@ def test_what_is_not_proposed_by_its_deadline_has_surely_no_effect(loop):
 
 
 def test_what_expired_while_its_outcome_was_unknown_is_settled_before_the_next_is_proposed(loop):
-    server, shard = serve(loop, *[OutcomeUnknown("late")] * 3)
-    assert do(server, register("a", A), milliseconds=10)[0] in {"failed", "ok"}
+    late = ActorFuture()
+    server, shard = serve(loop, late, *[OutcomeUnknown("late")] * 2)
+    assert propose(server, shard, register("a", A)).get(timeout=TIMEOUT_S)[:2] == ["failed", False]
+    late.fail(OutcomeUnknown("late"))
     assert do(server, register("b", A)) == ["ok"]
     assert len(shard.directory) == 2, "the first was applied, once"
 

@@ -8,6 +8,7 @@ from drakkar.actors import ConfigError, DeadlockError, DrakkarError, State, Syst
 from drakkar.actors.names import registered
 from drakkar.actors.names.directory import Directory, NotRegistered
 from drakkar.actors.remote.errors import NameTaken
+from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.handlers.errors import OutcomeUnknown, RequestDropped, TransportError
 
 from tests.actors.names.support import Echo, Network, names_of
@@ -139,7 +140,7 @@ def test_of_two_hosts_that_race_for_one_name_exactly_one_has_it_and_the_other_is
         [winner] = [number for number, outcome in outcomes.items() if outcome is None]
         losers = [outcome for outcome in outcomes.values() if outcome is not None]
         assert {type(outcome) for outcome in losers} == {NameTaken}
-        assert {outcome.address for outcome in losers} == {office.hosts.addresses[winner - 1]}
+        assert {outcome.holder for outcome in losers} == {f"an actor on {office.hosts.addresses[winner - 1]}"}
         assert office[1].find(name, timeout=TIMEOUT_S) is refs[winner]
 
 
@@ -165,11 +166,16 @@ def test_the_end_of_an_actor_frees_no_name_that_has_moved_on_to_another(office):
     office[1].register("ledger", second, timeout=TIMEOUT_S)
     assert find(office[2], "ledger") is second
     first.stop()
+    end_another(office)
+    assert find(office[2], "ledger") is second
+
+
+def end_another(office):
+    """Return when what an end before this call has given back is given back, as the ends are looked at in order."""
     other = Echo.start()
     office[1].register("other", other, timeout=TIMEOUT_S)
     other.stop()
-    until(lambda: isinstance(find(office[2], "other"), NotRegistered))  # it came after the other end
-    assert find(office[2], "ledger") is second
+    until(lambda: isinstance(find(office[2], "other"), NotRegistered))
 
 
 def test_a_name_is_unregistered_by_its_host_only(office):
@@ -199,7 +205,7 @@ def test_the_names_of_a_host_are_free_when_its_next_run_serves_a_directory(offic
     again = names_of(office.hosts.hosts[1], office.network, count=2)
     again.serve(office.replicas[1])
     until(lambda: isinstance(find(office[2], "ledger"), NotRegistered))
-    with pytest.raises(RequestDropped, match="newer run of this host"):
+    with pytest.raises(RequestDropped, match="started later"):
         office[1].register("ledger", ref, timeout=TIMEOUT_S)
 
 
@@ -224,6 +230,53 @@ def test_a_name_that_cannot_be_given_back_now_is_given_back_later(tmp_path):
         assert isinstance(settled(office[1].find("ledger", block=False, timeout=0.5)), DrakkarError)
         hosts.run(Directory, shard_id=SHARD, numbers=[2])
         until(lambda: isinstance(find(office[1], "ledger"), NotRegistered))
+
+
+@pytest.mark.parametrize("away", ["silent", "cut_off"])
+def test_a_directory_that_is_away_holds_up_no_name_of_another(office, monkeypatch, away):
+    monkeypatch.setattr(registered, "MAX_GIVEN_BACK", 1)
+    names, elsewhere = office[1], "127.0.0.1:9"
+    names._turns.clear()
+    getattr(office.network, away).add(elsewhere)
+    names._directory(SHARD + 1, elsewhere)
+    for _ in range(3):
+        names._do_in_the_end(SHARD + 1, ["unregister", "other", *names._owner(), None], "give back a name")
+    ref = Echo.start()
+    names.register("ledger", ref, shard_id=SHARD, timeout=TIMEOUT_S)
+    ref.stop()
+    until(lambda: names.registered_names(shard_id=SHARD, timeout=TIMEOUT_S) == [])
+
+
+def test_what_waits_to_be_tried_again_holds_up_nothing_of_its_own_directory(office, monkeypatch):
+    monkeypatch.setattr(registered, "MAX_GIVEN_BACK", 1)
+    names, tried = office[1], set()
+    names._turns.clear()
+
+    async def refuse(_, operation):
+        tried.update(operation)
+        return ["failed", True, "not now"]
+
+    monkeypatch.setattr(names, "_try", refuse)
+    for name in "abc":
+        names._do_in_the_end(SHARD, [name], "give back a name")
+    until(lambda: tried >= set("abc"))  # beside what announces the host, perhaps
+
+
+@pytest.mark.parametrize(
+    ("host_id", "words"), [(None, "set the clock right"), ("an id", "copy of its data directory")]
+)
+def test_an_earlier_run_is_told_why_it_may_be_taken_for_one(office, caplog, host_id, words):
+    host = office.hosts.hosts[1]
+    late = names_of(host, office.network, count=2, host_id=host_id)
+    late.serve(office.replicas[1])
+    late.register("ledger", Echo.start(), timeout=TIMEOUT_S)
+    early = names_of(host, office.network, count=1, host_id=host_id)
+    early.serve(office.replicas[1])
+    with pytest.raises(RequestDropped, match=words):
+        early.register("other", Echo.start(), timeout=TIMEOUT_S)
+    until(lambda: "cannot announce this run of the host: " in caplog.text)
+    assert words in caplog.text
+    assert early.registered_names(timeout=TIMEOUT_S) == ["ledger"]
 
 
 def test_many_names_at_once_become_few_commands(office):
@@ -257,10 +310,70 @@ def test_a_replica_that_ends_ends_its_server_and_all_who_wait_are_told(office):
     server = office.network.published[office.hosts.addresses[0], f"drakkar:directory:{SHARD}"]
     office.replicas[1].stop()
     until(lambda: not server.is_alive())
-    assert isinstance(settled(office[1].register("ledger", ref, block=False)), Exception)
+    with pytest.raises(RequestDropped, match=r"start_directory\(\)"):
+        office[1].register("ledger", ref)
     again = office.hosts.run(Directory, shard_id=SHARD, numbers=[1])[1]
     office[1].serve(again)
     office[1].register("ledger", ref, timeout=TIMEOUT_S)
+
+
+def test_a_replica_that_is_started_again_at_once_serves_though_the_server_before_it_has_not_ended_yet(office):
+    office[1].serve(office.replicas[1])
+    office[1].register("ledger", Echo.start(), timeout=TIMEOUT_S)
+
+
+def test_a_host_that_serves_no_directory_is_told_as_such(office):
+    with pytest.raises(RequestDropped, match=r"start_directory\(\)"):
+        office[1].find("ledger", shard_id=SHARD + 1, at=office.hosts.addresses[1])
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_name_whose_move_to_another_actor_is_unknown_is_given_back_with_its_holder(
+    office, monkeypatch, moved
+):
+    first, second = Echo.start(), Echo.start()
+    office[1].register("ledger", first, timeout=TIMEOUT_S)
+    do = office[1]._do
+
+    def lose_the_answer(*operation):
+        assert not moved or settled(do(*operation)) == ["ok"]
+        return settled_now(["failed", False, "nobody knows"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(office[1], "_do", lose_the_answer)
+        with pytest.raises(OutcomeUnknown, match="nobody knows"):
+            office[1].register("ledger", second, timeout=TIMEOUT_S)
+    assert find(office[2], "ledger") is (second if moved else first)
+    first.stop()
+    end_another(office)
+    assert (find(office[2], "ledger") is second) == moved
+    assert [entry.ref for entry in office[1]._entries.values()] == [second]
+    office[1].register("ledger", second, timeout=TIMEOUT_S)
+    second.stop()
+    until(lambda: isinstance(find(office[2], "ledger"), NotRegistered))
+
+
+def settled_now(result):
+    future = ActorFuture()
+    future.set(result)
+    return future
+
+
+def test_names_that_cannot_be_given_back_yet_take_room_until_they_are(office, monkeypatch):
+    monkeypatch.setattr(registered, "MAX_REGISTERED", 2)
+    refs = [Echo.start() for _ in range(2)]
+    for number, ref in enumerate(refs):
+        office[1].register(f"name {number}", ref, timeout=TIMEOUT_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(registered, "FIRST_WAIT_S", 0.01)
+        patch.setattr(office[1], "_do", lambda *_: settled_now(["failed", True, "no leader"]))
+        for ref in refs:
+            ref.stop()
+        until(lambda: office[1]._entries == {})
+        with pytest.raises(SystemBusy, match="not given them back"):
+            office[1].register("other", Echo.start())
+    until(lambda: not office[1]._leaving)
+    office[1].register("other", Echo.start(), timeout=TIMEOUT_S)
 
 
 def test_the_loop_is_never_blocked(office):

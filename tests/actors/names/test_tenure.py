@@ -26,6 +26,8 @@ class World:
         """Of the last committed entry."""
         self.work = None
         self.abandoned, self.watched, self.lines, self.told = [], set(), [], []
+        self.left = []
+        """Those whose name was taken away."""
         self.tenure = Tenure("scheduler", self, start_timeout=2.0, stop_timeout=3.0, random=Latest())
 
     # -- its hands
@@ -54,6 +56,9 @@ class World:
 
     def abandon(self, started):
         self.abandoned.append(started)
+
+    def leave(self, ref):
+        self.left.append(ref.actor_urn)
 
     def watch(self, ref):
         self.watched.add(ref)
@@ -349,8 +354,10 @@ def test_one_that_does_not_stop_is_left_behind_and_has_not_ended():
     ref = world.tenure.ref
     assert world.office(0) == ["stop 101"]
     assert world.proceed(2.9) == []
+    assert world.left == []
     world.proceed(0.2)
     assert world.tenure.phase is SingletonPhase.IDLE
+    assert world.left == [ref.actor_urn], "its name is for the next one"
     assert any("may run elsewhere now" in line for line in world.lines)
     assert not world.tenure.ended_before(6)
     ref.alive = False
@@ -368,6 +375,7 @@ def test_one_whose_on_start_hangs_has_not_ended():
     error.ref = Ref("", 101)
     world.work.fail(error)
     world.proceed()
+    assert world.left == [error.ref.actor_urn]
     world.office(0)
     assert not world.tenure.ended_before(6)
     error.ref.alive = False
@@ -412,7 +420,7 @@ def test_the_bound_covers_two_election_timeouts_and_clocks_that_differ_by_a_tent
 
 
 class Hosts:
-    """Hosts that win and lose offices as the rules of Raft allow, each with a tenure of its own."""
+    """Hosts that win and lose offices as Raft allows, each with a tenure of its own."""
 
     def __init__(self, seed):
         self.random = Random(seed)

@@ -732,6 +732,24 @@ def test_what_was_asked_of_a_leader_is_asked_of_the_next_one_in_its_order(next_l
     assert len(reads) == 0
 
 
+# -- The end of a leader's process
+
+
+def test_the_news_that_a_leader_is_gone_comes_behind_all_that_it_had_sent_though_the_inbox_is_full(node):
+    one = node(members=THREE).follow(term=5)
+
+    def fill_and_tell():
+        for _ in range(one.actor.actor_inbox.capacity):
+            one.ref.tell(Message(M.HEARTBEAT, sender=2, term=5))
+        with pytest.raises(SystemBusy):
+            one.ref.tell(Message(M.HEARTBEAT, sender=2, term=5))
+        one.actor.hear_last(Message(M.LEADER_GONE, sender=2))
+
+    one.loop.call(fill_and_tell, timeout=TIMEOUT_S)
+    one.settle()
+    assert one.replica.status().leader_id == 0
+
+
 # -- Transfers
 
 

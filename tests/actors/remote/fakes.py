@@ -82,18 +82,22 @@ class Wire:
         """What has left: the address and the record, as bytes."""
         self.ended = False
         self.error = None
-        self.why_away = ""
+        self.why_away = self.why_unreached = ""
+        self.knocks = 0
         self.address, self.run, self.certified = HERE, RUN, False
         self.certificates = {}
         """By address, the names in the certificate of a host."""
         self.charged = Counter()
         self.states = {}
+        self.unreachable = set()
         self.attended = []
+        self.kept = frozenset()
+        self.sent_as_answers = []
 
     def call_room(self, address):
         return self.rooms.of(address)
 
-    def send_calls(self, address, records, *, admitted=False, now=False):
+    def send_calls(self, address, records, *, admitted=False, now=False, answers=False):
         assert admitted, "all have their places"
         assert now, "those of a round are sent together, at its end"
         assert canonical(address) == address
@@ -103,10 +107,17 @@ class Wire:
         if self.ended:
             return len(records)
         self.rows += [(address, record) for record in records]
+        self.sent_as_answers.append(answers)
         return 0
 
     def away(self, address):
         return self.why_away
+
+    def unreached(self, address):
+        return self.why_unreached
+
+    def knock(self, address):
+        self.knocks += 1
 
     def take(self):
         """Run the thread, and return the records that have left since, with their hosts left out."""
@@ -126,12 +137,18 @@ class Wire:
     def host_state(self, address):
         return self.states.get(address, HostState.UNKNOWN)
 
+    def reachable(self, address):
+        return address not in self.unreachable
+
     def watch_host(self, address):
         self.attended.append(address)
         return self.host_state(address)
 
     def unwatch_host(self, address):
         self.attended.remove(address)
+
+    def keep(self, addresses):
+        self.kept = addresses
 
 
 class Fake(pykka.ActorRef):

@@ -13,6 +13,7 @@ from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -117,6 +118,7 @@ RECORDS = st.one_of(
     st.builds(Watch, numbers, targets),
     st.builds(Unwatch, numbers),
     st.builds(Died, numbers, st.one_of(st.none(), failures)),
+    st.builds(Describe, numbers, targets),
 )
 
 

@@ -6,12 +6,13 @@ from drakkar.actors import unwatch, watch
 from drakkar.actors.remote import questions
 from drakkar.actors.remote.asking import LATE_ANSWERS
 from drakkar.actors.remote.deadlines import SLOT_S
-from drakkar.actors.remote.errors import AnswerTimeout, HostGone, UnknownName
+from drakkar.actors.remote.errors import AnswerTimeout, HostGone, NotAllowed, UnknownName
 from drakkar.actors.remote.failures import encode_failure
 from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -136,6 +137,30 @@ def test_a_message_may_be_as_long_as_a_record_of_it_may():
     assert len(side.wire.take()) == 1, "the option, and not what is usual, is the bound"
 
 
+def test_what_is_told_to_a_host_that_could_not_be_reached_is_refused_at_once_and_the_host_tried_again(
+    side, ref
+):
+    """No one would be told that it was lost. A question is told, and so it may wait for the attempt."""
+    side.wire.why_unreached = "cannot reach it: refused"
+    ref = at(side, attributes={"deposit": True})
+    for call in (ref.tell, ref.tell, ref.proxy().deposit.defer):
+        with pytest.raises(
+            HostGone, match=f"Actor at {THERE} was not reached: cannot reach it: refused"
+        ) as caught:
+            call("pay")
+        assert caught.value.outcome_known
+    ref.ask("pay", block=False)
+    assert [type(record) for record in side.wire.take()] == [Ask]
+    assert side.wire.knocks == 1
+    with pytest.raises(HostGone):
+        ref.tell("pay")
+    side.thread.run()
+    assert side.wire.knocks == 2
+    side.wire.why_unreached = ""
+    ref.tell("pay")
+    assert len(side.wire.take()) == 1
+
+
 def test_a_full_lane_is_busy_at_once():
     side = Side(Options(call_records=1))
     ref = at(side)
@@ -181,6 +206,20 @@ def test_a_failure_is_raised_as_what_it_was(side, ref):
     with pytest.raises(KeyError, match="bob"):
         future.get()
     assert ref.is_alive()
+
+
+@pytest.mark.parametrize(
+    "error", [HostGone("of a third"), SystemBusy("another"), ValueRefused("answer", "a", "b")]
+)
+def test_what_an_actor_was_told_of_something_else_says_nothing_of_its_own_message(side, ref, error):
+    """It has done a part of its work perhaps, before it raised what it got from a third host."""
+    raised, refused = (ref.ask("pay", block=False) for _ in range(2))
+    first, second = side.wire.take()
+    side.hear(failed(first.question, error))
+    side.hear(failed(second.question, error, FailKind.BUSY))
+    assert type(outcome(raised)[1]) is type(outcome(refused)[1]) is type(error)
+    assert not outcome(raised)[1].outcome_known
+    assert outcome(refused)[1].outcome_known, "the actor did not see it"
 
 
 def test_an_answer_that_cannot_be_decoded_fails_its_question_alone(side, ref):
@@ -285,6 +324,56 @@ def test_an_answer_that_no_host_sends_fails_the_look_up(side, value, by_name):
         question.wait()
 
 
+def test_a_reference_learns_what_a_proxy_reaches_of_its_actor(side):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    asked = sent(side)
+    assert (type(asked), asked.target) == (Describe, TARGET)
+    assert not described.done
+    found = Found(TARGET, "Account", {"balance": False})
+    assert side.hear(Answer(asked.question, encode_found(found)))
+    assert described.get(timeout=0) is ref
+    assert dir(ref.proxy())[-1] == "balance"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (NotAllowed("it is for others"), NotAllowed),
+        (SystemBusy("too many questions"), HostGone),
+        (TransportError("unreadable"), HostGone),
+    ],
+)
+def test_one_of_which_that_cannot_be_learnt_can_be_told_and_says_why_it_has_no_proxy(side, error, raised):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    side.hear(failed(sent(side).question, error, FailKind.REFUSED))
+    assert described.get(timeout=0) is ref
+    with pytest.raises(raised, match=rf"{error}.*[Ff]ind it again"):
+        ref.proxy()
+    ref.tell("hello")
+    assert isinstance(sent(side), Tell)
+
+
+def test_one_that_is_said_to_have_ended_when_its_reach_is_asked_for_has(side):
+    ref = at(side)
+    described = side.asking.describe(ref, 1.0)
+    side.hear(failed(sent(side).question, pykka.ActorDeadError("it has ended"), FailKind.DEAD))
+    assert described.get(timeout=0) is ref
+    assert not ref.is_alive()
+    with pytest.raises(pykka.ActorDeadError):
+        ref.proxy()
+
+
+def test_where_too_much_waits_a_reference_is_of_use_all_the_same():
+    side = Side(Options(call_records=1))
+    ref = at(side)
+    ref.tell("fills the lane")
+    assert side.asking.describe(ref, 1.0).get(timeout=0) is ref
+    with pytest.raises(HostGone, match="SystemBusy"):
+        ref.proxy()
+
+
 def test_names_are_listed_in_order(side):
     question = side.asking.list_names(THERE, None)
     names = sent(side)
@@ -329,6 +418,21 @@ def test_a_watch_that_is_refused_says_nothing_of_the_actors_end(side, ref, kind)
     assert [type(notice.reason) for notice in died] == [SystemBusy]
     assert ref.is_alive()
     assert side.link.watches == {}
+    watch(ref, died.append)
+    assert isinstance(sent(side), Watch)
+
+
+def test_a_watch_that_stood_and_is_refused_now_is_over_and_says_nothing_of_the_actors_end(side, ref):
+    died = []
+    watch(ref, died.append)
+    asked = sent(side)
+    side.hear(Answer(asked.watch, packed(None)))
+    refused = failed(asked.watch, NotAllowed("it is for others"), FailKind.REFUSED)
+    assert side.hear(refused)
+    assert [type(each.reason) for each in died] == [NotAllowed]
+    assert ref.is_alive()
+    assert side.link.watches == {}
+    assert not side.hear(refused), "nothing is watched any more"
     watch(ref, died.append)
     assert isinstance(sent(side), Watch)
 

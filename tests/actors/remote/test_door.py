@@ -24,12 +24,13 @@ from drakkar.actors.remote.records import (
     encode,
 )
 from drakkar.actors.remote.refs import Place, RemoteRef
+from drakkar.actors.remote.serving import MANY_ITEMS
 from drakkar.actors.remote.values import pack
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.handlers.errors import ConfigError, DrakkarError, OutcomeUnknown, TransportError
 from drakkar.transport.frames import FrameError
 from drakkar.transport.liveness import HostState
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.actors.remote.fakes import HERE, NOT_SENT, OTHER_RUN, RUN, THERE, Fake, Thread, Wire
@@ -115,7 +116,16 @@ def test_what_a_newer_version_adds_does_no_harm(host):
     assert host.wire.charged == {THERE: 1}
 
 
-@settings(deadline=None)
+def test_a_message_of_very_many_values_is_charged_with_all_that_came_with_it_though_it_is_of_use(host):
+    """Those that came with it would hide what it costs, as the time of each is known as a part of all."""
+    ref, target = host.publish()
+    host.hear(Tell(target, packed([0] * (MANY_ITEMS - 1))), Tell(target, packed(b"x" * 100_000)))
+    assert host.wire.charged == {}
+    host.hear(Tell(target, packed("a")), Tell(target, packed([0] * MANY_ITEMS)), Tell(target, packed("b")))
+    assert host.wire.charged == {THERE: 3}
+    assert [ref.take().message for _ in range(5)][2:] == ["a", [0] * MANY_ITEMS, "b"]
+
+
 @given(
     st.lists(
         st.one_of(RECORDS.map(encode).map(cbor2.loads), st.lists(PLAIN, min_size=1, max_size=6)), max_size=5
@@ -232,12 +242,16 @@ def test_heartbeats_are_exchanged_while_something_is_waited_for_and_some_time_af
     assert host.wire.attended == []
 
 
-def test_heartbeats_are_exchanged_with_a_host_that_waits_for_this_one(host):
-    """It keeps the connection on which the answer goes back."""
+def test_the_connection_to_a_host_that_waits_for_this_one_is_kept_until_it_has_gone(host):
+    """On that the answer goes back. No heartbeats are exchanged, which strangers in any number could ask for."""
     _, target = host.publish()
     host.hear(Ask(1, target, LONG, packed("a")))
     host.tick()
-    assert host.wire.attended == [THERE]
+    assert host.wire.kept == {THERE}
+    assert host.wire.attended == []
+    host.calls.parted(THERE)
+    host.tick()
+    assert host.wire.kept == set()
 
 
 def test_what_a_dead_host_was_asked_ends_also_what_it_is_asked_then(host):
@@ -265,6 +279,18 @@ def test_what_a_dead_host_was_asked_ends_also_what_it_is_asked_then(host):
     alive = host.ask()
     host.tick()
     assert not alive.done
+
+
+def test_what_is_for_a_dead_host_without_a_connection_waits_for_the_next_attempt_to_connect(host):
+    """It has not left, and the host may have been started again: only the transport knows what comes of it."""
+    host.wire.states[THERE] = HostState.DEAD
+    host.wire.unreachable.add(THERE)
+    asked, died = host.ask(), []
+    watch(host.ref(), died.append)
+    host.thread.run()
+    host.tick(3)
+    assert not asked.done
+    assert not died
 
 
 @pytest.mark.parametrize("state", [HostState.SUSPECT, HostState.UNKNOWN, HostState.ALIVE])
@@ -362,6 +388,16 @@ def test_only_references_are_published(host, ref):
 def test_a_reference_to_an_actor_elsewhere_is_not_published_here(host):
     with pytest.raises(ConfigError, match="of this process"):
         host.calls.publish("keeper", host.ref())
+
+
+def test_an_acl_ends_the_watches_of_those_whom_it_keeps_out(host):
+    host.wire.certified = True
+    ref, target = host.publish()
+    host.hear(Watch(1, target))
+    host.calls.publish("keeper", ref)
+    assert [type(record) for record in host.wire.take()] == [Answer]
+    host.calls.publish("keeper", ref, acl=["teller.example"])
+    assert [type(record) for record in host.wire.take()] == [Failed]
 
 
 def test_an_acl_needs_certificates(host):

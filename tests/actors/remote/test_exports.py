@@ -5,6 +5,7 @@ import gc
 import pykka
 import pytest
 from drakkar.actors import RemoteRef
+from drakkar.actors.names.directory import MAX_PLACE_BYTES
 from drakkar.actors.remote.refs import Place
 from drakkar.actors.remote.values import ValueRefused, pack, unpack
 from drakkar.handlers.errors import ConfigError, DrakkarError, SystemBusy
@@ -77,6 +78,16 @@ def test_one_of_an_earlier_run_of_this_host_has_ended(other):
     there = Host(run=1).send(Fake(), other)
     assert not other.send(there, Host(run=2)).is_alive()
     assert there.is_alive(), "as far as others know"
+
+
+def test_a_number_of_another_run_is_no_actor_of_this_one(home, other):
+    """Numbers are drawn anew in each run, so one of an earlier run, or one that is forged, may be that of an actor here."""
+    ref = Fake()
+    there = home.send(ref, other)
+    exported = other.exports.export(there)
+    assert home.exports.import_(exported) is ref
+    exported[1] = OTHER_RUN
+    assert not home.exports.import_(exported).is_alive()
 
 
 def test_a_proxy_travels_as_its_reference(home, other):
@@ -153,11 +164,26 @@ SIDE = Host()
 
 
 def test_the_place_of_an_actor_is_a_reference_on_any_host(home, other):
-    ref = Fake()
-    home.published.publish("ledger", ref)
+    ref = Fake(actor=Account())
+    home.published.publish("ledger", ref, proxy=True)
     number, place = home.exports.place_of(ref)
     assert number == home.published.by_name("ledger").number
-    assert other.exports.ref_of(place) == home.send(ref, other)
+    found = other.exports.ref_of(place)
+    assert found == home.send(ref, other)
+    assert str(found) == f"Account 'ledger' at {HERE}"
+    assert home.exports.ref_of(place) is ref
+
+
+def test_a_place_has_a_bound_whatever_its_actor_is_and_lasts_as_long_as_it(other):
+    home = Host("h" * 253 + ":65535", (1 << 63) - 1)
+    account = type("K" + chr(0x10000) * 199, (Account,), {})()
+    for number in range(900):
+        setattr(account, f"attribute_{number}", number)
+    ref = Fake(actor=account)
+    home.published.publish(chr(0x10000) * 200, ref, proxy=True)
+    _, place = home.exports.place_of(ref)
+    assert 1_800 < len(place) <= MAX_PLACE_BYTES
+    home.published.unpublish(chr(0x10000) * 200)
     assert home.exports.ref_of(place) is ref
 
 
@@ -169,7 +195,7 @@ def test_only_actors_that_live_here_have_a_place(home, other):
             other.exports.place_of(ref)
 
 
-@pytest.mark.parametrize("place", [b"", b"\xff", b"\x01", b"\x80", b"\x86\x01\x02\x03\x04\x05\x06"])
+@pytest.mark.parametrize("place", [b"", b"\xff", b"\x01", b"\x80", b"\x85\x01\x02\x03\x04\x05"])
 def test_what_is_no_place_is_a_value_error(home, place):
     with pytest.raises(ValueError, match=r"place|CBOR"):
         home.exports.ref_of(place)

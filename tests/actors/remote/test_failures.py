@@ -96,6 +96,22 @@ def test_whether_the_outcome_is_known_crosses_too(error: DrakkarError) -> None:
     assert out.outcome_known is error.outcome_known
 
 
+@failure("test.fixed")
+class Fixed(DrakkarError):
+    """Its users may not change what it says."""
+
+    @property
+    def outcome_known(self) -> bool:  # type: ignore[override]
+        return True
+
+
+def test_of_a_message_that_was_handled_no_exception_says_that_it_surely_had_no_effect() -> None:
+    for error in [*SAMPLES, Fixed("it went wrong")]:
+        out = decode_failure(encode_failure(error, REFS), REFS, handled=True)
+        assert not isinstance(out, DrakkarError) or not out.outcome_known
+        assert type(out) is (RemoteError if isinstance(error, Fixed) else type(error))
+
+
 def test_references_in_arguments_come_out_usable() -> None:
     assert crossed(Overdrawn(Ref(1), [Ref(2)])).args == (Ref(1), [Ref(2)])
 

@@ -17,7 +17,6 @@ from tests.actors.remote.test_fuzz_values import WIRES
 from tests.attacks.fuzz_calls import HERE, SMALL, Stage
 
 patient = settings(
-    deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -12,7 +12,7 @@ from drakkar.actors.remote.records import decode, encode
 from drakkar.actors.remote.values import MAX_DEPTH, ValueRefused, pack, unpack
 from drakkar.handlers.cbor import loads
 from drakkar.transport.frames import FrameError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.actors.remote.support import (
@@ -28,7 +28,7 @@ from tests.actors.remote.support import (
     shape,
 )
 
-patient = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(max_examples=300)
 
 MARKS = st.sampled_from(
     [

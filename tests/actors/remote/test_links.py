@@ -12,7 +12,7 @@ from drakkar.actors.remote.deadlines import SLOT_S, Deadlines
 from drakkar.actors.remote.errors import AnswerTimeout, HostGone
 from drakkar.actors.remote.links import Links
 from drakkar.actors.remote.questions import Question
-from drakkar.actors.remote.records import Ask, Names, Target, Tell, Unwatch, Watch
+from drakkar.actors.remote.records import Answer, Ask, Died, Names, Target, Tell, Unwatch, Watch
 from drakkar.handlers.errors import OutcomeUnknown, SystemBusy, TransportError
 from drakkar.transport.options import Options
 
@@ -115,6 +115,18 @@ def test_what_threads_put_leaves_once_and_in_the_order_of_each(host):
         assert sent == list(range(500))
 
 
+def test_the_transport_is_told_where_nothing_but_answers_leaves(host):
+    host.link.put(Answer(1, b""))
+    host.link.put(Died(2, None))
+    host.wire.take()
+    host.link.put(Answer(3, b""))
+    host.tell()
+    host.wire.take()
+    host.ask()
+    host.wire.take()
+    assert host.wire.sent_as_answers == [True, False, False]
+
+
 def test_numbers_begin_at_random_and_no_two_questions_share_one(clock):
     first, second = Host(clock), Host(clock)
     numbers = {host.link.number() for host in (first, second) for _ in range(100)}
@@ -187,6 +199,7 @@ def test_only_those_fail_whose_records_were_handed_back(host):
     host.link.handed_back([question.record for question in asked[2:]], NOT_SENT)
     assert [question.future.done for question in asked] == [False, False, True, True]
     assert host.link.questions == 2
+    assert not host.link.forgive(), "the host does not know of them, so it owes no answer to them"
 
 
 def test_a_lost_connection_ends_no_question_that_was_not_sent_yet(host):
@@ -224,12 +237,12 @@ def test_questions_fail_at_once_where_the_host_is_known_to_be_out_of_reach(host,
 
 
 def test_a_deadline_ends_a_question_within_a_slot(host, clock):
-    soon, later = host.ask(timeout=1.0), host.ask(timeout=2.0)
+    soon, later = host.ask(timeout=1.6 * SLOT_S), host.ask(timeout=1.0)
     host.wire.take()
-    clock.now += 1.0 - SLOT_S
+    clock.now += 1.5 * SLOT_S
     host.deadlines.end_late()
-    assert not soon.future.done
-    clock.now += 2.5 * SLOT_S
+    assert not soon.future.done, "not before the deadline, though its slot has begun"
+    clock.now += 1.1 * SLOT_S
     host.deadlines.end_late()
     error = error_of(soon)
     assert isinstance(error, AnswerTimeout)

@@ -5,7 +5,7 @@ import pytest
 from drakkar.actors import TableActor, TrioActor
 from drakkar.actors.remote import published
 from drakkar.actors.remote.errors import NameTaken, UnknownName
-from drakkar.actors.remote.published import Published
+from drakkar.actors.remote.published import Grant, Published
 from drakkar.actors.remote.reach import MAX_ATTRIBUTES, kind_at, reach_of
 from drakkar.handlers.errors import ConfigError, LoopError, SystemBusy
 
@@ -29,15 +29,18 @@ def number_of(door, name):
 # ---- names and numbers
 
 
-def test_each_name_has_a_number_of_its_own_that_nobody_guesses(door):
-    ref = Fake()
+def test_an_actor_has_one_number_for_all_its_names_and_references_that_is_not_guessed(door):
+    ref, other = Fake(), Fake()
+    number = door.export(ref).number
     for name in ("a", "b"):
         door.publish(name, ref)
-    first, second = number_of(door, "a"), number_of(door, "b")
-    assert first != second
-    assert min(first, second) > 1 << 30
-    assert door.by_number(first).ref is ref
-    assert door.names() == {"a": ref, "b": ref}
+    door.publish("c", other)
+    assert number_of(door, "a") == number_of(door, "b") == door.export(ref).number == number
+    assert number_of(door, "c") != number
+    assert min(number, number_of(door, "c")) > 1 << 30
+    assert door.by_number(number).ref is ref
+    assert door.names() == {"a": ref, "b": ref, "c": other}
+    assert len(door) == 2
 
 
 def test_an_actor_that_ends_goes_with_all_its_names(door, watched):
@@ -47,11 +50,11 @@ def test_an_actor_that_ends_goes_with_all_its_names(door, watched):
     door.publish("c", other)
     exported = door.export(ref)
     gone = door.forget(ref.actor_urn)
-    assert {actor.name for actor in gone} == {"a", "b"}
-    assert exported in gone
+    assert list(gone.grants) == ["a", "b"]
+    assert gone is exported
     assert door.names() == {"c": other}
-    assert all(door.by_number(actor.number) is None for actor in gone)
-    assert door.forget(ref.actor_urn) == []
+    assert door.by_number(gone.number) is None
+    assert door.forget(ref.actor_urn) is None
     assert len(door) == 1
 
 
@@ -67,8 +70,7 @@ def test_a_name_belongs_to_one_actor_while_that_lives(door):
         door.by_name("a")
     door.publish("a", second)
     assert number_of(door, "a") != before
-    [gone] = door.forget(first.actor_urn)
-    assert gone.number == before
+    assert door.forget(first.actor_urn).number == before
     assert door.by_number(before) is None
     assert door.by_name("a").ref is second, "the notice of the first one's end takes nothing from the second"
 
@@ -79,7 +81,7 @@ def test_an_actor_that_is_published_again_stays_reachable_and_its_proxies_reach_
     before = number_of(door, "a")
     door.publish("a", ref, proxy=["balance"], acl=["x"])
     actor = door.by_number(before)
-    assert (actor.attributes, actor.acl) == ({"balance": False}, {"x"})
+    assert actor.grants == {"a": Grant({"balance": False}, frozenset("x"))}
     assert door.by_name("a") is actor
     assert len(door) == 1
 
@@ -125,19 +127,73 @@ def test_an_actor_that_cannot_be_watched_is_not_reached(watched):
 # ---- references in messages
 
 
-def test_a_reference_goes_by_the_first_name_of_its_actor_or_by_none(door):
-    ref = Fake()
+def test_a_reference_goes_by_the_first_name_that_is_for_all_hosts_or_else_the_first_or_by_none(door):
+    ref = Fake(actor=Account())
     nameless = door.export(ref)
-    assert nameless.name == ""
-    assert door.export(ref) is nameless, "one number, however often it is sent"
-    for name in ("a", "b"):
-        door.publish(name, ref)
-    assert door.export(ref).name == "a"
+    assert (nameless.name, nameless.attributes) == ("", {})
+    assert door.export(ref) is nameless, "however often it is sent"
+    door.publish("z", ref, acl=["teller.example"])
+    door.publish("y", ref, acl=["teller.example"])
+    assert door.export(ref).name == "z"
+    door.publish("b", ref, proxy=["deposit"])
+    door.publish("a", ref)
+    assert (door.export(ref).name, door.export(ref).attributes) == ("b", {"deposit": True})
+    for name in ("a", "b", "y", "z"):
+        door.unpublish(name)
+    assert door.export(ref).name == ""
+    assert door.by_number(nameless.number).ref is ref, "references that were sent stay of use"
+
+
+def test_a_lasting_reference_outlives_the_names_of_its_actor_and_others_go_with_them(door):
+    ref = Fake()
+    door.publish("a", ref)
+    number = door.export(ref).number
     door.unpublish("a")
-    assert door.export(ref).name == "b"
-    door.unpublish("b")
-    assert door.export(ref) is nameless
-    assert door.by_number(nameless.number) is nameless, "references that were sent stay of use"
+    assert door.by_number(number) is None
+    door.publish("a", ref)
+    number = door.export(ref, lasting=True).number
+    assert door.export(ref, lasting=True).name == "a"
+    door.unpublish("a")
+    assert door.by_number(number).ref is ref
+    door.publish("a", ref)
+    assert number_of(door, "a") == number
+
+
+# ---- what others are granted
+
+
+def lets_in(actor, *names):
+    """Whether a host with these names in its certificate reaches an actor, and how far."""
+    grants = actor.granted_to(lambda acl: bool(acl & set(names)))
+    return bool(grants) and set().union(*(grant.attributes for grant in grants))
+
+
+def test_names_decide_who_reaches_an_actor_however_a_reference_was_got(door):
+    ref = Fake(actor=Account())
+    number = door.export(ref).number
+    assert lets_in(door.by_number(number)) == set()
+    door.publish("manager", ref, proxy=["balance", "deposit"], acl=["manager.example"])
+    assert lets_in(door.by_number(number)) is False
+    assert lets_in(door.by_number(number), "manager.example") == {"balance", "deposit"}
+    door.publish("teller", ref, proxy=["deposit"])
+    assert lets_in(door.by_number(number)) == {"deposit"}
+    assert lets_in(door.by_number(number), "manager.example") == {"balance", "deposit"}
+
+
+def test_no_name_that_is_taken_away_lets_anyone_in(door):
+    ref = Fake()
+    number = door.export(ref).number
+    door.publish("all", ref)
+    door.publish("some", ref, acl=["teller.example"])
+    door.unpublish("all")
+    assert lets_in(door.by_number(number)) is False
+    door.unpublish("some")
+    assert lets_in(door.by_number(number)) is False
+    assert lets_in(door.export(ref, lasting=True)) is False
+    assert lets_in(door.by_number(number), "teller.example") == set()
+    door.publish("all", ref)
+    door.unpublish("all")
+    assert lets_in(door.by_number(number)) == set()
 
 
 def test_names_that_come_and_go_leave_nothing_behind(door):
@@ -159,8 +215,21 @@ def test_so_many_actors_can_be_reached(door, monkeypatch):
         with pytest.raises(SystemBusy, match="unpublish some"):
             reach(refs[2])
     door.export(refs[1])
-    door.unpublish("a")
+    with pytest.raises(SystemBusy, match="unpublish some"):
+        [door.publish(name, refs[1]) for name in ("b", "c")]
+    for name in ("a", "b"):
+        door.unpublish(name)
     door.export(refs[2])
+
+
+def test_one_actor_has_so_many_names(door, monkeypatch):
+    monkeypatch.setattr(published, "MAX_NAMES_OF_ONE", 2)
+    ref = Fake()
+    for name in ("a", "b", "a"):
+        door.publish(name, ref)
+    with pytest.raises(SystemBusy, match="unpublish some of them"):
+        door.publish("c", ref)
+    assert set(door.names()) == {"a", "b"}
 
 
 # ---- mistakes
@@ -318,9 +387,13 @@ def test_a_proxy_reaches_into_what_is_traversable_as_deep_as_others_follow():
     assert kind_at(reach, ("deep", *["again"] * 4)) is None
 
 
-def test_an_object_with_too_many_attributes_is_refused():
+def test_of_too_many_attributes_those_are_reached_that_are_listed():
     actor = Account()
     for number in range(MAX_ATTRIBUTES):
         setattr(actor, f"at_{number}", number)
-    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached"):
+    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached: list those"):
         reach_of(Fake(actor=actor), proxy=True)
+    listed = [f"at_{number}" for number in range(MAX_ATTRIBUTES)]
+    assert len(reach_of(Fake(actor=actor), listed)) == MAX_ATTRIBUTES
+    with pytest.raises(ConfigError, match=f"{MAX_ATTRIBUTES} can be reached"):
+        reach_of(Fake(actor=actor), [*listed, "balance"])

@@ -55,6 +55,7 @@ ROWS: dict[str, list[Any]] = {
     "Watch": [10, 9, HERE],
     "Unwatch": [11, 9],
     "Died": [12, 9, LOST],
+    "Describe": [13, 9, HERE],
 }
 """Each record as the protocol says: hosts of different versions must agree on it."""
 
@@ -112,7 +113,7 @@ def test_a_record_with_a_field_too_few_is_refused(name: str) -> None:
         decode(ROWS[name][:-1])
 
 
-@pytest.mark.parametrize("kind", [0, 13, 1000, MAX_SIGNED])
+@pytest.mark.parametrize("kind", [0, 14, 1000, MAX_SIGNED])
 def test_a_kind_of_a_later_version_is_none(kind: int) -> None:
     assert decode([kind]) is None
     assert decode([kind, "whatever", b"it", ["says"]]) is None
@@ -186,6 +187,7 @@ BAD: dict[str, list[list[Any]]] = {
     "Names": [NO_NUMBERS],
     "Watch": [NO_NUMBERS, NO_TARGETS],
     "Unwatch": [NO_NUMBERS],
+    "Describe": [NO_NUMBERS, NO_TARGETS],
     "Died": [NO_NUMBERS, [bad for bad in NO_FAILURES if bad is not None]],
 }
 

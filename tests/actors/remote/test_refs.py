@@ -194,9 +194,8 @@ def test_a_watch_that_cannot_be_asked_for_is_refused_and_leaves_nothing(ref, cal
     with pytest.raises(SystemBusy):
         watch(ref, died.append)
     caller.refuses = None
-    ref.termination.lost(0, OSError("cut"))
-    assert died == []
     watch(ref, died.append)
+    assert caller.watches == ["watch"], "it is asked for anew"
     ref.termination.ended(None)
     assert len(died) == 1
 

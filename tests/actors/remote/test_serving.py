@@ -1,4 +1,4 @@
-"""Serving: what other hosts ask reaches actors, is answered once, and takes no more than its bounds, whatever actors and askers do."""
+"""Serving: what other hosts ask reaches actors, is answered once, and takes no more than its bounds, even where actors hang and askers flood."""
 
 import queue
 
@@ -7,10 +7,12 @@ import pytest
 from drakkar.actors.remote import clients, loads, replies, serving
 from drakkar.actors.remote.errors import AnswerTimeout, NotAllowed, UnknownName
 from drakkar.actors.remote.failures import RemoteError, decode_failure
+from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.remote.records import (
     Answer,
     Ask,
     Call,
+    Describe,
     Died,
     Failed,
     FailKind,
@@ -101,6 +103,23 @@ def test_a_question_reaches_the_inbox_and_its_answer_the_asker(side, keeper, tar
     [(address, answer)] = side.wire.take_all()
     assert (address, answer.question, value(answer)) == (THERE, 5, {"ann": 3})
     assert side.serving.questions == 0
+
+
+class Suspicious:
+    """An actor that must know which host it is told and asked by."""
+
+    told_of_hosts = True
+
+
+def test_an_actor_that_must_know_is_given_each_message_with_its_host(side):
+    suspicious = Fake(actor=Suspicious())
+    target = publish(side, suspicious, "suspicious")
+    assert ask(side, target, 5, ["who"])
+    assert side.hear(Tell(target, packed("hello")))
+    assert [suspicious.take().message for _ in range(2)] == [
+        FromHost(THERE, ["who"]),
+        FromHost(THERE, "hello"),
+    ]
 
 
 def test_a_told_message_reaches_the_inbox_and_nothing_comes_back(side, keeper, target):
@@ -197,19 +216,21 @@ def test_no_fault_of_the_way_back_reaches_the_actor(side, keeper, target):
 # ---- where nothing can be delivered
 
 
-def test_an_actor_that_has_ended_is_said_to_be_and_its_asker_is_not_charged(side, keeper, target):
+def test_an_actor_that_has_ended_is_said_to_be_and_only_who_asks_is_charged(side, keeper, target):
+    """Who tells it something does not learn that it has ended, and may go on in good faith."""
     keeper.actor_stopped.set()
-    assert ask(side, target)
+    assert not ask(side, target)
     failed = only(side.wire.take())
     assert failed.kind is FailKind.DEAD
     assert isinstance(error(failed), pykka.ActorDeadError)
+    assert failed.failure.traceback == "", "it would be of this host's own code, and dear to make"
     assert side.hear(Tell(target, packed("hello")))
     assert side.counters[replies.DROPPED_MESSAGES] == 1
     assert keeper.idle
 
 
 def test_a_number_of_another_run_is_nobodys(side, keeper, target):
-    assert ask(side, Target(OTHER_RUN, target.number))
+    assert not ask(side, Target(OTHER_RUN, target.number))
     failed = only(side.wire.take())
     assert failed.kind is FailKind.DEAD
     assert "earlier run" in str(error(failed))
@@ -217,7 +238,7 @@ def test_a_number_of_another_run_is_nobodys(side, keeper, target):
 
 
 def test_a_question_whose_time_is_over_when_it_comes_does_not_reach_the_actor(side, keeper, target):
-    assert ask(side, target, milliseconds=0)
+    assert not ask(side, target, milliseconds=0)
     failed = only(side.wire.take())
     assert failed.kind is FailKind.LATE
     assert isinstance(error(failed), AnswerTimeout)
@@ -258,7 +279,59 @@ def test_an_acl_lets_in_only_hosts_with_such_a_certificate(side, keeper):
     assert decode_names(only(side.wire.take()).value) == ["keeper"]
 
 
+def test_an_acl_holds_for_references_that_were_given_out_before_and_under_other_names(side, keeper):
+    target = Target(RUN, side.published.export(keeper).number)
+    assert ask(side, target)
+    assert keeper.take()
+    assert publish(side, keeper, acl=["teller.example"]) == target
+    assert not ask(side, target, 2)
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    publish(side, keeper, "for all")
+    assert ask(side, target, 3), "it may look that name up, and has the same actor"
+    assert not side.hear(Lookup(4, "keeper"))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+
+
+def test_who_is_kept_out_from_now_on_is_told_that_its_watch_is_over(side, keeper):
+    target = Target(RUN, side.published.export(keeper).number)
+    teller = side.links.of("10.0.0.3:7000")
+    side.wire.certificates[teller.address] = {"teller.example"}
+    for link in (side.link, teller):
+        assert side.hear(Watch(1, target), link)
+    side.wire.take()
+    side.serving.regranted(side.published.publish("keeper", keeper, acl=["teller.example"]))
+    [(address, failed)] = side.wire.take_all()
+    assert (address, failed.question, failed.kind) == (THERE, 1, FailKind.REFUSED)
+    assert isinstance(error(failed), NotAllowed)
+    assert side.serving.watches == 1
+    side.serving.regranted(side.published.unpublish("keeper"))
+    assert side.wire.take() == [], "the references that were given out before are of use to it"
+    side.serving.end_of(side.published.forget(keeper.actor_urn), None)
+    assert side.wire.take_all() == [(teller.address, Died(1, None))]
+
+
+def test_watchers_of_what_is_not_reached_any_more_are_told_so(side, keeper, target):
+    side.hear(Watch(1, target))
+    side.wire.take()
+    side.serving.regranted(side.published.unpublish("keeper"))
+    died = only(side.wire.take())
+    assert isinstance(died, Died)
+    assert "not published any more" in died.reason.text
+
+
 # ---- proxies
+
+
+def test_a_proxy_reaches_what_the_names_grant_that_its_host_may_use(side, account):
+    target = publish(side, account, "teller", proxy=["deposit"])
+    publish(side, account, "manager", proxy=["balance"], acl=["manager.example"])
+    call = Call(1, target, LONG, ("deposit",), packed([]), packed({}))
+    assert side.hear(call)
+    assert not side.hear(Get(2, target, LONG, ("balance",)))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    side.wire.certificates[THERE] = {"manager.example"}
+    assert side.hear(Get(3, target, LONG, ("balance",)))
+    assert side.hear(call._replace(question=4))
 
 
 class Account:
@@ -341,11 +414,11 @@ def test_so_many_questions_to_one_actor_and_in_all_may_be_open(side, keeper, tar
     monkeypatch.setattr(clients, "MAX_QUESTIONS", 3)
     other = Fake()
     to_other = publish(side, other, "other")
-    assert all(ask(side, target, number) for number in range(3))
+    assert [ask(side, target, number) for number in range(3)] == [True, True, False]
     failed = only(side.wire.take())
     assert (failed.question, failed.kind) == (2, FailKind.BUSY)
     assert isinstance(error(failed), SystemBusy)
-    assert all(ask(side, to_other, number) for number in (3, 4))
+    assert [ask(side, to_other, number) for number in (3, 4)] == [True, False]
     assert only(side.wire.take()).question == 4, "three are open, in all"
     keeper.take().reply_to.set(None)
     side.wire.take()
@@ -375,7 +448,7 @@ def test_a_question_that_never_gets_an_answer_gives_its_place_back_when_its_time
 
 def test_an_inbox_without_a_bound_takes_so_many(side, keeper, target, monkeypatch):
     monkeypatch.setattr(serving, "MAX_INBOX", 2)
-    assert all(ask(side, target, number) for number in range(3))
+    assert [ask(side, target, number) for number in range(3)] == [True, True, False]
     failed = only(side.wire.take())
     assert (failed.question, failed.kind) == (2, FailKind.BUSY)
     assert side.serving.questions == 2
@@ -387,7 +460,7 @@ def test_an_inbox_that_would_block_does_not(side):
     keeper = Fake(queue.Queue(maxsize=1))
     target = publish(side, keeper)
     assert ask(side, target, 1)
-    assert ask(side, target, 2)
+    assert not ask(side, target, 2)
     assert only(side.wire.take()).kind is FailKind.BUSY
 
 
@@ -395,7 +468,7 @@ def test_the_bytes_that_wait_for_actors_are_bounded(side, keeper, target, monkey
     monkeypatch.setattr(serving, "MAX_BYTES_OF_ONE", 90_000)
     assert side.hear(Tell(target, packed(bytes(45_000))))
     assert side.hear(Tell(target, packed(bytes(22_500))))
-    assert ask(side, target, 1, bytes(30_000))
+    assert not ask(side, target, 1, bytes(30_000))
     assert only(side.wire.take()).kind is FailKind.BUSY
     assert ask(side, target, 2), "a small one has room"
     keeper.take()
@@ -412,7 +485,7 @@ def test_a_host_that_comes_again_does_not_begin_anew_while_its_messages_wait(
     monkeypatch.setattr(serving, "MAX_BYTES_OF_ONE", 90_000)
     side.hear(Tell(target, packed(bytes(88_000))))
     side.lose()
-    assert ask(side, target, 1, bytes(4000))
+    assert not ask(side, target, 1, bytes(4000))
     assert only(side.wire.take()).kind is FailKind.BUSY
     keeper.take()
     assert ask(side, target, 2, bytes(4000))
@@ -467,7 +540,7 @@ def test_an_actor_that_ends_leaves_no_question_without_an_answer(side, keeper, t
     asked(side, target, keeper, 1).set(later)
     pending = asked(side, target, keeper, 2)
     keeper.actor_stopped.set()
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     ended = side.wire.take()
     assert sorted((failed.question, failed.kind) for failed in ended) == [
@@ -490,7 +563,7 @@ def test_watchers_are_told_once_and_why(side, keeper, target):
     assert side.hear(Watch(1, target), other)
     side.wire.take()
     assert side.serving.watches == 2
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, ValueError("crashed"))
     died = side.wire.take_all()
     assert {address for address, _ in died} == {THERE, other.address}
@@ -508,7 +581,7 @@ def test_a_lost_host_is_told_of_no_end(side, keeper, target):
     assert side.serving.waits(THERE)
     side.lose()
     assert not side.serving.waits(THERE)
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     assert side.wire.take() == []
 
@@ -516,9 +589,8 @@ def test_a_lost_host_is_told_of_no_end(side, keeper, target):
 def test_what_cannot_be_watched_is_refused_with_the_reason(side, keeper, target, monkeypatch):
     monkeypatch.setattr(clients, "MAX_WATCHES", 1)
     assert side.hear(Watch(1, target))
-    assert side.hear(Watch(2, target))
-    assert side.hear(Watch(3, Target(RUN, 9)))
-    assert side.hear(Watch(4, Target(OTHER_RUN, target.number)))
+    for refused in (Watch(2, target), Watch(3, Target(RUN, 9)), Watch(4, Target(OTHER_RUN, target.number))):
+        assert not side.hear(refused), "each is charged"
     first, *refused = side.wire.take()
     assert value(first) is None
     assert [(failed.question, failed.kind) for failed in refused] == [
@@ -528,14 +600,16 @@ def test_what_cannot_be_watched_is_refused_with_the_reason(side, keeper, target,
     ]
 
 
-def test_a_watch_number_that_comes_twice_is_one_watch(side, keeper, target):
+def test_a_watch_number_that_comes_twice_is_one_watch_and_is_charged(side, keeper, target):
     other = Fake()
-    side.hear(Watch(1, target))
-    side.hear(Watch(1, publish(side, other, "other")))
+    assert side.hear(Watch(1, target))
+    assert not side.hear(Watch(1, publish(side, other, "other"))), (
+        "no host gives a number twice, so it is charged"
+    )
     assert side.serving.watches == 1
     side.wire.take()
     for ref in (keeper, other):
-        [actor] = side.published.forget(ref.actor_urn)
+        actor = side.published.forget(ref.actor_urn)
         side.serving.end_of(actor, None)
     assert side.wire.take() == [Died(1, None)]
 
@@ -547,7 +621,7 @@ def test_the_notice_of_an_end_waits_for_room():
     side.wire.take()
     for _ in range(2):
         side.link.put(Tell(target, b""))
-    [actor] = side.published.forget(keeper.actor_urn)
+    actor = side.published.forget(keeper.actor_urn)
     side.serving.end_of(actor, None)
     assert Died(1, None) not in side.wire.take()
     assert side.serving.waits(THERE)
@@ -566,6 +640,40 @@ def test_a_name_is_looked_up_with_what_a_proxy_reaches(side, account):
     found = decode_found(only(side.wire.take()).value)
     assert (found.target, found.cls) == (target, "Account")
     assert found.attributes == {"balance": False, "deposit": True}
+
+
+def test_an_actor_is_described_with_all_that_its_names_let_a_proxy_of_the_asker_reach(side, account):
+    target = publish(side, account, "teller", proxy=["deposit"])
+    publish(side, account, "manager", proxy=["balance"], acl=["manager.example"])
+
+    def described():
+        assert side.hear(Describe(1, target))
+        found = decode_found(only(side.wire.take()).value)
+        assert (found.target, found.cls) == (target, "Account")
+        return found.attributes
+
+    assert described() == {"deposit": True}
+    side.wire.certificates[THERE] = {"manager.example"}
+    assert described() == {"deposit": True, "balance": False}
+    side.wire.certificates.clear()
+    side.published.unpublish("teller")
+    assert not side.hear(Describe(2, target))
+    assert isinstance(error(only(side.wire.take())), NotAllowed)
+    account.actor_stopped.set()
+    assert not side.hear(Describe(3, target))
+    assert only(side.wire.take()).kind is FailKind.DEAD
+
+
+def test_what_is_told_of_an_actor_is_charged_where_it_is_much(side, account):
+    for number in range(500):
+        setattr(account._actor, f"attribute_{number}", number)
+    target = publish(side, account, proxy=True)
+    for question in (Lookup(1, "keeper"), Describe(2, target)):
+        assert not side.hear(question)
+        assert len(decode_found(only(side.wire.take()).value).attributes) == 502
+    publish(side, account, proxy=["balance"])
+    assert side.hear(Lookup(3, "keeper"))
+    assert side.hear(Describe(4, target))
 
 
 def test_an_unknown_name_is_said_to_be_and_charged(side):
@@ -602,7 +710,7 @@ def test_a_long_failure_is_told_without_its_traceback_rather_than_not_at_all(lim
 def test_one_host_watches_one_actor_some_times_at_most(side, keeper, target):
     """All are told in one go when it ends."""
     for watch in range(clients.MAX_WATCHES_OF_ONE + 1):
-        assert side.hear(Watch(watch, target))
+        assert side.hear(Watch(watch, target)) == (watch < clients.MAX_WATCHES_OF_ONE)
     *_, last = side.wire.take()
     assert (last.question, last.kind) == (clients.MAX_WATCHES_OF_ONE, FailKind.BUSY)
     assert side.serving.watches == clients.MAX_WATCHES_OF_ONE

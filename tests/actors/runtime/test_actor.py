@@ -9,10 +9,15 @@ import pykka
 import pytest
 import trio
 import trio.lowlevel
+from drakkar.actors.names.directory_server import DirectoryServer
+from drakkar.actors.names.singleton_keeper import SingletonKeeper
+from drakkar.actors.node.actor import NodeActor
 from drakkar.actors.runtime import actor as trio_actor
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture
 from drakkar.actors.runtime.inbox import Inbox
+from drakkar.actors.runtime.supervisor import Supervisor
+from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import ConfigError, DeadlockError, SystemBusy
 from pykka._envelope import Envelope
 
@@ -395,3 +400,50 @@ def test_every_future_resolves_when_eight_threads_ask_while_the_actor_stops(loop
             with contextlib.suppress(pykka.ActorDeadError):
                 assert future.get(timeout=TIMEOUT_S) == "hello"
         assert ref.actor_inbox.empty()
+
+
+# What applications name
+
+
+@pytest.mark.parametrize("kind", [TrioActor, TableActor])
+def test_no_private_part_has_a_name_that_an_application_may_choose(loop, kind):
+    """`self._answer = 42` must not replace what answers askers: what is private is pykka's, or says so."""
+    private = {
+        name
+        for name in vars(kind)
+        if name.startswith("_") and not name.startswith(("__", "_actor_", "_abc_"))
+    }
+    assert private <= set(dir(pykka.Actor)) | {f"_{kind.__name__}__init__"}
+    kept = {name for name in vars(TrioActor(loop=loop)) if name.startswith("_")}
+    assert all(name.startswith("_actor_") for name in kept)
+
+
+OURS = {
+    # The children stop before it does, and those who asked for its stop are answered with its end.
+    "Supervisor": {"_stop", "_actor_publish_end"},
+    # The first says what became of the replica; a handler may answer later.
+    "NodeActor": {"_handle_failure", "_actor_answer"},
+    # Its peers are sought when it begins and told when it ends, and what its handlers ask for is done after a turn.
+    "TableActor": {
+        "_start_actor_loop",
+        "_actor_take_turn",
+        "_actor_answer",
+        "_actor_end_batch",
+        "_actor_publish_end",
+    },
+}
+"""The classes of the library that replace parts of `TrioActor`, since they are to."""
+
+
+def test_no_actor_of_the_library_replaces_a_private_part_of_another_by_chance():
+    def heirs(kind):
+        return {kind}.union(*(heirs(each) for each in kind.__subclasses__()))
+
+    ours = [each for each in heirs(TrioActor) - {TrioActor} if each.__module__.startswith("drakkar.")]
+    replaced = {
+        each.__name__: {name for name in vars(each) if name.startswith("_") and not name.startswith("__")}
+        & {name for base in each.__mro__[1:] for name in vars(base)} - {"_abc_impl"}
+        for each in ours
+    }
+    assert {name: parts for name, parts in replaced.items() if parts} == OURS
+    assert len(ours) >= len({DirectoryServer, SingletonKeeper, NodeActor, Supervisor, TableActor})

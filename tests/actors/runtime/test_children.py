@@ -35,6 +35,8 @@ class World:
         """What was begun, in order: "+a1" is the first start of a, "-a1" the stop of that."""
         self.starts, self.stops, self.numbers = {}, {}, {}
         self.abandoned, self.watched, self.lines = [], set(), []
+        self.left = []
+        """Those whose names were taken away."""
         self.family = Family("the supervisor", strategy, Limits(**limits), self, random=Latest())
         for name in names:
             self.family.add((specs or {}).get(name) or spec(name))
@@ -61,6 +63,9 @@ class World:
 
     def abandon(self, started):
         self.abandoned.append(started)
+
+    def leave(self, ref):
+        self.left.append(ref.actor_urn)
 
     def watch(self, ref):
         self.watched.add(ref.actor_urn)
@@ -313,7 +318,9 @@ def test_an_actor_that_does_not_stop_is_left_behind_and_the_others_follow():
     world.at_once = False
     world.die("a")
     assert world.proceed(1.9) == ["-b1"]
+    assert world.left == []
     assert world.proceed(0.2) == ["+a2"]
+    assert world.left == ["b1"], "its name is for the next one"
     assert world.family.abandoned == 1
     assert any("left behind" in line for line in world.lines)
 
@@ -329,6 +336,13 @@ def test_one_whose_stop_is_never_answered_but_that_has_ended_was_not_left_behind
     world.proceed(10)
     assert world.family.children == {}
     assert world.family.abandoned == 0
+
+
+def test_children_of_a_supervisor_that_has_failed_are_waited_for_by_none_and_lose_their_names():
+    world = World("ab", at_once=True)
+    world.family.let_go(MINE)
+    assert world.take() == ["-a1", "-b1"]
+    assert world.left == ["a1", "b1"]
 
 
 def test_beside_too_many_that_hang_no_more_are_started():
@@ -356,6 +370,7 @@ def test_an_actor_whose_on_start_hangs_counts_as_left_behind_until_it_has_ended(
     world.starts["a"].fail(error)
     world.proceed()
     assert len(world.family._left) == 1
+    assert world.left == ["a1"]
     error.ref.alive = False
     world.proceed()
     assert world.family._left == []

@@ -197,7 +197,7 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
     scheduler._sleeper = object()
 
     class Actor:
-        def _take_turn(self, until):
+        def _actor_take_turn(self, until):
             turns.append(until)
 
     def round_then_meddle(seconds):

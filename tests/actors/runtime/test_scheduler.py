@@ -138,7 +138,7 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
     scheduler, turns = Scheduler("a loop"), []
     scheduler.ready = Meddled(lambda: None)
     scheduler._sleeper = object()
-    actor = SimpleNamespace(_take_turn=turns.append)
+    actor = SimpleNamespace(_actor_take_turn=turns.append)
 
     def round_then_meddle(seconds):
         Scheduler._run_round(scheduler, seconds)

@@ -197,7 +197,7 @@ def test_a_told_message_that_is_answered_later_keeps_nothing(loop):
     node = Node.start(handlers=table(ask=lambda node, message: LATER), loop=loop)
     assert run(node, lambda node: 1) == 1
     node.tell(Message(ASK))
-    assert run(node, lambda node: len(node._asks)) == 0
+    assert run(node, lambda node: len(node._actor_asks)) == 0
 
 
 def test_too_many_open_questions_are_refused(loop, monkeypatch):

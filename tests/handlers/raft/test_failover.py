@@ -213,6 +213,54 @@ def test_one_that_grants_a_pre_vote_waits_for_half_an_election_timeout():
     assert ticks_until_campaign(raft) == T // 2 + 2
 
 
+@pytest.mark.parametrize(
+    ("place", "state"), [(FIRST, CANDIDATE), (SECOND, FOLLOWER)], ids=["it is first", "the other is"]
+)
+def test_of_two_that_ask_at_once_the_second_in_place_stops(place, state):
+    """Both would win their pre-votes, and none the votes."""
+    raft = follower(**place, **FIXED)
+    gone(raft)
+    tick(raft, 2)
+    assert raft.state is PRE_CANDIDATE
+    assert [answer.reject for answer in hear(raft, pre_vote_request(3, 2, 1, 1))] == [False]
+    hear(raft, pre_vote(3, 2))
+    assert raft.state is state
+
+
+def test_one_that_stops_asks_again_later_and_its_election_timer_runs_on():
+    raft = follower(**SECOND)
+    gone(raft)
+    tick(raft, 2)
+    hear(raft, pre_vote_request(3, 2, 1, 1))
+    assert ticks_until_campaign(raft) == T // 2 + 2
+    raft = follower(**SECOND, election_ticks=30, min_election_ticks=30, max_election_ticks=31)
+    gone(raft)
+    tick(raft, 4)
+    assert raft.state is PRE_CANDIDATE
+    tick(raft, 2)
+    for _ in range(30 - 2 - 1):
+        hear(raft, pre_vote_request(3, 2, 1, 1))
+        assert of_type(tick(raft), M.REQUEST_PRE_VOTE) == []
+    assert ticks_until_campaign(raft) == 1
+
+
+def test_one_that_asks_since_its_time_is_over_does_not_stop():
+    raft = follower(**SECOND, **FIXED)
+    gone(raft)
+    hear(raft, heartbeat(2, 1))
+    assert ticks_until_campaign(raft) == T
+    hear(raft, pre_vote_request(3, 2, 1, 1))
+    assert raft.state is PRE_CANDIDATE
+
+
+def test_one_that_is_no_voter_here_stops_no_voter():
+    raft = follower(**SECOND)
+    gone(raft)
+    tick(raft, 2)
+    hear(raft, pre_vote_request(9, 2, 1, 1))
+    assert raft.state is PRE_CANDIDATE
+
+
 def test_one_that_refuses_a_pre_vote_does_not_wait():
     raft = follower(**SECOND)
     gone(raft)
@@ -375,6 +423,17 @@ def test_a_lease_outlives_the_term(request_):
     assert [answer.reject for answer in hear(raft, request_(3, 6, 1, 1))] == [False]
 
 
+def test_a_leader_without_leases_does_not_end_that_of_the_one_before():
+    raft = leased()
+    hear(raft, heartbeat(3, 2))
+    assert (raft.term, raft.leader_id) == (2, 3)
+    gone(raft, 3)
+    tick(raft, T - 1)
+    assert hear(raft, pre_vote_request(3, 3, 1, 1)) == []
+    tick(raft)
+    assert [answer.reject for answer in hear(raft, pre_vote_request(3, 3, 1, 1))] == [False]
+
+
 @pytest.mark.parametrize("term", [5, 6], ids=["its term", "the next term"])
 def test_a_leader_that_asks_for_an_election_has_no_lease(term):
     raft = leased()
@@ -483,6 +542,17 @@ def test_one_that_alone_was_told_is_elected_when_the_others_have_waited_out_the_
     group.report_gone(1, 3)
     group.tick(T)
     assert group.leader is group[3]
+
+
+def test_one_that_is_told_wrongly_in_a_sleeping_shard_wakes_it_and_deposes_nobody():
+    group = cluster(3, **BOTH, quiesce=True)
+    group.elect(1)
+    group.tick(21 * T)
+    assert all(group[each].quiesce.quiesced for each in (1, 2, 3))
+    group.report_gone(1, 3)
+    group.tick(2 * T)
+    assert {node.raft.term for node in group.nodes.values()} == {1}
+    assert [group[each].leader_id for each in (1, 2, 3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("pre_vote", [True, False])

@@ -63,7 +63,7 @@ SNAPSHOT_RECEIVED      l1       l1            l1        l2     l1       l1
 LEADER_TRANSFER        m1       m3            m3        m2     .        .
 TIMEOUT_NOW            n1       .             .         .      .        .
 RATE_LIMIT             .        .             .         o1     .        .
-REQUEST_PRE_VOTE       i2       i2            i2        i2     i2       i2
+REQUEST_PRE_VOTE       i2       i3            i2        i2     i2       i2
 REQUEST_PRE_VOTE_RESP  x        j2            x         x      x        x
 LOG_QUERY              p1       p1            p1        p1     p1       x
 PROPOSE_REFUSED        r1       r1            r1        r1     r1       x

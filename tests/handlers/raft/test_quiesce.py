@@ -19,10 +19,12 @@ from tests.handlers.raft.support import (
     hear,
     heartbeat,
     of_type,
+    pre_vote_request,
     propose,
     replica,
     routes,
     tick,
+    vote_request,
 )
 
 T = MessageType
@@ -181,6 +183,26 @@ class TestWaking:
             raft = sleeper()
             hear(raft, wish)
             assert not raft.quiesce.quiesced
+
+    @pytest.mark.parametrize("ask", [pre_vote_request, vote_request])
+    @pytest.mark.parametrize("leads", [False, True])
+    def test_a_request_for_a_vote_wakes_it_and_meets_the_lease_of_its_leader(self, ask, leads):
+        """INV20: it has not heard its leader for long, but for no fault of that one."""
+        raft = leader(check_quorum=True) if leads else follower(check_quorum=True)
+        hear(raft, Message(T.QUIESCE, sender=2))
+        tick(raft, 500)
+        assert raft.quiesce.quiesced
+        known = raft.leader_id
+        assert hear(raft, ask(3, raft.term + 1, 9, 9)) == []
+        assert (raft.quiesce.quiesced, raft.leader_id) == (False, known)
+
+    def test_one_whose_leader_does_not_wake_grants_when_the_lease_is_over(self):
+        raft = follower(check_quorum=True)
+        hear(raft, Message(T.QUIESCE, sender=2))
+        tick(raft, 500)
+        assert hear(raft, pre_vote_request(3, 2, 9, 9)) == []
+        tick(raft, TIMEOUT)
+        assert [answer.reject for answer in hear(raft, pre_vote_request(3, 2, 9, 9))] == [False]
 
     def test_no_peer_is_blamed_for_the_silence(self):
         """Rules of quiesce: no election storm: timers begin anew, and a leader counts all as heard."""

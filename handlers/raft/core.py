@@ -11,7 +11,7 @@ from typing import Any, Final
 from drakkar.handlers.compiling import mypyc_attr
 from drakkar.handlers.effects import Effects, not_a_type
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message, MessageType, is_own
 from drakkar.handlers.payloads import check_payload
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
 from drakkar.handlers.raft.config import RaftConfig
@@ -170,9 +170,10 @@ class RaftCore:
     def reply(self, message: Message, answer: Any, **fields: Any) -> None:
         """Queue an answer to the sender of `message`: of the type `answer`, with these fields.
 
-        If it was asked in this process, `answer` is the value that the ask returns, and there are no fields.
+        If it was asked in this process, `answer` is the value that the ask returns, and there are no fields. Only own types are
+        asked: one of Raft's that names no sender came from a peer at fault, and its answer reaches nobody.
         """
-        if message.sender in (0, self.id):
+        if message.sender in (0, self.id) and is_own(message.type):
             self.effects.answer(message, answer, fields)
             return
         try:

@@ -119,6 +119,14 @@ class TestAnswers:
         out = drain(raft)
         assert (out.answers, list(out)) == ([Answer(asked, {"seen": 3})], [])
 
+    def test_no_message_of_raft_was_asked_though_it_may_name_no_sender(self):
+        """A peer at fault may send such a one; an answer with fields is no mistake of a handler's then."""
+        raft = replica()
+        raft.step(Message(MessageType.REQUEST_PRE_VOTE, sender=0, term=9, log_term=9, log_index=9))
+        out = drain(raft)
+        assert out.answers == []
+        assert [(m.type, m.to) for m in out] == [(MessageType.REQUEST_PRE_VOTE_RESP, 0)]
+
     def test_to_another_replica_it_is_a_message(self):
         raft = replica(
             handlers=table_of(lambda raft, message: raft.reply(message, WAKE, payload={"seen": 3}))

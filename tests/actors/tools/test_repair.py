@@ -278,7 +278,7 @@ def fails(where):
             {"machine": "Broken"},
             {"state_machine": lambda: fails("apply")},
             ActorFailed,
-            "applying entries 1 to",
+            "applying entries 3 to 3, and nothing was exported: apply failed at entry 3",
         ),
         ({"machine": "Broken"}, {"state_machine": lambda: fails("save")}, ActorFailed, "writing its state"),
         (

@@ -38,8 +38,8 @@ class _Known:
         log = raft.log
         self.base = log.snapshot.index, log.term(log.snapshot.index)
         """Index and term of the snapshot with which it began."""
-        self.begun = False
-        """Something was delivered or saved, so what it began with is loaded."""
+        self.begun = log.snapshot.witness
+        """Something was delivered or saved, so what it began with is loaded; or there is nothing, as its removal has no content."""
         self.handed: deque[Run] = deque()
         """What was handed out to be applied, and is not reported back. Its log may be gone by then, for a leader's snapshot."""
         self.due: deque[_Due] = deque()
@@ -130,16 +130,16 @@ class RecordChecks:
 
         def watched_applied(index: int) -> None:
             pending = raft.log.pending_snapshot
-            loads = pending is not None and pending.index <= index
-            loaded = (pending.index, pending.term) if pending is not None and loads else (0, 0)
+            loaded = pending if pending is not None and pending.index <= index else None
             for run in _taken(known.handed, index):
-                known.due.extend(self._due(raft, run, loaded[0]))
+                known.due.extend(self._due(raft, run, 0 if loaded is None else loaded.index))
             applied(index)
             if known.due:
                 raise Violation(_DELIVERED, f"{raft!r} has not delivered {known.due[0]}")
-            if loads:
+            if loaded is not None:
                 known.last, known.begun = 0, True
-                self._compare(raft, *loaded, extension_states.encode(raft))
+                if not loaded.witness:  # a removed replica is told so by a snapshot without content
+                    self._compare(raft, loaded.index, loaded.term, extension_states.encode(raft))
 
         raft.applied = watched_applied  # type: ignore[method-assign]
 

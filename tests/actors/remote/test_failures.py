@@ -21,7 +21,15 @@ from drakkar.actors.remote.failures import (
 from drakkar.actors.remote.values import ValueRefused, pack
 from drakkar.actors.runtime.monitor import ActorCrashed
 from drakkar.handlers import errors
-from drakkar.handlers.errors import ConfigError, DrakkarError, ForkedError, NotLeader, SystemBusy
+from drakkar.handlers.errors import (
+    ConfigError,
+    DrakkarError,
+    ExtensionFailed,
+    ForkedError,
+    MissingExtension,
+    NotLeader,
+    SystemBusy,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +75,8 @@ OWN = {
     "ConfigError": ConfigError("workers", 0, "must be a whole number"),
     "NotLeader": NotLeader(3, 1, "it is removed"),
     "ForkedError": ForkedError("a host", 2, 1),
+    "ExtensionFailed": ExtensionFailed("Audit", "save", 7, "ValueError: broken"),
+    "MissingExtension": MissingExtension(7, "an entry of kind 231"),
 }
 SAMPLES = [
     *(OWN.get(name) or getattr(errors, name)("it went wrong") for name in errors.__all__),

@@ -20,6 +20,8 @@ class NodeServices:
     """What a node offers to its handlers and extensions, beside `send` and `reply`. Mixed into `Raft` and `TableNode`.
 
     Not thread-safe: for the thread of the node's loop.
+
+    What is private here is named `_node_…`, in `TableNode` too: applications name what their actors have as they like.
     """
 
     __slots__ = ()
@@ -28,7 +30,7 @@ class NodeServices:
     tally: Tally
     effects: Effects
     message_timers: Timers
-    _extensions: dict[type[Extension], Any]
+    _node_extensions: dict[type[Extension], Any]
 
     def extension(self, class_: type[_Extension]) -> _Extension:
         """Return this node's instance of an extension, or of the one that extends it.
@@ -36,14 +38,16 @@ class NodeServices:
         Raises `HandlerTableError` if its table used none at the start, or several that extend it.
         """
         try:
-            found: _Extension = self._extensions[class_]
+            found: _Extension = self._node_extensions[class_]
         except KeyError:
-            found = self._extending(class_)
+            found = self._node_extending(class_)
         return found
 
-    def _extending(self, class_: Any) -> Any:
+    def _node_extending(self, class_: Any) -> Any:
         what = where(class_) if callable(class_) else reprlib.repr(class_)
-        found = [used for used in self._extensions if isinstance(class_, type) and issubclass(used, class_)]
+        found = [
+            used for used in self._node_extensions if isinstance(class_, type) and issubclass(used, class_)
+        ]
         if not found:
             raise HandlerTableError(
                 f"{what} is no extension of this node: call table.use(...) before the node starts"
@@ -51,7 +55,7 @@ class NodeServices:
         if len(found) > 1:
             names = ", ".join(map(where, found))
             raise HandlerTableError(f"{what} is extended by several that this node has: name one of {names}")
-        return self._extensions[found[0]]
+        return self._node_extensions[found[0]]
 
     def after(self, ticks: int, message: Message) -> Timer:
         """Step `message` to this node in `ticks` ticks, unless the returned timer is cancelled. See `Timers.after`."""
@@ -73,17 +77,17 @@ class NodeServices:
         """Answer one message. Returns what the handler returns."""
         raise NotImplementedError
 
-    def _make_extensions(self) -> None:
+    def _node_make_extensions(self) -> None:
         """Make an instance of each extension of the table, in order. Raises `HandlerTableError` where one cannot be made."""
         for class_ in self.handlers.extensions:
             try:
-                self._extensions[class_] = class_(self)
+                self._node_extensions[class_] = class_(self)
             except Exception as error:
                 raise HandlerTableError(
                     f"{where(class_)} cannot be made: its __init__ raised {error!r}"
                 ) from error
 
-    def _step_due(self) -> None:
+    def _node_step_due(self) -> None:
         """Step the messages of the timers that are due now. A mistake in a handler of one's own type ends nobody."""
         for message in self.message_timers.advance():
             try:

@@ -51,9 +51,9 @@ class TableNode(NodeServices):
         self.tick_count = 0
         self.effects = Effects()
         self.message_timers = Timers(name)
-        self._messages: list[Message] = []
-        self._extensions: dict[type[Extension], Any] = {}
-        self._make_extensions()
+        self._node_messages: list[Message] = []
+        self._node_extensions: dict[type[Extension], Any] = {}
+        self._node_make_extensions()
 
     def step(self, message: Message) -> Any:
         """Answer one message: the guards, then the table. Returns what the handler returns; `LATER`: not answered yet."""
@@ -62,7 +62,7 @@ class TableNode(NodeServices):
     def tick(self) -> None:
         """One tick has passed: step the messages of the timers that are due."""
         self.tick_count += 1
-        self._step_due()
+        self._node_step_due()
 
     def send(self, message: Message) -> None:
         """Queue a message to the peer named in `message.to`, stamped with this node's name. It arrives at most once.
@@ -77,7 +77,7 @@ class TableNode(NodeServices):
             raise ConfigError("message", message.type, "nodes send types of your own: see MessageType.define")
         check_message(message)
         message.sender = self.name
-        self._messages.append(message)
+        self._node_messages.append(message)
 
     def reply(self, message: Message, answer: Any, **fields: Any) -> None:
         """Answer a message. If it was asked in this process, `answer` is the value that the ask returns, without fields.
@@ -94,12 +94,12 @@ class TableNode(NodeServices):
     @property
     def has_ready(self) -> bool:
         """Whether `ready` would hand anything out."""
-        return bool(self._messages) or self.effects.waiting
+        return bool(self._node_messages) or self.effects.waiting
 
     def ready(self) -> NodeReady:
         """Hand out, once, what is to be done."""
         ready = NodeReady()
-        ready.messages, self._messages = self._messages, []
+        ready.messages, self._node_messages = self._node_messages, []
         self.effects.hand_out(ready)
         return ready
 

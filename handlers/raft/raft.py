@@ -81,14 +81,14 @@ class Raft(RaftCore, NodeServices):
         settling.note_standing(self)
         founding.begin(self)
         self.message_timers = Timers(self.id)
-        self._extensions = {}
-        self._make_extensions()
+        self._node_extensions = {}
+        self._node_make_extensions()
 
     def tick(self) -> None:
         """One tick of the host's clock has passed: also the timers of handlers that are due are stepped."""
         self.step(Message(MessageType.LOCAL_TICK, sender=self.id, reject=quiesce.tick(self)))
         if self.message_timers.waiting:
-            self._step_due()
+            self._node_step_due()
 
     def meet(self, replica: int, life: Life, term: int = 0) -> Meeting:
         """Hear what a replica says of itself, before its first message on a connection, and again when that has changed.

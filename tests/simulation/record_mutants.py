@@ -232,7 +232,7 @@ def _(change):
 
 @mutant("a timer is not due in the tick in which another message comes", "Journal.check", **WRITTEN)
 def _(change):
-    @change.around(Raft, "_step_due")
+    @change.around(Raft, "_node_step_due")
     def skip(inner, raft):
         if raft.outbox.messages:
             raft.message_timers._now += 1

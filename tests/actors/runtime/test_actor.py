@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+from enum import IntEnum
 from importlib import metadata
 
 import pykka
@@ -19,6 +20,9 @@ from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.supervisor import Supervisor
 from drakkar.actors.runtime.table_actor import TableActor
 from drakkar.handlers.errors import ConfigError, DeadlockError, SystemBusy
+from drakkar.handlers.services import NodeServices
+from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.table_node import TableNode
 from pykka._envelope import Envelope
 
 from tests.actors.runtime.support import TIMEOUT_S, Echo, Meddled, Recorder, TroubleError, wait_until
@@ -416,6 +420,16 @@ def test_no_private_part_has_a_name_that_an_application_may_choose(loop, kind):
     assert private <= set(dir(pykka.Actor)) | {f"_{kind.__name__}__init__"}
     kept = {name for name in vars(TrioActor(loop=loop)) if name.startswith("_")}
     assert all(name.startswith("_actor_") for name in kept)
+
+
+def test_a_node_keeps_nothing_under_a_name_that_an_application_may_choose(loop):
+    """A table actor is also a node, whose private parts say so."""
+    states = IntEnum("states", ["ONLY"])
+    actor = TableActor(loop=loop, handlers=HandlerTable(states), state=states.ONLY)
+    private = {name for kind in (TableNode, NodeServices) for name in vars(kind)} | vars(actor).keys()
+    ours = {name for name in private if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in ours if not name.startswith(("_actor_", "_node_"))} == set()
+    assert "_node_extensions" in ours
 
 
 OURS = {

@@ -149,7 +149,7 @@ class DirectoryServer(TrioActor):
             command = encode_command([operation.fields for operation in self._batch])
             future = self._session.propose(command, timeout=ATTEMPT_S)
         self._under_way = future
-        future.add_done_callback(lambda _: self.actor_inbox.wake())
+        self.actor_inbox.wake_after(future)
 
     def _on_opened(self, session: Session | None, error: BaseException | None, now: float) -> None:
         if session is not None:

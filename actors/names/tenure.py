@@ -12,12 +12,14 @@ fencing number holds beyond that.
 import enum
 import logging
 import math
+from abc import abstractmethod
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture, in_full
-from drakkar.actors.runtime.incarnation import Change, ChildPhase, Hands, Incarnation, LeftBehind
+from drakkar.actors.runtime.hands import Hands
+from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
 from drakkar.transport.backoff import Backoff
 
 __all__ = ["SingletonPhase", "Tenure", "TenureHands"]
@@ -41,20 +43,18 @@ class SingletonPhase(enum.Enum):
     STOPPING = "stopping"
 
 
-class TenureHands(Hands, Protocol):
-    """What is done for a tenure. All of it is called in one thread and never blocks."""
+class TenureHands(Hands[int]):
+    """Does for a tenure what takes an actor, a shard, a loop or a thread."""
 
+    @abstractmethod
     def fence(self) -> ActorFuture[int]:
         """Commit a fence through the shard; the future is set in every case."""
-        ...
 
-    def start(self, fence: int) -> ActorFuture[pykka.ActorRef[Any]]:
-        """Begin to start the actor with this number, and to publish it; the future has its ref once it runs."""
-        ...
-
+    @abstractmethod
     def on_started(self, fence: int, ref: pykka.ActorRef[Any]) -> None:
         """It is up."""
 
+    @abstractmethod
     def on_ended(self, fence: int, reason: BaseException | None) -> None:
         """It has ended, or was left behind; `reason` is what it failed with, None if it was stopped."""
 

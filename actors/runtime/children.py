@@ -16,17 +16,18 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final, get_args
 
 import pykka
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
-from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, brief, in_full
-from drakkar.actors.runtime.incarnation import Change, ChildPhase, Hands, Incarnation, LeftBehind
+from drakkar.actors.runtime.futures import AnswerLater, brief, in_full
+from drakkar.actors.runtime.hands import Hands
+from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
 from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
 from drakkar.transport.backoff import Backoff
 
-__all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "FamilyHands", "TooManyRestarts"]
+__all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "TooManyRestarts"]
 
 MAX_CHILDREN: Final = 1_000
 """Children of one supervisor, since each turn looks at all of them. For more, let it supervise supervisors."""
@@ -53,14 +54,6 @@ class ChildStatus:
     """How often it was restarted since the supervisor knows it, also because of others."""
     reason: BaseException | None
     """With what it failed the last time."""
-
-
-class FamilyHands(Hands, Protocol):
-    """What is done for a family. All of it is called in one thread and never blocks."""
-
-    def start(self, spec: ChildSpec) -> ActorFuture[pykka.ActorRef[Any]]:
-        """Begin to start a child; the future has its ref once it runs."""
-        ...
 
 
 @dataclass(slots=True)
@@ -118,7 +111,7 @@ class Family:
         owner: object,
         strategy: Strategy,
         limits: Limits,
-        hands: FamilyHands,
+        hands: Hands[ChildSpec],
         *,
         random: Random | None = None,
     ) -> None:
@@ -163,14 +156,9 @@ class Family:
             raise SystemBusy(
                 f"{self._owner} has {MAX_CHILDREN} children: let it supervise supervisors instead"
             )
-        child = self.children[spec.name] = Child(
-            f"child {spec.name!r}",
-            self._hands,
-            self._left,
-            spec,
-            Backoff(self._limits.first_wait, self._limits.last_wait, self._random),
-            fresh=asker is not None,
-        )
+        backoff = Backoff(self._limits.first_wait, self._limits.last_wait, self._random)
+        child = Child(f"child {spec.name!r}", self._hands, self._left, spec, backoff, asker is not None)
+        self.children[spec.name] = child
         if asker is not None:
             child.askers.append(_Asker(asker, deadline))
 

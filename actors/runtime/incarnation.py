@@ -10,13 +10,14 @@ done, `Hands` do: so there is neither a clock nor a thread here.
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.hands import Hands
 from drakkar.actors.runtime.launching import StartTimedOut
 
-__all__ = ["Change", "ChildPhase", "Hands", "Incarnation", "LeftBehind"]
+__all__ = ["Change", "ChildPhase", "Incarnation", "LeftBehind"]
 
 START_GRACE_S: Final = 0.5
 """Beyond its time a start is given this long, since the thread that does it knows best what takes so long."""
@@ -42,47 +43,13 @@ class Change(enum.Enum):
     """It did not stop in its time, and may still run."""
 
 
-class Hands(Protocol):
-    """What is done for an incarnation. All of it is called in one thread and never blocks."""
-
-    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        """Stop what comes of a start, which is not waited for any longer."""
-
-    def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
-        """Ask it to stop; the future is set when it has, also where that failed."""
-        ...
-
-    def leave(self, ref: pykka.ActorRef[Any]) -> None:
-        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
-
-    def watch(self, ref: pykka.ActorRef[Any]) -> None:
-        """Have `Incarnation.died` called when it has ended."""
-
-    def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
-        """End a `watch`."""
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        """Write a line into the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    ref: pykka.ActorRef[Any] | None
-    """None: a start that hangs."""
-    end: ActorFuture[Any]
-
-    @property
-    def over(self) -> bool:
-        return self.end.done or (self.ref is not None and not self.ref.is_alive())
-
-
 class LeftBehind:
     """Starts and actors that did not end in time, and are not waited for any longer. Its length: those not forgotten yet."""
 
     def __init__(self) -> None:
         self.total = 0
         """How many there were so far."""
-        self._all: list[_Left] = []
+        self._all: list[tuple[pykka.ActorRef[Any] | None, ActorFuture[Any]]] = []
 
     def __len__(self) -> int:
         return len(self._all)
@@ -90,16 +57,20 @@ class LeftBehind:
     def add(self, ref: pykka.ActorRef[Any] | None, end: ActorFuture[Any]) -> None:
         """Leave an actor behind, or a start that hangs if that is None; `end` is set when it has ended."""
         self.total += 1
-        self._all.append(_Left(ref, end))
+        self._all.append((ref, end))
 
     def forget_ended(self) -> None:
         """Forget those that have ended meanwhile."""
-        self._all = [left for left in self._all if not left.over]
+        self._all = [left for left in self._all if not _is_over(*left)]
 
     @property
     def over(self) -> bool:
         """Whether all of them have ended."""
-        return all(left.over for left in self._all)
+        return all(_is_over(*left) for left in self._all)
+
+
+def _is_over(ref: pykka.ActorRef[Any] | None, end: ActorFuture[Any]) -> bool:
+    return end.done or (ref is not None and not ref.is_alive())
 
 
 @dataclass(eq=False, slots=True)
@@ -111,7 +82,7 @@ class Incarnation:
 
     title: str
     """As errors name it: "child 'ann'"."""
-    hands: Hands
+    hands: Hands[Any]
     left: LeftBehind
     """Where it goes if it does not end in time."""
     phase: ChildPhase = field(default=ChildPhase.DOWN, init=False)

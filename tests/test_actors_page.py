@@ -18,6 +18,7 @@ from drakkar.actors.remote import (
     serving,
     values,
 )
+from drakkar.handlers import checks
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 
@@ -62,7 +63,7 @@ def test_the_bounds_are_those_of_the_code():
         "actors that one other host watches": f"{clients.MAX_WATCHES:,}, {clients.MAX_WATCHES_OF_ONE} of them of one actor",
         "attributes of one actor": f"{reach.MAX_ATTRIBUTES:,}",
         "names in one answer": f"{records.MAX_NAMES:,}",
-        "the length of a name": f"{records.MAX_NAME} characters",
+        "the length of a name": f"{checks.MAX_NAME} characters",
     }
     assert f", {values.MAX_DEPTH} inside each other" in bound("one message")
     assert {words: bound(words)[: len(text)] for words, text in expected.items()} == expected

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final
 
 from drakkar.actors.names.directory import (
     MAX_LISTED,
-    MAX_NAME_CHARS,
     Registration,
     Result,
     check_operation,
@@ -29,7 +28,7 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, in_full
 from drakkar.actors.runtime.monitor import ActorDied, watch
-from drakkar.handlers.checks import is_whole
+from drakkar.handlers.checks import MAX_NAME, is_whole
 from drakkar.handlers.errors import OutcomeUnknown, Refused, ReplicaStopped, ResultLost, SessionRefused
 from drakkar.transport.backoff import Backoff
 
@@ -251,7 +250,7 @@ def _is_listing(values: list[Any]) -> bool:
     if len(values) != 3:
         return False
     prefix, after, limit = values
-    texts = type(prefix) is str and type(after) is str and max(len(prefix), len(after)) <= MAX_NAME_CHARS
+    texts = type(prefix) is str and type(after) is str and max(len(prefix), len(after)) <= MAX_NAME
     return texts and is_whole(limit, 1, MAX_LISTED)
 
 

@@ -19,7 +19,6 @@ from drakkar.actors.names.directory import (
     NotRegistered,
     Owner,
     Result,
-    check_name,
 )
 from drakkar.actors.names.directory_server import DirectoryServer, server_name
 from drakkar.actors.names.shards import Calls, Shard
@@ -29,7 +28,14 @@ from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, i
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
-from drakkar.handlers.checks import MAX_SIGNED, check_switch, check_timeout, check_type, check_whole
+from drakkar.handlers.checks import (
+    MAX_SIGNED,
+    check_name,
+    check_switch,
+    check_timeout,
+    check_type,
+    check_whole,
+)
 from drakkar.handlers.errors import (
     ConfigError,
     DrakkarError,
@@ -129,7 +135,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.register`."""
         _check_block("register()", block)
-        check_name(name)
+        check_name("name", name)
         check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
         check_switch("replace", replace)
         number, place = self._calls.place_of(ref)
@@ -152,7 +158,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.unregister`."""
         _check_block("unregister()", block)
-        check_name(name)
+        check_name("name", name)
         shard_id = self._directory(shard_id, at)
         operation = ["unregister", name, *self._owner(), None]
         return self._answer(
@@ -173,7 +179,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.find`."""
         _check_block("find()", block)
-        check_name(name)
+        check_name("name", name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
         until = time.monotonic() + timeout
         return self._answer(asked, partial(self._on_found, name, until), timeout, block)

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import pykka
 import trio
-from drakkar.actors.names.directory import check_name
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.shards import Calls, Home
 from drakkar.actors.names.singleton_keeper import Declare, Leave, SingletonKeeper, SingletonSpec
@@ -24,6 +23,7 @@ from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, i
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.checks import (
     MAX_SIGNED,
+    check_name,
     check_number,
     check_switch,
     check_timeout,
@@ -264,7 +264,7 @@ class Singletons:
 
 
 def _check(spec: SingletonSpec) -> None:
-    check_name(spec.name)
+    check_name("name", spec.name)
     check_whole("shard_id", spec.shard_id, 0, MAX_SIGNED)
     check_type("args", spec.args, (tuple, list), "a tuple of the arguments")
     check_type("kwargs", spec.kwargs, (Mapping, NoneType), "a mapping of the named arguments")

@@ -21,7 +21,7 @@ from drakkar.actors.remote.exports import Exports
 from drakkar.actors.remote.links import Link, Links, Wire
 from drakkar.actors.remote.published import Published
 from drakkar.actors.remote.questions import Asked, settled
-from drakkar.actors.remote.records import check_name, decode
+from drakkar.actors.remote.records import decode
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.serving import Serving, takes_long
@@ -29,6 +29,7 @@ from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.checks import check_name
 from drakkar.handlers.errors import ConfigError, DrakkarError, LoopError, TransportError
 from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.liveness import HostState

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import pykka
 from drakkar.actors.runtime.futures import brief
-from drakkar.handlers.checks import check_choice, check_number, check_type, check_whole
+from drakkar.handlers.checks import MAX_NAME, check_choice, check_number, check_type, check_whole
 from drakkar.handlers.errors import ConfigError
 
 __all__ = ["ChildSpec", "Limits", "Restart", "Strategy"]
@@ -16,7 +16,6 @@ __all__ = ["ChildSpec", "Limits", "Restart", "Strategy"]
 Restart = Literal["permanent", "transient", "temporary"]
 Strategy = Literal["one_for_one", "all_for_one", "rest_for_one"]
 
-MAX_NAME_CHARS: Final = 200
 MAX_WAIT_S: Final = 86_400.0
 """A day: the longest time that an option may name."""
 
@@ -90,8 +89,8 @@ class ChildSpec:
 def _check_name(option: str, name: object) -> None:
     check_type(option, name, str, "a text")
     assert isinstance(name, str)
-    if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
-        raise ConfigError(option, brief(name), f"must be 1 to {MAX_NAME_CHARS} printable characters")
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise ConfigError(option, brief(name), f"must be 1 to {MAX_NAME} printable characters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import pykka
 import trio
@@ -24,6 +24,7 @@ from drakkar.actors.node.events import LeaderChanged, MembershipChanged, Replica
 from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
+from drakkar.actors.runtime.child_specs import Start, call_start
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
 from drakkar.actors.runtime.inbox import ask_to_stop
 from drakkar.actors.runtime.monitor import ActorDied
@@ -52,7 +53,7 @@ class SingletonSpec:
 
     name: str
     shard_id: int
-    start: type[pykka.Actor] | Callable[..., pykka.ActorRef[Any]]
+    start: Start
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     proxy: Any
@@ -67,11 +68,7 @@ class SingletonSpec:
 
     def make(self, fence: int) -> pykka.ActorRef[Any]:
         """Start it. May block, and raises what its constructor raises."""
-        start: Any = (
-            cast("type[pykka.Actor]", self.start).start if isinstance(self.start, type) else self.start
-        )
-        ref: pykka.ActorRef[Any] = start(*self.args, fence=fence, **self.kwargs)
-        return ref
+        return call_start(self.start, *self.args, fence=fence, **self.kwargs)
 
 
 @dataclass(frozen=True, slots=True)

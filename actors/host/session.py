@@ -19,6 +19,7 @@ from drakkar.actors.runtime.futures import ActorFuture, brief, in_full, settle
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.waits import Owner
 from drakkar.handlers import cbor
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import MAX_UNSIGNED, check_timeout, is_whole
 from drakkar.handlers.errors import (
     ConfigError,
@@ -31,7 +32,6 @@ from drakkar.handlers.errors import (
     SessionRefused,
 )
 from drakkar.handlers.raft.entries import EntryKind
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Endpoint", "Later", "Session", "later_on", "open_session"]
 

@@ -28,9 +28,9 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, in_full
 from drakkar.actors.runtime.monitor import ActorDied, watch
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import MAX_NAME, is_whole
 from drakkar.handlers.errors import OutcomeUnknown, Refused, ReplicaStopped, ResultLost, SessionRefused
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["DirectoryServer", "server_name"]
 

@@ -28,6 +28,7 @@ from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_blocking, 
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import (
     MAX_SIGNED,
     check_name,
@@ -45,7 +46,6 @@ from drakkar.handlers.errors import (
     SystemBusy,
 )
 from drakkar.transport.addresses import parse_address
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["Names", "ask_at"]
 

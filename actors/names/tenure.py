@@ -20,7 +20,7 @@ import pykka
 from drakkar.actors.runtime.futures import ActorFuture, in_full
 from drakkar.actors.runtime.hands import Hands
 from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
-from drakkar.transport.backoff import Backoff
+from drakkar.handlers.backoff import Backoff
 
 __all__ = ["SingletonPhase", "Tenure", "TenureHands"]
 

@@ -23,9 +23,9 @@ from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
 from drakkar.actors.runtime.futures import AnswerLater, brief, in_full
 from drakkar.actors.runtime.hands import Hands
 from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "TooManyRestarts"]
 

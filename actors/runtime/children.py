@@ -87,8 +87,8 @@ class Child(Incarnation):
 
     @property
     def status(self) -> ChildStatus:
-        """As others are told."""
-        up = self.phase is ChildPhase.UP and not self.doomed
+        """As others are told. Of one that has just died, its supervisor may not have heard yet."""
+        up = self.phase is ChildPhase.UP and not self.doomed and self.ref is not None and self.ref.is_alive()
         return ChildStatus(self.spec.name, self.phase, self.ref if up else None, self.restarts, self.reason)
 
     @property

@@ -149,6 +149,17 @@ def test_those_that_depend_on_others_wait_until_these_are_up(strategy):
     assert world.proceed() == ["+b1"]
 
 
+def test_who_asks_for_one_that_has_died_waits_for_the_next_though_the_supervisor_has_not_heard():
+    world = World("a")
+    world.child("a").ref.alive = False
+    asker = world.ref("a")
+    world.proceed()
+    assert not asker.done
+    world.die("a")
+    world.proceed(1)
+    assert asker.get().actor_urn == "a2"
+
+
 # -- the strategies
 
 

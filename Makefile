@@ -47,9 +47,9 @@ JOBS ?= 3
 test: lint
 	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadgroup
 
-# What takes longer: more schedules and all mutants, a process on each core; then, one at a time, since some of them measure,
+# What takes longer: more schedules, all mutants and all crashes, a process on each core; then, one at a time, since some of them measure,
 # long chaos, the demos and benchmarks.
-COMPUTING := tests/simulation tests/handlers
+COMPUTING := tests/simulation tests/handlers tests/actors/log
 check: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow -n auto --dist loadgroup $(COMPUTING)
 	$(BIN)/python -m pytest -m slow $(addprefix --ignore ,tests/attacks $(COMPUTING))

@@ -8,17 +8,20 @@ from drakkar.handlers.errors import ConfigError
 
 __all__ = [
     "MAX_INDEX",
+    "MAX_NAME",
     "MAX_SIGNED",
     "MAX_TERM",
     "MAX_UNSIGNED",
     "are_whole",
     "check_choice",
+    "check_name",
     "check_number",
     "check_switch",
     "check_timeout",
     "check_type",
     "check_wait",
     "check_whole",
+    "is_text",
     "is_whole",
 ]
 
@@ -30,7 +33,8 @@ MAX_TERM: Final = (1 << 62) - 1
 """The last term: no replica campaigns after it."""
 MAX_UNSIGNED: Final = (1 << 64) - 1
 """The largest unsigned 64-bit number: the limit of numbers of applications, and of clients and series of sessions."""
-
+MAX_NAME: Final = 200
+"""Characters of the name of an actor, of its class and of an attribute of it."""
 
 _INT: Final = frozenset({int})
 
@@ -45,6 +49,11 @@ def are_whole(values: Sequence[Any], high: int = MAX_SIGNED) -> bool:
     if _INT.issuperset(map(type, values)):
         return not values or (min(values) >= 0 and max(values) <= high)
     return all(is_whole(value, 0, high) for value in values)
+
+
+def is_text(value: object, most: int) -> TypeGuard[str]:
+    """Return whether `value` is a str, and of no class derived from it, of 1 to `most` printable characters."""
+    return type(value) is str and 1 <= len(value) <= most and value.isprintable()
 
 
 def check_whole(option: str, value: object, low: int, high: int | None = None) -> None:
@@ -73,6 +82,13 @@ def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ConfigError(option, value, f"must be {' or '.join(map(repr, choices))}")
+
+
+def check_name(option: str, value: object) -> None:
+    """Check that `value` can name an actor, or an attribute of one, on its way between hosts."""
+    if not is_text(value, MAX_NAME):
+        shown = value[: MAX_NAME + 1] if isinstance(value, str | bytes) else value
+        raise ConfigError(option, shown, f"must be a string of 1 to {MAX_NAME} printable characters")
 
 
 def check_type(option: str, value: object, types: type | tuple[type, ...], description: str) -> None:

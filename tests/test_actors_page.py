@@ -20,6 +20,7 @@ from drakkar.actors.remote import (
 )
 from drakkar.actors.runtime import open_asks
 from drakkar.actors.runtime import peers as node_peers
+from drakkar.handlers import checks
 from drakkar.transport import calls
 from drakkar.transport.options import Options
 
@@ -64,7 +65,7 @@ def test_the_bounds_are_those_of_the_code():
         "actors that one other host watches": f"{clients.MAX_WATCHES:,}, {clients.MAX_WATCHES_OF_ONE} of them of one actor",
         "attributes of one actor": f"{reach.MAX_ATTRIBUTES:,}",
         "names in one answer": f"{records.MAX_NAMES:,}",
-        "the length of a name": f"{records.MAX_NAME} characters",
+        "the length of a name": f"{checks.MAX_NAME} characters",
         "messages of a table actor": f"{node_peers.MAX_WAITING:,} of {node_peers.MAX_WAITING_BYTES // mib} MiB, for {node_peers.PATIENCE_S:.0f} s",
         "questions that a table actor": f"{open_asks.MAX_ASKS:,}",
     }

@@ -3,7 +3,7 @@
 What an application may use is exported here; modules of this package import each other's files.
 """
 
-from drakkar.transport.backoff import Backoff
+from drakkar.handlers.backoff import Backoff
 from drakkar.transport.liveness import HostState, HostStateChanged
 from drakkar.transport.options import Counters, Options
 from drakkar.transport.peer import PeerStatus

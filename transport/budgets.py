@@ -11,6 +11,9 @@ Members of this host's shards have an account each. All other hosts also share o
 shard. The replicas of the busiest shard bring each other some fifty in a `PACE_S`, since one message carries all that a
 turn has for a peer. A connection that brings many times more is not read until the `PACE_S` is over, and other shards go on.
 
+*Calls of actors.* One host may ask so much that it takes all of the loop, and where nobody else needs that it may. While other hosts
+are served too, its connection is not read until the `PACE_S` is over, once it has brought `PACE_CALLS` in it.
+
 *Memory.* A frame of more than `WHOLE_BYTES`, and a message in parts, take their announced size out of a `Room` before the
 bytes are read. Where there is none, the connection is not read until there is. What is in the room must make progress. A quarter of
 a megabyte a connection needs no room, and the number of connections is bounded.
@@ -20,7 +23,7 @@ Plain data, with a clock that tests turn by hand. For the thread of the loop onl
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import trio
@@ -32,8 +35,10 @@ __all__ = [
     "FRUITLESS_S",
     "OTHERS_SHARE",
     "OWN_SHARE",
+    "PACE_CALLS",
     "PACE_MESSAGES",
     "PACE_S",
+    "SERVED",
     "WHOLE_BYTES",
     "Account",
     "LoopTime",
@@ -68,6 +73,10 @@ PACE_S: Final = 0.05
 PACE_MESSAGES: Final = 300
 """Messages for one shard that a connection may bring in that time, by their weight (`Traits.weight`), before it is not read for
 the rest of it."""
+PACE_CALLS: Final = 300
+"""Calls that a connection may bring in that time while other hosts are served too."""
+SERVED: Final = 10
+"""Messages and calls of other hosts in two of these times, from which on they are: some heartbeats are no traffic."""
 MAX_ACCOUNTS: Final = 1000
 """Hosts whose accounts are remembered; of more, the one that connected longest ago has a new one."""
 
@@ -107,27 +116,68 @@ class LoopTime:
         return min(self._credit + (now - self._at) * self._share, self._saved) >= seconds
 
 
-class Pace:
-    """How many messages of one host came for each shard in this `PACE_S`."""
+class Traffic:
+    """How many messages and calls came in this `PACE_S` and the one before."""
 
-    __slots__ = ("_counts", "_exceeded", "_until")
+    __slots__ = ("_before", "_count", "_until")
 
     def __init__(self) -> None:
+        self._count = self._before = 0
+        self._until = 0.0
+
+    def add(self, count: int, now: float) -> None:
+        """So many came."""
+        self._turn_over(now)
+        self._count += count
+
+    def total(self, now: float) -> int:
+        """Return how many."""
+        self._turn_over(now)
+        return self._count + self._before
+
+    def _turn_over(self, now: float) -> None:
+        if now >= self._until:
+            self._before = self._count if now < self._until + PACE_S else 0
+            self._count, self._until = 0, now + PACE_S
+
+
+class Pace:
+    """How many messages of one host came for each shard in this `PACE_S`, and how many calls."""
+
+    __slots__ = ("_all", "_calls", "_counts", "_exceeded", "_own", "_until")
+
+    def __init__(self, all_: Traffic) -> None:
+        """`all_`: of all hosts."""
+        self._all, self._own = all_, Traffic()
         self._counts: dict[int, int] = {}
+        self._calls = 0
         self._until = 0.0
         self._exceeded = False
 
-    def count(self, messages: Iterable[Message], now: float) -> None:
+    def count(self, messages: Sequence[Message], now: float) -> None:
         """Count what came."""
+        self._note(len(messages), now)
         counts = self._counts
-        if now >= self._until:
-            counts.clear()
-            self._until = now + PACE_S
-            self._exceeded = False
         for message in messages:
             count = counts[message.shard] = counts.get(message.shard, 0) + message.type.traits.weight
             if count > PACE_MESSAGES:
                 self._exceeded = True
+
+    def count_calls(self, count: int, now: float) -> None:
+        """Count so many calls."""
+        self._note(count, now)
+        self._calls += count
+        if self._calls > PACE_CALLS and self._all.total(now) - self._own.total(now) >= SERVED:
+            self._exceeded = True
+
+    def _note(self, count: int, now: float) -> None:
+        self._all.add(count, now)
+        self._own.add(count, now)
+        if now >= self._until:
+            self._counts.clear()
+            self._calls = 0
+            self._until = now + PACE_S
+            self._exceeded = False
 
     def wait(self, now: float) -> float:
         """Return for how many seconds not to read on."""
@@ -151,12 +201,15 @@ class Work:
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
         self._others = LoopTime(OTHERS_SHARE, OTHERS_SAVED_S, clock())
+        self._traffic = Traffic()
         self._own: dict[str, _Own] = {}
         """By address. A host that connects anew has its old account."""
 
     def account(self, address: str, is_member: Callable[[], bool]) -> "Account":
         """Return an account for a connection of the host at `address`."""
-        own = self._own.pop(address, None) or _Own(LoopTime(OWN_SHARE, SAVED_S, self.clock()), Pace())
+        own = self._own.pop(address, None) or _Own(
+            LoopTime(OWN_SHARE, SAVED_S, self.clock()), Pace(self._traffic)
+        )
         self._own[address] = own
         if len(self._own) > MAX_ACCOUNTS:
             del self._own[next(iter(self._own))]
@@ -202,12 +255,16 @@ class Account:
         """So many messages of this connection turned out to be of no use."""
         self.useless += count
 
-    def count(self, messages: Iterable[Message]) -> None:
+    def count(self, messages: Sequence[Message]) -> None:
         """The turn brought these messages, of use or not."""
         self._pace.count(messages, self._began)
 
+    def count_calls(self, count: int) -> None:
+        """The turn brought so many calls, of use or not."""
+        self._pace.count_calls(count, self._began)
+
     def rest(self) -> float:
-        """Return for how many seconds not to read, as too many messages came for one shard."""
+        """Return for how many seconds not to read, as too many messages came for one shard, or too many calls beside others."""
         return self._pace.wait(self._clock())
 
     def begin(self, at: float | None = None) -> float:

@@ -49,7 +49,7 @@ _USELESS: Final = (
     "so many messages that are of no use here, as for shards that are not here or of older terms, that they would hold up "
     "all others"
 )
-_MANY: Final = "so many messages for one shard that they would hold up other shards"
+_MANY: Final = "so many messages for one shard, or calls, that they would hold up others"
 
 
 class Caller:
@@ -353,6 +353,7 @@ class CallerFrames:
         if not caller.window.fits(len(calls), size):
             raise FrameError(f"{len(calls)} calls of {size} bytes came without credit")
         caller.window.add(len(calls), size)
+        caller.account.count_calls(len(calls))
         turn.calls += calls
         turn.units += len(calls)
 

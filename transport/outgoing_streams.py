@@ -8,9 +8,9 @@ from functools import partial
 from typing import Final
 
 import trio
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.errors import TransportError
 from drakkar.transport.addresses import peer_name
-from drakkar.transport.backoff import Backoff
 from drakkar.transport.bandwidth import Bandwidth
 from drakkar.transport.connection import Admit, Connection, dial
 from drakkar.transport.frames import Frame, FrameError, FrameKind, encode_frame

@@ -20,10 +20,10 @@ from random import Random
 from typing import Final, cast
 
 import trio
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message
 from drakkar.transport.addresses import peer_name
-from drakkar.transport.backoff import Backoff
 from drakkar.transport.budgets import Account, Work
 from drakkar.transport.call_frames import check_record
 from drakkar.transport.call_rooms import CallRoom

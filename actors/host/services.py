@@ -309,9 +309,14 @@ class NodeInputs:
         return False
 
     def report_unreachable(self, address: str) -> None:
-        """Tell the nodes that have a peer at `address` that its connection was lost, or cannot be made."""
+        """Tell the nodes that have a peer at `address` that its connection was lost, or cannot be made.
+
+        Those whose table has a handler for it in their state, that is leaders. Where one host led hundreds of shards, the others
+        have to elect new leaders now, and each attempt to connect would cost as many turns.
+        """
         for node in list(self._nodes.values()):
-            self._tell_of(node, address, MessageType.UNREACHABLE)
+            if node.raft.handlers[node.raft.state][MessageType.UNREACHABLE]:
+                self._tell_of(node, address, MessageType.UNREACHABLE)
 
     def report_gone(self, address: str, _host_id: str, _run: int) -> None:
         """Tell the nodes that have a peer at `address` that the process of its host has ended."""

@@ -16,10 +16,11 @@ from drakkar.actors.machine.sessions import REGISTER, UNREGISTER, encode_request
 from drakkar.actors.node.proposals import Proposal
 from drakkar.actors.node.requests import DEFAULT_TIMEOUT_S
 from drakkar.actors.runtime.forks import here, on_fork
-from drakkar.actors.runtime.futures import ActorFuture, brief, in_full
+from drakkar.actors.runtime.futures import ActorFuture, brief, in_full, settle
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.waits import Owner
 from drakkar.handlers import cbor
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import MAX_UNSIGNED, check_timeout, is_whole
 from drakkar.handlers.errors import (
     ConfigError,
@@ -32,7 +33,6 @@ from drakkar.handlers.errors import (
     SessionRefused,
 )
 from drakkar.handlers.raft.entries import EntryKind
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Endpoint", "Later", "Session", "later_on", "open_session"]
 
@@ -280,7 +280,7 @@ class Session:
         request = encode_request(self.client, series, series - 1, payload, encoded=bool(kinds))
 
         def conclude(result: Any, error: BaseException | None, unknown: bool) -> None:
-            _settle(future, result, self._conclude(error, unknown))
+            settle(future, result, self._conclude(error, unknown))
 
         _Attempts(self._endpoint, lambda: request, timeout, conclude, unknown=unknown).start()
 
@@ -288,7 +288,7 @@ class Session:
         request = encode_request(self.client, UNREGISTER, 0, b"")
 
         def conclude(_: Any, error: BaseException | None, unknown: bool) -> None:
-            _settle(future, None, self._conclude_close(error, unknown))
+            settle(future, None, self._conclude_close(error, unknown))
 
         _Attempts(self._endpoint, lambda: request, timeout, conclude).start()
 
@@ -382,13 +382,6 @@ class _Attempts:
         except LoopError:  # the host stops
             return False
         return True
-
-
-def _settle(future: ActorFuture[Any], result: Any, error: BaseException | None) -> None:
-    if error is None:
-        future.try_set(result)
-    else:
-        future.try_fail(error)
 
 
 def _of_token(endpoint: Endpoint, token: bytes) -> Session:

@@ -21,23 +21,20 @@ from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 import cbor2
 from drakkar.actors.machine.state_machine import StateMachine
 from drakkar.actors.remote.errors import UnknownName
-from drakkar.actors.runtime.futures import brief
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import MAX_SIGNED, is_whole
-from drakkar.handlers.errors import ConfigError, CorruptData, Refused, RequestDropped
+from drakkar.handlers.checks import MAX_NAME, MAX_SIGNED, is_text, is_whole
+from drakkar.handlers.errors import CorruptData, Refused, RequestDropped
 
 __all__ = [
     "Directory",
     "NotRegistered",
     "Owner",
     "Registration",
-    "check_name",
     "check_operation",
     "encode_command",
 ]
 
 MAX_NAMES: Final = 100_000
-MAX_NAME_CHARS: Final = 200
 MAX_OWNERS: Final = 10_000
 """Hosts that are remembered, with their last run. Of more, one that has no name is forgotten, the first to come first."""
 MAX_OWNER_CHARS: Final = 200
@@ -251,12 +248,6 @@ def encode_command(operations: list[list[Any]]) -> bytes:
     return target.getvalue()
 
 
-def check_name(name: object) -> None:
-    """Raise `ConfigError` for what can be no name in a directory."""
-    if not _is_text(name, MAX_NAME_CHARS):
-        raise ConfigError("name", brief(name), f"must be 1 to {MAX_NAME_CHARS} printable characters")
-
-
 def check_operation(operation: object) -> str | None:
     """Return what is wrong with an operation, from whichever host it comes; None if nothing is."""
     if type(operation) is not list or not operation or type(operation[0]) is not str:
@@ -272,22 +263,18 @@ def check_operation(operation: object) -> str | None:
     return None
 
 
-def _is_text(value: object, most: int) -> bool:
-    return type(value) is str and 1 <= len(value) <= most and value.isprintable()
-
-
 _OWNER: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (
-    ("host", lambda value: _is_text(value, MAX_OWNER_CHARS)),
+    ("host", lambda value: is_text(value, MAX_OWNER_CHARS)),
     ("count", lambda value: is_whole(value, 0, MAX_SIGNED)),
     ("nonce", lambda value: is_whole(value, 0, MAX_SIGNED)),
 )
-_NAME: Final[tuple[str, Callable[[Any], bool]]] = ("name", lambda value: _is_text(value, MAX_NAME_CHARS))
+_NAME: Final[tuple[str, Callable[[Any], bool]]] = ("name", lambda value: is_text(value, MAX_NAME))
 _FIELDS: Final[Mapping[str, tuple[tuple[str, Callable[[Any], bool]], ...]]] = {
     "register": (
         _NAME,
         *_OWNER,
         ("number", lambda value: is_whole(value, 0, MAX_SIGNED)),
-        ("address", lambda value: _is_text(value, MAX_ADDRESS_CHARS)),
+        ("address", lambda value: is_text(value, MAX_ADDRESS_CHARS)),
         ("place", lambda value: type(value) is bytes and len(value) <= MAX_PLACE_BYTES),
         ("replace", lambda value: type(value) is bool),
     ),

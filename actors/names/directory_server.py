@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final
 
 from drakkar.actors.names.directory import (
     MAX_LISTED,
-    MAX_NAME_CHARS,
     Registration,
     Result,
     check_operation,
@@ -29,9 +28,9 @@ from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, in_full
 from drakkar.actors.runtime.monitor import ActorDied, watch
-from drakkar.handlers.checks import is_whole
+from drakkar.handlers.backoff import Backoff
+from drakkar.handlers.checks import MAX_NAME, is_whole
 from drakkar.handlers.errors import OutcomeUnknown, Refused, ReplicaStopped, ResultLost, SessionRefused
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["DirectoryServer", "server_name"]
 
@@ -149,7 +148,7 @@ class DirectoryServer(TrioActor):
             command = encode_command([operation.fields for operation in self._batch])
             future = self._session.propose(command, timeout=ATTEMPT_S)
         self._under_way = future
-        future.add_done_callback(lambda _: self.actor_inbox.wake())
+        self.actor_inbox.wake_after(future)
 
     def _on_opened(self, session: Session | None, error: BaseException | None, now: float) -> None:
         if session is not None:
@@ -251,7 +250,7 @@ def _is_listing(values: list[Any]) -> bool:
     if len(values) != 3:
         return False
     prefix, after, limit = values
-    texts = type(prefix) is str and type(after) is str and max(len(prefix), len(after)) <= MAX_NAME_CHARS
+    texts = type(prefix) is str and type(after) is str and max(len(prefix), len(after)) <= MAX_NAME
     return texts and is_whole(limit, 1, MAX_LISTED)
 
 

@@ -19,17 +19,24 @@ from drakkar.actors.names.directory import (
     NotRegistered,
     Owner,
     Result,
-    check_name,
 )
 from drakkar.actors.names.directory_server import DirectoryServer, server_name
 from drakkar.actors.names.shards import Calls, Shard
 from drakkar.actors.remote.errors import NameTaken, UnknownName
 from drakkar.actors.runtime.forks import on_fork
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_blocking, in_full, settle
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
-from drakkar.handlers.checks import MAX_SIGNED, check_switch, check_timeout, check_type, check_whole
+from drakkar.handlers.backoff import Backoff
+from drakkar.handlers.checks import (
+    MAX_SIGNED,
+    check_name,
+    check_switch,
+    check_timeout,
+    check_type,
+    check_whole,
+)
 from drakkar.handlers.errors import (
     ConfigError,
     DrakkarError,
@@ -39,7 +46,6 @@ from drakkar.handlers.errors import (
     SystemBusy,
 )
 from drakkar.transport.addresses import parse_address
-from drakkar.transport.backoff import Backoff
 
 __all__ = ["Names", "ask_at"]
 
@@ -129,7 +135,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.register`."""
         _check_block("register()", block)
-        check_name(name)
+        check_name("name", name)
         check_type("ref", ref, pykka.ActorRef, "the ref of an actor of this host")
         check_switch("replace", replace)
         number, place = self._calls.place_of(ref)
@@ -152,7 +158,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.unregister`."""
         _check_block("unregister()", block)
-        check_name(name)
+        check_name("name", name)
         shard_id = self._directory(shard_id, at)
         operation = ["unregister", name, *self._owner(), None]
         return self._answer(
@@ -173,7 +179,7 @@ class Names:
     ) -> Any:
         """See `NodeHost.find`."""
         _check_block("find()", block)
-        check_name(name)
+        check_name("name", name)
         asked = self._ask(self._directory(shard_id, at), ["find", _ms(timeout), name], timeout)
         until = time.monotonic() + timeout
         return self._answer(asked, partial(self._on_found, name, until), timeout, block)
@@ -379,7 +385,8 @@ def ask_at(calls: Calls, address: str, name: str, message: Any, timeout: float) 
             return
         try:
             left = max(0.0, until - time.monotonic())
-            ref.ask(message, block=False, timeout=left).add_done_callback(partial(_settle, answer))
+            asked = ref.ask(message, block=False, timeout=left)
+            asked.add_done_callback(lambda source: settle(answer, *source.outcome()))
         except Exception as failure:  # noqa: BLE001  # it is the answer
             answer.try_fail(failure)
 
@@ -399,14 +406,6 @@ def _asked(server: pykka.ActorRef[Any], message: Any) -> ActorFuture[Any]:
         return asked
 
 
-def _settle(future: ActorFuture[Any], source: ActorFuture[Any]) -> None:
-    value, error = source.outcome()
-    if error is None:
-        future.try_set(value)
-    else:
-        future.try_fail(error)
-
-
 def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: ActorFuture[Any]) -> None:
     result, error = asked.outcome()
     if isinstance(error, pykka.ActorDeadError | UnknownName) and getattr(error, "outcome_known", True):
@@ -422,7 +421,7 @@ def _conclude(done: ActorFuture[Any], conclude: Callable[[Result], Any], asked: 
     try:
         concluded = conclude(result)
         if isinstance(concluded, ActorFuture):
-            concluded.add_done_callback(partial(_settle, done))
+            concluded.add_done_callback(lambda source: settle(done, *source.outcome()))
         else:
             done.try_set(concluded)
     except (IndexError, TypeError):
@@ -451,7 +450,7 @@ def _listed(result: Result) -> list[str]:
 def _check_block(call: str, block: bool) -> None:
     check_switch("block", block)
     if block:
-        forbid_waiting(call, f"use {call[:-1]}…, block=False), and await the future or give it a callback")
+        forbid_blocking(call, f"{call[:-1]}…, block=False)")
 
 
 def _ms(timeout: float) -> int:

@@ -12,22 +12,22 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import pykka
 import trio
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
 from drakkar.actors.names.registered import ask_at
 from drakkar.actors.names.shards import Calls, Home
-from drakkar.actors.names.tenure import SingletonPhase, Tenure
+from drakkar.actors.names.tenure import SingletonPhase, Tenure, TenureHands
 from drakkar.actors.node.events import LeaderChanged, MembershipChanged, ReplicaEnded
 from drakkar.actors.remote.from_host import FromHost
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
+from drakkar.actors.runtime.child_specs import Start, call_start
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
 from drakkar.actors.runtime.inbox import ask_to_stop
-from drakkar.actors.runtime.launching import abandon, launch_in_thread
-from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.actors.runtime.monitor import ActorDied
 from drakkar.actors.runtime.tasks import Task
 from drakkar.handlers.checks import MAX_SIGNED, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError
@@ -53,7 +53,7 @@ class SingletonSpec:
 
     name: str
     shard_id: int
-    start: type[pykka.Actor] | Callable[..., pykka.ActorRef[Any]]
+    start: Start
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     proxy: Any
@@ -68,11 +68,7 @@ class SingletonSpec:
 
     def make(self, fence: int) -> pykka.ActorRef[Any]:
         """Start it. May block, and raises what its constructor raises."""
-        start: Any = (
-            cast("type[pykka.Actor]", self.start).start if isinstance(self.start, type) else self.start
-        )
-        ref: pykka.ActorRef[Any] = start(*self.args, fence=fence, **self.kwargs)
-        return ref
+        return call_start(self.start, *self.args, fence=fence, **self.kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +242,7 @@ class SingletonKeeper(TrioActor):
             kept.tenure.on_office(term, now, self._bound(shard_id) if term else 0.0)
             kept.term, kept.fence, kept.answers = term, None, None
             if term and now - self._shards[shard_id] >= self._bound(shard_id):
-                kept.fence = self._waking(self._fence(shard_id))
+                kept.fence = self.actor_inbox.wake_after(self._fence(shard_id))
 
     def _bound(self, shard_id: int) -> float:
         return takeover_ticks(self._election_ticks(shard_id)) * self._home.tick_interval
@@ -295,7 +291,7 @@ class SingletonKeeper(TrioActor):
         timeout = self._bound(spec.shard_id)
         others = {status.addresses.get(voter, "") for voter in status.voters if voter != shard.replica_id}
         return {
-            address: self._waking(ask_at(self._calls, address, KEEPER_NAME, question, timeout))
+            address: self.actor_inbox.wake_after(ask_at(self._calls, address, KEEPER_NAME, question, timeout))
             for address in others
         }
 
@@ -355,12 +351,6 @@ class SingletonKeeper(TrioActor):
         """Return what does the work of a tenure."""
         return _Hands(self, spec)
 
-    def _waking(self, future: ActorFuture[Any]) -> ActorFuture[Any]:
-        """Have a turn when the future is set, in whichever thread that is."""
-        inbox = self.actor_inbox
-        future.add_done_callback(lambda _: inbox.wake())
-        return future
-
     # -- its end ------------------------------------------------------------------------------------------------
 
     def on_stop(self) -> None:
@@ -378,46 +368,30 @@ class SingletonKeeper(TrioActor):
         self.on_stop()
 
 
-class _Hands:
-    """Does for one tenure what takes an actor, a shard, a loop or a thread."""
-
+class _Hands(TenureHands):
     def __init__(self, keeper: SingletonKeeper, spec: SingletonSpec) -> None:
+        super().__init__(keeper)
         self._keeper, self._spec = keeper, spec
 
     def fence(self) -> ActorFuture[int]:
-        return self._keeper._waking(self._keeper._fence(self._spec.shard_id))
+        return self._inbox.wake_after(self._keeper._fence(self._spec.shard_id))
 
-    def start(self, fence: int) -> ActorFuture[pykka.ActorRef[Any]]:
+    def start(self, fence: int, /) -> ActorFuture[pykka.ActorRef[Any]]:
         spec, calls = self._spec, self._keeper._calls
 
         def publish(ref: pykka.ActorRef[Any]) -> None:
             calls.publish(spec.published, ref, proxy=spec.proxy, acl=spec.acl)
 
-        return self._keeper._waking(
-            launch_in_thread(
-                partial(spec.make, fence),
-                name=f"the singleton {spec.name!r}",
-                loop=self._keeper.actor_loop,
-                timeout=spec.start_timeout,
-                then=publish,
-                undo=self.leave,
-            )
+        return self.launch(
+            partial(spec.make, fence), f"the singleton {spec.name!r}", spec.start_timeout, publish
         )
-
-    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        abandon(started, self.leave)
 
     def leave(self, ref: pykka.ActorRef[Any]) -> None:
         self._keeper._calls.unpublish(self._spec.published, ref)
 
     def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
-        return self._keeper._waking(ask_to_stop(ref, first=True))
-
-    def watch(self, ref: pykka.ActorRef[Any]) -> None:
-        watch(ref, self._keeper.actor_ref)
-
-    def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
-        unwatch(ref, self._keeper.actor_ref)
+        """Before it handles more of what waits."""
+        return self._inbox.wake_after(ask_to_stop(ref, first=True))
 
     def on_started(self, fence: int, ref: pykka.ActorRef[Any]) -> None:
         self._keeper.actor_loop.lines.info(
@@ -427,9 +401,6 @@ class _Hands:
 
     def on_ended(self, fence: int, reason: BaseException | None) -> None:
         self._keeper._announce(SingletonEnded(self._spec.name, self._spec.shard_id, fence, reason))
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        self._keeper.actor_loop.lines.log(level, text, *args)
 
 
 def _boot_time() -> float:

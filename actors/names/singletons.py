@@ -13,17 +13,18 @@ from typing import Any, Final
 
 import pykka
 import trio
-from drakkar.actors.names.directory import check_name
 from drakkar.actors.names.events import SingletonEnded, SingletonStarted
+from drakkar.actors.names.registered import DEFAULT_TIMEOUT_S, GRACE_S
 from drakkar.actors.names.shards import Calls, Home
 from drakkar.actors.names.singleton_keeper import Declare, Leave, SingletonKeeper, SingletonSpec
 from drakkar.actors.names.tenure import SingletonPhase, Tenure
-from drakkar.actors.runtime.child_specs import MAX_WAIT_S
+from drakkar.actors.runtime.child_specs import MAX_WAIT_S, check_start
 from drakkar.actors.runtime.forks import on_fork
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
+from drakkar.actors.runtime.futures import ActorFuture, forbid_blocking, forbid_waiting, in_full
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.handlers.checks import (
     MAX_SIGNED,
+    check_name,
     check_number,
     check_switch,
     check_timeout,
@@ -43,11 +44,8 @@ __all__ = [
 
 MAX_SINGLETONS: Final = 1_000
 """Singletons of one host: each turn of their keeper looks at all."""
-DEFAULT_TIMEOUT_S: Final = 5.0
 LOOK_INTERVAL_S: Final = 0.1
 """How often `Singleton.ref` looks again where it runs."""
-GRACE_S: Final = 1.0
-"""How much longer than its timeout a call that blocks waits for its future, which is set by then unless the loop hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class Singleton:
         check_switch("block", block)
         check_timeout(timeout)
         if block:
-            forbid_waiting("ref()", "use ref(block=False), and await the future or give it a callback")
+            forbid_blocking("ref()", "ref(block=False)")
         found: ActorFuture[pykka.ActorRef[Any]] = ActorFuture()
         self._owner.loop.spawn(self._find, found, timeout, name=f"find the singleton {self.name!r}")
         return found.get(timeout=timeout + GRACE_S) if block else found
@@ -264,7 +262,7 @@ class Singletons:
 
 
 def _check(spec: SingletonSpec) -> None:
-    check_name(spec.name)
+    check_name("name", spec.name)
     check_whole("shard_id", spec.shard_id, 0, MAX_SIGNED)
     check_type("args", spec.args, (tuple, list), "a tuple of the arguments")
     check_type("kwargs", spec.kwargs, (Mapping, NoneType), "a mapping of the named arguments")
@@ -272,12 +270,4 @@ def _check(spec: SingletonSpec) -> None:
     check_number("stop_timeout", spec.stop_timeout, 0.0, MAX_WAIT_S)
     if "fence" in spec.kwargs:
         raise ConfigError("kwargs", "fence", "is what the actor is given by its host: leave it out")
-    if isinstance(spec.start, type):
-        if not issubclass(spec.start, pykka.Actor):
-            raise ConfigError(
-                "start", spec.start.__name__, "must be an actor's class, or a function that starts one"
-            )
-    elif not callable(spec.start):
-        raise ConfigError(
-            "start", brief(spec.start), "must be an actor's class, or a function that starts one"
-        )
+    check_start(spec.start)

@@ -12,16 +12,17 @@ fencing number holds beyond that.
 import enum
 import logging
 import math
-from dataclasses import dataclass
+from abc import abstractmethod
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pykka
 from drakkar.actors.runtime.futures import ActorFuture, in_full
-from drakkar.actors.runtime.launching import StartTimedOut
-from drakkar.transport.backoff import Backoff
+from drakkar.actors.runtime.hands import Hands
+from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
+from drakkar.handlers.backoff import Backoff
 
-__all__ = ["Hands", "SingletonPhase", "Tenure"]
+__all__ = ["SingletonPhase", "Tenure", "TenureHands"]
 
 FIRST_WAIT_S: Final = 0.1
 LAST_WAIT_S: Final = 5.0
@@ -30,8 +31,6 @@ MAX_LEFT: Final = 8
 """Starts that hang, and actors that do not stop, beside which no other is started on this host."""
 STEADY_S: Final = 30.0
 """One that was up for so long begins anew with the shortest wait."""
-START_GRACE_S: Final = 0.5
-"""Beyond its time a start is given this long, since the thread that does it knows best what takes so long."""
 
 
 class SingletonPhase(enum.Enum):
@@ -44,100 +43,82 @@ class SingletonPhase(enum.Enum):
     STOPPING = "stopping"
 
 
-class Hands(Protocol):
-    """What is done for a tenure. All of it is called in one thread and never blocks."""
+class TenureHands(Hands[int]):
+    """Does for a tenure what takes an actor, a shard, a loop or a thread."""
 
+    @abstractmethod
     def fence(self) -> ActorFuture[int]:
         """Commit a fence through the shard; the future is set in every case."""
-        ...
 
-    def start(self, fence: int) -> ActorFuture[pykka.ActorRef[Any]]:
-        """Begin to start the actor with this number, and to publish it; the future has its ref once it runs."""
-        ...
-
-    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        """Stop what comes of a start, which is not waited for any longer."""
-
-    def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
-        """Ask it to stop before it handles more of what waits; the future is set when it has."""
-        ...
-
-    def leave(self, ref: pykka.ActorRef[Any]) -> None:
-        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
-
-    def watch(self, ref: pykka.ActorRef[Any]) -> None:
-        """Have `Tenure.on_died` called when it has ended."""
-
-    def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
-        """End a `watch`."""
-
+    @abstractmethod
     def on_started(self, fence: int, ref: pykka.ActorRef[Any]) -> None:
         """It is up."""
 
+    @abstractmethod
     def on_ended(self, fence: int, reason: BaseException | None) -> None:
         """It has ended, or was left behind; `reason` is what it failed with, None if it was stopped."""
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        """Write a line into the log."""
-
-
-@dataclass(slots=True)
-class _Left:
-    """What did not end in time, and was left behind."""
-
-    ref: pykka.ActorRef[Any] | None
-    """None: a start that hangs."""
-    end: ActorFuture[Any]
-
-    @property
-    def over(self) -> bool:
-        return self.end.done or (self.ref is not None and not self.ref.is_alive())
 
 
 class Tenure:
     """A singleton of one host. For one thread.
 
-    Call `proceed` after each call of another method, when a future of the `Hands` is set, and at `next_time`.
+    Call `proceed` after each call of another method, when a future of the hands is set, and at `next_time`.
     """
 
     def __init__(
         self,
         name: str,
-        hands: Hands,
+        hands: TenureHands,
         *,
         start_timeout: float,
         stop_timeout: float,
         random: Random | None = None,
     ) -> None:
         self.name = name
-        self.phase = SingletonPhase.IDLE
         self.term = 0
         """The term in which this host leads the shard; 0: it does not."""
         self.running_term = 0
         """The term for which the present incarnation runs, or is being started."""
         self.fence = 0
         """Its number."""
-        self.ref: pykka.ActorRef[Any] | None = None
         self.proven = False
         """The one before is known to have ended."""
         self.reason: BaseException | None = None
         """With what it failed the last time on this host."""
-        self.starts = self.abandoned = 0
-        """How often it was up here; and starts and actors that were left behind, since they did not end in time."""
+        self.starts = 0
+        """How often it was up here."""
         self._hands = hands
         self._start_timeout, self._stop_timeout = start_timeout, stop_timeout
         self._backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S, random or Random())
-        self._work: ActorFuture[Any] | None = None
-        self._deadline = math.inf
+        self._left = LeftBehind()
+        self._actor = Incarnation(f"the singleton {name!r}", hands, self._left)
+        self._fencing: ActorFuture[int] | None = None
+        """Its number, while that is being made."""
         self._not_before = math.inf
         """When the one before has surely ended, as far as clocks tell."""
         self._due = -math.inf
         """After a failure: when to try again."""
-        self._up_since = math.inf
         self._barred, self._barred_until = 0, -math.inf
         """In no older term than this may it run, and until when that holds."""
         self._in_doubt = self._closed = False
-        self._left: list[_Left] = []
+
+    @property
+    def phase(self) -> SingletonPhase:
+        """Where it stands. From any thread."""
+        phase = self._actor.phase
+        if phase is not ChildPhase.DOWN:
+            return SingletonPhase(phase.value)
+        return SingletonPhase.IDLE if self._fencing is None else SingletonPhase.FENCING
+
+    @property
+    def ref(self) -> pykka.ActorRef[Any] | None:
+        """The present incarnation; None while there is none that runs. From any thread."""
+        return self._actor.ref
+
+    @property
+    def abandoned(self) -> int:
+        """Starts and actors that were left behind so far, since they did not end in time."""
+        return self._left.total
 
     # -- what happens -------------------------------------------------------------------------------------------
 
@@ -171,11 +152,8 @@ class Tenure:
 
     def ended_before(self, term: float) -> bool:
         """Return whether none that was started here in an older term runs, or may still come up."""
-        runs = (
-            self.phase in {SingletonPhase.STARTING, SingletonPhase.UP, SingletonPhase.STOPPING}
-            and self.running_term < term
-        )
-        return not runs and all(left.over for left in self._left)
+        runs = self._actor.phase is not ChildPhase.DOWN and self.running_term < term
+        return not runs and self._left.over
 
     @property
     def over(self) -> bool:
@@ -184,31 +162,31 @@ class Tenure:
 
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
         """An actor that is watched has ended."""
-        # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.
-        if self.phase is SingletonPhase.UP and self.ref is not None and self.ref.actor_urn == ref.actor_urn:
-            if now - self._up_since >= STEADY_S:
+        if self._actor.died(ref):
+            if now - self._actor.up_since >= STEADY_S:
                 self._backoff.reset()
-            self._gone(reason)
+            self._on_ended(reason)
             self._try_later(reason, now)
 
     def proceed(self, now: float) -> None:
         """Take note of what is done or takes too long, and begin with what is next; `now` in seconds of any clock."""
-        self._left = [left for left in self._left if not left.over]
+        self._left.forget_ended()
         if now >= self._barred_until:
             self._barred = 0
-        self._look_at_work(now)
-        if self.phase is SingletonPhase.UP and not self._stays and self.ref is not None:
-            self.phase, self._deadline = SingletonPhase.STOPPING, now + self._stop_timeout
-            self._work = self._hands.stop(self.ref)
+        if self._fencing is not None:
+            self._look_at_fence(self._fencing, now)
+        else:
+            self._look_at_actor(now)
+        if not self._stays:
+            self._actor.stop(now, self._stop_timeout)
         in_time = now >= self._due and (self.proven or now >= self._not_before)
         if self.phase is SingletonPhase.IDLE and self._may_run and in_time and len(self._left) < MAX_LEFT:
-            self.phase, self.running_term = SingletonPhase.FENCING, self.term
-            self._work = self._hands.fence()
+            self.running_term, self._fencing = self.term, self._hands.fence()
 
     def next_time(self, now: float) -> float:
         """When to call `proceed` again at the latest; infinity: when something happens."""
         if self.phase is not SingletonPhase.IDLE:
-            return self._deadline
+            return self._actor.deadline
         if not self._may_run:
             return self._barred_until if self._barred and self.term else math.inf
         due = self._due if self.proven else max(self._due, self._not_before)
@@ -227,62 +205,35 @@ class Tenure:
 
     # -- its work -----------------------------------------------------------------------------------------------
 
-    def _look_at_work(self, now: float) -> None:
-        work, late = self._work, now >= self._deadline
-        if work is None:
-            return
-        if self.phase is SingletonPhase.FENCING:
-            if not self._stays:
-                self._rest()
-            elif work.done:
-                self._on_fenced(*work.outcome(), now)
-        elif self.phase is SingletonPhase.STARTING:
-            if work.done:
-                self._on_start_over(*work.outcome(), now)
-            elif late:
-                self._give_up_start(work, now)
-        elif work.done or (late and (self.ref is None or not self.ref.is_alive())):
-            self._gone(None)
-        elif late:
-            self._leave_behind(work)
-
-    def _on_fenced(self, fence: int | None, error: BaseException | None, now: float) -> None:
-        if fence is None:
+    def _look_at_fence(self, fencing: ActorFuture[int], now: float) -> None:
+        if not self._stays:
             self._rest()
-            self._try_later(error, now)
-            return
-        self.phase, self.fence = SingletonPhase.STARTING, fence
-        self._deadline = now + self._start_timeout + START_GRACE_S
-        self._work = self._hands.start(fence)
-
-    def _on_start_over(
-        self, ref: pykka.ActorRef[Any] | None, error: BaseException | None, now: float
-    ) -> None:
-        if ref is None:
-            if isinstance(error, StartTimedOut) and error.ref is not None:
-                self._leave(_Left(error.ref, ActorFuture()))
+        elif fencing.done:
+            fence, error = fencing.outcome()
+            if fence is not None:
+                self.fence = fence
+                self._actor.start(self._hands.start(fence), now, self._start_timeout)
             self._rest()
-            self._try_later(error, now)
-            return
-        self.phase, self.ref, self._work, self._deadline = SingletonPhase.UP, ref, None, math.inf
-        self._up_since = now
-        self.starts += 1
-        self._hands.watch(ref)
-        self._hands.on_started(self.fence, ref)
+            if fence is None:
+                self._try_later(error, now)
 
-    def _give_up_start(self, work: ActorFuture[Any], now: float) -> None:
-        self._hands.abandon(work)
-        self._leave(_Left(None, work))
-        self._rest()
-        self._try_later(
-            StartTimedOut(
-                f"the singleton {self.name!r} did not start within {self._start_timeout} seconds: its constructor, its on_start or "
-                "its publication has not returned"
-            ),
-            now,
-        )
+    def _look_at_actor(self, now: float) -> None:
+        change = self._actor.look(now)
+        if change is Change.STARTED:
+            assert self.ref is not None, "it is up"
+            self.starts += 1
+            self._hands.on_started(self.fence, self.ref)
+        elif change is Change.FAILED:
+            self._check_left()
+            self._rest()
+            self._try_later(self._actor.error, now)
+        elif change is not None:
+            if change is Change.LEFT_BEHIND:
+                self._tell_left_behind()
+                self._check_left()
+            self._on_ended(None)
 
-    def _leave_behind(self, work: ActorFuture[Any]) -> None:
+    def _tell_left_behind(self) -> None:
         self._hands.tell(
             logging.ERROR,
             "the singleton %r has not stopped within %s seconds and is left behind, though it may run elsewhere now: see what its "
@@ -291,14 +242,8 @@ class Tenure:
             self._stop_timeout,
             self.fence,
         )
-        self._leave(_Left(self.ref, work))
-        self._gone(None)
 
-    def _leave(self, left: _Left) -> None:
-        self.abandoned += 1
-        self._left.append(left)
-        if left.ref is not None:
-            self._hands.leave(left.ref)
+    def _check_left(self) -> None:
         if len(self._left) == MAX_LEFT:
             self._hands.tell(
                 logging.ERROR,
@@ -308,17 +253,13 @@ class Tenure:
                 self.name,
             )
 
-    def _gone(self, reason: BaseException | None) -> None:
+    def _on_ended(self, reason: BaseException | None) -> None:
         """The incarnation that was up has ended, or was left behind."""
-        if self.ref is not None:
-            self._hands.unwatch(self.ref)
         self._rest()
         self._hands.on_ended(self.fence, reason)
 
     def _rest(self) -> None:
-        self.phase, self.ref, self._work = SingletonPhase.IDLE, None, None
-        self._deadline = self._up_since = math.inf
-        self._in_doubt = False
+        self._fencing, self._in_doubt = None, False
 
     def _try_later(self, error: BaseException | None, now: float) -> None:
         wait = self._backoff.next()
@@ -335,7 +276,8 @@ class Tenure:
     def let_go(self) -> None:
         """Ask it to stop, and wait for nothing, since what serves it has ended."""
         self.close()
-        if self.phase is SingletonPhase.STARTING and self._work is not None:
-            self._hands.abandon(self._work)
-        elif self.phase is SingletonPhase.UP and self.ref is not None:
-            self._hands.stop(self.ref)
+        actor = self._actor
+        if actor.phase is ChildPhase.STARTING and actor.work is not None:
+            self._hands.abandon(actor.work)
+        elif actor.phase is ChildPhase.UP and actor.ref is not None:
+            self._hands.stop(actor.ref)

@@ -32,7 +32,6 @@ from drakkar.actors.remote.records import (
     Target,
     Tell,
     Watch,
-    check_name,
     decode_found,
     decode_names,
     to_milliseconds,
@@ -41,7 +40,7 @@ from drakkar.actors.remote.refs import DEFAULT_ASK_S, Place, RemoteRef, RemoteTe
 from drakkar.actors.remote.values import Refs, pack, unpack
 from drakkar.actors.runtime.forks import here
 from drakkar.actors.runtime.futures import ActorFuture
-from drakkar.handlers.checks import check_number
+from drakkar.handlers.checks import check_name, check_number
 from drakkar.handlers.errors import DrakkarError, OutcomeUnknown
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr
 

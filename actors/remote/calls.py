@@ -21,14 +21,15 @@ from drakkar.actors.remote.exports import Exports
 from drakkar.actors.remote.links import Link, Links, Wire
 from drakkar.actors.remote.published import Published
 from drakkar.actors.remote.questions import Asked, settled
-from drakkar.actors.remote.records import check_name, decode
+from drakkar.actors.remote.records import decode
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.remote.replies import Replies
 from drakkar.actors.remote.serving import Serving, takes_long
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_blocking
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.checks import check_name
 from drakkar.handlers.errors import ConfigError, DrakkarError, LoopError, TransportError
 from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.liveness import HostState
@@ -42,7 +43,6 @@ LINGER_TICKS: Final = 100
 """Ticks for which heartbeats go on to a host of which nothing is waited for any more: else each question would begin and end them."""
 _OVERHEAD: Final = 64
 """Bytes of a record beside its value, as far as that is not the path of an attribute."""
-_INSTEAD: Final = "use block=False, and await the future or give it a callback"
 
 
 class Transport(Wire, Protocol):
@@ -207,14 +207,14 @@ class Calls:
     def remote(self, address: str, name: str, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `NodeHost.remote`."""
         if block:
-            forbid_waiting(f"remote({name!r:.100})", _INSTEAD)
+            forbid_blocking(f"remote({name!r:.100})", "block=False")
         asked = self._find(address, name, timeout)
         return asked.wait() if block else asked.future
 
     def remote_names(self, address: str, *, block: bool = True, timeout: float | None = None) -> Any:
         """See `NodeHost.remote_names`."""
         if block:
-            forbid_waiting("remote_names()", _INSTEAD)
+            forbid_blocking("remote_names()", "block=False")
         asked = self._list(address, timeout)
         return asked.wait() if block else asked.future
 

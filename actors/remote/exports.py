@@ -10,11 +10,11 @@ import cbor2
 import pykka
 from drakkar.actors.remote.proxies import RemoteProxy
 from drakkar.actors.remote.published import Published
-from drakkar.actors.remote.records import attributes_of, check_name, class_name, plain_attributes
+from drakkar.actors.remote.records import attributes_of, class_name, plain_attributes
 from drakkar.actors.remote.refs import Caller, Place, RemoteRef
 from drakkar.actors.runtime.futures import brief
 from drakkar.handlers import cbor
-from drakkar.handlers.checks import is_whole
+from drakkar.handlers.checks import check_name, is_whole
 from drakkar.handlers.errors import ConfigError, DrakkarError
 from drakkar.transport.addresses import canonical, peer_name
 from drakkar.transport.frames import FrameError

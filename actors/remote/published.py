@@ -17,7 +17,8 @@ from typing import Any, Final
 import pykka
 from drakkar.actors.remote.errors import NameTaken, UnknownName
 from drakkar.actors.remote.reach import reach_of
-from drakkar.actors.remote.records import Attributes, check_name
+from drakkar.actors.remote.records import Attributes
+from drakkar.handlers.checks import check_name
 from drakkar.handlers.errors import ConfigError, SystemBusy
 
 __all__ = ["MAX_ACTORS", "Grant", "Published", "PublishedActor"]

@@ -10,17 +10,15 @@ a record, which this one ignores, and add kinds of records, which it drops.
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from math import ceil
-from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard, Union
+from typing import Any, Final, NamedTuple, TypeAlias, Union
 
 import cbor2
 from drakkar.actors.remote.failures import MAX_ARGS_BYTES, MAX_TEXT, MAX_TRACEBACK, MAX_TYPE, Failure
-from drakkar.handlers.checks import is_whole
-from drakkar.handlers.errors import ConfigError
+from drakkar.handlers.checks import MAX_NAME, is_text, is_whole
 from drakkar.transport.frames import FrameError, loads_strict
 
 __all__ = [
     "MAX_MILLISECONDS",
-    "MAX_NAME",
     "MAX_NAMES",
     "MAX_PATH",
     "RECORD_DEPTH",
@@ -43,7 +41,6 @@ __all__ = [
     "Unwatch",
     "Watch",
     "attributes_of",
-    "check_name",
     "class_name",
     "decode",
     "decode_found",
@@ -55,8 +52,6 @@ __all__ = [
     "to_milliseconds",
 ]
 
-MAX_NAME: Final = 200
-"""Characters of the name of a published actor, of a class and of an attribute."""
 MAX_NAMES: Final = 10_000
 """Names in one answer: of the actors that a host publishes, or of the attributes of one actor."""
 MAX_PATH: Final = 16
@@ -245,7 +240,7 @@ def encode_found(found: Found) -> bytes:
 
 def class_name(name: str) -> str:
     """Return the name of a class as other hosts take it."""
-    return name[:MAX_NAME] if _is_name(name[:MAX_NAME]) else "?"
+    return name[:MAX_NAME] if is_text(name[:MAX_NAME], MAX_NAME) else "?"
 
 
 def plain_attributes(attributes: Attributes, below: str = "") -> list[str]:
@@ -259,7 +254,7 @@ def plain_attributes(attributes: Attributes, below: str = "") -> list[str]:
             plain.append(path + "()" * kind)
         else:
             plain += plain_attributes(kind, f"{path}.")
-    return [path for path in plain if _is_name(path)][:MAX_NAMES]
+    return [path for path in plain if is_text(path, MAX_NAME)][:MAX_NAMES]
 
 
 def encode_names(names: Iterable[str]) -> bytes:
@@ -268,13 +263,7 @@ def encode_names(names: Iterable[str]) -> bytes:
 
 
 def _nameable(names: Iterable[str]) -> list[str]:
-    return [name for name in names if _is_name(name)][:MAX_NAMES]
-
-
-def check_name(option: str, name: object) -> None:
-    """Raise `ConfigError` unless `name` can name an actor or an attribute in a record."""
-    if not _is_name(name):
-        raise ConfigError(option, name, f"must be a string of 1 to {MAX_NAME} printable characters")
+    return [name for name in names if is_text(name, MAX_NAME)][:MAX_NAMES]
 
 
 def to_milliseconds(seconds: float) -> int:
@@ -360,12 +349,8 @@ def _value(field: Any) -> bytes:
     return field
 
 
-def _is_name(field: object) -> TypeGuard[str]:
-    return type(field) is str and 0 < len(field) <= MAX_NAME and field.isprintable()
-
-
 def _name(field: Any) -> str:
-    if not _is_name(field):
+    if not is_text(field, MAX_NAME):
         raise FrameError(f"a name is {field!r:.60}, and not 1 to {MAX_NAME} printable characters")
     return field
 

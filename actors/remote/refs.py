@@ -10,7 +10,7 @@ from drakkar.actors.remote.proxies import RemoteProxy
 from drakkar.actors.remote.questions import Asked
 from drakkar.actors.remote.records import Attributes, Target
 from drakkar.actors.runtime.forks import here
-from drakkar.actors.runtime.futures import forbid_waiting, in_full, this_thread
+from drakkar.actors.runtime.futures import forbid_blocking, in_full, this_thread
 from drakkar.actors.runtime.monitor import Termination, Watcher
 
 __all__ = ["DEFAULT_ASK_S", "Caller", "Place", "RemoteRef", "RemoteTermination"]
@@ -146,9 +146,7 @@ class RemoteRef(pykka.ActorRef[Any]):
         where it would block the thread of a loop.
         """
         if block and this_thread.loop is not None:  # else its text would cost more than the rest
-            forbid_waiting(
-                f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback"
-            )
+            forbid_blocking(f"ask() of {self}", "ask(…, block=False)")
         asked = self._caller.ask(self, message, timeout)
         return asked.wait() if block else asked.future
 

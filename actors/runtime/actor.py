@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import pykka
 from drakkar.actors.runtime.forks import here
-from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_waiting, in_full
+from drakkar.actors.runtime.futures import ActorFuture, brief, forbid_blocking, in_full
 from drakkar.actors.runtime.inbox import Inbox, reply, reply_error
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed
@@ -92,9 +92,7 @@ class TrioActorRef(pykka.ActorRef[A]):
         if self.actor_inbox.process is not here.process:
             self.actor_inbox.process.check(self)
         if block:
-            forbid_waiting(
-                f"ask() of {self}", "use ask(…, block=False), and await the future or give it a callback"
-            )
+            forbid_blocking(f"ask() of {self}", "ask(…, block=False)")
         return super().ask(message, block=block, timeout=timeout)
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
@@ -104,9 +102,7 @@ class TrioActorRef(pykka.ActorRef[A]):
         """
         self.actor_inbox.process.check(self)
         if block:
-            forbid_waiting(
-                f"stop() of {self}", "use stop(block=False), and await the future or give it a callback"
-            )
+            forbid_blocking(f"stop() of {self}", "stop(block=False)")
         stopped: ActorFuture[bool] = ActorFuture()
         asked = cast("ActorFuture[None]", super().ask(_ActorStop(), block=False))
         asked.add_done_callback(lambda _: stopped.set(asked.outcome()[1] is None))

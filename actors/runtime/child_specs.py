@@ -4,19 +4,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType, NoneType
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import pykka
 from drakkar.actors.runtime.futures import brief
-from drakkar.handlers.checks import check_choice, check_number, check_type, check_whole
+from drakkar.handlers.checks import MAX_NAME, check_choice, check_number, check_type, check_whole
 from drakkar.handlers.errors import ConfigError
 
-__all__ = ["ChildSpec", "Limits", "Restart", "Strategy"]
+__all__ = ["ChildSpec", "Limits", "Restart", "Start", "Strategy", "call_start", "check_start"]
 
 Restart = Literal["permanent", "transient", "temporary"]
+Start: TypeAlias = type[pykka.Actor] | Callable[..., pykka.ActorRef[Any]]
 Strategy = Literal["one_for_one", "all_for_one", "rest_for_one"]
 
-MAX_NAME_CHARS: Final = 200
 MAX_WAIT_S: Final = 86_400.0
 """A day: the longest time that an option may name."""
 
@@ -31,7 +31,7 @@ class ChildSpec:
 
     name: str
     """By which the supervisor knows it: 1 to 200 characters."""
-    start: type[pykka.Actor] | Callable[..., pykka.ActorRef[Any]]
+    start: Start
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     _: KW_ONLY
@@ -60,38 +60,41 @@ class ChildSpec:
         check_type("stop_timeout", self.stop_timeout, (int, float, NoneType), "a number of seconds, or None")
         if self.stop_timeout is not None:
             check_number("stop_timeout", self.stop_timeout, 0.0, MAX_WAIT_S)
-        if isinstance(self.start, type):
-            if not issubclass(self.start, pykka.Actor):
-                raise ConfigError(
-                    "start", self.start.__name__, "must be an actor's class, or a function that starts one"
-                )
-        elif isinstance(self.start, pykka.ActorRef | pykka.ActorProxy):
+        if isinstance(self.start, pykka.ActorRef | pykka.ActorProxy):
             raise ConfigError(
                 "start", str(self.start), "is an actor that runs: name its class, so that it can be restarted"
             )
-        elif not callable(self.start):
-            raise ConfigError(
-                "start", brief(self.start), "must be an actor's class, or a function that starts one"
-            )
-        elif inspect.iscoroutinefunction(self.start):
+        check_start(self.start)
+        if inspect.iscoroutinefunction(self.start):
             raise ConfigError(
                 "start", brief(self.start), "is async, so calling it would start nothing: write it with `def`"
             )
 
     def make(self) -> pykka.ActorRef[Any]:
         """Start the actor. May block, and raises what its constructor raises."""
-        start: Any = (
-            cast("type[pykka.Actor]", self.start).start if isinstance(self.start, type) else self.start
-        )
-        ref: pykka.ActorRef[Any] = start(*self.args, **self.kwargs)
-        return ref
+        return call_start(self.start, *self.args, **self.kwargs)
+
+
+def call_start(start: Start, *args: Any, **kwargs: Any) -> pykka.ActorRef[Any]:
+    """Start an actor. May block, and raises what its constructor raises."""
+    function: Any = cast("type[pykka.Actor]", start).start if isinstance(start, type) else start
+    ref: pykka.ActorRef[Any] = function(*args, **kwargs)
+    return ref
+
+
+def check_start(start: object) -> None:
+    """Check that `call_start` can call `start`. Raises `ConfigError`."""
+    fits = issubclass(start, pykka.Actor) if isinstance(start, type) else callable(start)
+    if not fits:
+        shown = start.__name__ if isinstance(start, type) else brief(start)
+        raise ConfigError("start", shown, "must be an actor's class, or a function that starts one")
 
 
 def _check_name(option: str, name: object) -> None:
     check_type(option, name, str, "a text")
     assert isinstance(name, str)
-    if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
-        raise ConfigError(option, brief(name), f"must be 1 to {MAX_NAME_CHARS} printable characters")
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise ConfigError(option, brief(name), f"must be 1 to {MAX_NAME} printable characters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,23 +10,24 @@ A child is *doomed* when its present incarnation is to end: since it is stopped,
 supervisor ends. A child is *wanted* if it is to be up again after that.
 """
 
-import enum
 import logging
 import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final, get_args
 
 import pykka
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
-from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, brief, in_full
-from drakkar.actors.runtime.launching import StartTimedOut
+from drakkar.actors.runtime.futures import AnswerLater, brief, in_full
+from drakkar.actors.runtime.hands import Hands
+from drakkar.actors.runtime.incarnation import Change, ChildPhase, Incarnation, LeftBehind
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.checks import check_choice
 from drakkar.handlers.errors import ActorFailed, ConfigError, SystemBusy
 
-__all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "Hands", "TooManyRestarts"]
+__all__ = ["Child", "ChildPhase", "ChildStatus", "Family", "TooManyRestarts"]
 
 MAX_CHILDREN: Final = 1_000
 """Children of one supervisor, since each turn looks at all of them. For more, let it supervise supervisors."""
@@ -35,22 +36,10 @@ MAX_ASKERS: Final = 1_000
 MAX_LEFT: Final = 16
 """Starts that hang, and actors that do not stop, beside which a supervisor still starts others in their place."""
 DEFAULT_STOP_S: Final = 5.0
-START_GRACE_S: Final = 0.5
-"""Beyond its time a start is given this long, since the thread that does it knows best what takes so long."""
-_MAX_DOUBLINGS: Final = 60
 
 
 class TooManyRestarts(ActorFailed):
     """A supervisor gave up: its children failed more often than it may restart them. `__cause__` is the last failure."""
-
-
-class ChildPhase(enum.Enum):
-    """Where a child stands."""
-
-    DOWN = "down"
-    STARTING = "starting"
-    UP = "up"
-    STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +56,6 @@ class ChildStatus:
     """With what it failed the last time."""
 
 
-class Hands(Protocol):
-    """What is done for a family. All of it is called in one thread and never blocks."""
-
-    def start(self, spec: ChildSpec) -> ActorFuture[pykka.ActorRef[Any]]:
-        """Begin to start a child; the future has its ref once it runs."""
-        ...
-
-    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        """Stop what comes of a start, for which the family waits no longer."""
-
-    def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
-        """Ask a child to stop; the future is set when it has, also where that failed."""
-        ...
-
-    def leave(self, ref: pykka.ActorRef[Any]) -> None:
-        """It was asked to stop, and is not waited for any longer: take away the name under which others find it."""
-
-    def watch(self, ref: pykka.ActorRef[Any]) -> None:
-        """Have `Family.on_died` called when this actor has ended."""
-
-    def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
-        """End a `watch`."""
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        """Write a line into the log."""
-
-
 @dataclass(slots=True)
 class _Asker:
     answer: AnswerLater[Any]
@@ -101,29 +63,21 @@ class _Asker:
 
 
 @dataclass(slots=True, eq=False)
-class Child:
+class Child(Incarnation):
     """One child, and what is known of it."""
 
     spec: ChildSpec
+    backoff: Backoff
     fresh: bool = False
     """Added while the supervisor runs, and not up yet: if its first start fails, it is not kept."""
-    phase: ChildPhase = ChildPhase.DOWN
     wanted: bool = True
     doomed: bool = False
     kept: bool = True
     """It is known while it is down."""
     tried: bool = False
     """Its first start has succeeded or failed."""
-    ref: pykka.ActorRef[Any] | None = None
-    work: ActorFuture[Any] | None = None
-    """Its start or its stop, while that is under way."""
-    deadline: float = math.inf
-    """When its start or its stop takes too long."""
     due: float = -math.inf
     """Before that, it is not started again."""
-    up_since: float = math.inf
-    failures: int = 0
-    """In a row: each doubles the wait."""
     restarts: int = 0
     reason: BaseException | None = None
     askers: list[_Asker] = field(default_factory=list)
@@ -133,8 +87,8 @@ class Child:
 
     @property
     def status(self) -> ChildStatus:
-        """As others are told."""
-        up = self.phase is ChildPhase.UP and not self.doomed
+        """As others are told. Of one that has just died, its supervisor may not have heard yet."""
+        up = self.phase is ChildPhase.UP and not self.doomed and self.ref is not None and self.ref.is_alive()
         return ChildStatus(self.spec.name, self.phase, self.ref if up else None, self.restarts, self.reason)
 
     @property
@@ -146,27 +100,20 @@ class Child:
         return float(getattr(kind, "usual_stop_s", DEFAULT_STOP_S))
 
 
-@dataclass(slots=True)
-class _Left:
-    """What did not end in time, and was left behind."""
-
-    ref: pykka.ActorRef[Any] | None
-    """None: a start that hangs."""
-    end: ActorFuture[Any]
-
-    @property
-    def over(self) -> bool:
-        return self.end.done or (self.ref is not None and not self.ref.is_alive())
-
-
 class Family:
     """The children of one supervisor, in the order in which they start. For one thread.
 
-    Call `proceed` after each call of another method, when a future of the `Hands` is set, and at `next_time`.
+    Call `proceed` after each call of another method, when a future of the hands is set, and at `next_time`.
     """
 
     def __init__(
-        self, owner: object, strategy: Strategy, limits: Limits, hands: Hands, *, random: Random | None = None
+        self,
+        owner: object,
+        strategy: Strategy,
+        limits: Limits,
+        hands: Hands[ChildSpec],
+        *,
+        random: Random | None = None,
     ) -> None:
         """`owner` is named in errors. Raises `ConfigError` for an unknown strategy."""
         check_choice("strategy", strategy, get_args(Strategy))
@@ -175,16 +122,19 @@ class Family:
         """All children are to stop, for good."""
         self.failure: TooManyRestarts | None = None
         """Why it ends; None if it was asked to."""
-        self.abandoned = 0
-        """Starts and actors that were left behind so far, since they did not end in time."""
         self._owner = owner
         self._independent = strategy == "one_for_one"
         self._all = strategy == "all_for_one"
         self._limits, self._hands, self._random = limits, hands, random or Random()
         self._restarts: deque[float] = deque()
         """When there was a restart, within the window."""
-        self._left: list[_Left] = []
+        self._left = LeftBehind()
         self._waiting_for_all: list[_Asker] = []
+
+    @property
+    def abandoned(self) -> int:
+        """Starts and actors that were left behind so far, since they did not end in time."""
+        return self._left.total
 
     @property
     def over(self) -> bool:
@@ -206,7 +156,9 @@ class Family:
             raise SystemBusy(
                 f"{self._owner} has {MAX_CHILDREN} children: let it supervise supervisors instead"
             )
-        child = self.children[spec.name] = Child(spec, fresh=asker is not None)
+        backoff = Backoff(self._limits.first_wait, self._limits.last_wait, self._random)
+        child = Child(f"child {spec.name!r}", self._hands, self._left, spec, backoff, asker is not None)
+        self.children[spec.name] = child
         if asker is not None:
             child.askers.append(_Asker(asker, deadline))
 
@@ -217,7 +169,7 @@ class Family:
         child.wanted = child.kept = False
         self._fail_askers(child, pykka.ActorDeadError(f"child {name!r} of {self._owner} is being stopped"))
         if child.phase is ChildPhase.DOWN:
-            self._gone(child)
+            self._on_ended(child)
         else:
             child.doomed = True
 
@@ -309,15 +261,15 @@ class Family:
     def on_died(self, ref: pykka.ActorRef[Any], reason: BaseException | None, now: float) -> None:
         """An actor that is watched has ended: failed with `reason`, or stopped if that is None."""
         for child in self.children.values():
-            if child.ref is not None and child.ref.actor_urn == ref.actor_urn:
-                # One that was asked to stop has ended when it has answered: its `on_stop` may still be running.
-                if child.phase is ChildPhase.UP:
-                    self._on_failed(child, reason, now)
+            if child.died(ref):
+                if now - child.up_since >= self._limits.window:
+                    child.backoff.reset()
+                self._on_failed(child, reason, now)
                 return
 
     def proceed(self, now: float) -> None:
         """Take note of what is done or takes too long, and begin with what is next; `now` in seconds of any clock."""
-        self._left = [left for left in self._left if not left.over]
+        self._left.forget_ended()
         for child in list(self.children.values()):
             self._look_at(child, now)
         self._stop_doomed(now)
@@ -335,17 +287,24 @@ class Family:
         return min(times, default=math.inf)
 
     def _look_at(self, child: Child, now: float) -> None:
-        work, late = child.work, now >= child.deadline
-        if child.phase is ChildPhase.STARTING and work is not None:
-            if work.done:
-                self._on_start_over(child, *work.outcome(), now)
-            elif late:
-                self._give_up_start(child, work, now)
-        elif child.phase is ChildPhase.STOPPING and work is not None:
-            if work.done or (late and (child.ref is None or not child.ref.is_alive())):
-                self._gone(child)
-            elif late:
-                self._leave_behind(child, work)
+        change = child.look(now)
+        if change is Change.LEFT_BEHIND:
+            self._hands.tell(
+                logging.ERROR,
+                "child %r of %s has not stopped within %s seconds, and is left behind: see what its handler waits for",
+                child.spec.name,
+                self._owner,
+                child.timeout,
+            )
+        if len(self._left) > MAX_LEFT:
+            self._fail(f"{len(self._left)} of its starts and actors hang at a time", None)
+        if change is Change.STARTED:
+            child.tried, child.fresh = True, False
+        elif change is Change.FAILED:
+            child.tried = True
+            self._on_failed(child, child.error, now)
+        elif change is not None:
+            self._on_ended(child)
 
     # -- starts -------------------------------------------------------------------------------------------------
 
@@ -358,38 +317,11 @@ class Family:
             if blocked:
                 return
             if child.phase is ChildPhase.DOWN and child.wanted and now >= child.due:
-                child.phase = ChildPhase.STARTING
-                child.deadline = now + child.spec.start_timeout + START_GRACE_S
-                child.work = self._hands.start(child.spec)
+                child.start(self._hands.start(child.spec), now, child.spec.start_timeout)
             # Children that depend on one another wait for those before them. Others do so only when they start first.
             blocked = (
                 not child.tried if self._independent else child.wanted and child.phase is not ChildPhase.UP
             )
-
-    def _on_start_over(
-        self, child: Child, ref: pykka.ActorRef[Any] | None, error: BaseException | None, now: float
-    ) -> None:
-        child.tried = True
-        child.work, child.deadline = None, math.inf
-        if ref is None:
-            if isinstance(error, StartTimedOut) and error.ref is not None:
-                self._leave(_Left(error.ref, ActorFuture()))
-            self._on_failed(child, error, now)
-            return
-        child.phase, child.ref, child.up_since = ChildPhase.UP, ref, now
-        child.fresh = False
-        self._hands.watch(ref)
-
-    def _give_up_start(self, child: Child, work: ActorFuture[Any], now: float) -> None:
-        child.tried = True
-        self._hands.abandon(work)
-        self._leave(_Left(None, work))
-        name, seconds = child.spec.name, child.spec.start_timeout
-        error = ActorFailed(
-            f"child {name!r} did not start within {seconds} seconds: its constructor, its on_start or its publication has not "
-            "returned"
-        )
-        self._on_failed(child, error, now)
 
     # -- stops --------------------------------------------------------------------------------------------------
 
@@ -399,36 +331,10 @@ class Family:
         if self.ending or not self._independent:
             doomed = doomed[-1:]
         for child in doomed:
-            if child.phase is ChildPhase.UP and child.ref is not None:
-                child.phase = ChildPhase.STOPPING
-                child.deadline = now + child.stop_timeout
-                child.work = self._hands.stop(child.ref)
+            child.stop(now, child.stop_timeout)
 
-    def _leave_behind(self, child: Child, work: ActorFuture[Any]) -> None:
-        self._hands.tell(
-            logging.ERROR,
-            "child %r of %s has not stopped within %s seconds, and is left behind: see what its handler waits for",
-            child.spec.name,
-            self._owner,
-            child.stop_timeout,
-        )
-        self._leave(_Left(child.ref, work))
-        self._gone(child)
-
-    def _leave(self, left: _Left) -> None:
-        self.abandoned += 1
-        self._left.append(left)
-        if left.ref is not None:
-            self._hands.leave(left.ref)
-        if len(self._left) > MAX_LEFT:
-            self._fail(f"{len(self._left)} of its starts and actors hang at a time", None)
-
-    def _gone(self, child: Child) -> None:
+    def _on_ended(self, child: Child) -> None:
         """It has no incarnation any more."""
-        if child.ref is not None:
-            self._hands.unwatch(child.ref)
-        child.phase, child.ref, child.work = ChildPhase.DOWN, None, None
-        child.deadline = child.up_since = math.inf
         child.doomed = False
         stoppers, child.stoppers = child.stoppers, []
         for stopper in stoppers:
@@ -446,10 +352,8 @@ class Family:
     def _on_failed(self, child: Child, error: BaseException | None, now: float) -> None:
         """It did not start, or ended unasked: `error` is None if something else than the family has stopped it."""
         expected = child.doomed or not child.wanted
-        if not math.isinf(child.up_since) and now - child.up_since >= self._limits.window:
-            child.failures = 0
         child.reason = error or child.reason
-        self._gone(child)
+        self._on_ended(child)
         if expected or self.ending:
             return
         if child.fresh:
@@ -486,11 +390,7 @@ class Family:
                 error,
             )
             return
-        wait = min(
-            self._limits.last_wait, self._limits.first_wait * 2.0 ** min(child.failures, _MAX_DOUBLINGS)
-        )
-        wait *= self._random.uniform(0.5, 1.0)
-        child.failures += 1
+        wait = child.backoff.next()
         self._hands.tell(
             logging.WARNING,
             "child %r of %s is started again in %.2f seconds, since it ended: %s",

@@ -29,9 +29,11 @@ __all__ = [
     "ActorFuture",
     "AnswerLater",
     "brief",
+    "forbid_blocking",
     "forbid_waiting",
     "forbid_waiting_for",
     "in_full",
+    "settle",
     "this_thread",
 ]
 
@@ -87,6 +89,12 @@ def forbid_waiting(what: str, instead: str) -> None:
         raise DeadlockError(
             f"{what} would block {this_thread.loop}, whose thread must do what is waited for: {instead}"
         )
+
+
+def forbid_blocking(what: str, instead: str) -> None:
+    """As `forbid_waiting`, for a call that can return a future: `instead` is the call that does."""
+    if this_thread.loop is not None:  # the text is made only where it is needed
+        forbid_waiting(what, f"use {instead}, and await the future or give it a callback")
 
 
 def forbid_waiting_for(owner: Owner, what: str) -> None:
@@ -509,6 +517,14 @@ class ActorFuture(pykka.Future[T]):
             self._check_process()
             await park(pending)
         return cast("T", await in_worker(self.get))
+
+
+def settle(future: ActorFuture[Any], value: Any, error: BaseException | None) -> None:
+    """Give a future the value, or the exception if there is one; unless it has an outcome."""
+    if error is None:
+        future.try_set(value)
+    else:
+        future.try_fail(error)
 
 
 class AnswerLater(ActorFuture[T]):

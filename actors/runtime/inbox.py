@@ -163,6 +163,11 @@ class Inbox:
         if not self._scheduled:
             self._schedule()
 
+    def wake_after(self, future: ActorFuture[Any]) -> ActorFuture[Any]:
+        """Call `wake` when the future is set, in whichever thread that is. Returns the future."""
+        future.add_done_callback(lambda _: self.wake())
+        return future
+
     # -- for pykka's own loop, which a `TrioActor` does not use -----------------------------------------------------
 
     def get(self) -> Envelope[Any]:

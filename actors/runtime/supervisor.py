@@ -16,9 +16,8 @@ from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.child_specs import ChildSpec, Limits, Strategy
 from drakkar.actors.runtime.children import ChildPhase, ChildStatus, Family, TooManyRestarts
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater, brief
-from drakkar.actors.runtime.inbox import ask_to_stop
-from drakkar.actors.runtime.launching import abandon, launch_in_thread
-from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.actors.runtime.hands import Hands
+from drakkar.actors.runtime.monitor import ActorDied
 from drakkar.handlers.checks import check_timeout, check_type
 from drakkar.handlers.errors import ConfigError, DrakkarError
 
@@ -232,26 +231,16 @@ class Supervisor(TrioActor):
         self._family.let_go(pykka.ActorDeadError(f"{self} has failed: {brief(error)}"))
 
 
-class _Hands:
-    """Does for a supervisor's family what takes an actor, a loop or a thread."""
-
+class _Hands(Hands[ChildSpec]):
     def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__(supervisor)
         self._supervisor = supervisor
         self._take_back: dict[str, Callable[[], object]] = {}
         """By the urns of children that are published."""
 
-    def start(self, spec: ChildSpec) -> ActorFuture[pykka.ActorRef[Any]]:
-        then = partial(self._publish, spec.publish) if spec.publish is not None else None
-        return self._waking(
-            launch_in_thread(
-                spec.make,
-                name=f"child {spec.name!r}",
-                loop=self._supervisor.actor_loop,
-                timeout=spec.start_timeout,
-                then=then,
-                undo=self.leave,
-            )
-        )
+    def start(self, spec: ChildSpec, /) -> ActorFuture[pykka.ActorRef[Any]]:
+        publish = partial(self._publish, spec.publish) if spec.publish is not None else None
+        return self.launch(spec.make, f"child {spec.name!r}", spec.start_timeout, publish)
 
     def _publish(self, name: str, ref: pykka.ActorRef[Any]) -> None:
         """In the thread of a start."""
@@ -261,11 +250,7 @@ class _Hands:
         if callable(take_back):
             self._take_back[ref.actor_urn] = take_back
 
-    def abandon(self, started: ActorFuture[pykka.ActorRef[Any]]) -> None:
-        abandon(started, self.leave)
-
     def leave(self, ref: pykka.ActorRef[Any]) -> None:
-        """In any thread."""
         take_back = self._take_back.pop(ref.actor_urn, None)
         if take_back is None:
             return
@@ -274,24 +259,9 @@ class _Hands:
         except Exception:  # noqa: BLE001  # its user's
             self._supervisor.actor_loop.lines.exception("the name of %s could not be taken back", ref)
 
-    def stop(self, ref: pykka.ActorRef[Any]) -> ActorFuture[Any]:
-        return self._waking(ask_to_stop(ref))
-
-    def watch(self, ref: pykka.ActorRef[Any]) -> None:
-        watch(ref, self._supervisor.actor_ref)
-
     def unwatch(self, ref: pykka.ActorRef[Any]) -> None:
-        unwatch(ref, self._supervisor.actor_ref)
+        super().unwatch(ref)
         self._take_back.pop(ref.actor_urn, None)
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        self._supervisor.actor_loop.lines.log(level, text, *args)
-
-    def _waking(self, future: ActorFuture[Any]) -> ActorFuture[Any]:
-        """Give the supervisor a turn when the future is set, in whichever thread that is."""
-        inbox = self._supervisor.actor_inbox
-        future.add_done_callback(lambda _: inbox.wake())
-        return future
 
 
 def _deadline(timeout: float) -> float:

@@ -5,9 +5,11 @@ from enum import IntEnum
 
 import pytest
 from drakkar.handlers.checks import (
+    MAX_NAME,
     MAX_SIGNED,
     are_whole,
     check_choice,
+    check_name,
     check_number,
     check_switch,
     check_timeout,
@@ -77,6 +79,12 @@ def test_of_no_values_all_are_whole_numbers():
             lambda: check_wait(True),
             "timeout=True: must be a number of seconds, or None to wait without an end",
         ),
+        (lambda: check_name("n", 3), f"n=3: must be a string of 1 to {MAX_NAME} printable characters"),
+        (lambda: check_name("n", ""), f"n='': must be a string of 1 to {MAX_NAME} printable characters"),
+        (
+            lambda: check_name("n", "a" * 1_000_000),
+            f"n='{'a' * (MAX_NAME + 1)}': must be a string of 1 to {MAX_NAME} printable characters",
+        ),
         (lambda: check_type("n", 3, str, "a text"), "n=3: must be a text, not int"),
     ],
 )
@@ -95,6 +103,7 @@ def test_what_is_within_its_bounds_passes():
     check_choice("c", "none", ("none", "zlib"))
     check_timeout(0)
     check_timeout(1e30)
+    check_name("n", "a" * MAX_NAME)
     check_type("n", {}, dict, "a mapping")
     for timeout in (None, 0, -0.5, 3, math.inf):
         check_wait(timeout)

@@ -59,6 +59,13 @@ RARE_CELLS = {
 }
 
 
+def of_many(test):
+    """A test of what all schedules together do: they run once, for all such tests, and any of these may be the first."""
+    for mark in (pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("schedules")):
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(scope="module")
 def total():
     total = Total()
@@ -76,8 +83,7 @@ def test_no_schedule_breaks_an_invariant(first):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@of_many
 def test_no_schedule_of_many_breaks_an_invariant(total):
     assert total.runs == SEEDS
     assert not total.failures, "\n".join(
@@ -86,7 +92,7 @@ def test_no_schedule_of_many_breaks_an_invariant(total):
     )
 
 
-@pytest.mark.slow
+@of_many
 def test_every_handler_was_called(total):
     handlers = raft_handlers()
     missed = {
@@ -97,7 +103,7 @@ def test_every_handler_was_called(total):
     assert missed <= RARE_CELLS.keys()
 
 
-@pytest.mark.slow
+@of_many
 @pytest.mark.parametrize(
     ("what", "minimum"),
     [
@@ -173,7 +179,7 @@ def test_rare_events_happened_often_enough(total, what, minimum):
     assert total.happened[what] >= minimum
 
 
-@pytest.mark.slow
+@of_many
 def test_a_leader_that_is_killed_is_mostly_replaced_within_an_election_timeout(total):
     """Rules of quick failover: it is soon for nearly all, since they ask in turns.
 

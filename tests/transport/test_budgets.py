@@ -16,10 +16,12 @@ from drakkar.transport.budgets import (
     OTHERS_SAVED_S,
     OTHERS_SHARE,
     OWN_SHARE,
+    PACE_CALLS,
     PACE_MESSAGES,
     PACE_S,
     PROGRESS_BYTES,
     SAVED_S,
+    SERVED,
     WANTED_BYTES_PER_SECOND,
     Account,
     LoopTime,
@@ -271,6 +273,48 @@ def test_what_ended_connections_said_of_many_shards_takes_no_memory() -> None:
     bring(account, range(10_000), 1)
     account.abandon()
     assert not account._pace._counts
+
+
+# ---- calls
+
+
+def call(account: Account, count: int) -> float:
+    """A turn brings so many calls. Return for how long the connection rests."""
+    account.begin()
+    account.count_calls(count)
+    account.end(count)
+    return account.rest()
+
+
+def test_one_host_may_call_as_often_as_the_loop_can_where_nobody_else_is_served() -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, other = work.account("a:1", member), work.account("b:1", member)
+    bring(other, range(7, 8), SERVED - 1)  # some heartbeats
+    for _ in range(10):
+        assert call(account, PACE_CALLS) == 0.0
+        clock.now += PACE_S / 10
+
+
+@pytest.mark.parametrize(
+    "serve", [lambda other: bring(other, range(1, SERVED + 1), 1), lambda other: call(other, SERVED)]
+)
+def test_while_others_are_served_more_calls_than_so_many_are_left_for_later(serve) -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    serve(other)
+    assert call(account, PACE_CALLS) == 0.0
+    clock.now += PACE_S / 2
+    assert call(account, 1) == pytest.approx(PACE_S / 2)
+    assert other.rest() == 0.0
+    clock.now += PACE_S / 2
+    assert account.rest() == 0.0
+    assert call(account, PACE_CALLS + 1) == pytest.approx(PACE_S), (
+        "what came in the time before counts as well"
+    )
+    clock.now += 3 * PACE_S
+    assert call(account, PACE_CALLS + 1) == 0.0, "the others have gone"
 
 
 def test_the_memory_of_accounts_is_bounded() -> None:

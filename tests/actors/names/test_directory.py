@@ -9,10 +9,10 @@ from drakkar.actors.names.directory import (
     MAX_PLACE_BYTES,
     Directory,
     Registration,
-    check_name,
     check_operation,
     encode_command,
 )
+from drakkar.handlers.checks import check_name
 from drakkar.handlers.errors import ConfigError, CorruptData, Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,7 +210,7 @@ def test_what_is_no_command_is_refused(table, command):
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\tb", 7, None])
 def test_a_user_is_told_what_can_be_no_name(name):
     with pytest.raises(ConfigError, match="name"):
-        check_name(name)
+        check_name("name", name)
 
 
 # -- all replicas agree

@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 from drakkar.actors.names.singleton_keeper import takeover_ticks
-from drakkar.actors.names.tenure import MAX_LEFT, START_GRACE_S, SingletonPhase, Tenure
+from drakkar.actors.names.tenure import MAX_LEFT, SingletonPhase, Tenure
 from drakkar.actors.runtime.futures import ActorFuture
+from drakkar.actors.runtime.incarnation import START_GRACE_S
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.errors import NotLeader
 

@@ -9,7 +9,6 @@ from drakkar.actors.remote.failures import MAX_ARGS_BYTES, MAX_TEXT, MAX_TRACEBA
 from drakkar.actors.remote.records import (
     MAX_ATTRIBUTE_DEPTH,
     MAX_MILLISECONDS,
-    MAX_NAME,
     MAX_NAMES,
     MAX_PATH,
     RECORD_DEPTH,
@@ -22,7 +21,6 @@ from drakkar.actors.remote.records import (
     Get,
     Record,
     Target,
-    check_name,
     decode,
     decode_found,
     decode_names,
@@ -32,7 +30,7 @@ from drakkar.actors.remote.records import (
     to_milliseconds,
 )
 from drakkar.handlers.cbor import loads
-from drakkar.handlers.checks import MAX_SIGNED
+from drakkar.handlers.checks import MAX_NAME, MAX_SIGNED, check_name
 from drakkar.handlers.errors import ConfigError
 from drakkar.transport.frames import FrameError
 from hypothesis import given

@@ -9,12 +9,12 @@ from drakkar.actors.runtime.child_specs import ChildSpec, Limits
 from drakkar.actors.runtime.children import (
     MAX_CHILDREN,
     MAX_LEFT,
-    START_GRACE_S,
     ChildPhase,
     Family,
     TooManyRestarts,
 )
 from drakkar.actors.runtime.futures import ActorFuture, AnswerLater
+from drakkar.actors.runtime.incarnation import START_GRACE_S
 from drakkar.actors.runtime.launching import StartTimedOut
 from drakkar.handlers.errors import ConfigError, SystemBusy
 
@@ -149,6 +149,17 @@ def test_those_that_depend_on_others_wait_until_these_are_up(strategy):
     assert world.proceed() == ["+b1"]
 
 
+def test_who_asks_for_one_that_has_died_waits_for_the_next_though_the_supervisor_has_not_heard():
+    world = World("a")
+    world.child("a").ref.alive = False
+    asker = world.ref("a")
+    world.proceed()
+    assert not asker.done
+    world.die("a")
+    world.proceed(1)
+    assert asker.get().actor_urn == "a2"
+
+
 # -- the strategies
 
 
@@ -253,12 +264,14 @@ def test_a_child_that_was_up_for_a_window_begins_with_the_shortest_wait():
 
 
 def test_waits_are_cut_at_random_so_that_not_all_come_back_at_once():
-    world = World("a")
+    world = World("")
     world.family._random = Random(1)
+    world.family.add(spec("a"))
+    world.proceed()
     waits = set()
     for _ in range(4):
         world.family._restarts.clear()
-        world.child("a").failures = 0
+        world.child("a").backoff.reset()
         world.die("a")
         waits.add(world.child("a").due - world.now)
         world.proceed(1)
@@ -373,7 +386,7 @@ def test_an_actor_whose_on_start_hangs_counts_as_left_behind_until_it_has_ended(
     assert world.left == ["a1"]
     error.ref.alive = False
     world.proceed()
-    assert world.family._left == []
+    assert len(world.family._left) == 0
 
 
 # -- the end

@@ -32,8 +32,7 @@ def asking(name, seen, loop):
     return Asking.start(name, seen, loop=loop)
 
 
-def test_it_is_done_when_all_actors_that_are_ready_had_their_turns(loop, held, monkeypatch):
-    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
+def test_it_is_done_when_all_actors_that_are_ready_had_their_turns(loop, held):
     seen = []
     actors = [asking(name, seen, loop) for name in "abc"]
     for actor in actors:
@@ -53,6 +52,7 @@ def test_a_round_is_over_when_its_time_passed_while_another_thread_had_the_inter
         perf_counter=lambda: time.perf_counter() + TIMEOUT_S * len(late), sleep=late.append
     )
     monkeypatch.setattr("drakkar.actors.runtime.scheduler.time", clock)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._OTHERS_EVERY_S", 0)
     seen = []
     actors = [asking(name, seen, loop) for name in "abc"]
     for actor in actors:

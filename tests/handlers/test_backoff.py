@@ -3,7 +3,7 @@
 from itertools import pairwise
 from random import Random
 
-from drakkar.transport.backoff import Backoff
+from drakkar.handlers.backoff import Backoff
 
 
 def delays(seed: int, count: int) -> list[float]:

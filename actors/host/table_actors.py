@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 import pykka
 from drakkar.actors.node.cells import CellCounts
 from drakkar.actors.remote.calls import Calls
-from drakkar.actors.remote.records import check_name
 from drakkar.actors.remote.refs import RemoteRef
 from drakkar.actors.runtime.forks import on_fork
 from drakkar.actors.runtime.futures import ActorFuture
@@ -19,6 +18,7 @@ from drakkar.actors.runtime.letters import Heard, Letter
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.peers import Phase
 from drakkar.actors.runtime.table_actor import TableActor
+from drakkar.handlers.checks import check_name
 from drakkar.handlers.errors import LoopError
 
 __all__ = ["NodeEvent", "NodeFigures", "TableActors"]

@@ -24,10 +24,10 @@ from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.letters import Heard, Letter, PeerNews, UnknownType
 from drakkar.actors.runtime.log_lines import Lines
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
+from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.errors import ConfigError, DrakkarError, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.transport.addresses import parse_address, same_host
-from drakkar.transport.backoff import Backoff
 from pykka._envelope import Envelope
 
 __all__ = ["LOST", "RECEIVED", "SENT", "STRANGE", "Home", "Peers", "Phase", "Place"]

@@ -167,7 +167,7 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch):
-    monkeypatch.setattr("drakkar.transport.backoff.Backoff.jitter", lambda self, wait: wait)
+    monkeypatch.setattr("drakkar.handlers.backoff.Backoff.jitter", lambda self, wait: wait)
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from typing import ClassVar, Final
 
-from drakkar.handlers.checks import is_whole
+from drakkar.handlers.checks import is_text, is_whole
 from drakkar.handlers.errors import CorruptData, HandlerTableError
 from drakkar.handlers.numbered import Numbered, clash
 
-__all__ = ["EntryKind"]
+__all__ = ["MAX_KIND_NAME", "EntryKind"]
+
+MAX_KIND_NAME: Final = 64
+"""Characters of its name, which hosts tell one another when they introduce their replicas."""
 
 
 class EntryKind(Numbered):
@@ -44,10 +47,14 @@ class EntryKind(Numbered):
         """Add a kind of your own, and return it.
 
         `number` is from 128 to 255. It stands in logs and is sent over the wire, so all hosts must agree on it, for as long as a
-        log may hold it; `name` is for people. Defining the same kind again returns it.
+        log may hold it; `name`, of at most 64 printable characters, is for people. Defining the same kind again returns it.
 
-        Raises `HandlerTableError` if the number or the name belongs to another kind.
+        Raises `HandlerTableError` for another name or number, and if either belongs to another kind.
         """
+        if not is_text(name, MAX_KIND_NAME):
+            raise HandlerTableError(
+                f"an entry kind has the name {name!r:.100}: choose 1 to {MAX_KIND_NAME} printable characters"
+            )
         if not is_whole(number, cls.FIRST_FREE, 0xFF):
             raise HandlerTableError(
                 f"entry kind {name!r} has number {number!r}: choose a whole number from {cls.FIRST_FREE} to 255"

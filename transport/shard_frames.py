@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import cbor2
-from drakkar.handlers.checks import MAX_TERM, is_whole
+from drakkar.handlers.checks import MAX_TERM, is_text, is_whole
+from drakkar.handlers.entry_kinds import MAX_KIND_NAME
 from drakkar.handlers.raft.lives import Life, Standing
 from drakkar.transport.frames import FrameError, loads_strict
 
@@ -20,7 +21,6 @@ _MAX_LISTED: Final = 1000
 """Members that a host of version 4.0 lists; the first of them are taken."""
 MAX_KINDS: Final = 128
 """Kinds of entries of its own that a replica can have: their numbers are those from 128 to 255."""
-_KIND_NAME_CHARS: Final = 64
 _FIRST_OWN_KIND: Final = 128
 _LAST_KIND: Final = 255
 _FOUNDING_BYTES: Final = 16
@@ -115,7 +115,7 @@ def _kinds(pairs: Any) -> dict[int, str]:
             type(pair) is list
             and len(pair) == 2
             and is_whole(pair[0], _FIRST_OWN_KIND, _LAST_KIND)
-            and _is_shown(pair[1], _KIND_NAME_CHARS)
+            and is_text(pair[1], MAX_KIND_NAME)
         ):
             raise FrameError(f"a kind in a SHARD is {pair!r:.60}, which is no pair of a number and a name")
     return dict(pairs)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from drakkar.handlers import CorruptData, EntryKind, HandlerTableError, MessageType
+from drakkar.handlers.entry_kinds import MAX_KIND_NAME
 from drakkar.handlers.raft.entries import Run
 
 pytestmark = pytest.mark.usefixtures("types_of_one_test")
@@ -31,6 +32,12 @@ def test_defining_the_same_one_again_gives_the_same_one():
 def test_a_message_type_of_the_same_number_or_name_is_no_clash():
     MessageType.define("kinds.mark", 1222)
     assert EntryKind.define("kinds.mark", 222) == MessageType.PEER_UP + 2
+
+
+@pytest.mark.parametrize("name", ["", "k" * (MAX_KIND_NAME + 1), "a\nline", 7])
+def test_a_name_that_introductions_could_not_tell_is_refused_at_once(name):
+    with pytest.raises(HandlerTableError, match="choose 1 to 64 printable characters"):
+        EntryKind.define(name, 222)
 
 
 @pytest.mark.parametrize("number", [128, 255])

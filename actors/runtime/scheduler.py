@@ -29,6 +29,10 @@ _LONG_ROUND_EVERY: Final = 50
 thread give it up after another has waited for `sys.getswitchinterval()` without a break. Between two short rounds trio
 gives it up for a few microseconds: too short for the other thread to wake up, and yet its wait begins anew."""
 
+_OTHERS_EVERY_S: Final = 0.0005
+"""After so long without a break other threads may have the interpreter, also within a round. The break takes some 0.1 ms, as coarse
+as the kernel's timers are: about as long as a turn, so one after each would take as much as the turns."""
+
 _SLOW_TURN_S: Final = 0.5
 """Seconds after which one turn is logged: half of the shortest election timeout by default."""
 
@@ -169,7 +173,7 @@ class Scheduler:
     def _run_round(self, seconds: float) -> None:
         """Give turns until no actor wants one, or the time is up."""
         ready = self.ready
-        now = time.perf_counter()
+        now = others_at = time.perf_counter()
         until = now + seconds
         while ready and now < until:
             began = now
@@ -185,10 +189,10 @@ class Scheduler:
                     self._loop,
                     now - began,
                 )
-            if ready:
+            if ready and now - others_at >= _OTHERS_EVERY_S:
                 # A turn makes no system call, since sockets and disk are served at the end of the round. Without one, other
                 # threads would wait for the interpreter until Python takes it from this one, which takes 5 ms each time.
                 time.sleep(0)
-                now = time.perf_counter()
+                now = others_at = time.perf_counter()
         self.busy_with = None
         self.end_round()

@@ -58,6 +58,7 @@ def test_a_round_is_over_when_its_time_passed_while_another_thread_had_the_inter
         perf_counter=lambda: time.perf_counter() + TIMEOUT_S * len(late), sleep=late.append
     )
     monkeypatch.setattr("drakkar.actors.runtime.scheduler.time", clock)
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._OTHERS_EVERY_S", 0)
     seen = []
     actors = [asking(name, seen, loop) for name in "abc"]
     for actor in actors:

@@ -1,5 +1,6 @@
 """The turns of the actors of a loop: all get theirs, none keeps the thread, and none is overlooked."""
 
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -151,18 +152,31 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
     assert len(turns) == 1
 
 
-def test_other_threads_may_have_the_interpreter_between_two_turns_of_a_round(loop, held, monkeypatch):
-    """A turn may make no system call, and Python takes the interpreter from a thread only after 5 ms."""
-    given_up = []
-    clock = SimpleNamespace(perf_counter=time.perf_counter, sleep=given_up.append)
+def breaks_of_a_round(loop, held, monkeypatch, seconds_of_a_turn):
+    """Have four turns in one round; return the breaks between them in which other threads may have the interpreter."""
+    given_up, clock = [], itertools.count(time.perf_counter() + 0.01, seconds_of_a_turn)
     monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
-    monkeypatch.setattr("drakkar.actors.runtime.scheduler.time", clock)
+    monkeypatch.setattr(
+        "drakkar.actors.runtime.scheduler.time",
+        SimpleNamespace(perf_counter=lambda: next(clock), sleep=given_up.append),
+    )
     seen = []
     recorders = [Recorder.start(seen, loop=loop) for _ in range(3)]
     for recorder in recorders:
         recorder.tell("x")
     held.opened.set()
     wait_until(lambda: seen.count("x") == 3)
-    assert given_up == [0, 0, 0]  # after the held turn, and two of the three
     for recorder in recorders:
         recorder.stop()
+    return given_up
+
+
+def test_other_threads_may_have_the_interpreter_between_two_turns_of_a_round(loop, held, monkeypatch):
+    """A turn may make no system call, and Python takes the interpreter from a thread only after 5 ms."""
+    given_up = breaks_of_a_round(loop, held, monkeypatch, 0.001)
+    assert given_up == [0, 0, 0]  # after the held turn, and two of the three
+
+
+def test_turns_that_are_short_have_no_break_each(loop, held, monkeypatch):
+    """It takes as long as a turn. With hundreds of actors that would be half of the time."""
+    assert breaks_of_a_round(loop, held, monkeypatch, 0.0001) == [0]  # after the held turn

@@ -304,9 +304,14 @@ class NodeInputs:
         return False
 
     def report_unreachable(self, address: str) -> None:
-        """Tell the nodes that have a peer at `address` that its connection was lost, or cannot be made."""
+        """Tell the nodes that have a peer at `address` that its connection was lost, or cannot be made.
+
+        Those whose table has a handler for it in their state, that is leaders. Where one host led hundreds of shards, the others
+        have to elect new leaders now, and each attempt to connect would cost as many turns.
+        """
         for node in list(self._nodes.values()):
-            self._tell_of(node, address, MessageType.UNREACHABLE)
+            if node.raft.handlers[node.raft.state][MessageType.UNREACHABLE]:
+                self._tell_of(node, address, MessageType.UNREACHABLE)
 
     def report_drained(self, address: str, shards: Sequence[int]) -> None:
         """Tell the nodes of these shards that there is room again for bulk messages to the host at `address`."""

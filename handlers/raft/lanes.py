@@ -9,7 +9,7 @@ The host tells its core by three messages of its own, each with the peer as its 
 
     LANE_DRAINED  the lane has room again, after `Lanes.room` was too little
     NOT_SENT      the lane hands back a message that it did not send; see `not_sent`
-    UNREACHABLE   the connection was lost: once a loss and shard, or where none can be made
+    UNREACHABLE   the connection was lost: once a loss and shard, or where none can be made; only leaders need to know
 """
 
 from typing import Final, Protocol

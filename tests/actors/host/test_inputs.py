@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import trio
 from drakkar.actors.host.services import TICK_PARTS, TICK_TOGETHER, NodeInputs
-from drakkar.handlers import Membership, MemoryLog, RaftConfig
+from drakkar.handlers import Membership, MemoryLog, RaftConfig, State, raft_handlers
 from drakkar.handlers.messages import Message, MessageType
 from trio.testing import MockClock
 
@@ -17,11 +17,12 @@ THREE = {1: "one:1", 2: "two:2", 3: "three:3"}
 class Reports:
     """What nodes are told, instead of nodes."""
 
-    def __init__(self, shard, members=THREE, replica=1):
+    def __init__(self, shard, members=THREE, replica=1, state=State.LEADER):
         self.actor_ref = self
         self.raft = self
         self.config = RaftConfig(replica_id=replica, shard_id=shard)
         self.id, self.membership = replica, MemoryLog(membership=Membership(voters=members)).membership
+        self.state, self.handlers = state, raft_handlers()
         self.heard = []
 
     @property
@@ -48,6 +49,13 @@ def test_the_nodes_with_a_peer_at_the_lost_host_are_told_once_each():
     first, second, third = Reports(1, THREE), Reports(2, {1: "one:1", 7: "two:2"}), Reports(3, {1: "one:1"})
     hosts(first, second, third).report_unreachable("two:2")
     assert (first.heard, second.heard, third.heard) == ([(M.UNREACHABLE, 2)], [(M.UNREACHABLE, 7)], [])
+
+
+def test_of_a_lost_connection_only_those_are_told_whose_table_has_a_handler_for_it():
+    follower, own = Reports(1, state=State.FOLLOWER), Reports(2, state=State.FOLLOWER)
+    own.handlers.on(M.UNREACHABLE, State.FOLLOWER, replace=True)(lambda raft, message: None)
+    hosts(follower, own).report_unreachable("two:2")
+    assert (follower.heard, own.heard) == ([], [(M.UNREACHABLE, 2)])
 
 
 def test_only_the_shards_that_the_lane_names_are_told_that_it_has_drained():

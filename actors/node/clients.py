@@ -241,10 +241,12 @@ class Clients:
         late = self._late
         if len(self._inbox.proposals) and (no_leader := late.no_leader()) is not None:
             self._inbox.proposals.expire(now, no_leader)
-        for key, error in self._postponed.late(lambda key: self.pending.is_late(key, now)):
-            self.pending.dropped(key, 1, error)
+        if self._postponed:  # seldom, and this is a part of each tick of each replica
+            for key, error in self._postponed.late(lambda key: self.pending.is_late(key, now)):
+                self.pending.dropped(key, 1, error)
         self.pending.expire(now, late.proposal)
-        self._propose_again()
+        if self._postponed:
+            self._propose_again()
         self.reads.expire(now, self._raft.timers.ticks, late)
         self.transfers.expire(now)
         self.log_queries.expire(now)

@@ -31,6 +31,10 @@ class PostponedChanges:
         self._tries: dict[int, int] = {}
         """How often changes were refused for want of voters, by key. One that is refused only so is soon given up."""
 
+    def __bool__(self) -> bool:
+        """Whether there are any, or were at the last tick."""
+        return bool(self._errors or self._tries)
+
     def take(self, dropped: Dropped, error: DrakkarError) -> bool:
         """Return whether a change that was refused is proposed again; if not, its client is to be told the error."""
         if not self._is_early(dropped):

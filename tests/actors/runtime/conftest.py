@@ -13,8 +13,12 @@ def loop():
 
 
 @pytest.fixture
-def held(loop):
-    """An actor that holds the loop up, so that the test can fill inboxes at leisure; and what lets it go on."""
+def held(loop, monkeypatch):
+    """An actor that holds the loop up, so that the test can fill inboxes at leisure; and what lets it go on.
+
+    The round that it holds up ends with what the test makes ready, and not when 2 ms are over.
+    """
+    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
     gate = Gate()
     Held.start(loop=loop).tell(gate)
     assert gate.reached.wait(TIMEOUT_S)

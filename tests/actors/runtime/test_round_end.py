@@ -32,13 +32,7 @@ def asking(name, seen, loop):
     return Asking.start(name, seen, loop=loop)
 
 
-@pytest.fixture
-def long_rounds(monkeypatch):
-    """Rounds that end when all had their turns. Ask for it before `held`, whose round goes on with what the test makes ready."""
-    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
-
-
-def test_it_is_done_when_all_actors_that_are_ready_had_their_turns(loop, long_rounds, held):
+def test_it_is_done_when_all_actors_that_are_ready_had_their_turns(loop, held):
     seen = []
     actors = [asking(name, seen, loop) for name in "abc"]
     for actor in actors:

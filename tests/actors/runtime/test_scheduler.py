@@ -155,7 +155,6 @@ def test_an_actor_that_is_scheduled_as_the_loop_goes_back_to_sleep_is_not_overlo
 def breaks_of_a_round(loop, held, monkeypatch, seconds_of_a_turn):
     """Have four turns in one round; return the breaks between them in which other threads may have the interpreter."""
     given_up, clock = [], itertools.count(time.perf_counter() + 0.01, seconds_of_a_turn)
-    monkeypatch.setattr("drakkar.actors.runtime.scheduler._ROUND_S", TIMEOUT_S)
     monkeypatch.setattr(
         "drakkar.actors.runtime.scheduler.time",
         SimpleNamespace(perf_counter=lambda: next(clock), sleep=given_up.append),

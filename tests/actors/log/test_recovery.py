@@ -125,6 +125,7 @@ def test_a_life_leaves_the_same_bytes_each_time() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # some two minutes of one core
 @pytest.mark.parametrize("seed", [100, 101, 102, 112])
 def test_more_crashes_lose_nothing_either(seed: int) -> None:
     """Longer lives, and crashes in what follows a crash that followed a crash."""

@@ -4,7 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-__all__ = ["SWALLOW", "Cell", "Guard", "Handler", "Ignore", "Never", "Undeclared", "Wrapper"]
+__all__ = [
+    "EMPTY",
+    "SWALLOW",
+    "SWALLOWED",
+    "Cell",
+    "Guard",
+    "Handler",
+    "Ignore",
+    "Never",
+    "Undeclared",
+    "Wrapper",
+]
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
 """`handler(node, message)`: changes the node's state and queues effects; it does no I/O itself. Returns the answer."""
@@ -52,3 +63,8 @@ class Undeclared:
 
 
 Cell: TypeAlias = Handler | Ignore | Never | Undeclared
+
+EMPTY: Final = (Ignore, Never, Undeclared)
+"""Cells without a handler. `HandlerTable.dispatch` returns one, with the reason, where no handler has taken a message."""
+
+SWALLOWED: Final = Ignore("a guard swallowed it")

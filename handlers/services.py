@@ -74,7 +74,7 @@ class NodeServices:
         self.effects.publish(event)
 
     def step(self, message: Message) -> Any:
-        """Answer one message. Returns what the handler returns."""
+        """Answer one message. Returns what `HandlerTable.dispatch` does."""
         raise NotImplementedError
 
     def _node_make_extensions(self) -> None:

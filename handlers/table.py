@@ -13,7 +13,18 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 
-from drakkar.handlers.cells import SWALLOW, Cell, Guard, Handler, Ignore, Never, Undeclared, Wrapper
+from drakkar.handlers.cells import (
+    EMPTY,
+    SWALLOW,
+    SWALLOWED,
+    Cell,
+    Guard,
+    Handler,
+    Ignore,
+    Never,
+    Undeclared,
+    Wrapper,
+)
 from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.extension import (
@@ -33,7 +44,18 @@ from drakkar.handlers.signature import fault_in, where
 from drakkar.handlers.table_text import describe, name_of
 from drakkar.handlers.tally import Tally
 
-__all__ = ["SWALLOW", "Cell", "Guard", "Handler", "HandlerTable", "Ignore", "Never", "Tally", "Undeclared"]
+__all__ = [
+    "EMPTY",
+    "SWALLOW",
+    "Cell",
+    "Guard",
+    "Handler",
+    "HandlerTable",
+    "Ignore",
+    "Never",
+    "Tally",
+    "Undeclared",
+]
 
 
 class Node(Protocol):
@@ -126,7 +148,7 @@ class HandlerTable:
                     f"the row of {type_} has {len(cells)} cells for {len(self.states)} states"
                 )
             for state, cell in zip(self.states, cells, strict=True):
-                if not isinstance(cell, Ignore | Never | Undeclared):
+                if not isinstance(cell, EMPTY):
                     _refuse(fault_in(cell, _HANDLER))
                 self._declare(type_, [state], cell, f"the row of {type_}")
         for guard in guards:
@@ -138,16 +160,16 @@ class HandlerTable:
     def dispatch(self, node: Node, message: Any) -> Any:
         """Run the guards, then the handler for `node.state` and `message.type`, and count the outcome in `node.tally`.
 
-        Returns the handler's result, or None if a guard swallowed the message or the cell has no handler. Exceptions of
-        guards and handlers pass through, and the tally notes which of them must end the node. Raises `HandlerTableError`
-        if the node is in a state that the table lacks.
+        Returns the handler's result. Where there is no handler, or a guard swallowed the message, that is one of `EMPTY`: it
+        says why, by `because`. Exceptions of guards and handlers pass through, and the tally notes which of them must end the
+        node. Raises `HandlerTableError` if the node is in a state that the table lacks.
         """
         try:
             for guard in self.guards:
                 if guard(node, message) is SWALLOW:
                     node.tally.dropped += 1
                     node.tally.swallowed[node.state, message.type] += 1
-                    return None
+                    return SWALLOWED
         except BaseException as error:
             node.tally.note_broken(error)
             raise
@@ -168,7 +190,7 @@ class HandlerTable:
         else:
             node.tally.dropped += 1
             node.tally.ignored[state, type_] += 1
-        return None
+        return cell
 
     def is_fatal(self, state: Any, type_: MessageType | IntEnum) -> bool:
         """Whether an exception of the handler in this cell must end the node: with `fatal=True`, and for built-in types.

@@ -56,7 +56,10 @@ class TableNode(NodeServices):
         self._node_make_extensions()
 
     def step(self, message: Message) -> Any:
-        """Answer one message: the guards, then the table. Returns what the handler returns; `LATER`: not answered yet."""
+        """Answer one message: the guards, then the table. Returns what the handler returns; `LATER`: not answered yet.
+
+        Where no handler takes it, that is the reason: see `HandlerTable.dispatch`.
+        """
         return self.handlers.dispatch(self, message)
 
     def tick(self) -> None:

@@ -16,6 +16,7 @@ from drakkar.actors.node.inbox import NodeInbox, OwnMessagesTaken
 from drakkar.actors.node.refusals import refusal_of_the_table
 from drakkar.actors.node.requests import OwnMessage
 from drakkar.actors.runtime.futures import in_full
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.effects import Answer
 from drakkar.handlers.errors import (
     ActorFailed,
@@ -129,7 +130,7 @@ class Asks:
             handler = self._raft.handlers[state][type_]
             self._open[id(own.message)] = _Open(own, getattr(handler, "__name__", repr(handler)))
         elif state is not None or bare:
-            own.future.try_set(answer)
+            own.future.try_set(None if isinstance(answer, EMPTY) else answer)
         else:
             own.future.try_fail(
                 refusal_of_the_table(self._raft, type_)

@@ -15,6 +15,7 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.open_asks import OpenAsks
 from drakkar.actors.runtime.peers import Home, Peers, Place
 from drakkar.actors.runtime.ticks import Ticks
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.checks import check_number
 from drakkar.handlers.effects import Told
 from drakkar.handlers.errors import ActorFailed, ConfigError
@@ -170,7 +171,7 @@ class TableActor(TrioActor, TableNode):
             return super().on_receive(message)
         answer = self._actor_run(message)
         if answer is not LATER:
-            return answer
+            return None if isinstance(answer, EMPTY) else answer
         return self._actor_asks.open(message) if self._actor_is_asked else None
 
     def _actor_hear(self, message: Message | None) -> None:

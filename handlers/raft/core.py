@@ -137,7 +137,7 @@ class RaftCore:
     # -- messages in --------------------------------------------------------------------------------------------
 
     def step(self, message: Message, life: Life | None = None) -> Any:
-        """Answer one message: the guards, then the table. Returns what the handler returns.
+        """Answer one message: the guards, then the table. Returns what `HandlerTable.dispatch` does.
 
         `life`: what its sender has said of itself, as `lets_in` was told, where that one is not welcome; else None.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Protocol
 
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.errors import MissingExtension, RequestDropped
 from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, MessageType
@@ -22,7 +23,6 @@ from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.raft.state import HardState, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.answers import Answer
-from drakkar.handlers.testing.effects import times_handled
 from drakkar.handlers.testing.plan import UNITS_PER_SECOND
 from drakkar.handlers.testing.simulated_host import Environment, NoticeTimer, SimulatedHost
 
@@ -228,10 +228,9 @@ class CoreHost(SimulatedHost):
         self.simulation.turned(self)
 
     def _ask(self, number: int, message: Message) -> None:
-        handled = times_handled(self.raft, message)
         value = self.raft.step(message)
-        if times_handled(self.raft, message) == handled:
-            self._answer(number, "refused", f"no handler takes {message.type}")
+        if isinstance(value, EMPTY):
+            self._answer(number, "refused", f"no handler takes {message.type}: {value.because}")
         elif value is LATER:
             self._asked[number] = message
         else:

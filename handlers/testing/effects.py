@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.effects import Answer, Failure, Told
 from drakkar.handlers.errors import ConfigError, RequestDropped
 from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, is_own
-from drakkar.handlers.table import HandlerTable, Tally
 
-__all__ = ["HandedOut", "SeenEffects", "check_own", "times_handled"]
+__all__ = ["HandedOut", "SeenEffects", "check_own"]
 
 
 class HandedOut(Protocol):
@@ -39,8 +39,6 @@ class HandedOut(Protocol):
 class Asked(Protocol):
     """A node that can be asked."""
 
-    handlers: HandlerTable
-    tally: Tally
     state: Any
 
     def step(self, message: Message) -> Any:
@@ -69,11 +67,10 @@ class SeenEffects:
         Raises `RequestDropped`, which says why, if no handler takes it.
         """
         check_own(message)
-        state, handled, answered = node.state, times_handled(node, message), len(self.answers)
+        answered = len(self.answers)
         answer = node.step(message)
-        if times_handled(node, message) == handled:
-            because = getattr(node.handlers[state][message.type], "because", "a guard swallowed it")
-            raise RequestDropped(f"no handler took {message.type} in {state.name}: {because}")
+        if isinstance(answer, EMPTY):
+            raise RequestDropped(f"no handler took {message.type} in {node.state.name}: {answer.because}")
         settle()
         if answer is not LATER:
             return answer
@@ -89,8 +86,3 @@ def check_own(message: Message) -> None:
             message.type,
             "types of your own are told and asked: use `step`, or the method for it, such as `propose`",
         )
-
-
-def times_handled(node: Asked, message: Message) -> int:
-    """Return how many messages of this type the handlers of a node have taken: it tells whether they take this one."""
-    return sum(node.tally.handled[state, message.type] for state in node.handlers.states)

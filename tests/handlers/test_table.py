@@ -24,6 +24,7 @@ from drakkar.handlers import (
     delivers,
     raft_handlers,
 )
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.raft.matrix import GUARDS
 from drakkar.handlers.table import Tally
 
@@ -148,9 +149,11 @@ class TestDispatch:
         assert lamp.tally.broken is errors[1]
 
     @pytest.mark.parametrize("type_", [WAIT, UNKNOWN], ids=str)
-    def test_what_is_ignored_or_unknown_is_counted_and_answered_by_none(self, type_):
-        lamp = Lamp()
-        assert light_table().dispatch(lamp, Message(type_)) is None
+    def test_what_is_ignored_or_unknown_is_counted_and_answered_by_the_reason(self, type_):
+        lamp, table = Lamp(), light_table()
+        reason = table.dispatch(lamp, Message(type_))
+        assert isinstance(reason, EMPTY)
+        assert reason == table[Light.RED][type_]
         assert counted(lamp) == ({}, {(Light.RED, type_): 1}, {}, {})
 
     def test_what_is_impossible_is_counted_each_time_and_reported_once_for_each_cell(self):
@@ -158,14 +161,14 @@ class TestDispatch:
         lamp = Lamp(Light.DARK, Tally(lambda *report: reported.append(report)))
         table = light_table()
         for _ in range(3):
-            assert table.dispatch(lamp, Message(PRESS)) is None
+            assert table.dispatch(lamp, Message(PRESS)) == Never("the button is unlit")
         assert counted(lamp) == ({}, {}, {(Light.DARK, PRESS): 3}, {})
         assert reported == [(Light.DARK, PRESS, Never("the button is unlit"))]
 
     def test_what_a_guard_ends_is_counted_as_swallowed_and_nothing_else(self):
         table, lamp = light_table(), Lamp()
         table.guard(lambda lamp, message: SWALLOW)
-        assert table.dispatch(lamp, Message(PRESS)) is None
+        assert table.dispatch(lamp, Message(PRESS)) == Ignore("a guard swallowed it")
         assert counted(lamp) == ({}, {}, {}, {(Light.RED, PRESS): 1})
 
     def test_the_cell_is_that_of_the_state_in_which_the_guards_leave_the_node(self):

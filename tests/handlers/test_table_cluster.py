@@ -5,6 +5,7 @@ from enum import IntEnum
 import pytest
 from drakkar.handlers import (
     LATER,
+    SWALLOW,
     ConfigError,
     Extension,
     HandlerTable,
@@ -123,6 +124,18 @@ class TestMessages:
         cluster = TableCluster(["a"], HandlerTable(Mood).use(Gossip), {"a": Mood.CROSS})
         with pytest.raises(RequestDropped, match=r"no handler took tables\.ask in CROSS: it is cross"):
             cluster.ask("a", Message(ASK))
+
+    @pytest.mark.parametrize(("swallows", "reason"), [(False, "it is cross"), (True, "a guard swallowed it")])
+    def test_the_reason_is_that_of_the_state_in_which_a_guard_leaves_the_node(self, swallows, reason):
+        table = HandlerTable(Mood).use(Gossip)
+
+        @table.guard
+        def provoke(node, message):
+            node.state = Mood.CROSS
+            return SWALLOW if swallows else None
+
+        with pytest.raises(RequestDropped, match=f"no handler took tables.ask in CROSS: {reason}"):
+            TableCluster(["a"], table, Mood.CALM).ask("a", Message(ASK))
 
     @pytest.mark.parametrize("how", ["ask", "tell"])
     def test_only_what_runs_can_be_asked_and_only_of_a_type_of_ones_own(self, how):

@@ -16,6 +16,7 @@ from drakkar.handlers import (
     delivers,
     handles,
 )
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.effects import MAX_EFFECTS, Answer, Told
 from drakkar.handlers.errors import SystemBusy
 
@@ -166,7 +167,7 @@ class TestPeers:
             "b",
             "its host is gone",
         )
-        assert node.step(Message(MessageType.PEER_UP, sender="b")) is None
+        assert isinstance(node.step(Message(MessageType.PEER_UP, sender="b")), EMPTY)
         assert node.tally.ignored == {(Light.RED, MessageType.PEER_UP): 1}
 
 

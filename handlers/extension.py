@@ -254,7 +254,7 @@ def call(node: Any, class_: type[Extension], method: str, index: int, *args: Any
 def failed(node: Any, class_: type[Extension], method: str, index: int, why: str) -> ExtensionFailed:
     """Return the error that ends the node, and note it in its tally."""
     error = ExtensionFailed(class_.__name__, method, index, why)
-    node.tally.note_broken(error)
+    node.tally.note_broken(error, node.state, f"{class_.__name__}.{method}")
     return error
 
 

@@ -171,7 +171,7 @@ class HandlerTable:
                     node.tally.swallowed[node.state, message.type] += 1
                     return SWALLOWED
         except BaseException as error:
-            node.tally.note_broken(error)
+            node.tally.note_broken(error, node.state, message.type)
             raise
         state, type_ = node.state, message.type  # after the guards, which may change the state
         cell: Any = self._rows[state][type_]
@@ -181,7 +181,7 @@ class HandlerTable:
                 return cell(node, message)
             except BaseException as error:
                 if self.is_fatal(state, type_) or not isinstance(error, Exception):
-                    node.tally.note_broken(error)
+                    node.tally.note_broken(error, state, type_)
                 else:
                     node.tally.failed[state, type_] += 1
                 raise
@@ -537,10 +537,11 @@ def _refuse(fault: str | None) -> None:
 
 def _around(wrapper: Wrapper, inner: Any, *, watch: bool) -> Handler:
     def watched(node: Any, message: Any) -> Any:
+        state = node.state
         try:
             return inner(node, message)
         except BaseException as error:
-            node.tally.note_broken(error)  # the wrapper may catch it
+            node.tally.note_broken(error, state, message.type)  # the wrapper may catch it
             raise
 
     runs = watched if watch else inner

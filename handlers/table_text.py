@@ -45,6 +45,7 @@ def describe(
                 *notes,
                 *_without_row(rows, counts),
                 *_delivered(deliveries, counts),
+                *_failed_methods(counts),
                 *(["", "before dispatch: " + ", ".join(map(name_of, guards))] if guards else []),
             )
         )
@@ -75,10 +76,11 @@ def _without_row(rows: Mapping[Any, object], counts: Tally | None) -> list[str]:
     if counts is None:
         return []
     unknown: Counter[Any] = Counter()
-    for counter in (counts.ignored, counts.swallowed):
+    for counter in (counts.ignored, counts.swallowed, counts.failed):
         for (_, type_), count in counter.items():
-            unknown[type_] += 0 if type_ in rows else count
-    found = [f"{type_} {count}" for type_, count in sorted(unknown.items()) if count]
+            if type_ not in rows and not isinstance(type_, str):
+                unknown[type_] += count
+    found = [f"{type_} {count}" for type_, count in sorted(unknown.items())]
     return [f"without a row: {', '.join(found)}"] if found else []
 
 
@@ -88,6 +90,16 @@ def _delivered(deliveries: Mapping[Any, Sequence[Callable[..., Any]]], counts: T
         times = sum(count for (_, of), count in counts.delivered.items() if of == kind) if counts else 0
         takers = ", ".join(map(name_of, deliveries[kind]))
         yield _joined(f"committed {kind}: {takers}", str(times) if times else "")
+
+
+def _failed_methods(counts: Tally | None) -> list[str]:
+    """A line for the methods of extensions that failed, and ended the replica: "failed: Audit.save 1"."""
+    found = [
+        f"{what} {count}"
+        for (_, what), count in (counts.failed if counts else {}).items()
+        if isinstance(what, str)
+    ]
+    return [f"failed: {', '.join(found)}"] if found else []
 
 
 def _joined(label: str, outcomes: str) -> str:

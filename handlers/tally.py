@@ -10,7 +10,7 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Outcomes of dispatched messages: five counters, each by state and message type."""
+    """Outcomes of dispatched messages, and of deliveries: counters, each by state and message type, unless it says otherwise."""
 
     __slots__ = (
         "broken",
@@ -29,10 +29,11 @@ class Tally:
         self.handled: Counter[tuple[Any, Any]] = Counter()
         """How often each handler was called."""
         self.failed: Counter[tuple[Any, Any]] = Counter()
-        """Calls of handlers of the application's own types that raised, and that need not end the node."""
+        """Calls of handlers that raised, and of guards for a message of this type. Also methods of extensions that were to take an
+        entry, to save or to load: by state and name, such as "Audit.save"."""
         self.broken: BaseException | None = None
         """The first exception after which the node must end, though a caller may have caught it: that of a guard, of a
-        handler of a built-in type, or of a handler that is `fatal`."""
+        handler of a built-in type, of a handler that is `fatal`, or of a method that takes entries, saves or loads."""
         self.ignored: Counter[tuple[Any, Any]] = Counter()
         """Messages that hit an `Ignore` cell, or whose type has no row in the table."""
         self.impossible: Counter[tuple[Any, Any]] = Counter()
@@ -45,10 +46,11 @@ class Tally:
         """Messages that no handler took: those that were ignored, impossible or swallowed."""
         self.on_impossible = on_impossible
 
-    def note_broken(self, error: BaseException) -> None:
-        """Note an exception after which the node must end. Only the first is kept."""
+    def note_broken(self, error: BaseException, state: Any, what: Any) -> None:
+        """Note an exception after which the node must end. Only the first is kept, and counted: others may come of it."""
         if self.broken is None:
             self.broken = error
+            self.failed[state, what] += 1
 
     def count_impossible(self, state: Any, type_: Any, cell: Never) -> None:
         """Count a message that hit a `Never` cell. Only the first is reported, since a faulty peer may go on for ever."""

@@ -11,7 +11,7 @@ from drakkar.handlers.tally import Tally
 __all__ = ["OUTCOMES", "CellCounts", "Cells", "figures_of"]
 
 OUTCOMES: Final = ("handled", "failed", "ignored", "swallowed", "impossible", "delivered")
-"""The counters of a `Tally`, each by state and message type or, of what is delivered, kind of entry."""
+"""The counters of a `Tally`, each by state and message type or, of what is delivered, kind of entry; failed methods by name."""
 
 Cells: TypeAlias = Counter[tuple[str, str, str]]
 """Counts by the names of outcome, state, and message type or kind."""
@@ -45,7 +45,7 @@ class CellCounts:
         """Return them by name."""
         return Counter(
             {
-                (outcome, state.name, what.name): count
+                (outcome, state.name, what if isinstance(what, str) else what.name): count
                 for outcome, counts in self._counts.items()
                 for (state, what), count in counts.items()
             }

@@ -307,7 +307,7 @@ class TestMistakesAtRunTime:
         with pytest.raises(KeyError):
             node.step(Message(PRESS))
         assert (node.tally.broken is not None) == fatal
-        assert node.tally.failed == ({} if fatal else {(Light.RED, PRESS): 1})
+        assert node.tally.failed == {(Light.RED, PRESS): 1}
 
     def test_news_of_a_peer_is_handled_as_a_type_of_ones_own(self):
         class Fails(Extension):

@@ -123,7 +123,20 @@ class TestDispatch:
         with pytest.raises(type(error)):
             table.copy().dispatch(lamp, Message(type_))
         assert lamp.tally.broken is (error if ends else None)
-        assert lamp.tally.failed == ({} if ends else {(Light.RED, type_): 1})
+        assert lamp.tally.failed == {(Light.RED, type_): 1}
+
+    def test_an_exception_of_a_guard_is_counted_for_its_message(self):
+        table, lamp = light_table(), Lamp()
+
+        @table.guard
+        def fail(lamp, message):
+            raise LookupError
+
+        for type_ in (WAIT, UNKNOWN):
+            with pytest.raises(LookupError):
+                table.dispatch(lamp, Message(type_))
+        assert lamp.tally.failed == {(Light.RED, WAIT): 1}  # the node ends at the first one
+        assert lamp.tally.handled == {}
 
     def test_a_handler_that_is_replaced_takes_what_it_is_from_its_successor(self):
         table = HandlerTable([Light.RED])
@@ -147,6 +160,16 @@ class TestDispatch:
         for hint in (1, 0):
             table.dispatch(lamp, Message(MessageType.PING, hint=hint))
         assert lamp.tally.broken is errors[1]
+        assert lamp.tally.failed == {(Light.RED, MessageType.PING): 1}
+
+    def test_an_exception_that_a_wrapper_lets_pass_is_counted_once(self):
+        table, lamp = HandlerTable([Light.RED]), Lamp()
+        table.on(MessageType.PING)(lambda lamp, message: 1 / 0)
+        for _ in range(2):
+            table.wrap(MessageType.PING)(lambda lamp, message, inner: inner(lamp, message))
+        with pytest.raises(ZeroDivisionError):
+            table.dispatch(lamp, Message(MessageType.PING))
+        assert lamp.tally.failed == {(Light.RED, MessageType.PING): 1}
 
     @pytest.mark.parametrize("type_", [WAIT, UNKNOWN], ids=str)
     def test_what_is_ignored_or_unknown_is_counted_and_answered_by_the_reason(self, type_):
@@ -342,6 +365,14 @@ class TestWhatBecameOfMessages:
         ]
         assert "without a row: table.unknown 1" in lines
         assert "1 ignored" not in table.describe()
+
+    def test_what_ended_the_node_is_shown_too(self):
+        table, tally = light_table(), Tally()
+        tally.failed.update({(Light.RED, "Audit.save"): 1, (Light.RED, UNKNOWN): 2, (Light.DARK, PRESS): 1})
+        lines = table.describe(tally).splitlines()
+        assert lines[1].endswith("x1 1 failed")
+        assert "without a row: table.unknown 2" in lines
+        assert "failed: Audit.save 1" in lines
 
     def test_it_counts_nothing_by_being_asked(self):
         table, lamp = light_table(), Lamp()

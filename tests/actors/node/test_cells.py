@@ -35,11 +35,13 @@ def test_the_counts_of_several_replicas_are_added_up_cell_by_cell():
 
 def test_figures_have_names_that_prometheus_takes():
     counts = CellCounts()
-    counts.add(tally(handled={(State.LEADER, ODD): 2}, delivered={(State.FOLLOWER, MARK): 7}))
+    failed = {(State.LEADER, "Audit.save"): 1}
+    counts.add(tally(handled={(State.LEADER, ODD): 2}, delivered={(State.FOLLOWER, MARK): 7}, failed=failed))
     figures = figures_of(counts.cells())
     assert figures == {
         "cell_handled_test_cells_ask_me_in_leader_total": 2,
         "cell_delivered_test_cells_mark_in_follower_total": 7,
+        "cell_failed_audit_save_in_leader_total": 1,
     }
     assert all(re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) for name in figures)
 

@@ -204,6 +204,7 @@ class TestSaving:
         with pytest.raises(ExtensionFailed, match=named) as caught:
             fails()
         assert (saved, raft.tally.broken) == ([], caught.value)
+        assert raft.tally.failed == {(raft.state, "Bad.save"): 1}
 
     def test_the_bound_is_that_of_all_together(self):
         half = bytes(extension_states.MAX_SAVED_BYTES // 2)
@@ -266,6 +267,7 @@ class TestLoading:
         ):
             raft.load_extensions(cbor2.dumps({"Bad": b"1"}), 5)
         assert isinstance(raft.tally.broken, ExtensionFailed)
+        assert raft.tally.failed == {(raft.state, "Bad.load"): 1}
 
     @pytest.mark.parametrize(
         "data",

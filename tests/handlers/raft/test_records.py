@@ -187,6 +187,8 @@ class TestDelivery:
         assert str(caught.value) == "Fails.mark failed at index 3: KeyError('x')"
         assert isinstance(caught.value.__cause__, KeyError)
         assert raft.tally.broken is caught.value
+        assert raft.tally.failed == {(State.LEADER, "Fails.mark"): 1}
+        assert "failed: Fails.mark 1" in raft.handlers.describe(raft.tally).splitlines()
 
     def test_what_a_delivery_sends_leaves(self):
         note = MessageType.define("records.note", 1790)

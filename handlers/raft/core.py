@@ -176,13 +176,9 @@ class RaftCore:
         if message.sender in (0, self.id) and is_own(message.type):
             self.effects.answer(message, answer, fields)
             return
-        try:
-            self.send(Message(answer, to=message.sender, **fields))
-        except AttributeError:
-            # Asked only now: handlers of Raft's own reply to almost every message.
-            if isinstance(answer, MessageType):
-                raise
-            raise not_a_type(message, answer) from None
+        if not isinstance(answer, MessageType):
+            raise not_a_type(message, answer)
+        self.send(Message(answer, to=message.sender, **fields))
 
     def refuse(self, asker: int, refused: Dropped) -> None:
         """Report that a request has no effect: to this host (`asker` 0 or this replica), or to the replica that forwarded it."""

@@ -170,8 +170,9 @@ class TestAnswers:
         follower.step(answer)
         assert drain(follower).answers == [Answer(asked, 42)]
 
-    def test_a_value_is_no_answer_to_another_replica(self):
-        raft = replica(handlers=table_of(lambda raft, message: raft.reply(message, {"seen": 3})))
+    @pytest.mark.parametrize("fields", [{}, {"payload": 1}], ids=["value", "value and payload"])
+    def test_a_value_is_no_answer_to_another_replica(self, fields):
+        raft = replica(handlers=table_of(lambda raft, message: raft.reply(message, {"seen": 3}, **fields)))
         with pytest.raises(
             ConfigError, match=r"reply=.*services.ask came from node 2, so the answer is a MessageType"
         ):

@@ -10,7 +10,7 @@ from drakkar.handlers.errors import HandlerTableError
 from drakkar.handlers.numbered import Numbered, clash
 from drakkar.handlers.traits import Term, Traits
 
-__all__ = ["Message", "MessageType", "NodeId", "is_own"]
+__all__ = ["PEER_NEWS", "Message", "MessageType", "NodeId", "is_own"]
 
 NodeId: TypeAlias = Any
 """How nodes are told apart: the id of a replica, or the name of a node without Raft."""
@@ -231,6 +231,9 @@ for _number, _name in enumerate(_BUILT_IN):
     setattr(MessageType, _name, MessageType._add(_name, _number))
 MessageType.PEER_UP = MessageType.reserve("PEER_UP", 220, Traits(Term.NONE, local=True, wakes=False))
 MessageType.PEER_DOWN = MessageType.reserve("PEER_DOWN", 221, Traits(Term.NONE, local=True, wakes=False))
+
+PEER_NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
+"""What a node without Raft is told of its peers. Only handlers of an application take it."""
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ from drakkar.handlers.extension import (
     name_of_extension,
     wrapper_of,
 )
-from drakkar.handlers.messages import MessageType, is_own
+from drakkar.handlers.messages import PEER_NEWS, MessageType, is_own
 from drakkar.handlers.signature import fault_in, where
 from drakkar.handlers.table_text import describe, name_of
 from drakkar.handlers.tally import Tally
@@ -69,8 +69,6 @@ _HANDLER: Final = "handler(node, message)"
 _WRAPPER: Final = "wrapper(node, message, inner)"
 _GUARD: Final = "guard(node, message)"
 
-_NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
-"""Built-in types without a handler of ours: those of an application may fail as with its own types."""
 _UNKNOWN: Final = Ignore("a message type that this table does not know")
 _UNDECLARED: Final = Undeclared()
 
@@ -197,7 +195,7 @@ class HandlerTable:
 
         News of peers, PEER_UP and PEER_DOWN, has no handlers but those of users.
         """
-        return not (is_own(type_) or type_ in _NEWS) or (state, type_) in self._fatal
+        return not (is_own(type_) or type_ in PEER_NEWS) or (state, type_) in self._fatal
 
     @property
     def types(self) -> tuple[MessageType, ...]:

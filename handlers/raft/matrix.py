@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from drakkar.handlers.errors import HandlerTableError
-from drakkar.handlers.messages import MessageType
+from drakkar.handlers.messages import PEER_NEWS, MessageType
 from drakkar.handlers.raft import (
     clock,
     divergence,
@@ -255,5 +255,10 @@ def checked_handlers(table: Any) -> HandlerTable:
         if not isinstance(type_, MessageType):
             raise HandlerTableError(
                 f"{type_!r} cannot travel between replicas: define a type with MessageType.define(name, number)"
+            )
+        if type_ in PEER_NEWS:
+            raise HandlerTableError(
+                f"{type_} is news for nodes without Raft, and never comes to a replica: take its row out; "
+                "a leader hears of a peer that cannot be reached by UNREACHABLE, which you can wrap"
             )
     return table

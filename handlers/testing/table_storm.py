@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, TypeAlias
 
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import PEER_NEWS, Message
 from drakkar.handlers.table_node import NodeReady
 from drakkar.handlers.testing.plan import Event
 from drakkar.handlers.testing.storm_parts import Parts, run_or_reduce
 from drakkar.handlers.testing.table_network import Member, Peers, TableNetwork, Tables
 
 __all__ = ["Nodes", "TablePlan", "draw_table_plan", "run_table_storm"]
-
-_NEWS: Final = frozenset({MessageType.PEER_UP, MessageType.PEER_DOWN})
 
 Nodes: TypeAlias = tuple[Sequence[str], Tables, Any, Peers]
 """What nodes are made of: names, tables, first states, and who knows whom."""
@@ -146,7 +144,7 @@ class _Network(TableNetwork):
 
     def _step(self, member: Member, message: Message) -> None:
         self.trace.append((self.now, message))
-        self.happened[f"{message.type} came"] += message.type in _NEWS
+        self.happened[f"{message.type} came"] += message.type in PEER_NEWS
         super()._step(member, message)
 
     def _stepped(self, member: Member) -> None:

@@ -13,6 +13,7 @@ import pytest
 from drakkar.handlers import (
     SWALLOW,
     Entry,
+    Extension,
     HandlerTable,
     HandlerTableError,
     Ignore,
@@ -22,6 +23,7 @@ from drakkar.handlers import (
     Never,
     RaftConfig,
     State,
+    handles,
     raft_handlers,
     testing,
 )
@@ -283,6 +285,12 @@ class Loose(IntEnum):
     TYPE = 1908
 
 
+class Mourner(Extension):
+    @handles(MessageType.PEER_DOWN)
+    def mourn(self, message):
+        pass
+
+
 def with_a_loose_type():
     table = raft_handlers()
     table.ignore(Loose.TYPE)
@@ -303,6 +311,11 @@ class TestATableThatRaftCannotUse:
                 HandlerTable(State, RAFT[:-1]),
                 [f"no row of {list(RAFT)[-1][0]}", "raft_handlers()"],
                 id="a row missing",
+            ),
+            pytest.param(
+                raft_handlers().use(Mourner),
+                ["PEER_DOWN is news for nodes without Raft", "UNREACHABLE, which you can wrap"],
+                id="news that never comes",
             ),
             pytest.param(
                 with_a_loose_type(), ["<Loose.TYPE: 1908>", "MessageType.define"], id="a type of another enum"

@@ -9,6 +9,7 @@ Each replica that keeps commands delivers them; a witness keeps none. A replica 
 
 from typing import Any, Final
 
+from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.checks import check_type
 from drakkar.handlers.entry_kinds import EntryKind
 from drakkar.handlers.errors import ConfigError
@@ -34,15 +35,17 @@ def propose(raft: RaftCore, kind: EntryKind, payload: bytes) -> str:
     entry = Entry(kind=kind, payload=payload)
     if raft.room.judge is not None:
         raft.room.judge((entry,))
-    dropped, unseen = raft.outbox.dropped, raft.tally.dropped
-    before = len(dropped)
-    raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=(entry,)))
-    refused = [report for report in dropped[before:] if _is_of(report, entry)]
+    dropped, messages, last = raft.outbox.dropped, raft.outbox.messages, raft.log.last_index
+    reports, sent = len(dropped), len(messages)
+    answer = raft.step(Message(MessageType.PROPOSE, sender=raft.id, entries=(entry,)))
+    refused = [report for report in dropped[reports:] if _is_of(report, entry)]
     if refused:
         # No proposer waits for it but the caller, who is told here.
         dropped.remove(refused[0])
         return _why(refused[0])
-    return "" if raft.tally.dropped == unseen else "no handler took it"
+    if raft.log.last_index > last or any(it.type is MessageType.PROPOSE for it in messages[sent:]):
+        return ""
+    return answer.because if isinstance(answer, EMPTY) else "its handler neither logged it nor sent it on"
 
 
 def _why(refused: Dropped) -> str:

@@ -293,7 +293,25 @@ class TestProposing:
         table = table_of(Marks)
         table.guard(lambda raft, message: SWALLOW if message.type is MessageType.PROPOSE else None)
         raft = replica(state=State.LEADER, terms=(1,), handlers=table)
-        assert raft.propose(MARK, b"a") == "no handler took it"
+        assert raft.propose(MARK, b"a") == "a guard swallowed it"
+
+    def test_what_a_wrapper_keeps_back_is_not_called_proposed(self):
+        table = table_of(Marks)
+        table.wrap(MessageType.PROPOSE)(lambda raft, message, inner: None)
+        raft = replica(state=State.LEADER, terms=(1,), handlers=table)
+        assert raft.propose(MARK, b"a") == "its handler neither logged it nor sent it on"
+
+    @pytest.mark.parametrize("options", [{"state": State.LEADER, "terms": (1,)}, {"leader": 2, "term": 1}])
+    def test_what_else_a_wrapper_does_changes_nothing(self, options):
+        table = table_of(Marks)
+
+        @table.wrap(MessageType.PROPOSE)
+        def step_what_is_ignored(raft, message, inner):
+            inner(raft, message)
+            raft.step(Message(MessageType.NO_OP))
+
+        raft = replica(handlers=table, **options)
+        assert raft.propose(MARK, b"a") == ""
 
     def test_a_leader_asks_its_host_for_room_first(self):
         """Rules of full disks: no message of the host has brought the record, so none was judged."""

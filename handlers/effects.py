@@ -1,6 +1,7 @@
 """What handlers ask their node to do beyond messages to other nodes: data, until the host executes it after the batch."""
 
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +57,10 @@ class Effects:
         self.failures: list[Failure] = []
         self.waiting = False
         """There are some: asked by each `ready`, so it is no more than an attribute."""
+        self.many = False
+        """Of some sort there are half of those that may wait."""
+        self.on_many: Callable[[], object] | None = None
+        """Set by a host: takes them between two deliveries to extensions, of which there may be very many in one batch."""
 
     def tell(self, ref: Any, message: Any) -> None:
         """Tell another actor a message."""
@@ -87,6 +92,7 @@ class Effects:
             )
         waiting.append(effect)
         self.waiting = True
+        self.many = self.many or len(waiting) >= MAX_EFFECTS // 2
 
     def hand_out(self, ready: Any) -> None:
         """Move everything into `ready`, which has lists of these names."""
@@ -97,4 +103,4 @@ class Effects:
             self.failures,
         )
         self.tells, self.events, self.answers, self.failures = [], [], [], []
-        self.waiting = False
+        self.waiting = self.many = False

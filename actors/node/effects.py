@@ -30,6 +30,7 @@ class EffectRunner:
         """`failed` is called for a handler of the application's own type that has failed, to log it."""
         self._raft, self._asks, self._announce, self._failed = raft, asks, announce, failed
         self._lines = lines
+        raft.effects.on_many = self.run_waiting
         self.undelivered = 0
         """Messages for other actors that were dropped: they have ended, or their inboxes are full."""
 
@@ -52,7 +53,10 @@ class EffectRunner:
                 self._failed(failure.message.type, failure.error)
 
     def run_waiting(self) -> None:
-        """Do the same with what no `Ready` hands out now, as the log store is full: none of it is to be saved."""
+        """Do the same with what no `Ready` hands out now: none of it is to be saved.
+
+        The log store is full, or in the middle of a batch that is applied there are many already.
+        """
         if self._raft.effects.waiting:
             ready = Ready()
             self._raft.effects.hand_out(ready)

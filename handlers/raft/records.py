@@ -104,8 +104,8 @@ def deliver(raft: RaftCore, index: int) -> None:
 
 
 def deliver_run(raft: RaftCore, run: Run) -> None:
-    """Deliver these entries, which follow those that were delivered before."""
-    deliveries = raft.handlers.deliveries
+    """Deliver these entries, which follow those that were delivered before. Many effects are handed out on the way."""
+    deliveries, effects = raft.handlers.deliveries, raft.effects
     if not run.kinds and _COMMAND not in deliveries:
         return
     for place, kind in enumerate(run.kinds or bytes(len(run))):
@@ -116,3 +116,5 @@ def deliver_run(raft: RaftCore, run: Run) -> None:
         for taker in takers:
             raft.tally.delivered[raft.state, entry.kind] += 1
             taker(raft, entry)
+            if effects.many and effects.on_many is not None and raft.tally.broken is None:
+                effects.on_many()

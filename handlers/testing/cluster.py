@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -44,6 +45,19 @@ class Drained(list[Message]):
         self.answers: list[Answer] = []
         self.failures: list[Failure] = []
 
+    def take_effects(self, raft: Raft) -> None:
+        """Take what handlers have asked for, in the middle of what is applied."""
+        waiting = Ready()
+        raft.effects.hand_out(waiting)
+        self.note_effects(waiting)
+
+    def note_effects(self, ready: Ready) -> None:
+        """Add what handlers have asked for."""
+        self.tells += ready.tells
+        self.events += ready.events
+        self.answers += ready.answers
+        self.failures += ready.failures
+
 
 def drain(raft: Raft) -> Drained:
     """Persist and apply at once everything that `raft` hands out, until there is nothing more; return its messages.
@@ -55,6 +69,15 @@ def drain(raft: Raft) -> Drained:
     Of a leader's snapshot the payload is taken for what extensions have saved, if the replica has any.
     """
     out = Drained()
+    raft.effects.on_many = partial(out.take_effects, raft)
+    try:
+        _drain(raft, out)
+    finally:
+        raft.effects.on_many = None
+    return out
+
+
+def _drain(raft: Raft, out: Drained) -> None:
     while raft.has_ready:
         ready = raft.ready()
         if isinstance(raft.log.storage, MemoryLog):
@@ -72,11 +95,7 @@ def drain(raft: Raft) -> Drained:
         out.dropped += ready.dropped
         out.changes += ready.changes
         out.log_query = ready.log_query or out.log_query
-        out.tells += ready.tells
-        out.events += ready.events
-        out.answers += ready.answers
-        out.failures += ready.failures
-    return out
+        out.note_effects(ready)
 
 
 def _saved(raft: Raft, index: int) -> bytes:

@@ -142,6 +142,7 @@ class CoreHost(SimulatedHost):
             lanes=self.lanes(),
             home=self.directory.home,
         )
+        self.raft.effects.on_many = self._take_effects
         self._room = RoomWatch(self.raft, self.disk.room)
         self._notices = NoticeTimer(simulation, self, self._tell_of_commits)
         self._origin = simulation.random.getrandbits(62) | 1
@@ -317,6 +318,11 @@ class CoreHost(SimulatedHost):
         self._answer_transfers()
         if raft.snapshot_wanted:
             self.snapshot(self.config.compaction_overhead)
+
+    def _take_effects(self) -> None:
+        waiting = Ready()
+        self.raft.effects.hand_out(waiting)
+        self._execute(waiting)
 
     def _execute(self, ready: Ready) -> None:
         """Do what handlers have asked for."""

@@ -3,7 +3,17 @@
 from itertools import count
 
 import pytest
-from drakkar.handlers import Membership, Message, MessageType, State, delivers, handles, raft_handlers
+from drakkar.handlers import (
+    EntryKind,
+    Membership,
+    Message,
+    MessageType,
+    State,
+    delivers,
+    handles,
+    raft_handlers,
+)
+from drakkar.handlers.effects import MAX_EFFECTS
 from drakkar.handlers.testing import Cluster, Violation
 
 from tests.handlers.marks import BEAT, BREAK, MARK, SEEN, WRITE, Marks, table_with_marks
@@ -61,6 +71,28 @@ def test_records_are_delivered_saved_and_loaded_under_faults_and_answered():
     assert happened["extensions were saved"] > 50
     assert happened["extensions were loaded"] > 5
     assert marked
+
+
+def test_what_a_batch_has_too_many_effects_for_is_handed_out_on_the_way():
+    class Loud(Marks):
+        @delivers(MARK)
+        def take(self, entry):
+            many = MAX_EFFECTS * 3 // 5 if entry.index < 10 else 0
+            for _ in range(many):
+                self.node.publish_event("loud")
+
+        @delivers(EntryKind.COMMAND)
+        def count(self, entry):
+            self.take(entry)
+
+    heard = 0
+
+    def effects(raft, ready):
+        nonlocal heard
+        heard += len(ready.events)
+
+    storm(Loud, 1, members=1, effects=effects)
+    assert heard >= 2 * MAX_EFFECTS
 
 
 def test_a_storm_with_a_witness_delivers_nothing_there():

@@ -4,10 +4,12 @@ import threading
 
 import cbor2
 import pytest
+from drakkar.actors.node.events import ExtensionEvent
 from drakkar.actors.node.extension_states import ExtensionStates
 from drakkar.actors.node.introductions import Introduced
 from drakkar.actors.node.proposed import Bounds, Verdict, examine
 from drakkar.actors.snapshots.store import MemorySnapshots
+from drakkar.handlers.effects import MAX_EFFECTS
 from drakkar.handlers.errors import ExtensionFailed, MissingExtension, ReplicaStopped, RequestDropped
 from drakkar.handlers.extension import Extension, delivers, handles
 from drakkar.handlers.messages import Message
@@ -89,6 +91,10 @@ def marks(one):
     return one.actor.raft.extension(Marks)
 
 
+def published(one):
+    return [event.event for event in one.services.events if type(event) is ExtensionEvent]
+
+
 def ended(one, error):
     """Wait until it has ended with that error, and return why it says so."""
     assert type(one.reason()) is error
@@ -119,6 +125,23 @@ def test_a_client_has_its_result_after_the_extension_has_its_entry(node):
     settled(future)
     until(lambda: seen)
     assert seen == [b"command"]
+
+
+def test_effects_of_many_deliveries_are_done_on_the_way(node):
+    class First(Extension):
+        @delivers(EntryKind.COMMAND)
+        def publish(self, entry):
+            for _ in range(MAX_EFFECTS * 3 // 5):
+                self.node.publish_event(type(self).__name__)
+
+    class Second(First):
+        pass
+
+    one = node(InlineBook(), handlers=a_table(First, Second)).lead()
+    assert settled(one.replica.propose(b"command")) == 1
+    many = MAX_EFFECTS * 3 // 5
+    events = until(lambda: (found := published(one)) and len(found) == 2 * many and found)
+    assert events == ["First"] * many + ["Second"] * many
 
 
 def test_a_record_that_the_leader_refuses_later_is_counted(node):

@@ -21,6 +21,7 @@ from drakkar.handlers import (
     handles,
     raft_handlers,
 )
+from drakkar.handlers.effects import MAX_EFFECTS
 from drakkar.handlers.raft.records import MAX_RECORD_BYTES
 from drakkar.handlers.raft.room_watch import RoomWatch
 from drakkar.handlers.testing import drain
@@ -189,6 +190,36 @@ class TestDelivery:
         assert raft.tally.broken is caught.value
         assert raft.tally.failed == {(State.LEADER, "Fails.mark"): 1}
         assert "failed: Fails.mark 1" in raft.handlers.describe(raft.tally).splitlines()
+
+    def test_many_records_may_each_have_an_effect_in_one_batch(self):
+        """A replay after a restart: what may wait for the end of a batch is half as many."""
+
+        class Publishes(Marks):
+            @delivers(MARK)
+            def mark(self, entry):
+                self.node.publish_event(entry.index)
+
+        raft = replica(2, term=1, leader=1, handlers=table_of(Publishes))
+        entries = [Entry(index, 1, MARK, b"") for index in range(1, 2 * MAX_EFFECTS + 1)]
+        raft.step(append(1, 1, (0, 0), entries, commit=len(entries)))
+        assert drain(raft).events == [entry.index for entry in entries]
+
+    def test_what_waits_when_a_handler_has_failed_is_not_handed_out(self):
+        class Publishes(Marks):
+            @delivers(MARK)
+            def mark(self, entry):
+                for _ in range(MAX_EFFECTS):
+                    self.node.publish_event(entry.index)
+
+        raft = leader(Publishes)
+        raft.effects.on_many = lambda: pytest.fail("handed out")
+        raft.propose(MARK, b"a")
+        raft.tally.note_broken(KeyError(), raft.state, MessageType.PING)
+        raft.step(Message(MessageType.REPLICATE_RESP, sender=2, term=raft.term, log_index=3))
+        raft.persisted(raft.ready())
+        raft.ready()
+        raft.applied(3)
+        assert len(raft.effects.events) == MAX_EFFECTS
 
     def test_what_a_delivery_sends_leaves(self):
         note = MessageType.define("records.note", 1790)

@@ -3,6 +3,9 @@
 Strings, bytes, numbers, booleans, None, and lists and dicts of those. A tuple comes out as a list.
 """
 
+import math
+import sys
+from itertools import chain
 from typing import Any, Final
 
 import cbor2
@@ -11,7 +14,15 @@ from drakkar.handlers.checks import MAX_UNSIGNED, is_whole
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message
 
-__all__ = ["NUMBERS", "PAYLOAD_LIMIT", "check_message", "check_payload", "decode_payload", "encode_payload"]
+__all__ = [
+    "NUMBERS",
+    "PAYLOAD_LIMIT",
+    "check_message",
+    "check_payload",
+    "decode_payload",
+    "encode_payload",
+    "payload_bytes",
+]
 
 NUMBERS: Final = ("shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
 """The fields of a `Message` that are numbers, beside its type and the two nodes."""
@@ -23,22 +34,74 @@ _MAX_DEPTH: Final = 16
 """Lists and dicts inside each other."""
 _MAX_KEY: Final = (1 << 31) - 1
 _SCALARS: Final = frozenset({type(None), bool, float, str, bytes})
+_CONTAINERS: Final = (list, tuple, dict, set, frozenset)
+_OBJECT_BYTES: Final = 1 << 10
+"""What an object that cannot be sent counts at least, such as an actor's reference: what it refers to is not known."""
+
+
+def payload_bytes(payload: Any) -> int:
+    """Return how many bytes a payload takes when it is encoded. Objects of this process count what they take in memory, or 1 KiB.
+
+    Raises `ValueError` that says how many bytes it takes where they are too many. No more of it is looked at than is allowed.
+    """
+    size, waiting = 0, [payload]
+    while waiting:
+        value = waiting.pop()
+        size += _bytes_of(value)
+        inside = len(value) if isinstance(value, _CONTAINERS) else 0
+        if size + len(waiting) + inside > PAYLOAD_LIMIT:
+            size, more = size + len(waiting) + inside, bool(waiting or inside)
+            raise ValueError(
+                f"its payload takes {'at least ' if more else ''}{size} bytes, and {PAYLOAD_LIMIT} are allowed: send bulk as entries"
+            )
+        if inside:
+            waiting += chain(value, value.values()) if isinstance(value, dict) else value
+    return size
+
+
+def _bytes_of(value: Any) -> int:
+    """How many bytes a value takes without what is inside it. Of a long text no copy is made: its characters count."""
+    if isinstance(value, str):
+        long = len(value) > PAYLOAD_LIMIT
+        size = len(value) if long else len(value.encode(errors="surrogatepass"))
+        return _head(size) + size
+    if isinstance(value, bytes):
+        return _head(len(value)) + len(value)
+    if isinstance(value, int):
+        number = value if value >= 0 else -1 - value
+        return _head(number) if number <= MAX_UNSIGNED else number.bit_length() // 8
+    if isinstance(value, float):
+        return 9 if math.isfinite(value) else 3
+    if isinstance(value, _CONTAINERS):
+        return _head(len(value))
+    return 1 if value is None else max(_OBJECT_BYTES, sys.getsizeof(value))
+
+
+def _head(number: int) -> int:
+    """How many bytes CBOR needs for a small number, or for the length of what follows."""
+    return (
+        1
+        if number < 24
+        else 2
+        if number < 1 << 8
+        else 3
+        if number < 1 << 16
+        else 5
+        if number < 1 << 32
+        else 9
+    )
 
 
 def encode_payload(payload: Any) -> bytes:
     """Return the bytes of a payload. Raises `ValueError` that says what cannot be sent, or how long it is, and the remedy."""
+    payload_bytes(payload)  # before the rest of one that is too large is looked at, and all of it encoded
     try:
         _check(payload, _MAX_DEPTH)
-        encoded = cbor2.dumps(payload)
+        return cbor2.dumps(payload)
     except (cbor2.CBOREncodeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"its payload cannot be sent: {error}; use numbers, strings, bytes, lists and dicts"
         ) from error
-    if len(encoded) > PAYLOAD_LIMIT:
-        raise ValueError(
-            f"its payload takes {len(encoded)} bytes, and {PAYLOAD_LIMIT} are allowed: send bulk as entries"
-        )
-    return encoded
 
 
 def decode_payload(data: bytes | memoryview) -> Any:

@@ -1,18 +1,14 @@
 """What this process may tell or ask a replica of its own: messages of the application's own types, of bounded size."""
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
-import cbor2
 from drakkar.handlers.checks import check_type
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.payloads import PAYLOAD_LIMIT
+from drakkar.handlers.payloads import payload_bytes
 
 __all__ = ["checked"]
-
-_OBJECT_BYTES: Final = 1 << 10
-"""What a payload counts that could not be sent to other hosts, such as the reference of an actor: its size is not known."""
 
 
 def checked(message: Any, shard_id: int, replica_id: int) -> tuple[Message, int]:
@@ -46,13 +42,6 @@ def _size_of(message: Message) -> int:
     if message.payload is None:
         return 0
     try:
-        size = len(cbor2.dumps(message.payload))
-    except (cbor2.CBOREncodeError, ValueError, RecursionError):
-        return _OBJECT_BYTES
-    if size > PAYLOAD_LIMIT:
-        raise ConfigError(
-            "message",
-            str(message.type),
-            f"its payload takes {size} bytes, and {PAYLOAD_LIMIT} are allowed: propose bulk as a command or a record",
-        )
-    return size
+        return payload_bytes(message.payload)
+    except ValueError as error:
+        raise ConfigError("message", str(message.type), str(error)) from error

@@ -1,5 +1,7 @@
 """What may be in the payload of a message: the sender is told of all that the receiver would refuse."""
 
+import math
+
 import cbor2
 import pytest
 from drakkar.handlers.errors import ConfigError
@@ -10,6 +12,7 @@ from drakkar.handlers.payloads import (
     check_payload,
     decode_payload,
     encode_payload,
+    payload_bytes,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +45,64 @@ def nested(depth):
 @given(PLAIN)
 def test_what_is_sent_comes_out(payload):
     assert decode_payload(encode_payload(payload)) == payload
+
+
+@given(PLAIN)
+def test_its_size_is_known_before_it_is_encoded(payload):
+    assert payload_bytes(payload) == len(cbor2.dumps(payload))
+
+
+@pytest.mark.parametrize("number", [*(1 << shift for shift in range(64)), math.inf, math.nan, -1.5])
+def test_the_size_of_each_number_is_that_of_its_encoding(number):
+    for each in (number, number - 1, -number):
+        assert payload_bytes(each) == len(cbor2.dumps(each))
+
+
+def test_what_this_process_alone_has_counts_what_it_takes_in_memory():
+    assert payload_bytes(object()) == 1024
+    assert 5000 < payload_bytes(bytearray(5000)) < 5100
+    assert payload_bytes({3, "\ud800"}) == 1 + 1 + 4
+
+
+def shared(depth):
+    """A small object that means very many: each list has the next one often."""
+    value = []
+    for _ in range(depth):
+        value = [value] * 1000
+    return value
+
+
+def cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+class Unread(list):
+    """Fails where it is looked at as a whole."""
+
+    def __iter__(self):
+        raise AssertionError("it was walked")
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        pytest.param([object(), bytes(1 << 20)], "takes at least 10485", id="beside an object"),
+        pytest.param({"key": [bytearray(1 << 20)]}, "takes at least 10486", id="memory of an object"),
+        pytest.param([object()] * 9, "takes at least 81", id="many objects"),
+        pytest.param("x" * (1 << 20), "takes 1048581 bytes", id="a text"),
+        pytest.param("\u20ac" * 4000, "takes 12003 bytes", id="a text of long characters"),
+        pytest.param(Unread([0] * 9000), "takes at least 9003 bytes", id="a long list"),
+        pytest.param(shared(4), "takes at least", id="lists in lists"),
+        pytest.param(cyclic(), "takes at least 8193 bytes", id="a list in itself"),
+        pytest.param(1 << (1 << 20), "takes 131072 bytes", id="a long number"),
+    ],
+)
+def test_no_more_of_a_large_payload_is_looked_at_than_is_allowed(payload, said):
+    for function in (payload_bytes, encode_payload):
+        with pytest.raises(ValueError, match=f"{said}.*and 8192 are allowed: send bulk as entries"):
+            function(payload)
 
 
 def test_the_deepest_and_the_longest_payloads_pass():

@@ -300,6 +300,11 @@ def test_many_messages_are_taken_in_several_turns_and_in_order(one, monkeypatch)
             "its payload takes 9003 bytes, and 8192 are allowed",
             id="large",
         ),
+        pytest.param(
+            Message(COUNT, payload=[object(), bytes(9000)]),
+            "its payload takes at least 9005 bytes, and 8192 are allowed",
+            id="large beside an object",
+        ),
     ],
 )
 def test_what_may_not_be_told_is_refused_at_the_sender(one, message, why):

@@ -79,6 +79,7 @@ from drakkar.handlers.errors import (
     SystemBusy,
     TransferInProgress,
     TransportError,
+    Vetoed,
 )
 from drakkar.handlers.raft.confchange import Change, ChangeType, Transition
 from drakkar.handlers.raft.config import RaftConfig
@@ -174,6 +175,7 @@ __all__ = [
     "TrioLoop",
     "UnknownName",
     "ValueRefused",
+    "Vetoed",
     "command_of",
     "failure",
     "message",

@@ -16,6 +16,7 @@ from drakkar.handlers.errors import (
     MissingExtension,
     ProtocolViolation,
     RequestDropped,
+    Vetoed,
 )
 from drakkar.handlers.extension import LATER, Extension, delivers, handles
 from drakkar.handlers.messages import Message, MessageType
@@ -91,6 +92,7 @@ __all__ = [
     "Timers",
     "Told",
     "Transition",
+    "Vetoed",
     "delivers",
     "founding_id",
     "handles",

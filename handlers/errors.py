@@ -29,6 +29,7 @@ __all__ = [
     "SystemBusy",
     "TransferInProgress",
     "TransportError",
+    "Vetoed",
 ]
 
 
@@ -92,6 +93,10 @@ class TransferInProgress(RequestDropped):
 
 class MembershipRejected(RequestDropped):
     """The membership change breaks a rule, which the text names. The membership is unchanged."""
+
+
+class Vetoed(RequestDropped):
+    """A handler of the application refused the request, with this text: see `Raft.veto`. Repeated, it would be refused again."""
 
 
 class ReplicaStopped(DrakkarError):

@@ -31,6 +31,7 @@ from drakkar.handlers.errors import (
     RequestDropped,
     ResultLost,
     SessionRefused,
+    Vetoed,
 )
 from drakkar.handlers.raft.entries import EntryKind
 
@@ -369,7 +370,8 @@ class _Attempts:
             self._conclude(result, error, self._unknown)
             return
         self._unknown = self._unknown or not getattr(error, "outcome_known", False)
-        if not (isinstance(error, RequestDropped | OutcomeUnknown) and self._try_again()):
+        passing = isinstance(error, RequestDropped | OutcomeUnknown) and not isinstance(error, Vetoed)
+        if not (passing and self._try_again()):
             self._conclude(None, error, self._unknown)
 
     def _try_again(self) -> bool:

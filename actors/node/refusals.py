@@ -15,6 +15,7 @@ from drakkar.handlers.errors import (
     RequestDropped,
     SystemBusy,
     TransferInProgress,
+    Vetoed,
 )
 from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.raft import Raft
@@ -61,7 +62,7 @@ def error_for(raft: Raft, because: Refusal, replicas: Sequence[int] = (), text: 
     if because is Refusal.TRANSFER_TIMED_OUT:
         return OutcomeUnknown(f"{because.value}; it may still be elected")
     if because is Refusal.VETOED:
-        return RequestDropped(text or because.value)
+        return Vetoed(text or because.value)
     if because is Refusal.KIND_MISSING:
         return RequestDropped(_kind_missing(replicas))
     return RequestDropped(because.value)

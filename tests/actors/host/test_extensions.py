@@ -10,7 +10,7 @@ from drakkar.actors import (
     MissingExtension,
     ReplicaEnded,
     ReplicaStopped,
-    RequestDropped,
+    Vetoed,
 )
 from drakkar.handlers.extension import Extension, delivers, handles
 from drakkar.handlers.messages import Message, MessageType
@@ -209,7 +209,7 @@ def test_the_text_of_a_leaders_veto_reaches_the_client_of_a_follower_before_any_
     mixed = [hosts[follower].propose(text, timeout=20.0) for text in (b"fine", b"damn", b"good")]
     outcomes = [settled(future) for future in mixed]
     assert time.monotonic() - before < 10
-    assert type(outcomes[1]) is RequestDropped
+    assert type(outcomes[1]) is Vetoed
     assert str(outcomes[1]) == "no swearing"
     assert [type(outcome) for outcome in (outcomes[0], outcomes[2])] == [int, int]
     assert contents(hosts[leader]) == [b"x", b"fine", b"good"]

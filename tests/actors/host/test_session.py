@@ -26,6 +26,7 @@ from drakkar.handlers.errors import (
     SessionRefused,
     SystemBusy,
     TransferInProgress,
+    Vetoed,
 )
 from drakkar.handlers.raft.entries import EntryKind
 from hypothesis import settings
@@ -156,6 +157,25 @@ def test_commands_one_after_the_other_are_applied_in_turn(shard):
         (3, b"b"),
     ]
     assert not session.open
+
+
+def test_a_command_that_a_handler_vetoes_is_answered_at_once_and_not_repeated(shard):
+    session = shard.session()
+    shard.fates.append(Vetoed("no swearing"))
+    future = session.propose(b"damn", timeout=8)
+    with pytest.raises(Vetoed, match="no swearing"):
+        future.get(timeout=0)
+    assert not session.open
+    assert session.propose(b"fine").get(timeout=0) == (1, b"fine")
+
+
+def test_a_veto_does_not_hide_an_earlier_attempt_of_unknown_outcome(shard):
+    session = shard.session()
+    shard.fates.extend([LATE, Vetoed("no swearing")])
+    future = session.propose(b"a", timeout=8)
+    shard.clock.advance(4)
+    assert outcome(future) is OutcomeUnknown
+    assert session.open
 
 
 @pytest.mark.parametrize(

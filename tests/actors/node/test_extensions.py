@@ -10,7 +10,7 @@ from drakkar.actors.node.introductions import Introduced
 from drakkar.actors.node.proposed import Bounds, Verdict, examine
 from drakkar.actors.snapshots.store import MemorySnapshots
 from drakkar.handlers.effects import MAX_EFFECTS
-from drakkar.handlers.errors import ExtensionFailed, MissingExtension, ReplicaStopped, RequestDropped
+from drakkar.handlers.errors import ExtensionFailed, MissingExtension, ReplicaStopped, RequestDropped, Vetoed
 from drakkar.handlers.extension import Extension, delivers, handles
 from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.entries import Entries, Entry, EntryKind, Run
@@ -530,7 +530,7 @@ class Censor(Extension):
 
 def refused(future, text):
     outcome = settled(future)
-    return type(outcome) is RequestDropped and str(outcome) == text
+    return type(outcome) is Vetoed and str(outcome) == text
 
 
 def test_a_veto_falls_on_single_proposals_and_the_others_in_their_batch_go_on(node):

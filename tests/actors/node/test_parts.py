@@ -27,6 +27,7 @@ from drakkar.handlers.errors import (
     StorageFailed,
     SystemBusy,
     TransferInProgress,
+    Vetoed,
 )
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.config import RaftConfig
@@ -401,6 +402,7 @@ def test_each_refusal_has_an_error_whose_class_says_whether_it_may_be_repeated(b
         "CHANGE_INVALID": MembershipRejected,
         "QUORUM_UNREACHABLE": MembershipRejected,
         "VOTER_UNSETTLED": MembershipRejected,
+        "VETOED": Vetoed,
     }
     error = error_for(raft(), because)
     assert type(error) is expected.get(because.name, RequestDropped)

@@ -331,8 +331,8 @@ class Replica:
     def tell(self, message: Message) -> None:
         """Bring a message of a type of your own to this replica's handler table. It has no answer. Never blocks.
 
-        Its payload has at most 8 KiB, or is an object of this process, such as an actor's ref. What handlers raise is logged and
-        counted. Messages that one thread tells and asks are handled in this order.
+        Its payload has at most 8 KiB. It may have objects of this process, such as an actor's ref: each counts 1 KiB, or what it
+        takes in memory. What handlers raise is logged and counted. Messages that one thread tells and asks are handled in this order.
 
         Raises `ConfigError` for a message of another type, one that names another replica, and one whose payload is too large;
         `SystemBusy` where too many wait, `ReplicaStopped` where the replica has ended, `ForkedError` in a forked process.

@@ -51,7 +51,6 @@ from drakkar.actors.node.proposed import (
 from drakkar.actors.node.received_snapshots import ReceivedSnapshots
 from drakkar.actors.node.refusals import state_machine_failure
 from drakkar.actors.node.removal import Removal
-from drakkar.actors.node.requests import DEFAULT_TIMEOUT_S, OwnMessage
 from drakkar.actors.node.router import Router
 from drakkar.actors.node.snapshots import SnapshotKeeper, SnapshotServices
 from drakkar.actors.node.state_lines import StateLines
@@ -63,7 +62,7 @@ from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
 from drakkar.actors.snapshots.store import Snapshots
 from drakkar.handlers.errors import ActorFailed, ExtensionFailed, MissingExtension, ReplicaStopped
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message, MessageType, is_own
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.log import Storage
 from drakkar.handlers.raft.log_memory import LogMemory
@@ -332,15 +331,17 @@ class NodeActor(TrioActor):
         to its function in `LOCAL_HANDLERS`, by its class. All else is logged as unexpected.
         """
         if type(message) is Message:
+            if not message.sender and is_own(message.type):
+                self.asks.put(message, None)
+                return None
             return self._step(message)
         handle = LOCAL_HANDLERS.get(type(message))
         return handle(self, message) if handle is not None else TrioActor.on_receive(self, message)
 
     def _actor_answer(self, message: Any, reply_to: pykka.Future[Any]) -> None:
         """Let a message of the application's own type that was asked by pykka's `ask` be answered later, as by `Replica.ask`."""
-        if type(message) is Message and message.type >= MessageType.FIRST_FREE:
-            future = cast("ActorFuture[Any]", reply_to)
-            self.asks.handle(OwnMessage(message, future, self._now() + DEFAULT_TIMEOUT_S), bare=True)
+        if type(message) is Message and is_own(message.type):
+            self.asks.put(message, cast("ActorFuture[Any]", reply_to))
         else:
             super()._actor_answer(message, reply_to)
 
@@ -404,7 +405,7 @@ class NodeActor(TrioActor):
 
     def _on_handler_failed(self, message: Message, error: BaseException) -> None:
         """Go on where only a handler of the application's own type failed, and its table does not forbid it."""
-        own = message.type >= MessageType.FIRST_FREE and isinstance(error, Exception)
+        own = is_own(message.type) and isinstance(error, Exception)
         if not own or self.tally.broken is not None:
             # Half of what it does may be done. An asker is told, but that does not make it whole.
             self._broken = self._broken or error
@@ -746,7 +747,7 @@ class NodeActor(TrioActor):
             refused_lives=self.introductions.dropped,
             not_allowed=self.introductions.not_allowed,
             failed_snapshots=self.snapshots.failed,
-            unasked=self.asks.unasked,
+            unasked=self.asks.open.unasked,
             undelivered=self.effects.undelivered,
             records_refused=self.clients.records_refused,
         )

@@ -7,45 +7,29 @@ An ask has an answer by its deadline, to within a tick: where no handler takes t
 never replies, an error that says so.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 from drakkar.actors.node.inbox import NodeInbox, OwnMessagesTaken
 from drakkar.actors.node.refusals import refusal_of_the_table
 from drakkar.actors.node.requests import OwnMessage
-from drakkar.actors.runtime.futures import in_full
+from drakkar.actors.runtime.futures import ActorFuture, in_full
+from drakkar.actors.runtime.open_asks import ANSWER_TIMEOUT_S, OpenAsks
 from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.effects import Answer
-from drakkar.handlers.errors import (
-    ActorFailed,
-    DrakkarError,
-    OutcomeUnknown,
-    ReplicaStopped,
-    RequestDropped,
-    SystemBusy,
-)
+from drakkar.handlers.errors import ActorFailed, DrakkarError, ReplicaStopped, RequestDropped
 from drakkar.handlers.extension import LATER
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message
 from drakkar.handlers.raft.raft import Raft
-from drakkar.handlers.raft.state import State
 
 __all__ = ["Asks"]
 
-MAX_OPEN: Final = 10_000
-"""Asks that handlers have taken and not answered yet."""
 MAX_TURN_MESSAGES: Final = 256
 MAX_TURN_BYTES: Final = 1 << 20
 """Messages, and bytes of their payloads, that one turn brings to the table, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """An ask that a handler has taken."""
-
-    ask: OwnMessage
-    handler: str
 
 
 class Asks:
@@ -66,14 +50,16 @@ class Asks:
         """
         self._raft, self._inbox, self._step, self._now = raft, inbox, step, now
         self._reason_to_refuse = reason_to_refuse
-        self._open: dict[int, _Open] = {}
-        """By the identity of their messages in memory."""
-        self.unasked = 0
-        """Answers that came twice, or too late, or to what nobody had asked."""
+        self.open = OpenAsks()
+        """Those that handlers have taken and not answered yet."""
 
-    def __len__(self) -> int:
-        """How many handlers have taken and not answered. From any thread."""
-        return len(self._open)
+    def put(self, message: Message, asker: ActorFuture[Any] | None) -> None:
+        """Let a message wait for its turn as those of `Replica.tell` and `ask`: it came by pykka's `tell`, or `ask`."""
+        # A copy, since an answer names it, and the asker may ask the same one again.
+        own = OwnMessage(replace(message), asker or ActorFuture(), math.inf, asked=asker is not None)
+        if own.asked:
+            own.deadline = self._now() + ANSWER_TIMEOUT_S
+        self._inbox.own.put(own)
 
     def waiting(self) -> OwnMessagesTaken | None:
         """Take what waits in the inbox: as much as one turn may bring to the table."""
@@ -85,21 +71,18 @@ class Asks:
         waiting = deque(taken.messages)
         try:
             while waiting and self._raft.tally.broken is None:
-                self.handle(waiting.popleft())
+                self._handle(waiting.popleft())
         finally:
             for each in waiting:
                 each.future.try_fail(ReplicaStopped(f"{self._name} failed before it took the message"))
 
-    def handle(self, own: OwnMessage, *, bare: bool = False) -> None:
-        """Bring one message to the table. An exception that is no `Exception` passes, and ends the node.
-
-        `bare`: it was asked by the `ask` of pykka's refs, whose answer is None where no handler takes the message.
-        """
+    def _handle(self, own: OwnMessage) -> None:
+        """Bring one message to the table. An exception that is no `Exception` passes, and ends the node."""
         refusal = self._refusal(own) if own.asked else None
         if refusal is not None:
             own.future.try_fail(refusal)
             return
-        before = self._handled(own.message.type)
+        state = self._raft.state
         try:
             answer = self._step(own.message)
         except Exception as error:  # noqa: BLE001  # it is the answer; the table knows whether it ends the node
@@ -112,39 +95,25 @@ class Asks:
             raise
         else:
             if own.asked:
-                self._settle(own, answer, self._which_handled(own.message.type, before), bare=bare)
+                self._settle(own, answer, state)
 
     def _refusal(self, own: OwnMessage) -> DrakkarError | None:
         if own.deadline <= self._now():
             return _late()
-        if len(self._open) >= MAX_OPEN:
-            return SystemBusy(
-                f"{MAX_OPEN} asks that {self._name} has taken have no answer yet: wait a little and ask again"
-            )
-        return self._reason_to_refuse()
+        return self._reason_to_refuse() or self.open.reason_to_refuse(self._name)
 
-    def _settle(self, own: OwnMessage, answer: Any, state: State | None, *, bare: bool) -> None:
-        """An ask met a handler in `state`, or none."""
+    def _settle(self, own: OwnMessage, answer: Any, state: Any) -> None:
+        """The table, in `state`, has taken what was asked, or not."""
         type_ = own.message.type
-        if state is not None and answer is LATER:
-            handler = self._raft.handlers[state][type_]
-            self._open[id(own.message)] = _Open(own, getattr(handler, "__name__", repr(handler)))
-        elif state is not None or bare:
-            own.future.try_set(None if isinstance(answer, EMPTY) else answer)
-        else:
+        if isinstance(answer, EMPTY):
             own.future.try_fail(
                 refusal_of_the_table(self._raft, type_)
-                or RequestDropped(f"{self._name} did not take {type_}: a guard of its table swallowed it")
+                or RequestDropped(f"{self._name} did not take {type_}: {answer.because}")
             )
-
-    def _handled(self, type_: MessageType) -> list[int]:
-        handled = self._raft.tally.handled
-        return [handled[state, type_] for state in State]
-
-    def _which_handled(self, type_: MessageType, before: list[int]) -> State | None:
-        """Return the state whose handler has taken a message since; None if none has. A guard may have changed the state."""
-        counts = zip(State, before, self._handled(type_), strict=True)
-        return next((state for state, was, now in counts if now > was), None)
+        elif answer is LATER:
+            self.open.open(own.message, own.future, own.deadline, self._raft.handlers[state][type_])
+        else:
+            own.future.try_set(answer)
 
     @property
     def _name(self) -> str:
@@ -155,22 +124,13 @@ class Asks:
     def answered(self, answers: Iterable[Answer]) -> None:
         """Handlers have replied."""
         for answer in answers:
-            found = self._open.pop(id(answer.message), None)
-            if found is None or not found.ask.future.try_set(answer.value):
-                self.unasked += 1
+            self.open.answer(answer)
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has passed; `now` is in seconds of the node's clock."""
         if len(self._inbox.own):
             self._inbox.own.expire(now, _late())
-        for key, each in [(key, each) for key, each in self._open.items() if each.ask.deadline <= now]:
-            del self._open[key]
-            each.ask.future.try_fail(
-                OutcomeUnknown(
-                    f"{each.handler}, which {self._name} has for {each.ask.message.type}, has not replied by the deadline: "
-                    "what was asked may have been done, or may still be"
-                )
-            )
+        self.open.expire(now, self._name)
 
     def fail_all(self, stopped: ReplicaStopped) -> None:
         """Answer all who wait, and all who come: the replica has ended. What a handler has taken may have had its effect."""
@@ -178,8 +138,7 @@ class Asks:
         taken = ReplicaStopped(f"{stopped}; it had taken what was asked, and had not answered")
         taken.__cause__ = stopped.__cause__
         taken.outcome_known = False
-        while self._open:
-            self._open.popitem()[1].ask.future.try_fail(taken)
+        self.open.fail_all(taken)
 
 
 def _late() -> RequestDropped:

@@ -1,24 +1,25 @@
 """`TableActor`: an actor that is a node without Raft: it does what a handler table says, with peers, timers and extensions."""
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pykka
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
-from drakkar.actors.runtime.futures import brief, in_full
+from drakkar.actors.runtime.futures import AnswerLater, brief, in_full
 from drakkar.actors.runtime.letters import Heard, PeerNews
 from drakkar.actors.runtime.loop import TrioLoop
-from drakkar.actors.runtime.open_asks import OpenAsks
+from drakkar.actors.runtime.open_asks import ANSWER_TIMEOUT_S, OpenAsks
 from drakkar.actors.runtime.peers import Home, Peers, Place
 from drakkar.actors.runtime.ticks import Ticks
 from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.checks import check_number
 from drakkar.handlers.effects import Told
-from drakkar.handlers.errors import ActorFailed, ConfigError
+from drakkar.handlers.errors import ActorFailed, ConfigError, RequestDropped
 from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import HandlerTable, Never
@@ -52,7 +53,7 @@ class TableActor(TrioActor, TableNode):
     The table and the first state are attributes of the class, or are given to `start(handlers=…, state=…)`. A cell's
     handler is called as `handler(actor, message)`, may set `actor.state`, and what it returns answers an `ask`; one that returns
     `LATER` calls `actor.reply(message, answer)` later. Guards run before it. `tally` counts all messages that have a type.
-    Where no handler runs, the answer is None.
+    Where no handler runs, the asker gets `RequestDropped` with the reason.
 
     Handlers are given the actor itself, which is a `TableNode`: it has `send`, `after`, `every`, `tell`, `publish_event`, `reply` and
     `extension`, and does what they ask for at the end of its turn. With a host it has peers, which may be on others:
@@ -78,6 +79,9 @@ class TableActor(TrioActor, TableNode):
 
     state: Any
     """The state that the actor is in: one of `handlers.states`."""
+
+    answer_timeout: ClassVar[float] = ANSWER_TIMEOUT_S
+    """Seconds after which an asker gets `OutcomeUnknown`, to whom a handler has returned `LATER` and has not replied."""
 
     def __init__(
         self,
@@ -169,10 +173,22 @@ class TableActor(TrioActor, TableNode):
             return self._actor_tick()
         if not isinstance(getattr(message, "type", None), MessageType | IntEnum):
             return super().on_receive(message)
+        return self._actor_ask(message) if self._actor_is_asked else self._actor_run(message)
+
+    def _actor_ask(self, message: Any) -> Any:
+        refusal = self._actor_asks.reason_to_refuse(self)
+        if refusal is not None:
+            raise refusal
+        state = self.state
         answer = self._actor_run(message)
+        if isinstance(answer, EMPTY):
+            raise RequestDropped(f"{self} did not take {message.type}: {answer.because}")
         if answer is not LATER:
-            return None if isinstance(answer, EMPTY) else answer
-        return self._actor_asks.open(message) if self._actor_is_asked else None
+            return answer
+        later: AnswerLater[Any] = AnswerLater()
+        deadline = time.monotonic() + self.answer_timeout
+        self._actor_asks.open(message, later, deadline, self.handlers[state][message.type])
+        return later
 
     def _actor_hear(self, message: Message | None) -> None:
         """A peer has sent a message, or there is news of one."""
@@ -234,6 +250,7 @@ class TableActor(TrioActor, TableNode):
     def _actor_tick(self) -> None:
         for _ in range(self._actor_ticks.passed()):
             self.tick()
+        self._actor_asks.expire(time.monotonic(), self)
 
     # ---- what goes
 
@@ -244,7 +261,7 @@ class TableActor(TrioActor, TableNode):
             raise ActorFailed(f"{self} ends, since a handler failed: {in_full(broken)}") from broken
         if self.has_ready:
             self._actor_hand_out(self.ready())
-        if self.message_timers:
+        if self.message_timers or self._actor_asks:
             self._actor_tick_alarm.set(self._actor_ticks.next)
 
     def _actor_hand_out(self, ready: NodeReady) -> None:
@@ -304,7 +321,7 @@ class TableActor(TrioActor, TableNode):
             self._actor_hand_out(self.ready())  # of `on_stop`
         self._actor_tick_alarm.cancel()
         self.peer_links.close()
-        self._actor_asks.fail(self._actor_cut_off(reason))
+        self._actor_asks.fail_all(self._actor_cut_off(reason))
         if self._actor_home is not None:
             self._actor_home.leave(self)
 

@@ -267,7 +267,7 @@ class NodeHost(SimulatedHost):
             "log queries": len(node.clients.log_queries),
             "waits for an index": len(node.clients._applied_requests),
             "messages of its own": len(node.actor_inbox.own),
-            "asks": len(node.asks),
+            "asks": len(node.asks.open),
             "states to be saved": len(node.extension_states._open) + len(node.raft.undelivered.saves),
             "entries to be delivered": len(node.raft.undelivered.runs),
             "inbox": len(node.actor_inbox),

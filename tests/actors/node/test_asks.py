@@ -6,6 +6,7 @@ import time
 import pytest
 from drakkar.actors.node import asks, inbox
 from drakkar.actors.node.events import ExtensionEvent
+from drakkar.actors.runtime import open_asks
 from drakkar.handlers.errors import (
     ActorFailed,
     ConfigError,
@@ -133,7 +134,7 @@ def test_a_method_that_returns_nothing_answers_later(one):
     assert not second.done
     assert settled(ask(one, LET_GO, "now")) == 2
     assert (settled(first), settled(second)) == ((1, "now"), (2, "now"))
-    assert len(one.actor.asks) == 0
+    assert len(one.actor.asks.open) == 0
 
 
 def test_the_same_message_that_is_asked_twice_has_two_answers(one):
@@ -154,7 +155,39 @@ def test_one_that_is_asked_by_pykkas_ask_may_be_answered_later_too(one):
     assert settled(future) == (1, "now")
     one.ref.tell(Message(ASK, payload=2))
     one.settle()
-    assert len(one.actor.asks) == 0, "nobody waits for it"
+    assert len(one.actor.asks.open) == 0, "nobody waits for it"
+
+
+def test_one_object_that_is_asked_twice_by_pykkas_ask_has_two_answers(one):
+    message = Message(ASK, payload=1)
+    futures = [one.ref.ask(message, block=False) for _ in range(2)]
+    one.settle()
+    assert settled(ask(one, LET_GO, "now")) == 2
+    assert [settled(future) for future in futures] == [(1, "now")] * 2
+    assert one.replica.counters["answers that nobody waited for"] == 0
+
+
+def test_pykkas_ask_may_take_longer_than_the_default_of_others_but_not_for_ever(node):
+    later = [0.0]
+    one = node(handlers=a_table(), now=lambda: time.monotonic() + later[0])
+    future = one.ref.ask(Message(ASK), block=False)
+    one.settle()
+    later[0] = open_asks.ANSWER_TIMEOUT_S - 1
+    one.tick()
+    assert not future.done
+    later[0] = open_asks.ANSWER_TIMEOUT_S
+    one.tick()
+    assert type(settled(future)) is OutcomeUnknown
+
+
+def test_pykkas_ask_and_tell_hear_why_no_handler_takes_it_and_keep_their_order(one):
+    assert type(settled(one.ref.ask(Message(NONE), block=False))) is RequestDropped
+    with Held(one):
+        asked = one.ref.ask(Message(COUNT, payload="a"), block=False)
+        one.ref.tell(Message(COUNT, payload="b"))
+    assert settled(asked) == 1
+    one.settle()
+    assert desk(one).told == ["a", "b"]
 
 
 def test_an_answer_that_nobody_waits_for_is_counted_and_dropped(one):
@@ -184,7 +217,7 @@ def test_an_exception_is_the_answer_and_the_replica_goes_on(one, caplog):
             NONE, "is a follower: only a leader is asked for it; ask another replica", id="elsewhere"
         ),
         pytest.param(UNKNOWN, "a message type that this table does not know", id="unknown"),
-        pytest.param(SWALLOWED, "a guard of its table swallowed it", id="swallowed"),
+        pytest.param(SWALLOWED, "did not take test_asks.swallowed: a guard swallowed it", id="swallowed"),
     ],
 )
 def test_what_no_handler_takes_is_answered_with_the_reason(one, type_, why):
@@ -238,7 +271,7 @@ def test_a_timeout_that_is_none_is_refused_at_once(one, timeout):
 
 
 def test_open_asks_are_bounded(one, monkeypatch):
-    monkeypatch.setattr(asks, "MAX_OPEN", 2)
+    monkeypatch.setattr(open_asks, "MAX_ASKS", 2)
     futures = [ask(one, ASK) for _ in range(3)]
     outcome = settled(futures[2])
     assert type(outcome) is SystemBusy

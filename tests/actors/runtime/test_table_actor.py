@@ -6,7 +6,7 @@ from enum import IntEnum
 import pytest
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.table_actor import TableActor
-from drakkar.handlers.errors import ConfigError, HandlerTableError
+from drakkar.handlers.errors import ConfigError, HandlerTableError, RequestDropped
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import SWALLOW, HandlerTable
 
@@ -74,15 +74,27 @@ def test_the_cell_of_state_and_type_answers(light):
 def test_messages_in_cells_without_a_handler_are_counted_by_cell(light, caplog):
     for _ in range(3):
         light.tell(Message(TICK))
-    light.tell(Message(PRESS))
-    for _ in range(2):
-        assert light.ask(Message(PRESS), timeout=TIMEOUT_S) is None
+    for _ in range(3):
+        light.tell(Message(PRESS))
     light.tell(Message(UNKNOWN))
     proxy = light.proxy()
     assert proxy.tally.get(timeout=TIMEOUT_S).impossible == {(Light.RED, TICK): 3}
     assert proxy.tally.get(timeout=TIMEOUT_S).ignored == {(Light.GREEN, PRESS): 2, (Light.GREEN, UNKNOWN): 1}
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "test.light.tick in RED, which cannot be: the clock runs while it is green" in warning
+
+
+@pytest.mark.parametrize(
+    ("type_", "why"),
+    [
+        pytest.param(TICK, r"test\.light\.tick: the clock runs while it is green", id="impossible"),
+        pytest.param(UNKNOWN, ": a message type that this table does not know", id="unknown"),
+    ],
+)
+def test_who_asks_for_what_no_handler_takes_is_told_why(light, caplog, type_, why):
+    with pytest.raises(RequestDropped, match=why):
+        light.ask(Message(type_), timeout=TIMEOUT_S)
+    assert light.is_alive()
 
 
 def test_guards_run_first_and_may_end_a_message(loop):
@@ -97,7 +109,8 @@ def test_guards_run_first_and_may_end_a_message(loop):
         return SWALLOW if message.sender == 9 else None
 
     light = TrafficLight.start(handlers=table, loop=loop)
-    assert light.ask(Message(PRESS, sender=9), timeout=TIMEOUT_S) is None
+    with pytest.raises(RequestDropped, match="a guard swallowed it"):
+        light.ask(Message(PRESS, sender=9), timeout=TIMEOUT_S)
     assert state_of(light) is Light.RED
     assert light.ask(Message(PRESS, sender=8), timeout=TIMEOUT_S) == "green for 8"
     assert seen == [(Light.RED, 9), (Light.RED, 8)]

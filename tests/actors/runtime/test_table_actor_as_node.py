@@ -11,7 +11,7 @@ from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed, watch
 from drakkar.actors.runtime.peers import NO_PEER, OUT_OF_REACH, Phase
 from drakkar.actors.runtime.table_actor import TELLS_DROPPED, TableActor
-from drakkar.handlers.errors import ConfigError, HandlerTableError, SystemBusy
+from drakkar.handlers.errors import ConfigError, HandlerTableError, OutcomeUnknown, SystemBusy
 from drakkar.handlers.extension import LATER, Extension, handles
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import HandlerTable
@@ -200,13 +200,33 @@ def test_a_told_message_that_is_answered_later_keeps_nothing(loop):
     assert run(node, lambda node: len(node._actor_asks)) == 0
 
 
-def test_too_many_open_questions_are_refused(loop, monkeypatch):
+def test_one_that_a_handler_never_answers_ends_and_names_the_handler(loop):
+    def forget(node, message):
+        return LATER
+
+    class Forgetful(Node):
+        answer_timeout = 0.05
+
+    node = Forgetful.start(handlers=table(ask=forget), loop=loop)
+    with pytest.raises(
+        OutcomeUnknown, match=r"forget, which Forgetful .* has for test\.node\.ask, has not replied"
+    ):
+        node.ask(Message(ASK), timeout=TIMEOUT_S)
+    assert run(node, lambda node: len(node._actor_asks)) == 0
+    turns = loop.turns
+    threading.Event().wait(0.1)  # ten ticks
+    assert loop.turns - turns <= 2, "nothing is open, so no time is watched"
+
+
+def test_too_many_open_questions_are_refused_before_a_handler_takes_them(loop, monkeypatch):
     monkeypatch.setattr("drakkar.actors.runtime.open_asks.MAX_ASKS", 1)
-    node = Node.start(handlers=table(ask=lambda node, message: LATER), loop=loop)
+    taken = []
+    node = Node.start(handlers=table(ask=lambda node, message: taken.append(message) or LATER), loop=loop)
     node.ask(Message(ASK), block=False)
     with pytest.raises(SystemBusy):
         node.ask(Message(ASK), timeout=TIMEOUT_S)
     assert node.is_alive()
+    assert len(taken) == 1
 
 
 def test_a_stop_ends_open_questions(loop):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pykka
 import pytest
 from drakkar import actors, handlers
-from drakkar.actors.node import asks, inbox
+from drakkar.actors.node import inbox
+from drakkar.actors.runtime import open_asks
 from drakkar.handlers import EntryKind, MessageType, effects, extension, payloads, testing, timers
 from drakkar.handlers.raft import extension_states, ready, records
 
@@ -53,7 +54,7 @@ def test_its_bounds_are_those_of_the_code():
         "the time of a timer": f"{timers.MAX_TICKS:,} ticks",
         "effects of each sort": f"{effects.MAX_EFFECTS:,}",
         "messages told and asked": f"{inbox.MAX_OWN_MESSAGES:,}",
-        "asks that a handler has taken": f"{asks.MAX_OPEN:,}",
+        "asks that a handler has taken": f"{open_asks.MAX_ASKS:,}",
         "the text of a veto": f"{ready.MAX_TEXT} characters",
         "the name of an extension": f"{extension.MAX_NAME} characters",
         "the kinds of one's own": f"{0x100 - EntryKind.FIRST_FREE}",

@@ -62,7 +62,12 @@ class Asks:
         self._inbox.own.put(own)
 
     def waiting(self) -> OwnMessagesTaken | None:
-        """Take what waits in the inbox: as much as one turn may bring to the table."""
+        """Take what waits in the inbox: as much as one turn may bring to the table.
+
+        Nothing before extensions have the state of the snapshot with which the replica starts: they would answer from none.
+        """
+        if self._raft.extensions_loading:
+            return None
         messages = self._inbox.own.take(MAX_TURN_MESSAGES, MAX_TURN_BYTES)
         return OwnMessagesTaken(messages) if messages else None
 
@@ -142,7 +147,7 @@ class Asks:
 
 
 def _late() -> RequestDropped:
-    return RequestDropped("its deadline passed before the replica, which is busy, took it: repeat it")
+    return RequestDropped("its deadline passed before the replica, which is busy or starts, took it: repeat it")
 
 
 def _crashed(replica: str, cause: BaseException) -> ActorFailed:

@@ -25,10 +25,8 @@ class ExtensionStates:
         self._raft = raft
         self._open: dict[ActorFuture[bytes], None] = {}
         """Those that are waited for."""
-        self._loading = False
-        """The replica's own snapshot, with which it starts, is not loaded yet: its extensions have not their state."""
         self._later: list[Callable[[], None]] = []
-        """What is to be saved when it is."""
+        """What is to be saved when the snapshot with which the replica starts is loaded."""
 
     def at(self, index: int) -> ActorFuture[bytes] | None:
         """Return a future of the encoded state as of `index`, which is not delivered yet or is the last that is.
@@ -40,7 +38,7 @@ class ExtensionStates:
         future: ActorFuture[bytes] = ActorFuture()
         self._open[future] = None
         save = partial(self._raft.save_extensions, index, partial(self._saved, future))
-        if self._loading:
+        if self._raft.extensions_loading:
             self._later.append(save)
         else:
             save()
@@ -54,8 +52,8 @@ class ExtensionStates:
             future.try_set(state)
 
     def begin(self) -> None:
-        """The replica's own snapshot is to be loaded."""
-        self._loading = True
+        """The replica's own snapshot, with which it starts, is to be loaded: until then its extensions have not their state."""
+        self._raft.extensions_loading = bool(self._raft.handlers.extensions)
 
     def loaded(self, snapshot: Snapshot, state: bytes) -> None:
         """Hand extensions what a worker has read of a snapshot, the replica's own or a leader's.
@@ -64,8 +62,8 @@ class ExtensionStates:
         """
         if state:
             self._raft.load_extensions(state, snapshot.index)
-        self._loading, later = False, self._later
-        self._later = []
+        self._raft.extensions_loading = False
+        later, self._later = self._later, []
         for save in later:
             save()
 

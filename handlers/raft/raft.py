@@ -81,6 +81,8 @@ class Raft(RaftCore, NodeServices):
         settling.note_standing(self)
         founding.begin(self)
         self.message_timers = Timers(self.id)
+        self.extensions_loading = False
+        """Set by a host that is still loading the snapshot with which this replica starts: extensions have not their state."""
         self._node_extensions = {}
         self._node_make_extensions()
 
@@ -176,6 +178,14 @@ class Raft(RaftCore, NodeServices):
             or self.log.may_apply(self.config.max_apply_bytes, self._apply_ahead)
             or self.effects.waiting
         )
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether extensions have the state of all that is committed, as far as this replica knows.
+
+        False while the snapshot with which it starts is being loaded, and while entries wait to be applied.
+        """
+        return not self.extensions_loading and self.log.applied >= self.log.committed
 
     @property
     def commit_untold(self) -> bool:

@@ -1,6 +1,7 @@
 """Extensions in a node: records through the log, their part of snapshots, vetoes, and mistakes that end the replica."""
 
 import threading
+import time
 
 import cbor2
 import pytest
@@ -293,13 +294,13 @@ def test_a_kind_that_is_another_thing_elsewhere_is_warned_of_and_not_logged(node
 # -- snapshots
 
 
-def restarted(node, one, book, *, table=None, files, entries=()):
+def restarted(node, one, book, *, table=None, files, entries=(), **options):
     """A node that starts from the newest snapshot of another one, and these entries behind it."""
     (snapshot,) = one.services.recorded[-1:]
     behind = [Entry(term=1, kind=kind, payload=payload) for kind, payload in entries]
     last = snapshot.index + len(behind)
     log = MemoryLog(behind, HardState(1, 1, last), membership=Membership(ALONE), snapshot=snapshot)
-    return node(book(), log=log, snapshots=files, handlers=table or a_table())
+    return node(book(), log=log, snapshots=files, handlers=table or a_table(), **options)
 
 
 @pytest.mark.parametrize("book", BOOKS)
@@ -334,6 +335,7 @@ def test_a_snapshot_has_the_state_at_its_index_though_the_loop_is_behind_and_mor
     after = [one.replica.propose(b"%d" % number) for number in range(3, 6)]
     one.settle()
     assert marks(one).seen == []
+    assert not one.actor.raft.caught_up
     machine.gate.set()
     for future in (*before, *after):
         settled(future)
@@ -448,6 +450,28 @@ def test_what_is_exported_before_the_first_snapshot_is_loaded_has_its_state(node
     assert b"mark" in (tmp_path / "file").read_bytes()
 
 
+def test_what_is_asked_before_the_first_snapshot_is_loaded_waits_for_the_state(node):
+    files = MemorySnapshots().of(1, 1)
+    one = node(Book(), handlers=a_table(), snapshots=files).lead()
+    ask(one, NOTE, b"mark")
+    assert settled(one.replica.snapshot())
+    machine, later = SlowBook(), [0.0]
+    two = restarted(node, one, lambda: machine, files=files, now=lambda: time.monotonic() + later[0])
+    assert machine.arrived.wait(TIMEOUT_S)
+    assert not two.actor.raft.caught_up
+    asked = two.replica.ask(Message(SEEN), block=False, timeout=60)
+    by_ref = two.ref.ask(Message(SEEN), block=False)
+    late = two.replica.ask(Message(SEEN), block=False, timeout=1)
+    two.settle()
+    later[0] = 1.0
+    two.tick()
+    assert type(settled(late)) is RequestDropped
+    assert not asked.done
+    machine.gate.set()
+    assert settled(asked) == settled(by_ref) == [b"mark"]
+    assert two.actor.raft.caught_up
+
+
 def test_a_worker_that_waits_for_the_loop_is_let_go_when_the_node_ends(node):
     one = node(Book(), handlers=a_table()).lead()
     settled(one.replica.propose(b"command"))
@@ -463,7 +487,7 @@ class FakeRaft:
     """A core that saves when the test says so."""
 
     def __init__(self):
-        self.handlers = a_table()
+        self.handlers, self.extensions_loading = a_table(), False
         self.asked, self.loaded = [], []
 
     def save_extensions(self, index, done):

@@ -335,11 +335,16 @@ class Replica:
         takes in memory. What handlers raise is logged and counted. Messages that one thread tells and asks are handled in this order.
 
         Raises `ConfigError` for a message of another type, one that names another replica, and one whose payload is too large;
-        `SystemBusy` where too many wait, `ReplicaStopped` where the replica has ended, `ForkedError` in a forked process.
+        `SystemBusy` where too many wait, or the disk hangs; `ReplicaStopped` where the replica has ended, or the shard has removed
+        it; `ForkedError` in a forked process. What waits when the disk begins to hang is dropped and counted.
         """
         told, size = own_messages.checked(message, self.shard_id, self.replica_id)
         refusal: ActorFuture[None] = ActorFuture()
-        self._node.actor_inbox.own.put(OwnMessage(told, refusal, math.inf, size, asked=False))
+        why = self._node.clients.reason_to_refuse_all()
+        if why is None:
+            self._node.actor_inbox.own.put(OwnMessage(told, refusal, math.inf, size, asked=False))
+        else:
+            refusal.fail(why)
         if refusal.done:
             refusal.get()
 

@@ -147,7 +147,9 @@ class Asks:
 
 
 def _late() -> RequestDropped:
-    return RequestDropped("its deadline passed before the replica, which is busy or starts, took it: repeat it")
+    return RequestDropped(
+        "its deadline passed before the replica, which is busy or starts, took it: repeat it"
+    )
 
 
 def _crashed(replica: str, cause: BaseException) -> ActorFailed:

@@ -116,7 +116,7 @@ class Clients:
         return not self._raft.leader_id and self._reason_to_refuse(MessageType.PROPOSE) is None
 
     def reason_to_refuse_all(self) -> DrakkarError | None:
-        """Why this replica takes no request at all now; None if it does."""
+        """Why this replica takes no request at all now; None if it does. From any thread."""
         if self._removal.reason is not None:
             return self._removal.reason
         if self._disk.hangs:

@@ -414,10 +414,22 @@ def test_while_the_disk_hangs_nothing_is_asked(node):
     outcome = settled(ask(one, COUNT))
     assert type(outcome) is SystemBusy
     assert "disk" in str(outcome)
-    one.replica.tell(Message(COUNT))
+    for _ in range(2):
+        with pytest.raises(SystemBusy, match="the disk of this host hangs"):
+            one.replica.tell(Message(COUNT))
+    one.ref.tell(Message(COUNT))
     one.settle()
     assert desk(one).told == []
-    assert one.actor.unheard
+    assert one.actor.unheard, "what could not be refused at once is counted"
+
+
+def test_a_replica_that_its_shard_has_removed_says_so_to_who_tells_it(node):
+    one = node(members=THREE, handlers=a_table()).follow()
+    one.actor.removal.reason = ReplicaStopped("it was removed from its shard")
+    with pytest.raises(ReplicaStopped, match="removed from its shard"):
+        one.replica.tell(Message(COUNT))
+    assert type(settled(ask(one, COUNT))) is ReplicaStopped
+    assert desk(one).told == []
 
 
 # -- effects

@@ -89,7 +89,7 @@ class Home(Protocol):
         """Send a letter to what `find` has found. Raises `DrakkarError` and `pykka.ActorDeadError`."""
 
     def charge(self, address: str) -> None:
-        """A host has sent what is of no use."""
+        """A host has sent what no correct one sends."""
 
     def announce(self, actor: Any, event: object) -> None:
         """Tell those who subscribed to the host's events."""
@@ -290,7 +290,10 @@ class Peers:
     def open(self, heard: Heard) -> Message | None:
         """Return the message in a letter, if it is from a peer, and one that a peer may send."""
         letter = heard.letter
-        peer = self._peers.get(letter.sender) if type(letter.sender) is str else None
+        if type(letter.sender) is not str:
+            self._refuse_faulty(heard)
+            return None
+        peer = self._peers.get(letter.sender)
         if peer is None or not self._is_of(peer, heard.address):
             self._refuse_stranger(heard, peer)
             return None
@@ -300,7 +303,7 @@ class Peers:
             self.counts[UNKNOWN] += 1
             return None
         except ValueError:
-            self._refuse(heard, FAULTY)
+            self._refuse_faulty(heard)
             return None
         self.counts[RECEIVED] += 1
         if peer.ref is None:
@@ -314,7 +317,8 @@ class Peers:
         return same_host(address, peer.place)
 
     def _refuse_stranger(self, heard: Heard, peer: Peer | None) -> None:
-        self._refuse(heard, NO_PEER)
+        # Not charged: its host may be one that others here rely on, and only differ in what it takes for a peer.
+        self.counts[NO_PEER] += 1
         strangers = self.counts[NO_PEER]
         if (
             strangers & (strangers - 1) == 0
@@ -329,8 +333,8 @@ class Peers:
                 strangers,
             )
 
-    def _refuse(self, heard: Heard, why: str) -> None:
-        self.counts[why] += 1
+    def _refuse_faulty(self, heard: Heard) -> None:
+        self.counts[FAULTY] += 1
         if heard.address and self._home is not None:
             self._home.charge(heard.address)
 

@@ -160,7 +160,7 @@ class HandlerTable:
 
         Returns the handler's result. Where there is no handler, or a guard swallowed the message, that is one of `EMPTY`: it
         says why, by `because`. Exceptions of guards and handlers pass through, and the tally notes which of them must end the
-        node. Raises `HandlerTableError` if the node is in a state that the table lacks.
+        node. Raises `HandlerTableError` if the node is in a state that the table lacks: that ends it.
         """
         try:
             for guard in self.guards:
@@ -172,7 +172,11 @@ class HandlerTable:
             node.tally.note_broken(error, node.state, message.type)
             raise
         state, type_ = node.state, message.type  # after the guards, which may change the state
-        cell: Any = self._rows[state][type_]
+        try:
+            cell: Any = self._rows[state][type_]
+        except HandlerTableError as error:
+            node.tally.broken = node.tally.broken or error  # no message gets it out of there
+            raise
         if callable(cell):
             node.tally.handled[state, type_] += 1
             try:

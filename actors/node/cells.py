@@ -45,11 +45,16 @@ class CellCounts:
         """Return them by name."""
         return Counter(
             {
-                (outcome, state.name, what if isinstance(what, str) else what.name): count
+                (outcome, _name_of(state), _name_of(what)): count
                 for outcome, counts in self._counts.items()
                 for (state, what), count in counts.items()
             }
         )
+
+
+def _name_of(what: Any) -> str:
+    """Return the name of a state, a type or a kind; of what is none, as a node may be set to any state, the thing itself."""
+    return str(getattr(what, "name", what))
 
 
 def figures_of(cells: Mapping[tuple[str, str, str], int]) -> dict[str, float]:

@@ -203,7 +203,7 @@ class TableActor(TrioActor, TableNode):
             raise
 
     def _actor_note_failure(self, message: Any, error: Exception) -> None:
-        if self.tally.broken is not None or not self.handlers.has_state(self.state):
+        if self.tally.broken is not None:
             return
         self._actor_outlived = error
         if not self._actor_is_asked:

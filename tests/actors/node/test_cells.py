@@ -52,6 +52,16 @@ def test_cells_whose_names_look_alike_share_a_figure_and_lose_nothing():
     assert figures_of({("handled", "RED", "..."): 1}) == {"cell_handled_unnamed_in_red_total": 1}
 
 
+def test_a_state_that_is_none_is_shown_as_it_is():
+    """A mistake of a handler, which ends its node: the figures of the host must not end with it."""
+    counts = CellCounts()
+    counts.add(tally(swallowed={("dark", ODD): 1}, failed={(7, "Audit.save"): 1}))
+    assert figures_of(counts.cells()) == {
+        "cell_swallowed_test_cells_ask_me_in_dark_total": 1,
+        "cell_failed_audit_save_in_7_total": 1,
+    }
+
+
 def test_all_that_a_tally_counts_by_cells_has_figures():
     counted = {name for name in Tally.__slots__ if isinstance(getattr(Tally(), name), dict)}
     assert counted == set(OUTCOMES)

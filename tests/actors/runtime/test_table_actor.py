@@ -10,6 +10,8 @@ from drakkar.handlers.errors import ConfigError, HandlerTableError, RequestDropp
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import SWALLOW, HandlerTable
 
+from tests.actors.runtime.support import wait_until
+
 TIMEOUT_S = 10  # after this a test is stuck
 
 PRESS = MessageType.define("test.light.press", 1290)
@@ -193,6 +195,7 @@ def test_a_handler_that_sets_a_state_of_another_table_is_told_of_it(loop):
     light.ask(Message(PRESS), timeout=TIMEOUT_S)
     with pytest.raises(HandlerTableError, match="'dark' is not a state of this table: use one of RED, GREEN"):
         light.ask(Message(PRESS), timeout=TIMEOUT_S)
+    wait_until(lambda: not light.is_alive())
 
 
 def test_a_missing_state_is_named(loop):

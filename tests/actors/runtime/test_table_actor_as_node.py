@@ -295,6 +295,17 @@ def test_one_in_a_state_that_its_table_does_not_have_ends(loop):
     wait_until(lambda: not node.is_alive())
 
 
+def test_a_timer_ends_it_too(loop):
+    node = Node.start(loop=loop)
+
+    def darken(node):
+        node.after(1, Message(RING))
+        node.state = "dark"
+
+    run(node, darken)
+    wait_until(lambda: not node.is_alive())
+
+
 def test_a_guard_that_fails_ends_the_node(loop):
     made = table()
     made.guard(failing(ZeroDivisionError("oh")))

@@ -164,12 +164,17 @@ class Peers:
         return Counter(peer.phase for peer in list(self._peers.values()))
 
     def add(self, name: str, place: Place) -> None:
-        """Have one more. Raises `ConfigError` for a place that is none, and a name under which no actor is published."""
+        """Have one more, or one in the place of a peer that `has_ended`. Raises `ConfigError` for a place that is none, and a name under which no actor is published."""
         self._check_place(name, place)
         peer = Peer(name, place, self._alarm(lambda: self._seek(peer)), partial(self._on_ended, name))
         self._peers[name] = peer
         if self._begun:
             self._begin(peer)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether a peer is an actor of this process that has ended: another one may have its name, but not its reference."""
+        peer = self._peers[name]
+        return peer.phase is Phase.DOWN and isinstance(peer.place, pykka.ActorRef)
 
     def _check_place(self, name: str, place: object) -> None:
         if isinstance(place, pykka.ActorRef):

@@ -152,14 +152,17 @@ class TableActor(TrioActor, TableNode):
     def add_peer(self, name: str, place: Place) -> None:
         """Have one more peer: the address of its host, or its reference. In a handler, or by the actor's own proxy.
 
-        For actors of one process, of which the first is started before there is a reference to the second. Raises `ConfigError`.
+        For actors of one process, of which the first is started before there is a reference to the second; and for the one
+        that takes the place of an actor that has ended, under its name. Raises `ConfigError`.
         """
-        if name in self.peers or name == self.name:
+        known = name in self.peers
+        if name == self.name or (known and not self.peer_links.has_ended(name)):
             raise ConfigError(
                 "name", name, f"is that of {self.name!r} itself, or of a peer that it has already"
             )
         self.peer_links.add(name, place)
-        self.peers += (name,)
+        if not known:
+            self.peers += (name,)
 
     # ---- what comes
 

@@ -532,6 +532,21 @@ def test_names_are_of_one_node_each(loop):
             run(one, lambda node, name=name: node.add_peer(name, two))
 
 
+def test_another_actor_may_have_the_name_of_a_peer_that_has_ended(loop):
+    one, two = pair(loop)
+    two.stop()
+    notes(one, 2)
+    again = Node.start(name="two", peers={"one": one}, loop=loop)
+    run(one, lambda node: node.add_peer("two", again))
+    run(one, lambda node: node.send(Message(PING, to="two", hint=7)))
+    noted = notes(one, 4)
+    assert types(noted[:3]) == [MessageType.PEER_UP, MessageType.PEER_DOWN, MessageType.PEER_UP]
+    assert noted[3] == (PONG, "two", 7)
+    assert run(one, lambda node: node.peers) == ("two",)
+    with pytest.raises(ConfigError, match="a peer that it has already"):
+        run(one, lambda node: node.add_peer("two", two))
+
+
 def test_nobody_takes_letters_of_strangers(loop, node):
     stranger = Node.start(name="stranger", peers={"Node": node}, loop=loop)
     run(stranger, lambda node: node.send(Message(RING, to="Node")))

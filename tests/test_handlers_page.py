@@ -10,7 +10,7 @@ import pytest
 from drakkar import actors, handlers
 from drakkar.actors.node import inbox
 from drakkar.actors.runtime import open_asks
-from drakkar.handlers import EntryKind, MessageType, effects, extension, payloads, testing, timers
+from drakkar.handlers import EntryKind, Message, MessageType, effects, extension, payloads, testing, timers
 from drakkar.handlers.raft import extension_states, ready, records
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +36,38 @@ def rows(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.usefixtures("types_of_one_test")
-def test_its_examples_run_from_top_to_bottom(capsys):
+@pytest.fixture
+def names(types_of_one_test):
+    """What there is when all examples have run from top to bottom."""
     names = {}
     for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(example, names)  # it is what the test is about
+    return names
+
+
+def test_its_examples_run_from_top_to_bottom(capsys, names):
     assert "light.ring" in capsys.readouterr().out
+
+
+def test_its_records_keep_what_is_alike_and_what_is_empty(names):
+    notes = names["Notes"]
+    cluster = testing.Cluster(3, handlers=handlers.raft_handlers().use(notes))
+    cluster.elect(1)
+    words = ["a\nb", "", "a\nb"]
+    asked = {cluster.ask(2, Message(names["WRITE"], payload=each)) for each in words}
+    assert len(asked) == 3
+    cluster.compact(1)
+    cluster.crash(3)
+    cluster.restart(3)
+    cluster.tick(2)
+    assert list(cluster[3].extension(notes).notes.values()) == words
+    cluster.isolate(1)
+    cluster.tick(50)
+    assert isinstance(cluster.ask(1, Message(names["WRITE"], payload="lost")), str)
+    assert not cluster[1].extension(notes).waiting, "it was told why not"
+    empty = testing.Cluster(3, handlers=handlers.raft_handlers().use(notes))[1].extension(notes)
+    empty.load(empty.save())
+    assert not empty.notes
 
 
 def test_its_bounds_are_those_of_the_code():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from drakkar.handlers import (
+    LATER,
     ConfigError,
     Message,
     MessageType,
@@ -130,3 +131,12 @@ def test_the_documents_examples_run():
     for example in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL):
         exec(example, names)  # it is what the test is about
     assert names["happened"]
+    cluster = Cluster(3, handlers=raft_handlers().use(names["Audit"]))
+    cluster.elect(1)
+    asks = [cluster[1].step(Message(names["AUDIT_MARK"], payload=b"a,b")) for _ in range(2)]
+    cluster.tick(2)
+    assert asks == [LATER] * 2
+    assert [answer.value for answer in cluster.nodes[1].answers] == [2, 2], "both are answered"
+    audit = cluster[1].extension(names["Audit"])
+    audit.load(audit.save())
+    assert audit.marks == [b"a,b"]

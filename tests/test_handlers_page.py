@@ -3,14 +3,27 @@
 import builtins
 import enum
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import pykka
 import pytest
 from drakkar import actors, handlers
+from drakkar.actors.machine.sessions import REGISTER, encode_request
 from drakkar.actors.node import inbox
 from drakkar.actors.runtime import open_asks
-from drakkar.handlers import EntryKind, Message, MessageType, effects, extension, payloads, testing, timers
+from drakkar.handlers import (
+    Entry,
+    EntryKind,
+    Message,
+    MessageType,
+    effects,
+    extension,
+    payloads,
+    testing,
+    timers,
+)
 from drakkar.handlers.raft import extension_states, ready, records
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +81,27 @@ def test_its_records_keep_what_is_alike_and_what_is_empty(names):
     empty = testing.Cluster(3, handlers=handlers.raft_handlers().use(notes))[1].extension(notes)
     empty.load(empty.save())
     assert not empty.notes
+
+
+def test_its_quota_is_for_commands_however_they_are_logged_and_for_nothing_else(names):
+    quota = testing.Cluster(1, handlers=handlers.raft_handlers().use(names["Quota"]))[1].extension(
+        names["Quota"]
+    )
+    limit, packed = bytes(100), struct.pack(">BI", 1, 101) + zlib.compress(bytes(101))
+    kinds = EntryKind
+    large = [
+        (kinds.COMMAND, bytes(101)),
+        (kinds.ENCODED, packed),
+        (kinds.SESSION, encode_request(1, 1, 0, bytes(101))),
+    ]
+    others = [
+        (kinds.COMMAND, limit),
+        (kinds.SESSION, encode_request(1, 1, 0, limit)),
+        (kinds.CONFIG_CHANGE, bytes(101)),
+    ]
+    others += [(names["NOTE"], bytes(101)), (kinds.SESSION, encode_request(1, REGISTER, 0, b""))]
+    assert all(quota.is_large(Entry(kind=kind, payload=payload)) for kind, payload in large)
+    assert not any(quota.is_large(Entry(kind=kind, payload=payload)) for kind, payload in others)
 
 
 def test_its_bounds_are_those_of_the_code():

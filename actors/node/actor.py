@@ -57,6 +57,7 @@ from drakkar.actors.node.state_lines import StateLines
 from drakkar.actors.node.status import Ended, Status, status_of
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.futures import ActorFuture, in_full
+from drakkar.actors.runtime.handling import log_failure
 from drakkar.actors.runtime.log_lines import HostLines
 from drakkar.actors.runtime.waits import Owner
 from drakkar.actors.runtime.workers import WorkerPool
@@ -287,9 +288,7 @@ class NodeActor(TrioActor):
             reason_to_refuse=self.clients.reason_to_refuse_all,
             now=now,
         )
-        self.effects = EffectRunner(
-            raft, self.asks, announce=services.announce, failed=self._on_own_type_failed, lines=lines
-        )
+        self.effects = EffectRunner(raft, self.asks, announce=services.announce, lines=lines)
         self.proposed = Proposed(
             raft,
             Bounds.of(max_command_bytes, config.max_message_bytes),
@@ -411,18 +410,7 @@ class NodeActor(TrioActor):
             self._broken = self._broken or error
             return
         self._outlived = error
-        self._on_own_type_failed(message.type, error)
-
-    def _on_own_type_failed(self, failed: MessageType, error: BaseException) -> None:
-        failures = sum(count for (_, type_), count in self.tally.failed.items() if type_ == failed)
-        # The first one, and then ever more seldom: a peer may go on for ever.
-        if failures & (failures - 1) == 0:
-            self.lines.error(
-                "goes on, though its handler of %s has failed (%d times by now)",
-                failed,
-                failures,
-                exc_info=error,
-            )
+        log_failure("it", self.tally, message.type, error, self.lines)
 
     def outlives(self, error: Exception) -> bool:
         """Tell whether only a handler of the application's own has failed."""
@@ -748,7 +736,7 @@ class NodeActor(TrioActor):
             not_allowed=self.introductions.not_allowed,
             failed_snapshots=self.snapshots.failed,
             unasked=self.asks.open.unasked,
-            undelivered=self.effects.undelivered,
+            undelivered=self.effects.teller.undelivered,
             records_refused=self.clients.records_refused,
         )
 

@@ -1,14 +1,11 @@
 """What handlers ask their node to do beside Raft's messages, done after the batch: see `NodeServices` in `handlers`."""
 
-import logging
 from collections.abc import Callable
 
 from drakkar.actors.node.asks import Asks
 from drakkar.actors.node.events import ExtensionEvent
-from drakkar.actors.runtime.futures import brief
+from drakkar.actors.runtime.handling import Teller, log_failure
 from drakkar.actors.runtime.log_lines import Lines
-from drakkar.handlers.effects import Told
-from drakkar.handlers.messages import MessageType
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready
 
@@ -24,22 +21,19 @@ class EffectRunner:
         asks: Asks,
         *,
         announce: Callable[[object], None],
-        failed: Callable[[MessageType, Exception], None],
         lines: Lines,
     ) -> None:
-        """`failed` is called for a handler of the application's own type that has failed, to log it."""
-        self._raft, self._asks, self._announce, self._failed = raft, asks, announce, failed
-        self._lines = lines
+        """`announce` tells those who subscribed to the host's events."""
+        self._raft, self._asks, self._announce, self._lines = raft, asks, announce, lines
         raft.effects.on_many = self.run_waiting
-        self.undelivered = 0
-        """Messages for other actors that were dropped: they have ended, or their inboxes are full."""
+        self.teller = Teller("it", lines)
 
     def run(self, ready: Ready) -> None:
         """Do, once, what handlers have asked for."""
         if ready.tells:
             tells, ready.tells = ready.tells, ()
             for told in tells:
-                self._tell(told)
+                self.teller.tell(told)
         if ready.events:
             events, ready.events = ready.events, ()
             for event in events:
@@ -50,7 +44,7 @@ class EffectRunner:
         if ready.failures:
             failures, ready.failures = ready.failures, ()
             for failure in failures:
-                self._failed(failure.message.type, failure.error)
+                log_failure("it", self._raft.tally, failure.message.type, failure.error, self._lines)
 
     def run_waiting(self) -> None:
         """Do the same with what no `Ready` hands out now: none of it is to be saved.
@@ -61,17 +55,3 @@ class EffectRunner:
             ready = Ready()
             self._raft.effects.hand_out(ready)
             self.run(ready)
-
-    def _tell(self, told: Told) -> None:
-        try:
-            told.ref.tell(told.message)
-        except Exception as error:  # noqa: BLE001  # another actor's, whatever it is
-            self.undelivered += 1
-            # The first one, and then ever more seldom.
-            rare = self.undelivered & (self.undelivered - 1) == 0
-            self._lines.log(
-                logging.WARNING if rare else logging.DEBUG,
-                "a handler's message to another actor is dropped (%d by now): %s",
-                self.undelivered,
-                brief(error),
-            )

@@ -38,7 +38,7 @@ REPLICA_METRICS: Final[Mapping[str, Read]] = {
     "requests_refused_total": lambda node: node.actor_inbox.requests.refused,
     "own_messages_refused_total": lambda node: node.actor_inbox.own.refused,
     "answers_unasked_total": lambda node: node.asks.open.unasked,
-    "tells_dropped_total": lambda node: node.effects.undelivered,
+    "tells_dropped_total": lambda node: node.effects.teller.undelivered,
     "records_refused_total": lambda node: node.clients.records_refused,
     "full_disk_dropped_entries_total": lambda node: node.raft.room.dropped,
     "full_disk_refused_proposals_total": lambda node: node.raft.room.refused,

@@ -17,12 +17,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, final
 
-__all__ = ["HostLines", "Lines"]
+__all__ = ["HostLines", "Lines", "is_rare"]
 
 MAX_BURST: Final = 5_000
 """Lines of one kind at once: they take some 0.1 s of the loop, spread over its rounds."""
 LINES_PER_SECOND: Final = 500
 """Lines of one kind a second in the long run: 1 % of the loop's time."""
+
+
+def is_rare(count: int) -> bool:
+    """Whether to log the `count`th of what may go on for ever: the first one, and then ever more seldom."""
+    return count & (count - 1) == 0
 
 
 class _Allowance:

@@ -22,7 +22,7 @@ from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import ActorFuture, in_full
 from drakkar.actors.runtime.inbox import Inbox
 from drakkar.actors.runtime.letters import Heard, Letter, PeerNews, UnknownType
-from drakkar.actors.runtime.log_lines import Lines
+from drakkar.actors.runtime.log_lines import Lines, is_rare
 from drakkar.actors.runtime.monitor import ActorDied, unwatch, watch
 from drakkar.handlers.backoff import Backoff
 from drakkar.handlers.errors import ConfigError, DrakkarError, TransportError
@@ -324,10 +324,7 @@ class Peers:
     def _refuse_stranger(self, heard: Heard, peer: Peer | None) -> None:
         # Not charged: its host may be one that others here rely on, and only differ in what it takes for a peer.
         self.counts[NO_PEER] += 1
-        strangers = self.counts[NO_PEER]
-        if (
-            strangers & (strangers - 1) == 0
-        ):  # the first one, and then ever more seldom: it may go on for ever
+        if is_rare(self.counts[NO_PEER]):
             known = "which is no peer" if peer is None else f"and that peer is {_shown(peer.place)}"
             self._lines.warning(
                 "%s drops a message of %.60r %s, %s (%d by now): see peers=",
@@ -335,7 +332,7 @@ class Peers:
                 heard.letter.sender,
                 _shown(heard.address),
                 known,
-                strangers,
+                self.counts[NO_PEER],
             )
 
     def _refuse_faulty(self, heard: Heard) -> None:

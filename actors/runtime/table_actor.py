@@ -11,6 +11,7 @@ import pykka
 from drakkar.actors.runtime.actor import TrioActor
 from drakkar.actors.runtime.alarm import Alarm
 from drakkar.actors.runtime.futures import AnswerLater, brief, in_full
+from drakkar.actors.runtime.handling import Teller, log_failure
 from drakkar.actors.runtime.letters import Heard, PeerNews
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.open_asks import ANSWER_TIMEOUT_S, OpenAsks
@@ -18,17 +19,17 @@ from drakkar.actors.runtime.peers import Home, Peers, Place
 from drakkar.actors.runtime.ticks import Ticks
 from drakkar.handlers.cells import EMPTY
 from drakkar.handlers.checks import check_number
-from drakkar.handlers.effects import Told
 from drakkar.handlers.errors import ActorFailed, ConfigError, RequestDropped
 from drakkar.handlers.extension import LATER
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.table import HandlerTable, Never
 from drakkar.handlers.table_node import NodeReady, TableNode
 
-__all__ = ["TELLS_DROPPED", "UNASKED", "TableActor"]
+__all__ = ["EVENTS_DROPPED", "TELLS_DROPPED", "UNASKED", "TableActor"]
 
 DEFAULT_TICK_S: Final = 0.1
 TELLS_DROPPED: Final = "tells dropped"
+EVENTS_DROPPED: Final = "events dropped, without a host"
 UNASKED: Final = "answers that nobody waited for"
 _TICK: Final = object()
 """A tick is over, of which a timer may be due."""
@@ -69,8 +70,8 @@ class TableActor(TrioActor, TableNode):
 
     The table is not copied: give each actor `table.copy()` if actors change theirs.
 
-    Raises, in the thread that starts it, `ConfigError` if the table or the state is missing, the state is not one of the table's, or
-    a peer cannot be one, `HandlerTableError` if `table.check()` refuses the table or an extension cannot be made, and with a host
+    Raises, in the thread that starts it, `ConfigError` if the state is missing or not one of the table's, or a peer cannot be
+    one, `HandlerTableError` if the table is missing, `table.check()` refuses it or an extension cannot be made, and with a host
     what `NodeHost.publish` raises, such as `NameTaken`.
     """
 
@@ -104,14 +105,13 @@ class TableActor(TrioActor, TableNode):
         """
         home = None if host is None else _home_of(host)
         super().__init__(*args, loop=loop or (None if host is None else host.loop), **kwargs)
-        state = getattr(self, "state", None) if state is None else state
-        table = self._actor_checked_table(handlers or getattr(self, "handlers", None), state)
         self._actor_home = home
         self._actor_asks = OpenAsks()
         self._actor_is_asked = False
         self._actor_outlived: BaseException | None = None
         """The last exception of a handler that does not end it."""
-        self._actor_undelivered = 0
+        self._actor_teller = Teller(self, self.actor_loop.lines)
+        self._actor_events_dropped = 0
         if tick_interval is None:
             tick_interval = DEFAULT_TICK_S if host is None else host.tick_interval
         check_number("tick_interval", tick_interval, 0.001, 60.0)
@@ -124,25 +124,17 @@ class TableActor(TrioActor, TableNode):
         """Where its peers are, and what was sent to them and dropped."""
         for peer, place in places.items():
             self.peer_links.add(peer, place)
+        table: Any = handlers or getattr(self, "handlers", None)
+        state = getattr(self, "state", None) if state is None else state
         TableNode.__init__(self, named, table, state, places)
         self.tally.on_impossible = self._actor_warn
-
-    def _actor_checked_table(self, table: Any, state: Any) -> HandlerTable:
-        name = type(self).__name__
-        if not isinstance(table, HandlerTable):
-            raise ConfigError(
-                f"{name}.handlers", brief(table), "a HandlerTable, in the class or given to start()"
-            )
-        if not table.has_state(state):
-            known = ", ".join(state.name for state in table.states)
-            raise ConfigError(f"{name}.state", state, f"must be one of the table's states, {known}")
-        return table
 
     @property
     def counts(self) -> Counter[str]:
         """What it has sent, received and dropped beside what `tally` counts, by name; a copy. From any thread."""
         counts = Counter(dict(self.peer_links.counts))
-        counts[TELLS_DROPPED], counts[UNASKED] = self._actor_undelivered, self._actor_asks.unasked
+        counts[TELLS_DROPPED], counts[UNASKED] = self._actor_teller.undelivered, self._actor_asks.unasked
+        counts[EVENTS_DROPPED] = self._actor_events_dropped
         return counts
 
     def table(self) -> str:
@@ -210,19 +202,7 @@ class TableActor(TrioActor, TableNode):
             return
         self._actor_outlived = error
         if not self._actor_is_asked:
-            self._actor_log_failure(message.type, error)
-
-    def _actor_log_failure(self, type_: Any, error: Exception) -> None:
-        failures = sum(count for (_, failed), count in self.tally.failed.items() if failed == type_)
-        # The first one, and then ever more seldom: a peer may go on for ever.
-        if failures & (failures - 1) == 0:
-            self.actor_loop.lines.error(
-                "%s goes on, though its handler of %s has failed (%d times by now)",
-                self,
-                type_,
-                failures,
-                exc_info=error,
-            )
+            log_failure(self, self.tally, message.type, error, self.actor_loop.lines)
 
     def outlives(self, error: Exception) -> bool:
         """Tell whether only a handler of the application's own has failed."""
@@ -272,28 +252,23 @@ class TableActor(TrioActor, TableNode):
         for message in ready.messages:
             self.peer_links.send(message)
         for told in ready.tells:
-            self._actor_deliver(told)
-        if self._actor_home is not None:
-            for event in ready.events:
-                self._actor_home.announce(self, event)
+            self._actor_teller.tell(told)
+        for event in ready.events:
+            self._actor_announce(event)
         for answer in ready.answers:
             self._actor_asks.answer(answer)
         for failure in ready.failures:
-            self._actor_log_failure(failure.message.type, failure.error)
+            log_failure(self, self.tally, failure.message.type, failure.error, self.actor_loop.lines)
 
-    def _actor_deliver(self, told: Told) -> None:
-        try:
-            told.ref.tell(told.message)
-        except Exception as error:  # noqa: BLE001  # of any actor's reference, whatever it is
-            self._actor_undelivered += 1
-            if self._actor_undelivered & (self._actor_undelivered - 1) == 0:
-                self.actor_loop.lines.warning(
-                    "%s could not tell %s a message (%d by now): %s",
-                    self,
-                    told.ref,
-                    self._actor_undelivered,
-                    brief(error),
-                )
+    def _actor_announce(self, event: Any) -> None:
+        if self._actor_home is not None:
+            self._actor_home.announce(self, event)
+            return
+        self._actor_events_dropped += 1
+        if self._actor_events_dropped == 1:
+            self.actor_loop.lines.warning(
+                "%s publishes events, and nobody can hear them: start it with host=…", self
+            )
 
     def _actor_warn(self, state: Any, type_: Any, cell: Never) -> None:
         self.actor_loop.lines.warning(

@@ -452,7 +452,7 @@ def test_one_that_an_actor_cannot_take_is_counted_and_ends_nobody(one, caplog):
     one.settle()
     assert one.replica.counters["messages to other actors dropped"] == 3
     warned = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert len([text for text in warned if "message to another actor is dropped" in text]) == 2
+    assert len([text for text in warned if "it could not tell" in text]) == 2
 
 
 def test_an_event_is_published_for_the_hosts_subscribers(one):

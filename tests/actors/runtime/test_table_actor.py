@@ -168,8 +168,8 @@ def holed():
 @pytest.mark.parametrize(
     ("options", "error", "named"),
     [
-        pytest.param({}, ConfigError, r"TrafficLight\.handlers=", id="no table"),
-        pytest.param({"handlers": {}}, ConfigError, "a HandlerTable", id="no table but a dict"),
+        pytest.param({}, HandlerTableError, "handlers=None is no HandlerTable", id="no table"),
+        pytest.param({"handlers": {1: 2}}, HandlerTableError, "is no HandlerTable", id="no table but a dict"),
         pytest.param({"handlers": light_table(), "state": 5}, ConfigError, "RED, GREEN", id="no such state"),
         pytest.param(
             {"handlers": light_table(), "state": 1}, ConfigError, "RED, GREEN", id="a state's number"
@@ -199,5 +199,5 @@ def test_a_handler_that_sets_a_state_of_another_table_is_told_of_it(loop):
 
 
 def test_a_missing_state_is_named(loop):
-    with pytest.raises(ConfigError, match=r"TableActor\.state=None"):
+    with pytest.raises(ConfigError, match=r"state=None: must be one of the table's states, RED, GREEN"):
         TableActor.start(handlers=light_table(), loop=loop)

@@ -10,7 +10,7 @@ import pytest
 from drakkar.actors.runtime.loop import TrioLoop
 from drakkar.actors.runtime.monitor import ActorCrashed, watch
 from drakkar.actors.runtime.peers import NO_PEER, OUT_OF_REACH, Phase
-from drakkar.actors.runtime.table_actor import TELLS_DROPPED, TableActor
+from drakkar.actors.runtime.table_actor import EVENTS_DROPPED, TELLS_DROPPED, TableActor
 from drakkar.handlers.errors import ConfigError, HandlerTableError, OutcomeUnknown, SystemBusy
 from drakkar.handlers.extension import LATER, Extension, handles
 from drakkar.handlers.messages import Message, MessageType
@@ -351,6 +351,12 @@ def test_one_that_has_ended_is_told_nothing_and_ends_nobody(loop, node, caplog):
     run(node, lambda node: node.tell(recorder, 1))
     wait_until(lambda: node.proxy().counts.get(timeout=TIMEOUT_S)[TELLS_DROPPED] == 1)
     assert "could not tell" in caplog.text
+
+
+def test_events_that_nobody_can_hear_are_counted_and_told_once(node, caplog):
+    run(node, lambda node: [node.publish_event(number) for number in range(3)] and None)
+    wait_until(lambda: node.proxy().counts.get(timeout=TIMEOUT_S)[EVENTS_DROPPED] == 3)
+    assert caplog.text.count("publishes events, and nobody can hear them: start it with host=") == 1
 
 
 def test_what_is_sent_as_it_stops_is_sent(loop):

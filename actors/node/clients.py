@@ -26,7 +26,7 @@ from drakkar.actors.node.requests import (
 )
 from drakkar.actors.node.snapshots import SnapshotKeeper
 from drakkar.actors.node.transfers import Transfers
-from drakkar.actors.runtime.log_lines import Lines
+from drakkar.actors.runtime.log_lines import Lines, is_rare
 from drakkar.actors.runtime.scheduler import SlowTurn
 from drakkar.handlers.errors import (
     DrakkarError,
@@ -210,12 +210,20 @@ class Clients:
         elif dropped.type is MessageType.LEADER_TRANSFER:
             self.transfers.dropped(dropped.key, error)
         elif not dropped.origin:
-            self.records_refused += dropped.count
-            self._lines.info("a record that a handler proposed was refused: %s", error)
+            self._on_record_refused(dropped.count, error)
         elif dropped.origin != self.pending.origin:
             return
         elif not self._postponed.take(dropped, error):
             self.pending.dropped(dropped.key, dropped.count, error)
+
+    def _on_record_refused(self, count: int, error: DrakkarError) -> None:
+        self.records_refused += count
+        if is_rare(self.records_refused):
+            self._lines.warning(
+                "a record that a handler here proposed was refused (%d by now): %s",
+                self.records_refused,
+                error,
+            )
 
     def on_changed(self, change: Changed) -> None:
         """A membership change was applied, or rejected."""

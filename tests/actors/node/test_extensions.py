@@ -1,5 +1,6 @@
 """Extensions in a node: records through the log, their part of snapshots, vetoes, and mistakes that end the replica."""
 
+import logging
 import threading
 import time
 
@@ -145,13 +146,18 @@ def test_effects_of_many_deliveries_are_done_on_the_way(node):
     assert events == ["First"] * many + ["Second"] * many
 
 
-def test_a_record_that_the_leader_refuses_later_is_counted(node):
+def test_a_record_that_the_leader_refuses_later_is_counted_and_told_by_the_log(node, caplog):
     one = node(InlineBook(), members=THREE, handlers=a_table()).follow()
     assert ask(one, NOTE, b"mark") == ""
     (sent,) = one.services.messages(M.PROPOSE)
     assert [entry.kind for entry in sent.entries] == [MARK]
-    one.tell(M.PROPOSE_REFUSED, sender=2, log_index=1, payload=["KIND_MISSING", 3])
-    assert one.replica.counters["records refused"] == 1
+    for _ in range(3):
+        one.tell(M.PROPOSE_REFUSED, sender=2, log_index=1, payload=["KIND_MISSING", 3])
+    assert one.replica.counters["records refused"] == 3
+    told = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    told = [text for text in told if "a record that a handler here proposed was refused" in text]
+    assert len(told) == 2, "the first and the second, and then ever more seldom"
+    assert "those that have not: 3" in told[0]
 
 
 @pytest.mark.parametrize("book", BOOKS)

@@ -1421,8 +1421,9 @@ def test_what_a_handler_returns_is_the_answer_to_the_asker_and_messages_are_coun
     table.impossible(odd, because="there is none in this test")
     one = node(handlers=table).lead()
     assert one.ref.ask(Message(ask, sender=2, payload=7), timeout=TIMEOUT_S) == ("LEADER", 7)
-    assert one.ref.ask(Message(odd, sender=2), timeout=TIMEOUT_S) is None
-    assert one.ref.ask(Message(M.PING, sender=2), timeout=TIMEOUT_S) is None
+    with pytest.raises(RequestDropped, match="there is none in this test"):
+        one.ref.ask(Message(odd, sender=2), timeout=TIMEOUT_S)
+    one.tell(M.PING, sender=2)
     tally = one.actor.tally
     assert tally is one.actor.raft.tally
     assert tally.handled[State.LEADER, ask] == 1

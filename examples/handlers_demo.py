@@ -62,7 +62,7 @@ def run_accounts(here: str, bank: str) -> None:
     with NodeHost(here) as host:
         show_events(host)
         for name in ACCOUNTS:
-            table, state = two_phase_commit.ACCOUNT, two_phase_commit.State.FREE
+            table, state = two_phase_commit.ACCOUNT, two_phase_commit.AccountState.FREE
             TableActor.start(handlers=table, state=state, host=host, name=name, peers={"bank": bank})
         show("ready")
         sys.stdin.read()
@@ -70,31 +70,27 @@ def run_accounts(here: str, bank: str) -> None:
 
 def run_bank(here: str, accounts: str, file: Path) -> None:
     """Run the host of the bank, and do what the lines say that come in: pay, write and tell."""
-    payment, number = two_phase_commit, ""
+    payment, number = two_phase_commit, 0
     with NodeHost(here) as host, file.open("a+", encoding="utf-8") as written:
         peers = dict.fromkeys(ACCOUNTS, accounts)
-        bank = TableActor.start(
-            handlers=payment.BANK, state=payment.State.NEW, host=host, name="bank", peers=peers
-        )
+        first = payment.BankState.NEW
+        bank = TableActor.start(handlers=payment.BANK, state=first, host=host, name="bank", peers=peers)
         written.seek(0)
-        bank.tell(Message(payment.BEGIN, payload=written.read().split()))
+        bank.tell(Message(payment.WRITTEN, payload=[int(line) for line in written]))
         show("ready")
         for line in sys.stdin:
             what, _, rest = line.strip().partition(" ")
             if what == "pay":
-                number, amounts = rest, {"ann": -AMOUNT, "bob": AMOUNT}
-                while not bank.ask(Message(payment.PAY, payload=(number, amounts)), timeout=TIMEOUT_S):
-                    bank.tell(
-                        Message(payment.END, payload=False)
-                    )  # they have not heard of the payment before
-                show(f"{number} is promised")
+                number = int(rest)
+                ask = Message(payment.PAY, payload=[number, {"ann": -AMOUNT, "bob": AMOUNT}])
+                show(f"{number} is promised" if bank.ask(ask, timeout=TIMEOUT_S) else f"{number} is refused")
             elif what == "write":
                 written.write(f"{number}\n")
                 written.flush()
                 os.fsync(written.fileno())
                 show(f"{number} is written")
             elif what == "tell":
-                bank.tell(Message(payment.END, payload=True))
+                bank.tell(Message(payment.WRITTEN, payload=[number]))
 
 
 def run_ring(number: int, hosts: Sequence[str], listen: str) -> None:

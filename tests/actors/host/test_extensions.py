@@ -208,6 +208,9 @@ def test_the_text_of_a_leaders_veto_reaches_the_client_of_a_follower_before_any_
     before = time.monotonic()
     mixed = [hosts[follower].propose(text, timeout=20.0) for text in (b"fine", b"damn", b"good")]
     outcomes = [settled(future) for future in mixed]
+    session = settled(hosts[follower].session(timeout=20.0))
+    in_session = settled(session.propose(b"damn", timeout=20.0))
+    assert (type(in_session), str(in_session)) == (Vetoed, "no swearing")
     assert time.monotonic() - before < 10
     assert type(outcomes[1]) is Vetoed
     assert str(outcomes[1]) == "no swearing"

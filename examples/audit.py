@@ -3,8 +3,8 @@
     python -m examples.audit
 
 It wraps two of Raft's handlers. A deletion without a ticket is refused, wherever it was proposed, and its proposer is told why.
-For that, and for each order to take over the leadership, there is a mark. Marks travel in records of the log, so they come to
-all replicas in the same order, and are part of their snapshots. They are proposed until they come back, and kept once.
+Of that, and of each order to take over the leadership, there is a mark: a record of the log, which comes to all replicas in the
+same order, and is part of their snapshots. It is proposed until it comes back; a replica that crashes loses those that have not.
 """
 
 import time
@@ -18,7 +18,8 @@ from drakkar.handlers import EntryKind, Extension, Message, MessageType, deliver
 MARK = EntryKind.define("audit.mark", 200)
 FLUSH = MessageType.define("audit.flush", 2020, wakes=False)  # it does not keep a shard awake
 TRAIL = MessageType.define("audit.trail", 2021)
-AGAIN, KEPT, WAITING = 10, 1_000, 100  # ticks between proposals; marks that are kept; that may wait
+WAITING = 100  # marks that may wait until they come back
+KEPT = 1_000  # marks that are kept, the last ones
 
 
 class Audit(Extension):
@@ -28,7 +29,8 @@ class Audit(Extension):
         super().__init__(node)
         self.trail: dict[str, str] = {}
         self.waiting: dict[str, str] = {}
-        node.every(AGAIN, Message(FLUSH))
+        self.more = 0  # marks that were not kept, since too many waited
+        node.every(10, Message(FLUSH))
 
     @handles(MessageType.PROPOSE, State.LEADER, wrap=True)
     def refuse(self, message: Message, inner: Any) -> None:
@@ -39,11 +41,11 @@ class Audit(Extension):
 
     def lacks_ticket(self, entry: Any) -> bool:
         """Return whether an entry is such a deletion. Then there is a mark of it."""
-        command = command_of(entry, limit=100) or b""
-        lacks = command.startswith(b"delete ") and b" ticket " not in command
-        if lacks:
-            self.mark(f"{command!r} was refused")
-        return lacks
+        command = command_of(entry) or b""
+        if not command.startswith(b"delete ") or b" ticket " in command:
+            return False
+        self.mark(f"{command[:100]!r} was refused")
+        return True
 
     @handles(MessageType.TIMEOUT_NOW, State.FOLLOWER, wrap=True)
     def note_order(self, order: Message, inner: Any) -> None:
@@ -52,13 +54,18 @@ class Audit(Extension):
         inner(order)
 
     def mark(self, text: str) -> None:
-        """Have a mark logged."""
+        """Have a mark logged. Where too many wait, it is only counted, and a later mark tells the number."""
         if len(self.waiting) < WAITING:
             self.waiting[f"{self.node.random.getrandbits(64):x}"] = text
+        else:
+            self.more += 1
 
     @handles(FLUSH)
     def flush(self, _: Message) -> None:
         """Propose all marks that have not come back: there may have been no leader, or one that lost them."""
+        if self.more and len(self.waiting) < WAITING:
+            self.mark(f"there were {self.more} more, for which replica {self.node.id} had no room")
+            self.more = 0
         if self.waiting:
             self.node.propose(MARK, cbor2.dumps(self.waiting))
 
@@ -93,27 +100,20 @@ class Echo(StateMachine):
         return command.decode()
 
 
-def main() -> None:
-    """Propose, have another replica lead, and show the trail of each of three."""
+if __name__ == "__main__":
     table, replicas = raft_handlers().use(Audit), {}
     with ExitStack() as stack:
         hosts = {number: stack.enter_context(NodeHost("127.0.0.1:0", IN_MEMORY)) for number in (1, 2, 3)}
-        members = {number: host.address for number, host in hosts.items()}
+        home = {number: host.address for number, host in hosts.items()}
         for number, host in hosts.items():
-            replicas[number] = host.start_replica(
-                Echo, shard_id=1, replica_id=number, members=members, handlers=table
-            )
+            one = host.start_replica(Echo, shard_id=1, replica_id=number, members=home, handlers=table)
+            replicas[number] = one
         for command in (b"set a 1", b"delete a", b"delete a ticket 7"):
             try:
                 print("done:", replicas[2].propose(command, timeout=9).get())
             except RequestDropped as error:
                 print("refused:", error)
-        leader = replicas[1].status().leader_id
-        replicas[1].transfer_leadership(leader % 3 + 1).get()
+        replicas[1].transfer_leadership(replicas[1].status().leader_id % 3 + 1).get()
         while any(len(replica.ask(Message(TRAIL))) < 2 for replica in replicas.values()):
             time.sleep(0.1)
         print(*(replica.ask(Message(TRAIL)) for replica in replicas.values()), sep="\n")
-
-
-if __name__ == "__main__":
-    main()

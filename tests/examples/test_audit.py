@@ -17,8 +17,10 @@ from drakkar.handlers import (
 )
 from drakkar.handlers.testing import Cluster, Violation
 
-from examples.audit import AGAIN, MARK, TRAIL, Audit
+from examples.audit import MARK, TRAIL, WAITING, Audit
 
+AGAIN = 10
+"""Ticks in which a replica proposes all its marks."""
 TICKETLESS, TICKET = b"delete a", b"delete a ticket 7"
 
 
@@ -81,14 +83,33 @@ def test_a_mark_outlives_leaders_restarts_and_snapshots():
     assert trails(cluster)[2] == [mark]
 
 
-def test_what_is_kept_and_what_waits_is_bounded():
-    cluster = cluster_of()
-    for number in range(101):
-        cluster[1].extension(Audit).mark(f"{number}")
-    assert len(cluster[1].extension(Audit).waiting) == 100
+def test_what_is_kept_is_bounded():
+    audit = cluster_of()[1].extension(Audit)
     for number in range(1_001):
-        cluster[1].extension(Audit).keep(Entry(kind=MARK, payload=cbor2.dumps({f"{number}": ""})))
-    assert list(cluster[1].extension(Audit).trail)[::999] == ["1", "1000"]
+        audit.keep(Entry(kind=MARK, payload=cbor2.dumps({f"{number}": ""})))
+    assert list(audit.trail)[::999] == ["1", "1000"]
+
+
+def test_of_what_finds_no_room_there_is_one_mark_with_the_number():
+    cluster = cluster_of()
+    cluster.elect(1)
+    cluster.isolate(2)
+    for number in range(WAITING + 7):
+        cluster[2].extension(Audit).mark(f"{number}")
+        cluster.tick()
+    assert len(cluster[2].extension(Audit).waiting) == WAITING
+    cluster.heal()
+    cluster.tick(5 * AGAIN)
+    kept = [*map(str, range(WAITING)), "there were 7 more, for which replica 2 had no room"]
+    assert [sorted(trail) for trail in trails(cluster)] == [sorted(kept)] * 3
+
+
+def test_a_ticket_is_found_however_long_the_key_is():
+    cluster = cluster_of()
+    cluster.elect(1)
+    command = b"delete " + b"a" * 1_000 + b" ticket 7"
+    cluster.propose(2, command)
+    assert cluster.applied(1) == [command]
 
 
 # -- under faults

@@ -15,18 +15,22 @@ from typing import Any
 from drakkar.actors import NodeEvent, NodeHost, TableActor
 from drakkar.handlers import Extension, HandlerTable, Message, MessageType, handles
 
-PERIOD, OBJECTION = 10, 8  # ticks from ping to ping; periods in which a suspect may object
-ALIVE, SUSPECT, DEAD = range(3)
-NAMES = ("begin", "ping", "ack", "late", "assist")
-BEGIN, PING, ACK, LATE, ASSIST = (
-    MessageType.define(f"swim.{name}", 2010 + at) for at, name in enumerate(NAMES)
-)
+PERIOD = 10  # ticks from ping to ping
+OBJECTION = 8  # periods in which a suspect may object
+ALIVE, SUSPECT, DEAD = 0, 1, 2
+BEGIN = MessageType.define("swim.begin", 2010)
+PING = MessageType.define("swim.ping", 2011)
+ACK = MessageType.define("swim.ack", 2012)
+LATE = MessageType.define("swim.late", 2013)
+ASSIST = MessageType.define("swim.assist", 2014)
 
 
 class State(IntEnum):
     """Whether the node that was pinged last has answered."""
 
-    ANSWERED, PINGED, ASSISTED = range(3)
+    ANSWERED = 0
+    PINGED = 1
+    ASSISTED = 2
 
 
 class Swim(Extension):
@@ -34,7 +38,8 @@ class Swim(Extension):
 
     def __init__(self, node: Any) -> None:
         super().__init__(node)
-        self.beliefs, self.since = dict.fromkeys((node.name, *node.peers), (0, ALIVE)), {node.name: 0}
+        self.beliefs = dict.fromkeys((node.name, *node.peers), (0, ALIVE))
+        self.since = dict.fromkeys(self.beliefs, 0)  # the period in which a belief began
         self.period, self.pinged = 0, node.name
         node.every(PERIOD, Message(BEGIN))
 
@@ -79,7 +84,7 @@ class Swim(Extension):
 
     def say(self, type_: MessageType, to: str, about: str, asker: str) -> None:
         """Send a message, and all beliefs with it."""
-        self.node.send(Message(type_, to=to, payload=[about, asker, self.beliefs]))
+        self.node.send(Message(type_, to=to, payload=[about, asker, dict(self.beliefs)]))
 
     def hear(self, message: Message) -> tuple[str, str]:
         """Learn what the sender believes; return whom the message is about, and who asked."""
@@ -99,21 +104,15 @@ class Swim(Extension):
 
 
 table = HandlerTable(State).use(Swim)
-
-
-def main() -> None:
-    """Run one of the five hosts, until standard input ends."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="failure_detector")
     parser.add_argument("number", type=int, choices=range(1, 6))
     parser.add_argument("--hosts", nargs=5, default=[f"127.0.0.1:731{number}" for number in range(1, 6)])
     options = parser.parse_args()
-    peers = {f"n{number}": address for number, address in enumerate(options.hosts, 1)}
-    with NodeHost(peers.pop(name := f"n{options.number}")) as host:
+    name, here = f"n{options.number}", options.hosts[options.number - 1]
+    peers = {f"n{number}": host for number, host in enumerate(options.hosts, 1) if host != here}
+    with NodeHost(here) as host:
         host.subscribe(lambda told: isinstance(told, NodeEvent) and print(told.name, told.event, flush=True))
         TableActor.start(handlers=table, state=State.ANSWERED, host=host, name=name, peers=peers)
         print(name, "is here", flush=True)
         sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()

@@ -72,6 +72,15 @@ def test_what_is_no_message_of_this_protocol_changes_nothing():
     assert cluster["n1"].extension(Swim).beliefs == beliefs == dict.fromkeys(NAMES, (0, ALIVE))
 
 
+def test_what_was_said_stays_as_it_was_said():
+    node = cluster_of()["n1"]
+    for _ in range(PERIOD):
+        node.tick()
+    [ping] = node.ready().messages
+    node.extension(Swim).believe("n3", (0, DEAD))
+    assert ping.payload[2] == dict.fromkeys(NAMES, (0, ALIVE))
+
+
 # -- under faults
 
 
@@ -142,14 +151,13 @@ def test_its_storm_catches_what_is_wrong(mutant, what):
 @pytest.mark.slow
 def test_all_learn_that_one_is_killed_and_that_it_is_back(run):
     five = Five(run, "failure_detector")
-    for (
-        number
-    ) in five.programs:  # each has been pinged when it objects to what was believed of it before it had begun
-        five[number].wait_for("ready")
+    for number in five.programs:
+        five[number].wait_for("is here")
     five[3].kill()
     others = [number for number in five.programs if number != 3]
     for number in others:
         five[number].wait_for(f"n{number} believes n3 dead")
+    heard = {number: len(five[number].said) for number in others}
     five.start(3)
     for number in others:
-        five[number].wait_for(f"n{number} believes n3 alive")
+        five[number].wait_for(f"n{number} believes n3 alive", since=heard[number])

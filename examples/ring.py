@@ -17,10 +17,12 @@ from drakkar.actors import NodeEvent, NodeHost, TableActor
 from drakkar.handlers import Extension, HandlerTable, Message, MessageType, handles
 
 WORK, PATIENCE = 3, 30  # ticks for which a node has the token; and at least waits for it
-NAMES = ("start", "token", "done", "lost", "claim", "vote")
-START, TOKEN, DONE, LOST, CLAIM, VOTE = (
-    MessageType.define(f"ring.{name}", 2050 + at) for at, name in enumerate(NAMES)
-)
+START = MessageType.define("ring.start", 2050)
+TOKEN = MessageType.define("ring.token", 2051)
+DONE = MessageType.define("ring.done", 2052)
+LOST = MessageType.define("ring.lost", 2053)
+CLAIM = MessageType.define("ring.claim", 2054)
+VOTE = MessageType.define("ring.vote", 2055)
 State = IntEnum("State", "NEW WAITING WORKING CLAIMING")
 
 
@@ -31,7 +33,8 @@ class Ring(Extension):
         super().__init__(node)
         self.others = sorted(node.peers, key=lambda peer: (peer < node.name, peer))
         self.patience = PATIENCE + PATIENCE * sum(peer < node.name for peer in node.peers) // 5
-        self.token, self.voted, self.votes, self.down = (0, 0), 0, set[str](), set[str]()
+        self.token, self.voted = (0, 0), 0
+        self.votes, self.down = set[str](), set[str]()
         self.timer = node.after(1, Message(LOST))
 
     @handles(START, State.NEW, elsewhere="it has started")
@@ -78,11 +81,15 @@ class Ring(Extension):
             if 2 * len(self.votes) > len(self.others) + 1:
                 self.work(self.voted, 0)
 
-    @handles(MessageType.PEER_UP)
     @handles(MessageType.PEER_DOWN)
-    def note(self, news: Message) -> None:
-        """Remember who is down."""
-        (self.down.discard if news.type is MessageType.PEER_UP else self.down.add)(news.sender)
+    def note_down(self, news: Message) -> None:
+        """Pass a node over from now on."""
+        self.down.add(news.sender)
+
+    @handles(MessageType.PEER_UP)
+    def note_up(self, news: Message) -> None:
+        """Pass it over no longer."""
+        self.down.discard(news.sender)
 
     def work(self, number: int, times: int) -> None:
         """Work with a token that was passed on so many times."""
@@ -98,21 +105,15 @@ class Ring(Extension):
 
 
 table = HandlerTable(State).use(Ring)
-
-
-def main() -> None:
-    """Run one of the five hosts, until standard input ends."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="ring")
     parser.add_argument("number", type=int, choices=range(1, 6))
     parser.add_argument("--hosts", nargs=5, default=[f"127.0.0.1:732{number}" for number in range(1, 6)])
     options = parser.parse_args()
-    peers = {f"n{number}": address for number, address in enumerate(options.hosts, 1)}
-    with NodeHost(peers.pop(name := f"n{options.number}")) as host:
+    name, here = f"n{options.number}", options.hosts[options.number - 1]
+    peers = {f"n{number}": host for number, host in enumerate(options.hosts, 1) if host != here}
+    with NodeHost(here) as host:
         host.subscribe(lambda told: isinstance(told, NodeEvent) and print(told.name, told.event, flush=True))
         node = TableActor.start(handlers=table, state=State.NEW, host=host, name=name, peers=peers)
         node.tell(Message(START, payload=time.time_ns() // 1_000_000))
         sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()

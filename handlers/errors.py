@@ -83,7 +83,8 @@ class SystemBusy(RequestDropped):
 class DiskFull(RequestDropped):
     """A disk has no room: the leader's for a proposal, or a host's for a snapshot that another one sends.
 
-    Nothing was logged: repeat a proposal when there is room, or with another leader. A leader without room hands over to a voter that has room. If none has, free some space; no restart is needed.
+    Nothing was logged: repeat a proposal when there is room, or with another leader. A leader without room hands over to a
+    voter that has room. If none has, free some space; no restart is needed.
     """
 
 

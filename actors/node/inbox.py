@@ -89,7 +89,8 @@ class NodeInbox(Inbox):
     ) -> None:
         """Set the bounds of the lanes: `max_commands` and `max_bytes` are those of the proposals.
 
-        `max_bytes` also bounds the entries of the messages in the queue, and the payloads of the application's own. One message may exceed it alone.
+        `max_bytes` also bounds the entries of the messages in the queue, and the payloads of the application's own. One message
+        may exceed it alone.
         `max_age` is the time, in seconds of the clock `now`, after which a perishable message is worth nothing.
         `files` of snapshots that come when the node has ended are deleted in `background`.
         """

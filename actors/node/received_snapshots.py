@@ -48,7 +48,8 @@ class ReceivedSnapshots:
     ) -> None:
         """`background` is for what waits for the disk; `inbox` is the node's, for completions.
 
-        `extensions` gets what is theirs of each snapshot, the replica's own first one too. `loaded` is called with each snapshot that the state machine has loaded.
+        `extensions` gets what is theirs of each snapshot, the replica's own first one too. `loaded` is called with each snapshot
+        that the state machine has loaded.
         """
         self._raft, self._applier, self._files = raft, applier, files
         self._background, self._lines = background, lines
@@ -80,9 +81,8 @@ class ReceivedSnapshots:
         """Tell the core that the state machine has a leader's snapshot, and let go of files that are of no use now."""
         raft, snapshot = self._raft, done.snapshot
         self._extensions.loaded(snapshot, done.extensions)
-        if (
-            raft.log.pending_snapshot is snapshot
-        ):  # else a newer one is being loaded, or this is the replica's own
+        # Else a newer one is being loaded, or this is the replica's own.
+        if raft.log.pending_snapshot is snapshot:
             raft.applied(snapshot.index)
             raft.step(Message(MessageType.SNAPSHOT_RECEIVED, sender=raft.id, snapshot=snapshot))
             self.installed += 1

@@ -99,9 +99,8 @@ def refusal_of_the_table(raft: Raft, type_: MessageType) -> RequestDropped | Non
     state = raft.state.name.lower()
     article = "an" if state[0] in "aeiou" else "a"
     why = f"replica {raft.id} of shard {raft.config.shard_id} is {article} {state}: {cell.because}; ask another replica"
-    if (
-        type_ is MessageType.LEADER_TRANSFER
-    ):  # it is the leader's to do, and a client that knows it may ask it
+    # It is the leader's to do, and a client that knows it may ask it.
+    if type_ is MessageType.LEADER_TRANSFER:
         return NotLeader(raft.id, raft.leader_id, why)
     return RequestDropped(why)
 

@@ -164,7 +164,10 @@ class Peers:
         return Counter(peer.phase for peer in list(self._peers.values()))
 
     def add(self, name: str, place: Place) -> None:
-        """Have one more, or one in the place of a peer that `has_ended`. Raises `ConfigError` for a place that is none, and a name under which no actor is published."""
+        """Have one more, or one in the place of a peer that `has_ended`.
+
+        Raises `ConfigError` for a place that is none, and a name under which no actor is published.
+        """
         self._check_place(name, place)
         peer = Peer(name, place, self._alarm(lambda: self._seek(peer)), partial(self._on_ended, name))
         self._peers[name] = peer

@@ -215,9 +215,8 @@ class Raft(RaftCore, NodeServices):
             return
         ready.lives = self._handed_lives = self.lives.own
         ready.must_save = True
-        if (
-            self.state is not State.LEADER
-        ):  # that it is settled is in its log too, and its appends must keep their order
+        # That a leader is settled is in its log too, and its appends must keep their order.
+        if self.state is not State.LEADER:
             self._unsaved_votes.append(ready.number)
 
     def persisted(self, ready: Ready) -> None:

@@ -95,9 +95,8 @@ def test_accounts_wait_for_a_bank_that_is_killed_and_hear_what_is_written(cluste
 def test_a_payment_that_has_ended_is_not_promised_again(cluster):
     cluster.ask("bank", Message(PAY, payload=PAYMENT))
     cluster.tell("bank", Message(WRITTEN, payload=[1]))
-    cluster.tell(
-        "ann", Message(PROMISE, sender="bank", payload=[1, -3])
-    )  # of a bank that is lost; it was slow
+    late = Message(PROMISE, sender="bank", payload=[1, -3])  # of a bank that is lost
+    cluster.tell("ann", late)
     assert cluster["ann"].state is AccountState.FREE
     cluster.tick(10)
     assert balances(cluster) == [97, 103]

@@ -145,10 +145,8 @@ class TestRecords:
         cluster.propose(1, b"c", kind=MARK)
         cluster.crash(2)
         cluster.restart(2)
-        assert marks(cluster, 2) == [
-            b"a",
-            b"b",
-        ]  # out of its own snapshot, before the log behind it is replayed
+        # Out of its own snapshot, before the log behind it is replayed:
+        assert marks(cluster, 2) == [b"a", b"b"]
         cluster.restart(3)
         cluster.tick(3)
         for replica in cluster.nodes:

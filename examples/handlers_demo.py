@@ -293,13 +293,8 @@ class Ring:
     VICTIM: Final = 3
 
     def __init__(self, story: Story, hosts: Hosts, net: networks.Network, seconds: float) -> None:
-        self._tell, self._hosts, self._said, self._net, self._seconds = (
-            story.tell,
-            hosts,
-            hosts.said,
-            net,
-            seconds,
-        )
+        self._tell, self._net, self._seconds = story.tell, net, seconds
+        self._hosts, self._said = hosts, hosts.said
 
     def run(self) -> None:
         """Run the whole of it. Raises `DemoError` if the host that is cut off works meanwhile, or the others do not."""

@@ -96,11 +96,7 @@ class Effects:
 
     def hand_out(self, ready: Any) -> None:
         """Move everything into `ready`, which has lists of these names."""
-        ready.tells, ready.events, ready.answers, ready.failures = (
-            self.tells,
-            self.events,
-            self.answers,
-            self.failures,
-        )
+        ready.tells, ready.events = self.tells, self.events
+        ready.answers, ready.failures = self.answers, self.failures
         self.tells, self.events, self.answers, self.failures = [], [], [], []
         self.waiting = self.many = False

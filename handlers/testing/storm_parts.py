@@ -89,29 +89,28 @@ def run_or_reduce(
 ) -> _Run:
     """Run a plan; return the run. Raises `Violation` with the smallest plan found that fails in the same way, and its story."""
     first = make(plan)
-    try:
-        first.run()
-    except Exception as error:
-        name = _name(error)
-        small = shrink(plan, lambda smaller: _failure_of(make, smaller) == name, simpler)
-        replay = make(small)
-        try:
-            replay.run()
-        except Exception as again:  # the same error in the smaller schedule
-            what = again.what if isinstance(again, Violation) else repr(again)
-            text = f"{what}\n\nthe schedule, reduced:\n{small}\n\nwhat happened:\n{replay.story()}"
-            raise Violation(name, text) from again
-        raise
-    return first
+    error = _failure_of(first)
+    if error is None:
+        return first
+    name = _name(error)
+    small = shrink(plan, lambda smaller: _name(_failure_of(make(smaller))) == name, simpler)
+    replay = make(small)
+    again = _failure_of(replay)
+    if again is None:
+        raise error
+    what = again.what if isinstance(again, Violation) else repr(again)
+    text = f"{what}\n\nthe schedule, reduced:\n{small}\n\nwhat happened:\n{replay.story()}"
+    # What failed in the first run says other numbers than this text. So it is not shown beside it.
+    raise Violation(name, text) from (again.__cause__ or again)
 
 
-def _name(error: Exception) -> str:
+def _name(error: Exception | None) -> str:
     return error.check if isinstance(error, Violation) else type(error).__name__
 
 
-def _failure_of(make: Callable[[_Plan], StormRun], plan: _Plan) -> str:
+def _failure_of(run: StormRun) -> Exception | None:
     try:
-        make(plan).run()
+        run.run()
     except Exception as error:  # noqa: BLE001  # the user's handlers may raise any exception
-        return _name(error)
-    return ""
+        return error
+    return None

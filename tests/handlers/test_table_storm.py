@@ -1,5 +1,7 @@
 """`TableCluster.storm`: protocols without Raft under random faults, and what a storm says of mistakes in them."""
 
+import re
+import traceback
 from collections import Counter
 from dataclasses import replace
 from enum import IntEnum
@@ -312,6 +314,16 @@ class TestWhatIsFound:
         reduced = str(caught.value).split("the schedule, reduced:\n")[1].split("\n\n")[0]
         assert "isolate" not in reduced
         assert "loss=0.0, delay=0.0, news=1" in reduced
+
+    def test_what_is_shown_is_all_of_the_reduced_run(self):
+        def not_long(nodes):
+            ticks = max(node.tick_count for node in nodes.values())
+            assert ticks < 5, f"it goes on after {ticks} ticks"
+
+        with pytest.raises(Violation) as caught:
+            storm(Token, settled=not_long, ticks=30)
+        told = set(re.findall("after [0-9]+ ticks", "".join(traceback.format_exception(caught.value))))
+        assert len(told) == 1
 
 
 def all_are_up_in(nodes, class_):

@@ -165,6 +165,8 @@ def test_each_example_is_one_short_file_that_the_page_shows(name):
     text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
     assert "from examples" not in text, "it reads from top to bottom, in one file"
+    defined = re.findall(r"^[A-Z]+ = \w+\.define\(\"[^\"]+\", \d+", text, re.MULTILINE)
+    assert len(defined) == text.count(".define("), "each has its name and number on a line of its own"
     [row] = [row for row in rows(PAGE) if f"(../examples/{name}.py)" in row[0]]
     [command] = re.findall(r"`(python -m [^`]+)`", row[2])
     assert command in text, "its docstring says the same"

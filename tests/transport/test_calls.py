@@ -4,6 +4,7 @@ import math
 import os
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -1127,6 +1128,35 @@ async def test_a_record_that_no_host_sends_ends_its_connection_and_no_other(run_
         assert (b.counters.malformed, b.counters.failed, c.lost) == (1, 0, [])
         c.call(b, record(2))
         await until(lambda: b.numbers[-1] == 2)
+
+
+@on_loop
+async def test_between_frames_whose_calls_take_long_others_have_their_turns() -> None:
+    """Values are decoded where records are handed over, and one may take tens of milliseconds."""
+    turns: list[str] = []
+
+    def take(_address: str, records: list[list[Any]]) -> None:
+        for _ in records:
+            turns.append("call")
+            until_then = time.perf_counter() + 0.002
+            while time.perf_counter() < until_then:
+                pass
+
+    async def other() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns.append("other")
+
+    a = CallingHost(called=take)
+    async with running(a) as nursery:
+        caller = await FakePeer.introduced(a)
+        nursery.start_soon(other)
+        await caller.send(calls_frame(record(1)) * 4)
+        await until(lambda: turns.count("call") == 4)
+    first, last = turns.index("call"), len(turns) - turns[::-1].index("call")
+    assert turns[first:last].count("other") >= 2, (
+        "trio's order is random: two turns beside each other may be of two rounds"
+    )
 
 
 @on_loop

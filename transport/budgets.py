@@ -77,13 +77,14 @@ PACE_S: Final = 0.05
 PACE_MESSAGES: Final = 300
 """Messages for one shard that a connection may bring in that time, by their weight (`Traits.weight`), before it is not read for
 the rest of it."""
-CALLS_SHARE: Final = 0.25
+CALLS_SHARE: Final = 0.3
 """The share of the loop's time that the calls of one host may take for long while other hosts are served too."""
 CALLS_SAVED_S: Final = 0.02
 """Seconds of it that are saved up at most: so long may a burst hold up others."""
 CALL_S: Final = 30e-6
-"""What a call costs after the turn that brought it, in seconds: the turn of its actor, and the sending of its answer. One with a value
-that takes long to decode costs as much again, since an answer like it takes long to encode."""
+"""What a call costs after the turn that brought it, in seconds: the turn of its actor, and the sending of its answer."""
+DEAR_S: Final = 1e-3
+"""One that took so long to be read costs as much again: an answer like it takes long to encode."""
 TRAFFIC_S: Final = 0.25
 """Seconds over which the messages and calls of all hosts are counted."""
 SERVED: Final = 20
@@ -181,7 +182,8 @@ class Pace:
         """Count so many calls that took so many seconds."""
         self._note(count, now)
         if self._all.total(now) - self._own.total(now) >= SERVED:
-            self._calls.spend(seconds + max(seconds, count * CALL_S), now)
+            afterwards = seconds if seconds > count * DEAR_S else count * CALL_S
+            self._calls.spend(seconds + afterwards, now)
 
     def _note(self, count: int, now: float) -> None:
         self._all.add(count, now)

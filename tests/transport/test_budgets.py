@@ -310,8 +310,8 @@ def test_while_others_are_served_the_calls_of_one_host_have_a_share_of_the_loop(
     account, other = work.account("a:1", member), work.account("b:1", stranger)
     serve(other)
     assert call(account, 20, CALLS_SAVED_S / 2) == 0.0, "so much is saved up"
-    rest = call(account, 20, 0.01)
-    assert rest == pytest.approx((2 * 0.01 - 0.01 * CALLS_SHARE) / CALLS_SHARE - 0.01, abs=0.02)
+    rest = call(account, 10, 0.02)
+    assert rest == pytest.approx((2 * 0.02 - 0.03 * CALLS_SHARE) / CALLS_SHARE - 0.02, abs=0.04)
     assert other.rest() == 0.0
     clock.now += rest + 1e-9
     assert account.rest() == 0.0
@@ -319,7 +319,7 @@ def test_while_others_are_served_the_calls_of_one_host_have_a_share_of_the_loop(
 
 @pytest.mark.parametrize(
     ("seconds", "afterwards"),
-    [pytest.param(0.002, 0.002, id="dear values"), pytest.param(0.0002, 20 * CALL_S, id="calls as usual")],
+    [pytest.param(0.021, 0.021, id="dear values"), pytest.param(0.0002, 20 * CALL_S, id="calls as usual")],
 )
 def test_a_host_that_calls_for_long_beside_others_has_its_share_and_no_more(
     seconds: float, afterwards: float

@@ -400,6 +400,26 @@ def test_a_call_that_finds_no_room_fails_at_once_and_says_what_to_do() -> None:
     assert (rooms.refused, room.records) == (1, 2)
 
 
+def test_a_question_that_would_wait_too_long_for_its_turn_is_refused() -> None:
+    """Else a host that is asked more than it can do answers all of them too late."""
+    now = 100.0
+    rooms = CallRooms(Options(), lambda: now)
+    room = rooms.of("10.0.0.1:1")
+    for _ in range(3):
+        room.admit(record(1), 1.0)
+        now += 0.4
+    room.admit(record(1), 1.0)  # none has left: the host may be dialed only now
+    room.give_back(1, len(record(1)))
+    now += 0.01
+    with pytest.raises(SystemBusy, match=r"3 calls wait for 10\.0\.0\.1:1.*0\.81 s.*within 1 s"):
+        room.admit(record(1), 1.0)
+    room.admit(record(1), 4.0)
+    room.admit(record(1))  # nobody waits for an answer
+    assert (room.records, rooms.refused) == (5, 1)
+    room.give_back(3, 3 * len(record(1)))
+    room.admit(record(1), 1.0)
+
+
 def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> None:
     rooms = CallRooms(Options(call_records=1000, call_bytes=50_000))
     room, call = rooms.of("10.0.0.1:1"), record(1)

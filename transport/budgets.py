@@ -12,7 +12,8 @@ shard. The replicas of the busiest shard bring each other some fifty in a `PACE_
 turn has for a peer. A connection that brings many times more is not read until the `PACE_S` is over, and other shards go on.
 
 *Calls of actors.* One host may ask so much that it takes all of the loop, and where nobody else needs that it may. While other hosts
-are served too, its connection is not read until the `PACE_S` is over, once it has brought `PACE_CALLS` in it.
+are served too, the time that its calls take is put down, and where they take more than `CALLS_SHARE`, its connection is not read for
+a while.
 
 *Memory.* A frame of more than `WHOLE_BYTES`, and a message in parts, take their announced size out of a `Room` before the
 bytes are read. Where there is none, the connection is not read until there is. What is in the room must make progress. A quarter of
@@ -28,17 +29,20 @@ from typing import Final, NamedTuple
 
 import trio
 from drakkar.handlers.errors import TransportError
-from drakkar.handlers.messages import Message
+from drakkar.handlers.messages import Message, MessageType
 
 __all__ = [
+    "CALLS_SAVED_S",
+    "CALLS_SHARE",
+    "CALL_S",
     "FRUITFUL_BYTES",
     "FRUITLESS_S",
     "OTHERS_SHARE",
     "OWN_SHARE",
-    "PACE_CALLS",
     "PACE_MESSAGES",
     "PACE_S",
     "SERVED",
+    "TRAFFIC_S",
     "WHOLE_BYTES",
     "Account",
     "LoopTime",
@@ -73,10 +77,21 @@ PACE_S: Final = 0.05
 PACE_MESSAGES: Final = 300
 """Messages for one shard that a connection may bring in that time, by their weight (`Traits.weight`), before it is not read for
 the rest of it."""
-PACE_CALLS: Final = 300
-"""Calls that a connection may bring in that time while other hosts are served too."""
-SERVED: Final = 10
-"""Messages and calls of other hosts in two of these times, from which on they are: some heartbeats are no traffic."""
+CALLS_SHARE: Final = 0.3
+"""The share of the loop's time that the calls of one host may take for long while other hosts are served too."""
+CALLS_SAVED_S: Final = 0.02
+"""Seconds of it that are saved up at most: so long may a burst hold up others."""
+CALL_S: Final = 30e-6
+"""What a call costs after the turn that brought it, in seconds: the turn of its actor, and the sending of its answer."""
+DEAR_S: Final = 1e-3
+"""One that took so long to be read costs as much again: an answer like it takes long to encode."""
+TRAFFIC_S: Final = 0.25
+"""Seconds over which the messages and calls of all hosts are counted."""
+SERVED: Final = 20
+"""Messages, but heartbeats, and calls of other hosts in one to two `TRAFFIC_S`, from which on they are served too. So few come even where
+one host holds the loop up for a tenth of a second each time."""
+_IDLE: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})
+"""What replicas send that have nothing to do."""
 MAX_ACCOUNTS: Final = 1000
 """Hosts whose accounts are remembered; of more, the one that connected longest ago has a new one."""
 
@@ -117,13 +132,12 @@ class LoopTime:
 
 
 class Traffic:
-    """How many messages and calls came in this `PACE_S` and the one before."""
+    """How many messages and calls came in this `TRAFFIC_S` and the one before. Those of all hosts begin at the same times."""
 
-    __slots__ = ("_before", "_count", "_until")
+    __slots__ = ("_before", "_count", "_number")
 
     def __init__(self) -> None:
-        self._count = self._before = 0
-        self._until = 0.0
+        self._count = self._before = self._number = 0
 
     def add(self, count: int, now: float) -> None:
         """So many came."""
@@ -136,52 +150,52 @@ class Traffic:
         return self._count + self._before
 
     def _turn_over(self, now: float) -> None:
-        if now >= self._until:
-            self._before = self._count if now < self._until + PACE_S else 0
-            self._count, self._until = 0, now + PACE_S
+        number = int(now / TRAFFIC_S)
+        if number != self._number:
+            self._before = self._count if number == self._number + 1 else 0
+            self._count, self._number = 0, number
 
 
 class Pace:
-    """How many messages of one host came for each shard in this `PACE_S`, and how many calls."""
+    """How many messages of one host came for each shard in this `PACE_S`, and what time its calls take."""
 
     __slots__ = ("_all", "_calls", "_counts", "_exceeded", "_own", "_until")
 
-    def __init__(self, all_: Traffic) -> None:
+    def __init__(self, all_: Traffic, now: float) -> None:
         """`all_`: of all hosts."""
         self._all, self._own = all_, Traffic()
         self._counts: dict[int, int] = {}
-        self._calls = 0
+        self._calls = LoopTime(CALLS_SHARE, CALLS_SAVED_S, now)
         self._until = 0.0
         self._exceeded = False
 
     def count(self, messages: Sequence[Message], now: float) -> None:
         """Count what came."""
-        self._note(len(messages), now)
+        self._note(sum(message.type not in _IDLE for message in messages), now)
         counts = self._counts
         for message in messages:
             count = counts[message.shard] = counts.get(message.shard, 0) + message.type.traits.weight
             if count > PACE_MESSAGES:
                 self._exceeded = True
 
-    def count_calls(self, count: int, now: float) -> None:
-        """Count so many calls."""
+    def count_calls(self, count: int, seconds: float, now: float) -> None:
+        """Count so many calls that took so many seconds."""
         self._note(count, now)
-        self._calls += count
-        if self._calls > PACE_CALLS and self._all.total(now) - self._own.total(now) >= SERVED:
-            self._exceeded = True
+        if self._all.total(now) - self._own.total(now) >= SERVED:
+            afterwards = seconds if seconds > count * DEAR_S else count * CALL_S
+            self._calls.spend(seconds + afterwards, now)
 
     def _note(self, count: int, now: float) -> None:
         self._all.add(count, now)
         self._own.add(count, now)
         if now >= self._until:
             self._counts.clear()
-            self._calls = 0
             self._until = now + PACE_S
             self._exceeded = False
 
     def wait(self, now: float) -> float:
         """Return for how many seconds not to read on."""
-        return max(0.0, self._until - now) if self._exceeded else 0.0
+        return max(self._calls.wait(now), self._until - now if self._exceeded else 0.0)
 
     def forget_few(self) -> None:
         """The connection has ended: keep only what the next one of the host could add to, to be too many."""
@@ -208,7 +222,7 @@ class Work:
     def account(self, address: str, is_member: Callable[[], bool]) -> "Account":
         """Return an account for a connection of the host at `address`."""
         own = self._own.pop(address, None) or _Own(
-            LoopTime(OWN_SHARE, SAVED_S, self.clock()), Pace(self._traffic)
+            LoopTime(OWN_SHARE, SAVED_S, now := self.clock()), Pace(self._traffic, now)
         )
         self._own[address] = own
         if len(self._own) > MAX_ACCOUNTS:
@@ -221,6 +235,7 @@ class Account:
 
     __slots__ = (
         "_began",
+        "_calls",
         "_carried",
         "_clock",
         "_is_member",
@@ -250,6 +265,8 @@ class Account:
         self._carried = 0.0
         self._units = 0
         """Of turns that brought parts of a message: they are charged when it is complete."""
+        self._calls = 0
+        """Calls among them."""
 
     def charge(self, count: int) -> None:
         """So many messages of this connection turned out to be of no use."""
@@ -261,10 +278,10 @@ class Account:
 
     def count_calls(self, count: int) -> None:
         """The turn brought so many calls, of use or not."""
-        self._pace.count_calls(count, self._began)
+        self._calls += count
 
     def rest(self) -> float:
-        """Return for how many seconds not to read, as too many messages came for one shard, or too many calls beside others."""
+        """Return for how many seconds not to read, as too many messages came for one shard, or calls that cost too much beside others."""
         return self._pace.wait(self._clock())
 
     def begin(self, at: float | None = None) -> float:
@@ -290,6 +307,9 @@ class Account:
         units = self._units
         seconds = self._carried if units else 0.0
         self._carried, self._units = 0.0, 0
+        if self._calls:
+            self._pace.count_calls(self._calls, seconds * self._calls / units, now)
+            self._calls = 0
         if self.useless or self._late:
             return self._settle(seconds, units, now)
         self._own.spend(-seconds, now)

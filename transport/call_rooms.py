@@ -10,8 +10,11 @@ nothing and calls nothing of others, so the loop, which takes it too, waits for 
 read without it, `records` and `bytes`, is for people to look at.
 """
 
+import math
 import threading
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -20,14 +23,18 @@ from drakkar.transport.addresses import peer_name
 from drakkar.transport.call_frames import check_record
 from drakkar.transport.options import Options
 
-__all__ = ["CallRoom", "CallRooms"]
+__all__ = ["PATIENCE", "CallRoom", "CallRooms"]
+
+PATIENCE: Final = 0.25
+"""The part of its time that a question may have to wait for its turn: it is as long on its way, and in the inbox of its actor, again."""
 
 
 class CallRooms:
     """The rooms of the lanes to all hosts. From any thread."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
         self.options: Final = options
+        self.clock: Final = clock
         self.lock: Final = threading.Lock()
         self.refused = 0
         """Records that found no room, over all lanes."""
@@ -52,21 +59,35 @@ class CallRooms:
 class CallRoom:
     """How many records, and bytes, wait for one host: in its lane, or on their way there. From any thread."""
 
-    __slots__ = ("__weakref__", "_rooms", "address", "bytes", "records")
+    __slots__ = ("__weakref__", "_left", "_rooms", "_since", "address", "bytes", "records")
 
     def __init__(self, rooms: CallRooms, address: str) -> None:
         self._rooms = rooms
         self.address: Final = address
         self.records = 0
         self.bytes = 0
+        self._since: deque[float] = deque()
+        """When each record came that waits."""
+        self._left = -math.inf
+        """When the last one left."""
 
-    def admit(self, record: bytes) -> None:
+    def admit(self, record: bytes, within: float = math.inf) -> None:
         """Take a place for a record that is sent with `TcpTransport.send_calls(…, admitted=True)` then, in the loop.
 
-        Raises `SystemBusy` where there is none, and `TransportError` for what the receiver would not take. If it
+        `within`: seconds that a question has. Where the ones before it wait so long for their turn that all would be
+        answered too late, it is refused: else a host that is asked more than it can do would answer nobody in time.
+
+        Raises `SystemBusy` where there is no place, and `TransportError` for what the receiver would not take. If it
         cannot be sent after all, `give_back` its place.
         """
         check_record(record, self._rooms.options.longest_call)
+        waited = self._waited()
+        if waited > within * PATIENCE:
+            self._rooms.count_refused(1)
+            raise SystemBusy(
+                f"{self.records} calls wait for {self.address}, which takes them more slowly than they come: the first of them for "
+                f"{waited:.2f} s, so no answer is to be expected within {within:g} s: ask less often, or give it more time"
+            )
         if not self.take((len(record),)):
             raise self._busy()
 
@@ -84,6 +105,7 @@ class CallRoom:
                     return count
                 self.records += 1
                 self.bytes += size
+                self._since.append(rooms.clock())
         return len(sizes)
 
     def give_back(self, records: int, size: int) -> None:
@@ -91,6 +113,15 @@ class CallRoom:
         with self._rooms.lock:
             self.records -= records
             self.bytes -= size
+            self._left = self._rooms.clock()
+            for _ in range(records):
+                self._since.popleft()
+
+    def _waited(self) -> float:
+        """Return for how many seconds the first one has waited while others left: where none leaves, that says nothing yet."""
+        with self._rooms.lock:
+            moves = self._since and self._left >= self._since[0]
+            return self._rooms.clock() - self._since[0] if moves else 0.0
 
     def _busy(self) -> SystemBusy:
         options = self._rooms.options

@@ -117,14 +117,12 @@ class Caller:
 class _Turn:
     """What one turn has brought so far."""
 
-    __slots__ = ("answers", "bytes", "calls", "messages", "units", "until")
+    __slots__ = ("answers", "bytes", "messages", "units", "until")
 
     def __init__(self, began: float) -> None:
         self.until = began + _TURN_S
         self.messages: list[Message] = []
         """Those that are not delivered yet."""
-        self.calls: list[list[Any]] = []
-        """Records that are not handed over yet."""
         self.units = 0
         self.bytes = 0
         self.answers: list[bytes] = []
@@ -340,22 +338,20 @@ class CallerFrames:
                 return
             self._counters.received += len(messages)
             self._deliver(caller.hello.address, messages)
-        if turn.calls and self._called is not None:
-            calls, turn.calls = turn.calls, []
-            if not caller.is_heard:
-                self._counters.gone_messages += len(calls)
-                return
-            self._counters.calls_received += len(calls)
-            self._called(caller.hello.address, calls)
 
     def _take_calls(self, calls: list[list[Any]], size: int, turn: _Turn, caller: Caller) -> None:
-        """Take the records of a body of so many bytes."""
+        """Hand over the records of a body of so many bytes: at once, since its values may take long to decode."""
         if not caller.window.fits(len(calls), size):
             raise FrameError(f"{len(calls)} calls of {size} bytes came without credit")
         caller.window.add(len(calls), size)
         caller.account.count_calls(len(calls))
-        turn.calls += calls
         turn.units += len(calls)
+        self._hand_over(turn, caller)
+        if not caller.is_heard:
+            self._counters.gone_messages += len(calls)
+        elif self._called is not None:
+            self._counters.calls_received += len(calls)
+            self._called(caller.hello.address, calls)
 
     def _take(self, decoded: Decoded, turn: _Turn, caller: Caller) -> None:
         turn.messages += decoded.messages

@@ -1,5 +1,6 @@
 """One other host as the actors of this one reach it: what waits to leave for it, and what it has not answered."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -138,7 +139,7 @@ class Link:
                 f"{MAX_QUESTIONS} questions to {self.address} have no answer yet, and more are not allowed: wait a little, "
                 "and try again"
             )
-        self._room.admit(data)
+        self._room.admit(data, math.inf if question is None else question.timeout)
         if question is not None:
             question.record = data
             self._questions[question.number] = question

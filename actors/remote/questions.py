@@ -55,6 +55,7 @@ class Question:
         "sent",
         "slot",
         "stopped",
+        "timeout",
         "way",
         "what",
     )
@@ -77,7 +78,7 @@ class Question:
         it waits for the next attempt to reach it, and does not fail at once.
         """
         self.way, self.number, self.what, self.read, self.stopped = way, number, what, read, stopped
-        self.patient = patient
+        self.timeout, self.patient = timeout, patient
         self.future: ActorFuture[Any] = ActorFuture()
         self.deadline = time.monotonic() + timeout
         self.slot = slot_of(self.deadline)

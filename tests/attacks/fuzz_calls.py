@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 import cbor2
-from drakkar.actors import ActorDied, ActorFuture, HostGone, TrioActor, message, watch
+from drakkar.actors import ActorDied, ActorFuture, HostGone, TrioActor, TrioLoop, message, watch
 from drakkar.actors.remote import clients
 from drakkar.actors.remote.calls import Calls
 from drakkar.actors.remote.failures import encode_failure
@@ -39,7 +39,7 @@ from drakkar.transport.frames import FrameError
 from drakkar.transport.liveness import HostState
 from drakkar.transport.options import Options
 
-__all__ = ["FRIEND", "HERE", "SMALL", "Stage", "called", "seeds"]
+__all__ = ["FRIEND", "HERE", "SMALL", "Stage", "called", "end", "seeds"]
 
 HERE: Final = 77
 """The run of the host that is told."""
@@ -187,7 +187,8 @@ class Stage:
         self.loop, self.wire, self.counters = Loop(), Wire(), Counter[str]()
         lines = HostLines(self.wire.address).of("drakkar.actors.remote")
         self.calls = Calls(self.wire, self.loop, self.counters, lines)  # type: ignore[arg-type]
-        self.echo, self.guarded = Echo.start(), Echo.start()
+        self.actors_loop = TrioLoop().start()
+        self.echo, self.guarded = Echo.start(loop=self.actors_loop), Echo.start(loop=self.actors_loop)
         self.calls.publish("echo", self.echo, proxy=True)
         self.calls.publish("listed", self.echo, proxy=["limit"])
         self.calls.publish("plain", self.echo)
@@ -291,8 +292,7 @@ class Stage:
 
     def close(self) -> None:
         """Stop the actors."""
-        self.echo.stop()
-        self.guarded.stop()
+        self.actors_loop.stop()
 
 
 def _place(row: list[Any], at: int, numbers: Sequence[int]) -> None:
@@ -305,6 +305,13 @@ def _stage() -> Stage:
     return Stage()
 
 
+def end() -> None:
+    """Stop the actors that `called` has started: a process that leaves a loop running does not end."""
+    if _stage.cache_info().currsize:
+        _stage().close()
+        _stage.cache_clear()
+
+
 def called(data: bytes) -> None:
     """The body of a CALLS frame, and what its records bring about."""
     with suppress(FrameError):
@@ -313,12 +320,20 @@ def called(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     """Bodies that a fuzzer changes."""
-    refs = _stage().refs
+    stage = Stage()
+    try:
+        return _seeds(stage)
+    finally:
+        stage.close()
+
+
+def _seeds(stage: Stage) -> list[bytes]:
+    refs = stage.refs
     here = [Target(HERE, number) for number in range(4)]
     values = [
         {"a": [1, None, {"@": 2}]},
         Picky(7, [Picky(1)]),
-        [RemoteRef(_stage().calls._asking, Place(PEER, 5, 9), name="there", class_name="Ledger")],
+        [RemoteRef(stage.calls._asking, Place(PEER, 5, 9), name="there", class_name="Ledger")],
         "hang",
     ]
     asks = [encode(Ask(1 + n, here[n % 4], 1000, pack(value, refs))) for n, value in enumerate(values)]

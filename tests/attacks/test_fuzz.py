@@ -1,17 +1,25 @@
 """The fuzz of the decoders, in a small measure; `make fuzz` goes on for as long as it is told to."""
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.attacks import fuzz_calls
 from tests.attacks.fuzz_connection import Victim
 from tests.attacks.fuzz_decoders import DECODERS
 from tests.attacks.fuzz_seeds import SEEDS
 
 patient = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 EXTREMES = [0, 1, 0x17, 0x18, 0x19, 0x1A, 0x1B, 0x3B, 0x5B, 0x7F, 0x80, 0x9B, 0xBB, 0xC2, 0xF6, 0xFF]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_loop_is_left() -> Iterator[None]:
+    yield
+    fuzz_calls.end()
 
 
 @st.composite

@@ -9,6 +9,7 @@ OFTEN = 3
 """Every third of those that are found soon runs in `make test`, all the others in `make check`."""
 
 
+@pytest.mark.timeout(600)  # some take dozens of schedules, and a core may be slow
 @pytest.mark.parametrize(
     "mutant",
     [

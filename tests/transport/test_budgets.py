@@ -8,6 +8,9 @@ import trio.testing
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.transport.budgets import (
+    CALL_S,
+    CALLS_SAVED_S,
+    CALLS_SHARE,
     FRUITFUL_BYTES,
     FRUITLESS_S,
     LATE_S,
@@ -16,12 +19,12 @@ from drakkar.transport.budgets import (
     OTHERS_SAVED_S,
     OTHERS_SHARE,
     OWN_SHARE,
-    PACE_CALLS,
     PACE_MESSAGES,
     PACE_S,
     PROGRESS_BYTES,
     SAVED_S,
     SERVED,
+    TRAFFIC_S,
     WANTED_BYTES_PER_SECOND,
     Account,
     LoopTime,
@@ -278,10 +281,11 @@ def test_what_ended_connections_said_of_many_shards_takes_no_memory() -> None:
 # ---- calls
 
 
-def call(account: Account, count: int) -> float:
-    """A turn brings so many calls. Return for how long the connection rests."""
+def call(account: Account, count: int, seconds: float = 0.0) -> float:
+    """A turn brings so many calls and takes so many seconds. Return for how long the connection rests."""
     account.begin()
     account.count_calls(count)
+    account._clock.now += seconds
     account.end(count)
     return account.rest()
 
@@ -290,31 +294,73 @@ def test_one_host_may_call_as_often_as_the_loop_can_where_nobody_else_is_served(
     clock = Clock()
     work = Work(clock)
     account, other = work.account("a:1", member), work.account("b:1", member)
-    bring(other, range(7, 8), SERVED - 1)  # some heartbeats
-    for _ in range(10):
-        assert call(account, PACE_CALLS) == 0.0
-        clock.now += PACE_S / 10
+    bring(other, range(300), 10)  # heartbeats
+    bring(other, range(7, 8), SERVED - 1, MessageType.REPLICATE)
+    for _ in range(100):
+        assert call(account, 20, 0.013) == 0.0
 
 
 @pytest.mark.parametrize(
-    "serve", [lambda other: bring(other, range(1, SERVED + 1), 1), lambda other: call(other, SERVED)]
+    "serve",
+    [lambda other: bring(other, range(SERVED), 1, MessageType.REPLICATE), lambda other: call(other, SERVED)],
 )
-def test_while_others_are_served_more_calls_than_so_many_are_left_for_later(serve) -> None:
+def test_while_others_are_served_the_calls_of_one_host_have_a_share_of_the_loop(serve) -> None:
     clock = Clock()
     work = Work(clock)
     account, other = work.account("a:1", member), work.account("b:1", stranger)
     serve(other)
-    assert call(account, PACE_CALLS) == 0.0
-    clock.now += PACE_S / 2
-    assert call(account, 1) == pytest.approx(PACE_S / 2)
+    assert call(account, 20, CALLS_SAVED_S / 2) == 0.0, "so much is saved up"
+    rest = call(account, 10, 0.02)
+    assert rest == pytest.approx((2 * 0.02 - 0.03 * CALLS_SHARE) / CALLS_SHARE - 0.02, abs=0.04)
     assert other.rest() == 0.0
-    clock.now += PACE_S / 2
+    clock.now += rest + 1e-9
     assert account.rest() == 0.0
-    assert call(account, PACE_CALLS + 1) == pytest.approx(PACE_S), (
-        "what came in the time before counts as well"
-    )
-    clock.now += 3 * PACE_S
-    assert call(account, PACE_CALLS + 1) == 0.0, "the others have gone"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "afterwards"),
+    [pytest.param(0.021, 0.021, id="dear values"), pytest.param(0.0002, 20 * CALL_S, id="calls as usual")],
+)
+def test_a_host_that_calls_for_long_beside_others_has_its_share_and_no_more(
+    seconds: float, afterwards: float
+) -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    busy = 0.0
+    began = clock.now
+    while clock.now < began + 10:
+        call(other, SERVED)
+        rest = call(account, 20, seconds)
+        busy += seconds + afterwards
+        clock.now += max(rest, afterwards)
+    assert busy / (clock.now - began) == pytest.approx(CALLS_SHARE, rel=0.05)
+
+
+def test_calls_beside_messages_are_charged_for_their_part_of_the_turn() -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    call(other, SERVED)
+    for _ in range(3):
+        account.begin()
+        account.count_calls(1)
+        clock.now += 0.02
+        account.end(10)  # nine messages
+    assert account.rest() == 0.0
+
+
+def test_what_a_host_called_before_others_came_is_not_held_against_it() -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    for _ in range(10):
+        assert call(account, 20, 0.01) == 0.0
+    call(other, SERVED)
+    assert account.rest() == 0.0
+    assert call(account, 20, 2 * CALLS_SAVED_S) > 0.0
+    clock.now += 3 * TRAFFIC_S
+    assert call(account, 20, 2 * CALLS_SAVED_S) == 0.0, "the others have gone"
 
 
 def test_the_memory_of_accounts_is_bounded() -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -397,6 +398,26 @@ def test_a_call_that_finds_no_room_fails_at_once_and_says_what_to_do() -> None:
     with pytest.raises(TransportError, match="raise call_limit on all hosts"):
         room.admit(record(4, 200))
     assert (rooms.refused, room.records) == (1, 2)
+
+
+def test_a_question_that_would_wait_too_long_for_its_turn_is_refused() -> None:
+    """Else a host that is asked more than it can do answers all of them too late."""
+    now = 100.0
+    rooms = CallRooms(Options(), lambda: now)
+    room = rooms.of("10.0.0.1:1")
+    for _ in range(3):
+        room.admit(record(1), 1.0)
+        now += 0.4
+    room.admit(record(1), 1.0)  # none has left: the host may be dialed only now
+    room.give_back(1, len(record(1)))
+    now += 0.01
+    with pytest.raises(SystemBusy, match=r"3 calls wait for 10\.0\.0\.1:1.*0\.81 s.*within 1 s"):
+        room.admit(record(1), 1.0)
+    room.admit(record(1), 4.0)
+    room.admit(record(1))  # nobody waits for an answer
+    assert (room.records, rooms.refused) == (5, 1)
+    room.give_back(3, 3 * len(record(1)))
+    room.admit(record(1), 1.0)
 
 
 def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> None:
@@ -1127,6 +1148,35 @@ async def test_a_record_that_no_host_sends_ends_its_connection_and_no_other(run_
         assert (b.counters.malformed, b.counters.failed, c.lost) == (1, 0, [])
         c.call(b, record(2))
         await until(lambda: b.numbers[-1] == 2)
+
+
+@on_loop
+async def test_between_frames_whose_calls_take_long_others_have_their_turns() -> None:
+    """Values are decoded where records are handed over, and one may take tens of milliseconds."""
+    turns: list[str] = []
+
+    def take(_address: str, records: list[list[Any]]) -> None:
+        for _ in records:
+            turns.append("call")
+            until_then = time.perf_counter() + 0.002
+            while time.perf_counter() < until_then:
+                pass
+
+    async def other() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns.append("other")
+
+    a = CallingHost(called=take)
+    async with running(a) as nursery:
+        caller = await FakePeer.introduced(a)
+        nursery.start_soon(other)
+        await caller.send(calls_frame(record(1)) * 4)
+        await until(lambda: turns.count("call") == 4)
+    first, last = turns.index("call"), len(turns) - turns[::-1].index("call")
+    assert turns[first:last].count("other") >= 2, (
+        "trio's order is random: two turns beside each other may be of two rounds"
+    )
 
 
 @on_loop

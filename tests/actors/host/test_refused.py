@@ -152,7 +152,8 @@ def test_any_other_exception_stops_the_replicas_and_says_where_and_what_to_do():
             assert commit(hosts[leader], b"first") == 1
             outcome = settled(hosts[leader].propose(b"boom"))
             assert isinstance(outcome, OutcomeUnknown)
-            ends = until(lambda: (len(all_ends(events)) == 3 and all_ends(events)) or None)
+            # Two are a majority. Where both end before the third one hears that the entry is committed, it is left without a leader.
+            ends = until(lambda: (len(all_ends(events)) >= 2 and all_ends(events)) or None)
     finally:
         events.stop()
     for end in ends:

@@ -146,6 +146,20 @@ def test_too_many_questions_are_refused_and_leave_nothing_behind(host, monkeypat
     host.ask()
 
 
+def test_a_question_that_would_wait_too_long_for_its_turn_is_refused_and_not_kept(host, clock):
+    host.wire.rooms.clock = clock.monotonic
+    host.tell()
+    host.tell()
+    clock.now += 1.0
+    host.wire.call_room(THERE).give_back(1, 10)
+    clock.now += 1.0
+    with pytest.raises(SystemBusy, match=r"within 7 s"):
+        host.ask(7.0)
+    assert host.link.questions == 0
+    host.tell()
+    host.ask(9.0)
+
+
 def test_a_full_lane_is_busy_at_once_and_the_question_is_not_kept(clock):
     host = Host(clock, Options(call_records=3))
     for _ in range(3):

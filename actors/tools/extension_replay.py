@@ -1,5 +1,7 @@
 """Extensions without a replica that runs: the state that they have saved, and the log behind it delivered to them."""
 
+from typing import Final
+
 from drakkar.actors.log.store import StoredLog
 from drakkar.actors.machine.content import names_in
 from drakkar.handlers.errors import ConfigError, MissingExtension
@@ -9,10 +11,13 @@ from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.memory_log import MemoryLog
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.table import HandlerTable
+from drakkar.handlers.timers import Timers
 
 __all__ = ["ExtensionReplay", "own_kinds"]
 
-_BUILT_IN = bytes(range(EntryKind.FIRST_FREE))
+_BUILT_IN: Final = bytes(range(EntryKind.FIRST_FREE))
+_AT_ONCE: Final = 1000
+"""Entries after which what extensions have asked for is thrown away."""
 
 
 def own_kinds(run: Run) -> bytes:
@@ -23,6 +28,7 @@ def own_kinds(run: Run) -> bytes:
 class ExtensionReplay:
     """The extensions of a table, in a node that stands at the snapshot of a log and does nothing by itself.
 
+    Nothing that they ask for is done: no message leaves, no other actor is told, no event is published, and no time passes.
     Without a table, it raises `ConfigError` for what an extension should have.
     """
 
@@ -30,6 +36,7 @@ class ExtensionReplay:
         """Make the extensions. Raises `HandlerTableError` for a table with mistakes."""
         stood = MemoryLog(membership=log.membership, snapshot=log.snapshot)
         self._raft = Raft(config, stood, handlers=handlers)
+        self._raft.effects.on_many = self._raft.ready
         self._named = handlers is not None
 
     def load(self, state: bytes, index: int) -> None:
@@ -50,7 +57,16 @@ class ExtensionReplay:
             if not self._named:
                 raise ConfigError("handlers", None, f"entry {index} is a record of an extension: {_REMEDY}")
             raise MissingExtension(index, f"an entry of kind {missing[0]}")
-        records.deliver_run(self._raft, run)
+        for first in range(run.first, run.last + 1, _AT_ONCE):
+            part = run.slice(first, min(first + _AT_ONCE, run.last + 1))
+            self._raft.log.applied_to(part.last)
+            records.deliver_run(self._raft, part)
+            self._throw_away()
+
+    def _throw_away(self) -> None:
+        """Forget what extensions have asked for, of which only so much may wait."""
+        self._raft.ready()
+        self._raft.message_timers = Timers(self._raft.id)
 
     def save(self) -> bytes:
         """Return the encoded state of the extensions; none where none saves any."""

@@ -9,7 +9,8 @@ from drakkar.actors.tools import cli
 from drakkar.actors.tools.repair import export, inspect
 from drakkar.handlers.errors import ExtensionFailed, HandlerTableError, MissingExtension
 from drakkar.handlers.extension import Extension, delivers
-from drakkar.handlers.raft.entries import EntryKind
+from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.raft.entries import EntryKind, Run
 from drakkar.handlers.raft.matrix import raft_handlers
 
 from tests.actors.tools.support import OLD, Book, bring_in, command, first_entry, record
@@ -97,6 +98,41 @@ def test_without_its_table_a_shard_with_extensions_is_not_exported(survivor, tar
     with pytest.raises(ConfigError, match=rf"handlers=None: {says}: name the table that uses it"):
         export(survivor.path, 1, Book, target)
     assert not target.exists()
+
+
+def restless_table():
+    """Its extension asks for all that it can, with each record."""
+    peer = MessageType.define("test_tools.peer", 1252)
+
+    class Restless(Marks):
+        def __init__(self, node):
+            super().__init__(node)
+            self.node = node
+
+        @delivers(MARK)
+        def deliver(self, entry):
+            super().deliver(entry)
+            self.node.tell(None, entry)
+            for event in range(12):
+                self.node.publish_event(event)
+            self.node.after(100, Message(peer))
+            self.node.send(Message(peer, to=2, payload=len(self.seen)))
+            assert len(self.node.outbox.messages) <= 1000, "what is sent piles up"
+
+        def save(self):
+            return cbor2.dumps([self.node.log.applied, len(self.seen)])
+
+    handlers = raft_handlers()
+    handlers.use(Restless)
+    return handlers
+
+
+def test_what_extensions_ask_for_in_an_export_is_thrown_away_and_ends_nothing(survivor, target):
+    """Of each sort 10,000 may wait, and here nothing takes them."""
+    many = 12_000
+    survivor.fill([first_entry(OLD), Run(0, 1, [b"x"] * many, bytes([MARK]) * many)], commit=2)
+    export(survivor.path, 1, Book, target, handlers=restless_table())
+    assert marks_in(target) == [many + 1, many], "how far the log is applied, and what was seen of it"
 
 
 def test_a_table_that_lacks_the_extension_is_refused(survivor, target):

@@ -36,7 +36,8 @@ _MAX_SESSIONS_BYTES: Final = 256 << 20
 _MAX_EXTENSIONS_BYTES: Final = 32 << 20
 """More than what the core lets extensions save."""
 _KEYS: Final = ("shard", "machine_index", "content")
-_EXTENSIONS: Final = "extensions"
+_KEYS_WITH_EXTENSIONS: Final = ("shard", "machine_index", "content_after_extensions", "extensions")
+"""A version without extensions would take their part for the state machine's state: it refuses facts without `content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +54,23 @@ class Facts:
 
     def encode(self) -> dict[str, Any]:
         """Return them as a map for the footer of a snapshot's file."""
-        facts = dict(zip(_KEYS, (self.shard_id, self.machine_index, self.has_content), strict=True))
-        # A version without extensions would take their part for the state machine's: only where there is one.
-        return {**facts, _EXTENSIONS: list(self.extensions)} if self.extensions else facts
+        values = (self.shard_id, self.machine_index, self.has_content)
+        if not self.extensions:
+            return dict(zip(_KEYS, values, strict=True))
+        return dict(zip(_KEYS_WITH_EXTENSIONS, (*values, list(self.extensions)), strict=True))
 
     @classmethod
     def decode(cls, facts: Mapping[str, Any]) -> Self:
         """Return the facts of a snapshot's file, which may hold others too. Raises `CorruptData`."""
-        shard_id, machine_index, has_content = (facts.get(key) for key in _KEYS)
-        if not (is_whole(shard_id) and is_whole(machine_index) and type(has_content) is bool):
-            raise CorruptData(f"the facts of a snapshot are {facts!r:.200}, and do not say whose it is")
-        names = facts.get(_EXTENSIONS, [])
+        names = facts.get("extensions", [])
         if type(names) is not list or not all(type(name) is str for name in names):
             raise CorruptData(
                 f"the extensions in the facts of a snapshot are {names!r:.200}, which is no list of names"
             )
+        keys = _KEYS_WITH_EXTENSIONS if names else _KEYS
+        shard_id, machine_index, has_content = (facts.get(key) for key in keys[:3])
+        if not (is_whole(shard_id) and is_whole(machine_index) and type(has_content) is bool):
+            raise CorruptData(f"the facts of a snapshot are {facts!r:.200}, and do not say whose it is")
         return cls(shard_id, machine_index, has_content, tuple(names))
 
 

@@ -13,6 +13,7 @@ from drakkar.actors.machine.content import (
     write_extensions,
 )
 from drakkar.actors.machine.sessions import REGISTER, SessionTable, encode_request
+from drakkar.handlers.checks import is_whole
 from drakkar.handlers.errors import CorruptData
 
 
@@ -22,12 +23,29 @@ def test_facts_come_back_as_they_were_beside_others():
     assert Facts.decode({"export": {}, **facts.encode()}) == facts
 
 
-def test_extensions_are_named_only_where_there_are_some():
-    """A version without extensions would take their part for the state machine's state."""
-    assert "extensions" not in Facts(7, 12).encode()
-    facts = Facts(7, 12, extensions=("audit", "court"))
+@pytest.mark.parametrize("has_content", [True, False])
+def test_extensions_are_named_only_where_there_are_some(has_content):
+    assert "extensions" not in Facts(7, 12, has_content).encode()
+    facts = Facts(7, 12, has_content, extensions=("audit", "court"))
     assert facts.encode()["extensions"] == ["audit", "court"]
-    assert Facts.decode(facts.encode()) == facts
+    assert Facts.decode({"export": {}, **facts.encode()}) == facts
+
+
+def decoded_by_the_version_without_extensions(facts):
+    """As `Facts.decode` was before there were extensions."""
+    shard_id, machine_index, has_content = (facts.get(key) for key in ("shard", "machine_index", "content"))
+    if not (is_whole(shard_id) and is_whole(machine_index) and type(has_content) is bool):
+        raise CorruptData(f"the facts of a snapshot are {facts!r:.200}, and do not say whose it is")
+    return shard_id, machine_index, has_content
+
+
+@pytest.mark.parametrize("has_content", [True, False])
+def test_a_version_without_extensions_refuses_their_snapshots_and_takes_all_others(has_content):
+    """It would take their part for the state machine's state, and lead one day without it."""
+    plain, extended = Facts(7, 12, has_content), Facts(7, 12, has_content, extensions=("audit",))
+    assert decoded_by_the_version_without_extensions(plain.encode()) == (7, 12, has_content)
+    with pytest.raises(CorruptData, match="do not say whose it is"):
+        decoded_by_the_version_without_extensions(extended.encode())
 
 
 @pytest.mark.parametrize("names", ["audit", {"audit": 1}, [7], None])
@@ -44,6 +62,7 @@ def test_extensions_that_are_no_list_of_names_are_refused(names):
         {"shard": "7", "machine_index": 12, "content": True},
         {"shard": 7, "machine_index": -1, "content": True},
         {"shard": 7, "machine_index": 12, "content": 1},
+        {"shard": 7, "machine_index": 12, "content": True, "extensions": ["audit"]},
     ],
 )
 def test_what_is_missing_or_of_another_type_is_refused_with_the_value(facts):

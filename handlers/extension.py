@@ -76,7 +76,7 @@ class Extension:
     Optional methods, for records (see `delivers`):
 
     - `save(self) -> bytes`, `load(self, data: bytes) -> None`: the state as a part of snapshots. Both, or none. `save` is called
-      exactly when all up to the snapshot's index is delivered; `load` replaces the state.
+      exactly when all up to the snapshot's index is delivered, and something was; `load` replaces the state.
     - `check(self) -> None`: raises `AssertionError` if an invariant is broken; tests call it after each step.
 
     Instances are used in one thread, that of their node's loop.
@@ -171,7 +171,7 @@ def name_of_extension(class_: type[Extension]) -> str:
 
 
 def check_class(class_: Any) -> None:
-    """Raise `HandlerTableError` unless nodes can make instances of this class, and it has both `save` and `load`, or none."""
+    """Raise `HandlerTableError` for a class of which nodes can make no instances, or whose methods do not go together."""
     if not isinstance(class_, type) or not issubclass(class_, Extension):
         raise HandlerTableError(f"use({reprlib.repr(class_)}): pass a class that extends Extension")
     name = name_of_extension(class_)
@@ -186,7 +186,13 @@ def check_class(class_: Any) -> None:
     for one, other in (("save", "load"), ("load", "save")):
         if hasattr(class_, one) and not hasattr(class_, other):
             faults.append(f"{where(class_)} has {one} and no {other}: give it both, or none")
-    if not any(marks_of(class_)):
+    marks = [mark for _, mark in marks_of(class_)]
+    if hasattr(class_, "save") and not any(isinstance(mark, Delivers) for mark in marks):
+        faults.append(
+            f"{where(class_)} has save, and takes no entries: what is saved is what entries have made of its state, so mark a "
+            "method with @delivers, or leave save and load out"
+        )
+    if not marks:
         faults.append(f"{where(class_)} registers nothing: mark a method with @handles or @delivers")
     for fault in filter(None, faults):
         raise HandlerTableError(fault)
@@ -238,6 +244,7 @@ def delivery_of(class_: type[Extension], method: str) -> Callable[[Any, Any], No
     _check_method(class_, method, f"{method}(self, entry)")
 
     def deliver(node: Any, entry: Any) -> None:
+        node.undelivered.reached.add(class_)
         call(node, class_, method, entry.index, entry)
 
     return _named(deliver, class_, method)

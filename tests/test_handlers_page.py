@@ -84,6 +84,24 @@ def test_its_records_keep_what_is_alike_and_what_is_empty(names):
     assert not empty.notes
 
 
+def test_its_sizes_begin_at_one_index_wherever_replicas_start_from(names):
+    cluster = testing.Cluster(3)
+    cluster.elect(1)
+    cluster.propose(1, b"one")
+    cluster.compact(1)
+    cluster.propose(1, b"two")
+    cluster.handlers = handlers.raft_handlers().use(names["Sizes"])
+    for replica in (1, 2, 3):
+        cluster.crash(replica)
+        cluster.restart(replica)
+    cluster.elect(1)
+    cluster.propose(1, b"three")
+    assert [cluster.ask(replica, Message(names["START"])) for replica in (1, 2)] == ["it begins"] * 2
+    cluster.propose(1, b"four")
+    cluster.tick(2)
+    assert [cluster[replica].extension(names["Sizes"]).total for replica in (1, 2, 3)] == [4, 4, 4]
+
+
 def test_its_quota_is_for_commands_however_they_are_logged_and_for_nothing_else(names):
     quota = testing.Cluster(1, handlers=handlers.raft_handlers().use(names["Quota"]))[1].extension(
         names["Quota"]

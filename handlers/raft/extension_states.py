@@ -33,14 +33,17 @@ def save(raft: RaftCore, index: int, done: Done) -> None:
 
 
 def encode(raft: RaftCore) -> bytes:
-    """Return what the extensions save now; empty where none saves anything."""
+    """Return what the extensions save now; empty where none saves anything.
+
+    One to which nothing was delivered has no part: replicas that do not have it yet must be able to load the snapshot.
+    """
     if raft.base_state is State.WITNESS:
         return b""
     index = raft.log.applied
     parts: dict[str, bytes] = {}
     size = 0
     for class_ in raft.handlers.extensions:
-        if not hasattr(class_, "save"):
+        if class_ not in raft.undelivered.reached or not hasattr(class_, "save"):
             continue
         part = call(raft, class_, "save", index)
         if type(part) is not bytes:
@@ -63,6 +66,7 @@ def load(raft: RaftCore, data: bytes, index: int) -> None:
         if name not in takers:
             raise MissingExtension(index, f"a part of a snapshot that the extension {name!r} has saved")
     for name, part in parts.items():
+        raft.undelivered.reached.add(takers[name])
         call(raft, takers[name], "load", index, part)
 
 

@@ -20,6 +20,8 @@ class Undelivered:
         """In log order, without a gap."""
         self.saves: deque[tuple[int, Done]] = deque()
         """Who waits for the state as of an index, in the order of the indexes."""
+        self.reached: set[object] = set()
+        """The classes of the extensions to which an entry was delivered, or which were loaded: snapshots have parts of these alone."""
 
     def take(self, index: int) -> list[Run]:
         """Take out all entries up to `index`."""

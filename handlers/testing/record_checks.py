@@ -65,8 +65,8 @@ class RecordChecks:
     def __init__(self, history: History) -> None:
         self._history = history
         self._known: dict[int, _Known] = {}
-        self._parts: dict[tuple[int, int, str], bytes] = {}
-        """What was saved, by index, term of the entry there, and name of the extension."""
+        self._parts: dict[tuple[int, int, str], bytes | None] = {}
+        """What was saved, by index, term of the entry there, and name of the extension; None: it has no part in the snapshot."""
         self._founded_once = True
 
     def lose_quorum(self) -> None:
@@ -188,9 +188,11 @@ class RecordChecks:
 
     def _compare(self, raft: Raft, index: int, term: int, state: bytes) -> None:
         """What is saved as of an index is the same at all replicas, also where it was loaded."""
-        if not self._founded_once or not state:
+        if not self._founded_once or raft.base_state is State.WITNESS:
             return
-        for name, part in cbor2.loads(state).items():
+        parts = cbor2.loads(state) if state else {}
+        for name in _saving(raft):
+            part = parts.get(name)
             known = self._parts.setdefault((index, term, name), part)
             if part != known:
                 raise Violation(
@@ -203,10 +205,7 @@ class RecordChecks:
 
         def watched_load(data: bytes, index: int) -> None:
             load(data, index)
-            taken = {
-                name_of_extension(class_) for class_ in raft.handlers.extensions if hasattr(class_, "load")
-            }
-            lacking = cbor2.loads(data).keys() - taken if data else None
+            lacking = cbor2.loads(data).keys() - _saving(raft) if data else None
             if lacking:
                 raise Violation(_TAKEN, f"{raft!r} loads a snapshot with parts of {lacking}")
             self._history.happened["extensions were loaded"] += bool(data)
@@ -249,3 +248,8 @@ class RecordChecks:
         lacking = {replica for replica in keepers if kind not in (said.get(replica) or ())}
         if lacking:
             raise Violation(LOGGED, f"{raft!r} logs kind {kind}, which {lacking} have not said to take")
+
+
+def _saving(raft: Raft) -> set[str]:
+    """The names of the extensions that save their state."""
+    return {name_of_extension(class_) for class_ in raft.handlers.extensions if hasattr(class_, "save")}

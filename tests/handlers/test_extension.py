@@ -421,6 +421,11 @@ MISTAKES = [
         id="no save",
     ),
     pytest.param(
+        extension(it=method(handles(HOLE)), save=method(form="self"), load=method(form="self, data")),
+        ["Mine", "has save, and takes no entries", "@delivers"],
+        id="nothing to save",
+    ),
+    pytest.param(
         extension(it=method(handles(HOLE)), check=method()), ["check(self)"], id="a check with a parameter"
     ),
     pytest.param(

@@ -231,11 +231,11 @@ class RecordSimulation(Simulation):
             self.after(time, self._restart, host, host.life)
 
     def lacks(self, host, missing):
-        """A replica stops at a record only if it had said before that it takes it. It starts again with a table that does.
+        """A replica stops at a record, or at what a snapshot has of some, only if it had said before that it takes them.
 
-        It also stops at a snapshot with a part of an extension that it does not have, though there is no record yet.
+        It starts again with a table that does.
         """
-        if missing.what.startswith("an entry") and host.id not in self._downgraded:
+        if host.id not in self._downgraded:
             raise Violation(LOGGED, f"{host.raft!r} has never said that it takes records: {missing}")
         self.note("#", f"{host.id} stops: {missing}")
         self.invariants.happened["a replica stopped at what it could not take"] += 1

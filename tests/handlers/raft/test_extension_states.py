@@ -66,13 +66,13 @@ def table_of(*classes):
     return table
 
 
-def handed_out(*classes, count=6, **options):
-    """A follower whose host was given `count` records and has reported none as applied."""
-    raft = replica(2, term=1, leader=1, handlers=table_of(*classes), **options)
-    terms = [entry(index) for index in range(1, count + 1)]
-    raft.step(append(1, 1, (0, 0), terms, commit=count))
+def handed_out(*classes, kinds=(COUNTED,)):
+    """A follower whose host was given six entries of these kinds in turn, and has reported none as applied."""
+    raft = replica(2, term=1, leader=1, handlers=table_of(*classes))
+    entries = [entry(index, kinds[index % len(kinds)]) for index in range(1, 7)]
+    raft.step(append(1, 1, (0, 0), entries, commit=6))
     raft.persisted(raft.ready())
-    assert len(raft.ready().committed) == count
+    assert len(raft.ready().committed) == 6
     return raft
 
 
@@ -129,10 +129,26 @@ class TestSaving:
         assert [list(cbor2.loads(state)["Members"]) for state in saved] == [[1, 2, 3], [1, 2]]
 
     def test_all_that_save_have_a_part_under_their_names(self):
-        raft, saved = handed_out(Sum, Forgetful, Named), []
+        raft, saved = handed_out(Sum, Forgetful, Named, kinds=(COUNTED, EntryKind.COMMAND)), []
         raft.applied(6)
         raft.save_extensions(6, saved.append)
-        assert cbor2.loads(saved[0]) == {"Sum": b"1,2,3,4,5,6", "second": b""}
+        assert cbor2.loads(saved[0]) == {"Sum": b"2,4,6", "second": b"1,3,5"}
+
+    def test_one_that_was_given_nothing_yet_is_no_part_of_snapshots(self):
+        """A replica that does not have it yet can load them: records are logged when all have it."""
+        raft, saved = handed_out(Named, kinds=(EntryKind.NO_OP,)), []
+        raft.applied(6)
+        raft.save_extensions(6, saved.append)
+        assert saved == [b""]
+        replica(3, handlers=raft_handlers()).load_extensions(saved[0], 6)
+
+    def test_one_that_was_loaded_is_a_part_of_the_next_snapshot(self):
+        """Though nothing was delivered since: else what it loaded would be gone at the next start."""
+        raft, saved = handed_out(Named, kinds=(EntryKind.NO_OP,)), []
+        raft.load_extensions(cbor2.dumps({"second": b"a,b"}), 0)
+        raft.applied(6)
+        raft.save_extensions(6, saved.append)
+        assert [cbor2.loads(state) for state in saved] == [{"second": b"a,b"}]
 
     @pytest.mark.parametrize("classes", [(), (Forgetful,)], ids=["no extension", "none that saves"])
     def test_where_none_saves_there_is_nothing(self, classes):
@@ -217,9 +233,10 @@ class TestSaving:
             def save(self):
                 return half + b"x"
 
-        raft = replica(handlers=table_of(One, Two))
+        raft = handed_out(One, Two, kinds=(COUNTED, EntryKind.COMMAND))
+        raft.applied(6)
         with pytest.raises(ExtensionFailed, match=r"Two.save .* 16777217 bytes"):
-            raft.save_extensions(0, print)
+            raft.save_extensions(6, print)
 
 
 class TestLoading:

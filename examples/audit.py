@@ -41,7 +41,7 @@ class Audit(Extension):
 
     def lacks_ticket(self, entry: Any) -> bool:
         """Return whether an entry is such a deletion. Then there is a mark of it."""
-        command = command_of(entry) or b""
+        command = command_of(entry, limit=1 << 16) or b""
         if not command.startswith(b"delete ") or b" ticket " in command:
             return False
         self.mark(f"{command[:100]!r} was refused")

@@ -36,11 +36,12 @@ def command_size(kind: int, payload: bytes) -> int:
     return len(payload)
 
 
-def command_of(entry: Entry, *, limit: int = 1 << 16) -> bytes | None:
+def command_of(entry: Entry, *, limit: int) -> bytes | None:
     """Return the command in an entry as it was proposed, also of a session's or a compressed one: its first `limit` bytes.
 
-    For handlers of yours, which are given entries as they are logged. No more than `limit` bytes are decoded, on the loop. None for an
-    entry without a command, such as a record or the opening of a session, and for one that cannot be decoded.
+    For handlers of yours, which are given entries as they are logged. No more than `limit` bytes are decoded, on the loop; where you
+    must know whether the command has more, name one more than you look at. None for an entry without a command, such as a record or
+    the opening of a session, and for one that cannot be decoded.
     """
     check_whole("limit", limit, 1, 1 << 30)
     try:

@@ -157,8 +157,14 @@ def test_a_state_machine_that_never_blocks_leaves_to_a_worker_what_takes_long_to
 )
 def test_a_handler_sees_the_command_as_it_was_proposed(kind, payload, command):
     entry = Entry(kind=kind, payload=payload)
-    assert command_of(entry) == command
+    assert command_of(entry, limit=len(TEXT) + 1) == command
     assert command_of(entry, limit=5) == (None if command is None else command[:5])
+
+
+def test_a_handler_must_say_how_much_of_a_command_it_looks_at():
+    """Else it would decide by the beginning of one that has more, and not know that."""
+    with pytest.raises(TypeError, match="limit"):
+        command_of(Entry(payload=TEXT))
 
 
 def test_no_more_of_a_bomb_is_decoded_than_was_asked_for():

@@ -84,7 +84,7 @@ class Swim(Extension):
 
     def say(self, type_: MessageType, to: str, about: str, asker: str) -> None:
         """Send a message, and all beliefs with it."""
-        self.node.send(Message(type_, to=to, payload=[about, asker, dict(self.beliefs)]))
+        self.node.send(Message(type_, to=to, payload=[about, asker, self.beliefs]))
 
     def hear(self, message: Message) -> tuple[str, str]:
         """Learn what the sender believes; return whom the message is about, and who asked."""

@@ -241,7 +241,8 @@ class Message:
     """One message between replicas of a shard, between nodes without Raft, or from a host to its own node.
 
     Do not change a message after it was sent or stepped. Zero in a number means "none": replica ids, log indexes and
-    terms begin at 1. `payload` is for message types of your own; it takes any value that CBOR encodes without tags.
+    terms begin at 1. `payload` is for message types of your own; it takes any value that CBOR encodes without tags, and is
+    sent as it is at that time.
 
     The meaning of `log_index`, `log_term`, `commit`, `hint` and `hint_high` depends on the type. The table in
     docs/protocol.md lists it, type by field.

@@ -18,10 +18,10 @@ __all__ = [
     "NUMBERS",
     "PAYLOAD_LIMIT",
     "check_message",
-    "check_payload",
     "decode_payload",
     "encode_payload",
     "payload_bytes",
+    "sent_payload",
 ]
 
 NUMBERS: Final = ("shard", "term", "log_term", "log_index", "commit", "hint", "hint_high")
@@ -113,18 +113,21 @@ def decode_payload(data: bytes | memoryview) -> Any:
     return value
 
 
-def check_payload(type_: Any, payload: Any) -> None:
-    """Raise `ConfigError`, which names the type and the number of bytes, unless a message of the type can be sent with this payload."""
+def sent_payload(type_: Any, payload: Any) -> Any:
+    """Return a payload as it is now and as it travels: a copy, with lists for tuples.
+
+    Raises `ConfigError`, which names the type and the number of bytes, unless a message of the type can be sent with it.
+    """
     if payload is None:
-        return
+        return None
     try:
-        encode_payload(payload)
+        return decode_payload(encode_payload(payload))
     except ValueError as error:
         raise ConfigError("message", str(type_), str(error)) from error
 
 
 def check_message(message: Message) -> None:
-    """Raise `ConfigError` unless a message can travel between nodes without Raft, which have numbers and a payload to send."""
+    """Raise `ConfigError` unless a message can travel between nodes without Raft, but for its payload: see `sent_payload`."""
     for name in NUMBERS:
         if not is_whole(value := getattr(message, name)):
             raise ConfigError(
@@ -140,7 +143,6 @@ def check_message(message: Message) -> None:
         raise ConfigError(
             "message", str(message.type), "has entries or a snapshot, which are Raft's: send a payload"
         )
-    check_payload(message.type, message.payload)
 
 
 def _check(value: Any, depth: int) -> None:

@@ -10,7 +10,7 @@ from drakkar.handlers.effects import Answer, Effects, Failure, Told, not_a_type
 from drakkar.handlers.errors import ConfigError, HandlerTableError
 from drakkar.handlers.extension import Extension
 from drakkar.handlers.messages import Message, MessageType, is_own
-from drakkar.handlers.payloads import check_message
+from drakkar.handlers.payloads import check_message, sent_payload
 from drakkar.handlers.services import NodeServices
 from drakkar.handlers.table import HandlerTable, Tally
 from drakkar.handlers.timers import Timers
@@ -70,7 +70,8 @@ class TableNode(NodeServices):
     def send(self, message: Message) -> None:
         """Queue a message to the peer named in `message.to`, stamped with this node's name. It arrives at most once.
 
-        Raises `ConfigError` for a name that is no peer's, a type that is not your own, and what cannot travel: see `check_message`.
+        The payload is sent as it is now. Raises `ConfigError` for a name that is no peer's, a type that is not your own, and what
+        cannot travel: see `check_message` and `sent_payload`.
         """
         if message.to not in self.peers:
             raise ConfigError(
@@ -79,6 +80,7 @@ class TableNode(NodeServices):
         if not is_own(message.type):
             raise ConfigError("message", message.type, "nodes send types of your own: see MessageType.define")
         check_message(message)
+        message.payload = sent_payload(message.type, message.payload)
         message.sender = self.name
         self._node_messages.append(message)
 

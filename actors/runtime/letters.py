@@ -6,7 +6,7 @@ from typing import Any
 import pykka
 from drakkar.handlers.checks import are_whole, is_whole
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.payloads import NUMBERS, check_message, decode_payload, encode_payload
+from drakkar.handlers.payloads import NUMBERS, decode_payload, encode_payload
 
 __all__ = ["Heard", "Letter", "PeerNews", "UnknownType"]
 
@@ -35,8 +35,7 @@ class Letter:
 
     @classmethod
     def of(cls, message: Message) -> "Letter":
-        """Return the letter with a message of this process. Raises `ConfigError` for one that no peer would take."""
-        check_message(message)
+        """Return the letter with a message that a node has sent, which was checked then."""
         payload = None if message.payload is None else encode_payload(message.payload)
         numbers = {name: getattr(message, name) for name in NUMBERS}
         return cls(int(message.type), str(message.sender), payload, message.reject, **numbers)

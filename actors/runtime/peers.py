@@ -354,7 +354,7 @@ class Peers:
     # ---- what goes
 
     def send(self, message: Message) -> None:
-        """Send a message to the peer named in `to`: at most once, and in order. Raises `ConfigError` for what cannot travel."""
+        """Send a message to the peer named in `to`: at most once, and in order."""
         peer = self._peers[cast("Any", message.to)]
         letter = Letter.of(message)
         if peer.ref is not None:

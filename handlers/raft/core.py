@@ -12,7 +12,7 @@ from drakkar.handlers.compiling import mypyc_attr
 from drakkar.handlers.effects import Effects, not_a_type
 from drakkar.handlers.errors import ConfigError, ProtocolViolation
 from drakkar.handlers.messages import Message, MessageType, is_own
-from drakkar.handlers.payloads import check_payload
+from drakkar.handlers.payloads import sent_payload
 from drakkar.handlers.raft.confchange import decide_all, may_become, role_conflict
 from drakkar.handlers.raft.config import RaftConfig
 from drakkar.handlers.raft.entries import EntryKind, Run
@@ -155,14 +155,15 @@ class RaftCore:
     # -- messages and reports out ---------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a message, stamped with this replica's id and, where its type says so, its term.
+        """Queue a message, stamped with this replica's id and, where its type says so, its term. Its payload is sent as it is now.
 
         Raises `ConfigError` for a payload of a type of one's own that cannot be sent: it names the number of bytes, and the limit.
         """
         message.sender = self.id
         message.shard = self.config.shard_id
         if message.payload is not None and message.type >= MessageType.FIRST_FREE:
-            check_payload(message.type, message.payload)  # here the sender's mistake is the sender's error
+            # Here a mistake is the sender's error, and what it does to its own state later changes no message.
+            message.payload = sent_payload(message.type, message.payload)
         if message.type.traits.stamped:
             message.term = self.term
         self.outbox.messages.append(message)

@@ -20,6 +20,7 @@ from drakkar.handlers.raft.state import Membership, Snapshot, State
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.testing.effects import SeenEffects, check_own
 from drakkar.handlers.testing.extension_checks import check_extensions
+from drakkar.handlers.testing.links import arrived
 from drakkar.handlers.testing.plan import draw_plan
 from drakkar.handlers.testing.storm import run_storm
 from drakkar.handlers.testing.storm_parts import Parts
@@ -429,7 +430,7 @@ class Cluster:
             self._report(message, reject=True)
             return False
         self.seen.append(message)
-        node.step(replace(message))
+        node.step(arrived(message))
         self._report(message, reject=False)
         self.network.extend(node.drain())
         return True

@@ -1,8 +1,17 @@
 """Links: what the simulated network carries from one replica to another, and what overtakes what there."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["Link"]
+from drakkar.handlers.messages import Message, is_own
+from drakkar.handlers.payloads import sent_payload
+
+__all__ = ["Link", "arrived"]
+
+
+def arrived(message: Message) -> Message:
+    """Return a message as its receiver has it: an object of its own, as is the payload of an own type."""
+    payload = sent_payload(message.type, message.payload) if is_own(message.type) else message.payload
+    return replace(message, payload=payload)
 
 
 @dataclass(slots=True)

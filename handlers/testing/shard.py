@@ -27,7 +27,7 @@ from drakkar.handlers.testing.evidence import Evidence
 from drakkar.handlers.testing.extension_checks import check_extensions
 from drakkar.handlers.testing.history import Violation, halves
 from drakkar.handlers.testing.invariants import Invariants
-from drakkar.handlers.testing.links import Link
+from drakkar.handlers.testing.links import Link, arrived
 from drakkar.handlers.testing.membership_changes import choose_change, first_members, is_forced
 from drakkar.handlers.testing.plan import REQUEST_TIMEOUT_S, TICK, Event, Plan
 from drakkar.handlers.testing.simulated_host import PlannedCrash, SimulatedHost
@@ -371,9 +371,9 @@ class SimulatedShard:
         if host is None or not host.up or (message.sender, message.to) in self._cut:
             self._lose(message)
         elif host.frozen_until > self.now or host.held:
-            host.held.append((message, said))
+            host.held.append((arrived(message), said))
         else:
-            host.held.append((message, said))
+            host.held.append((arrived(message), said))
             linger = min(self.weather.linger, self.random.choice(_LINGER_TIMES)) if self.weather.linger else 0
             if linger:
                 self.later(host, linger, self._hand_over_held, host)

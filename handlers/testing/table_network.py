@@ -6,18 +6,17 @@ a tick of a node ─► what it knows of a peer has been wrong for long enough �
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from itertools import count
 from random import Random
 from typing import Any, TypeAlias, cast
 
 from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
-from drakkar.handlers.payloads import decode_payload, encode_payload
 from drakkar.handlers.table import HandlerTable
 from drakkar.handlers.table_node import NodeReady, TableNode
 from drakkar.handlers.testing.effects import SeenEffects
 from drakkar.handlers.testing.extension_checks import check_extensions
+from drakkar.handlers.testing.links import arrived
 
 __all__ = ["Member", "Peers", "TableNetwork", "Tables"]
 
@@ -181,7 +180,7 @@ class TableNetwork:
             self._lose(message)
             return False
         self.seen.append(message)
-        self._step(receiver, replace(message, payload=_as_it_travels(message.payload)))
+        self._step(receiver, arrived(message))
         return True
 
     def _is_lost(self, link: tuple[str, str], message: Message) -> bool:
@@ -289,8 +288,3 @@ def _check_peers(name: str, peers: Iterable[str], names: Iterable[str]) -> None:
 
 def _news(type_: MessageType, name: str, peer: str, why: str) -> Message:
     return Message(type_, to=cast("Any", name), sender=cast("Any", peer), payload=why)
-
-
-def _as_it_travels(payload: Any) -> Any:
-    """Return a payload as the receiver has it: one of its own, with lists for tuples."""
-    return None if payload is None else decode_payload(encode_payload(payload))

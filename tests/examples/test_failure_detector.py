@@ -78,7 +78,7 @@ def test_what_was_said_stays_as_it_was_said():
         node.tick()
     [ping] = node.ready().messages
     node.extension(Swim).believe("n3", (0, DEAD))
-    assert ping.payload[2] == dict.fromkeys(NAMES, (0, ALIVE))
+    assert ping.payload[2] == {name: [0, ALIVE] for name in NAMES}
 
 
 # -- under faults

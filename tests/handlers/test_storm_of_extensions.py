@@ -121,6 +121,34 @@ def test_a_table_whose_timers_wake_the_shard_may_keep_it_awake():
     assert Cluster(3, handlers=table_with_marks(), quiesce=True).storm(range(2, 4))["a shard quiesced"]
 
 
+class Keeps(Marks):
+    """Keeps what it is sent, and changes that later."""
+
+    @handles(RING)
+    def ring(self, message):
+        assert message.payload == ["once"], "it was changed elsewhere"
+        message.payload.append("twice")
+
+    def ring_others(self):
+        for peer in self.node.peers:
+            self.node.send(Message(RING, to=peer, payload=["once"]))
+
+
+def test_what_a_receiver_does_to_a_message_is_seen_nowhere_else():
+    """Also not where it comes twice."""
+    Cluster(3, handlers=table_of(Keeps)).storm(
+        range(4), traffic=lambda raft, random: raft.extension(Keeps).ring_others()
+    )
+    cluster = Cluster(3, handlers=table_of(Keeps))
+    cluster.faults(duplication=0.5)
+    for _ in range(20):
+        cluster[1].extension(Keeps).ring_others()
+        cluster.deliver()
+    rings = [message for message in cluster.seen if message.type is RING]
+    assert len(rings) > 50, "some came twice"
+    assert all(message.payload == ["once"] for message in rings)
+
+
 class TestWhatIsFound:
     def test_an_invariant_of_an_extension(self):
         class Once(Marks):

@@ -102,6 +102,12 @@ class TestMessages:
             "tables.heard",
         ]
 
+    def test_what_a_receiver_does_to_a_message_is_seen_nowhere_else(self):
+        cluster = cluster_of("a", "b")
+        cluster.tell("a", Message(SAY, payload=["hi"]))
+        gossip(cluster, "b").heard[0][1].append("changed")
+        assert [message.payload for message in cluster.seen] == [["hi"]] * 3
+
     def test_what_is_told_to_a_node_directly_leaves_with_the_next_delivery(self):
         cluster = cluster_of("a", "b")
         cluster["a"].send(Message(HEARD, to="b"))

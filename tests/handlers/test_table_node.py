@@ -49,6 +49,17 @@ class TestWhatItHandsOut:
         assert [(m.type, m.to, m.sender, m.payload) for m in ready.messages] == [(WAKE, "c", "a", "hello")]
         assert str(ready.messages[0]) == "a->c node.wake payload='hello'"
 
+    def test_a_payload_is_sent_as_it_was_when_it_was_sent(self):
+        """Though it is state of the sender that changes before the host takes the message."""
+
+        def send(node, message):
+            view = {"c": ["up"]}
+            node.send(Message(WAKE, to="b", payload=view))
+            view["c"].append("down")
+            node.send(Message(WAKE, to="c", payload=view))
+
+        assert [m.payload for m in pressed(send).messages] == [{"c": ["up"]}, {"c": ["up", "down"]}]
+
     def test_a_reply_to_a_peer_is_a_message(self):
         ready = pressed(lambda node, message: node.reply(message, WAKE, hint=7), sender="b")
         assert [(m.type, m.to, m.hint) for m in ready.messages] == [(WAKE, "b", 7)]

@@ -5,7 +5,6 @@ from dataclasses import replace
 import cbor2
 import pytest
 from drakkar.actors.runtime.letters import Letter, UnknownType
-from drakkar.handlers.errors import ConfigError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.payloads import NUMBERS
 
@@ -32,11 +31,6 @@ def test_each_side_has_a_payload_of_its_own():
 def test_no_payload_takes_no_bytes_and_stays_none():
     letter = Letter.of(Message(PING, to="b", sender="a"))
     assert (letter.size, letter.open("b").payload) == (0, None)
-
-
-def test_what_cannot_travel_is_the_senders_mistake():
-    with pytest.raises(ConfigError, match="set cannot be sent"):
-        Letter.of(Message(PING, to="b", sender="a", payload={1}))
 
 
 @pytest.mark.parametrize(

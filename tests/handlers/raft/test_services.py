@@ -220,6 +220,13 @@ class TestSending:
             raft.send(Message(ASK, to=2, payload=payload))
         assert not raft.has_ready
 
+    def test_a_payload_is_sent_as_it_was_when_it_was_sent(self):
+        raft, view = replica(), {"2": ["up"]}
+        drain(raft)
+        raft.send(Message(ASK, to=2, payload=view))
+        view["2"].append("down")
+        assert [m.payload for m in drain(raft)] == [{"2": ["up"]}]
+
     def test_a_type_says_whether_it_leaves_before_the_write(self):
         raft = replica(state=State.LEADER, terms=(1,))
         raft.step(Message(MessageType.PROPOSE, sender=1))

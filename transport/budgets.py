@@ -67,6 +67,8 @@ useless holds up all others."""
 LATE_S: Final = 30e-6
 """What a useless message costs at least, in seconds, where a node found it useless after the turn that brought it: the
 node's own work, its answer, and the sending of that."""
+LONGEST_TURN_S: Final = 1.0
+"""What a turn is charged with at most, in seconds. None takes so long but where the process was stopped, or had no core."""
 FRUITLESS_S: Final = 100e-6
 """What it costs to read a byte that completes nothing, and to pause after that."""
 FRUITFUL_BYTES: Final = 2048
@@ -83,13 +85,16 @@ CALLS_SAVED_S: Final = 0.02
 """Seconds of it that are saved up at most: so long may a burst hold up others."""
 CALL_S: Final = 30e-6
 """What a call costs after the turn that brought it, in seconds: the turn of its actor, and the sending of its answer."""
+LONGEST_CALLS_S: Final = 0.1
+"""What the calls of one turn are charged with at most, twice: messages of replicas come on the same connection, and an
+election must not come of a rest."""
 DEAR_S: Final = 1e-3
 """One that took so long to be read costs as much again: an answer like it takes long to encode."""
 TRAFFIC_S: Final = 0.25
 """Seconds over which the messages and calls of all hosts are counted."""
 SERVED: Final = 20
-"""Messages, but heartbeats, and calls of other hosts in one to two `TRAFFIC_S`, from which on they are served too. So few come even where
-one host holds the loop up for a tenth of a second each time."""
+"""Messages, but heartbeats, and calls of other hosts in one to two `TRAFFIC_S`, from which on they are served too. So few come
+even where one host holds the loop up for a tenth of a second each time."""
 _IDLE: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})
 """What replicas send that have nothing to do."""
 MAX_ACCOUNTS: Final = 1000
@@ -132,7 +137,10 @@ class LoopTime:
 
 
 class Traffic:
-    """How many messages and calls came in this `TRAFFIC_S` and the one before. Those of all hosts begin at the same times."""
+    """How many messages and calls came in this `TRAFFIC_S` and the one before.
+
+    The times begin alike for one host and for all, so that the counts can be subtracted.
+    """
 
     __slots__ = ("_before", "_count", "_number")
 
@@ -182,6 +190,7 @@ class Pace:
         """Count so many calls that took so many seconds."""
         self._note(count, now)
         if self._all.total(now) - self._own.total(now) >= SERVED:
+            seconds = min(seconds, LONGEST_CALLS_S)
             afterwards = seconds if seconds > count * DEAR_S else count * CALL_S
             self._calls.spend(seconds + afterwards, now)
 
@@ -281,7 +290,10 @@ class Account:
         self._calls += count
 
     def rest(self) -> float:
-        """Return for how many seconds not to read, as too many messages came for one shard, or calls that cost too much beside others."""
+        """Return for how many seconds not to read on.
+
+        Too many messages came for one shard, or the calls of this host took more than their share while others are served.
+        """
         return self._pace.wait(self._clock())
 
     def begin(self, at: float | None = None) -> float:
@@ -300,7 +312,7 @@ class Account:
         """
         now = self._clock()
         self._running = False
-        self._carried += now - self._began
+        self._carried += min(now - self._began, LONGEST_TURN_S)
         self._units += units
         if incomplete:
             return 0.0

@@ -26,7 +26,8 @@ from drakkar.transport.options import Options
 __all__ = ["PATIENCE", "CallRoom", "CallRooms"]
 
 PATIENCE: Final = 0.25
-"""The part of its time that a question may have to wait for its turn: it is as long on its way, and in the inbox of its actor, again."""
+"""The part of its timeout that a question may have to wait in the lane: more records may come before those that wait leave, and
+it waits again on its way and in the inbox of its actor."""
 
 
 class CallRooms:
@@ -67,7 +68,8 @@ class CallRoom:
         self.records = 0
         self.bytes = 0
         self._since: deque[float] = deque()
-        """When each record came that waits."""
+        """When each record came that waits. One that is handed back takes the first time with it, not its own: records are handed
+        back together, when their connection is lost."""
         self._left = -math.inf
         """When the last one left."""
 
@@ -85,8 +87,9 @@ class CallRoom:
         if waited > within * PATIENCE:
             self._rooms.count_refused(1)
             raise SystemBusy(
-                f"{self.records} calls wait for {self.address}, which takes them more slowly than they come: the first of them for "
-                f"{waited:.2f} s, so no answer is to be expected within {within:g} s: ask less often, or give it more time"
+                f"{self.records} calls wait for {self.address}, which takes them more slowly than they come: the first of "
+                f"them for {waited:.2f} s, so no answer is to be expected within {within:g} s: ask less often, or raise the "
+                "timeout"
             )
         if not self.take((len(record),)):
             raise self._busy()
@@ -118,7 +121,10 @@ class CallRoom:
                 self._since.popleft()
 
     def _waited(self) -> float:
-        """Return for how many seconds the first one has waited while others left: where none leaves, that says nothing yet."""
+        """Return for how many seconds the first one has waited; 0.0 where none has left meanwhile.
+
+        Then the host may be dialed only now, and how fast it takes them is not known.
+        """
         with self._rooms.lock:
             moves = self._since and self._left >= self._since[0]
             return self._rooms.clock() - self._since[0] if moves else 0.0

@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -209,6 +209,7 @@ class TcpTransport:
             parted=parted or _nothing,
             introduced=introduced or _nothing,
             frames=frames,
+            start_soon=self._start_soon,
         )
         self._peers: dict[str, Peer] = {}
         """By canonical address: two connections to one host would take each other's place there, again and again."""
@@ -402,6 +403,11 @@ class TcpTransport:
     def host_id_at(self, address: str) -> str:
         """Return the id of the host that introduced itself last as the one at `address`; "" if none did."""
         return self._known.host_id_at(address)
+
+    def _start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that ends with `serve`."""
+        if self._nursery is not None:
+            self._nursery.start_soon(async_fn, *args)
 
     def charge(self, address: str, count: int) -> None:
         """Say that so many messages or calls of the host at `address` were of no use here.

@@ -13,7 +13,8 @@ turn has for a peer. A connection that brings many times more is not read until 
 
 *Calls of actors.* One host may ask so much that it takes all of the loop, and where nobody else needs that it may. While other hosts
 are served too, the time that its calls take is put down. Where they take more than `CALLS_SHARE`, it gets no credit for more calls
-until they are within it again: see `calls`. Its connection is read on, so a vote does not wait for that.
+until they are within it again: see `calls`. Those that are of no use have a budget of their own, as large as that for useless messages.
+The connection is read on, so a vote, or a question whether this host is alive, does not wait for that.
 
 *Memory.* A frame of more than `WHOLE_BYTES`, and a message in parts, take their announced size out of a `Room` before the
 bytes are read. Where there is none, the connection is not read until there is. What is in the room must make progress. A quarter of
@@ -166,14 +167,17 @@ class Traffic:
 
 
 class CallTime:
-    """The time that the calls of one host take, while other hosts are served too."""
+    """The time that the calls of one host take: all of them while other hosts are served too, and those that are of no use."""
 
-    __slots__ = ("_all", "_own", "_time")
+    __slots__ = ("_all", "_own", "_time", "_until", "_useless")
 
     def __init__(self, all_: Traffic, now: float) -> None:
         """`all_`: of all hosts."""
         self._all, self._own = all_, Traffic()
         self._time = LoopTime(CALLS_SHARE, CALLS_SAVED_S, now)
+        self._useless = LoopTime(OWN_SHARE, SAVED_S, now)
+        self._until = 0.0
+        """When useless ones may come again."""
 
     def served(self, count: int, now: float) -> None:
         """So many messages or calls came of the host."""
@@ -184,12 +188,24 @@ class CallTime:
         """So many calls came, and took so many seconds to be handed over."""
         self.served(count, now)
         if self._all.total(now) - self._own.total(now) >= SERVED:
-            cost = seconds + max(seconds * AFTERWARDS, count * CALL_S)
-            self._time.spend(min(cost, LONGEST_CALLS_S), now)
+            self._time.spend(_cost(count, seconds), now)
+
+    def spend_useless(self, count: int, seconds: float, now: float, others: LoopTime | None) -> None:
+        """So many of them were of no use, and took so many of the seconds. `others`: charged with them too."""
+        cost = _cost(count, seconds)
+        budgets = (self._useless,) if others is None else (self._useless, others)
+        for budget in budgets:
+            budget.spend(cost, now)
+        self._until = now + max(budget.wait(now) for budget in budgets)
 
     def wait(self, now: float) -> float:
         """Return for how many seconds to take no more."""
-        return self._time.wait(now)
+        return max(self._time.wait(now), self._until - now)
+
+
+def _cost(count: int, seconds: float) -> float:
+    """Return what so many calls cost that took so many seconds to be handed over."""
+    return min(seconds + max(seconds * AFTERWARDS, count * CALL_S), LONGEST_CALLS_S)
 
 
 class Pace:
@@ -231,12 +247,19 @@ class _Own(NamedTuple):
     calls: CallTime
 
 
+class _Others(NamedTuple):
+    """What all have together that are no members."""
+
+    time: LoopTime
+    calls: LoopTime
+
+
 class Work:
     """The accounts of all connections."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
-        self._others = LoopTime(OTHERS_SHARE, OTHERS_SAVED_S, clock())
+        self._others = _Others(*(LoopTime(OTHERS_SHARE, OTHERS_SAVED_S, clock()) for _ in range(2)))
         self._traffic = Traffic()
         self._own: dict[str, _Own] = {}
         """By address. A host that connects anew has its old account."""
@@ -265,18 +288,23 @@ class Account:
         "_late",
         "_mean",
         "_others",
+        "_others_calls",
         "_own",
         "_pace",
         "_running",
         "_units",
         "useless",
+        "useless_calls",
     )
 
-    def __init__(self, own: _Own, others: LoopTime, is_member: Callable[[], bool], clock: Clock) -> None:
+    def __init__(self, own: _Own, others: _Others, is_member: Callable[[], bool], clock: Clock) -> None:
         self._own, self._pace, self._calls = own
-        self._others, self._is_member, self._clock = others, is_member, clock
+        self._others, self._others_calls = others
+        self._is_member, self._clock = is_member, clock
         self.useless = 0
         """Messages and frames found useless that are not charged yet."""
+        self.useless_calls = 0
+        """The same of calls."""
         self._late = 0
         self._began = 0.0
         self._running = False
@@ -297,11 +325,18 @@ class Account:
         self._calls.served(sum(not is_idle(message) for message in messages), self._began)
 
     def called(self, count: int, seconds: float) -> None:
-        """So many calls came, of use or not, and took so many seconds to be handed over."""
-        self._calls.spend(count, seconds, self._clock())
+        """So many calls came, of use or not, and took so many seconds of the turn to be handed over."""
+        now = self._clock()
+        self._calls.spend(count, seconds, now)
+        useless, self.useless_calls = self.useless_calls, 0
+        if useless:
+            others = None if self._is_member() else self._others_calls
+            self._calls.spend_useless(useless, seconds * min(useless / count, 1.0), now, others)
+        # The rest of the turn neither pays for them nor earns by them.
+        self._began += seconds
 
     def calls_wait(self) -> float:
-        """Return for how many seconds to give no credit for more calls: while other hosts are served, they took too long."""
+        """Return for how many seconds to give no credit for more calls: they took too long."""
         return self._calls.wait(self._clock())
 
     def rest(self) -> float:
@@ -317,7 +352,7 @@ class Account:
         return self._began
 
     def end(self, units: int, *, incomplete: bool = False) -> float:
-        """The turn is over, and brought so many messages and frames. Return for how many seconds not to read on.
+        """The turn is over, and brought so many messages and frames, but calls. Return for how many seconds not to read on.
 
         `incomplete`: it brought only a part of a large one, which counts when it is complete. A turn that brought nothing earns
         nothing.

@@ -46,13 +46,15 @@ _TURN_S: Final = 0.001
 _MIN_PAUSE_S: Final = 0.001
 """A shorter pause is not worth a timer: the next turn makes up for it."""
 _MAX_REST_S: Final = 0.5
-"""Seconds for which a new connection waits at most, since the last one has brought too many calls."""
+"""Seconds for which a new connection of a member waits at most, since the last one has brought too many calls."""
 _USELESS: Final = (
     "so many messages that are of no use here, as for shards that are not here or of older terms, that they would hold up "
     "all others"
 )
 _MANY: Final = "so many messages for one shard that they would hold up others"
-_BUSY: Final = "so many calls of actors that they would hold up other hosts"
+_BUSY: Final = (
+    "so many calls of actors, or so many that are of no use here, that they would hold up other hosts"
+)
 
 
 class Caller:
@@ -125,13 +127,13 @@ class Caller:
 class _Turn:
     """What one turn has brought so far."""
 
-    __slots__ = ("answers", "bytes", "messages", "units", "until")
+    __slots__ = ("answers", "bytes", "calls", "messages", "units", "until")
 
     def __init__(self, began: float) -> None:
         self.until = began + _TURN_S
         self.messages: list[Message] = []
         """Those that are not delivered yet."""
-        self.units = 0
+        self.units = self.calls = 0
         self.bytes = 0
         self.answers: list[bytes] = []
         """Frames for the caller."""
@@ -201,6 +203,13 @@ class CallerFrames:
             account.charge(count)
         self._counters.useless += count
 
+    def charge_calls(self, address: str, count: int) -> None:
+        """So many of the calls that are being handed over were of no use."""
+        account = self._accounts.get(address)
+        if account is not None:
+            account.useless_calls += count
+        self._counters.useless += count
+
     async def read(self, caller: Caller) -> None:
         """Handle all that comes from a caller until its connection is lost. Raises as `Connection.read_until_lost` does."""
         address = caller.hello.address
@@ -214,7 +223,7 @@ class CallerFrames:
                     await self._pause(rest, caller, _MANY)
                 # A connection begins with a whole window, so one after the other would go round the credit.
                 if rest := caller.account.calls_wait():
-                    await self._pause(min(rest, _MAX_REST_S), caller, _BUSY)
+                    await self._pause(min(rest, _MAX_REST_S) if caller.is_member() else rest, caller, _BUSY)
                 if not caller.proved:
                     await caller.write(encode_frame(FrameKind.PING))
                 await caller.connection.read_until_lost(
@@ -232,7 +241,7 @@ class CallerFrames:
         clock = self._work.clock
         turn = _Turn(caller.account.begin(caller.connection.read_at))
         for frame in frames:
-            if turn.units > _TURN_UNITS or turn.bytes > _TURN_BYTES or clock() > turn.until:
+            if turn.units + turn.calls > _TURN_UNITS or turn.bytes > _TURN_BYTES or clock() > turn.until:
                 if not await self._end(turn, caller):
                     await trio.lowlevel.checkpoint()
                 turn = _Turn(caller.account.begin())
@@ -385,7 +394,7 @@ class CallerFrames:
         if not caller.window.fits(len(calls), len(body)):
             raise FrameError(f"{len(calls)} calls of {len(body)} bytes came without credit")
         caller.window.add(len(calls), len(body))
-        turn.units += len(calls)
+        turn.calls += len(calls)
         if not caller.is_heard:
             self._counters.gone_messages += len(calls)
         elif self._called is not None:

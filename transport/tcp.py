@@ -84,7 +84,7 @@ class TcpTransport:
     All four must return soon and raise nothing.
     `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that
     begins with the number of its kind; nothing else about them is checked. The host has introduced itself, and need not
-    be a member. Of records that are of no use tell `charge`. It raises `FrameError` for one that no host sends: then the
+    be a member. Of records that are of no use tell `charge_calls`. It raises `FrameError` for one that no host sends: then the
     connection is closed. Without `called` this host takes no calls, and says so to others.
     `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was
     lost, or cannot be made, or the peer takes no calls. These surely have no effect. They are the last that were
@@ -410,12 +410,19 @@ class TcpTransport:
             self._nursery.start_soon(async_fn, *args)
 
     def charge(self, address: str, count: int) -> None:
-        """Say that so many messages or calls of the host at `address` were of no use here.
+        """Say that so many messages of the host at `address` were of no use here.
 
-        A host that sends too many of them is read more slowly. Call it in `deliver` or `called` where that shows at once: then they are
+        A host that sends too many of them is read more slowly. Call it in `deliver` where that shows at once: then they are
         charged with the time that they took.
         """
         self._inbound.frames.charge(address, count)
+
+    def charge_calls(self, address: str, count: int) -> None:
+        """Say that so many of the calls that `called` is handed are of no use here.
+
+        A host that sends too many of them gets credit for further ones later. Call it in `called`.
+        """
+        self._inbound.frames.charge_calls(address, count)
 
     @property
     def unfinished_bytes(self) -> int:

@@ -385,6 +385,53 @@ def test_a_turn_in_which_the_process_was_stopped_keeps_no_host_out() -> None:
     assert turn(other, clock, 60.0, useless=1) <= LONGEST_TURN_S / OWN_SHARE
 
 
+def call_uselessly(account: Account, seconds: float, count: int = 1, useless: int = 1) -> float:
+    """As `call`; so many of them are of no use."""
+    account.useless_calls += useless
+    return call(account, count, seconds)
+
+
+@pytest.mark.parametrize(
+    ("is_member", "saved", "share"), [(member, SAVED_S, OWN_SHARE), (stranger, OTHERS_SAVED_S, OTHERS_SHARE)]
+)
+def test_calls_of_no_use_have_a_budget_of_their_own_whoever_else_is_served(is_member, saved, share) -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, twin = work.account("a:1", is_member), work.account("b:1", is_member)
+    cost, spent = 0.01 * (1 + AFTERWARDS), 0.0
+    while not (wait := call_uselessly(account, 0.01, 10, 10)):
+        spent += cost
+        clock.now -= 0.01
+    assert saved - cost <= spent <= saved
+    assert wait == pytest.approx((spent + cost - saved) / share, abs=0.011)
+    assert (account.wait(), account.rest()) == (0.0, 0.0), "it is read on"
+    assert (call(twin, 10, 0.01), turn(account, clock, saved / 2, useless=1)) == (0.0, 0.0), (
+        "nor are others held up"
+    )
+    clock.now += wait
+    assert account.calls_wait() == 0.0
+
+
+def test_calls_pay_for_what_is_of_no_use_among_them() -> None:
+    clock = Clock()
+    account = Work(clock).account("a:1", member)
+    for _ in range(int(SAVED_S / (0.001 * (1 + AFTERWARDS)))):
+        assert call_uselessly(account, 0.01, 10, 1) == 0.0
+
+
+def test_a_turn_neither_pays_for_its_calls_nor_earns_by_them() -> None:
+    for useless_calls, useless in ((0, 0), (1, 0), (0, 1)):
+        clock = Clock()
+        account = Work(clock).account("a:1", member)
+        turn(account, clock, SAVED_S, useless=1)
+        account.begin()
+        call_uselessly(account, SAVED_S, useless=useless_calls)
+        account.charge(useless)
+        assert account.end(1) == 0.0
+        clock.now -= SAVED_S
+        assert turn(account, clock, 0.01, useless=1) == pytest.approx(0.01 / OWN_SHARE, abs=0.011)
+
+
 def test_the_memory_of_accounts_is_bounded() -> None:
     work = Work(Clock())
     for number in range(2 * MAX_ACCOUNTS):

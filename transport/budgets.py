@@ -12,8 +12,9 @@ shard. The replicas of the busiest shard bring each other some fifty in a `PACE_
 turn has for a peer. A connection that brings many times more is not read until the `PACE_S` is over, and other shards go on.
 
 *Calls of actors.* One host may ask so much that it takes all of the loop, and where nobody else needs that it may. While other hosts
-are served too, the time that its calls take is put down, and where they take more than `CALLS_SHARE`, its connection is not read for
-a while.
+are served too, the time that its calls take is put down. Where they take more than `CALLS_SHARE`, it gets no credit for more calls
+until they are within it again: see `calls`. Those that are of no use have a budget of their own, as large as that for useless messages.
+The connection is read on, so a vote, or a question whether this host is alive, does not wait for that.
 
 *Memory.* A frame of more than `WHOLE_BYTES`, and a message in parts, take their announced size out of a `Room` before the
 bytes are read. Where there is none, the connection is not read until there is. What is in the room must make progress. A quarter of
@@ -29,9 +30,11 @@ from typing import Final, NamedTuple
 
 import trio
 from drakkar.handlers.errors import TransportError
-from drakkar.handlers.messages import Message, MessageType
+from drakkar.handlers.messages import Message
+from drakkar.handlers.raft.quiesce import is_idle
 
 __all__ = [
+    "AFTERWARDS",
     "CALLS_SAVED_S",
     "CALLS_SHARE",
     "CALL_S",
@@ -45,6 +48,7 @@ __all__ = [
     "TRAFFIC_S",
     "WHOLE_BYTES",
     "Account",
+    "CallTime",
     "LoopTime",
     "MemoryReservation",
     "Pace",
@@ -67,6 +71,8 @@ useless holds up all others."""
 LATE_S: Final = 30e-6
 """What a useless message costs at least, in seconds, where a node found it useless after the turn that brought it: the
 node's own work, its answer, and the sending of that."""
+LONGEST_TURN_S: Final = 1.0
+"""What a turn is charged with at most, in seconds. None takes so long but where the process was stopped, or had no core."""
 FRUITLESS_S: Final = 100e-6
 """What it costs to read a byte that completes nothing, and to pause after that."""
 FRUITFUL_BYTES: Final = 2048
@@ -80,18 +86,19 @@ the rest of it."""
 CALLS_SHARE: Final = 0.3
 """The share of the loop's time that the calls of one host may take for long while other hosts are served too."""
 CALLS_SAVED_S: Final = 0.02
-"""Seconds of it that are saved up at most: so long may a burst hold up others."""
+"""Seconds of it that are saved up at most."""
 CALL_S: Final = 30e-6
-"""What a call costs after the turn that brought it, in seconds: the turn of its actor, and the sending of its answer."""
-DEAR_S: Final = 1e-3
-"""One that took so long to be read costs as much again: an answer like it takes long to encode."""
+"""What comes after a call was handed over costs so many seconds at least: the turn of its actor, and its answer."""
+AFTERWARDS: Final = 0.5
+"""As a part of the time that it took to hand it over, where that is more: an answer like it takes long to encode."""
+LONGEST_CALLS_S: Final = 0.1
+"""What the calls of one frame are charged with at most, in seconds. They take longer only where the process was stopped, or had
+no core."""
 TRAFFIC_S: Final = 0.25
 """Seconds over which the messages and calls of all hosts are counted."""
 SERVED: Final = 20
-"""Messages, but heartbeats, and calls of other hosts in one to two `TRAFFIC_S`, from which on they are served too. So few come even where
-one host holds the loop up for a tenth of a second each time."""
-_IDLE: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})
-"""What replicas send that have nothing to do."""
+"""Messages and calls of other hosts in one to two `TRAFFIC_S`, from which on they are served too. So few come even where one host
+holds the loop up for a tenth of a second each time."""
 MAX_ACCOUNTS: Final = 1000
 """Hosts whose accounts are remembered; of more, the one that connected longest ago has a new one."""
 
@@ -132,7 +139,10 @@ class LoopTime:
 
 
 class Traffic:
-    """How many messages and calls came in this `TRAFFIC_S` and the one before. Those of all hosts begin at the same times."""
+    """How many messages and calls came in this `TRAFFIC_S` and the one before.
+
+    The times begin alike for one host and for all, so that the counts can be subtracted.
+    """
 
     __slots__ = ("_before", "_count", "_number")
 
@@ -151,51 +161,78 @@ class Traffic:
 
     def _turn_over(self, now: float) -> None:
         number = int(now / TRAFFIC_S)
-        if number != self._number:
+        if number > self._number:  # what comes late was read before what came first
             self._before = self._count if number == self._number + 1 else 0
             self._count, self._number = 0, number
 
 
-class Pace:
-    """How many messages of one host came for each shard in this `PACE_S`, and what time its calls take."""
+class CallTime:
+    """The time that the calls of one host take: all of them while other hosts are served too, and those that are of no use."""
 
-    __slots__ = ("_all", "_calls", "_counts", "_exceeded", "_own", "_until")
+    __slots__ = ("_all", "_own", "_time", "_until", "_useless")
 
     def __init__(self, all_: Traffic, now: float) -> None:
         """`all_`: of all hosts."""
         self._all, self._own = all_, Traffic()
+        self._time = LoopTime(CALLS_SHARE, CALLS_SAVED_S, now)
+        self._useless = LoopTime(OWN_SHARE, SAVED_S, now)
+        self._until = 0.0
+        """When useless ones may come again."""
+
+    def served(self, count: int, now: float) -> None:
+        """So many messages or calls came of the host."""
+        self._all.add(count, now)
+        self._own.add(count, now)
+
+    def spend(self, count: int, seconds: float, now: float) -> None:
+        """So many calls came, and took so many seconds to be handed over."""
+        self.served(count, now)
+        if self._all.total(now) - self._own.total(now) >= SERVED:
+            self._time.spend(_cost(count, seconds), now)
+
+    def spend_useless(self, count: int, seconds: float, now: float, others: LoopTime | None) -> None:
+        """So many of them were of no use, and took so many of the seconds. `others`: charged with them too."""
+        cost = _cost(count, seconds)
+        budgets = (self._useless,) if others is None else (self._useless, others)
+        for budget in budgets:
+            budget.spend(cost, now)
+        self._until = now + max(budget.wait(now) for budget in budgets)
+
+    def wait(self, now: float) -> float:
+        """Return for how many seconds to take no more."""
+        return max(self._time.wait(now), self._until - now)
+
+
+def _cost(count: int, seconds: float) -> float:
+    """Return what so many calls cost that took so many seconds to be handed over."""
+    return min(seconds + max(seconds * AFTERWARDS, count * CALL_S), LONGEST_CALLS_S)
+
+
+class Pace:
+    """How many messages of one host came for each shard in this `PACE_S`."""
+
+    __slots__ = ("_counts", "_exceeded", "_until")
+
+    def __init__(self) -> None:
         self._counts: dict[int, int] = {}
-        self._calls = LoopTime(CALLS_SHARE, CALLS_SAVED_S, now)
         self._until = 0.0
         self._exceeded = False
 
     def count(self, messages: Sequence[Message], now: float) -> None:
         """Count what came."""
-        self._note(sum(message.type not in _IDLE for message in messages), now)
         counts = self._counts
+        if now >= self._until:
+            counts.clear()
+            self._until = now + PACE_S
+            self._exceeded = False
         for message in messages:
             count = counts[message.shard] = counts.get(message.shard, 0) + message.type.traits.weight
             if count > PACE_MESSAGES:
                 self._exceeded = True
 
-    def count_calls(self, count: int, seconds: float, now: float) -> None:
-        """Count so many calls that took so many seconds."""
-        self._note(count, now)
-        if self._all.total(now) - self._own.total(now) >= SERVED:
-            afterwards = seconds if seconds > count * DEAR_S else count * CALL_S
-            self._calls.spend(seconds + afterwards, now)
-
-    def _note(self, count: int, now: float) -> None:
-        self._all.add(count, now)
-        self._own.add(count, now)
-        if now >= self._until:
-            self._counts.clear()
-            self._until = now + PACE_S
-            self._exceeded = False
-
     def wait(self, now: float) -> float:
         """Return for how many seconds not to read on."""
-        return max(self._calls.wait(now), self._until - now if self._exceeded else 0.0)
+        return max(0.0, self._until - now) if self._exceeded else 0.0
 
     def forget_few(self) -> None:
         """The connection has ended: keep only what the next one of the host could add to, to be too many."""
@@ -207,6 +244,14 @@ class _Own(NamedTuple):
 
     time: LoopTime
     pace: Pace
+    calls: CallTime
+
+
+class _Others(NamedTuple):
+    """What all have together that are no members."""
+
+    time: LoopTime
+    calls: LoopTime
 
 
 class Work:
@@ -214,20 +259,21 @@ class Work:
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
-        self._others = LoopTime(OTHERS_SHARE, OTHERS_SAVED_S, clock())
+        self._others = _Others(*(LoopTime(OTHERS_SHARE, OTHERS_SAVED_S, clock()) for _ in range(2)))
         self._traffic = Traffic()
         self._own: dict[str, _Own] = {}
         """By address. A host that connects anew has its old account."""
 
     def account(self, address: str, is_member: Callable[[], bool]) -> "Account":
         """Return an account for a connection of the host at `address`."""
-        own = self._own.pop(address, None) or _Own(
-            LoopTime(OWN_SHARE, SAVED_S, now := self.clock()), Pace(self._traffic, now)
-        )
+        own = self._own.pop(address, None)
+        if own is None:
+            now = self.clock()
+            own = _Own(LoopTime(OWN_SHARE, SAVED_S, now), Pace(), CallTime(self._traffic, now))
         self._own[address] = own
         if len(self._own) > MAX_ACCOUNTS:
             del self._own[next(iter(self._own))]
-        return Account(own.time, self._others, is_member, self.clock, own.pace)
+        return Account(own, self._others, is_member, self.clock)
 
 
 class Account:
@@ -242,20 +288,23 @@ class Account:
         "_late",
         "_mean",
         "_others",
+        "_others_calls",
         "_own",
         "_pace",
         "_running",
         "_units",
         "useless",
+        "useless_calls",
     )
 
-    def __init__(
-        self, own: LoopTime, others: LoopTime, is_member: Callable[[], bool], clock: Clock, pace: Pace
-    ) -> None:
-        self._own, self._others, self._is_member, self._clock = own, others, is_member, clock
-        self._pace = pace
+    def __init__(self, own: _Own, others: _Others, is_member: Callable[[], bool], clock: Clock) -> None:
+        self._own, self._pace, self._calls = own
+        self._others, self._others_calls = others
+        self._is_member, self._clock = is_member, clock
         self.useless = 0
         """Messages and frames found useless that are not charged yet."""
+        self.useless_calls = 0
+        """The same of calls."""
         self._late = 0
         self._began = 0.0
         self._running = False
@@ -265,8 +314,6 @@ class Account:
         self._carried = 0.0
         self._units = 0
         """Of turns that brought parts of a message: they are charged when it is complete."""
-        self._calls = 0
-        """Calls among them."""
 
     def charge(self, count: int) -> None:
         """So many messages of this connection turned out to be of no use."""
@@ -275,13 +322,25 @@ class Account:
     def count(self, messages: Sequence[Message]) -> None:
         """The turn brought these messages, of use or not."""
         self._pace.count(messages, self._began)
+        self._calls.served(sum(not is_idle(message) for message in messages), self._began)
 
-    def count_calls(self, count: int) -> None:
-        """The turn brought so many calls, of use or not."""
-        self._calls += count
+    def called(self, count: int, seconds: float) -> None:
+        """So many calls came, of use or not, and took so many seconds of the turn to be handed over."""
+        now = self._clock()
+        self._calls.spend(count, seconds, now)
+        useless, self.useless_calls = self.useless_calls, 0
+        if useless:
+            others = None if self._is_member() else self._others_calls
+            self._calls.spend_useless(useless, seconds * min(useless / count, 1.0), now, others)
+        # The rest of the turn neither pays for them nor earns by them.
+        self._began += seconds
+
+    def calls_wait(self) -> float:
+        """Return for how many seconds to give no credit for more calls: they took too long."""
+        return self._calls.wait(self._clock())
 
     def rest(self) -> float:
-        """Return for how many seconds not to read, as too many messages came for one shard, or calls that cost too much beside others."""
+        """Return for how many seconds not to read, as too many messages came for one shard."""
         return self._pace.wait(self._clock())
 
     def begin(self, at: float | None = None) -> float:
@@ -293,23 +352,20 @@ class Account:
         return self._began
 
     def end(self, units: int, *, incomplete: bool = False) -> float:
-        """The turn is over, and brought so many messages and frames. Return for how many seconds not to read on.
+        """The turn is over, and brought so many messages and frames, but calls. Return for how many seconds not to read on.
 
         `incomplete`: it brought only a part of a large one, which counts when it is complete. A turn that brought nothing earns
         nothing.
         """
         now = self._clock()
         self._running = False
-        self._carried += now - self._began
+        self._carried += min(now - self._began, LONGEST_TURN_S)
         self._units += units
         if incomplete:
             return 0.0
         units = self._units
         seconds = self._carried if units else 0.0
         self._carried, self._units = 0.0, 0
-        if self._calls:
-            self._pace.count_calls(self._calls, seconds * self._calls / units, now)
-            self._calls = 0
         if self.useless or self._late:
             return self._settle(seconds, units, now)
         self._own.spend(-seconds, now)

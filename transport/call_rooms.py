@@ -5,7 +5,7 @@ back. So what the loop has not seen yet is bounded too, and what has a place is 
 
 Why this is right with any number of threads: all figures are read and changed by holders of one lock alone. The GIL
 would not do, since `+=` on an attribute reads and then writes, and another thread may run in between: then two records
-would have one place, or a place would be lost for ever. The lock is held for some additions. Its holder waits for
+would have one place, or a place would be lost for ever. The lock is held for some additions a record. Its holder waits for
 nothing and calls nothing of others, so the loop, which takes it too, waits for it no longer than for the GIL. What is
 read without it, `records` and `bytes`, is for people to look at.
 """
@@ -23,10 +23,11 @@ from drakkar.transport.addresses import peer_name
 from drakkar.transport.call_frames import check_record
 from drakkar.transport.options import Options
 
-__all__ = ["PATIENCE", "CallRoom", "CallRooms"]
+__all__ = ["MAX_WAIT_SHARE", "CallRoom", "CallRooms"]
 
-PATIENCE: Final = 0.25
-"""The part of its time that a question may have to wait for its turn: it is as long on its way, and in the inbox of its actor, again."""
+MAX_WAIT_SHARE: Final = 0.25
+"""The part of its timeout that a question may have to wait in the lane: more records may come before those that wait leave, and
+it waits again on its way and in the inbox of its actor."""
 
 
 class CallRooms:
@@ -37,7 +38,7 @@ class CallRooms:
         self.clock: Final = clock
         self.lock: Final = threading.Lock()
         self.refused = 0
-        """Records that found no room, over all lanes."""
+        """Records that found no room, and questions that would have been answered too late, over all lanes."""
         self._rooms: WeakValueDictionary[str, CallRoom] = WeakValueDictionary()
         """Those that a lane or a caller has: a host that asks may say another address each time."""
 
@@ -59,7 +60,7 @@ class CallRooms:
 class CallRoom:
     """How many records, and bytes, wait for one host: in its lane, or on their way there. From any thread."""
 
-    __slots__ = ("__weakref__", "_left", "_rooms", "_since", "address", "bytes", "records")
+    __slots__ = ("__weakref__", "_moves_since", "_rooms", "_since", "address", "bytes", "records")
 
     def __init__(self, rooms: CallRooms, address: str) -> None:
         self._rooms = rooms
@@ -68,8 +69,8 @@ class CallRoom:
         self.bytes = 0
         self._since: deque[float] = deque()
         """When each record came that waits."""
-        self._left = -math.inf
-        """When the last one left."""
+        self._moves_since = math.inf
+        """When the first one left by the connection that there is. Before that, the host may be dialed only now."""
 
     def admit(self, record: bytes, within: float = math.inf) -> None:
         """Take a place for a record that is sent with `TcpTransport.send_calls(…, admitted=True)` then, in the loop.
@@ -82,11 +83,12 @@ class CallRoom:
         """
         check_record(record, self._rooms.options.longest_call)
         waited = self._waited()
-        if waited > within * PATIENCE:
+        if waited > within * MAX_WAIT_SHARE:
             self._rooms.count_refused(1)
             raise SystemBusy(
-                f"{self.records} calls wait for {self.address}, which takes them more slowly than they come: the first of them for "
-                f"{waited:.2f} s, so no answer is to be expected within {within:g} s: ask less often, or give it more time"
+                f"{self.records} calls wait for {self.address}, which takes them more slowly than they come: the first of "
+                f"them for {waited:.2f} s, so no answer is to be expected within {within:g} s: ask less often, or raise the "
+                "timeout"
             )
         if not self.take((len(record),)):
             raise self._busy()
@@ -109,19 +111,38 @@ class CallRoom:
         return len(sizes)
 
     def give_back(self, records: int, size: int) -> None:
-        """Give back the places of so many records, of so many bytes together."""
+        """Give back the places of so many records, of so many bytes together, that are not queued: the last ones that came."""
         with self._rooms.lock:
-            self.records -= records
-            self.bytes -= size
-            self._left = self._rooms.clock()
-            for _ in range(records):
-                self._since.popleft()
+            self._free(records, size, self._since.pop)
+
+    def left(self, records: int, size: int) -> None:
+        """So many records have left, the first ones of the lane."""
+        with self._rooms.lock:
+            self._free(records, size, self._since.popleft)
+            self._moves_since = min(self._moves_since, self._rooms.clock())
+
+    def dropped(self, records: int, size: int) -> None:
+        """So many records, the first ones, are handed back."""
+        with self._rooms.lock:
+            self._free(records, size, self._since.popleft)
+
+    def disconnected(self) -> None:
+        """The connection has ended: until the next one takes records, their waiting says nothing."""
+        with self._rooms.lock:
+            self._moves_since = math.inf
+
+    def _free(self, records: int, size: int, forget: Callable[[], object]) -> None:
+        self.records -= records
+        self.bytes -= size
+        for _ in range(records):
+            forget()
 
     def _waited(self) -> float:
-        """Return for how many seconds the first one has waited while others left: where none leaves, that says nothing yet."""
+        """Return for how many seconds the first record has waited while records could leave."""
         with self._rooms.lock:
-            moves = self._since and self._left >= self._since[0]
-            return self._rooms.clock() - self._since[0] if moves else 0.0
+            if not self._since:
+                return 0.0
+            return max(0.0, self._rooms.clock() - max(self._since[0], self._moves_since))
 
     def _busy(self) -> SystemBusy:
         options = self._rooms.options

@@ -1,8 +1,8 @@
 """A host that has dialed this one, and what is done with its frames: turn by turn, so that others have theirs in between.
 
-A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together, and so are its
-calls, which get credit: see `calls`. Its cost is put down: see `budgets`. Where that allows no more for now, the
-connection is not read for a while.
+A turn ends after so many bytes, messages or milliseconds. Its messages are delivered then, all together; the calls of a
+frame are handed over at once. The cost is put down: see `budgets`. Where that allows no more messages for now, the
+connection is not read for a while; where it allows no more calls, they get no credit until then: see `calls`.
 """
 
 import logging
@@ -45,11 +45,16 @@ _TURN_S: Final = 0.001
 """Seconds after which other tasks of the loop get a turn."""
 _MIN_PAUSE_S: Final = 0.001
 """A shorter pause is not worth a timer: the next turn makes up for it."""
+_MAX_REST_S: Final = 0.5
+"""Seconds for which a new connection of a member waits at most, since the last one has brought too many calls."""
 _USELESS: Final = (
     "so many messages that are of no use here, as for shards that are not here or of older terms, that they would hold up "
     "all others"
 )
-_MANY: Final = "so many messages for one shard, or calls, that they would hold up others"
+_MANY: Final = "so many messages for one shard that they would hold up others"
+_BUSY: Final = (
+    "so many calls of actors, or so many that are of no use here, that they would hold up other hosts"
+)
 
 
 class Caller:
@@ -73,6 +78,10 @@ class Caller:
         self.parts = PartReader(frame_limit, call_limit)
         self.window = CallWindow()
         """What calls it has sent, and had credit for."""
+        self.owed = False
+        """Credit was kept back, and is given later."""
+        self.ended = False
+        """The connection is not read any more, and nothing may be written."""
         self.at_home = at_home
         """It has shown that it is at its address."""
         self.is_member = is_member
@@ -109,6 +118,7 @@ class Caller:
 
     def end(self) -> None:
         """The connection has ended."""
+        self.ended = True
         self.answer.lost()
         self.account.abandon()
         self.reservation.end()
@@ -117,13 +127,13 @@ class Caller:
 class _Turn:
     """What one turn has brought so far."""
 
-    __slots__ = ("answers", "bytes", "messages", "units", "until")
+    __slots__ = ("answers", "bytes", "calls", "messages", "units", "until")
 
     def __init__(self, began: float) -> None:
         self.until = began + _TURN_S
         self.messages: list[Message] = []
         """Those that are not delivered yet."""
-        self.units = 0
+        self.units = self.calls = 0
         self.bytes = 0
         self.answers: list[bytes] = []
         """Frames for the caller."""
@@ -142,9 +152,12 @@ class CallerFrames:
         deliver: Callable[[str, list[Message]], None],
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
+        start_soon: Callable[..., None],
         called: Callable[[str, list[list[Any]]], None] | None = None,
         liveness: Liveness | None = None,
     ) -> None:
+        """`start_soon`: starts a task that ends with the transport."""
+        self._start_soon = start_soon
         self._options, self._counters, self._log, self._work = options, counters, log, work
         self._liveness = liveness or Liveness()
         self._deliver, self._introduced, self._frames = deliver, introduced, frames
@@ -190,6 +203,13 @@ class CallerFrames:
             account.charge(count)
         self._counters.useless += count
 
+    def charge_calls(self, address: str, count: int) -> None:
+        """So many of the calls that are being handed over were of no use."""
+        account = self._accounts.get(address)
+        if account is not None:
+            account.useless_calls += count
+        self._counters.useless += count
+
     async def read(self, caller: Caller) -> None:
         """Handle all that comes from a caller until its connection is lost. Raises as `Connection.read_until_lost` does."""
         address = caller.hello.address
@@ -201,6 +221,9 @@ class CallerFrames:
                     await self._pause(pause, caller)
                 if rest := caller.account.rest():
                     await self._pause(rest, caller, _MANY)
+                # A connection begins with a whole window, so one after the other would go round the credit.
+                if rest := caller.account.calls_wait():
+                    await self._pause(min(rest, _MAX_REST_S) if caller.is_member() else rest, caller, _BUSY)
                 if not caller.proved:
                     await caller.write(encode_frame(FrameKind.PING))
                 await caller.connection.read_until_lost(
@@ -218,7 +241,7 @@ class CallerFrames:
         clock = self._work.clock
         turn = _Turn(caller.account.begin(caller.connection.read_at))
         for frame in frames:
-            if turn.units > _TURN_UNITS or turn.bytes > _TURN_BYTES or clock() > turn.until:
+            if turn.units + turn.calls > _TURN_UNITS or turn.bytes > _TURN_BYTES or clock() > turn.until:
                 if not await self._end(turn, caller):
                     await trio.lowlevel.checkpoint()
                 turn = _Turn(caller.account.begin())
@@ -226,7 +249,7 @@ class CallerFrames:
                 continue
             large = len(body) > _TURN_BYTES
             if self._called is not None and frame.kind != FrameKind.MESSAGES and is_calls(body):
-                self._take_calls(decode_calls(body), len(body), turn, caller)
+                self._take_calls(body, turn, caller)
             elif large:
                 self._take(await self._in_steps(decoding(body), turn, caller), turn, caller)
             else:
@@ -263,7 +286,7 @@ class CallerFrames:
         pause = caller.account.end(turn.units, incomplete=size > 0 and not complete)
         waits = pause >= _MIN_PAUSE_S
         if caller.window.due:
-            turn.answers.append(caller.window.give())
+            self._give_credit(turn, caller)
         if turn.answers:
             await caller.write(b"".join(turn.answers))
         if size or caller.reservation.size:
@@ -274,6 +297,27 @@ class CallerFrames:
             await self._pause(rest, caller, _MANY)
             waits = True
         return waits
+
+    def _give_credit(self, turn: _Turn, caller: Caller) -> None:
+        """Give credit for the calls that were handed over, now or when their host is within its share again."""
+        if caller.account.calls_wait() < _MIN_PAUSE_S:
+            turn.answers.append(caller.window.give())
+        elif not caller.owed:
+            caller.owed = True
+            self._note_pause(caller, _BUSY)
+            self._start_soon(self._give_later, caller)
+
+    async def _give_later(self, caller: Caller) -> None:
+        # What is on its way without credit may come meanwhile.
+        while (wait := caller.account.calls_wait()) >= _MIN_PAUSE_S:  # noqa: ASYNC110  # no event
+            await trio.sleep(wait)
+        caller.owed = False
+        if caller.ended or not caller.window.due:
+            return
+        try:
+            await caller.write(caller.window.give())
+        except TransportError:
+            caller.give_up()
 
     async def _make_room(self, size: int, caller: Caller) -> bool:
         """Have room for what is to come; return whether that was waited for."""
@@ -286,11 +330,14 @@ class CallerFrames:
             await reservation.hold(size, came)
         return True
 
-    async def _pause(self, seconds: float, caller: Caller, why: str = _USELESS) -> None:
+    def _note_pause(self, caller: Caller, why: str) -> None:
         self._counters.pauses += 1
         if count := self._due(why, caller):
             address = caller.hello.address
             self._log.warning("reads from %s more slowly: it sends %s%s", address, why, and_others(count))
+
+    async def _pause(self, seconds: float, caller: Caller, why: str = _USELESS) -> None:
+        self._note_pause(caller, why)
         caller.reservation.excuse(seconds)
         with caller.connection.pause():
             await trio.sleep(seconds)
@@ -339,19 +386,21 @@ class CallerFrames:
             self._counters.received += len(messages)
             self._deliver(caller.hello.address, messages)
 
-    def _take_calls(self, calls: list[list[Any]], size: int, turn: _Turn, caller: Caller) -> None:
-        """Hand over the records of a body of so many bytes: at once, since its values may take long to decode."""
-        if not caller.window.fits(len(calls), size):
-            raise FrameError(f"{len(calls)} calls of {size} bytes came without credit")
-        caller.window.add(len(calls), size)
-        caller.account.count_calls(len(calls))
-        turn.units += len(calls)
+    def _take_calls(self, body: Body, turn: _Turn, caller: Caller) -> None:
+        """Hand over the records of a body, at once: its values may take long to decode."""
         self._hand_over(turn, caller)
+        began = self._work.clock()
+        calls = decode_calls(body)
+        if not caller.window.fits(len(calls), len(body)):
+            raise FrameError(f"{len(calls)} calls of {len(body)} bytes came without credit")
+        caller.window.add(len(calls), len(body))
+        turn.calls += len(calls)
         if not caller.is_heard:
             self._counters.gone_messages += len(calls)
         elif self._called is not None:
             self._counters.calls_received += len(calls)
             self._called(caller.hello.address, calls)
+        caller.account.called(len(calls), self._work.clock() - began)
 
     def _take(self, decoded: Decoded, turn: _Turn, caller: Caller) -> None:
         turn.messages += decoded.messages

@@ -6,7 +6,7 @@ them. Of bulk there is little, since a leader waits for answers. Calls need not 
 
 So the receiver gives *credit*. Each side counts what was sent in CALLS bodies on the connection. The receiver hands
 records to their actors, and then says on the same connection how many it has taken in all, whenever these are
-`CREDIT_RECORDS` or `CREDIT_BYTES` more than it has said before. The sender has no more than `WINDOW_RECORDS` and
+`CREDIT_RECORDS` or `CREDIT_BYTES` more than it has said before; later, where they take too much of its time (`budgets`). The sender has no more than `WINDOW_RECORDS` and
 `WINDOW_BYTES` without credit. A record alone may exceed that, since one may be larger than the window, but only while
 no credit is due. So a sender that must wait is owed credit, and neither waits for ever.
 
@@ -177,7 +177,7 @@ class CallLane:
 
     def _left(self, records: int, size: int, body: int) -> None:
         self._window.add(records, body)
-        self.room.give_back(records, size)
+        self.room.left(records, size)
 
     def credit(self, body: memoryview) -> bool:
         """Take the body of a CALLS frame of the peer. See `CallWindow.take`."""
@@ -186,6 +186,7 @@ class CallLane:
     def reconnect(self) -> None:
         """The connection has ended: what leaves from now on needs no credit of the last one."""
         self._window = CallWindow()
+        self.room.disconnected()
 
     def clear(self) -> list[bytes]:
         """Drop all; return them, in order. None of them has left whole, so none has an effect."""
@@ -193,5 +194,5 @@ class CallLane:
         self._records.clear()
         self._writer = None
         self._turns.leave(self)
-        self.room.give_back(len(unsent), sum(map(len, unsent)))
+        self.room.dropped(len(unsent), sum(map(len, unsent)))
         return unsent

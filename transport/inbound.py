@@ -61,6 +61,7 @@ class Inbound:
         introduced: Callable[[str, ShardHello], None],
         frames: Mapping[int, Callable[[str, memoryview], None]],
         called: Callable[[str, list[list[Any]]], None] | None,
+        start_soon: Callable[..., None],
     ) -> None:
         self._identity, self._options, self._counters, self._tls = identity, options, counters, tls
         self._log = log
@@ -77,6 +78,7 @@ class Inbound:
             frames=frames,
             called=called,
             liveness=liveness,
+            start_soon=start_soon,
         )
         self._known = known
         self._reminders = Reminders()

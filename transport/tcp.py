@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -84,7 +84,7 @@ class TcpTransport:
     All four must return soon and raise nothing.
     `called` is called with the address of a host and records of remote calls that it sent, in order, each a list that
     begins with the number of its kind; nothing else about them is checked. The host has introduced itself, and need not
-    be a member. Of records that are of no use tell `charge`. It raises `FrameError` for one that no host sends: then the
+    be a member. Of records that are of no use tell `charge_calls`. It raises `FrameError` for one that no host sends: then the
     connection is closed. Without `called` this host takes no calls, and says so to others.
     `calls_handed_back` is called with the address of a peer and records that were not sent, and why: the connection was
     lost, or cannot be made, or the peer takes no calls. These surely have no effect. They are the last that were
@@ -209,6 +209,7 @@ class TcpTransport:
             parted=parted or _nothing,
             introduced=introduced or _nothing,
             frames=frames,
+            start_soon=self._start_soon,
         )
         self._peers: dict[str, Peer] = {}
         """By canonical address: two connections to one host would take each other's place there, again and again."""
@@ -403,13 +404,25 @@ class TcpTransport:
         """Return the id of the host that introduced itself last as the one at `address`; "" if none did."""
         return self._known.host_id_at(address)
 
-    def charge(self, address: str, count: int) -> None:
-        """Say that so many messages or calls of the host at `address` were of no use here.
+    def _start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that ends with `serve`."""
+        if self._nursery is not None:
+            self._nursery.start_soon(async_fn, *args)
 
-        A host that sends too many of them is read more slowly. Call it in `deliver` or `called` where that shows at once: then they are
+    def charge(self, address: str, count: int) -> None:
+        """Say that so many messages of the host at `address` were of no use here.
+
+        A host that sends too many of them is read more slowly. Call it in `deliver` where that shows at once: then they are
         charged with the time that they took.
         """
         self._inbound.frames.charge(address, count)
+
+    def charge_calls(self, address: str, count: int) -> None:
+        """Say that so many of the calls that `called` is handed are of no use here.
+
+        A host that sends too many of them gets credit for further ones later. Call it in `called`.
+        """
+        self._inbound.frames.charge_calls(address, count)
 
     @property
     def unfinished_bytes(self) -> int:

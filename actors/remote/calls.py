@@ -65,8 +65,8 @@ class Transport(Wire, Protocol):
         """Whether hosts show certificates. From any thread."""
         ...
 
-    def charge(self, address: str, count: int) -> None:
-        """So many records of a host were of no use."""
+    def charge_calls(self, address: str, count: int) -> None:
+        """So many of the records that are being handed over were of no use."""
 
     def is_certified_as(self, address: str, names: Iterable[str]) -> bool:
         """Return whether the host at an address has shown a certificate with one of these names."""
@@ -302,7 +302,7 @@ class Calls:
                     useless += 1
         finally:
             if useless or slow:
-                self._transport.charge(address, len(rows) if slow else useless)
+                self._transport.charge_calls(address, len(rows) if slow else useless)
 
     def handed_back(self, address: str, records: list[bytes], why: TransportError) -> None:
         """Records have not left this host."""

@@ -53,10 +53,11 @@ class Replies:
             try:
                 data = pack(value, self._refs, what="answer", limit=self._longest)
             except Exception as refused:  # noqa: BLE001  # a property of a message may raise anything
-                error = refused
+                # Not kept in a variable: its traceback would keep this call, and so the value, until garbage is collected.
+                self.fail(client, question, refused, FailKind.RAISED)
             else:
                 self.send(client, question, Answer(question, data))
-                return
+            return
         ended = isinstance(error, pykka.ActorDeadError) and not pending.actor.ref.is_alive()
         self.fail(client, question, error, FailKind.DEAD if ended else FailKind.RAISED)
 
@@ -101,7 +102,8 @@ def _put(client: Client, record: Record) -> DrakkarError | None:
     try:
         client.link.put(record)
     except DrakkarError as error:
-        return error
+        # Else it would keep the record, by its traceback, and its traceback the caller that keeps it, until garbage is collected.
+        return error.with_traceback(None)
     return None
 
 

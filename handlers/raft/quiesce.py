@@ -11,7 +11,7 @@ from drakkar.handlers.raft import notices
 from drakkar.handlers.raft.core import RaftCore
 from drakkar.handlers.raft.state import State
 
-__all__ = ["tick", "track_activity"]
+__all__ = ["is_idle", "tick", "track_activity"]
 
 HEARTBEATS: Final = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})
 
@@ -56,8 +56,12 @@ def _may_sleep(raft: RaftCore) -> bool:
     return raft.state not in CAMPAIGNING
 
 
+def is_idle(message: Message) -> bool:
+    """Return whether it is a heartbeat, or the answer to one, of a leader that has nothing else to do: it serves no read."""
+    return message.type in HEARTBEATS and not (message.hint or message.hint_high)
+
+
 def _is_activity(raft: RaftCore, message: Message) -> bool:
     if message.type in HEARTBEATS:
-        reads = bool(message.hint or message.hint_high)
-        return reads or raft.quiesce.settled
+        return not is_idle(message) or raft.quiesce.settled
     return message.type.traits.wakes

@@ -149,7 +149,7 @@ class Wire:
     def away(self, address: str) -> str:
         return ""
 
-    def charge(self, address: str, count: int) -> None:
+    def charge_calls(self, address: str, count: int) -> None:
         assert count > 0
         self.charged += count
 

@@ -63,6 +63,22 @@ class Actors(Cluster):
     def outcomes(self, caller):
         return self.do(caller, "asked")
 
+    def until_told(self, caller, **wanted):
+        """Wait until all that a caller asked has come to this."""
+        seen = {}
+
+        def told():
+            seen.clear()
+            seen.update(self.outcomes(caller))
+            return seen == wanted
+
+        try:
+            until(told)
+        except AssertionError:
+            raise AssertionError(
+                f"host {caller} was to be told {wanted}, and was told {seen}\n{self.hosts[caller].log()}"
+            ) from None
+
     def seen(self, at, name):
         return self.do(at, "seen", name=name)
 

@@ -184,12 +184,12 @@ def test_an_actor_that_hangs_has_so_many_questions_of_one_host_and_others_are_as
     """The others are told that it is busy, at once, and not at their deadlines."""
     name, beside = hosts.publish(kind, callers=(OTHER, THIRD)), hosts.publish(kind, callers=(OTHER,))
     hosts.do(OTHER, "ask_many", name=name, method="hang", count=1500, within=LONG_S)
-    until(lambda: hosts.outcomes(OTHER) == {"open": 1000, "busy": 500})
+    hosts.until_told(OTHER, open=1000, busy=500)
     assert hosts.ask(OTHER, beside, "echo", 1) == 1
     hosts.hang(THIRD, name, 5)
     hosts.until_held(HOME, questions=1005)
     hosts.do(HOME, "let_go", name=name)
-    until(lambda: hosts.outcomes(OTHER) == {"answered": 1000, "busy": 500})
+    hosts.until_told(OTHER, answered=1000, busy=500)
     hosts.until_held(HOME, questions=0)
 
 
@@ -247,7 +247,7 @@ def test_one_that_ends_answers_those_who_wait(hosts, kind):
     hosts.hang(OTHER, name, 10)
     hosts.until_held(HOME, questions=10)
     hosts.do(HOME, "end", name=name)
-    until(lambda: hosts.outcomes(OTHER) == {"dead": 10})
+    hosts.until_told(OTHER, dead=10)
     hosts.until_held(HOME, questions=0)
 
 

@@ -1,6 +1,7 @@
 """What connections may cost: loop time for useless messages, with a clock turned by hand, and room for large ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -8,12 +9,15 @@ import trio.testing
 from drakkar.handlers.errors import TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.transport.budgets import (
+    AFTERWARDS,
     CALL_S,
     CALLS_SAVED_S,
     CALLS_SHARE,
     FRUITFUL_BYTES,
     FRUITLESS_S,
     LATE_S,
+    LONGEST_CALLS_S,
+    LONGEST_TURN_S,
     MAX_ACCOUNTS,
     MEMBERS_PART,
     OTHERS_SAVED_S,
@@ -216,9 +220,10 @@ def test_a_large_message_that_never_ends_was_useless() -> None:
     clock = Clock()
     work = Work(clock)
     account = work.account("a:1", member)
-    account.begin()
-    clock.now += 10 * SAVED_S
-    account.end(0, incomplete=True)
+    for _ in range(10):
+        account.begin()
+        clock.now += SAVED_S
+        account.end(0, incomplete=True)
     account.abandon()
     # The next connection of the host goes on with the account.
     assert turn(work.account("a:1", member), clock, 0.0, useless=1) == pytest.approx(9 * SAVED_S / OWN_SHARE)
@@ -227,10 +232,12 @@ def test_a_large_message_that_never_ends_was_useless() -> None:
 # ---- messages for one shard
 
 
-def bring(account: Account, shards: range, count: int, type_: MessageType = MessageType.HEARTBEAT) -> float:
+def bring(
+    account: Account, shards: range, count: int, type_: MessageType = MessageType.HEARTBEAT, **fields: Any
+) -> float:
     """A turn brings so many messages for each of these shards. Return for how long the connection rests."""
     account.begin()
-    account.count([Message(type_, shard=shard) for shard in shards] * count)
+    account.count([Message(type_, shard=shard, **fields) for shard in shards] * count)
     account.end(count * len(shards))
     return account.rest()
 
@@ -282,18 +289,21 @@ def test_what_ended_connections_said_of_many_shards_takes_no_memory() -> None:
 
 
 def call(account: Account, count: int, seconds: float = 0.0) -> float:
-    """A turn brings so many calls and takes so many seconds. Return for how long the connection rests."""
-    account.begin()
-    account.count_calls(count)
+    """So many calls come and take so many seconds. Return for how long there is no credit for more."""
     account._clock.now += seconds
-    account.end(count)
-    return account.rest()
+    account.called(count, seconds)
+    return account.calls_wait()
+
+
+def pair() -> tuple[Clock, Account, Account]:
+    """A host that calls, and another one."""
+    clock = Clock()
+    work = Work(clock)
+    return clock, work.account("a:1", member), work.account("b:1", stranger)
 
 
 def test_one_host_may_call_as_often_as_the_loop_can_where_nobody_else_is_served() -> None:
-    clock = Clock()
-    work = Work(clock)
-    account, other = work.account("a:1", member), work.account("b:1", member)
+    _, account, other = pair()
     bring(other, range(300), 10)  # heartbeats
     bring(other, range(7, 8), SERVED - 1, MessageType.REPLICATE)
     for _ in range(100):
@@ -302,65 +312,124 @@ def test_one_host_may_call_as_often_as_the_loop_can_where_nobody_else_is_served(
 
 @pytest.mark.parametrize(
     "serve",
-    [lambda other: bring(other, range(SERVED), 1, MessageType.REPLICATE), lambda other: call(other, SERVED)],
+    [
+        lambda other: bring(other, range(SERVED), 1, MessageType.REPLICATE),
+        lambda other: bring(other, range(SERVED), 1, MessageType.HEARTBEAT_RESP, hint=1),  # of reads
+        lambda other: call(other, SERVED),
+    ],
 )
 def test_while_others_are_served_the_calls_of_one_host_have_a_share_of_the_loop(serve) -> None:
-    clock = Clock()
-    work = Work(clock)
-    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    clock, account, other = pair()
     serve(other)
-    assert call(account, 20, CALLS_SAVED_S / 2) == 0.0, "so much is saved up"
-    rest = call(account, 10, 0.02)
-    assert rest == pytest.approx((2 * 0.02 - 0.03 * CALLS_SHARE) / CALLS_SHARE - 0.02, abs=0.04)
-    assert other.rest() == 0.0
-    clock.now += rest + 1e-9
-    assert account.rest() == 0.0
+    assert call(account, 1, CALLS_SAVED_S / 2) == 0.0, "so much is saved up"
+    wait = call(account, 1, 0.02)
+    left = CALLS_SAVED_S * (1 - (1 + AFTERWARDS) / 2) + 0.02 * CALLS_SHARE
+    assert wait == pytest.approx((0.02 * (1 + AFTERWARDS) - left) / CALLS_SHARE)
+    assert (account.rest(), other.calls_wait()) == (0.0, 0.0), "its messages are read on, and others' calls"
+    clock.now += wait + 1e-9
+    assert account.calls_wait() == 0.0
 
 
 @pytest.mark.parametrize(
     ("seconds", "afterwards"),
-    [pytest.param(0.021, 0.021, id="dear values"), pytest.param(0.0002, 20 * CALL_S, id="calls as usual")],
+    [pytest.param(0.02, 0.01, id="dear values"), pytest.param(0.0002, 20 * CALL_S, id="calls as usual")],
 )
 def test_a_host_that_calls_for_long_beside_others_has_its_share_and_no_more(
     seconds: float, afterwards: float
 ) -> None:
-    clock = Clock()
-    work = Work(clock)
-    account, other = work.account("a:1", member), work.account("b:1", stranger)
-    busy = 0.0
-    began = clock.now
+    clock, account, other = pair()
+    busy, began = 0.0, clock.now
     while clock.now < began + 10:
         call(other, SERVED)
-        rest = call(account, 20, seconds)
+        wait = call(account, 20, seconds)
         busy += seconds + afterwards
-        clock.now += max(rest, afterwards)
+        clock.now += max(wait, afterwards)
     assert busy / (clock.now - began) == pytest.approx(CALLS_SHARE, rel=0.05)
 
 
-def test_calls_beside_messages_are_charged_for_their_part_of_the_turn() -> None:
-    clock = Clock()
-    work = Work(clock)
-    account, other = work.account("a:1", member), work.account("b:1", stranger)
-    call(other, SERVED)
-    for _ in range(3):
-        account.begin()
-        account.count_calls(1)
-        clock.now += 0.02
-        account.end(10)  # nine messages
-    assert account.rest() == 0.0
-
-
 def test_what_a_host_called_before_others_came_is_not_held_against_it() -> None:
-    clock = Clock()
-    work = Work(clock)
-    account, other = work.account("a:1", member), work.account("b:1", stranger)
+    clock, account, other = pair()
     for _ in range(10):
         assert call(account, 20, 0.01) == 0.0
     call(other, SERVED)
-    assert account.rest() == 0.0
+    assert account.calls_wait() == 0.0
     assert call(account, 20, 2 * CALLS_SAVED_S) > 0.0
     clock.now += 3 * TRAFFIC_S
     assert call(account, 20, 2 * CALLS_SAVED_S) == 0.0, "the others have gone"
+
+
+def test_what_comes_late_does_not_make_the_others_forgotten() -> None:
+    """What came with an introduction counts from when that was read."""
+    clock, account, other = pair()
+    call(other, SERVED)
+    clock.now -= 2 * TRAFFIC_S
+    bring(other, range(1), 1, MessageType.REPLICATE)
+    clock.now += 2 * TRAFFIC_S
+    assert call(account, 1, 2 * CALLS_SAVED_S) > 0.0
+
+
+def test_calls_in_the_middle_of_a_large_message_count_as_others_do() -> None:
+    _, account, other = pair()
+    call(other, SERVED)
+    account.begin()
+    account.end(0, incomplete=True)
+    assert call(account, 1, 2 * CALLS_SAVED_S) > 0.0
+
+
+def test_a_turn_in_which_the_process_was_stopped_keeps_no_host_out() -> None:
+    clock, account, other = pair()
+    clock.now += 60
+    call(other, SERVED)
+    account.called(1, 60.0)
+    assert account.calls_wait() <= LONGEST_CALLS_S / CALLS_SHARE
+    assert turn(other, clock, 60.0, useless=1) <= LONGEST_TURN_S / OWN_SHARE
+
+
+def call_uselessly(account: Account, seconds: float, count: int = 1, useless: int = 1) -> float:
+    """As `call`; so many of them are of no use."""
+    account.useless_calls += useless
+    return call(account, count, seconds)
+
+
+@pytest.mark.parametrize(
+    ("is_member", "saved", "share"), [(member, SAVED_S, OWN_SHARE), (stranger, OTHERS_SAVED_S, OTHERS_SHARE)]
+)
+def test_calls_of_no_use_have_a_budget_of_their_own_whoever_else_is_served(is_member, saved, share) -> None:
+    clock = Clock()
+    work = Work(clock)
+    account, twin = work.account("a:1", is_member), work.account("b:1", is_member)
+    cost, spent = 0.01 * (1 + AFTERWARDS), 0.0
+    while not (wait := call_uselessly(account, 0.01, 10, 10)):
+        spent += cost
+        clock.now -= 0.01
+    assert saved - cost <= spent <= saved
+    assert wait == pytest.approx((spent + cost - saved) / share, abs=0.011)
+    assert (account.wait(), account.rest()) == (0.0, 0.0), "it is read on"
+    assert (call(twin, 10, 0.01), turn(account, clock, saved / 2, useless=1)) == (0.0, 0.0), (
+        "nor are others held up"
+    )
+    clock.now += wait
+    assert account.calls_wait() == 0.0
+
+
+def test_calls_pay_for_what_is_of_no_use_among_them() -> None:
+    clock = Clock()
+    account = Work(clock).account("a:1", member)
+    for _ in range(int(SAVED_S / (0.001 * (1 + AFTERWARDS)))):
+        assert call_uselessly(account, 0.01, 10, 1) == 0.0
+
+
+def test_a_turn_neither_pays_for_its_calls_nor_earns_by_them() -> None:
+    for useless_calls, useless in ((0, 0), (1, 0), (0, 1)):
+        clock = Clock()
+        account = Work(clock).account("a:1", member)
+        turn(account, clock, SAVED_S, useless=1)
+        account.begin()
+        call_uselessly(account, SAVED_S, useless=useless_calls)
+        account.charge(useless)
+        assert account.end(1) == 0.0
+        clock.now -= SAVED_S
+        assert turn(account, clock, 0.01, useless=1) == pytest.approx(0.01 / OWN_SHARE, abs=0.011)
 
 
 def test_the_memory_of_accounts_is_bounded() -> None:

@@ -20,8 +20,9 @@ from drakkar.handlers.errors import SystemBusy, TransportError
 from drakkar.handlers.messages import Message, MessageType
 from drakkar.handlers.raft.entries import Entries, Entry, Run
 from drakkar.transport import peer
+from drakkar.transport.budgets import SERVED
 from drakkar.transport.call_frames import JOINED_BYTES, MAX_ITEMS, calls_body, decode_calls, is_calls
-from drakkar.transport.call_rooms import CallRooms
+from drakkar.transport.call_rooms import CallRoom, CallRooms
 from drakkar.transport.calls import (
     CREDIT_BYTES,
     CREDIT_RECORDS,
@@ -400,24 +401,81 @@ def test_a_call_that_finds_no_room_fails_at_once_and_says_what_to_do() -> None:
     assert (rooms.refused, room.records) == (1, 2)
 
 
+def waits(room: CallRoom, within: float) -> bool:
+    """Whether a question with so much time is let in."""
+    try:
+        room.admit(record(1), within)
+    except SystemBusy:
+        return False
+    room.give_back(1, len(record(1)))
+    return True
+
+
 def test_a_question_that_would_wait_too_long_for_its_turn_is_refused() -> None:
     """Else a host that is asked more than it can do answers all of them too late."""
-    now = 100.0
+    now, size = 100.0, len(record(1))
     rooms = CallRooms(Options(), lambda: now)
     room = rooms.of("10.0.0.1:1")
-    for _ in range(3):
-        room.admit(record(1), 1.0)
+    for _ in range(4):
+        room.admit(record(1))
         now += 0.4
-    room.admit(record(1), 1.0)  # none has left: the host may be dialed only now
-    room.give_back(1, len(record(1)))
-    now += 0.01
-    with pytest.raises(SystemBusy, match=r"3 calls wait for 10\.0\.0\.1:1.*0\.81 s.*within 1 s"):
+    assert waits(room, 1.0), "none has left: the host may be dialed only now"
+    room.left(1, size)
+    assert waits(room, 1.0), "it has just begun to take them"
+    now += 0.3
+    with pytest.raises(SystemBusy, match=r"3 calls wait for 10\.0\.0\.1:1.*0\.30 s.*within 1 s"):
         room.admit(record(1), 1.0)
-    room.admit(record(1), 4.0)
+    assert waits(room, 2.0)
     room.admit(record(1))  # nobody waits for an answer
-    assert (room.records, rooms.refused) == (5, 1)
-    room.give_back(3, 3 * len(record(1)))
-    room.admit(record(1), 1.0)
+    assert (room.records, rooms.refused) == (4, 1)
+    room.left(3, 3 * size)
+    assert waits(room, 1.0), "the first one has come just now"
+    room.left(1, size)
+    now += 10
+    assert waits(room, 1.0)
+
+
+def test_what_is_given_back_does_not_count_as_taken_by_the_host() -> None:
+    now, size = 100.0, len(record(1))
+    rooms = CallRooms(Options(), lambda: now)
+    room = rooms.of("10.0.0.1:1")
+    room.admit(record(1))
+    room.admit(record(1))
+    now += 10
+    room.give_back(1, size)
+    assert waits(room, 1.0)
+    room.dropped(0, 0)
+    room.disconnected()
+    now += 10
+    assert waits(room, 1.0)
+    room.dropped(1, size)
+    assert room.records == 0
+
+
+def test_of_what_is_given_back_the_last_one_is_not_waited_for_any_more() -> None:
+    now, size = 100.0, len(record(1))
+    rooms = CallRooms(Options(), lambda: now)
+    room = rooms.of("10.0.0.1:1")
+    room.admit(record(1))
+    room.admit(record(1))
+    room.left(1, size)
+    now += 10
+    room.admit(record(1))
+    room.give_back(1, size)
+    assert not waits(room, 1.0), "the first one waits still"
+
+
+def test_a_host_that_is_dialed_again_has_its_time_again() -> None:
+    now, size = 100.0, len(record(1))
+    rooms = CallRooms(Options(), lambda: now)
+    room = rooms.of("10.0.0.1:1")
+    room.admit(record(1))
+    room.admit(record(1))
+    room.left(1, size)
+    now += 10
+    assert not waits(room, 1.0)
+    room.disconnected()
+    assert waits(room, 1.0)
 
 
 def test_however_many_threads_take_places_there_are_no_more_than_there_are() -> None:
@@ -1151,6 +1209,30 @@ async def test_a_record_that_no_host_sends_ends_its_connection_and_no_other(run_
 
 
 @on_loop
+async def test_calls_that_take_too_long_have_credit_later_and_delay_no_vote() -> None:
+    """Messages of the same connection are read on while calls wait for credit."""
+    a, b, c = CallingHost(), CallingHost(called=lambda *_: _spin(0.02)), CallingHost()
+    async with running(a, b, c):
+        for number in range(SERVED):
+            c.send(b, Message(MessageType.REPLICATE, to=2, sender=1, term=number))
+        await until(lambda: len(b.received) == SERVED)
+        a.call(b, *(record(number) for number in range(WINDOW_RECORDS + 200)))
+        await until(lambda: b.counters.pauses == 1)
+        a.send(b, heartbeat(7))
+        await until(lambda: b.received[-1].term == 7)
+        assert b.counters.calls_received <= WINDOW_RECORDS
+        await until(lambda: b.counters.calls_received == WINDOW_RECORDS + 200)
+        assert a.connected(b)
+        assert not a.lost
+
+
+def _spin(seconds: float) -> None:
+    until_then = time.perf_counter() + seconds
+    while time.perf_counter() < until_then:
+        pass
+
+
+@on_loop
 async def test_between_frames_whose_calls_take_long_others_have_their_turns() -> None:
     """Values are decoded where records are handed over, and one may take tens of milliseconds."""
     turns: list[str] = []
@@ -1158,9 +1240,7 @@ async def test_between_frames_whose_calls_take_long_others_have_their_turns() ->
     def take(_address: str, records: list[list[Any]]) -> None:
         for _ in records:
             turns.append("call")
-            until_then = time.perf_counter() + 0.002
-            while time.perf_counter() < until_then:
-                pass
+            _spin(0.002)
 
     async def other() -> None:
         while True:
@@ -1384,34 +1464,35 @@ async def test_a_malformed_call_ends_that_connection_and_no_other(
 
 
 @on_loop
-async def test_useless_calls_are_charged_and_a_connection_of_them_is_read_more_slowly() -> None:
+async def test_useless_calls_get_credit_later_and_delay_no_question_whether_this_host_is_alive() -> None:
     useful: list[int] = []
 
     def called(address: str, records: list[list[Any]]) -> None:
         if address == "10.0.0.1:1":
-            a.transport.charge(address, len(records))
+            _spin(0.01)
+            a.transport.charge_calls(address, len(records))
         else:
             useful.extend(numbers(records))
 
     a = CallingHost(called=called)
-    async with running(a) as nursery:
+    async with running(a):
         flooding = await FakePeer.introduced(a, address="10.0.0.1:1")
         quiet = await FakePeer.introduced(a, address="10.0.0.2:1")
 
-        async def flood() -> None:
-            body, window = calls_body([record(1)] * 100), CallWindow()
-            while True:
-                while not window.fits(100, len(body)):
-                    window.take((await flooding.next_frame()).body)
-                window.add(100, len(body))
-                await flooding.send(encode_frame(FrameKind.CALLS, body))
-
-        nursery.start_soon(flood)
+        body, window = calls_body([record(1)] * 100), CallWindow()
+        while window.fits(100, len(body)):
+            window.add(100, len(body))
+            await flooding.send(encode_frame(FrameKind.CALLS, body))
         await until(lambda: a.counters.pauses)
         assert a.counters.useless > 0
+        await flooding.send(encode_frame(FrameKind.PING))
+        while (frame := await flooding.next_frame()).kind != FrameKind.PONG:
+            window.take(frame.body)  # of the first, which overdrew nothing yet
+        assert window.due, "it gets no credit yet"
         await quiet.send(calls_frame(record(1), record(2)))
         await until(lambda: useful == [1, 2])
-        nursery.cancel_scope.cancel()
+        while window.due:
+            window.take((await flooding.next_frame()).body)
 
 
 @on_loop

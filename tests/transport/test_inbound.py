@@ -486,6 +486,7 @@ def test_reads_of_few_bytes_that_complete_nothing_make_pauses(size: int, pauses:
         deliver=lambda *_: None,
         introduced=lambda *_: None,
         frames={},
+        start_soon=lambda *_: None,
     )
     connection: Any = SimpleNamespace(read_size=size, read_at=999.9, unfinished=(0, 0), pause=nullcontext)
     caller = frames.caller(connection, hello("127.0.0.1:1"), lambda: True)

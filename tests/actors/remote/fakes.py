@@ -128,7 +128,7 @@ class Wire:
         rows, self.rows = self.rows, []
         return [(address, decode(cbor2.loads(record))) for address, record in rows]
 
-    def charge(self, address, number):
+    def charge_calls(self, address, number):
         self.charged[address] += number
 
     def is_certified_as(self, address, names):

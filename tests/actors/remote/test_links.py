@@ -151,8 +151,8 @@ def test_a_question_that_would_wait_too_long_for_its_turn_is_refused_and_not_kep
     host.tell()
     host.tell()
     clock.now += 1.0
-    host.wire.call_room(THERE).give_back(1, 10)
-    clock.now += 1.0
+    host.wire.call_room(THERE).left(1, 10)
+    clock.now += 2.0
     with pytest.raises(SystemBusy, match=r"within 7 s"):
         host.ask(7.0)
     assert host.link.questions == 0

@@ -1,5 +1,6 @@
 """Serving: what other hosts ask reaches actors, is answered once, and takes no more than its bounds, even where actors hang and askers flood."""
 
+import gc
 import queue
 
 import pykka
@@ -530,6 +531,34 @@ def test_an_answer_for_which_there_is_no_room_is_dropped_and_counted():
     assert only(side.wire.take()).question == 1
     assert side.counters[replies.DROPPED_ANSWERS] == 1
     assert side.serving.questions == 0
+
+
+@pytest.fixture
+def by_count_alone():
+    """Without what looks for cycles."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def _kept_errors():
+    return sum(isinstance(each, (SystemBusy, ValueRefused)) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    "answer", [pytest.param(b"large", id="no room for it"), pytest.param(object(), id="not to be encoded")]
+)
+def test_what_an_answer_that_does_not_leave_has_taken_is_free_at_once(by_count_alone, answer):
+    """Answers of a megabyte would wait for the garbage collector by the dozen."""
+    side, keeper = Side(Options(call_records=1)), Fake()
+    target = publish(side, keeper)
+    asked(side, target, keeper, 1).set(1)
+    before = _kept_errors()
+    for number in range(2, 6):
+        asked(side, target, keeper, number).set(answer)
+    assert _kept_errors() == before
+    assert side.counters[replies.DROPPED_ANSWERS] == 4
 
 
 # ---- ends and watches

@@ -568,7 +568,7 @@ async def test_what_others_have_overdrawn_does_not_begin_anew_with_each_connecti
     a = Host()
     work = a.transport._work
     async with running(a):
-        work._others.spend(10.0, work.clock())
+        work._others.time.spend(10.0, work.clock())
         late = await FakePeer.introduced(a)
         await late.send(GOOD)
         await until(lambda: a.counters.pauses or a.received)

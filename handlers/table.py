@@ -101,7 +101,7 @@ class HandlerTable:
             RED = 0
             GREEN = 1
 
-        PRESS = MessageType.define("light.press", 1200)
+        PRESS = MessageType.define("light.press", 2200)
         table = HandlerTable(Light)
 
         @table.on(PRESS, Light.RED)

@@ -230,6 +230,7 @@ def test_a_thousand_watches_tell_of_a_thousand_ends_once_each(hosts):
     hosts.until_held(OTHER, watched=0)
 
 
+@pytest.mark.parametrize("kind", ["thread", "trio"])
 def test_a_watch_tells_with_what_an_actor_failed(hosts, kind):
     name = hosts.publish(kind)
     hosts.do(OTHER, "watch", name=name)
@@ -239,6 +240,17 @@ def test_a_watch_tells_with_what_an_actor_failed(hosts, kind):
     assert not hosts.do(OTHER, "alive", name=name)
     assert hosts.ask_fails(OTHER, name, "echo", 1)[0] == "ActorDeadError"
     assert hosts.error(OTHER, "find", address=hosts.address(HOME), name=name)[0] == "UnknownName"
+
+
+def test_a_mistake_of_a_handler_does_not_end_a_table_actor(hosts):
+    name = hosts.publish("table")
+    hosts.do(OTHER, "watch", name=name)
+    hosts.do(OTHER, "tell", name=name, method="overdraw", arguments=["ann"])
+    assert hosts.ask_fails(OTHER, name, "overdraw", "ann")[0] == "Overdrawn"
+    assert hosts.ask(OTHER, name, "echo", 1) == 1
+    assert hosts.do(OTHER, "notices")["count"] == 0
+    hosts.do(HOME, "end", name=name)
+    assert hosts.notices(OTHER, 1)["reasons"] == {"NoneType": 1}
 
 
 @pytest.mark.parametrize("kind", ["trio", "table"])

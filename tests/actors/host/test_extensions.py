@@ -21,7 +21,7 @@ from drakkar.handlers.raft.state import State
 
 from tests.actors.support import Hosts, Ledger, Notices, commit, contents, kept, settled, until
 
-MARK = EntryKind.define("test_host.mark", 231)
+MARK = EntryKind.define("test_host.mark", 236)
 NOTE = MessageType.define("test_host.note", 40_411)
 SEEN = MessageType.define("test_host.seen", 40_412)
 WAIT = MessageType.define("test_host.wait", 40_413)
@@ -192,7 +192,7 @@ def test_a_replica_without_the_extension_ends_at_the_record_and_goes_on_with_it(
             notices.stop()
         assert type(ended.reason) is MissingExtension
         assert ended.reason.index == index
-        assert f"index {index} has an entry of kind 231 (test_host.mark)" in hosts[1].status().ended.why
+        assert f"index {index} has an entry of kind 236 (test_host.mark)" in hosts[1].status().ended.why
         hosts.stop(1)
 
         hosts.run(Book, config=CALM, handlers=table())

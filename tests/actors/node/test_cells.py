@@ -10,7 +10,7 @@ from drakkar.handlers.tally import Tally
 from tests.actors.node.support import M
 
 ODD = M.define("test-cells.Ask me!", 40_301)
-MARK = EntryKind.define("test_cells.mark", 221)
+MARK = EntryKind.define("test_cells.mark", 235)
 
 
 def tally(**counts):

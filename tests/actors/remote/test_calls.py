@@ -27,6 +27,7 @@ from drakkar.actors import (
     OutcomeUnknown,
     RemoteError,
     RemoteRef,
+    RequestDropped,
     SystemBusy,
     TableActor,
     TlsConfig,
@@ -343,7 +344,8 @@ def test_a_table_answers_messages_of_other_hosts(hosts, things):
     home.publish("light", things[-1], proxy=True)
     light = other.remote(home.address, "light")
     assert light.ask(Press("ann"), timeout=TIMEOUT_S) == "green for ann"
-    assert light.ask(Press("bob"), timeout=TIMEOUT_S) is None
+    with pytest.raises(RequestDropped, match="it is green already"):
+        light.ask(Press("bob"), timeout=TIMEOUT_S)
     assert light.proxy().color().get(timeout=TIMEOUT_S) == "GREEN"
     assert dir(light.proxy()).count("color") == 1
     assert not {"state", "handlers", "tally"} & set(dir(light.proxy()))

@@ -52,7 +52,7 @@ def payload_bytes(payload: Any) -> int:
         if size + len(waiting) + inside > PAYLOAD_LIMIT:
             size, more = size + len(waiting) + inside, bool(waiting or inside)
             raise ValueError(
-                f"its payload takes {'at least ' if more else ''}{size} bytes, and {PAYLOAD_LIMIT} are allowed: send bulk as entries"
+                f"its payload takes {'at least ' if more else ''}{size} bytes, and {PAYLOAD_LIMIT} are allowed: send several messages, or bulk as a command or record"
             )
         if inside:
             waiting += chain(value, value.values()) if isinstance(value, dict) else value

@@ -349,7 +349,7 @@ class HandlerTable:
                 f"its states are {_names(self.states)}, but its node's are {_names(wanted)}: make a table with those"
             )
         faults += [
-            f"{type_} in {state.name} is undeclared: use on, ignore or impossible"
+            f"{type_} in {state.name} is undeclared: use on, ignore or impossible, or `elsewhere` where an extension has the others"
             for state, type_, cell in self.cells()
             if isinstance(cell, Undeclared)
         ]

@@ -101,7 +101,10 @@ class Unread(list):
 )
 def test_no_more_of_a_large_payload_is_looked_at_than_is_allowed(payload, said):
     for function in (payload_bytes, encode_payload):
-        with pytest.raises(ValueError, match=f"{said}.*and 8192 are allowed: send bulk as entries"):
+        with pytest.raises(
+            ValueError,
+            match=f"{said}.*and 8192 are allowed: send several messages, or bulk as a command or record",
+        ):
             function(payload)
 
 

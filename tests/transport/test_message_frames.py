@@ -242,7 +242,9 @@ def test_the_name_that_a_leader_of_version_4_0_gives_to_a_round_of_reads_crosses
         pytest.param(Message(AUDIT, sender=1, payload={1 << 40: 3}), "key", id="a big key"),
         pytest.param(Message(AUDIT, sender=1, payload={True: 3}), "key", id="a boolean as key"),
         pytest.param(
-            Message(AUDIT, sender=1, payload=bytes(PAYLOAD_LIMIT)), "send bulk as entries", id="too long"
+            Message(AUDIT, sender=1, payload=bytes(PAYLOAD_LIMIT)),
+            "send several messages, or bulk as a command or record",
+            id="too long",
         ),
         pytest.param(Message(AUDIT, sender=1, term=-1), "term is -1, and must be", id="a negative term"),
         pytest.param(Message(AUDIT, sender=1, commit=1.5), "commit is 1.5, and must be", id="a fraction"),  # type: ignore[arg-type]

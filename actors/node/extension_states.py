@@ -60,8 +60,7 @@ class ExtensionStates:
 
         Raises as `Raft.load_extensions`: the replica is to end then.
         """
-        if state:
-            self._raft.load_extensions(state, snapshot.index)
+        self._raft.load_extensions(state, snapshot.index)
         self._raft.extensions_loading = False
         later, self._later = self._later, []
         for save in later:

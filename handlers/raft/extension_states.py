@@ -65,6 +65,7 @@ def load(raft: RaftCore, data: bytes, index: int) -> None:
     for name in parts:
         if name not in takers:
             raise MissingExtension(index, f"a part of a snapshot that the extension {name!r} has saved")
+    raft.undelivered.stood_for(index)
     for name, part in parts.items():
         raft.undelivered.reached.add(takers[name])
         call(raft, takers[name], "load", index, part)

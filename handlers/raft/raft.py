@@ -253,29 +253,19 @@ class Raft(RaftCore, NodeServices):
                 settling.apply(self, entry)
             else:
                 self._apply_change(entry)
-        loaded = self._snapshot_loaded_by(index) if self.undelivered.runs else 0
         self.log.applied_to(index)
         membership.leave_when_due(self)
         transfer.obey_when_applied(self)
         if self.undelivered.runs:
-            self.undelivered.take(loaded)  # the snapshot stands for them
             records.deliver(self, index)
 
     def _pass_saves(self, index: int) -> None:
         """Stop on the way to `index` wherever extensions are to be saved."""
-        loaded, saves = self._snapshot_loaded_by(index), self.undelivered.saves
+        saves = self.undelivered.saves
         while saves and saves[0][0] <= index:
             at, done = saves.popleft()
-            if at < loaded:
-                done(None)
-                continue
             self._applied_through(at)
             done(extension_states.encode(self))
-
-    def _snapshot_loaded_by(self, index: int) -> int:
-        """The index of the snapshot that is loaded when all up to `index` is applied; 0 if none is."""
-        pending = self.log.pending_snapshot
-        return pending.index if pending is not None and index >= pending.index else 0
 
     def _apply_change(self, entry: Entry) -> None:
         outcome = confchange.decide(self.membership, entry, self.config)
@@ -377,7 +367,8 @@ class Raft(RaftCore, NodeServices):
     def load_extensions(self, data: bytes, index: int) -> None:
         """Hand extensions their parts of a snapshot, before `applied(index)` reports that it is loaded.
 
-        An extension without a part stays as it is. Raises `MissingExtension` for a part of one that the table lacks,
+        To be called for each snapshot, also for one without any part: it stands for all entries up to `index` that are not delivered
+        yet. An extension without a part stays as it is. Raises `MissingExtension` for a part of one that the table lacks,
         `CorruptData` for bytes that `save_extensions` did not give, `ExtensionFailed` where `load` fails.
         """
         extension_states.load(self, data, index)

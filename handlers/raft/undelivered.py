@@ -34,6 +34,12 @@ class Undelivered:
             self.runs[0] = run.slice(index + 1, run.last + 1)
         return taken
 
+    def stood_for(self, index: int) -> None:
+        """A snapshot as of `index` is loaded in the place of all entries up to there, so there is no state any more as of an earlier one."""
+        self.take(index)
+        while self.saves and self.saves[0][0] < index:
+            self.saves.popleft()[1](None)
+
     def save_at(self, index: int, done: Done) -> None:
         """Let `done` wait for `index`."""
         place = len(self.saves)

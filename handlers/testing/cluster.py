@@ -113,8 +113,8 @@ def _saved(raft: Raft, index: int) -> bytes:
 
 
 def _load_extensions(raft: Raft, snapshot: Snapshot) -> None:
-    if snapshot.payload and not snapshot.witness and raft.handlers.extensions:
-        raft.load_extensions(snapshot.payload, snapshot.index)
+    if raft.handlers.extensions:
+        raft.load_extensions(b"" if snapshot.witness else snapshot.payload, snapshot.index)
 
 
 class Node(SeenEffects):

@@ -157,10 +157,10 @@ class CoreHost(SimulatedHost):
 
     def _load(self, snapshot: Snapshot) -> bool:
         """Load a snapshot. False: the replica stops, since it has what an extension must take that there is not."""
-        if snapshot.witness:
-            return True
-        extensions, state = _parts(snapshot.payload)
-        self.machine.load(state)
+        extensions = b""
+        if not snapshot.witness:
+            extensions, state = _parts(snapshot.payload)
+            self.machine.load(state)
         try:
             self.raft.load_extensions(extensions, snapshot.index)
         except MissingExtension as missing:

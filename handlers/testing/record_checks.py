@@ -14,7 +14,7 @@ from drakkar.handlers.raft.entries import Entry, Run
 from drakkar.handlers.raft.lives import Life, Meeting
 from drakkar.handlers.raft.raft import Raft
 from drakkar.handlers.raft.ready import Ready
-from drakkar.handlers.raft.state import State
+from drakkar.handlers.raft.state import Snapshot, State
 from drakkar.handlers.raft.undelivered import Done
 from drakkar.handlers.testing.history import History, Violation
 
@@ -32,7 +32,7 @@ _Due: TypeAlias = tuple[int, int, bytes, int]
 class _Known:
     """What is known of one replica since its start."""
 
-    __slots__ = ("base", "begun", "due", "handed", "last", "said")
+    __slots__ = ("base", "begun", "due", "handed", "last", "loaded", "said")
 
     def __init__(self, raft: Raft) -> None:
         log = raft.log
@@ -46,6 +46,8 @@ class _Known:
         """What is to be delivered by the end of a report of what is applied."""
         self.last = 0
         """The index of the last entry that was delivered."""
+        self.loaded: Snapshot | None = None
+        """A leader's snapshot of which the extensions have their parts, and which is not reported yet."""
         self.said: dict[int, frozenset[int] | None] = {}
         """The kinds that others take, by what they said last."""
 
@@ -86,7 +88,7 @@ class RecordChecks:
         self._watch_deliveries(raft, known)
         self._watch_applied(raft, known)
         self._watch_saved(raft, known)
-        self._watch_loaded(raft)
+        self._watch_loaded(raft, known)
         self._watch_meetings(raft, known)
 
     # -- what is delivered ------------------------------------------------------------------------------------------
@@ -129,22 +131,24 @@ class RecordChecks:
         applied = raft.applied
 
         def watched_applied(index: int) -> None:
-            pending = raft.log.pending_snapshot
-            loaded = pending if pending is not None and pending.index <= index else None
             for run in _taken(known.handed, index):
-                known.due.extend(self._due(raft, run, 0 if loaded is None else loaded.index))
+                known.due.extend(self._due(raft, run))
             applied(index)
             if known.due:
                 raise Violation(_DELIVERED, f"{raft!r} has not delivered {known.due[0]}")
-            if loaded is not None:
-                known.last, known.begun = 0, True
-                if not loaded.witness:  # a removed replica is told so by a snapshot without content
-                    self._compare(raft, loaded.index, loaded.term, extension_states.encode(raft))
+            self._compare_loaded(raft, known)
 
         raft.applied = watched_applied  # type: ignore[method-assign]
 
-    def _due(self, raft: Raft, run: Run, loaded: int) -> Iterator[_Due]:
-        """What of a run that is applied is to be delivered: all behind the snapshot that is loaded, but for a witness."""
+    def _compare_loaded(self, raft: Raft, known: _Known) -> None:
+        loaded, known.loaded = known.loaded, None
+        if (
+            loaded is not None and not loaded.witness
+        ):  # a removed replica is told so by a snapshot without content
+            self._compare(raft, loaded.index, loaded.term, extension_states.encode(raft))
+
+    def _due(self, raft: Raft, run: Run) -> Iterator[_Due]:
+        """What of a run that is applied is to be delivered: all, but for a witness."""
         deliveries = raft.handlers.deliveries
         if raft.base_state is State.WITNESS or not (run.kinds or deliveries):
             return
@@ -152,9 +156,8 @@ class RecordChecks:
             index, takers = run.first + place, deliveries.get(kind, ())
             if kind >= EntryKind.FIRST_FREE and not takers:
                 raise Violation(_TAKEN, f"{raft!r} applies kind {kind} at {index}")
-            if index > loaded:
-                for number in range(len(takers)):
-                    yield index, kind, run.payloads[place], number
+            for number in range(len(takers)):
+                yield index, kind, run.payloads[place], number
 
     # -- what is saved and loaded -------------------------------------------------------------------------------------
 
@@ -200,11 +203,17 @@ class RecordChecks:
                     f"{raft!r}: the state of {name} as of {index} is {part!r}, and elsewhere {known!r}",
                 )
 
-    def _watch_loaded(self, raft: Raft) -> None:
+    def _watch_loaded(self, raft: Raft, known: _Known) -> None:
         load = raft.load_extensions
 
         def watched_load(data: bytes, index: int) -> None:
             load(data, index)
+            snapshot = raft.log.snapshot
+            if snapshot.index == index and snapshot.index != known.base[0]:
+                deque(_taken(known.handed, index), maxlen=0)  # the snapshot stands for them
+                known.last, known.begun, known.loaded = 0, True, snapshot
+            if raft.log.applied >= index:
+                self._compare_loaded(raft, known)
             lacking = cbor2.loads(data).keys() - _saving(raft) if data else None
             if lacking:
                 raise Violation(_TAKEN, f"{raft!r} loads a snapshot with parts of {lacking}")

@@ -500,14 +500,22 @@ class TestMistakesOfItsAuthor:
             assert text in str(caught.value)
         assert ([*table.cells()], table.extensions, table.deliveries, table.kinds) == before
 
-    @pytest.mark.parametrize("type_", [lambda self, message: None, "PRESS", 1730, Light], ids=repr)
+    @pytest.mark.parametrize(
+        "type_",
+        [lambda self, message: None, "PRESS", 1730, Light],
+        ids=["a function", "a name", "a number", "an enum"],
+    )
     def test_handles_wants_a_type(self, type_):
         with pytest.raises(
             HandlerTableError, match=r"@handles\(.*is not a message type: write @handles\(TYPE"
         ):
             handles(type_)
 
-    @pytest.mark.parametrize("kinds", [(), (200,), (MARK, "x"), (lambda self, entry: None,)], ids=repr)
+    @pytest.mark.parametrize(
+        "kinds",
+        [(), (200,), (MARK, "x"), (lambda self, entry: None,)],
+        ids=["none", "a number", "a name", "a function"],
+    )
     def test_delivers_wants_kinds(self, kinds):
         with pytest.raises(
             HandlerTableError, match=r"@delivers\(.*not kinds of entries: write @delivers\(KIND"

@@ -54,6 +54,12 @@ def slow_machines(random, plan):
     yield from repeatedly(random, plan, 3, "slow_apply", members(plan), (20, 60), range(50, 150))
 
 
+def requested(random, plan):
+    """As `slow_machines`; replicas ask for snapshots, though the log would do."""
+    yield from slow_machines(random, plan)
+    yield from repeatedly(random, plan, 2, "request_snapshot", members(plan))
+
+
 def old_tables(random, plan):
     """Records are written while replicas have tables that do not take them."""
     yield from repeatedly(random, plan, 1, "write", (LEADER, *members(plan)), 1.0)
@@ -145,6 +151,21 @@ def _(change):
 @mutant("extensions are not told of the snapshot that is loaded", "INV64", **LAGGING)
 def _(change):
     change.patch(Raft, "load_extensions", lambda raft, data, index: None)
+
+
+@mutant(
+    "entries are not delivered that are reported while a snapshot waits which stands for them",
+    "INV64",
+    "INV63",
+    **WRITTEN | {"rig": requested},
+)
+def _(change):
+    @change.around(Raft, "_applied_through")
+    def skip(inner, raft, index):
+        pending = raft.log.pending_snapshot
+        if pending is not None and pending.index <= index:
+            raft.undelivered.take(pending.index)
+        inner(raft, index)
 
 
 @mutant("a snapshot has the state of extensions that the one before it had", "INV64", **WRITTEN)

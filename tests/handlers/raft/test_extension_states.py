@@ -189,6 +189,20 @@ class TestSaving:
         raft.applied(6)
         assert [cbor2.loads(state) for state in saved] == [{"Sum": b"1,2,3,4"}]
 
+    def test_entries_that_are_reported_before_that_snapshot_is_loaded_are_delivered_though_it_stands_for_them(
+        self,
+    ):
+        """One that was requested may reach no further than what was handed out before."""
+        raft, saved = handed_out(Sum), []
+        raft.step(install(1, 1, (6, 1), Membership({1, 2, 3})))
+        raft.persisted(raft.ready())
+        raft.applied(6)
+        raft.save_extensions(6, saved.append)
+        raft.load_extensions(cbor2.dumps({"Sum": b"six"}), 6)
+        raft.applied(6)
+        raft.save_extensions(6, saved.append)
+        assert [cbor2.loads(state)["Sum"] for state in saved] == [b"1,2,3,4,5,6", b"six"]
+
     @pytest.mark.parametrize(
         ("result", "named"),
         [

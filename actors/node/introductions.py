@@ -240,7 +240,7 @@ class Introductions:
     def _kinds_of(self, said: Introduced) -> frozenset[int] | None:
         """Return the kinds of records that a replica takes, without those that are another thing to it than to this one."""
         told = said.hello.kinds
-        return None if told is None else frozenset(told) - self._mistaken(told).keys()
+        return None if told is None else frozenset(told).difference(self._mistaken(told))
 
     def _mistaken(self, told: Mapping[int, str] | None) -> dict[int, str]:
         """Return the kinds that have another name here: two applications, or two versions, use one number."""

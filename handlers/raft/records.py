@@ -27,8 +27,8 @@ MAX_RECORD_BYTES: Final = 1 << 20
 _COMMAND: Final = int(EntryKind.COMMAND)
 
 
-def propose(raft: RaftCore, kind: EntryKind, payload: bytes) -> str:
-    """Propose a record; see `Raft.propose`."""
+def propose(raft: RaftCore, kind: Any, payload: Any) -> str:
+    """Propose a record; see `Raft.propose`. Anything may come from an application, and a compiled function takes what it says."""
     _check(raft, kind, payload)
     if raft.state is State.WITNESS:
         return "a witness keeps no records"

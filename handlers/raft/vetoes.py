@@ -5,6 +5,7 @@ The proposer is told as of any refusal, also where the request was forwarded: RE
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from drakkar.handlers.checks import check_type
 from drakkar.handlers.errors import ConfigError
@@ -19,7 +20,7 @@ from drakkar.handlers.raft.runs import Entry, Run
 __all__ = ["veto"]
 
 
-def veto(raft: RaftCore, message: Message, why: str, only: Callable[[Entry], bool] | None) -> Message | None:
+def veto(raft: RaftCore, message: Message, why: Any, only: Callable[[Entry], bool] | None) -> Message | None:
     """Refuse a request, or some of its entries; return what is left of it. See `Raft.veto`."""
     check_type("why", why, str, "a text")
     text = plain(why)

@@ -47,6 +47,8 @@ class Strangers(DiskFaults):
         hopeless = not proven or (said.life.certified and _expects_leader(host.raft))
         message = _forge(random, host.raft, speaks_as, all_is_forbidden=hopeless)
         before = _state_of(host.raft, speaks_as)
+        if host.raft.has_ready:
+            return  # one that has just started may have to stop for what its table does not take: not over what a stranger says
         if not host.raft.progress and not host.raft.leader_id:
             return  # one that knows no members, and follows none, has to believe all
         self.note("#", f"a stranger speaks as {speaks_as}: {said.life}")

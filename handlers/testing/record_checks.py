@@ -253,7 +253,8 @@ class RecordChecks:
         if not raft.lives.home:
             return  # replicas do not introduce themselves
         said = self._known[raft.id].said
-        keepers = raft.membership.everybody - {raft.id, *raft.membership.witnesses}
+        membership = raft.membership
+        keepers = membership.everybody - {raft.id, *membership.witnesses, *membership.outgoing_witnesses}
         lacking = {replica for replica in keepers if kind not in (said.get(replica) or ())}
         if lacking:
             raise Violation(LOGGED, f"{raft!r} logs kind {kind}, which {lacking} have not said to take")

@@ -141,6 +141,9 @@ class Mutant:
         plan = simulate.plan_of(seed, **{"ticks": 25, "homes": False, "evidence": 0, **self.given})
         if self.weather:
             plan = replace(plan, weather=replace(plan.weather, **self.weather))
+        lanes = plan.weather.lanes
+        if lanes and plan.config.get("max_message_bytes", lanes) > lanes:
+            plan = replace(plan, config={**plan.config, "max_message_bytes": lanes})  # as in all plans
         if self.rig is not None:
             events = sorted(self.rig(Random(f"rig {seed}"), plan), key=lambda event: event.time)
             full = any(event.kind == "full_disk" for event in events)

@@ -9,7 +9,7 @@ from drakkar.handlers.testing.plan import Event, Plan, shrink, simpler_plans
 
 from tests.simulation.simulate import Total, host_of, plan_of, run, run_all
 
-FIRST, SEEDS = 1000, 1200
+FIRST, SEEDS = 1000, 1600
 OFTEN, CHUNK = 200, 20
 """How many of these run in `make test` too, and how many at a time."""
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
